@@ -1,0 +1,114 @@
+package secret
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A Mount says how a declared secret reaches the task. The numbers are those of
+// flyteidl2.core.Secret.MountType.
+type Mount int
+
+// The three mounts.
+const (
+	Any    Mount = 0 // Flyte chooses; it chooses a variable, and so do we
+	EnvVar Mount = 1
+	File   Mount = 2
+)
+
+// String returns Flyte's name of m: ANY, ENV_VAR or FILE.
+func (m Mount) String() string {
+	switch m {
+	case Any:
+		return "ANY"
+	case EnvVar:
+		return "ENV_VAR"
+	case File:
+		return "FILE"
+	}
+	return fmt.Sprintf("Mount(%d)", int(m))
+}
+
+// A Declaration is one secret that a task asks for.
+type Declaration struct {
+	// Group only shapes default names; the scoped store ignores it, as Flyte's does.
+	Group string
+	// Key is the name of the secret.
+	Key string
+	// Version is Flyte's group_version. Stores that keep no versions refuse it.
+	Version string
+	// Mount is how the value is placed.
+	Mount Mount
+	// EnvVar is the variable that gets the value or, with File, the path. Empty:
+	// the default names, or none with File.
+	EnvVar string
+	// Path is where a File is placed; empty: Key in the folder for files.
+	Path string
+}
+
+// EnvVars returns the variables that hold d's value or path: EnvVar if there is
+// one, else Flyte's two defaults for a mount that is not a file: the SDK's
+// GROUP_KEY upper-cased with - as _ (flyte-sdk src/flyte/_secret.py), and the
+// webhook's _UNION_ with the upper-cased key.
+func (d Declaration) EnvVars() []string {
+	switch {
+	case d.EnvVar != "":
+		return []string{d.EnvVar}
+	case d.Mount == File:
+		return nil
+	}
+	name := d.Key
+	if d.Group != "" {
+		name = d.Group + "_" + name
+	}
+	return []string{
+		strings.ToUpper(strings.ReplaceAll(name, "-", "_")),
+		EnvPrefix + strings.ToUpper(d.Key),
+	}
+}
+
+// EnvPrefix begins the variable that Flyte's webhook gives a secret without a
+// declared one, and is the value of FLYTE_SECRETS_ENV_PREFIX.
+const EnvPrefix = "_UNION_"
+
+// ValidEnvVar reports whether name is a variable that a declaration may ask for
+// by Flyte's rule, ^[A-Z_][A-Z0-9_]*$.
+func ValidEnvVar(name string) bool {
+	for i, r := range name {
+		if r != '_' && (r < 'A' || r > 'Z') && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return name != ""
+}
+
+// Validate returns an error that wraps [ErrInvalid] when d cannot be placed as
+// declared, whatever its value: a bad key, a variable that is not one or that
+// would change inject or the loader (PATH, INJECT_*, LD_*), a path for a
+// variable.
+func (d Declaration) Validate() error {
+	if err := ValidKey(d.Key); err != nil {
+		return err
+	}
+	for i, name := range d.EnvVars() {
+		switch {
+		case i == 0 && !ValidEnvVar(name) && d.EnvVar == "":
+			return WithHint(
+				fmt.Errorf("%w: %s: no variable's name can be made of this key", ErrInvalid, d.Key),
+				"name one: --secret %s=VARIABLE", d.Key)
+		case i == 0 && !ValidEnvVar(name):
+			// Not printed: it may be a value, given where a name belongs.
+			return WithHint(
+				fmt.Errorf("%w: %s: what follows is not a variable's name (not shown)", ErrInvalid, d.Key),
+				"a declaration names the variable, never the value: %s=MY_VARIABLE, of A-Z, 0-9 and _", d.Key)
+		case name == "PATH" || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "INJECT_"):
+			return WithHint(
+				fmt.Errorf("%w: %s: a secret may not be placed in the variable %s", ErrInvalid, d.Key, name),
+				"PATH, LD_* and INJECT_* steer the loader and inject; choose another name")
+		}
+	}
+	if d.Mount != File && d.Path != "" {
+		return fmt.Errorf("%w: %s: a path for a secret that is not a file", ErrInvalid, d.Key)
+	}
+	return nil
+}

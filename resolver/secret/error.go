@@ -1,0 +1,61 @@
+package secret
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The ways in which an operation on a secret fails. Stores classify their
+// errors by wrapping one of these; callers ask with [errors.Is].
+var (
+	// ErrNotFound: there never was such a secret at exactly that scope, or it was
+	// deleted. The only error on which the ladder climbs; a store that cannot
+	// tell absence from damage must not return it.
+	ErrNotFound = errors.New("secret not found")
+	// ErrExists: a secret is created where there is one.
+	ErrExists = errors.New("secret already exists")
+	// ErrDenied: the caller may not do that.
+	ErrDenied = errors.New("access denied")
+	// ErrUnavailable: the store did not answer; the same call may succeed later.
+	ErrUnavailable = errors.New("store unavailable")
+	// ErrInvalid: the request can never succeed as it stands.
+	ErrInvalid = errors.New("invalid")
+	// ErrCorrupt: the store holds something that it did not write.
+	ErrCorrupt = errors.New("store damaged")
+)
+
+// An Error says which operation failed on which secret, in the manner of
+// [io/fs.PathError]. It never holds a value.
+type Error struct {
+	Op  string // the operation: get, create, update, delete, describe
+	Ref Ref    // the secret
+	Err error  // the cause, wrapping one of the sentinels
+}
+
+// Error returns "op KEY at scope: cause".
+func (e *Error) Error() string { return e.Op + " " + e.Ref.String() + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// WithHint returns err with a word on what to do about it, for [Hint]. The
+// text of err stays the same.
+func WithHint(err error, format string, args ...any) error {
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+type hinted struct {
+	error
+
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+// Hint returns the outermost hint in err's tree, or "".
+func Hint(err error) string {
+	if h, ok := errors.AsType[*hinted](err); ok {
+		return h.hint
+	}
+	return ""
+}

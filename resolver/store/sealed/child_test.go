@@ -1,0 +1,3 @@
+package sealed_test
+
+func runChild() { runPlugin() }

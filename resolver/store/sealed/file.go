@@ -1,0 +1,205 @@
+package sealed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"inject/resolver/secret"
+)
+
+// publish makes path, which must not exist, with what write puts at the
+// temporary path it is given, all or nothing: when publish returns nil, path is
+// there after a power cut, if write synced what it wrote. If path exists the
+// error is [fs.ErrExist] and path is left alone.
+func publish(path string, write func(temp string) error) error {
+	dir := filepath.Dir(path)
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	tempDir, err := os.MkdirTemp(dir, "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tempDir) //nolint:errcheck // what is left is an unnamed, sealed copy
+	temp := filepath.Join(tempDir, "new")
+	if err := write(temp); err != nil {
+		return err
+	}
+	// A link, unlike a rename, never replaces what another process made meanwhile.
+	if err := os.Link(temp, path); err != nil {
+		return err
+	}
+	return syncFile(dir)
+}
+
+// makeDir makes dir, private, and what is missing above it, durably.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	switch {
+	case err == nil:
+		return syncFile(filepath.Dir(dir))
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	}
+	return err
+}
+
+// syncFile makes the file or folder at path durable.
+func syncFile(path string) error {
+	f, err := os.Open(path) //nolint:gosec // a path of the operator's
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func writeSynced(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a path of the operator's
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// openLocked opens the store file and locks it, shared for reading and
+// exclusively for writing, in the way that bbolt does, so that its own attempt
+// on the same descriptor succeeds at once.
+func openLocked(ctx context.Context, o Options) (*os.File, error) {
+	flag, how := os.O_RDONLY, unix.LOCK_SH
+	if o.Write {
+		flag, how = os.O_RDWR, unix.LOCK_EX
+	}
+	for {
+		f, err := os.OpenFile(o.Path, flag, 0)
+		if err != nil {
+			return nil, openError(o.Path, err)
+		}
+		info, err := f.Stat()
+		if err == nil && !info.Mode().IsRegular() {
+			err = secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, o.Path), "a folder of plain files is opened with --store dir://%s", o.Path)
+		}
+		if err == nil {
+			err = lock(ctx, f, how, o)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		// While we waited the path may have been given to another file.
+		if now, err := os.Stat(o.Path); err == nil && os.SameFile(info, now) {
+			return f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return secret.WithHint(fmt.Errorf("%w: store file: %w", secret.ErrDenied, err), "the store belongs to the user who made it: see ls -l %s", path)
+	case errors.Is(err, unix.EISDIR):
+		return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path), "a folder of plain files is opened with --store dir://%s", path)
+	}
+	return fmt.Errorf("%w: store file: %w", secret.ErrUnavailable, err)
+}
+
+// lock locks f, waiting for at most o.LockTimeout and telling o.Waiting for whom.
+func lock(ctx context.Context, f *os.File, how int, o Options) error {
+	deadline := time.Now().Add(o.LockTimeout)
+	for told := false; ; {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("%w: lock %s: %w", secret.ErrUnavailable, o.Path, err)
+		}
+		held := findHolder(f, o.Path)
+		// Someone who serves the store keeps it: no use in waiting.
+		if held.Address != "" {
+			return secret.WithHint(fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held), "use its address: --store %s", held.Address)
+		}
+		if !time.Now().Before(deadline) {
+			return secret.WithHint(fmt.Errorf("%w: %s is held by %s, and was for %v", secret.ErrUnavailable, o.Path, held, o.LockTimeout),
+				"try again when it has ended, or wait longer with --lock-timeout")
+		}
+		if !told && o.Waiting != nil {
+			told = true
+			o.Waiting(held.String())
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s is held by %s: %w", secret.ErrUnavailable, o.Path, held, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// A holder is a process that has the file locked.
+type holder struct {
+	PID     int    `json:"pid"`
+	Program string `json:"program"`
+	Address string `json:"address"` // under which it serves the store, if it does
+}
+
+func (h holder) String() string {
+	switch {
+	case h.PID == 0:
+		return "another process"
+	case h.Program == "":
+		return fmt.Sprintf("process %d", h.PID)
+	}
+	return fmt.Sprintf("%s (process %d)", h.Program, h.PID)
+}
+
+// notePath is where a holder that serves the store leaves its address.
+func notePath(path string) string { return path + ".holder" }
+
+// writeNote tells others that this process serves the store at o.Address.
+func writeNote(o Options) error {
+	b, err := json.Marshal(holder{os.Getpid(), filepath.Base(os.Args[0]), o.Address})
+	if err != nil {
+		return err
+	}
+	_ = os.Remove(notePath(o.Path)) // of a holder that was killed: the lock is ours
+	return writeSynced(notePath(o.Path), b)
+}
+
+// findHolder returns who holds the lock on f, as far as it can be known. It
+// believes a note only while its writer is among those who hold the lock.
+func findHolder(f *os.File, path string) holder {
+	pids := lockPIDs(f)
+	var note holder
+	if b, err := os.ReadFile(notePath(path)); err == nil && json.Unmarshal(b, &note) == nil && note.Address != "" {
+		for _, pid := range pids {
+			if pid == note.PID {
+				return note
+			}
+		}
+		// Where the kernel does not tell (another PID namespace, no /proc), the note
+		// is all there is; it is removed when its writer ends in good order.
+		if len(pids) == 0 {
+			return note
+		}
+	}
+	if len(pids) == 0 {
+		return holder{}
+	}
+	return holder{PID: pids[0], Program: programName(pids[0])}
+}

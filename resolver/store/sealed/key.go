@@ -1,0 +1,299 @@
+package sealed
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+	"filippo.io/age/plugin"
+
+	"inject/resolver/secret"
+)
+
+const dataKeySize = 32
+
+// A Key says what holds a store's data key. The first of Text, a passphrase and
+// File that applies is used.
+type Key struct {
+	// Text is age identities, one a line, or else a passphrase: for machines that
+	// have neither a file nor a person. The zero Value: none.
+	Text secret.Value
+	// File holds age identities, one a line: native ones, plugins' and passphrase-
+	// encrypted files of them. It is made, with a new X25519 identity, when a store
+	// is made and the file is not there.
+	File string
+	// Passphrase protects a new store by a passphrase instead of by File.
+	Passphrase bool
+	// Ask asks a person for a passphrase; nil if there is nobody. confirm is set
+	// when a new one is chosen.
+	Ask func(prompt string, confirm bool) (secret.Value, error)
+	// Notice tells a person what a plugin has to say, and that File was made; nil
+	// to be silent.
+	Notice func(text string)
+}
+
+// newDataKey makes a data key and wraps it.
+func (k Key) newDataKey() (madeKey, error) {
+	recipients, err := k.recipients()
+	if err != nil {
+		return madeKey{}, err
+	}
+	key := make([]byte, dataKeySize)
+	_, _ = rand.Read(key) // never fails (Go 1.24)
+	var b bytes.Buffer
+	w, err := age.Encrypt(&b, recipients...)
+	if err == nil {
+		_, err = w.Write(key)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
+		return madeKey{}, fmt.Errorf("wrap the data key: %w", err)
+	}
+	return madeKey{key, b.Bytes()}, nil
+}
+
+// open returns the data key in wrapped.
+func (k Key) open(wrapped []byte) ([]byte, error) {
+	identities, err := k.identities(wrapped)
+	if err != nil {
+		return nil, err
+	}
+	r, err := age.Decrypt(bytes.NewReader(wrapped), identities...)
+	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
+		return nil, secret.WithHint(fmt.Errorf("%w: %s does not open this store", secret.ErrDenied, k.source(wrapped)),
+			"the store was made with another key: give that one with --key-file or INJECT_KEY")
+	}
+	if err != nil {
+		return nil, damaged("the wrapped data key: %v", err)
+	}
+	key, err := io.ReadAll(io.LimitReader(r, dataKeySize+1))
+	if err != nil || len(key) != dataKeySize {
+		return nil, damaged("the wrapped data key is not whole")
+	}
+	return key, nil
+}
+
+// byPassphrase reports whether wrapped is locked with a passphrase.
+func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("\n-> scrypt ")) }
+
+// source names what identities used, for errors.
+func (k Key) source(wrapped []byte) string {
+	switch {
+	case k.Text.Reveal() != nil:
+		return "the key in INJECT_KEY"
+	case byPassphrase(wrapped):
+		return "the passphrase"
+	}
+	return "key file " + k.File
+}
+
+func (k Key) identities(wrapped []byte) ([]age.Identity, error) {
+	if text := k.Text.Reveal(); text != nil {
+		if !isIdentity(text) {
+			return scrypt(age.NewScryptIdentity(string(text)))
+		}
+		return k.parse(text)
+	}
+	if byPassphrase(wrapped) {
+		return k.askIdentity("the store", false)
+	}
+	b, err := os.ReadFile(k.File)
+	if err != nil {
+		return nil, k.fileError(err)
+	}
+	return k.parse(b)
+}
+
+func (k Key) fileError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return secret.WithHint(fmt.Errorf("%w: key file %s does not exist", secret.ErrDenied, k.File),
+			"the store can only be opened with the key that it was made with: --key-file, or INJECT_KEY")
+	}
+	return fmt.Errorf("%w: key file: %w", secret.ErrDenied, err)
+}
+
+// scrypt fits the results of age's scrypt constructors together.
+func scrypt(id *age.ScryptIdentity, err error) ([]age.Identity, error) {
+	if err != nil {
+		return nil, fmt.Errorf("%w: passphrase: %w", secret.ErrInvalid, err)
+	}
+	return []age.Identity{id}, nil
+}
+
+func (k Key) askIdentity(what string, confirm bool) ([]age.Identity, error) {
+	phrase, err := k.ask(what, confirm)
+	if err != nil {
+		return nil, err
+	}
+	return scrypt(age.NewScryptIdentity(string(phrase.Reveal())))
+}
+
+func (k Key) ask(what string, confirm bool) (secret.Value, error) {
+	if k.Ask == nil {
+		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s needs a passphrase, and there is no terminal to ask on", secret.ErrDenied, what),
+			"set INJECT_KEY to it")
+	}
+	phrase, err := k.Ask("passphrase of "+what, confirm)
+	if err == nil && len(phrase.Reveal()) == 0 {
+		err = fmt.Errorf("%w: the passphrase is empty", secret.ErrInvalid)
+	}
+	return phrase, err
+}
+
+func (k Key) recipients() ([]age.Recipient, error) {
+	var ids []age.Identity
+	var err error
+	text := k.Text.Reveal()
+	switch {
+	case text != nil && !isIdentity(text):
+		return scryptRecipient(string(text))
+	case text != nil:
+		ids, err = k.parse(text)
+	case k.Passphrase:
+		phrase, err := k.ask("the new store", true)
+		if err != nil {
+			return nil, err
+		}
+		return scryptRecipient(string(phrase.Reveal()))
+	default:
+		ids, err = k.readOrMakeFile()
+	}
+	if err != nil {
+		return nil, err
+	}
+	recipients := make([]age.Recipient, len(ids))
+	for i, id := range ids {
+		switch id := id.(type) {
+		case *age.X25519Identity:
+			recipients[i] = id.Recipient()
+		case *age.HybridIdentity:
+			recipients[i] = id.Recipient()
+		case *plugin.Identity:
+			recipients[i] = id.Recipient()
+		default:
+			return nil, fmt.Errorf("%w: a store cannot be made for an identity of type %T", secret.ErrInvalid, id)
+		}
+	}
+	return recipients, nil
+}
+
+func scryptRecipient(phrase string) ([]age.Recipient, error) {
+	r, err := age.NewScryptRecipient(phrase)
+	if err != nil {
+		return nil, fmt.Errorf("%w: passphrase: %w", secret.ErrInvalid, err)
+	}
+	return []age.Recipient{r}, nil
+}
+
+// readOrMakeFile returns the identities in k.File, which it makes if it is not
+// there. When it returns, the file is durable: a record sealed for a key that a
+// power cut took away would be lost.
+func (k Key) readOrMakeFile() ([]age.Identity, error) {
+	for {
+		b, err := os.ReadFile(k.File)
+		if err == nil {
+			// Another process may have made it a moment ago and not synced it yet.
+			if err := errors.Join(syncFile(k.File), syncFile(filepath.Dir(k.File))); err != nil {
+				return nil, k.fileError(err)
+			}
+			return k.parse(b)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, k.fileError(err)
+		}
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			return nil, fmt.Errorf("make a key: %w", err)
+		}
+		err = publish(k.File, func(temp string) error {
+			text := fmt.Sprintf("# made by inject: opens the store of secrets; keep a copy\n# created: %s\n# public key: %s\n%s\n",
+				time.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
+			return writeSynced(temp, []byte(text))
+		})
+		switch {
+		case err == nil:
+			k.notice("made the key " + k.File + ": without it the store cannot be read, so keep a copy of it")
+			return []age.Identity{id}, nil
+		case !errors.Is(err, fs.ErrExist):
+			return nil, fmt.Errorf("make key file %s: %w", k.File, err)
+		}
+	}
+}
+
+func (k Key) notice(text string) {
+	if k.Notice != nil {
+		k.Notice(text)
+	}
+}
+
+// isIdentity reports whether text is age identities rather than a passphrase.
+func isIdentity(text []byte) bool {
+	return bytes.Contains(text, []byte("AGE-SECRET-KEY-")) || bytes.Contains(text, []byte("AGE-PLUGIN-")) || isEncrypted(text)
+}
+
+func isEncrypted(text []byte) bool {
+	return bytes.HasPrefix(text, []byte("age-encryption.org/")) || bytes.HasPrefix(text, []byte(armor.Header))
+}
+
+// parse reads age identities, one a line; # begins a comment. Its errors name
+// lines, never their text.
+func (k Key) parse(text []byte) ([]age.Identity, error) {
+	if isEncrypted(text) {
+		var r io.Reader = bytes.NewReader(text)
+		if bytes.HasPrefix(text, []byte(armor.Header)) {
+			r = armor.NewReader(r)
+		}
+		ids, err := k.askIdentity("key file "+filepath.Base(k.File), false)
+		if err != nil {
+			return nil, err
+		}
+		if r, err = age.Decrypt(r, ids...); err != nil {
+			return nil, fmt.Errorf("%w: key file %s: %w", secret.ErrDenied, k.File, err)
+		}
+		if text, err = io.ReadAll(io.LimitReader(r, 1<<20)); err != nil {
+			return nil, fmt.Errorf("%w: key file %s: %w", secret.ErrDenied, k.File, err)
+		}
+	}
+	var ids []age.Identity
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		id, err := k.parseIdentity(line)
+		if err != nil {
+			return nil, secret.WithHint(fmt.Errorf("%w: %s, line %d is not an age identity", secret.ErrInvalid, k.source(nil), n),
+				"expected lines that begin with AGE-SECRET-KEY- or AGE-PLUGIN-, as age-keygen writes them")
+		}
+		ids = append(ids, id)
+	}
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("%w: %s holds no age identity", secret.ErrInvalid, k.source(nil))
+	}
+	return ids, nil
+}
+
+func (k Key) parseIdentity(line string) (age.Identity, error) {
+	if strings.HasPrefix(line, "AGE-PLUGIN-") {
+		say := func(format string, args ...any) { k.notice(strings.TrimSpace(fmt.Sprintf(format, args...))) }
+		return plugin.NewIdentity(line, plugin.NewTerminalUI(say, say))
+	}
+	ids, err := age.ParseIdentities(strings.NewReader(line))
+	if err != nil {
+		return nil, err
+	}
+	return ids[0], nil
+}

@@ -1,0 +1,47 @@
+package sealed
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockPIDs returns the processes that hold a flock on f, from /proc/locks (see
+// proc(5)): "1: FLOCK ADVISORY WRITE 1234 08:02:131075 0 EOF". None if the
+// kernel does not tell.
+func lockPIDs(f *os.File) []int {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return nil
+	}
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	locks, err := os.Open("/proc/locks")
+	if err != nil {
+		return nil
+	}
+	defer locks.Close() //nolint:errcheck // read only
+	var pids []int
+	for lines := bufio.NewScanner(locks); lines.Scan(); {
+		var n, pid int
+		var kind, mode, access, where string
+		if _, err := fmt.Sscanf(lines.Text(), "%d: %s %s %s %d %s", &n, &kind, &mode, &access, &pid, &where); err != nil {
+			continue // "->" marks one who waits
+		}
+		if kind == "FLOCK" && where == file && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// programName returns the name of a process; its arguments may hold values.
+func programName(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package sealed
+
+import "os"
+
+// lockPIDs returns nothing: only Linux tells who holds a flock.
+func lockPIDs(*os.File) []int { return nil }
+
+func programName(int) string { return "" }

@@ -1,0 +1,710 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// format is the version of the layout that the package comment describes.
+const format = 1
+
+var (
+	bucketName = []byte("inject")
+	formatKey  = []byte("format")
+	wrappedKey = []byte("key")
+	paddingKey = []byte("padding")
+)
+
+// listPage is how many secrets a page of List holds if the caller does not say.
+const listPage = 1000
+
+// Options say which file is opened, how and with what key.
+type Options struct {
+	// Path of the store file. If it does not exist the store is empty, and the
+	// first Create makes it.
+	Path string
+	// Write locks the file for this process alone; without it, it is shared with
+	// other readers and every change is refused.
+	Write bool
+	// Key opens the data key.
+	Key Key
+	// LockTimeout is how long to wait for others who use the file.
+	LockTimeout time.Duration
+	// Waiting, if not nil, is called once when there is a wait, with who is waited for.
+	Waiting func(holder string)
+	// Address, if not "", is told to others who want the file while it is open, as
+	// the one at which the store is served.
+	Address string
+}
+
+// Store is a store in one file. It is safe for concurrent use. It holds the
+// file's lock until it is closed.
+type Store struct {
+	o Options
+
+	mu   sync.RWMutex // held for writing while the file is opened or closed
+	made madeKey
+	*openFile
+}
+
+// madeKey is a data key that this process has just made: nobody is asked for
+// what opens it again.
+type madeKey struct{ key, wrapped []byte }
+
+// openFile is the part of a Store that there is once the file exists.
+type openFile struct {
+	file *os.File
+	db   *bbolt.DB
+	keys keys
+	// broken is set when bbolt panicked, maybe with its own locks held: from then on
+	// nothing of it is called.
+	broken error
+}
+
+// keys are derived from the data key, one for each use.
+type keys struct {
+	name   []byte
+	token  []byte
+	node   cipher.AEAD
+	record cipher.AEAD
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the store that o describes. The caller closes it.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	s := &Store{o: o}
+	err := s.open(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	return s, err
+}
+
+// open opens the existing file; [fs.ErrNotExist] if there is none.
+func (s *Store) open(ctx context.Context) error {
+	f, err := openLocked(ctx, s.o)
+	if err != nil {
+		return err
+	}
+	opened := &openFile{file: f}
+	if err := opened.init(s.o, s.made); err != nil {
+		_ = opened.close()
+		return fileError(s.o.Path, err)
+	}
+	if err := s.announce(); err != nil {
+		return errors.Join(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), opened.close())
+	}
+	s.openFile = opened
+	return nil
+}
+
+// announce does what a process that has the file for itself owes others.
+func (s *Store) announce() error {
+	if s.o.Address != "" {
+		if err := writeNote(s.o); err != nil {
+			return err
+		}
+	}
+	if !s.o.Write {
+		return nil
+	}
+	// Whoever made the file may not have synced its folder yet, and what we write
+	// into the file is only as durable as its name.
+	return syncFile(filepath.Dir(s.o.Path))
+}
+
+// fileError names the file and, where it is damaged, what to do.
+func fileError(path string, err error) error {
+	named := fmt.Errorf("store file %s: %w", path, err)
+	if errors.Is(err, secret.ErrCorrupt) && secret.Hint(err) == "" {
+		return secret.WithHint(named, "the file was changed by something other than inject, or its disk is failing: restore it from a copy")
+	}
+	return named
+}
+
+func (f *openFile) init(o Options, made madeKey) error {
+	info, err := f.file.Stat()
+	if err != nil {
+		return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	if err := checkMetas(f.file, info.Size()); err != nil {
+		return err
+	}
+	err = f.guard(func() (err error) {
+		f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
+			ReadOnly: !o.Write,
+			Timeout:  time.Minute, // openLocked has the lock
+			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f.file, nil },
+			// Statistics cost every transaction, and nobody reads them.
+			NoStatistics: true,
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var wrapped []byte
+	err = f.view(func(t *tx) error {
+		v, err := t.get(formatKey)
+		if err != nil {
+			return err
+		}
+		if len(v) != 4 {
+			return damaged("the format is malformed")
+		}
+		if v := binary.BigEndian.Uint32(v); v != format {
+			return secret.WithHint(fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)", secret.ErrInvalid, v, format), "a newer inject made this store: upgrade this one")
+		}
+		v, err = t.get(wrappedKey)
+		wrapped = slices.Clone(v)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if made.key == nil || !bytes.Equal(wrapped, made.wrapped) {
+		if made.key, err = o.Key.open(wrapped); err != nil {
+			return err
+		}
+	}
+	f.keys = deriveKeys(made.key)
+	return nil
+}
+
+func deriveKeys(dataKey []byte) keys {
+	derive := func(use string) []byte {
+		key, err := hkdf.Key(sha256.New, dataKey, nil, "inject sealed store v1 "+use, chacha20poly1305.KeySize)
+		if err != nil {
+			panic(err) // only for lengths that sha256 cannot give
+		}
+		return key
+	}
+	aead := func(use string) cipher.AEAD {
+		a, err := chacha20poly1305.NewX(derive(use))
+		if err != nil {
+			panic(err) // only for other key sizes
+		}
+		return a
+	}
+	return keys{name: derive("name"), token: derive("token"), node: aead("node"), record: aead("record")}
+}
+
+func (k *keys) nameOf(ref secret.Ref) name {
+	h := hmac.New(sha256.New, k.name)
+	_, _ = h.Write([]byte(ref.ID()))
+	return name(h.Sum(nil))
+}
+
+// Close gives the file back.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.openFile == nil {
+		return nil
+	}
+	if s.o.Address != "" {
+		_ = os.Remove(notePath(s.o.Path))
+	}
+	err := s.close()
+	s.openFile = nil
+	return err
+}
+
+func (f *openFile) close() error {
+	if f.db == nil || f.broken != nil {
+		return f.file.Close()
+	}
+	return f.guard(f.db.Close)
+}
+
+// guard runs f and turns a fault in the mapped file and a panic of bbolt into
+// [secret.ErrCorrupt].
+func (f *openFile) guard(fn func() error) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer debug.SetPanicOnFault(old)
+	defer func() {
+		if r := recover(); r != nil {
+			f.broken = damaged("its pages make no sense") // not r: it may quote what the pages hold
+			err = f.broken
+		}
+	}()
+	return fn()
+}
+
+// tx is one transaction of the file.
+type tx struct {
+	*openFile
+
+	id      uint64
+	bucket  *bbolt.Bucket
+	index   index
+	touched map[string]bool // keys whose path was walked
+}
+
+func (f *openFile) begin(bt *bbolt.Tx, committed uint64) (*tx, error) {
+	t := &tx{openFile: f, id: uint64(bt.ID())} //nolint:gosec // transaction ids count from 0
+	// The root bucket is found through the meta page; its own pages are not, yet.
+	if err := t.walk(uint64(bt.Cursor().Bucket().Root()), bucketName); err != nil {
+		return nil, err
+	}
+	if t.bucket = bt.Bucket(bucketName); t.bucket == nil {
+		return nil, damaged("its bucket is missing")
+	}
+	t.index = index{root: committed, now: t.id, load: t.loadNode, save: t.saveNode}
+	return t, nil
+}
+
+func (f *openFile) view(fn func(*tx) error) error {
+	if f.broken != nil {
+		return f.broken
+	}
+	return f.guard(func() error {
+		return f.db.View(func(bt *bbolt.Tx) error {
+			t, err := f.begin(bt, uint64(bt.ID())) //nolint:gosec // as in begin
+			if err != nil {
+				return err
+			}
+			return fn(t)
+		})
+	})
+}
+
+func (f *openFile) update(fn func(*tx) error) error {
+	if f.broken != nil {
+		return f.broken
+	}
+	var refused error
+	err := f.guard(func() error {
+		return f.db.Update(func(bt *bbolt.Tx) error {
+			t, err := f.begin(bt, uint64(bt.ID())-1) //nolint:gosec // as in begin
+			if err == nil {
+				err = fn(t)
+			}
+			refused = err
+			return err
+		})
+	})
+	if err != nil && refused == nil && !errors.Is(err, secret.ErrCorrupt) {
+		// The commit failed: a full disk, a failing one, a file-size limit.
+		return secret.WithHint(fmt.Errorf("%w: nothing was changed: %w", secret.ErrUnavailable, err), "see that its disk has room and works: df -h")
+	}
+	return err
+}
+
+func (t *tx) walk(root uint64, key []byte) error {
+	return checkPath(t.file, int64(t.db.Info().PageSize), root, key)
+}
+
+// walked makes sure that bbolt can follow the pages to key.
+func (t *tx) walked(key []byte) error {
+	if t.touched[string(key)] {
+		return nil
+	}
+	if err := t.walk(uint64(t.bucket.Root()), key); err != nil {
+		return err
+	}
+	if t.touched == nil {
+		t.touched = map[string]bool{}
+	}
+	t.touched[string(key)] = true
+	return nil
+}
+
+// get returns what is stored under key, which must be there. It is valid until
+// the transaction ends.
+func (t *tx) get(key []byte) ([]byte, error) {
+	if err := t.walked(key); err != nil {
+		return nil, err
+	}
+	v := t.bucket.Get(key)
+	if v == nil {
+		return nil, damaged("something that must be there is missing")
+	}
+	return v, nil
+}
+
+func (t *tx) put(key, v []byte) error {
+	if err := t.walked(key); err != nil {
+		return err
+	}
+	return t.bucket.Put(key, v)
+}
+
+func (t *tx) remove(key []byte) error {
+	if err := t.walked(key); err != nil {
+		return err
+	}
+	return t.bucket.Delete(key)
+}
+
+func nodeKey(prefix []byte) []byte { return append([]byte{'n'}, prefix...) }
+func recordKey(n name) []byte      { return append([]byte{'r'}, n[:]...) }
+
+// boundTo is the associated data of what is stored under key, written as version.
+func boundTo(key []byte, version uint64, part string) []byte {
+	return append(binary.BigEndian.AppendUint64([]byte(part), version), key...)
+}
+
+func seal(a cipher.AEAD, plain, bound []byte) []byte {
+	b := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	_, _ = rand.Read(b) // never fails (Go 1.24)
+	return a.Seal(b, b, plain, bound)
+}
+
+func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
+	if len(b) < chacha20poly1305.NonceSizeX {
+		return nil, damaged("something sealed is cut short")
+	}
+	plain, err := a.Open(nil, b[:chacha20poly1305.NonceSizeX], b[chacha20poly1305.NonceSizeX:], bound)
+	if err != nil {
+		return nil, damaged("something sealed was changed")
+	}
+	return plain, nil
+}
+
+func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
+	key := nodeKey(prefix)
+	b, err := t.get(key)
+	if err != nil {
+		return node{}, err
+	}
+	plain, err := unseal(t.keys.node, b, boundTo(key, version, "node"))
+	if err != nil {
+		return node{}, err
+	}
+	return decodeNode(plain)
+}
+
+func (t *tx) saveNode(prefix []byte, n *node) error {
+	key := nodeKey(prefix)
+	if n == nil {
+		return t.remove(key)
+	}
+	return t.put(key, seal(t.keys.node, n.encode(), boundTo(key, t.id, "node")))
+}
+
+// sealedInfo is [store.Info] in a record.
+type sealedInfo struct {
+	Org     string     `json:"org"`
+	Domain  string     `json:"domain,omitempty"`
+	Project string     `json:"project,omitempty"`
+	Key     string     `json:"key"`
+	Type    store.Type `json:"type,omitempty"`
+	Created time.Time  `json:"created"`
+	Updated time.Time  `json:"updated"`
+}
+
+// saveRecord stores a secret as version t.id.
+func (t *tx) saveRecord(n name, info store.Info, v secret.Value) error {
+	r := info.Ref
+	plain, err := json.Marshal(sealedInfo{r.Org, r.Domain, r.Project, r.Key, info.Type, info.Created, info.Updated})
+	if err != nil {
+		return err
+	}
+	key := recordKey(n)
+	head := seal(t.keys.record, plain, boundTo(key, t.id, "info"))
+	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are bounded: under 1 KiB
+	b = append(append(b, head...), seal(t.keys.record, v.Reveal(), boundTo(key, t.id, "value"))...)
+	if err := t.put(key, b); err != nil {
+		return err
+	}
+	return t.index.set(entry{n, t.id})
+}
+
+// loadInfo opens the info of the record e, and returns its sealed value.
+func (t *tx) loadInfo(e entry) (info store.Info, value []byte, err error) {
+	key := recordKey(e.name)
+	b, err := t.get(key)
+	if err != nil {
+		return info, nil, err
+	}
+	if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
+		return info, nil, damaged("a record is cut short")
+	}
+	head, value := b[2:2+binary.BigEndian.Uint16(b)], b[2+binary.BigEndian.Uint16(b):]
+	plain, err := unseal(t.keys.record, head, boundTo(key, e.version, "info"))
+	if err != nil {
+		return info, nil, err
+	}
+	var i sealedInfo
+	if err := json.Unmarshal(plain, &i); err != nil {
+		return info, nil, damaged("a record is malformed")
+	}
+	ref := secret.Ref{Scope: secret.Scope{Org: i.Org, Domain: i.Domain, Project: i.Project}, Key: i.Key}
+	return store.Info{Ref: ref, Type: i.Type, Created: i.Created, Updated: i.Updated}, value, nil
+}
+
+func (t *tx) loadValue(e entry) (secret.Value, store.Info, error) {
+	info, sealedValue, err := t.loadInfo(e)
+	if err != nil {
+		return secret.Value{}, info, err
+	}
+	plain, err := unseal(t.keys.record, sealedValue, boundTo(recordKey(e.name), e.version, "value"))
+	if err != nil {
+		return secret.Value{}, store.Info{}, err
+	}
+	return secret.NewValue(plain), info, nil
+}
+
+// find returns the index's entry of ref, or [secret.ErrNotFound].
+func (t *tx) find(ref secret.Ref) (entry, error) {
+	n := t.keys.nameOf(ref)
+	version, err := t.index.find(n)
+	if err == nil && version == 0 {
+		err = secret.ErrNotFound
+	}
+	return entry{n, version}, err
+}
+
+// read runs fn in a read transaction with the entry of ref.
+func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, entry) error) error {
+	err := errors.Join(ctx.Err(), ref.Validate())
+	if err == nil {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		err = secret.ErrNotFound
+		if s.openFile != nil {
+			err = s.view(func(t *tx) error {
+				e, err := t.find(ref)
+				if err != nil {
+					return err
+				}
+				return fn(t, e)
+			})
+		}
+	}
+	return s.opError(op, ref, err)
+}
+
+func (s *Store) opError(op string, ref secret.Ref, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, secret.ErrCorrupt), errors.Is(err, secret.ErrUnavailable):
+		err = fileError(s.o.Path, err)
+	}
+	return &secret.Error{Op: op, Ref: ref, Err: err}
+}
+
+// Get implements [store.Reader].
+func (s *Store) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
+	err = s.read(ctx, "get", ref, func(t *tx, e entry) (err error) {
+		v, info, err = t.loadValue(e)
+		return err
+	})
+	return v, info, err
+}
+
+// Describe implements [store.Lister].
+func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
+	err = s.read(ctx, "describe", ref, func(t *tx, e entry) (err error) {
+		info, _, err = t.loadInfo(e)
+		return err
+	})
+	return info, err
+}
+
+// List implements [store.Lister]. The order is that of the names' hashes.
+func (s *Store) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+	if limit < 1 {
+		limit = listPage
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, "", fmt.Errorf("list: %w", err)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.openFile == nil {
+		if token != "" {
+			return nil, "", fmt.Errorf("list: %w: the token is not of this store", secret.ErrInvalid)
+		}
+		return nil, "", nil
+	}
+	after, err := s.keys.parseToken(token)
+	if err != nil {
+		return nil, "", fmt.Errorf("list: %w", err)
+	}
+	var last name
+	err = s.view(func(t *tx) error {
+		return t.index.walk(after, func(e entry) (bool, error) {
+			if err := ctx.Err(); err != nil {
+				return false, err
+			}
+			if len(page) == limit {
+				next = s.keys.newToken(last)
+				return false, nil
+			}
+			info, _, err := t.loadInfo(e)
+			if err == nil && f.Match(info.Ref) {
+				page = append(page, info)
+			}
+			last = e.name
+			return true, err
+		})
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("list: %w", fileError(s.o.Path, err))
+	}
+	return page, next, nil
+}
+
+// A token is the name after which a page begins, and a tag that shows that it
+// is ours: any other 32 bytes would be a place to begin, too.
+func (k *keys) newToken(n name) string {
+	return base64.RawURLEncoding.EncodeToString(append(n[:], k.tag(n)...))
+}
+
+func (k *keys) tag(n name) []byte {
+	h := hmac.New(sha256.New, k.token)
+	_, _ = h.Write(n[:])
+	return h.Sum(nil)[:16]
+}
+
+func (k *keys) parseToken(token string) (*name, error) {
+	if token == "" {
+		return nil, nil //nolint:nilnil // no token begins at the beginning
+	}
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(b) != nameSize+16 || !hmac.Equal(b[nameSize:], k.tag(name(b[:nameSize]))) {
+		return nil, fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
+	}
+	n := name(b[:nameSize])
+	return &n, nil
+}
+
+// change runs fn in a write transaction.
+func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.Value, fn func(*tx) error) error {
+	err := errors.Join(ctx.Err(), store.Writable(ref, v))
+	if err == nil && !s.o.Write {
+		err = fmt.Errorf("%w: the store is open for reading", secret.ErrInvalid)
+	}
+	if err == nil && op == "create" {
+		err = s.make(ctx)
+	}
+	if err == nil {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		err = secret.ErrNotFound
+		if s.openFile != nil {
+			err = s.update(fn)
+		}
+	}
+	return s.opError(op, ref, err)
+}
+
+// make makes the file and opens it, if it is not open yet.
+func (s *Store) make(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.openFile != nil {
+		return nil
+	}
+	err := s.open(ctx)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if s.made, err = s.o.Key.newDataKey(); err != nil {
+		return err
+	}
+	err = publish(s.o.Path, func(temp string) error {
+		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{NoStatistics: true})
+		if err != nil {
+			return err
+		}
+		err = db.Update(func(bt *bbolt.Tx) error {
+			b, err := bt.CreateBucket(bucketName)
+			if err != nil {
+				return err
+			}
+			id := uint64(bt.ID()) //nolint:gosec // as in begin
+			t := &tx{openFile: &openFile{keys: deriveKeys(s.made.key)}, id: id, bucket: b}
+			root := nodeKey(nil)
+			return errors.Join(
+				b.Put(formatKey, binary.BigEndian.AppendUint32(nil, format)),
+				b.Put(wrappedKey, s.made.wrapped),
+				// bbolt keeps small buckets (a quarter of a page) inside their parent's page,
+				// where checkPath cannot walk.
+				b.Put(paddingKey, make([]byte, db.Info().PageSize/2)),
+				b.Put(root, seal(t.keys.node, (&node{}).encode(), boundTo(root, id, "node"))),
+			)
+		})
+		return errors.Join(err, db.Close())
+	})
+	switch {
+	case err == nil:
+		s.o.Key.notice("made the store " + s.o.Path)
+	case !errors.Is(err, fs.ErrExist): // if it exists, someone else was quicker
+		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err), "see that %s can be written and has room", s.o.Path)
+	}
+	return s.open(ctx)
+}
+
+// Create implements [store.Manager]. The first one makes the store file and,
+// before it, the key file.
+func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ store.Type) error {
+	return s.change(ctx, "create", ref, v, func(t *tx) error {
+		e, err := t.find(ref)
+		if err == nil {
+			return secret.ErrExists
+		}
+		if !errors.Is(err, secret.ErrNotFound) {
+			return err
+		}
+		now := time.Now().UTC().Round(0)
+		return t.saveRecord(e.name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
+	})
+}
+
+// Update implements [store.Manager].
+func (s *Store) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
+	return s.change(ctx, "update", ref, v, func(t *tx) error {
+		e, err := t.find(ref)
+		if err != nil {
+			return err
+		}
+		info, _, err := t.loadInfo(e)
+		if err != nil {
+			return err
+		}
+		info.Updated = time.Now().UTC().Round(0)
+		return t.saveRecord(e.name, info, v)
+	})
+}
+
+// Delete implements [store.Manager].
+func (s *Store) Delete(ctx context.Context, ref secret.Ref) error {
+	return s.change(ctx, "delete", ref, secret.Value{}, func(t *tx) error {
+		e, err := t.find(ref)
+		if err != nil {
+			return err
+		}
+		if err := t.remove(recordKey(e.name)); err != nil {
+			return err
+		}
+		return t.index.set(entry{name: e.name})
+	})
+}

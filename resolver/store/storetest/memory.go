@@ -1,0 +1,127 @@
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// Memory returns an empty store that forgets everything with the process: the
+// plainest one that passes the suite, for the tests of what stands on a store.
+func Memory() store.Store { return &memory{secrets: map[secret.Ref]entry{}} }
+
+type entry struct {
+	info  store.Info
+	value []byte
+}
+
+type memory struct {
+	mu      sync.Mutex
+	secrets map[secret.Ref]entry
+}
+
+// do runs change on the entry of ref under the lock, unless ctx or ref is bad.
+func (m *memory) do(ctx context.Context, op string, ref secret.Ref, change func(entry, bool) error) error {
+	err := ctx.Err()
+	if err == nil {
+		err = ref.Validate()
+	}
+	if err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		e, ok := m.secrets[ref]
+		err = change(e, ok)
+	}
+	if err != nil {
+		return &secret.Error{Op: op, Ref: ref, Err: err}
+	}
+	return nil
+}
+
+func (m *memory) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
+	err = m.do(ctx, "get", ref, func(e entry, ok bool) error {
+		if !ok {
+			return secret.ErrNotFound
+		}
+		v, info = secret.NewValue(bytes.Clone(e.value)), e.info
+		return nil
+	})
+	return v, info, err
+}
+
+func (m *memory) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
+	err = m.do(ctx, "describe", ref, func(e entry, ok bool) error {
+		if !ok {
+			return secret.ErrNotFound
+		}
+		info = e.info
+		return nil
+	})
+	return info, err
+}
+
+func (m *memory) Create(ctx context.Context, ref secret.Ref, v secret.Value, t store.Type) error {
+	return m.do(ctx, "create", ref, func(_ entry, ok bool) error {
+		if ok {
+			return secret.ErrExists
+		}
+		now := time.Now()
+		return m.put(store.Info{Ref: ref, Type: t, Created: now, Updated: now}, v)
+	})
+}
+
+func (m *memory) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
+	return m.do(ctx, "update", ref, func(e entry, ok bool) error {
+		if !ok {
+			return secret.ErrNotFound
+		}
+		e.info.Updated = time.Now()
+		return m.put(e.info, v)
+	})
+}
+
+func (m *memory) put(info store.Info, v secret.Value) error {
+	if err := store.Writable(info.Ref, v); err != nil {
+		return err
+	}
+	m.secrets[info.Ref] = entry{info, bytes.Clone(v.Reveal())}
+	return nil
+}
+
+func (m *memory) Delete(ctx context.Context, ref secret.Ref) error {
+	return m.do(ctx, "delete", ref, func(_ entry, ok bool) error {
+		if !ok {
+			return secret.ErrNotFound
+		}
+		delete(m.secrets, ref)
+		return nil
+	})
+}
+
+func (m *memory) List(ctx context.Context, f store.Filter, limit int, token string) ([]store.Info, string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", err
+	}
+	if token != "" && !strings.HasPrefix(token, "u__org__") {
+		return nil, "", secret.ErrInvalid
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var page []store.Info
+	for ref, e := range m.secrets {
+		if f.Match(ref) && ref.ID() > token {
+			page = append(page, e.info)
+		}
+	}
+	slices.SortFunc(page, func(a, b store.Info) int { return strings.Compare(a.Ref.ID(), b.Ref.ID()) })
+	if limit > 0 && len(page) > limit {
+		return page[:limit], page[limit-1].Ref.ID(), nil
+	}
+	return page, "", nil
+}

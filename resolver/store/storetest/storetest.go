@@ -1,0 +1,399 @@
+// Package storetest is the one suite that every store passes: what is asserted
+// here holds for each backend, each wrapper and the wire. It knows the
+// interfaces of package store only.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// ReadLister is a store that can only be read, as a mounted folder is.
+type ReadLister interface {
+	store.Reader
+	store.Lister
+}
+
+// Value returns n random bytes that begin with what breaks naive code: quotes,
+// $, backslash, newlines, NUL and bytes that are not UTF-8.
+func Value(t testing.TB, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	_, err := rand.Read(b)
+	require.NoError(t, err)
+	copy(b, "'\"$HOME`\\\r\n\x00\xff\xfe%s ")
+	return b
+}
+
+// Values are the values that every store keeps byte for byte.
+func Values(t testing.TB) map[string][]byte {
+	t.Helper()
+	return map[string][]byte{
+		"awkward":  Value(t, 64),
+		"empty":    {},
+		"NUL":      {0},
+		"newline":  []byte("\n"),
+		"trailing": []byte("line\r\n \t\n"),
+		"largest":  Value(t, store.MaxValue),
+	}
+}
+
+// Scopes are one scope of each width, and neighbours that differ in one name.
+var Scopes = []secret.Scope{
+	{Org: "flyte"},
+	{Org: "flyte", Domain: "development"},
+	{Org: "flyte", Project: "development"},
+	{Org: "flyte", Domain: "development", Project: "my_project"},
+	{Org: "flyte", Domain: "production", Project: "my_project"},
+	{Org: "flyte", Project: "my_project"},
+}
+
+// Run asserts everything that a [store.Store] promises. open returns an empty
+// store, which is closed by the test's cleanup.
+func Run(t *testing.T, open func(*testing.T) store.Store) {
+	RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) ReadLister {
+		s := open(t)
+		for ref, b := range seed {
+			require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(b), store.Regular))
+		}
+		return s
+	})
+	t.Run("Create", func(t *testing.T) { testCreate(t, open(t)) })
+	t.Run("Update", func(t *testing.T) { testUpdate(t, open(t)) })
+	t.Run("Delete", func(t *testing.T) { testDelete(t, open(t)) })
+	t.Run("Refusals", func(t *testing.T) { testRefusals(t, open(t)) })
+	t.Run("TokensSurviveWrites", func(t *testing.T) { testTokens(t, open(t)) })
+	t.Run("Concurrent", func(t *testing.T) { testConcurrent(t, open(t)) })
+}
+
+// RunReader asserts what a store promises that can only be read. open returns
+// one that holds exactly seed.
+func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLister) {
+	t.Run("Absent", func(t *testing.T) {
+		s := open(t, nil)
+		ref := secret.Ref{Scope: Scopes[0], Key: "absent"}
+		_, _, err := s.Get(t.Context(), ref)
+		requireError(t, err, secret.ErrNotFound, "get", ref)
+		_, err = s.Describe(t.Context(), ref)
+		requireError(t, err, secret.ErrNotFound, "describe", ref)
+		require.Empty(t, list(t, s, store.Filter{}, 0))
+	})
+	t.Run("ExactScope", func(t *testing.T) {
+		for _, at := range Scopes {
+			ref := secret.Ref{Scope: at, Key: "K"}
+			s := open(t, map[secret.Ref][]byte{ref: []byte("v")})
+			for _, from := range Scopes {
+				_, info, err := s.Get(t.Context(), secret.Ref{Scope: from, Key: "K"})
+				if from == at {
+					require.NoError(t, err)
+					require.Equal(t, ref, info.Ref)
+				} else {
+					require.ErrorIsf(t, err, secret.ErrNotFound, "stored at %v, read at %v", at, from)
+				}
+			}
+			_, _, err := s.Get(t.Context(), secret.Ref{Scope: at, Key: "k"})
+			require.ErrorIs(t, err, secret.ErrNotFound, "keys are case-sensitive")
+		}
+	})
+	t.Run("Bytes", func(t *testing.T) {
+		seed := map[secret.Ref][]byte{}
+		for name, b := range Values(t) {
+			seed[secret.Ref{Scope: Scopes[0], Key: name}] = b
+		}
+		s := open(t, seed)
+		for ref, want := range seed {
+			requireValue(t, s, ref, want)
+		}
+	})
+	t.Run("List", func(t *testing.T) {
+		seed := map[secret.Ref][]byte{}
+		for _, scope := range Scopes {
+			for i := range 9 {
+				seed[secret.Ref{Scope: scope, Key: fmt.Sprintf("K%d", i)}] = Value(t, 32)
+			}
+		}
+		s := open(t, seed)
+		for _, f := range []store.Filter{
+			{},
+			{Org: "flyte"},
+			{Org: "other"},
+			{Domain: "development"},
+			{Project: "my_project"},
+			{Domain: "development", Project: "my_project"},
+			{Domain: "nowhere"},
+		} {
+			var want []secret.Ref
+			for ref := range seed {
+				if f.Match(ref) {
+					want = append(want, ref)
+				}
+			}
+			for _, limit := range []int{0, 1, 7, 1000} {
+				require.ElementsMatchf(t, want, list(t, s, f, limit), "%+v, %d a page", f, limit)
+			}
+		}
+		for info, err := range store.All(t.Context(), s, store.Filter{}) {
+			require.NoError(t, err)
+			dump := fmt.Sprintf("%+v %#v", info, info)
+			require.NotContains(t, dump, string(seed[info.Ref]))
+		}
+		_, _, err := s.List(t.Context(), store.Filter{}, 1, "no token of yours")
+		require.ErrorIs(t, err, secret.ErrInvalid)
+	})
+	t.Run("Cancelled", func(t *testing.T) {
+		ref := secret.Ref{Scope: Scopes[0], Key: "K"}
+		s := open(t, map[secret.Ref][]byte{ref: []byte("v")})
+		requireValue(t, s, ref, []byte("v"))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, _, err := s.Get(ctx, ref)
+		require.ErrorIs(t, err, context.Canceled)
+		_, err = s.Describe(ctx, ref)
+		require.ErrorIs(t, err, context.Canceled)
+		_, _, err = s.List(ctx, store.Filter{}, 0, "")
+		require.ErrorIs(t, err, context.Canceled)
+	})
+	t.Run("BadRef", func(t *testing.T) {
+		s := open(t, nil)
+		for _, ref := range badRefs() {
+			_, _, err := s.Get(t.Context(), ref)
+			require.ErrorIsf(t, err, secret.ErrInvalid, "%v", ref)
+			_, err = s.Describe(t.Context(), ref)
+			require.ErrorIsf(t, err, secret.ErrInvalid, "%v", ref)
+		}
+	})
+}
+
+func badRefs() []secret.Ref {
+	return []secret.Ref{
+		{},
+		{Scope: Scopes[0]},
+		{Scope: Scopes[0], Key: "../x"},
+		{Scope: Scopes[0], Key: "a b"},
+		{Key: "K"},
+		{Scope: secret.Scope{Org: "flyte", Domain: "a__b"}, Key: "K"},
+		{Scope: secret.Scope{Org: "flyte", Project: "../.."}, Key: "K"},
+		{Scope: secret.Scope{Org: "flyte", Project: strings.Repeat("p", 64)}, Key: "K"},
+	}
+}
+
+func testCreate(t *testing.T, s store.Store) {
+	ref := secret.Ref{Scope: Scopes[3], Key: "K"}
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("first")), store.ImagePull))
+	err := s.Create(t.Context(), ref, secret.NewValue([]byte("second")), store.Regular)
+	requireError(t, err, secret.ErrExists, "create", ref)
+	requireValue(t, s, ref, []byte("first"))
+	info, err := s.Describe(t.Context(), ref)
+	require.NoError(t, err)
+	require.Equal(t, store.ImagePull, info.Type)
+	require.Equal(t, ref, info.Ref)
+	require.False(t, info.Created.IsZero())
+	_, got, err := s.Get(t.Context(), ref)
+	require.NoError(t, err)
+	require.Equal(t, info, got)
+}
+
+func testUpdate(t *testing.T, s store.Store) {
+	ref := secret.Ref{Scope: Scopes[0], Key: "K"}
+	err := s.Update(t.Context(), ref, secret.NewValue([]byte("v")))
+	requireError(t, err, secret.ErrNotFound, "update", ref)
+	_, _, err = s.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrNotFound, "an update must not create")
+
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v1")), store.ImagePull))
+	before, err := s.Describe(t.Context(), ref)
+	require.NoError(t, err)
+	for name, b := range Values(t) {
+		require.NoErrorf(t, s.Update(t.Context(), ref, secret.NewValue(b)), name)
+		requireValue(t, s, ref, b)
+	}
+	after, err := s.Describe(t.Context(), ref)
+	require.NoError(t, err)
+	require.Equal(t, store.ImagePull, after.Type)
+	require.Equal(t, before.Created, after.Created)
+	require.False(t, after.Updated.Before(before.Updated))
+	other := secret.Ref{Scope: Scopes[1], Key: "K"}
+	require.ErrorIs(t, s.Update(t.Context(), other, secret.Value{}), secret.ErrNotFound, "another scope")
+}
+
+func testDelete(t *testing.T, s store.Store) {
+	ref, other := secret.Ref{Scope: Scopes[0], Key: "K"}, secret.Ref{Scope: Scopes[1], Key: "K"}
+	requireError(t, s.Delete(t.Context(), ref), secret.ErrNotFound, "delete", ref)
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
+	require.ErrorIs(t, s.Delete(t.Context(), other), secret.ErrNotFound, "another scope")
+	requireValue(t, s, ref, []byte("v"))
+	require.NoError(t, s.Delete(t.Context(), ref))
+	_, _, err := s.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrNotFound)
+	require.ErrorIs(t, s.Delete(t.Context(), ref), secret.ErrNotFound)
+	require.Empty(t, list(t, s, store.Filter{}, 0))
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("again")), store.Regular))
+	requireValue(t, s, ref, []byte("again"))
+}
+
+func testRefusals(t *testing.T, s store.Store) {
+	good := secret.Ref{Scope: Scopes[0], Key: "K"}
+	v := secret.NewValue([]byte("v"))
+	for _, ref := range badRefs() {
+		require.ErrorIsf(t, s.Create(t.Context(), ref, v, store.Regular), secret.ErrInvalid, "%v", ref)
+		require.ErrorIsf(t, s.Update(t.Context(), ref, v), secret.ErrInvalid, "%v", ref)
+		require.ErrorIsf(t, s.Delete(t.Context(), ref), secret.ErrInvalid, "%v", ref)
+	}
+	large := secret.NewValue(make([]byte, store.MaxValue+1))
+	require.ErrorIs(t, s.Create(t.Context(), good, large, store.Regular), secret.ErrInvalid)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Create(ctx, good, v, store.Regular), context.Canceled)
+	require.Empty(t, list(t, s, store.Filter{}, 0), "what was refused must leave nothing")
+
+	require.NoError(t, s.Create(t.Context(), good, v, store.Regular))
+	require.ErrorIs(t, s.Update(t.Context(), good, large), secret.ErrInvalid)
+	require.ErrorIs(t, s.Update(ctx, good, secret.NewValue([]byte("w"))), context.Canceled)
+	require.ErrorIs(t, s.Delete(ctx, good), context.Canceled)
+	requireValue(t, s, good, []byte("v"))
+}
+
+// testTokens lists two at a time while it deletes what it has seen, and creates
+// and deletes secrets between the pages.
+func testTokens(t *testing.T, s store.Store) {
+	stays := map[secret.Ref]int{}
+	create := func(key string) secret.Ref {
+		ref := secret.Ref{Scope: Scopes[0], Key: key}
+		require.NoError(t, s.Create(t.Context(), ref, secret.Value{}, store.Regular))
+		return ref
+	}
+	for i := range 50 {
+		stays[create(fmt.Sprintf("stays%d", i))] = 0
+	}
+	var last secret.Ref
+	for token, n := "", 0; ; n++ {
+		page, next, err := s.List(t.Context(), store.Filter{}, 2, token)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(page), 2)
+		for _, info := range page {
+			if _, ok := stays[info.Ref]; ok {
+				stays[info.Ref]++
+				last = info.Ref
+			}
+		}
+		if next == "" {
+			break
+		}
+		token = next
+		// The very secret at which the page ended goes away, too.
+		if n%5 == 4 {
+			require.NoError(t, s.Delete(t.Context(), last))
+			require.Equal(t, 1, stays[last])
+			delete(stays, last)
+		}
+		comes := create(fmt.Sprintf("comes%d", n))
+		if n%2 == 0 {
+			require.NoError(t, s.Delete(t.Context(), comes))
+		}
+		require.Less(t, n, 10000, "the listing must end")
+	}
+	for ref, n := range stays {
+		require.Equalf(t, 1, n, "%v", ref)
+	}
+}
+
+// testConcurrent lets 64 writers at one secret and at one each, with readers
+// and a lister beside them.
+func testConcurrent(t *testing.T, s store.Store) {
+	const writers = 64
+	shared := secret.Ref{Scope: Scopes[0], Key: "shared"}
+	created := make(chan int, writers)
+	var wg sync.WaitGroup
+	for i := range writers {
+		own := secret.Ref{Scope: Scopes[i%len(Scopes)], Key: fmt.Sprintf("own%d", i)}
+		mine := bytes.Repeat([]byte{byte(i)}, 100+i)
+		wg.Go(func() {
+			switch err := s.Create(t.Context(), shared, secret.NewValue(mine), store.Regular); {
+			case err == nil:
+				created <- i
+			case !errors.Is(err, secret.ErrExists):
+				t.Errorf("create: %v", err)
+			}
+			if err := s.Create(t.Context(), own, secret.NewValue(mine), store.Regular); err != nil {
+				t.Errorf("create: %v", err)
+			}
+			if err := s.Update(t.Context(), own, secret.NewValue(append(mine, "2"...))); err != nil {
+				t.Errorf("update: %v", err)
+			}
+			v, _, err := s.Get(t.Context(), own)
+			if err != nil || !bytes.Equal(v.Reveal(), append(mine, "2"...)) {
+				t.Errorf("get after update: wrong value or %v", err)
+			}
+			for _, err := range store.All(t.Context(), s, store.Filter{}) {
+				if err != nil {
+					t.Errorf("list: %v", err)
+				}
+			}
+			if i%2 == 0 {
+				if err := s.Delete(t.Context(), own); err != nil {
+					t.Errorf("delete: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(created)
+	var winners []int
+	for i := range created {
+		winners = append(winners, i)
+	}
+	require.Len(t, winners, 1, "exactly one create of a secret succeeds")
+	requireValue(t, s, shared, bytes.Repeat([]byte{byte(winners[0])}, 100+winners[0]))
+	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
+}
+
+// list returns the refs that f selects, limit a page, and checks the pages.
+func list(t *testing.T, l store.Lister, f store.Filter, limit int) []secret.Ref {
+	t.Helper()
+	var refs []secret.Ref
+	for token := ""; ; {
+		page, next, err := l.List(t.Context(), f, limit, token)
+		require.NoError(t, err)
+		if limit > 0 {
+			require.LessOrEqual(t, len(page), limit)
+		}
+		for _, info := range page {
+			require.Falsef(t, slices.Contains(refs, info.Ref), "%v is listed twice", info.Ref)
+			refs = append(refs, info.Ref)
+		}
+		if next == "" {
+			return refs
+		}
+		require.NotEqual(t, token, next, "the listing must go on")
+		token = next
+	}
+}
+
+func requireValue(t *testing.T, r store.Reader, ref secret.Ref, want []byte) {
+	t.Helper()
+	v, info, err := r.Get(t.Context(), ref)
+	require.NoError(t, err)
+	require.Equal(t, ref, info.Ref)
+	require.Truef(t, bytes.Equal(want, v.Reveal()), "%v: %d bytes instead of %d, or others", ref, len(v.Reveal()), len(want))
+}
+
+func requireError(t *testing.T, err, want error, op string, ref secret.Ref) {
+	t.Helper()
+	require.ErrorIs(t, err, want)
+	var e *secret.Error
+	require.ErrorAs(t, err, &e, "the error must name the operation and the secret")
+	require.Equal(t, op, e.Op)
+	require.Equal(t, ref, e.Ref)
+}
