@@ -31,8 +31,8 @@
 // required, because bbolt alone would silently go back to the older one.
 //
 // What this cannot tell is the whole file being replaced by an older copy of
-// itself, or removed: a store that keeps everything in one file has nowhere to
-// remember.
+// itself (an old meta page is enough for the last transaction), or removed: a
+// store that keeps everything in one file has nowhere to remember.
 //
 // # Files that lie
 //

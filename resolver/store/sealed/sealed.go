@@ -23,6 +23,7 @@ import (
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/sys/unix"
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -235,10 +236,13 @@ func (s *Store) Close() error {
 }
 
 func (f *openFile) close() error {
-	if f.db == nil || f.broken != nil {
-		return f.file.Close()
+	if f.db != nil && f.broken == nil {
+		if err := f.guard(f.db.Close); err == nil {
+			return nil
+		}
 	}
-	return f.guard(f.db.Close)
+	// A mapping that bbolt could not undo keeps the file open, and so its lock.
+	return errors.Join(unix.Flock(int(f.file.Fd()), unix.LOCK_UN), f.file.Close())
 }
 
 // guard runs f and turns a fault in the mapped file and a panic of bbolt into

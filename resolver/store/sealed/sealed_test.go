@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+var ctx = context.Background()
+
 func options(dir string) sealed.Options {
 	return sealed.Options{
 		Path:        filepath.Join(dir, "data", "secrets.db"),

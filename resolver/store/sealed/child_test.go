@@ -1,3 +1,0 @@
-package sealed_test
-
-func runChild() { runPlugin() }

@@ -1,0 +1,320 @@
+package sealed_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/sealed"
+	"inject/resolver/store/storetest"
+)
+
+// history makes a store that has a past: secrets that were created, updated and
+// deleted, so that bbolt's file holds old pages of everything. It returns what
+// is in it now, by ref; nil for what must be absent.
+func history(t *testing.T, o sealed.Options) map[secret.Ref][]byte {
+	t.Helper()
+	s := open(t, o)
+	now := map[secret.Ref][]byte{}
+	for round := range 3 {
+		for i := range 12 {
+			ref := secret.Ref{Scope: storetest.Scopes[i%len(storetest.Scopes)], Key: fmt.Sprintf("K%d", i/2)}
+			v := fmt.Appendf(nil, "value %d of %v", round, ref)
+			var err error
+			switch old, known := now[ref]; {
+			case !known:
+				err = s.Create(t.Context(), ref, secret.NewValue(v), store.Regular)
+			case i%4 == 3 && old != nil:
+				v, err = nil, s.Delete(t.Context(), ref)
+			case old != nil:
+				err = s.Update(t.Context(), ref, secret.NewValue(v))
+			default:
+				v = nil
+			}
+			require.NoError(t, err)
+			now[ref] = v
+		}
+	}
+	require.NoError(t, s.Close())
+	return now
+}
+
+// check reads everything from the store at o and returns an error unless each
+// answer is right or an error that does not claim absence.
+func check(o sealed.Options, want map[secret.Ref][]byte) error {
+	o.Write = false
+	s, err := sealed.Open(ctx, o)
+	if err != nil {
+		return notAbsent(err)
+	}
+	defer s.Close() //nolint:errcheck // of a damaged store
+	for ref, b := range want {
+		switch v, info, err := s.Get(ctx, ref); {
+		case err == nil && (b == nil || !bytes.Equal(v.Reveal(), b) || info.Ref != ref):
+			return fmt.Errorf("%v: a wrong value", ref)
+		case err != nil && b != nil:
+			if err := notAbsent(err); err != nil {
+				return fmt.Errorf("%v: %w", ref, err)
+			}
+		}
+	}
+	listed := 0
+	for info, err := range store.All(ctx, s, store.Filter{}) {
+		if err != nil {
+			return notAbsent(err)
+		}
+		if want[info.Ref] == nil {
+			return fmt.Errorf("%v is listed", info.Ref)
+		}
+		listed++
+	}
+	for _, b := range want {
+		if b != nil {
+			listed--
+		}
+	}
+	if listed != 0 {
+		return errors.New("a wrong number of secrets is listed")
+	}
+	return nil
+}
+
+// notAbsent returns nil if err is a fair report of damage.
+func notAbsent(err error) error {
+	if errors.Is(err, secret.ErrNotFound) || !errors.Is(err, secret.ErrCorrupt) && !errors.Is(err, secret.ErrInvalid) && !errors.Is(err, secret.ErrDenied) {
+		return fmt.Errorf("reported as: %w", err)
+	}
+	return nil
+}
+
+// damageStore returns a store with a past, its content, and options that open
+// copies of it without the cost of a key file.
+func damageStore(t *testing.T) (o sealed.Options, file []byte, want map[secret.Ref][]byte) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	require.NoError(t, err)
+	o = options(t.TempDir())
+	o.Key = textKey(id.String())
+	o.LockTimeout = time.Second
+	want = history(t, o)
+	file, err = os.ReadFile(o.Path)
+	require.NoError(t, err)
+	require.NoError(t, check(o, want))
+	return o, file, want
+}
+
+// TestEveryFlippedByte changes every byte of the file in turn, in two ways: its
+// lowest bit, which makes neighbouring page numbers of each other, and all bits.
+func TestEveryFlippedByte(t *testing.T) {
+	o, file, want := damageStore(t)
+	t.Logf("%d bytes", len(file))
+	var g errgroup.Group
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		g.Go(func() error {
+			o := o
+			o.Path = filepath.Join(filepath.Dir(o.Path), fmt.Sprintf("copy%d", w))
+			if err := os.WriteFile(o.Path, file, 0o600); err != nil {
+				return err
+			}
+			f, err := os.OpenFile(o.Path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close() //nolint:errcheck // a copy
+			stride := workers
+			if raceEnabled {
+				stride *= 23 // what is looked for here is not a race
+			}
+			for i := w; i < len(file); i += stride {
+				for _, mask := range []byte{0x01, 0xff} {
+					if _, err := f.WriteAt([]byte{file[i] ^ mask}, int64(i)); err != nil {
+						return err
+					}
+					if err := check(o, want); err != nil {
+						return fmt.Errorf("byte %d (page %d) ^ %#x: %w", i, i/os.Getpagesize(), mask, err)
+					}
+				}
+				if _, err := f.WriteAt(file[i:i+1], int64(i)); err != nil {
+					return err
+				}
+			}
+			return check(o, want)
+		})
+	}
+	require.NoError(t, g.Wait())
+}
+
+// TestEveryCut shortens the file at every page, and within pages.
+func TestEveryCut(t *testing.T) {
+	o, file, want := damageStore(t)
+	for _, within := range []int{0, 1, 17, 512, os.Getpagesize() - 1} {
+		for size := within; size < len(file); size += os.Getpagesize() {
+			require.NoError(t, os.WriteFile(o.Path, file[:size], 0o600))
+			require.NoErrorf(t, check(o, want), "cut to %d bytes", size)
+		}
+	}
+}
+
+// TestOldPages puts every page of every earlier state of the file back, alone
+// and in pairs of the same state: what a disk does that loses writes.
+func TestOldPages(t *testing.T) {
+	o := options(t.TempDir())
+	page := os.Getpagesize()
+	s := open(t, o)
+	ref := secret.Ref{Scope: storetest.Scopes[3], Key: "K"}
+	wide := secret.Ref{Scope: storetest.Scopes[0], Key: "K"}
+	require.NoError(t, s.Create(t.Context(), wide, secret.NewValue([]byte("wide")), store.Regular))
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v0")), store.Regular))
+	var states [][]byte
+	for i := range 6 {
+		b, err := os.ReadFile(o.Path)
+		require.NoError(t, err)
+		states = append(states, b)
+		require.NoError(t, s.Update(t.Context(), ref, secret.NewValue(fmt.Appendf(nil, "v%d", i+1))))
+	}
+	require.NoError(t, s.Close())
+	file, err := os.ReadFile(o.Path)
+	require.NoError(t, err)
+	want := map[secret.Ref][]byte{ref: []byte("v6"), wide: []byte("wide")}
+	require.NoError(t, check(o, want))
+	pages := len(file) / page
+	for n, old := range states {
+		// Not the meta pages: with an old one of those the file is what it was before
+		// the last transactions, a rollback of all of it.
+		for i := 2; i < pages; i++ {
+			for j := i; j < pages; j++ {
+				b := bytes.Clone(file)
+				for _, p := range []int{i, j} {
+					if (p+1)*page <= len(old) {
+						copy(b[p*page:(p+1)*page], old[p*page:])
+					}
+				}
+				require.NoError(t, os.WriteFile(o.Path, b, 0o600))
+				require.NoErrorf(t, check(o, want), "pages %d and %d of state %d", i, j, n)
+			}
+		}
+	}
+}
+
+// TestPageLoop makes branch pages point at themselves: bbolt would recurse until
+// its stack is gone, which nothing can recover.
+func TestPageLoop(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	want := map[secret.Ref][]byte{}
+	for i := range 200 {
+		ref := secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("K%d", i)}
+		want[ref] = storetest.Value(t, 64)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
+	}
+	require.NoError(t, s.Close())
+	file, err := os.ReadFile(o.Path)
+	require.NoError(t, err)
+	page, loops := os.Getpagesize(), 0
+	for at := 0; at < len(file); at += page {
+		if file[at+8] != 1 || file[at+9] != 0 { // not a branch
+			continue
+		}
+		count := int(file[at+10]) | int(file[at+11])<<8
+		b := bytes.Clone(file)
+		for e := range count {
+			copy(b[at+16+16*e+8:], b[at:at+8]) // the child's id becomes the page's own
+		}
+		loops++
+		require.NoError(t, os.WriteFile(o.Path, b, 0o600))
+		require.NoError(t, check(o, want))
+		w, err := sealed.Open(t.Context(), o)
+		if err != nil {
+			require.NoError(t, notAbsent(err))
+			continue
+		}
+		for ref := range want {
+			require.NotErrorIs(t, w.Update(t.Context(), ref, secret.Value{}), secret.ErrNotFound)
+		}
+		require.NoError(t, w.Close())
+	}
+	require.Positive(t, loops, "there must be a branch page to break")
+}
+
+// A file that is cut while it is mapped faults; the fault is an error.
+func TestCutWhileOpen(t *testing.T) {
+	for _, write := range []bool{false, true} {
+		o, file, want := damageStore(t)
+		o.Write = write
+		s, err := sealed.Open(t.Context(), o)
+		require.NoError(t, err)
+		require.NoError(t, os.Truncate(o.Path, int64(2*os.Getpagesize())))
+		for ref, b := range want {
+			_, _, err := s.Get(t.Context(), ref)
+			if b != nil {
+				require.ErrorIs(t, err, secret.ErrCorrupt)
+			}
+		}
+		require.Error(t, errors.Join(s.Create(t.Context(), secret.Ref{Scope: storetest.Scopes[0], Key: "new"}, secret.Value{}, store.Regular)))
+		_ = s.Close()
+		require.NoError(t, os.WriteFile(o.Path, file, 0o600))
+		require.NoError(t, check(o, want), "nothing was changed")
+	}
+}
+
+// Writers meet damage, too: they must neither crash nor claim absence.
+func TestWriteToDamaged(t *testing.T) {
+	o, file, want := damageStore(t)
+	ref := secret.Ref{Scope: storetest.Scopes[0], Key: "new"}
+	for i := 0; i < len(file); i += 37 {
+		b := bytes.Clone(file)
+		b[i] ^= 0xff
+		require.NoError(t, os.WriteFile(o.Path, b, 0o600))
+		s, err := sealed.Open(t.Context(), o)
+		if err != nil {
+			require.NoError(t, notAbsent(err))
+			continue
+		}
+		if err := s.Create(t.Context(), ref, secret.NewValue([]byte("x")), store.Regular); err != nil && !errors.Is(err, secret.ErrUnavailable) {
+			require.NoError(t, notAbsent(err))
+		}
+		_ = s.Close()
+		want[ref] = nil
+		if _, _, err := get(o, ref); err == nil {
+			want[ref] = []byte("x")
+		}
+		require.NoErrorf(t, check(o, want), "byte %d", i)
+	}
+}
+
+func get(o sealed.Options, ref secret.Ref) (secret.Value, store.Info, error) {
+	o.Write = false
+	s, err := sealed.Open(ctx, o)
+	if err != nil {
+		return secret.Value{}, store.Info{}, err
+	}
+	defer s.Close() //nolint:errcheck // of a damaged store
+	return s.Get(ctx, ref)
+}
+
+// A store of a later format is refused by its number, not taken for damage.
+func TestNewerFormat(t *testing.T) {
+	o, file, _ := damageStore(t)
+	at := bytes.LastIndex(file, []byte("format\x00\x00\x00\x01"))
+	for at >= 0 {
+		copy(file[at:], "format\x00\x00\x00\x02")
+		at = bytes.LastIndex(file, []byte("format\x00\x00\x00\x01"))
+	}
+	require.NoError(t, os.WriteFile(o.Path, file, 0o600))
+	_, err := sealed.Open(t.Context(), o)
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.ErrorContains(t, err, "format 2")
+	require.Contains(t, secret.Hint(err), "upgrade")
+}
