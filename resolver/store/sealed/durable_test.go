@@ -105,7 +105,7 @@ func writerCommand(dir string, from, to int) *exec.Cmd {
 // acked, or one more, which was under way; an error for anything else.
 func checkSteps(dir string, acked int) (int, error) {
 	o := options(dir)
-	err := check(o, stateAfter(acked))
+	err := checkWhole(o, stateAfter(acked))
 	if err == nil && acked == 0 {
 		_, err = os.Stat(o.Path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +117,7 @@ func checkSteps(dir string, acked int) (int, error) {
 		// an absent or a create of an equal one cannot be told apart, and need not be.
 		return acked, nil
 	}
-	if err2 := check(o, stateAfter(acked+1)); err2 != nil {
+	if err2 := checkWhole(o, stateAfter(acked+1)); err2 != nil {
 		return 0, fmt.Errorf("after %d acknowledged steps: %w; with one more: %w", acked, err, err2)
 	}
 	return acked + 1, nil
