@@ -52,7 +52,9 @@ func history(t *testing.T, o sealed.Options) map[secret.Ref][]byte {
 
 // check reads everything from the store at o and returns an error unless each
 // answer is right or an error that does not claim absence.
-func check(o sealed.Options, want map[secret.Ref][]byte) error { return checkAnswers(o, want, notAbsent) }
+func check(o sealed.Options, want map[secret.Ref][]byte) error {
+	return checkAnswers(o, want, notAbsent)
+}
 
 // checkWhole is check for a store that must not be damaged.
 func checkWhole(o sealed.Options, want map[secret.Ref][]byte) error {

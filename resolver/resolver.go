@@ -1,0 +1,190 @@
+// Package resolver climbs the ladder: one declared list in, all values or every
+// failure out. It reads from any store and changes none; where the declared
+// list comes from and where the values go is not its business.
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// parallel is how many secrets are looked up at the same time.
+const parallel = 16
+
+// A Resolver turns a declared list into values for a task at a scope.
+type Resolver interface {
+	// Resolve returns one Resolved for each declaration, in the order declared, or
+	// an [*Error] that names every declaration that failed. ctx is the one deadline
+	// for all of them.
+	Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error)
+}
+
+// Resolved is a declaration with the secret that answers it.
+type Resolved struct {
+	Declaration secret.Declaration
+	Value       secret.Value
+	Info        store.Info // of the secret that was used; Info.Ref.Scope is the rung that won
+}
+
+// A Rung is one step of a climb.
+type Rung struct {
+	Scope secret.Scope
+	// Err is nil where the secret was found, [secret.ErrNotFound] where there is
+	// none, another error where the climb failed.
+	Err error
+}
+
+// A Climb is how one declaration was resolved, or was not.
+type Climb struct {
+	Resolved
+	Tried []Rung // narrowest first; the last one decided
+	Err   error  // why there is no value; nil if there is one
+	// Elsewhere are scopes that the task does not reach and where the key is; only
+	// for a secret that was not found, and only from a store that can be listed.
+	Elsewhere []secret.Scope
+}
+
+// Error is every failed climb of a declared list.
+type Error struct{ Failed []Climb }
+
+// Error returns a line for each failure.
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Failed))
+	for i, c := range e.Failed {
+		lines[i] = c.Declaration.Key + ": " + c.Err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns the causes.
+func (e *Error) Unwrap() []error {
+	errs := make([]error, len(e.Failed))
+	for i, c := range e.Failed {
+		errs[i] = c.Err
+	}
+	return errs
+}
+
+// Ladder is the Resolver over a store in this process.
+type Ladder struct{ reader store.Reader }
+
+// Over returns the ladder over r. It is safe for concurrent use if r is.
+func Over(r store.Reader) *Ladder { return &Ladder{r} }
+
+// Resolve implements [Resolver].
+func (l *Ladder) Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error) {
+	climbs, err := l.Climb(ctx, task, declared)
+	if err != nil {
+		return nil, err
+	}
+	var failed []Climb
+	resolved := make([]Resolved, len(climbs))
+	for i, c := range climbs {
+		resolved[i] = c.Resolved
+		if c.Err != nil {
+			failed = append(failed, c)
+		}
+	}
+	if failed != nil {
+		return nil, &Error{failed}
+	}
+	return resolved, nil
+}
+
+// Climb returns how each declaration is resolved, in the order declared,
+// failures included. Its error is that of a bad scope. A key that is declared
+// several times is looked up once.
+func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Climb, error) {
+	if err := task.Validate(); err != nil {
+		return nil, err
+	}
+	byKey := map[string]*Climb{}
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for _, d := range declared {
+		if byKey[d.Key] != nil {
+			continue
+		}
+		c := &Climb{}
+		byKey[d.Key] = c
+		g.Go(func() error {
+			l.climb(ctx, task, d.Key, c)
+			return nil
+		})
+	}
+	_ = g.Wait() // climbs keep their own errors
+	l.findElsewhere(ctx, task.Org, byKey)
+
+	climbs := make([]Climb, len(declared))
+	for i, d := range declared {
+		climbs[i] = *byKey[d.Key]
+		climbs[i].Declaration = d
+		if d.Version != "" && climbs[i].Err == nil {
+			climbs[i].Resolved = Resolved{Declaration: d}
+			climbs[i].Err = fmt.Errorf("%w: version %.40q was asked for, and the store keeps no versions", secret.ErrInvalid, d.Version)
+		}
+	}
+	return climbs, nil
+}
+
+// climb looks key up from rung to rung. Only "not found" climbs: an outage, a
+// denial or damage at a narrow rung must not become the wider scope's value.
+func (l *Ladder) climb(ctx context.Context, task secret.Scope, key string, c *Climb) {
+	for _, scope := range task.Ladder() {
+		v, info, err := l.reader.Get(ctx, secret.Ref{Scope: scope, Key: key})
+		c.Tried = append(c.Tried, Rung{scope, err})
+		switch {
+		case err == nil:
+			c.Value, c.Info, c.Err = v, info, nil
+			return
+		case !errors.Is(err, secret.ErrNotFound):
+			c.Err = unwrapRef(ctx, err)
+			return
+		}
+		c.Err = secret.ErrNotFound
+	}
+}
+
+// unwrapRef drops the name of the secret, which the failure has already, and
+// says it when the deadline was the cause.
+func unwrapRef(ctx context.Context, err error) error {
+	scope := ""
+	if e, ok := errors.AsType[*secret.Error](err); ok {
+		err, scope = e.Err, " at "+e.Ref.Scope.String()
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w%s: no answer in time: %w", secret.ErrUnavailable, scope, context.Cause(ctx))
+	}
+	if scope != "" {
+		return fmt.Errorf("lookup%s: %w", scope, err)
+	}
+	return err
+}
+
+// findElsewhere lists the org's secrets for those that were not found. It is
+// help for people: when it fails there is less help.
+func (l *Ladder) findElsewhere(ctx context.Context, org string, climbs map[string]*Climb) {
+	missing := false
+	for _, c := range climbs {
+		missing = missing || errors.Is(c.Err, secret.ErrNotFound)
+	}
+	lister, ok := l.reader.(store.Lister)
+	if !ok || !missing {
+		return
+	}
+	for info, err := range store.All(ctx, lister, store.Filter{Org: org}) {
+		if err != nil {
+			return
+		}
+		if c := climbs[info.Ref.Key]; c != nil && errors.Is(c.Err, secret.ErrNotFound) {
+			c.Elsewhere = append(c.Elsewhere, info.Ref.Scope)
+		}
+	}
+}
