@@ -134,15 +134,19 @@ func (r Ref) Validate() error { return errors.Join(ValidKey(r.Key), r.Scope.Vali
 
 // ValidKey returns nil when key matches ^[-a-zA-Z0-9_]+$ (the pattern that
 // flyteidl2.secret declares) and is at most 253 bytes long, else an error that
-// wraps [ErrInvalid].
+// wraps [ErrInvalid]. The error does not quote key: what is no key may be a
+// value, given where the key belongs.
 func ValidKey(key string) error {
 	switch {
 	case key == "":
 		return fmt.Errorf("%w: the key is empty", ErrInvalid)
 	case len(key) > maxKey:
-		return fmt.Errorf("%w: key %.20q… is %d bytes long (at most %d)", ErrInvalid, key, len(key), maxKey)
-	case strings.ContainsFunc(key, func(r rune) bool { return !isWord(r) && r != '-' }):
-		return fmt.Errorf("%w: key %.80q has other characters than letters, digits, - and _", ErrInvalid, key)
+		return fmt.Errorf("%w: the key is %d bytes long (at most %d)", ErrInvalid, len(key), maxKey)
+	}
+	for i, r := range key {
+		if !isWord(r) && r != '-' {
+			return fmt.Errorf("%w: the key has %q at position %d (only letters, digits, - and _ are allowed)", ErrInvalid, r, i+1)
+		}
 	}
 	return nil
 }

@@ -1,0 +1,260 @@
+package task_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"inject/injector/task"
+	"inject/resolver/secret"
+)
+
+func env(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestParseSecret(t *testing.T) {
+	for text, want := range map[string]secret.Declaration{
+		"KEY":             {Key: "KEY", Mount: secret.EnvVar},
+		"KEY=VAR":         {Key: "KEY", Mount: secret.EnvVar, EnvVar: "VAR"},
+		"group/key=VAR":   {Group: "group", Key: "key", Mount: secret.EnvVar, EnvVar: "VAR"},
+		"a/b/key=V":       {Group: "a/b", Key: "key", Mount: secret.EnvVar, EnvVar: "V"},
+		"MY-key_1=_X9":    {Key: "MY-key_1", Mount: secret.EnvVar, EnvVar: "_X9"},
+		"aws/s3-token":    {Group: "aws", Key: "s3-token", Mount: secret.EnvVar},
+		"/leading":        {Key: "leading", Mount: secret.EnvVar},
+		"_UNDER=__UNDER_": {Key: "_UNDER", Mount: secret.EnvVar, EnvVar: "__UNDER_"},
+	} {
+		d, err := task.ParseSecret(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, d)
+	}
+	for _, text := range []string{
+		"", "=", "=VAR", "KEY=", "KEY=hunter2", "KEY=Hunter 2", "KEY=A=B", "a b", "KEY\n=VAR", "1KEY", "KEY=PATH",
+		"KEY=LD_PRELOAD", "KEY=INJECT_KEY", "KEY=VAR\n", "KEY=9A", "group/", "a/b/key", "sp ace/", "a.b/k",
+	} {
+		_, err := task.ParseSecret(text)
+		require.ErrorIs(t, err, secret.ErrInvalid, text)
+		require.NotContains(t, strings.ToLower(err.Error()+secret.Hint(err)), "hunter")
+	}
+}
+
+func TestParseSecretFile(t *testing.T) {
+	wd, err := os.Getwd()
+	require.NoError(t, err)
+	for text, want := range map[string]secret.Declaration{
+		"KEY":           {Key: "KEY", Mount: secret.File},
+		"g/KEY=/a/b":    {Group: "g", Key: "KEY", Mount: secret.File, Path: "/a/b"},
+		"KEY=./x=y.pem": {Key: "KEY", Mount: secret.File, Path: filepath.Join(wd, "x=y.pem")},
+		"1KEY":          {Key: "1KEY", Mount: secret.File},
+	} {
+		d, err := task.ParseSecretFile(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, d)
+	}
+	for _, text := range []string{"", "KEY=", "KEY=dir/", "KEY=-----BEGIN hunter2\nx", "a b"} {
+		_, err := task.ParseSecretFile(text)
+		require.ErrorIs(t, err, secret.ErrInvalid, text)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+}
+
+func TestLoad(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "t.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("project: p\ndomain: d\nsecrets: [FILE]\n"), 0o600))
+
+	got, warnings, err := task.Load(task.Sources{Getenv: env()})
+	require.NoError(t, err)
+	require.Empty(t, got.Declared)
+	require.Empty(t, warnings)
+
+	s := task.Sources{File: file, Getenv: env()}
+	got, warnings, err = task.Load(s)
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, task.Task{
+		Source: "--task " + file, Project: "p", Domain: "d",
+		Declared: []secret.Declaration{{Key: "FILE", Mount: secret.EnvVar}},
+	}, got)
+
+	s.Getenv = env("INJECT_SECRETS", " A=X, g/B\n", "INJECT_SECRET_FILES", "C=/c")
+	got, warnings, err = task.Load(s)
+	require.NoError(t, err)
+	require.Len(t, warnings, 1)
+	require.Equal(t, "environment", got.Source)
+	require.Equal(t, "p", got.Project)
+	require.Len(t, got.Declared, 3)
+
+	s.Secrets = []string{"FLAG"}
+	got, warnings, err = task.Load(s)
+	require.NoError(t, err)
+	require.Len(t, warnings, 2)
+	require.Equal(t, "flags", got.Source)
+	require.Len(t, got.Declared, 1)
+
+	// Everything that is wrong, at once.
+	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", Getenv: env("INJECT_SECRETS", "B=hunter2")}
+	_, _, err = task.Load(s)
+	for _, part := range []string{"--secret 2", "--secret 3", "--secret-file 1", "INJECT_SECRETS 1", "t.yamlx"} {
+		require.ErrorContains(t, err, part)
+	}
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestCollisions(t *testing.T) {
+	for _, c := range []struct {
+		secrets, files []string
+		text           string
+	}{
+		{[]string{"A=X", "B=X"}, nil, "A and B are both declared for the variable X"},
+		{[]string{"A", "A"}, nil, "the variable A"},
+		{[]string{"a-b=V", "a_b", "a-b"}, nil, "a_b and a-b are both declared for the variable A_B"},
+		{[]string{"g/a=X", "a", "A=Y", "A"}, nil, "_UNION_A"},
+		{nil, []string{"A", "A"}, "the file A"},
+		{nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
+		{[]string{"B=A"}, []string{"A=/a"}, ""},
+	} {
+		_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files, Getenv: env()})
+		if c.text == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, secret.ErrInvalid)
+		require.ErrorContains(t, err, c.text)
+	}
+}
+
+const good = `# a comment
+name: my_task_env
+project: my_project
+domain: development
+secrets:
+  - BARE
+  - {key: MY_SECRET_KEY, as_env_var: MY_SECRET_ENV_VAR}
+  - key: s3-token
+    group: aws
+  - {key: tls, mount: /etc/flyte/secrets}
+  - {key: both, as_env_var: BOTH, mount: /etc/flyte/secrets, group: null}
+`
+
+func TestParse(t *testing.T) {
+	want := task.Task{Name: "my_task_env", Project: "my_project", Domain: "development", Declared: []secret.Declaration{
+		{Key: "BARE", Mount: secret.EnvVar},
+		{Key: "MY_SECRET_KEY", Mount: secret.EnvVar, EnvVar: "MY_SECRET_ENV_VAR"},
+		{Key: "s3-token", Group: "aws", Mount: secret.EnvVar},
+		{Key: "tls", Mount: secret.File},
+		{Key: "both", Mount: secret.EnvVar, EnvVar: "BOTH"}, // Flyte's rule: as_env_var wins
+	}}
+	got, err := task.Parse("t.yaml", []byte(good))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	var any map[string]any
+	require.NoError(t, yaml.Unmarshal([]byte(good), &any))
+	for _, indent := range []string{"", "\t", "  "} {
+		b, err := json.MarshalIndent(any, "", indent)
+		require.NoError(t, err)
+		got, err = task.Parse("t.json", b)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	for text, n := range map[string]int{"secrets: K": 1, "secrets: {key: K}": 1, "secrets: []": 0, "name: x": 0, "secrets:": 0, "x: &a {key: K}\nsecrets: [*a]": -1} {
+		got, err := task.Parse("t", []byte(text))
+		if n < 0 {
+			require.ErrorContains(t, err, "unknown field")
+			continue
+		}
+		require.NoError(t, err, text)
+		require.Len(t, got.Declared, n)
+	}
+}
+
+var bad = map[string]string{
+	"":                             "is empty",
+	"a: b\nc: d: e":                "t is neither YAML nor JSON: line 2",
+	"\x0a\x04\x08\x96\x01\x12":     "neither YAML nor JSON",
+	"[]":                           "t:1: the task: expected fields, found a list",
+	"hunter2":                      "t:1: the task: expected fields, found a text",
+	"name: a\nsecret: [K]":         "t:2: secret: unknown field (known: domain, name, project, secrets)",
+	"name: a\nname: b":             "t:2: name: given twice",
+	"project: 12":                  "t:1: project: expected text, found a number",
+	"secrets: [{as_env_var: A}]":   "t:1: secrets[0]: the key is missing",
+	"secrets:\n- K\n- {key: 1}":    "t:3: secrets[1].key: expected text, found a number",
+	"secrets:\n- {key: K, env: X}": "t:2: secrets[0].env: unknown field",
+	"secrets: [{key: K, as_env_var: hunter2}]":          "t:1: secrets[0].as_env_var: not a variable's name",
+	"secrets:\n\n- {key: K, mount: /tmp}":               "t:3: secrets[0].mount: unsupported mount",
+	"secrets: [[K]]":                                    "secrets[0]: expected fields, found a list",
+	"secrets: [\"a b\"]":                                "t:1: secrets[0]: invalid: the key has ' '",
+	"secrets: [true]":                                   "expected text, found a truth value",
+	"name: a\n---\nname: b":                             "more than one document",
+	"hunter2 is not a field: x":                         "t:1: ?: unknown field",
+	"{\"secrets\": [\"K\", {\"key\": \"J\", \"k\": 1}]": "neither YAML nor JSON",
+	"secrets: [{key: K, as_env_var: PATH}]":             "PATH",
+}
+
+func TestParseBad(t *testing.T) {
+	for text, want := range bad {
+		_, err := task.Parse("t", []byte(text))
+		require.ErrorIs(t, err, secret.ErrInvalid, text)
+		require.ErrorContains(t, err, want, text)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	_, err := task.Parse("t", []byte("nam: a\nsecrets: [{key: K, mont: x}, {}]"))
+	for _, part := range []string{"nam: unknown", "secrets[0].mont", "secrets[1]: the key is missing"} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+// The schema accepts and refuses what Parse does, as far as a schema can tell.
+func TestSchema(t *testing.T) {
+	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(task.Schema))
+	require.NoError(t, err)
+	c := jsonschema.NewCompiler()
+	require.NoError(t, c.AddResource("task.json", schema))
+	compiled, err := c.Compile("task.json")
+	require.NoError(t, err)
+	var doc any
+	require.NoError(t, yaml.Unmarshal([]byte(good), &doc))
+	require.NoError(t, compiled.Validate(doc))
+	refused := 0
+	for text := range bad {
+		var doc any
+		if yaml.Unmarshal([]byte(text), &doc) != nil || strings.Contains(text, "---") || strings.Contains(text, "PATH") {
+			continue
+		}
+		require.Error(t, compiled.Validate(doc), text)
+		refused++
+	}
+	require.Greater(t, refused, 10)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	for text := range bad {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, err := task.Parse("t", text)
+		if err != nil {
+			return
+		}
+		for _, d := range got.Declared {
+			if err := d.Validate(); err != nil {
+				t.Fatalf("accepted %+v: %v", d, err)
+			}
+		}
+	})
+}
