@@ -1,0 +1,501 @@
+package exec_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	osexec "os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"inject/exec"
+)
+
+// This binary is also its own children: the first argument names a role.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "role" {
+		os.Exit(roles[os.Args[2]](os.Args[3:]))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var roles = map[string]func(args []string) int{
+	// supervise runs its arguments as inject does, with the output through pipes.
+	"supervise": func(args []string) int {
+		grace, _ := time.ParseDuration(os.Getenv("EXEC_TEST_GRACE"))
+		status, err := exec.Run(ctx, exec.Process{
+			Args: args, Env: os.Environ(), Stdin: os.Stdin,
+			Stdout: writer{os.Stdout}, Stderr: writer{os.Stderr}, Grace: grace,
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 125
+		}
+		if status.Leaked {
+			fmt.Fprintln(os.Stderr, "leaked")
+		}
+		if status.OutputErr != nil {
+			fmt.Fprintln(os.Stderr, "output:", status.OutputErr)
+		}
+		return status.Code
+	},
+	"replace": func(args []string) int {
+		fmt.Fprintln(os.Stderr, exec.Replace(exec.Process{Args: args, Env: os.Environ()}))
+		return 125
+	},
+	"exit": func(args []string) int {
+		n, _ := strconv.Atoi(args[0])
+		return n
+	},
+	"die": func(args []string) int {
+		n, _ := strconv.Atoi(args[0])
+		signal.Reset()
+		_ = unix.Kill(os.Getpid(), syscall.Signal(n))
+		select {}
+	},
+	// signals prints the signals it gets until it is told to leave by a SIGUSR2.
+	"signals": func([]string) int {
+		ch := make(chan os.Signal, 4096)
+		signal.Notify(ch)
+		fmt.Println("ready")
+		for sig := range ch {
+			if sig == unix.SIGURG || sig == unix.SIGCHLD {
+				continue
+			}
+			fmt.Printf("got %d\n", sig)
+			if sig == unix.SIGUSR2 {
+				return 9
+			}
+		}
+		return 0
+	},
+	"ignore-term": func([]string) int {
+		signal.Ignore(unix.SIGTERM)
+		fmt.Println("ready")
+		time.Sleep(time.Minute)
+		return 0
+	},
+	// orphan leaves a process behind that ends a moment later, and waits until it
+	// has been reaped by somebody.
+	"orphan": func([]string) int {
+		out, err := osexec.Command("/bin/sh", "-c", "sleep 0.1 & echo $!").Output()
+		if err != nil {
+			return 1
+		}
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+		for range 500 {
+			if unix.Kill(pid, 0) != nil {
+				return 0
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return 2
+	},
+	// leak leaves a process behind that holds our output for a while.
+	"leak": func(args []string) int {
+		cmd := osexec.Command(os.Args[0], append([]string{"role"}, args...)...)
+		cmd.Stdout = os.Stdout
+		if err := cmd.Start(); err != nil {
+			return 1
+		}
+		fmt.Println("left", cmd.Process.Pid)
+		return 4
+	},
+	"sleep": func([]string) int { time.Sleep(time.Minute); return 0 },
+	"chatter": func([]string) int {
+		for range 3000 {
+			if _, err := fmt.Println("chatter"); err != nil {
+				return 1
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return 0
+	},
+	"flood": func(args []string) int {
+		n, _ := strconv.Atoi(args[0])
+		w := bufio.NewWriter(os.Stdout)
+		for i := range n {
+			fmt.Fprintln(w, i)
+		}
+		_ = w.Flush()
+		return 5
+	},
+	"alternate": func([]string) int {
+		for i := range 2000 {
+			f := os.Stdout
+			if i%2 == 1 {
+				f = os.Stderr
+			}
+			fmt.Fprintln(f, i)
+		}
+		return 0
+	},
+	// state prints what a child inherits.
+	"state": func([]string) int {
+		b, _ := io.ReadAll(os.Stdin)
+		wd, _ := os.Getwd()
+		mask := unix.Umask(0)
+		var limit unix.Rlimit
+		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+		entries, _ := os.ReadDir("/proc/self/fd")
+		var fds []string
+		for _, e := range entries {
+			if link, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.Contains(link, "/proc/") && !strings.Contains(link, "anon_inode") {
+				fds = append(fds, e.Name())
+			}
+		}
+		fmt.Printf("stdin=%s wd=%s umask=%o nofile=%d fds=%s\n", b, wd, mask, limit.Cur, strings.Join(fds, ","))
+		return 0
+	},
+}
+
+var ctx = context.Background()
+
+// writer hides that a file is one, so that a pipe is used.
+type writer struct{ io.Writer }
+
+func self(role string, args ...string) []string {
+	return append([]string{os.Args[0], "role", role}, args...)
+}
+
+func run(t *testing.T, p exec.Process) (exec.Status, string, string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	p.Env, p.Stdout, p.Stderr = os.Environ(), &stdout, &stderr
+	status, err := exec.Run(t.Context(), p)
+	require.NoError(t, err)
+	return status, stdout.String(), stderr.String()
+}
+
+func TestStatus(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{self("exit", "0"), 0},
+		{self("exit", "3"), 3},
+		{self("exit", "125"), 125},
+		{self("exit", "255"), 255},
+		{self("die", "9"), 137},
+		{self("die", "15"), 143},
+		{self("die", "2"), 130},
+		{[]string{"sh", "-c", "kill -USR1 $$"}, 138},
+	} {
+		status, _, _ := run(t, exec.Process{Args: c.args})
+		require.Equal(t, exec.Status{Code: c.want}, status, c.args)
+	}
+}
+
+func TestNotStarted(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, []byte(text), mode)) //nolint:gosec // modes are what is tested
+		return path
+	}
+	for _, c := range []struct {
+		name string
+		code int
+		text string
+	}{
+		{"no-such-command-here", 127, "command not found"},
+		{filepath.Join(dir, "absent"), 127, "command not found"},
+		{write("file", "x", 0o755) + "/below", 127, "command not found"},
+		{"", 127, "command not found"},
+		{dir, 126, "is a folder"},
+		{write("plain", "#!/bin/sh\n", 0o644), 126, "is not executable"},
+		{"plain", 126, "is not executable"},
+		{write("bad-interpreter", "#!/no/such/interpreter\n", 0o755), 126, "interpreter"},
+		{write("no-shebang", "echo hello\n", 0o755), 126, "#!"},
+	} {
+		for how, start := range map[string]func(exec.Process) error{
+			"run":     func(p exec.Process) error { _, err := exec.Run(t.Context(), p); return err },
+			"replace": exec.Replace,
+		} {
+			err := start(exec.Process{Args: []string{c.name}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + dir}, Stdout: io.Discard, Stderr: io.Discard})
+			var e *exec.StartError
+			require.ErrorAs(t, err, &e, how)
+			require.Equalf(t, c.code, e.Code, "%s %s: %v", how, c.name, err)
+			require.ErrorContains(t, err, c.text)
+		}
+	}
+	// A later folder of PATH has it; "." and "" are the working folder.
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "sh"), 0o755))
+	wd, err := os.Getwd()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.Chdir(wd)) })
+	require.NoError(t, os.Chdir(dir))
+	write("local", "#!/bin/sh\nexit 7\n", 0o755)
+	for _, path := range []string{dir + ":/bin:/usr/bin", "/bin:/usr/bin:.", "/bin:/usr/bin:"} {
+		for name, want := range map[string]int{"sh": 0, "local": 7} {
+			if name == "local" && strings.HasPrefix(path, dir) {
+				continue
+			}
+			status, err := exec.Run(t.Context(), exec.Process{Args: []string{name, "-c", "exit 0"}, Env: []string{"PATH=" + path}, Stdout: io.Discard, Stderr: io.Discard})
+			require.NoError(t, err)
+			require.Equal(t, want, status.Code)
+		}
+	}
+}
+
+func TestReplace(t *testing.T) {
+	cmd := osexec.Command(os.Args[0], append([]string{"role", "replace"}, self("exit", "6")...)...)
+	require.NoError(t, cmd.Start())
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 6, cmd.ProcessState.ExitCode())
+}
+
+// supervised starts a supervisor of args and returns it once args said "ready".
+func supervised(t *testing.T, env []string, args ...string) (cmd *osexec.Cmd, out *bufio.Reader) {
+	t.Helper()
+	cmd = osexec.Command(os.Args[0], append([]string{"role", "supervise"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	out = bufio.NewReader(stdout)
+	// Nothing here takes long; what hangs is killed and read to its end.
+	timer := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop() })
+	line, err := out.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+	return cmd, out
+}
+
+func TestSignals(t *testing.T) {
+	cmd, out := supervised(t, nil, self("signals")...)
+	for sig := syscall.Signal(1); sig <= 31; sig++ {
+		switch sig {
+		// Not to be caught; told about us; not meant for anybody; the job's.
+		// SIGPROF never leaves Go's runtime.
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTTIN, unix.SIGTTOU, unix.SIGPROF, unix.SIGUSR2:
+			continue
+		}
+		require.NoError(t, cmd.Process.Signal(sig))
+		line, err := out.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintf("got %d\n", sig), line)
+	}
+	// None of these may arrive, and none may end us.
+	for _, sig := range []syscall.Signal{unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE} {
+		require.NoError(t, cmd.Process.Signal(sig))
+	}
+	// A burst: the last of each kind arrives.
+	for i := range 1000 {
+		require.NoError(t, cmd.Process.Signal([]syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM}[i%4]))
+	}
+	seen := ""
+	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM, unix.SIGUSR2} {
+		if sig == unix.SIGUSR2 {
+			require.NoError(t, cmd.Process.Signal(sig))
+		}
+		for !strings.Contains(seen, fmt.Sprintf("got %d\n", sig)) {
+			line, err := out.ReadString('\n')
+			require.NoErrorf(t, err, "%v has not arrived", sig)
+			seen += line
+		}
+	}
+	for _, sig := range []syscall.Signal{unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE} {
+		require.NotContains(t, seen, fmt.Sprintf("got %d\n", sig))
+	}
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 9, cmd.ProcessState.ExitCode())
+}
+
+// A signal goes to the whole group of the program.
+func TestSignalsReachTheGroup(t *testing.T) {
+	cmd, _ := supervised(t, nil, "sh", "-c", "sleep 60 & echo ready; wait")
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 143, cmd.ProcessState.ExitCode())
+}
+
+// What was ignored when we started stays ignored in the program.
+func TestIgnored(t *testing.T) {
+	cmd := osexec.Command("nohup", append([]string{os.Args[0], "role", "supervise"}, "sh", "-c", "kill -HUP $$; echo survived")...)
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	require.Equal(t, "survived\n", string(out))
+}
+
+func TestGrace(t *testing.T) {
+	// Only a request to stop begins it.
+	cmd, _ := supervised(t, []string{"EXEC_TEST_GRACE=100ms"}, self("signals")...)
+	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(unix.SIGUSR2))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 9, cmd.ProcessState.ExitCode())
+
+	cmd, _ = supervised(t, []string{"EXEC_TEST_GRACE=300ms"}, self("ignore-term")...)
+	start := time.Now()
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 137, cmd.ProcessState.ExitCode())
+	require.GreaterOrEqual(t, time.Since(start), 300*time.Millisecond)
+
+	// The end of the context asks in the same way.
+	c, cancel := context.WithCancel(t.Context())
+	ready := &notify{text: "ready", then: cancel}
+	status, err := exec.Run(c, exec.Process{Args: self("ignore-term"), Env: os.Environ(), Stdout: ready, Stderr: io.Discard, Grace: 50 * time.Millisecond})
+	require.NoError(t, err)
+	require.Equal(t, 137, status.Code)
+}
+
+// notify calls then when text is written.
+type notify struct {
+	text string
+	then func()
+}
+
+func (n *notify) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(n.text)) {
+		n.then()
+	}
+	return len(p), nil
+}
+
+func TestOrphansAreReaped(t *testing.T) {
+	status, _, stderr := run(t, exec.Process{Args: self("orphan")})
+	require.Equal(t, exec.Status{}, status, stderr)
+}
+
+func TestOutput(t *testing.T) {
+	// More than a pipe holds, to a reader that is slower than the writer.
+	var out bytes.Buffer
+	slow := writer{io.MultiWriter(&out, delay{})}
+	status, err := exec.Run(t.Context(), exec.Process{Args: self("flood", "100000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard})
+	require.NoError(t, err)
+	require.Equal(t, 5, status.Code)
+	require.Equal(t, 100000, bytes.Count(out.Bytes(), []byte("\n")))
+	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n99999\n")))
+
+	// One writer for both keeps the order.
+	out.Reset()
+	w := writer{&out}
+	both := &w
+	_, err = exec.Run(t.Context(), exec.Process{Args: self("alternate"), Env: os.Environ(), Stdout: both, Stderr: both})
+	require.NoError(t, err)
+	var want strings.Builder
+	for i := range 2000 {
+		fmt.Fprintln(&want, i)
+	}
+	require.Equal(t, want.String(), out.String())
+}
+
+type delay struct{}
+
+func (delay) Write(p []byte) (int, error) { time.Sleep(5 * time.Millisecond); return len(p), nil }
+
+// A process that outlives the program and holds its output does not hold us,
+// whether it is silent or never is; what the program itself wrote is all there.
+func TestLeakedPipe(t *testing.T) {
+	for role, most := range map[string]time.Duration{"sleep": 2 * time.Second, "chatter": 10 * time.Second} {
+		start := time.Now()
+		status, out, _ := run(t, exec.Process{Args: self("leak", role)})
+		require.Equal(t, 4, status.Code)
+		require.True(t, status.Leaked)
+		require.Less(t, time.Since(start), most)
+		var pid int
+		_, err := fmt.Sscanf(out[strings.Index(out, "left"):], "left %d", &pid)
+		require.NoError(t, err)
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+		_, err = unix.Wait4(pid, nil, 0, nil) // we are its subreaper
+		require.NoError(t, err)
+	}
+}
+
+// When the output goes nowhere the program is told as by a closed pipe.
+func TestOutputError(t *testing.T) {
+	for _, c := range []struct{ err, want error }{{unix.EPIPE, nil}, {unix.ENOSPC, unix.ENOSPC}} {
+		status, err := exec.Run(t.Context(), exec.Process{
+			Args: []string{"sh", "-c", "while echo x; do :; done"}, Env: os.Environ(), Stdout: failing{c.err}, Stderr: io.Discard,
+		})
+		require.NoError(t, err)
+		require.Equal(t, 141, status.Code)
+		require.Equal(t, c.want, status.OutputErr)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// The program inherits what it would without us.
+func TestInherited(t *testing.T) {
+	old := unix.Umask(0o27)
+	defer unix.Umask(old)
+	input := filepath.Join(t.TempDir(), "input")
+	require.NoError(t, os.WriteFile(input, []byte("input"), 0o600))
+	open := func() *os.File {
+		f, err := os.Open(input)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = f.Close() })
+		return f
+	}
+	plain := osexec.Command(os.Args[0], self("state")[1:]...)
+	plain.Stdin, plain.Stderr = open(), os.Stderr
+	want, err := plain.Output()
+	require.NoError(t, err)
+	require.Contains(t, string(want), "stdin=input ")
+	require.Contains(t, string(want), " umask=27 ")
+	status, out, _ := run(t, exec.Process{Args: self("state"), Stdin: open()})
+	require.Zero(t, status.Code)
+	require.Equal(t, string(want), out)
+}
+
+// When we are killed, so is the program.
+func TestParentDeath(t *testing.T) {
+	cmd, out := supervised(t, nil, "sh", "-c", "echo ready; echo $$; exec sleep 60")
+	line, err := out.ReadString('\n')
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || bytes.Contains(b, []byte(") Z "))
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
+// As process 1 of a PID namespace: orphans are reaped, signals forwarded.
+func TestProcessOne(t *testing.T) {
+	args := append([]string{"--pid", "--fork", "--mount-proc", "--kill-child"}, self("supervise")...)
+	if os.Geteuid() != 0 {
+		args = append([]string{"--user", "--map-root-user"}, args...)
+	}
+	if err := osexec.Command("unshare", append(args, "true")...).Run(); err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+		t.Skip("no PID namespace can be made here (CI can)")
+	}
+	for role, want := range map[string]int{"orphan": 0, "leak": 4} {
+		cmd := osexec.Command("unshare", append(args, self(role, "sleep")...)...)
+		out, err := cmd.CombinedOutput()
+		var exit *osexec.ExitError
+		require.True(t, err == nil || errors.As(err, &exit), "%v", err)
+		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s", out)
+	}
+}
+
+func TestOutputHelper(t *testing.T) {
+	out, err := exec.Output(t.Context(), "in", "cat")
+	require.NoError(t, err)
+	require.Equal(t, "in", string(out))
+	_, err = exec.Output(t.Context(), "", "false")
+	require.ErrorContains(t, err, "false: exit status 1")
+}
