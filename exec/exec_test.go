@@ -128,7 +128,7 @@ var roles = map[string]func(args []string) int{
 		n, _ := strconv.Atoi(args[0])
 		w := bufio.NewWriter(os.Stdout)
 		for i := range n {
-			fmt.Fprintln(w, i)
+			_, _ = fmt.Fprintln(w, i)
 		}
 		_ = w.Flush()
 		return 5
@@ -139,7 +139,7 @@ var roles = map[string]func(args []string) int{
 			if i%2 == 1 {
 				f = os.Stderr
 			}
-			fmt.Fprintln(f, i)
+			_, _ = fmt.Fprintln(f, i)
 		}
 		return 0
 	},
@@ -203,7 +203,7 @@ func TestNotStarted(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, []byte(text), mode)) //nolint:gosec // modes are what is tested
+		require.NoError(t, os.WriteFile(path, []byte(text), mode))
 		return path
 	}
 	for _, c := range []struct {
@@ -234,10 +234,7 @@ func TestNotStarted(t *testing.T) {
 	}
 	// A later folder of PATH has it; "." and "" are the working folder.
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "sh"), 0o755))
-	wd, err := os.Getwd()
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.Chdir(wd)) })
-	require.NoError(t, os.Chdir(dir))
+	t.Chdir(dir)
 	write("local", "#!/bin/sh\nexit 7\n", 0o755)
 	for _, path := range []string{dir + ":/bin:/usr/bin", "/bin:/usr/bin:.", "/bin:/usr/bin:"} {
 		for name, want := range map[string]int{"sh": 0, "local": 7} {

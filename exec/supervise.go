@@ -167,7 +167,7 @@ func (s *supervisor) wait(ctx context.Context) unix.WaitStatus {
 			if sig == unix.SIGTERM {
 				stop()
 			}
-			s.forward(sig.(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+			s.forward(sig.(syscall.Signal)) //nolint:errcheck // os/signal sends nothing else
 		case <-done:
 			done = nil
 			stop()
@@ -336,7 +336,7 @@ func (st *stream) waiting() int64 {
 	var n int
 	raw, err := st.r.SyscallConn()
 	if err == nil {
-		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), fionread) }) //nolint:gosec // descriptors are small
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), fionread) })
 	}
 	return int64(n)
 }

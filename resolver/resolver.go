@@ -84,6 +84,11 @@ func (l *Ladder) Resolve(ctx context.Context, task secret.Scope, declared []secr
 	if err != nil {
 		return nil, err
 	}
+	return Values(climbs)
+}
+
+// Values returns what the climbs found, or an [*Error] of those that failed.
+func Values(climbs []Climb) ([]Resolved, error) {
 	var failed []Climb
 	resolved := make([]Resolved, len(climbs))
 	for i, c := range climbs {

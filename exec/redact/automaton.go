@@ -33,7 +33,7 @@ func newAutomaton(patterns []Pattern) *automaton {
 			state = next
 		}
 		if a.nodes[state].match < 0 {
-			a.nodes[state].match = int32(i) //nolint:gosec // fewer than 2^31 patterns
+			a.nodes[state].match = int32(i) // fewer than 2^31 patterns
 		}
 	}
 	a.link()

@@ -162,10 +162,10 @@ func TestParse(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	var any map[string]any
-	require.NoError(t, yaml.Unmarshal([]byte(good), &any))
+	var fields map[string]any
+	require.NoError(t, yaml.Unmarshal([]byte(good), &fields))
 	for _, indent := range []string{"", "\t", "  "} {
-		b, err := json.MarshalIndent(any, "", indent)
+		b, err := json.MarshalIndent(fields, "", indent)
 		require.NoError(t, err)
 		got, err = task.Parse("t.json", b)
 		require.NoError(t, err)

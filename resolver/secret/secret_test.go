@@ -1,7 +1,7 @@
 package secret_test
 
 import (
-	"crypto/md5" //nolint:gosec // the object names of Flyte's Kubernetes store
+	"crypto/md5" // the object names of Flyte's Kubernetes store
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -40,7 +40,7 @@ func TestID(t *testing.T) {
 	} {
 		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: c.domain, Project: c.project}, Key: c.key}
 		require.Equal(t, c.id, ref.ID())
-		sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
+		sum := md5.Sum([]byte(ref.ID()))
 		require.Equal(t, c.object, hex.EncodeToString(sum[:]))
 	}
 }

@@ -45,7 +45,7 @@ func shows(text string) bool {
 	raw := []byte(canary)
 	for _, form := range []string{
 		canary, hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)),
-		strings.Trim(fmt.Sprint(raw), "[]"), fmt.Sprintf("% x", raw), strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"),
+		strings.Trim(fmt.Sprint(raw), "[]"), fmt.Sprintf("% x", raw), strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"), //nolint:staticcheck // as fmt prints bytes, not a string
 		strings.Trim(fmt.Sprintf("%o", raw), "[]"), strings.Trim(fmt.Sprintf("%b", raw), "[]"),
 	} {
 		if strings.Contains(text, form) {
@@ -105,7 +105,7 @@ func TestValueIsNeverPrinted(t *testing.T) {
 		})},
 		printer{"testify diff", func(x any) string {
 			var r recorder
-			require.Equal(&r, x, struct{}{})
+			require.Equal(&r, struct{}{}, x)
 			return r.String()
 		}},
 	)
@@ -123,7 +123,7 @@ func TestValueIsNeverPrinted(t *testing.T) {
 // recorder is a testing.T that keeps what an assertion prints.
 type recorder struct{ strings.Builder }
 
-func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(r, format, args...) }
+func (r *recorder) Errorf(format string, args ...any) { _, _ = fmt.Fprintf(r, format, args...) }
 func (r *recorder) FailNow()                          {}
 
 // TestPanic panics with a value, and with a value in the arguments of the

@@ -175,7 +175,7 @@ func readAsNobody(root string) int {
 }
 
 func TestDenied(t *testing.T) {
-	root, err := os.MkdirTemp("", "dir-test")
+	root, err := os.MkdirTemp("", "dir-test") //nolint:usetesting // the folder above t.TempDir is closed to other users
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })
 	require.NoError(t, os.Chmod(root, 0o755))

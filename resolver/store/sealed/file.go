@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,10 +188,8 @@ func findHolder(f *os.File, path string) holder {
 	pids := lockPIDs(f)
 	var note holder
 	if b, err := os.ReadFile(notePath(path)); err == nil && json.Unmarshal(b, &note) == nil && note.Address != "" {
-		for _, pid := range pids {
-			if pid == note.PID {
-				return note
-			}
+		if slices.Contains(pids, note.PID) {
+			return note
 		}
 		// Where the kernel does not tell (another PID namespace, no /proc), the note
 		// is all there is; it is removed when its writer ends in good order.

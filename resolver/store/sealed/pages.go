@@ -59,7 +59,7 @@ func checkMetas(f io.ReaderAt, size int64) error {
 	if second.txid == last {
 		current = second
 	}
-	if current.pages > uint64(size/current.pageSize) {
+	if current.pages > uint64(size/current.pageSize) { //nolint:gosec // neither is negative
 		return damaged("the file is cut short: %d pages of %d", size/current.pageSize, current.pages)
 	}
 	return nil
@@ -128,7 +128,7 @@ func readPage(f io.ReaderAt, pageSize int64, id uint64, b []byte) error {
 	if id > 1<<40 {
 		return damaged("there is no page %d", id)
 	}
-	if _, err := f.ReadAt(b, int64(id)*pageSize); err != nil { //nolint:gosec // bounded above
+	if _, err := f.ReadAt(b, int64(id)*pageSize); err != nil {
 		return damaged("there is no page %d", id)
 	}
 	return nil

@@ -645,7 +645,7 @@ func (s *Store) make(ctx context.Context) error {
 				return err
 			}
 			id := uint64(bt.ID()) //nolint:gosec // as in begin
-			t := &tx{openFile: &openFile{keys: deriveKeys(s.made.key)}, id: id, bucket: b}
+			keys := deriveKeys(s.made.key)
 			root := nodeKey(nil)
 			return errors.Join(
 				b.Put(formatKey, binary.BigEndian.AppendUint32(nil, format)),
@@ -653,7 +653,7 @@ func (s *Store) make(ctx context.Context) error {
 				// bbolt keeps small buckets (a quarter of a page) inside their parent's page,
 				// where checkPath cannot walk.
 				b.Put(paddingKey, make([]byte, db.Info().PageSize/2)),
-				b.Put(root, seal(t.keys.node, (&node{}).encode(), boundTo(root, id, "node"))),
+				b.Put(root, seal(keys.node, (&node{}).encode(), boundTo(root, id, "node"))),
 			)
 		})
 		return errors.Join(err, db.Close())

@@ -355,7 +355,7 @@ func testConcurrent(t *testing.T, s store.Store) {
 		winners = append(winners, i)
 	}
 	require.Len(t, winners, 1, "exactly one create of a secret succeeds")
-	requireValue(t, s, shared, bytes.Repeat([]byte{byte(winners[0])}, 100+winners[0]))
+	requireValue(t, s, shared, bytes.Repeat([]byte{byte(winners[0])}, 100+winners[0])) //nolint:gosec // under 64
 	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
 }
 

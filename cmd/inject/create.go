@@ -1,0 +1,312 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+type pflagSet = pflag.FlagSet
+
+// valueFlags say where the value of a create or update comes from.
+type valueFlags struct {
+	value, fromFile string
+	typ             string
+
+	fromDockerConfig             bool
+	dockerConfigPath, registries string
+	registry, username, password string
+}
+
+func (v *valueFlags) group() group {
+	return newGroup("value", func(s *pflagSet) {
+		s.StringVar(&v.value, "value", "", "the value itself (like VALUE, it stays in your shell's history)")
+		s.StringVar(&v.fromFile, "from-file", "", "the bytes of `FILE`, as they are; - for stdin")
+	})
+}
+
+func (v *valueFlags) typeGroup() group {
+	return newGroup("type", func(s *pflagSet) {
+		s.StringVar(&v.typ, "type", store.Regular.String(), "regular, or image_pull: credentials of a registry")
+		s.StringVar(&v.registry, "registry", "", "image_pull: the registry, such as ghcr.io")
+		s.StringVar(&v.username, "username", "", "image_pull: the user")
+		s.StringVar(&v.password, "password", "", "image_pull: the password (asked for if it is not given)")
+		s.BoolVar(&v.fromDockerConfig, "from-docker-config", false, "image_pull: the credentials that docker has")
+		s.StringVar(&v.dockerConfigPath, "docker-config-path", "", "image_pull: docker's configuration, in `FILE` (default: $DOCKER_CONFIG/config.json, ~/.docker/config.json)")
+		s.StringVar(&v.registries, "registries", "", "image_pull: only these of docker's `REGISTRIES`, separated by commas")
+	})
+}
+
+// verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
+func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := fmt.Errorf("%w: %s what?", secret.ErrInvalid, cmd.CommandPath())
+		if len(args) > 0 { // not quoted: a value may be among them
+			err = fmt.Errorf("%w: %s knows secrets only", secret.ErrInvalid, cmd.CommandPath())
+		}
+		return secret.WithHint(err, "%s secret …", cmd.CommandPath())
+	}
+	cmd.AddCommand(secretCommand)
+	return cmd
+}
+
+// keyArg checks that there are one key and at most more other arguments.
+func keyArg(more int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return secret.WithHint(fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid), "%s NAME", cmd.CommandPath())
+		case len(args) > 1+more:
+			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "a value with spaces is quoted: %s", cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+func (a *app) createCommand() *cobra.Command {
+	var v valueFlags
+	cmd := &cobra.Command{
+		Use:   "secret NAME [VALUE]",
+		Short: "Create a secret at exactly one scope",
+		Long: `Create a secret at the scope that -p and -d name: the whole org without them. The
+value is an argument, a file, what is piped in, or else asked for without being
+shown. Its bytes are kept as they are.`,
+		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
+  inject create secret MY_SECRET_KEY my_secret_value
+  inject create secret -p my_project -d development TLS_KEY --from-file tls.key
+  pass show api | inject create secret API_KEY           # all bytes, a final newline included
+  inject create secret ghcr --type image_pull --registry ghcr.io --username me`,
+		Args: keyArg(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.create(cmd, args, v) },
+	}
+	key := newGroup("key of a new store", func(s *pflagSet) {
+		s.BoolVar(&a.flags.passphrase, "passphrase", false, "protect a new store with a passphrase, asked for, instead of a key file")
+	})
+	addGroups(cmd, v.group(), a.flags.scopeGroup(), v.typeGroup(), a.flags.storeGroup(), key)
+	return verb("create", "Create a secret", cmd)
+}
+
+func (a *app) create(cmd *cobra.Command, args []string, v valueFlags) error {
+	ref, err := a.ref(args[0])
+	if err != nil {
+		return err
+	}
+	value, typ, err := a.value(cmd, args[1:], v, ref)
+	if err != nil {
+		return err
+	}
+	s, err := a.openManager(cmd.Context())
+	if err != nil {
+		return err
+	}
+	err = s.Create(cmd.Context(), ref, value, typ)
+	if errors.Is(err, secret.ErrExists) {
+		err = secret.WithHint(err, "inject update secret %s%s replaces its value", ref.Key, ref.Scope.Flags())
+	}
+	return errors.Join(err, s.Close())
+}
+
+func (a *app) updateCommand() *cobra.Command {
+	var v valueFlags
+	cmd := &cobra.Command{
+		Use:   "secret NAME [VALUE]",
+		Short: "Replace the value of a secret at exactly one scope",
+		Example: `  inject update secret MY_SECRET_KEY                     # asks for the value
+  inject update secret -p my_project -d development TLS_KEY --from-file tls.key`,
+		Args:              keyArg(1),
+		ValidArgsFunction: a.completeKeys,
+	}
+	addGroups(cmd, v.group(), a.flags.scopeGroup(), a.flags.storeGroup())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.change(cmd, args[0], func(s store.Manager, ref secret.Ref) error {
+			value, _, err := a.value(cmd, args[1:], v, ref)
+			if err != nil {
+				return err
+			}
+			return s.Update(cmd.Context(), ref, value)
+		}, "update")
+	}
+	return verb("update", "Replace the value of a secret", cmd)
+}
+
+func (a *app) deleteCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "secret NAME",
+		Short:             "Delete a secret at exactly one scope",
+		Example:           "  inject delete secret MY_SECRET_KEY\n  inject delete secret -p my_project -d development MY_SECRET_KEY",
+		Args:              keyArg(0),
+		ValidArgsFunction: a.completeKeys,
+	}
+	addGroups(cmd, a.flags.scopeGroup(), a.flags.storeGroup())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.change(cmd, args[0], func(s store.Manager, ref secret.Ref) error {
+			if err := s.Delete(cmd.Context(), ref); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(a.stdout, "deleted secret %s at %s\n", ref.Key, ref.Scope)
+			return err
+		}, "delete")
+	}
+	return verb("delete", "Delete a secret", cmd)
+}
+
+// change runs fn on the store, and says where else the secret is if it is not
+// where it was to be changed.
+func (a *app) change(cmd *cobra.Command, key string, fn func(store.Manager, secret.Ref) error, verb string) error {
+	ref, err := a.ref(key)
+	if err != nil {
+		return err
+	}
+	s, err := a.openManager(cmd.Context())
+	if err != nil {
+		return err
+	}
+	err = fn(s, ref)
+	if errors.Is(err, secret.ErrNotFound) {
+		err = elsewhere(cmd, s, ref, err, "inject "+verb+" secret "+ref.Key)
+	}
+	return errors.Join(err, s.Close())
+}
+
+// elsewhere adds to err, that ref was not found, the scopes where its key is.
+func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, command string) error {
+	var found []secret.Scope
+	for info, err2 := range store.All(cmd.Context(), l, store.Filter{Org: ref.Org}) {
+		if err2 != nil {
+			break // less help
+		}
+		if info.Ref.Key == ref.Key {
+			found = append(found, info.Ref.Scope)
+		}
+	}
+	if len(found) == 0 {
+		return secret.WithHint(err, "it is at no scope of org %s; inject get secret lists what is", ref.Org)
+	}
+	return secret.WithHint(err, "it is at %s: %s%s", scopes(found), command, found[0].Flags())
+}
+
+func (a *app) ref(key string) (secret.Ref, error) {
+	scope, err := a.scope()
+	ref := secret.Ref{Scope: scope, Key: key}
+	return ref, errors.Join(secret.ValidKey(key), err)
+}
+
+// value returns the value of a create or update from wherever it is given.
+func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.Ref) (secret.Value, store.Type, error) {
+	typ := store.Regular
+	switch v.typ {
+	case "", store.Regular.String():
+	case store.ImagePull.String():
+		typ = store.ImagePull
+	default:
+		return secret.Value{}, typ, fmt.Errorf("%w: --type is regular or image_pull", secret.ErrInvalid)
+	}
+	var sources []string
+	if len(args) > 0 {
+		sources = append(sources, "VALUE")
+	}
+	for _, name := range []string{"value", "from-file", "registry", "from-docker-config"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+			sources = append(sources, "--"+name)
+		}
+	}
+	if len(sources) > 1 {
+		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
+	}
+	if typ == store.ImagePull {
+		if ref.Project != "" || ref.Domain != "" {
+			return secret.Value{}, typ, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
+		}
+		value, err := a.imagePull(cmd, v, sources)
+		return value, typ, err
+	}
+	if len(sources) == 1 && (sources[0] == "--registry" || sources[0] == "--from-docker-config") {
+		return secret.Value{}, typ, secret.WithHint(fmt.Errorf("%w: %s is for image pull secrets", secret.ErrInvalid, sources[0]), "add --type image_pull")
+	}
+	value, err := a.plainValue(cmd, args, v, sources)
+	return value, typ, err
+}
+
+func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, sources []string) (secret.Value, error) {
+	switch {
+	case len(args) > 0:
+		a.historyHint()
+		return secret.NewValue([]byte(args[0])), nil
+	case cmd.Flags().Changed("value"):
+		if os.Getenv(twin("value")) == "" {
+			a.historyHint()
+		}
+		return secret.NewValue([]byte(v.value)), nil
+	case v.fromFile == "-":
+		return readValue(a.stdin, "stdin")
+	case len(sources) > 0:
+		f, err := os.Open(v.fromFile)
+		if err != nil {
+			return secret.Value{}, fmt.Errorf("%w: --from-file: %w", secret.ErrInvalid, err)
+		}
+		defer f.Close() //nolint:errcheck // read only
+		return readValue(f, v.fromFile)
+	case isTerminal(a.stdin):
+		t := a.terminal()
+		if t == nil {
+			break
+		}
+		return t.ask("Enter secret value: ")
+	default:
+		value, err := readValue(a.stdin, "stdin")
+		if err != nil || len(value.Reveal()) > 0 {
+			return value, err
+		}
+	}
+	return secret.Value{}, secret.WithHint(fmt.Errorf("%w: no value was given: stdin is empty", secret.ErrInvalid),
+		"pipe it in, name a file with --from-file, or say that it is empty with --value ''")
+}
+
+// readValue reads all bytes of r.
+func readValue(r io.Reader, name string) (secret.Value, error) {
+	b, err := io.ReadAll(io.LimitReader(r, store.MaxValue+1))
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("%w: read the value from %s: %w", secret.ErrInvalid, name, err)
+	}
+	if len(b) > store.MaxValue {
+		return secret.Value{}, fmt.Errorf("%w: the value in %s is over %d bytes long", secret.ErrInvalid, name, store.MaxValue)
+	}
+	return secret.NewValue(b), nil
+}
+
+// historyHint tells a person, and only a person, where an argument ends up.
+func (a *app) historyHint() {
+	if isTerminal(a.stderr) {
+		fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
+	}
+}
+
+// completeKeys completes a secret's name, from a store that opens without
+// asking anybody.
+func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || applyTwins(cmd) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	a.stdin, a.stderr = nil, nil
+	s, err := a.openReader(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer s.Close() //nolint:errcheck // read only
+	var keys []string
+	for info, err := range store.All(cmd.Context(), s, store.Filter{Org: a.flags.org, Domain: a.flags.domain, Project: a.flags.project}) {
+		if err != nil {
+			break
+		}
+		keys = append(keys, info.Ref.Key)
+	}
+	return keys, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"inject/exec/redact"
+	"inject/injector"
+	"inject/injector/task"
+	"inject/resolver/secret"
+)
+
+// flags are all flags that several verbs share.
+type flags struct {
+	secrets, secretFiles []string
+	task                 string
+	org, project, domain string
+
+	store, keyFile string
+	passphrase     bool
+	resolveTimeout time.Duration
+	lockTimeout    time.Duration
+
+	onConflict, filesDir string
+
+	mask      []string
+	minLength int
+	noRedact  bool
+
+	grace          time.Duration
+	terminationLog string
+	logLevel       string
+}
+
+// A group is flags that belong together, under a heading of the help.
+type group struct {
+	name string
+	set  *pflag.FlagSet
+}
+
+func newGroup(name string, define func(*pflag.FlagSet)) group {
+	set := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	set.SortFlags = false
+	define(set)
+	set.VisitAll(func(f *pflag.Flag) { f.Usage += " [$" + twin(f.Name) + "]" })
+	return group{name, set}
+}
+
+func (f *flags) declareGroup() group {
+	return newGroup("declare", func(s *pflag.FlagSet) {
+		s.StringArrayVar(&f.secrets, "secret", nil, "declare a `[GROUP/]KEY[=ENV_VAR]` (repeat)")
+		s.StringArrayVar(&f.secretFiles, "secret-file", nil, "declare a `[GROUP/]KEY[=PATH]` that is placed in a file (repeat)")
+		s.StringVar(&f.task, "task", "", "declared list in `FILE`: YAML or JSON, shaped as a TaskEnvironment")
+	})
+}
+
+func (f *flags) scopeGroup() group {
+	return newGroup("scope", func(s *pflag.FlagSet) {
+		s.StringVar(&f.org, "org", secret.DefaultOrg, "the organization")
+		s.StringVarP(&f.project, "project", "p", "", "the project")
+		s.StringVarP(&f.domain, "domain", "d", "", "the domain")
+	})
+}
+
+func (f *flags) storeGroup() group {
+	return newGroup("store", func(s *pflag.FlagSet) {
+		s.StringVar(&f.store, "store", "", "`URL` of the store: file:///PATH, dir:///PATH (default: your own sealed file)")
+		s.StringVar(&f.keyFile, "key-file", "", "age identities that open the store, in `FILE` (default: your own); or the identity or passphrase itself in $INJECT_KEY")
+		s.DurationVar(&f.lockTimeout, "lock-timeout", 10*time.Second, "how long to wait for others who use the store file")
+		s.StringVar(&f.logLevel, "log-level", "warn", "what to say on stderr: debug, info, warn, error, off")
+	})
+}
+
+func (f *flags) resolveGroup() group {
+	return newGroup("resolve", func(s *pflag.FlagSet) {
+		s.DurationVar(&f.resolveTimeout, "resolve-timeout", time.Minute, "for all secrets together")
+	})
+}
+
+func (f *flags) placeGroup() group {
+	return newGroup("place", func(s *pflag.FlagSet) {
+		s.StringVar(&f.onConflict, "on-conflict", string(injector.Overwrite), "a variable that is already set: overwrite, keep or error")
+		s.StringVar(&f.filesDir, "files-dir", "", "`DIR` in which files appear (default: "+injector.FlyteDir+" in a container where it can be written, else a private folder)")
+	})
+}
+
+func (f *flags) maskGroup() group {
+	return newGroup("mask", func(s *pflag.FlagSet) {
+		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
+		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
+		s.BoolVar(&f.noRedact, "no-redact", false, "mask nothing")
+	})
+}
+
+func (f *flags) runGroup() group {
+	return newGroup("run", func(s *pflag.FlagSet) {
+		s.DurationVar(&f.grace, "grace", 20*time.Second, "from SIGTERM to SIGKILL, once we were asked to stop")
+		s.StringVar(&f.terminationLog, "termination-log", "", "`FILE` that gets the reason of a failure as a line of JSON (default: /dev/termination-log if there)")
+	})
+}
+
+// addGroups gives cmd the flags of the groups, and a help that shows them under
+// their headings.
+func addGroups(cmd *cobra.Command, groups ...group) {
+	cmd.Flags().SortFlags = false
+	for _, g := range groups {
+		cmd.Flags().AddFlagSet(g.set)
+	}
+	cmd.SetUsageFunc(func(cmd *cobra.Command) error {
+		out := cmd.OutOrStderr()
+		fmt.Fprintf(out, "Usage:\n  %s\n", cmd.UseLine())
+		if cmd.HasAvailableSubCommands() {
+			fmt.Fprintln(out, "\nVerbs:")
+			for _, sub := range cmd.Commands() {
+				if sub.IsAvailableCommand() || sub.Name() == "help" {
+					fmt.Fprintf(out, "  %-12s %s\n", sub.Name(), sub.Short)
+				}
+			}
+		}
+		if cmd.HasExample() {
+			fmt.Fprintf(out, "\nExamples:\n%s\n", cmd.Example)
+		}
+		for _, g := range groups {
+			fmt.Fprintf(out, "\n%s:\n%s", strings.ToUpper(g.name[:1])+g.name[1:], g.set.FlagUsages())
+		}
+		return nil
+	})
+}
+
+// twin returns the variable that stands for a flag.
+func twin(flag string) string {
+	switch flag {
+	case "secret":
+		return task.SecretsEnv
+	case "secret-file":
+		return task.SecretFilesEnv
+	}
+	return "INJECT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// applyTwins sets every flag that was not given from its variable.
+func applyTwins(cmd *cobra.Command) error {
+	var errs []error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		name := twin(f.Name)
+		value, ok := os.LookupEnv(name)
+		if f.Changed || !ok || f.Name == "help" || name == task.SecretsEnv || name == task.SecretFilesEnv {
+			return
+		}
+		if f.Value.Set(value) != nil { // whose error quotes the value
+			err := fmt.Errorf("%w: %s is not a %s, as --%s needs (not shown)", secret.ErrInvalid, name, f.Value.Type(), f.Name)
+			if f.Name == "passphrase" {
+				err = secret.WithHint(err, "it only says whether a new store gets a passphrase; the passphrase itself goes in INJECT_KEY")
+			}
+			errs = append(errs, err)
+			return
+		}
+		f.Changed = true
+	})
+	return errors.Join(errs...)
+}
+
+// prepare is called before every verb, when its flags are parsed.
+func (a *app) prepare(cmd *cobra.Command, _ []string) error {
+	if err := applyTwins(cmd); err != nil {
+		return err
+	}
+	if cmd.Flags().Lookup("log-level") != nil {
+		level := hclog.LevelFromString(a.flags.logLevel)
+		if level == hclog.NoLevel {
+			return fmt.Errorf("%w: --log-level is debug, info, warn, error or off", secret.ErrInvalid)
+		}
+		a.log.SetLevel(level)
+	}
+	switch c := injector.Conflict(a.flags.onConflict); c {
+	case "", injector.Overwrite, injector.Keep, injector.Fail:
+	default:
+		return fmt.Errorf("%w: --on-conflict is overwrite, keep or error", secret.ErrInvalid)
+	}
+	if cmd.Flags().Lookup("redact-min-length") != nil {
+		if a.flags.minLength < 1 {
+			return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
+		}
+		a.redactor = redact.New(a.flags.minLength)
+	}
+	for i, text := range a.flags.mask {
+		a.redactor.Add(redact.Pattern{Name: fmt.Sprintf("mask-%d", i+1), Value: []byte(text)})
+	}
+	return nil
+}
+
+// scope returns the scope that the flags name.
+func (a *app) scope() (secret.Scope, error) {
+	s := secret.Scope{Org: a.flags.org, Project: a.flags.project, Domain: a.flags.domain}
+	return s, s.Validate()
+}
+
+// loadTask returns the declared list and the task's scope: flag, variable, file.
+func (a *app) loadTask() (task.Task, secret.Scope, error) {
+	t, warnings, err := task.Load(task.Sources{
+		Secrets: a.flags.secrets, SecretFiles: a.flags.secretFiles, File: a.flags.task, Getenv: os.Getenv,
+	})
+	for _, w := range warnings {
+		a.log.Warn(w)
+	}
+	if a.flags.project == "" {
+		a.flags.project = t.Project
+	}
+	if a.flags.domain == "" {
+		a.flags.domain = t.Domain
+	}
+	scope, err2 := a.scope()
+	if err := errors.Join(err, err2); err != nil {
+		return t, scope, err
+	}
+	a.log.Debug("declared list", "from", t.Source, "secrets", len(t.Declared), "scope", scope.String())
+	return t, scope, nil
+}
+
+// flagError says what is wrong with a flag without quoting the argument, in
+// which a value may be.
+func flagError(cmd *cobra.Command, err error) error {
+	what := "an unknown flag"
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if name := e.GetSpecifiedName(); e.GetSpecifiedShortnames() == "" && len(name) < 30 {
+			what = "unknown flag --" + name
+		}
+	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		what = "no argument for --" + e.GetFlag().Name
+	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		what = fmt.Sprintf("the argument of --%s is not a %s (not shown)", e.GetFlag().Name, e.GetFlag().Value.Type())
+	}
+	return secret.WithHint(fmt.Errorf("%w: %s", secret.ErrInvalid, what),
+		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// outputFlag is -o, one of some choices.
+type outputFlag struct {
+	choices []string
+	value   string
+}
+
+func (o *outputFlag) String() string { return o.value }
+func (o *outputFlag) Type() string   { return "FORMAT" }
+func (o *outputFlag) Set(s string) error {
+	if !slices.Contains(o.choices, s) {
+		return errors.New("no such format")
+	}
+	o.value = s
+	return nil
+}
+
+func (a *app) getCommand() *cobra.Command {
+	output := outputFlag{choices: []string{"table", "json", "yaml", "name"}, value: "table"}
+	cmd := &cobra.Command{
+		Use:   "secret [NAME]",
+		Short: "List secrets, or show one; never a value",
+		Long: `List the secrets that are stored at the scopes that -p and -d select (all of them
+without), or show the one called NAME at exactly that scope. Values are not shown:
+what may read them is a task.`,
+		Example: `  inject get secret
+  inject get secret -p my_project -d development
+  inject get secret MY_SECRET_KEY -o json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "%s", cmd.UseLine())
+			}
+			return nil
+		},
+		ValidArgsFunction: a.completeKeys,
+	}
+	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "table, json, yaml or name") })
+	addGroups(cmd, show, a.flags.scopeGroup(), a.flags.storeGroup())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.get(cmd, args, output.value) }
+	return verb("get", "List secrets, or show one; never a value", cmd)
+}
+
+func (a *app) get(cmd *cobra.Command, args []string, output string) error {
+	scope, err := a.scope()
+	if err != nil {
+		return err
+	}
+	s, err := a.openReader(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // read only
+	var infos []store.Info
+	if len(args) == 1 {
+		ref := secret.Ref{Scope: scope, Key: args[0]}
+		info, err := s.Describe(cmd.Context(), ref)
+		if errors.Is(err, secret.ErrNotFound) {
+			err = elsewhere(cmd, s, ref, err, "inject get secret "+ref.Key)
+		}
+		if err != nil {
+			return err
+		}
+		infos = append(infos, info)
+	} else {
+		for info, err := range store.All(cmd.Context(), s, store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}) {
+			if err != nil {
+				return err
+			}
+			infos = append(infos, info)
+		}
+	}
+	slices.SortFunc(infos, func(x, y store.Info) int {
+		return cmp.Or(strings.Compare(x.Ref.Project, y.Ref.Project), strings.Compare(x.Ref.Domain, y.Ref.Domain), strings.Compare(x.Ref.Key, y.Ref.Key))
+	})
+	switch output {
+	case "table":
+		return printTable(a.stdout, infos)
+	case "name":
+		for _, info := range infos {
+			if _, err := fmt.Fprintln(a.stdout, info.Ref.Key); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	messages := make([]secretMessage, len(infos))
+	for i, info := range infos {
+		messages[i] = toMessage(info)
+	}
+	if len(args) == 1 {
+		return printAs(a.stdout, output, messages[0])
+	}
+	return printAs(a.stdout, output, messages)
+}
+
+// printTable prints the columns of Flyte's table.
+func printTable(w io.Writer, infos []store.Info) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS")
+	for _, info := range infos {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"), info.Ref.Key,
+			info.Type, info.Created.UTC().Format(time.RFC3339), fullyPresent, "-")
+	}
+	return t.Flush()
+}
+
+// fullyPresent is the status of every secret of a store that is in one place.
+const fullyPresent = "FULLY_PRESENT"
+
+// secretMessage is flyteidl2.secret.Secret as protobuf's JSON has it, so that
+// what reads Flyte's lists can read these.
+type secretMessage struct {
+	ID struct {
+		Name         string `json:"name" yaml:"name"`
+		Organization string `json:"organization" yaml:"organization"`
+		Domain       string `json:"domain,omitempty" yaml:"domain,omitempty"`
+		Project      string `json:"project,omitempty" yaml:"project,omitempty"`
+	} `json:"id" yaml:"id"`
+	Metadata struct {
+		CreatedTime string `json:"createdTime" yaml:"createdTime"`
+		Status      struct {
+			Overall string `json:"overallStatus" yaml:"overallStatus"`
+		} `json:"secretStatus" yaml:"secretStatus"`
+		Type string `json:"type" yaml:"type"`
+	} `json:"secretMetadata" yaml:"secretMetadata"`
+}
+
+func toMessage(info store.Info) (m secretMessage) {
+	m.ID.Name, m.ID.Organization, m.ID.Domain, m.ID.Project = info.Ref.Key, info.Ref.Org, info.Ref.Domain, info.Ref.Project
+	m.Metadata.CreatedTime = info.Created.UTC().Format(time.RFC3339Nano)
+	m.Metadata.Status.Overall = fullyPresent
+	m.Metadata.Type = "SECRET_TYPE_GENERIC"
+	if info.Type == store.ImagePull {
+		m.Metadata.Type = "SECRET_TYPE_IMAGE_PULL_SECRET"
+	}
+	return m
+}
+
+// printAs prints v as json or yaml.
+func printAs(w io.Writer, format string, v any) error {
+	if format == "yaml" {
+		return yaml.NewEncoder(w).Encode(v)
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

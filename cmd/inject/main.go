@@ -1,0 +1,79 @@
+// Inject runs a command with its secrets, masks them in what it prints, and
+// manages the store that they are in. See the README for what it is for.
+//
+// This package is flags and environment in, exit code out, and the verbs that a
+// person types. What it takes to run a task is package injector's.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/exec"
+	"inject/exec/redact"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// codeFailed is the exit code when inject itself failed, before or instead of
+// the command; docker run and env have the same.
+const codeFailed = 125
+
+func main() {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(a.main(context.Background(), os.Args[1:]))
+}
+
+// app is one run of the program.
+type app struct {
+	stdin, stdout, stderr *os.File
+
+	flags    flags
+	redactor *redact.Redactor // every value in our hands; all that we say passes it
+	log      hclog.Logger
+	status   exec.Status // of the command
+	running  bool        // the verb is run, whose failures go to the termination message
+}
+
+// main runs the program and returns its exit code.
+func (a *app) main(ctx context.Context, args []string) int {
+	a.redactor = redact.New(1)
+	a.log = hclog.New(&hclog.LoggerOptions{
+		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
+	})
+	root := a.rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return a.status.Code
+	}
+	a.report(err)
+	code := codeFailed
+	if e, ok := errors.AsType[*exec.StartError](err); ok {
+		code = e.Code
+	}
+	if a.running {
+		a.terminationMessage(err)
+	}
+	return code
+}
+
+// masked returns a writer of whole messages to w that masks every value that is
+// known by then.
+func (a *app) masked(w io.Writer) io.Writer { return &messages{a, w} }
+
+type messages struct {
+	a *app
+	w io.Writer
+}
+
+func (m *messages) Write(p []byte) (int, error) {
+	w := m.a.redactor.Writer(m.w)
+	n, err := w.Write(p)
+	return n, errors.Join(err, w.Close())
+}

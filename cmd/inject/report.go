@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"inject/exec"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+// say tells a person something, on stderr.
+func (a *app) say(text string) { fmt.Fprintln(a.masked(a.stderr), "inject: "+text) }
+
+// report tells every failure in err, each with what was tried and what to do.
+func (a *app) report(err error) {
+	var b strings.Builder
+	for _, f := range failures(err) {
+		fmt.Fprintf(&b, "inject: %s\n", f.text)
+		if f.lookedIn != nil {
+			fmt.Fprintf(&b, "looked in: %s\n", strings.Join(f.lookedIn, "; "))
+		}
+		if f.hint != "" {
+			fmt.Fprintf(&b, "hint: %s\n", f.hint)
+		}
+	}
+	fmt.Fprint(a.masked(a.stderr), b.String())
+}
+
+// failure is one thing that went wrong.
+type failure struct {
+	text, hint string
+	lookedIn   []string
+	key        string // "" if it is not about one secret
+	err        error
+}
+
+// failures takes err apart: the failed climbs of a declared list, and errors
+// that were joined.
+func failures(err error) []failure {
+	if e, ok := err.(*resolver.Error); ok { //nolint:errorlint // taken apart level by level
+		all := make([]failure, len(e.Failed))
+		for i, c := range e.Failed {
+			all[i] = climbFailure(c)
+		}
+		return all
+	}
+	if list, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // taken apart level by level
+		// A list, as errors.Join makes it, and not a text with several causes.
+		var lines []string
+		for _, e := range list.Unwrap() {
+			lines = append(lines, e.Error())
+		}
+		if err.Error() == strings.Join(lines, "\n") {
+			var all []failure
+			for _, e := range list.Unwrap() {
+				all = append(all, failures(e)...)
+			}
+			return all
+		}
+	}
+	f := failure{text: err.Error(), hint: secret.Hint(err), err: err}
+	if e, ok := errors.AsType[*secret.Error](err); ok {
+		f.key = e.Ref.Key
+	}
+	return []failure{f}
+}
+
+func climbFailure(c resolver.Climb) failure {
+	key := c.Declaration.Key
+	f := failure{text: key + ": " + c.Err.Error(), hint: secret.Hint(c.Err), key: key, err: c.Err}
+	for _, r := range c.Tried {
+		f.lookedIn = append(f.lookedIn, r.Scope.String())
+	}
+	if !errors.Is(c.Err, secret.ErrNotFound) {
+		return f
+	}
+	if len(c.Elsewhere) > 0 {
+		f.hint = "it is at " + scopes(c.Elsewhere) + ", which this task does not reach: run it there (-p, -d), or create the secret where it looks"
+	} else {
+		f.hint = "inject create secret " + key + " (for the whole org; -p and -d narrow it)"
+	}
+	return f
+}
+
+// scopes names some scopes, not hundreds.
+func scopes(all []secret.Scope) string {
+	var names []string
+	for i, s := range all {
+		if i == 5 {
+			names = append(names, fmt.Sprintf("%d more", len(all)-i))
+			break
+		}
+		names = append(names, s.String())
+	}
+	return strings.Join(names, "; ")
+}
+
+// maxTermination is how much of a termination message kubelet keeps, in bytes.
+const maxTermination = 4096
+
+// terminationMessage writes why the task did not run, as one line of JSON, to
+// where kubelet looks for it. Names and scopes, never values.
+func (a *app) terminationMessage(err error) {
+	path := a.flags.terminationLog
+	if path == "" {
+		path = "/dev/termination-log"
+		if _, err := os.Stat(path); err != nil {
+			return
+		}
+	}
+	message := struct {
+		Reason    string   `json:"reason"`
+		Retryable bool     `json:"retryable"`
+		Message   string   `json:"message"`
+		Keys      []string `json:"keys,omitempty"`
+		LookedIn  []string `json:"looked_in,omitempty"`
+	}{Reason: reason(err)}
+	message.Retryable = message.Reason == "unavailable"
+	for _, f := range failures(err) {
+		if f.key != "" {
+			message.Keys = append(message.Keys, f.key)
+			message.LookedIn = f.lookedIn // the same for every declaration of a task
+		}
+	}
+	message.Message = err.Error()
+	b, _ := json.Marshal(message) // texts only
+	for len(b) >= maxTermination {
+		// Cut what repeats the most; keys are also in the log.
+		message.Message = message.Message[:len(message.Message)/2]
+		message.Keys = message.Keys[:len(message.Keys)/2]
+		b, _ = json.Marshal(message)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+	if err == nil {
+		_, err = a.masked(f).Write(append(b, '\n'))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		a.log.Warn("the termination message could not be written", "error", err)
+	}
+}
+
+// reason is the class of a failure, for programs.
+func reason(err error) string {
+	if e, ok := errors.AsType[*exec.StartError](err); ok {
+		if e.Code == exec.CodeNotFound {
+			return "command_not_found"
+		}
+		return "command_not_executable"
+	}
+	for _, c := range []struct {
+		err    error
+		reason string
+	}{
+		// The worst first: one secret that is damaged is not cured by creating another.
+		{secret.ErrCorrupt, "corrupt"},
+		{secret.ErrDenied, "denied"},
+		{secret.ErrInvalid, "invalid"},
+		{secret.ErrNotFound, "not_found"},
+		{secret.ErrUnavailable, "unavailable"},
+	} {
+		if errors.Is(err, c.err) {
+			return c.reason
+		}
+	}
+	return "failed"
+}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"inject/exec/redact"
+	"inject/injector"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "inject [flags] -- COMMAND [ARG…]",
+		Short: "Run a command with its secrets, masked in what it prints",
+		Long: `inject looks up the secrets that a task declares, places them in its variables
+or files, runs it, and masks every value in its output. It also manages the store
+that the secrets are in.`,
+		Example: `  inject create secret MY_SECRET_KEY                    # asks for the value
+  inject get secret
+  inject --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR -- python3 task.py
+  inject -p my_project -d development --task task.yaml -- ./task
+  inject explain -p my_project --secret MY_SECRET_KEY`,
+		Args:              cobra.ArbitraryArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: a.prepare,
+		RunE:              a.run,
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.masked(a.stderr))
+	root.SetFlagErrorFunc(flagError)
+	a.runFlags(root)
+	run := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG…]",
+		Short: "Run a command with its secrets (the same as without run)",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  a.run,
+	}
+	a.runFlags(run)
+	root.AddCommand(run, a.createCommand(), a.updateCommand(), a.getCommand(), a.deleteCommand(), a.explainCommand(), a.redactCommand(), versionCommand())
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	return root
+}
+
+// runFlags gives a command the flags of running one. They end at the first word
+// that is none: the rest is the command, untouched.
+func (a *app) runFlags(cmd *cobra.Command) {
+	f := &a.flags
+	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), f.maskGroup(), f.runGroup())
+	cmd.Flags().SetInterspersed(false)
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+}
+
+func (a *app) run(cmd *cobra.Command, args []string) error {
+	a.running = true
+	if len(args) == 0 {
+		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
+	}
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	o := injector.Options{
+		Scope: scope, Declared: t.Declared, Timeout: a.flags.resolveTimeout,
+		Environ: os.Environ(), OnConflict: injector.Conflict(a.flags.onConflict), FilesDir: a.flags.filesDir,
+		Redactor: a.redactor, NoRedact: a.flags.noRedact,
+		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, Grace: a.flags.grace, Log: a.log,
+	}
+	if len(t.Declared) > 0 {
+		s, err := a.openReader(cmd.Context())
+		if err != nil {
+			return err
+		}
+		o.Resolver, o.Release = resolver.Over(s), s.Close
+	}
+	a.status, err = injector.Run(cmd.Context(), o)
+	return err
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Tell which inject this is",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "inject %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
+
+// noArgs is [cobra.NoArgs] without quoting what was given.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return secret.WithHint(fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()), "%s --help", cmd.CommandPath())
+	}
+	return nil
+}
+
+func (a *app) redactCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "redact [flags]",
+		Short: "Copy stdin to stdout and mask the declared secrets in it",
+		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
+  inject redact --mask "$TOKEN" < build.log`,
+		Args: noArgs,
+		RunE: a.redact,
+	}
+	f := &a.flags
+	mask := newGroup("mask", func(s *pflagSet) {
+		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
+		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
+	})
+	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), mask)
+	return cmd
+}
+
+func (a *app) redact(cmd *cobra.Command, _ []string) error {
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	if len(t.Declared) > 0 {
+		resolved, err := a.resolveNow(cmd.Context(), scope, t.Declared)
+		if err != nil {
+			return err
+		}
+		for _, r := range resolved {
+			a.redactor.Add(redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()})
+		}
+	}
+	if unmasked := a.redactor.Unmasked(); len(unmasked) > 0 {
+		a.log.Warn("too short to be masked (--redact-min-length)", "secrets", unmasked)
+	}
+	if a.redactor.Empty() {
+		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid), "declare secrets with --secret KEY, or give texts with --mask")
+	}
+	w := a.redactor.Writer(a.stdout)
+	// Not io.Copy's own paths: the file must not skip the writer, nor wait for more.
+	_, err = io.CopyBuffer(w, struct{ io.Reader }{a.stdin}, make([]byte, 64<<10))
+	if err := errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("redact: %w", err)
+	}
+	return nil
+}
+
+func (a *app) explainCommand() *cobra.Command {
+	output := outputFlag{choices: []string{"text", "json", "yaml"}, value: "text"}
+	cmd := &cobra.Command{
+		Use:   "explain [flags]",
+		Short: "Show where each declared secret is looked for, is found and would go",
+		Long: `explain climbs the ladder for every declared secret as a run would, and shows each
+rung: whether the secret is there, which one wins, and where the value would be
+placed. It never shows a value. It fails if a run would.`,
+		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
+  inject explain --task task.yaml -o json`,
+		Args: noArgs,
+	}
+	f := &a.flags
+	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "text, json or yaml") })
+	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), show)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, output.value) }
+	return cmd
+}
+
+func (a *app) explain(cmd *cobra.Command, output string) error {
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	if len(t.Declared) == 0 {
+		return secret.WithHint(fmt.Errorf("%w: no secret is declared", secret.ErrInvalid), "declare one with --secret KEY, in INJECT_SECRETS or in a --task file")
+	}
+	climbs, err := a.climbNow(cmd.Context(), scope, t.Declared)
+	if err != nil {
+		return err
+	}
+	explained := make([]explanation, len(climbs))
+	var failed []resolver.Climb
+	for i, c := range climbs {
+		explained[i] = explain(scope, c, a.flags.filesDir)
+		if c.Err != nil {
+			failed = append(failed, c)
+		}
+	}
+	if output == "text" {
+		err = printExplanations(a.stdout, t.Source, scope, explained)
+	} else {
+		err = printAs(a.stdout, output, explained)
+	}
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		return &resolver.Error{Failed: failed}
+	}
+	return nil
+}
+
+// explanation is a climb for people and programs.
+type explanation struct {
+	Key    string   `json:"key" yaml:"key"`
+	Mount  string   `json:"mount" yaml:"mount"`
+	Place  []string `json:"place" yaml:"place"`
+	Rungs  []rung   `json:"rungs" yaml:"rungs"`
+	Winner string   `json:"winner,omitempty" yaml:"winner,omitempty"`
+	Error  string   `json:"error,omitempty" yaml:"error,omitempty"`
+}
+
+type rung struct {
+	Scope  string `json:"scope" yaml:"scope"`
+	Result string `json:"result" yaml:"result"` // found, not found, not tried, or why it failed
+}
+
+func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
+	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: injector.WouldPlace(c.Declaration, filesDir)}
+	for i, scope := range task.Ladder() {
+		r := rung{scope.String(), "not tried"}
+		if i < len(c.Tried) {
+			switch err := c.Tried[i].Err; {
+			case err == nil:
+				r.Result, e.Winner = "found", scope.String()
+			case errors.Is(err, secret.ErrNotFound):
+				r.Result = "not found"
+			default:
+				r.Result = c.Err.Error()
+			}
+		}
+		e.Rungs = append(e.Rungs, r)
+	}
+	if c.Err != nil {
+		e.Error = c.Err.Error()
+	}
+	return e
+}
+
+func printExplanations(w io.Writer, source string, scope secret.Scope, explained []explanation) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "declared in: %s\ntask scope:  %s\n", source, scope)
+	for _, e := range explained {
+		fmt.Fprintf(&b, "\n%s (%s) → %s\n", e.Key, e.Mount, strings.Join(e.Place, ", "))
+		for i, r := range e.Rungs {
+			mark := " "
+			if r.Scope == e.Winner {
+				mark = "*"
+			}
+			fmt.Fprintf(&b, "%s %d  %-44s %s\n", mark, i+1, r.Scope, r.Result)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

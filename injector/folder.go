@@ -1,0 +1,232 @@
+package injector
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"inject/resolver/secret"
+)
+
+const (
+	// folderPrefix begins the name of a run's private folder. After it come the
+	// user, the process and when that started, for whoever finds the folder.
+	folderPrefix = ".inject-"
+	// linksFile lists, in the private folder, the links into it from elsewhere.
+	// No key begins with a dot.
+	linksFile = ".links"
+)
+
+// folder is a run's private folder with its file secrets: on a tmpfs where there
+// is one, so that values do not reach a disk, and 0700. Where they have to
+// appear in another place there is a link to them, as kubelet's own secrets are
+// links. While the run lives it has the folder locked; a folder that nobody has
+// locked is one that a killed run left.
+type folder struct {
+	path    string
+	appears string // where files appear that are declared without a path
+	lock    *os.File
+	links   []string
+}
+
+// bases returns where private folders may be, best first: a tmpfs before a disk.
+func bases(filesDir string) []string {
+	var ram, disk []string
+	for _, dir := range []string{filesDir, os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", os.TempDir()} {
+		switch {
+		case dir == "":
+		case inMemory(dir):
+			ram = append(ram, dir)
+		default:
+			disk = append(disk, dir)
+		}
+	}
+	return append(ram, disk...)
+}
+
+// newFolder makes a private folder for files that shall appear in filesDir.
+func newFolder(filesDir string) (*folder, error) {
+	appears := appearsIn(filesDir)
+	if appears != "" {
+		if err := os.MkdirAll(appears, 0o755); err != nil { //nolint:gosec // as Flyte's mount; what is in it is links
+			return nil, cannotPlace(err)
+		}
+	}
+	var errs []error
+	for _, base := range bases(appears) {
+		path, lock, err := makeLocked(base)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		f := &folder{path: path, appears: appears, lock: lock}
+		if appears == "" {
+			f.appears = path
+		}
+		return f, nil
+	}
+	return nil, cannotPlace(errors.Join(errs...))
+}
+
+func cannotPlace(err error) error {
+	return secret.WithHint(fmt.Errorf("%w: no folder for file secrets: %w", secret.ErrUnavailable, err), "choose one that can be written with --files-dir")
+}
+
+func makeLocked(base string) (string, *os.File, error) {
+	for {
+		path, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime()))
+		if err != nil {
+			return "", nil, err
+		}
+		lock, err := os.Open(path) //nolint:gosec // just made
+		if err == nil {
+			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+		}
+		if err != nil {
+			return "", nil, errors.Join(err, os.Remove(path))
+		}
+		// Another run's sweep may have come between.
+		if now, err := os.Stat(path); err == nil {
+			if mine, err := lock.Stat(); err == nil && os.SameFile(now, mine) {
+				return path, lock, nil
+			}
+		}
+		_ = lock.Close()
+	}
+}
+
+// place writes a file secret and returns the path at which it appears.
+func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
+	file := filepath.Join(f.path, d.Key)
+	appears := filepath.Join(f.appears, d.Key)
+	if d.Path != "" {
+		file = filepath.Join(f.path, fmt.Sprintf(".at-%d", len(f.links)))
+		appears = d.Path
+	}
+	if err := writeNew(file, value); err != nil {
+		return "", fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, d.Key, err)
+	}
+	if appears == file {
+		return appears, nil
+	}
+	if err := f.link(file, appears); err != nil {
+		return "", secret.WithHint(fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err),
+			"its folder must be there and writable, and nothing may be in its place")
+	}
+	return appears, nil
+}
+
+// writeNew writes a file that must not exist, readable by the owner only.
+func writeNew(path string, b []byte) error {
+	w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400) //nolint:gosec // in our own folder
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return errors.Join(err, w.Close())
+}
+
+// link makes the file appear at path. That it will is written down first, so
+// that whoever sweeps after us finds it.
+func (f *folder) link(file, path string) error {
+	f.links = append(f.links, path)
+	list, err := os.OpenFile(filepath.Join(f.path, linksFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // in our own folder
+	if err != nil {
+		return err
+	}
+	_, err = list.WriteString(path + "\x00")
+	if err = errors.Join(err, list.Close()); err != nil {
+		return err
+	}
+	err = os.Symlink(file, path)
+	if errors.Is(err, fs.ErrExist) && leftLink(path) {
+		// Of a run whose folder is gone, as after the restart of a container.
+		if err = os.Remove(path); err == nil {
+			err = os.Symlink(file, path)
+		}
+	}
+	return err
+}
+
+// leftLink reports whether path is a link into a private folder that is gone.
+func leftLink(path string) bool {
+	target, err := os.Readlink(path)
+	if err != nil || !strings.HasPrefix(filepath.Base(filepath.Dir(target)), folderPrefix) {
+		return false
+	}
+	_, err = os.Lstat(filepath.Dir(target))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// remove removes the files and the links to them.
+func (f *folder) remove() error {
+	return errors.Join(removeFolder(f.path, f.links), f.lock.Close())
+}
+
+func removeFolder(path string, links []string) error {
+	var errs []error
+	for _, link := range links {
+		// Only what is still ours: something else may be there by now.
+		if target, err := os.Readlink(link); err == nil && filepath.Dir(target) == path {
+			errs = append(errs, os.Remove(link))
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(path))...)
+}
+
+// sweep removes what killed runs of this user left.
+func sweep(filesDir string, log hclog.Logger) {
+	mine := fmt.Sprintf("%s%d-", folderPrefix, os.Geteuid())
+	for _, base := range bases(appearsIn(filesDir)) {
+		entries, err := os.ReadDir(base)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() && strings.HasPrefix(e.Name(), mine) {
+				sweepFolder(filepath.Join(base, e.Name()), log)
+			}
+		}
+	}
+}
+
+func sweepFolder(path string, log hclog.Logger) {
+	// Nobody else can make a folder of ours in a folder with a sticky bit, but its
+	// name can be taken.
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil || int(st.Uid) != os.Geteuid() {
+		return
+	}
+	lock, err := os.Open(path) //nolint:gosec // ours, as just seen
+	if err != nil {
+		return
+	}
+	defer lock.Close() //nolint:errcheck // a folder
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return // its run is alive
+	}
+	list, err := os.ReadFile(filepath.Join(path, linksFile)) //nolint:gosec // ours
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var links []string
+	for link := range bytes.SplitSeq(list, []byte{0}) {
+		links = append(links, string(link))
+	}
+	if err := removeFolder(path, links); err != nil {
+		log.Warn("files of a killed run could not be removed", "folder", path, "error", err)
+		return
+	}
+	log.Debug("removed the files of a killed run", "folder", path)
+}
+
+func canWrite(dir string) bool {
+	return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
+}

@@ -1,0 +1,128 @@
+// Package injector is a secret's way through, on one page: resolve the declared
+// list, place the values, mask them, run the task. It takes the task and the
+// resolver as they are given to it, and knows neither flags nor stores.
+package injector
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/exec"
+	"inject/exec/redact"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+// Options are a task and how it is run.
+type Options struct {
+	Scope    secret.Scope
+	Declared []secret.Declaration
+	Resolver resolver.Resolver
+	// Timeout bounds resolving, all of it.
+	Timeout time.Duration
+	// Release, if not nil, gives back what resolving needed, before the task starts.
+	Release func() error
+
+	// Environ is what the task inherits, without duplicate names.
+	Environ    []string
+	OnConflict Conflict
+	// FilesDir is where file secrets appear; "" for the default.
+	FilesDir string
+
+	// Redactor masks the task's output; the values are added to it. It may hold
+	// more, and serve others.
+	Redactor *redact.Redactor
+	// NoRedact gives the task our own stdout and stderr.
+	NoRedact bool
+
+	Command               []string
+	Stdin, Stdout, Stderr *os.File
+	// Grace is how long a task may take to end once it was asked to.
+	Grace time.Duration
+	Log   hclog.Logger
+}
+
+// Run runs the task and returns how it ended. It returns an error, and has
+// started nothing and left nothing, if a secret could not be resolved or placed
+// (a [*resolver.Error] names all of those at once) or the command could not be
+// started (an [*exec.StartError]). When nothing is to be masked or cleaned up
+// it does not return: the process becomes the task.
+func Run(ctx context.Context, o Options) (exec.Status, error) {
+	resolved, err := resolve(ctx, o)
+	if err != nil {
+		return exec.Status{}, err
+	}
+	places, err := place(o, resolved)
+	if err != nil {
+		return exec.Status{}, err
+	}
+	defer places.remove(o.Log)
+
+	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace}
+	p.Stdout, p.Stderr = mask(o, resolved)
+	if p.Stdout == io.Writer(o.Stdout) && !places.hasFiles() {
+		return exec.Status{}, exec.Replace(p)
+	}
+	status, err := exec.Run(ctx, p)
+	if err != nil {
+		return status, err
+	}
+	if status.Leaked {
+		o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
+	}
+	if status.OutputErr != nil {
+		o.Log.Error("the task's output could not be written; the rest of it is lost", "error", status.OutputErr)
+		if status.Code == 0 {
+			return status, fmt.Errorf("write the task's output: %w", status.OutputErr)
+		}
+	}
+	return status, nil
+}
+
+// resolve returns the values and gives back what it took to get them.
+func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err error) {
+	if o.Release != nil {
+		defer func() {
+			if err2 := o.Release(); err == nil && err2 != nil {
+				err = fmt.Errorf("%w: give the store back: %w", secret.ErrUnavailable, err2)
+			}
+		}()
+	}
+	if len(o.Declared) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("gave up after %v (--resolve-timeout)", o.Timeout))
+	defer cancel()
+	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
+}
+
+// mask adds the values to the redactor and returns the task's stdout and
+// stderr: our own ones if there is nothing to mask.
+func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
+	if o.NoRedact {
+		return o.Stdout, o.Stderr
+	}
+	for _, r := range resolved {
+		o.Redactor.Add(redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()})
+	}
+	if unmasked := o.Redactor.Unmasked(); len(unmasked) > 0 {
+		o.Log.Warn("too short to be masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
+	}
+	if o.Redactor.Empty() {
+		return o.Stdout, o.Stderr
+	}
+	out := o.Redactor.Writer(o.Stdout)
+	// One stream if both are the same file: it keeps the order, and a value of
+	// which half comes on each.
+	if a, err := o.Stdout.Stat(); err == nil {
+		if b, err := o.Stderr.Stat(); err == nil && os.SameFile(a, b) {
+			return out, out
+		}
+	}
+	return out, o.Redactor.Writer(o.Stderr)
+}

@@ -1,0 +1,241 @@
+package injector
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/injector/task"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+// A Conflict says what becomes of a variable that is already set.
+type Conflict string
+
+// The conflicts. Overwrite is what Flyte does.
+const (
+	Overwrite Conflict = "overwrite"
+	Keep      Conflict = "keep"
+	Fail      Conflict = "error"
+)
+
+// FlyteDir is where Flyte promises file secrets to a task.
+const FlyteDir = "/etc/flyte/secrets"
+
+// maxVariable is the longest "NAME=value" that execve takes, in bytes: the
+// kernel's MAX_ARG_STRLEN, 128 KiB, less the final NUL.
+const maxVariable = 1<<17 - 1
+
+// ParentVar holds a digest of the declared list that was placed, by which an
+// inject inside the task can tell that it was.
+const ParentVar = "INJECT_PARENT"
+
+// ourPrefix begins our own variables, which hold the store's credentials and
+// are not the task's.
+const ourPrefix = "INJECT_"
+
+// places is where the values went.
+type places struct {
+	env   []string
+	files *folder // nil if no file was placed
+}
+
+func (p *places) hasFiles() bool { return p.files != nil }
+
+// remove removes the files.
+func (p *places) remove(log hclog.Logger) {
+	if p.files == nil {
+		return
+	}
+	if err := p.files.remove(); err != nil {
+		log.Error("placed files could not be removed", "error", err)
+	}
+}
+
+// place puts every value into its variables or its file. It reports everything
+// that cannot be placed at once, and then has placed nothing.
+func place(o Options, resolved []resolver.Resolved) (p *places, err error) {
+	sweep(o.FilesDir, o.Log)
+	e := environment{conflict: o.OnConflict, values: map[string]string{}}
+	for _, v := range o.Environ {
+		if name, value, _ := strings.Cut(v, "="); !strings.HasPrefix(name, ourPrefix) {
+			e.names, e.values[name] = append(e.names, name), value
+		}
+	}
+	e.inherited = len(e.names)
+
+	p = &places{}
+	defer func() {
+		if err != nil {
+			p.remove(o.Log)
+		}
+	}()
+	for _, r := range resolved {
+		d := r.Declaration
+		if d.Mount != secret.File {
+			e.place(d, r.Value.Reveal())
+			e.set("FLYTE_SECRETS_ENV_PREFIX", secret.EnvPrefix)
+			continue
+		}
+		if p.files == nil {
+			if p.files, err = newFolder(o.FilesDir); err != nil {
+				return nil, err
+			}
+			e.set("FLYTE_SECRETS_DEFAULT_DIR", p.files.appears)
+			e.set("FLYTE_SECRETS_FILE_PREFIX", "")
+		}
+		path, err := p.files.place(d, r.Value.Reveal())
+		if err != nil {
+			e.errs = append(e.errs, err)
+			continue
+		}
+		e.place(d, []byte(path))
+	}
+	if len(resolved) > 0 {
+		e.set(ParentVar, digest(o.Scope, o.Declared))
+	}
+	if err := errors.Join(e.errs...); err != nil {
+		return nil, err
+	}
+	for _, name := range e.names {
+		p.env = append(p.env, name+"="+e.values[name])
+	}
+	return p, nil
+}
+
+// environment is the task's, in the order in which the names came.
+type environment struct {
+	conflict  Conflict
+	names     []string
+	values    map[string]string
+	inherited int
+	errs      []error
+}
+
+func (e *environment) set(name, value string) {
+	if _, ok := e.values[name]; !ok {
+		e.names = append(e.names, name)
+	}
+	e.values[name] = value
+}
+
+// place sets the variables of d.
+func (e *environment) place(d secret.Declaration, value []byte) {
+	for _, name := range d.EnvVars() {
+		if bytes.IndexByte(value, 0) >= 0 {
+			e.fail(d, "the value holds a NUL byte, which the variable %s cannot", name)
+			return
+		}
+		if len(name)+1+len(value) > maxVariable {
+			e.fail(d, "the value is %d bytes long, more than the variable %s can hold (%d)", len(value), name, maxVariable-len(name)-1)
+			return
+		}
+		if slices.Contains(e.names[:e.inherited], name) {
+			switch e.conflict {
+			case Keep:
+				continue
+			case Fail:
+				e.errs = append(e.errs, secret.WithHint(
+					fmt.Errorf("%w: %s: the variable %s is already set", secret.ErrInvalid, d.Key, name),
+					"unset it, or choose with --on-conflict overwrite or keep"))
+				continue
+			case Overwrite:
+			}
+		}
+		e.set(name, string(value))
+	}
+}
+
+func (e *environment) fail(d secret.Declaration, format string, args ...any) {
+	e.errs = append(e.errs, secret.WithHint(
+		fmt.Errorf("%w: %s: "+format, append([]any{secret.ErrInvalid, d.Key}, args...)...),
+		"place it in a file: --secret-file %s", d.Key))
+}
+
+// digest is the value of ParentVar.
+func digest(scope secret.Scope, declared []secret.Declaration) string {
+	b, err := json.Marshal(struct {
+		Scope    secret.Scope
+		Declared []secret.Declaration
+	}{scope, declared})
+	if err != nil {
+		panic(err) // they are strings and numbers
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// WouldPlace returns where the value of d would go, for people: variables as
+// $NAME, files by their path.
+func WouldPlace(d secret.Declaration, filesDir string) []string {
+	var where []string
+	if d.Mount == secret.File {
+		dir := appearsIn(filesDir)
+		if dir == "" {
+			dir = "a private folder"
+		}
+		where = append(where, "file "+cleanJoin(dir, task.FileName(d)))
+	}
+	for _, name := range d.EnvVars() {
+		where = append(where, "$"+name)
+	}
+	return where
+}
+
+// cleanJoin is filepath.Join for a name that may be a path of its own.
+func cleanJoin(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
+// appearsIn returns the folder in which file secrets appear: the one asked for,
+// Flyte's in a container where it can be written, or "" for our private one.
+func appearsIn(filesDir string) string {
+	switch {
+	case filesDir != "":
+		return filesDir
+	case inContainer() && writable(FlyteDir):
+		return FlyteDir
+	}
+	return ""
+}
+
+// inContainer reports whether this file system is a container's, not a person's.
+func inContainer() bool {
+	if os.Getpid() == 1 || os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
+		return true
+	}
+	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
+		if _, err := os.Stat(marker); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// writable reports whether dir, or the folder in which it would be made, can be
+// written.
+func writable(dir string) bool {
+	for {
+		info, err := os.Stat(dir)
+		if err == nil {
+			return info.IsDir() && canWrite(dir)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return false
+		}
+		dir = filepath.Dir(dir)
+	}
+}
