@@ -64,7 +64,7 @@ func (p *places) remove(log hclog.Logger) {
 
 // place puts every value into its variables or its file. It reports everything
 // that cannot be placed at once, and then has placed nothing.
-func place(o Options, resolved []resolver.Resolved) (p *places, err error) {
+func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 	sweep(o.FilesDir, o.Log)
 	e := environment{conflict: o.OnConflict, values: map[string]string{}}
 	for _, v := range o.Environ {
@@ -74,7 +74,7 @@ func place(o Options, resolved []resolver.Resolved) (p *places, err error) {
 	}
 	e.inherited = len(e.names)
 
-	p = &places{}
+	p := &places{}
 	defer func() {
 		if err != nil {
 			p.remove(o.Log)

@@ -145,13 +145,14 @@ func twin(flag string) string {
 	return "INJECT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// applyTwins sets every flag that was not given from its variable.
+// applyTwins sets every flag that was not given from its variable. An empty
+// variable is as good as none.
 func applyTwins(cmd *cobra.Command) error {
 	var errs []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		name := twin(f.Name)
-		value, ok := os.LookupEnv(name)
-		if f.Changed || !ok || f.Name == "help" || name == task.SecretsEnv || name == task.SecretFilesEnv {
+		value := os.Getenv(name)
+		if f.Changed || value == "" || f.Name == "help" || name == task.SecretsEnv || name == task.SecretFilesEnv {
 			return
 		}
 		if f.Value.Set(value) != nil { // whose error quotes the value

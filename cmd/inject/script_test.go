@@ -1,0 +1,345 @@
+package main_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// binary is the real inject, built once.
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "inject-test")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Chmod(dir, 0o755) // for the tests that drop to another user
+	binary = filepath.Join(dir, "inject")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v0.0.0-test", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s", out)
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// TestScript runs testdata/*.txtar on the real binary. Beside testscript's own
+// commands there are:
+//
+//	code N CMD...     CMD exits with N
+//	noleak [FILE...]  no value of v/ is in stdout, stderr or FILE (raw, or as %q prints it)
+//	same A B          two files are the same, byte for byte
+//	nobody CMD...     CMD exits with 0 as a user who owns nothing
+//	flip FILE N       changes byte N of a file; from its end if N is negative
+//	repeat N FILE     writes N times "x" to a file
+//
+// v/ holds values that are random per run and awkward: v/a and v/b fit in a
+// variable, v/bin does not.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", filepath.Dir(binary)+":"+os.Getenv("PATH"))
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "runtime"))
+			e.Setenv("STORE", filepath.Join(e.WorkDir, "home/.local/share/inject/secrets.db"))
+			e.Setenv("KEYFILE", filepath.Join(e.WorkDir, "home/.config/inject/key.txt"))
+			for _, dir := range []string{"home", "v", "runtime", "f"} {
+				if err := os.Mkdir(filepath.Join(e.WorkDir, dir), 0o700); err != nil {
+					return err
+				}
+			}
+			for name, awkward := range map[string]string{"a": "'\"$HOME`\\\n\xff\xfe%s", "b": "$(id)\t\xc3'\n", "bin": "\x00\xff\n"} {
+				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()), 0o600); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": func(ts *testscript.TestScript, _ bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				got := 0
+				err = ts.Exec(args[1], args[2:]...)
+				if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+					got = exit.ExitCode()
+				} else {
+					ts.Check(err)
+				}
+				if got != want {
+					ts.Fatalf("exit code %d instead of %d", got, want)
+				}
+			},
+			"noleak": func(ts *testscript.TestScript, _ bool, args []string) { noLeak(ts, args) },
+			"same": func(ts *testscript.TestScript, neg bool, args []string) {
+				if (ts.ReadFile(args[0]) == ts.ReadFile(args[1])) == neg {
+					ts.Fatalf("%s and %s: same is %v", args[0], args[1], neg)
+				}
+			},
+			"nobody": func(ts *testscript.TestScript, neg bool, args []string) {
+				cmd := exec.Command("env", args...)
+				cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+				if os.Geteuid() == 0 {
+					// testscript's folders are root's alone.
+					for dir := ts.MkAbs("."); dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
+						ts.Check(os.Chmod(dir, 0o755))
+					}
+					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+				}
+				out, err := cmd.CombinedOutput()
+				ts.Logf("%s", out)
+				ts.Check(os.WriteFile(ts.MkAbs("nobody.out"), out, 0o600))
+				if (err != nil) != neg {
+					ts.Fatalf("%v", err)
+				}
+			},
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				b := []byte(ts.ReadFile(args[0]))
+				i, err := strconv.Atoi(args[1])
+				ts.Check(err)
+				b[(i+len(b))%len(b)] ^= 0xff
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+			},
+			"repeat": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				ts.Check(os.WriteFile(ts.MkAbs(args[1]), bytes.Repeat([]byte("x"), n), 0o600))
+			},
+		},
+	})
+}
+
+func noLeak(ts *testscript.TestScript, files []string) {
+	texts := map[string]string{"stdout": ts.ReadFile("stdout"), "stderr": ts.ReadFile("stderr")}
+	for _, f := range files {
+		texts[f] = ts.ReadFile(f)
+	}
+	found := func(text string) string {
+		for _, name := range []string{"a", "b", "bin"} {
+			value := ts.ReadFile("v/" + name)
+			quoted := fmt.Sprintf("%q", value)
+			for _, form := range []string{value, quoted[1 : len(quoted)-1], value[len(value)-20:]} {
+				if strings.Contains(text, form) {
+					return name
+				}
+			}
+		}
+		return ""
+	}
+	for name, text := range texts {
+		for _, canary := range []string{"a", "b", "bin"} {
+			if found(text+ts.ReadFile("v/"+canary)) == "" {
+				ts.Fatalf("the search does not find a planted value")
+			}
+		}
+		if v := found(text); v != "" {
+			ts.Fatalf("%s holds the value v/%s", name, v)
+		}
+	}
+}
+
+// onTerminal starts inject on a terminal of its own and returns the terminal's
+// other end.
+func onTerminal(t *testing.T, home string, args ...string) (*exec.Cmd, *os.File) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+	tty, err := pty.Start(cmd)
+	require.NoError(t, err)
+	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop(); _ = tty.Close() })
+	return cmd, tty
+}
+
+// readUntil reads from the terminal until text has come.
+func readUntil(t *testing.T, tty *os.File, text string) string {
+	t.Helper()
+	var all []byte
+	for b := make([]byte, 256); !bytes.Contains(all, []byte(text)); {
+		n, err := tty.Read(b)
+		all = append(all, b[:n]...)
+		require.NoErrorf(t, err, "%q", all)
+	}
+	return string(all)
+}
+
+func echoes(t *testing.T, tty *os.File) bool {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	require.NoError(t, err)
+	return state.Lflag&unix.ECHO != 0
+}
+
+func TestPrompt(t *testing.T) {
+	home := t.TempDir()
+	cmd, tty := onTerminal(t, home, "create", "secret", "K")
+	readUntil(t, tty, "Enter secret value: ")
+	require.Eventually(t, func() bool { return !echoes(t, tty) }, 5*time.Second, time.Millisecond)
+	_, err := tty.WriteString("typed value\n")
+	require.NoError(t, err)
+	require.NotContains(t, readUntil(t, tty, "made the store"), "typed value")
+	require.NoError(t, cmd.Wait())
+
+	out, err := command(home, "--secret", "K", "--no-redact", "--", "printenv", "K").Output()
+	require.NoError(t, err)
+	require.Equal(t, "typed value\n", string(out))
+
+	// An argument is kept, and its giver told where it is kept, too.
+	cmd, tty = onTerminal(t, home, "create", "secret", "ARG", "argument value")
+	readUntil(t, tty, "shell's history")
+	require.NoError(t, cmd.Wait())
+}
+
+// Ctrl-C at the prompt: exit 125, the terminal echoes again, nothing is created.
+func TestPromptInterrupted(t *testing.T) {
+	home := t.TempDir()
+	cmd, tty := onTerminal(t, home, "create", "secret", "K")
+	readUntil(t, tty, "Enter secret value: ")
+	require.Eventually(t, func() bool { return !echoes(t, tty) }, 5*time.Second, time.Millisecond)
+	_, err := tty.WriteString("half a val\x03")
+	require.NoError(t, err)
+	require.NotContains(t, readUntil(t, tty, "inject: interrupted; nothing was changed"), "half a val")
+	require.True(t, echoes(t, tty))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 125, cmd.ProcessState.ExitCode())
+	entries, err := os.ReadDir(home)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
+
+func TestPassphrasePrompt(t *testing.T) {
+	home := t.TempDir()
+	cmd, tty := onTerminal(t, home, "create", "secret", "K", "the value", "--passphrase")
+	for range 2 {
+		readUntil(t, tty, "passphrase of the new store")
+		require.Eventually(t, func() bool { return !echoes(t, tty) }, 5*time.Second, time.Millisecond)
+		_, err := tty.WriteString("correct horse\n")
+		require.NoError(t, err)
+	}
+	readUntil(t, tty, "made the store")
+	require.NoError(t, cmd.Wait())
+	require.NoFileExists(t, filepath.Join(home, ".config/inject/key.txt"))
+
+	cmd, tty = onTerminal(t, home, "--secret", "K", "--", "sh", "-c", `test "$K" = "the value" && echo right`)
+	readUntil(t, tty, "passphrase of the store: ")
+	require.Eventually(t, func() bool { return !echoes(t, tty) }, 5*time.Second, time.Millisecond)
+	_, err := tty.WriteString("correct horse\n")
+	require.NoError(t, err)
+	readUntil(t, tty, "right")
+	require.NoError(t, cmd.Wait())
+}
+
+// A program on a terminal reads from it, gets Ctrl-C once, and has the
+// foreground; afterwards we have it again.
+func TestForeground(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	script := `trap 'echo int; exit 5' INT; read x; echo "read $x $K"; while :; do sleep 0.05; done`
+	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
+	_, err := tty.WriteString("line\n")
+	require.NoError(t, err)
+	readUntil(t, tty, "read line [redacted:K]")
+	_, err = tty.WriteString("\x03")
+	require.NoError(t, err)
+	readUntil(t, tty, "int")
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 5, cmd.ProcessState.ExitCode())
+}
+
+func command(home string, args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+	return cmd
+}
+
+// A store on a file system that fills up: the create that does not fit fails and
+// says that nothing was changed; what was there is there, and there is room
+// again after a delete.
+func TestFullDisk(t *testing.T) {
+	script := `set -e
+mkdir -p "$1/full" && mount -t tmpfs -o size=192k none "$1/full"
+export XDG_DATA_HOME="$1/full/data" XDG_CONFIG_HOME="$1/full/config"
+` + binary + ` create secret FITS the-value-that-fits
+head -c 400000 /dev/urandom > "$1/large"
+if ` + binary + ` create secret LARGE --from-file "$1/large" 2> "$1/err"; then echo "it fits"; exit 1; else test $? = 125; fi
+cat "$1/err"
+` + binary + ` --secret FITS -- sh -c 'test "$FITS" = the-value-that-fits'
+test "$(` + binary + ` get secret -o name)" = FITS
+dd if=/dev/zero of="$1/full/fill" bs=4k 2>/dev/null || true
+XDG_DATA_HOME="$1/full/other" ` + binary + ` create secret NONE value 2>> "$1/err" && exit 1
+test -z "$(XDG_DATA_HOME="$1/full/other" ` + binary + ` get secret -o name)"
+tail -n 2 "$1/err"; echo passed`
+	args := []string{"-m", "sh", "-c", script, "sh", t.TempDir()}
+	if os.Geteuid() != 0 {
+		args = append([]string{"--user", "--map-root-user"}, args...)
+	}
+	if exec.Command("unshare", "-m", "true").Run() != nil && exec.Command("unshare", "-rm", "true").Run() != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+		t.Skip("no mount namespace can be made here (CI can)")
+	}
+	out, err := exec.Command("unshare", args...).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.Contains(t, string(out), "nothing was changed")
+	require.Contains(t, string(out), "df -h")
+	require.Contains(t, string(out), "passed")
+}
+
+// A run that is killed leaves its files; the next one removes them.
+func TestSweep(t *testing.T) {
+	home, dir := t.TempDir(), t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	start := func(args ...string) *exec.Cmd {
+		return command(home, append([]string{"--files-dir", dir, "--secret-file", "K", "--secret-file", "K=" + filepath.Join(home, "at")}, args...)...)
+	}
+	killed := start("--", "sh", "-c", "cat "+dir+"/K; exec sleep 60")
+	out, err := killed.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, killed.Start())
+	b := make([]byte, 12)
+	_, err = out.Read(b) // the mask: the task has its file
+	require.NoError(t, err)
+	require.Equal(t, "[redacted:K]", string(b))
+
+	// While it lives its files are its own: the same place cannot be had.
+	second, err := start("--", "true").CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(second), "nothing may be in its place")
+	require.FileExists(t, dir+"/K")
+
+	require.NoError(t, killed.Process.Kill())
+	require.Error(t, killed.Wait())
+	target, err := os.Readlink(dir + "/K")
+	require.NoError(t, err)
+	require.FileExists(t, target, "a killed run leaves its files")
+	text, err := start("--", "sh", "-c", "cat "+dir+"/K | wc -c").CombinedOutput()
+	require.NoErrorf(t, err, "%s", text)
+	require.Equal(t, "9\n", string(text))
+	_, err = os.Stat(target)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for _, left := range []string{dir, home} {
+		entries, err := os.ReadDir(left)
+		require.NoError(t, err)
+		for _, e := range entries {
+			require.True(t, e.Name() == ".config" || e.Name() == ".local", e.Name())
+		}
+	}
+}

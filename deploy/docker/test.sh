@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Builds the Dockerfile with a real engine, for both platforms and with both builders, and
+# holds the image to what it promises. Needs root, and nothing from an image registry.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+export PATH=$PATH:/usr/sbin:/sbin
+
+fail() { echo "FAIL deploy/docker: $*" >&2; exit 1; }
+ok() { echo "ok: $*"; }
+
+missing=()
+command -v dockerd >/dev/null && command -v docker >/dev/null || missing+=(docker.io)
+# Debian's plain busybox has the same name but needs a libc.
+if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then missing+=(busybox-static); fi
+[ -s "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] || missing+=(ca-certificates)
+[ ${#missing[@]} = 0 ] || fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
+[ "$(id -u)" = 0 ] || fail "needs root"
+command -v go >/dev/null || fail "needs Go in PATH"
+
+# Debian's client fits Debian's engine and brings BuildKit without a plugin; another one
+# may come first in PATH.
+docker=docker
+[ ! -x /usr/bin/docker ] || docker=/usr/bin/docker
+
+# Short, because a socket's path may not pass 107 bytes whatever TMPDIR is.
+work=$(mktemp -d /tmp/injd.XXXXXX)
+cleanup() {
+  local code=$?
+  trap - EXIT
+  if [ "$code" != 0 ] && [ -f "$work/engine/log" ]; then
+    echo "the end of the engine's log:" >&2
+    tail -n 15 "$work/engine/log" >&2
+  fi
+  "$here/engine.sh" down "$work" || code=1
+  rm -rf --one-file-system "$work"
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The client writes into its configuration folder and obeys what it finds there.
+export DOCKER_CONFIG=$work/cli
+mkdir "$DOCKER_CONFIG"
+up=$("$here/engine.sh" up "$work" --iptables=false --ip6tables=false --bridge=none)
+export DOCKER_HOST=${up#DOCKER_HOST=}
+ok "engine $("$docker" version --format '{{.Server.Version}}') is up"
+
+base=local/golang:test
+"$here/go-image.sh" "$base"
+ok "base image is this machine's $(go env GOVERSION)"
+
+# A mirror set on this machine holds for the build too; Go's defaults need no telling.
+args=()
+for v in GOPROXY GOSUMDB; do
+  mine=$(go env "$v")
+  default=$(env -u "$v" GOENV=off go env "$v")
+  [ "$mine" = "$default" ] || args+=(--build-arg "$v=$mine")
+done
+for v in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy; do
+  [ -z "${!v:-}" ] || args+=(--build-arg "$v") # known to every builder, without an ARG
+done
+
+version=v0.0.0-test
+# build BUILDKIT IMAGE FLAGS...; the network is for the module proxy.
+build() {
+  local buildkit=$1 image=$2
+  shift 2
+  DOCKER_BUILDKIT=$buildkit "$docker" build --network host \
+    --build-arg GO_IMAGE="$base" --build-arg VERSION="$version" "${args[@]}" "$@" \
+    -t "$image" "$root" >"$work/build.log" 2>&1 ||
+    { cat "$work/build.log" >&2; fail "docker build of $image (DOCKER_BUILDKIT=$buildkit)"; }
+}
+
+# machine IMAGE ARCH: the ELF header's e_machine, two bytes at 18, of the image's binary.
+machine() {
+  local id
+  id=$("$docker" create --network none --platform "linux/$2" "$1")
+  "$docker" cp "$id:/inject" - | tar -xOf - >"$work/elf"
+  "$docker" rm "$id" >/dev/null
+  od -An -tu1 -j18 -N2 "$work/elf" | xargs
+}
+
+# inspect WANT FORMAT IMAGE
+inspect() {
+  local got
+  got=$("$docker" inspect --format "$2" "$3")
+  [ "$got" = "$1" ] || fail "$3: $2 is '$got', expected '$1'"
+}
+
+case $(go env GOHOSTARCH) in
+  amd64) native=amd64 foreign=arm64 ;;
+  arm64) native=arm64 foreign=amd64 ;;
+  *) fail "runs on amd64 and arm64 only" ;;
+esac
+declare -A elf=([amd64]='62 0' [arm64]='183 0')
+
+# One builder each, so that both are seen to accept the Dockerfile. The legacy one gets no
+# platform: what it builds is for the machine it runs on.
+build 0 "local/inject:$native"
+build 1 "local/inject:$foreign" --platform "linux/$foreign"
+for arch in "$native" "$foreign"; do
+  inspect "$arch" '{{.Architecture}}' "local/inject:$arch"
+  got=$(machine "local/inject:$arch" "$arch")
+  [ "$got" = "${elf[$arch]}" ] || fail "linux/$arch: ELF machine '$got', expected '${elf[$arch]}'"
+  ok "linux/$arch builds, and its binary is for $arch ($(stat -c %s "$work/elf") bytes)"
+done
+
+image=local/inject:$native
+hard=(--network none --read-only --cap-drop ALL --security-opt no-new-privileges)
+
+got=$("$docker" run --rm --network none "$image" version)
+case $got in
+  *"$version"*) ok "version says the build's version" ;;
+  *) fail "version printed '$got', expected it to hold $version" ;;
+esac
+
+inspect 65532:65532 '{{.Config.User}}' "$image"
+inspect '[/inject]' '{{.Config.Entrypoint}}' "$image"
+inspect Apache-2.0 '{{index .Config.Labels "org.opencontainers.image.licenses"}}' "$image"
+ok "the user is 65532, not root"
+
+# The engine looks a name up in the image's own /etc/passwd and /etc/group.
+"$docker" run --rm --network none --user inject:inject "$image" version >/dev/null ||
+  fail "the user and group inject are not known in the image"
+ok "the user has a name"
+
+"$docker" run --rm "${hard[@]}" "$image" version >/dev/null ||
+  fail "does not run read-only, without capabilities and new privileges"
+ok "runs read-only, without capabilities and new privileges"
+
+code=0
+out=$("$docker" run --rm "${hard[@]}" "$image" -- /no/such/command 2>&1) || code=$?
+[ "$code" = 127 ] || fail "a missing command exits with $code, expected 127: $out"
+# The engine has a 127 of its own, for an entrypoint that is not there.
+case $out in *"response from daemon"*) fail "127 came from the engine, not from inject: $out" ;; esac
+ok "a missing command exits with 127"
+
+# The engine puts files of its own into every container: what an empty image's has is not ours.
+listing() {
+  local id
+  id=$("$docker" create --network none "$@")
+  "$docker" export "$id" | tar -tf - | sed 's,/$,,' | sort
+  "$docker" rm "$id" >/dev/null
+}
+tar -cf - --files-from /dev/null | "$docker" import - local/empty:test >/dev/null
+listing local/empty:test /none >"$work/empty"
+listing "$image" >"$work/full"
+got=$(comm -13 "$work/empty" "$work/full" | xargs)
+want='etc/group etc/passwd etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt inject'
+[ "$got" = "$want" ] || fail "the image holds '$got', expected '$want'"
+ok "the image holds the binary, the certificates, the user, and nothing else"
+
+id=$("$docker" create --network none "$image")
+got=$("$docker" cp "$id:/etc/ssl/certs/ca-certificates.crt" - | tar -xOf - | grep -c 'BEGIN CERTIFICATE') || true
+"$docker" rm "$id" >/dev/null
+[ "$got" -gt 0 ] || fail "no certificate in the CA bundle"
+ok "the CA bundle holds $got certificates"
+
+# The last line says that nothing is left either.
+"$here/engine.sh" down "$work"
+[ ! -e "$work/engine" ] || fail "the engine's folder is still there"
+ok "the engine is gone"
+echo "PASS deploy/docker"
