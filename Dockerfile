@@ -23,7 +23,8 @@ RUN go mod download
 
 COPY . .
 ARG VERSION=dev
-# BuildKit sets it from --platform; empty means the builder's own to Go too.
+# BuildKit sets it from --platform; empty means the builder's own to Go too. (The legacy
+# builder cannot do both in one Dockerfile, it builds for its own platform only.)
 ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" \
     go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /rootfs/inject ./cmd/inject

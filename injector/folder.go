@@ -137,7 +137,7 @@ func writeNew(path string, b []byte) error {
 // that whoever sweeps after us finds it.
 func (f *folder) link(file, path string) error {
 	f.links = append(f.links, path)
-	list, err := os.OpenFile(filepath.Join(f.path, linksFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // in our own folder
+	list, err := os.OpenFile(filepath.Join(f.path, linksFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

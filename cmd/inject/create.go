@@ -285,7 +285,7 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 // historyHint tells a person, and only a person, where an argument ends up.
 func (a *app) historyHint() {
 	if isTerminal(a.stderr) {
-		fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
+		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
 	}
 }
 

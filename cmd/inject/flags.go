@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -114,23 +115,24 @@ func addGroups(cmd *cobra.Command, groups ...group) {
 		cmd.Flags().AddFlagSet(g.set)
 	}
 	cmd.SetUsageFunc(func(cmd *cobra.Command) error {
-		out := cmd.OutOrStderr()
-		fmt.Fprintf(out, "Usage:\n  %s\n", cmd.UseLine())
+		var b strings.Builder
+		fmt.Fprintf(&b, "Usage:\n  %s\n", cmd.UseLine())
 		if cmd.HasAvailableSubCommands() {
-			fmt.Fprintln(out, "\nVerbs:")
+			b.WriteString("\nVerbs:\n")
 			for _, sub := range cmd.Commands() {
 				if sub.IsAvailableCommand() || sub.Name() == "help" {
-					fmt.Fprintf(out, "  %-12s %s\n", sub.Name(), sub.Short)
+					fmt.Fprintf(&b, "  %-12s %s\n", sub.Name(), sub.Short)
 				}
 			}
 		}
 		if cmd.HasExample() {
-			fmt.Fprintf(out, "\nExamples:\n%s\n", cmd.Example)
+			fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
 		}
 		for _, g := range groups {
-			fmt.Fprintf(out, "\n%s:\n%s", strings.ToUpper(g.name[:1])+g.name[1:], g.set.FlagUsages())
+			fmt.Fprintf(&b, "\n%s:\n%s", strings.ToUpper(g.name[:1])+g.name[1:], g.set.FlagUsages())
 		}
-		return nil
+		_, err := io.WriteString(cmd.OutOrStderr(), b.String())
+		return err
 	})
 }
 

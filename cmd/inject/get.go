@@ -114,11 +114,15 @@ func (a *app) get(cmd *cobra.Command, args []string, output string) error {
 
 // printTable prints the columns of Flyte's table.
 func printTable(w io.Writer, infos []store.Info) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS")
+	var b strings.Builder
+	b.WriteString("PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS\n")
 	for _, info := range infos {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"), info.Ref.Key,
+		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"), info.Ref.Key,
 			info.Type, info.Created.UTC().Format(time.RFC3339), fullyPresent, "-")
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if _, err := io.WriteString(t, b.String()); err != nil {
+		return err
 	}
 	return t.Flush()
 }

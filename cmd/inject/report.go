@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // say tells a person something, on stderr.
-func (a *app) say(text string) { fmt.Fprintln(a.masked(a.stderr), "inject: "+text) }
+func (a *app) say(text string) { _, _ = io.WriteString(a.masked(a.stderr), "inject: "+text+"\n") }
 
 // report tells every failure in err, each with what was tried and what to do.
 func (a *app) report(err error) {
@@ -27,7 +28,7 @@ func (a *app) report(err error) {
 			fmt.Fprintf(&b, "hint: %s\n", f.hint)
 		}
 	}
-	fmt.Fprint(a.masked(a.stderr), b.String())
+	_, _ = io.WriteString(a.masked(a.stderr), b.String())
 }
 
 // failure is one thing that went wrong.
@@ -48,7 +49,7 @@ func failures(err error) []failure {
 		}
 		return all
 	}
-	if list, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // taken apart level by level
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
 		// A list, as errors.Join makes it, and not a text with several causes.
 		var lines []string
 		for _, e := range list.Unwrap() {

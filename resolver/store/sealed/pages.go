@@ -88,34 +88,29 @@ func readMeta(f io.ReaderAt, at int64) (meta, error) {
 	return m, nil
 }
 
+// pageCache is branch pages of a file that does not change, by their number. It
+// may be nil.
+type pageCache map[uint64][]byte
+
 // checkPath walks from the page root to the leaf in which bbolt would look for
 // key, choosing as bbolt does, and returns an error if there is no way there.
-func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte) error {
+func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache pageCache) error {
 	id := root
 	for range maxDepth {
-		header := make([]byte, pageHeaderSize)
-		if err := readPage(f, pageSize, id, header); err != nil {
-			return err
-		}
-		if native.Uint64(header) != id {
-			return damaged("page %d says that it is another", id)
-		}
-		count, overflow := int(native.Uint16(header[10:])), int64(native.Uint32(header[12:]))
-		switch native.Uint16(header[8:]) {
-		case leafPage:
-			return nil
-		case branchPage:
-			if count == 0 || overflow >= maxBranchPages {
-				return damaged("page %d is malformed", id)
+		page, ok := cache[id]
+		if !ok {
+			var err error
+			if page, err = readPage(f, pageSize, id); err != nil {
+				return err
 			}
-		default:
-			return damaged("page %d is of a wrong kind", id)
+			if native.Uint16(page[8:]) == leafPage {
+				return nil
+			}
+			if cache != nil {
+				cache[id] = page
+			}
 		}
-		page := make([]byte, (overflow+1)*pageSize)
-		if err := readPage(f, pageSize, id, page); err != nil {
-			return err
-		}
-		child, ok := branchChild(page, count, key)
+		child, ok := branchChild(page, int(native.Uint16(page[10:])), key)
 		if !ok {
 			return damaged("page %d is malformed", id)
 		}
@@ -124,14 +119,37 @@ func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte) error {
 	return damaged("the pages lead nowhere")
 }
 
-func readPage(f io.ReaderAt, pageSize int64, id uint64, b []byte) error {
+// readPage returns the page id: all of a branch, the beginning of a leaf.
+func readPage(f io.ReaderAt, pageSize int64, id uint64) ([]byte, error) {
 	if id > 1<<40 {
-		return damaged("there is no page %d", id)
+		return nil, damaged("there is no page %d", id)
 	}
-	if _, err := f.ReadAt(b, int64(id)*pageSize); err != nil {
-		return damaged("there is no page %d", id)
+	at := int64(id) * pageSize
+	page := make([]byte, pageSize)
+	if _, err := f.ReadAt(page, at); err != nil {
+		return nil, damaged("there is no page %d", id)
 	}
-	return nil
+	if native.Uint64(page) != id {
+		return nil, damaged("page %d says that it is another", id)
+	}
+	overflow := int64(native.Uint32(page[12:]))
+	switch native.Uint16(page[8:]) {
+	case leafPage:
+		return page, nil
+	case branchPage:
+		if overflow == 0 {
+			return page, nil
+		}
+		if overflow >= maxBranchPages {
+			return nil, damaged("page %d is malformed", id)
+		}
+		page = make([]byte, (overflow+1)*pageSize)
+		if _, err := f.ReadAt(page, at); err != nil {
+			return nil, damaged("there is no page %d", id)
+		}
+		return page, nil
+	}
+	return nil, damaged("page %d is of a wrong kind", id)
 }
 
 // branchChild returns the page below a branch in which bbolt looks for key
@@ -145,6 +163,9 @@ func branchChild(page []byte, count int, key []byte) (uint64, bool) {
 			return nil
 		}
 		return page[at:]
+	}
+	if count == 0 {
+		return 0, false
 	}
 	i := sort.Search(count, func(i int) bool {
 		e := element(i)

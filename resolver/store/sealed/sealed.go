@@ -83,6 +83,15 @@ type openFile struct {
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
 	broken error
+	seen   *seen // nil where the file may change
+}
+
+// seen is what was read of a file that cannot change while we have it open:
+// lookups share the upper levels of the index and of bbolt's pages.
+type seen struct {
+	mu    sync.Mutex
+	nodes map[string]node
+	pages pageCache
 }
 
 // keys are derived from the data key, one for each use.
@@ -112,6 +121,9 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	opened := &openFile{file: f}
+	if !s.o.Write {
+		opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{}}
+	}
 	if err := opened.init(s.o, s.made); err != nil {
 		_ = opened.close()
 		return fileError(s.o.Path, err)
@@ -320,7 +332,13 @@ func (f *openFile) update(fn func(*tx) error) error {
 }
 
 func (t *tx) walk(root uint64, key []byte) error {
-	return checkPath(t.file, int64(t.db.Info().PageSize), root, key)
+	var pages pageCache
+	if t.seen != nil {
+		t.seen.mu.Lock()
+		defer t.seen.mu.Unlock()
+		pages = t.seen.pages
+	}
+	return checkPath(t.file, int64(t.db.Info().PageSize), root, key, pages)
 }
 
 // walked makes sure that bbolt can follow the pages to key.
@@ -391,6 +409,26 @@ func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
 }
 
 func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
+	if t.seen == nil {
+		return t.openNode(prefix, version)
+	}
+	t.seen.mu.Lock()
+	known, ok := t.seen.nodes[string(prefix)]
+	t.seen.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	opened, err := t.openNode(prefix, version)
+	if err != nil {
+		return node{}, err
+	}
+	t.seen.mu.Lock()
+	t.seen.nodes[string(prefix)] = opened
+	t.seen.mu.Unlock()
+	return opened, nil
+}
+
+func (t *tx) openNode(prefix []byte, version uint64) (node, error) {
 	key := nodeKey(prefix)
 	b, err := t.get(key)
 	if err != nil {
@@ -422,8 +460,15 @@ type sealedInfo struct {
 	Updated time.Time  `json:"updated"`
 }
 
-// saveRecord stores a secret as version t.id.
+// saveRecord stores a secret as version t.id, and its name in the index.
 func (t *tx) saveRecord(n name, info store.Info, v secret.Value) error {
+	if err := t.putRecord(n, info, v); err != nil {
+		return err
+	}
+	return t.index.set(entry{n, t.id})
+}
+
+func (t *tx) putRecord(n name, info store.Info, v secret.Value) error {
 	r := info.Ref
 	plain, err := json.Marshal(sealedInfo{r.Org, r.Domain, r.Project, r.Key, info.Type, info.Created, info.Updated})
 	if err != nil {
@@ -433,10 +478,7 @@ func (t *tx) saveRecord(n name, info store.Info, v secret.Value) error {
 	head := seal(t.keys.record, plain, boundTo(key, t.id, "info"))
 	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are bounded: under 1 KiB
 	b = append(append(b, head...), seal(t.keys.record, v.Reveal(), boundTo(key, t.id, "value"))...)
-	if err := t.put(key, b); err != nil {
-		return err
-	}
-	return t.index.set(entry{n, t.id})
+	return t.put(key, b)
 }
 
 // loadInfo opens the info of the record e, and returns its sealed value.

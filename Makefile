@@ -1,0 +1,55 @@
+# Everything that is done with this project. `make help` lists it.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GO      ?= go
+FUZZ    ?= 20s
+LINT    := bin/golangci-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help build quickstart test race lint cross bench fuzz image clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+
+build: ## build bin/inject, static and stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/inject ./cmd/inject
+
+quickstart: build ## run the main job on a store of its own in a temporary home, showing each command
+	@./quickstart.sh
+
+test: ## pass the tests
+	$(GO) test -timeout 15m ./...
+
+race: ## pass the tests with the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+
+# The linters are in a module of their own: what they need is not what we need.
+$(LINT): tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is there
+	$(GO) vet ./...
+	$(LINT) run ./...
+	@if command -v shellcheck > /dev/null; then shellcheck quickstart.sh .ci/run deploy/docker/*.sh bench/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
+
+cross: ## build and vet for the other platforms
+	@set -e; for p in linux/arm64 darwin/arm64; do \
+		echo "$$p"; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$$p/inject ./cmd/inject; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
+	done
+
+bench: build ## measure, as ratios in one run: opening and resolving; starting, beside tini
+	$(GO) test -run '^$$' -bench . -benchtime 300x -count 3 ./resolver/store/sealed
+	@./bench/start.sh
+
+fuzz: ## fuzz each target for FUZZ (20s)
+	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) ./exec/redact
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) ./injector/task
+
+image: ## build the container image with docker; GO_IMAGE names its base
+	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) .
+
+clean: ## remove what was built
+	rm -rf bin

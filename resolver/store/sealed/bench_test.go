@@ -1,0 +1,144 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"inject/resolver"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// fill makes a store of n secrets at path, in transactions of many; one
+// acknowledged create each would take hours for a million.
+func fill(tb testing.TB, path string, key Key, n int) {
+	tb.Helper()
+	ctx := context.Background()
+	s, err := Open(ctx, Options{Path: path, Write: true, Key: key})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // a benchmark's
+	if err := s.make(ctx); err != nil {
+		tb.Fatal(err)
+	}
+	type item struct {
+		name name
+		info store.Info
+	}
+	items := make([]item, n)
+	for i := range items {
+		ref := benchRef(i)
+		items[i] = item{s.keys.nameOf(ref), store.Info{Ref: ref, Created: time.Now(), Updated: time.Now()}}
+	}
+	slices.SortFunc(items, func(a, b item) int { return bytes.Compare(a.name[:], b.name[:]) })
+	for batch := range slices.Chunk(items, 50_000) {
+		err := s.db.Update(func(bt *bbolt.Tx) error {
+			t, err := s.begin(bt, uint64(bt.ID())-1)
+			if err != nil {
+				return err
+			}
+			// The pages are the transaction's own by now: no need to walk each path.
+			root := node{}
+			if root, err = t.loadNode(nil, t.index.root); err != nil {
+				return err
+			}
+			for _, it := range batch {
+				t.touched = map[string]bool{string(recordKey(it.name)): true}
+				if err := t.putRecord(it.name, it.info, secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
+					return err
+				}
+				if err := t.index.setIn(&root, 0, entry{it.name, t.id}); err != nil {
+					return err
+				}
+			}
+			return t.saveNode(nil, &root)
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+func benchRef(i int) secret.Ref {
+	return secret.Ref{Scope: secret.Scope{Org: secret.DefaultOrg, Project: fmt.Sprintf("p%d", i/10)}, Key: fmt.Sprintf("KEY_%d", i)}
+}
+
+// BenchmarkOpenResolve opens the store, resolves five secrets through the ladder
+// and closes it, as every start of a task does. The cost among a million must be
+// that among ten.
+func BenchmarkOpenResolve(b *testing.B) {
+	dir := b.TempDir()
+	key := Key{File: filepath.Join(dir, "key.txt")}
+	for _, n := range []int{10, 1000, 1_000_000} {
+		path := filepath.Join(dir, fmt.Sprint(n, ".db"))
+		fill(b, path, key, n)
+		if info, err := os.Stat(path); err == nil {
+			b.Logf("%d secrets: %d MB", n, info.Size()>>20)
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			ctx := context.Background()
+			runtime.GC() // of what it took to fill
+			for i := 0; b.Loop(); i++ {
+				s, err := Open(ctx, Options{Path: path, Key: key, LockTimeout: time.Second})
+				if err != nil {
+					b.Fatal(err)
+				}
+				var declared []secret.Declaration
+				task := secret.Scope{Org: secret.DefaultOrg, Domain: "development"}
+				for j := range 5 {
+					ref := benchRef(i*7919%(n/10)*10 + j)
+					task.Project = ref.Project
+					declared = append(declared, secret.Declaration{Key: ref.Key})
+				}
+				if _, err := resolver.Over(s).Resolve(ctx, task, declared); err != nil {
+					b.Fatal(err)
+				}
+				if err := s.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// The store that the benchmark fills is one that the package itself would make.
+func TestFill(t *testing.T) {
+	dir := t.TempDir()
+	key := Key{File: filepath.Join(dir, "key.txt")}
+	path := filepath.Join(dir, "db")
+	const n = 40_000 // three levels
+	fill(t, path, key, n)
+	s, err := Open(t.Context(), Options{Path: path, Write: true, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // asserted elsewhere
+	for i := 0; i < n; i += 997 {
+		if _, info, err := s.Get(t.Context(), benchRef(i)); err != nil || info.Ref != benchRef(i) {
+			t.Fatal(err)
+		}
+		if err := s.Delete(t.Context(), benchRef(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := 0
+	for _, err := range store.All(t.Context(), s, store.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		left++
+	}
+	if want := n - (n+996)/997; left != want {
+		t.Fatalf("%d secrets are listed instead of %d", left, want)
+	}
+}
