@@ -43,8 +43,8 @@ type Process struct {
 	// came, and closed, if it can be, when that has ended. If the two are equal
 	// they share one pipe.
 	Stdout, Stderr io.Writer
-	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL;
-	// 0 for never.
+	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
+	// and output that nobody takes is left; 0 for never.
 	Grace time.Duration
 }
 
@@ -55,6 +55,9 @@ type Status struct {
 	// Leaked is set when some other process still held the program's output when
 	// we stopped waiting for it. What it writes after that is lost.
 	Leaked bool
+	// TerminalSignal is the signal that ended it, if we have a controlling terminal:
+	// a shell that waits for us stops its script only if we die of it, too.
+	TerminalSignal syscall.Signal
 	// OutputErr is the first error in writing the program's output, other than
 	// that nobody reads it any more; the program was cut off from there on, as by
 	// a closed pipe.
@@ -86,7 +89,7 @@ func Replace(p Process) error {
 }
 
 // Run starts the program and returns how it ended, a [*StartError] if it was
-// never started. When ctx ends, the program is asked to stop as by a SIGTERM.
+// never started, another error if the system could start nothing. When ctx ends, the program is asked to stop as by a SIGTERM.
 // No other child of this process may be waited for meanwhile, because Run reaps
 // them all; so at most one Run may be under way.
 func Run(ctx context.Context, p Process) (Status, error) {
@@ -101,14 +104,15 @@ func Run(ctx context.Context, p Process) (Status, error) {
 	if err := s.start(path); err != nil {
 		return Status{}, startError(p, path, err)
 	}
-	return s.run(ctx), nil
+	return s.run(ctx)
 }
 
-// Output runs a short helper program to its end, with in on its stdin, and
-// returns its stdout. Its stderr is ours. Not to be used while a Run is under
-// way.
-func Output(ctx context.Context, in string, args ...string) ([]byte, error) {
+// Output runs a short helper program to its end, in the environment env and with
+// in on its stdin, and returns its stdout. Its stderr is ours. Not to be used
+// while a Run is under way.
+func Output(ctx context.Context, env []string, in string, args ...string) ([]byte, error) {
 	cmd := osexec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the caller's choice of helper
+	cmd.Env = env
 	cmd.Stdin, cmd.Stderr = strings.NewReader(in), os.Stderr
 	var out bytes.Buffer
 	cmd.Stdout = &out
@@ -194,8 +198,11 @@ func notStarted(name string, err error) *StartError {
 // executed, was not.
 func startError(p Process, path string, err error) error {
 	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		// Not the program's fault, and it may be started in a while.
+		return fmt.Errorf("start %s: no process can be made: %w", p.Args[0], err)
 	case errors.Is(err, unix.ENOENT):
-		err = fmt.Errorf("its interpreter, in the first line of %s, does not exist", path)
+		err = fmt.Errorf("its interpreter, in the first line of %s, or its loader does not exist", path)
 	case errors.Is(err, unix.ENOEXEC):
 		err = fmt.Errorf("is neither a program for this machine nor a script that begins with #!: %w", err)
 	case errors.Is(err, unix.E2BIG):

@@ -382,6 +382,15 @@ func TestOutput(t *testing.T) {
 	require.Equal(t, 100000, bytes.Count(out.Bytes(), []byte("\n")))
 	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n99999\n")))
 
+	// A reader so slow that the program has long ended, with more in the pipe than
+	// was being written.
+	out.Reset()
+	slow = writer{io.MultiWriter(&out, crawl{})}
+	status, err = exec.Run(t.Context(), exec.Process{Args: self("flood", "30000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard})
+	require.NoError(t, err)
+	require.Equal(t, exec.Status{Code: 5}, status)
+	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n29999\n")))
+
 	// One writer for both keeps the order.
 	out.Reset()
 	w := writer{&out}
@@ -394,6 +403,11 @@ func TestOutput(t *testing.T) {
 	}
 	require.Equal(t, want.String(), out.String())
 }
+
+// crawl takes longer for a write than what outlives a program is waited for.
+type crawl struct{}
+
+func (crawl) Write(p []byte) (int, error) { time.Sleep(1200 * time.Millisecond); return len(p), nil }
 
 type delay struct{}
 
@@ -490,9 +504,9 @@ func TestProcessOne(t *testing.T) {
 }
 
 func TestOutputHelper(t *testing.T) {
-	out, err := exec.Output(t.Context(), "in", "cat")
+	out, err := exec.Output(t.Context(), os.Environ(), "in", "cat")
 	require.NoError(t, err)
 	require.Equal(t, "in", string(out))
-	_, err = exec.Output(t.Context(), "", "false")
+	_, err = exec.Output(t.Context(), nil, "", "false")
 	require.ErrorContains(t, err, "false: exit status 1")
 }

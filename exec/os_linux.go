@@ -11,11 +11,10 @@ const (
 	fionread   = unix.TIOCINQ
 )
 
-// childAttr gives the program a process group of its own, and its death if we
-// are killed. The kernel's race, that we die before the child asks for it, is
+// childAttr gives the program its death if we are killed. The kernel's race, that we die before the child asks for it, is
 // checked by package syscall.
 func childAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
 // becomeSubreaper makes orphans below us our children, as they are if we are

@@ -9,9 +9,8 @@ const (
 	fionread   = 0x4004667f // FIONREAD of <sys/filio.h>: _IOR('f', 127, int)
 )
 
-// childAttr gives the program a process group of its own. Only Linux has a
-// parent-death signal.
-func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// childAttr gives the program nothing: only Linux has a parent-death signal.
+func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 // becomeSubreaper does nothing: only Linux has subreapers.
 func becomeSubreaper() {}

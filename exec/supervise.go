@@ -7,7 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,15 +27,21 @@ type supervisor struct {
 	p       Process
 	files   [3]*os.File // the program's descriptors
 	streams []*stream
-	tty     *os.File // the terminal whose foreground group the program became
-	signals chan os.Signal
-	pid     int
-	events  chan unix.WaitStatus
+	// terminal is set when we have a controlling terminal. Then the program stays
+	// in our process group, and what the terminal sends to a group (Ctrl-C, Ctrl-Z,
+	// its size) reaches the program by itself, as the job that a shell has made of
+	// us. Without one the program leads a group of its own.
+	terminal bool
+	signals  chan os.Signal
+	pid      int
+	// leave is when to leave whatever is still unwritten, once we were asked to stop.
+	leave time.Time
+	ended    chan unix.WaitStatus // closed without a status if that was lost
 }
 
 // newSupervisor makes the pipes.
 func newSupervisor(p Process) (*supervisor, error) {
-	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, events: make(chan unix.WaitStatus)}
+	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: hasTerminal()}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		if f, ok := w.(*os.File); ok {
 			s.files[i+1] = f
@@ -63,22 +69,30 @@ func (s *supervisor) closeStreams() {
 	}
 }
 
+// hasTerminal reports whether we have a controlling terminal.
+func hasTerminal() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	_ = tty.Close()
+	return true
+}
+
 // start starts the program and everything that attends to it.
 func (s *supervisor) start(path string) error {
 	// From here on no signal is lost: one that comes before the program is there
 	// waits in the channel.
 	s.signals = make(chan os.Signal, 1024)
-	signal.Notify(s.signals, forwarded()...)
+	signal.Notify(s.signals, s.taken()...)
 	attr := &syscall.ProcAttr{Env: s.p.Env, Sys: childAttr()}
-	for i, f := range s.files {
+	attr.Sys.Setpgid = !s.terminal
+	for _, f := range s.files {
 		if f == nil { // a descriptor that is closed in us is in the program, too
 			attr.Files = append(attr.Files, ^uintptr(0))
 			continue
 		}
-		attr.Files = append(attr.Files, s.files[i].Fd())
-	}
-	if s.tty = foregroundTerminal(); s.tty != nil {
-		attr.Sys.Foreground, attr.Sys.Ctty = true, int(s.tty.Fd())
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	becomeSubreaper()
 	started := make(chan error)
@@ -86,12 +100,7 @@ func (s *supervisor) start(path string) error {
 	if err := <-started; err != nil {
 		signal.Stop(s.signals)
 		s.closeStreams()
-		s.takeTerminalBack()
 		return err
-	}
-	if s.tty != nil {
-		// We are in the background now, and may still write and take it back.
-		signal.Ignore(unix.SIGTTOU)
 	}
 	for _, st := range s.streams {
 		_ = st.child.Close()
@@ -111,32 +120,31 @@ func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started c
 	if err != nil {
 		return
 	}
+	defer close(s.ended)
 	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, unix.WUNTRACED, nil)
+		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
-			close(s.events)
 			return
 		case pid == s.pid:
-			s.events <- status
-			if !status.Stopped() {
-				close(s.events)
-				return
-			}
+			s.ended <- status
+			return
 		}
 	}
 }
 
 // run forwards signals until the program has ended and its output is written.
-func (s *supervisor) run(ctx context.Context) Status {
+func (s *supervisor) run(ctx context.Context) (Status, error) {
 	defer signal.Stop(s.signals)
-	status := s.wait(ctx)
-	s.takeTerminalBack()
+	status, known := s.wait(ctx)
 	result := Status{Code: status.ExitStatus()}
 	if status.Signaled() {
 		result.Code = 128 + int(status.Signal())
+		if s.terminal {
+			result.TerminalSignal = status.Signal()
+		}
 	}
 	result.Leaked = !s.drain()
 	for _, st := range s.streams {
@@ -144,30 +152,31 @@ func (s *supervisor) run(ctx context.Context) Status {
 			result.OutputErr = err
 		}
 	}
-	return result
+	if !known {
+		return Status{}, errors.New("the program has ended, and another part of this process took its status")
+	}
+	return result, nil
 }
 
-// wait returns when the program has ended.
-func (s *supervisor) wait(ctx context.Context) unix.WaitStatus {
+// wait returns when the program has ended, with its status if that is known.
+func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 	var kill <-chan time.Time
 	stop := func() {
 		if kill == nil && s.p.Grace > 0 {
 			kill = time.After(s.p.Grace)
+			s.leave = time.Now().Add(s.p.Grace)
 		}
 	}
 	done := ctx.Done()
 	for {
 		select {
-		case status := <-s.events:
-			if !status.Stopped() {
-				return status
-			}
-			s.stopWith()
+		case status, known := <-s.ended:
+			return status, known
 		case sig := <-s.signals:
 			if sig == unix.SIGTERM {
 				stop()
 			}
-			s.forward(sig.(syscall.Signal)) //nolint:errcheck // os/signal sends nothing else
+			s.forward(sig.(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
 		case <-done:
 			done = nil
 			stop()
@@ -178,82 +187,38 @@ func (s *supervisor) wait(ctx context.Context) unix.WaitStatus {
 	}
 }
 
-// forward sends sig to the program's group, or to the program alone if it has
-// left its group.
+// forward sends sig to the program's group; or to the program alone if it shares
+// ours, or has left its own.
 func (s *supervisor) forward(sig syscall.Signal) {
-	switch sig {
-	case unix.SIGPIPE: // ours: nobody reads our output
-		return
-	case unix.SIGCONT:
-		s.giveTerminal()
-	}
-	if unix.Kill(-s.pid, sig) != nil {
-		_ = unix.Kill(s.pid, sig)
-	}
-}
-
-// stopWith stops us when the program was stopped on a terminal, so that the
-// shell that started us takes the terminal back and can continue us. Elsewhere
-// nobody would.
-func (s *supervisor) stopWith() {
-	if s.tty == nil {
+	if sig == unix.SIGPIPE { // ours: nobody reads our output
 		return
 	}
-	s.setForeground(unix.Getpgrp())
-	_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
-}
-
-func (s *supervisor) giveTerminal() {
-	if s.tty == nil {
+	if s.terminal {
+		switch sig {
+		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // it has it already
+			return
+		}
+	} else if unix.Kill(-s.pid, sig) == nil {
 		return
 	}
-	if group, err := unix.IoctlGetInt(int(s.tty.Fd()), unix.TIOCGPGRP); err == nil && group == unix.Getpgrp() {
-		s.setForeground(s.pid)
-	}
+	_ = unix.Kill(s.pid, sig)
 }
 
-func (s *supervisor) takeTerminalBack() {
-	if s.tty == nil {
-		return
-	}
-	signal.Ignore(unix.SIGTTOU)
-	if group, err := unix.IoctlGetInt(int(s.tty.Fd()), unix.TIOCGPGRP); err == nil && group == s.pid {
-		s.setForeground(unix.Getpgrp())
-	}
-	signal.Reset(unix.SIGTTOU)
-	_ = s.tty.Close()
-	s.tty = nil
-}
-
-func (s *supervisor) setForeground(group int) {
-	_ = unix.IoctlSetPointerInt(int(s.tty.Fd()), unix.TIOCSPGRP, group)
-}
-
-// foregroundTerminal returns our controlling terminal if we are in its
-// foreground group, else nil.
-func foregroundTerminal() *os.File {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return nil
-	}
-	if group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
-		_ = tty.Close()
-		return nil
-	}
-	return tty
-}
-
-// forwarded returns the signals that we take to forward them. Not among them
-// are those that say something about us: SIGCHLD, SIGURG (Go's own preemption)
-// and those of the terminal that ask for it; and those that we were started
-// with as ignored (nohup), which the program then ignores, too. SIGPIPE is taken
-// so that it does not end us, and goes nowhere.
-func forwarded() []os.Signal {
+// taken returns the signals that we take, to forward them. Not among them are
+// those that say something about us: SIGCHLD and SIGURG (Go's own preemption);
+// those of job control, when a terminal stops and continues us with the program;
+// and those that we were started with as ignored (nohup), which the program then
+// ignores, too. SIGPIPE is taken so that it does not end us, and goes nowhere.
+func (s *supervisor) taken() []os.Signal {
 	var signals []os.Signal
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
 		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU:
 			continue
+		case unix.SIGTSTP, unix.SIGCONT:
+			if s.terminal {
+				continue
+			}
 		}
 		if !signal.Ignored(sig) {
 			signals = append(signals, sig)
@@ -264,23 +229,28 @@ func forwarded() []os.Signal {
 
 // drain waits for the end of the program's output. What the program itself
 // wrote is waited for however long it takes to write, unless a signal tells us
-// to stop; a pipe that another process keeps open only until it is quiet. It
+// to stop or has, a grace ago; a pipe that another process keeps open only until it is quiet. It
 // returns false if some pipe was left before its end.
 func (s *supervisor) drain() bool {
 	ended := true
 	for _, st := range s.streams {
-		owed := st.total.Load() + st.waiting()
-		leave := time.Now().Add(patience)
+		owed := st.owed()
+		var paid time.Time // when the program's own output was written
+		stopped := false
 		for !st.ended(quiet / 10) {
 			select {
 			case sig := <-s.signals:
-				if sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT {
-					owed, leave = 0, time.Time{}
-				}
+				stopped = stopped || sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT
 			default:
 			}
 			now := time.Now()
-			if st.total.Load() >= owed && (now.After(leave) || !st.writing.Load() && now.UnixNano()-st.last.Load() > int64(quiet)) {
+			written, last := st.progress()
+			if written >= owed && paid.IsZero() {
+				paid = now
+			}
+			stopped = stopped || !s.leave.IsZero() && now.After(s.leave)
+			silent := !paid.IsZero() && now.Sub(paid) > quiet && now.Sub(last) > quiet
+			if stopped || silent || !paid.IsZero() && now.Sub(paid) > patience {
 				ended = false
 				// Wakes the reader, unless it is stuck in a write that nobody takes.
 				_ = st.r.SetReadDeadline(now)
@@ -299,9 +269,10 @@ type stream struct {
 	done     chan struct{}
 	err      error // of dst; valid once done
 
-	total   atomic.Int64 // bytes written to dst
-	last    atomic.Int64 // when, in Unix nanoseconds
-	writing atomic.Bool
+	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
+	taken   int64
+	written int64
+	last    time.Time // of a write
 }
 
 const readSize = 64 << 10 // a whole pipe
@@ -310,15 +281,15 @@ func (st *stream) copy() {
 	defer close(st.done)
 	buf := make([]byte, readSize)
 	for st.err == nil {
-		n, err := st.r.Read(buf)
+		n, err := st.take(buf)
 		if n > 0 {
-			st.writing.Store(true)
 			_, st.err = st.dst.Write(buf[:n])
-			st.last.Store(time.Now().UnixNano())
-			st.total.Add(int64(n))
-			st.writing.Store(false)
+			st.mu.Lock()
+			st.written += int64(n)
+			st.last = time.Now()
+			st.mu.Unlock()
 		}
-		if err != nil {
+		if n <= 0 || err != nil {
 			break
 		}
 	}
@@ -331,14 +302,45 @@ func (st *stream) copy() {
 	}
 }
 
-// waiting returns how many bytes are in the pipe.
-func (st *stream) waiting() int64 {
-	var n int
+// take reads from the pipe, and counts what it takes in the same step: no byte is
+// ever neither in the pipe nor counted. It returns 0 at the end.
+func (st *stream) take(buf []byte) (n int, err error) {
 	raw, err := st.r.SyscallConn()
-	if err == nil {
-		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), fionread) })
+	if err != nil {
+		return 0, err
 	}
-	return int64(n)
+	var readErr error
+	err = raw.Read(func(fd uintptr) bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		for {
+			n, readErr = unix.Read(int(fd), buf) //nolint:gosec // descriptors are small
+			if !errors.Is(readErr, unix.EINTR) {
+				break
+			}
+		}
+		st.taken += int64(max(n, 0))
+		return !errors.Is(readErr, unix.EAGAIN)
+	})
+	return n, errors.Join(err, readErr)
+}
+
+// owed returns how many bytes had been put into the pipe, ever.
+func (st *stream) owed() int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	waiting := 0
+	if raw, err := st.r.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), fionread) }) //nolint:gosec // descriptors are small
+	}
+	return st.taken + int64(waiting)
+}
+
+// progress returns how many bytes were written to the destination, and when last.
+func (st *stream) progress() (int64, time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.written, st.last
 }
 
 // ended waits for at most d for the end of the stream.

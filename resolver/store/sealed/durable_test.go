@@ -313,7 +313,7 @@ func (d *disk) do(t *testing.T, call string) int {
 		if p := string(unhex(quoted[0][1])); strings.HasPrefix(p, d.root+"/") {
 			d.links = append(d.links, link{path: p})
 		}
-	case "linkat":
+	case "linkat", "renameat2":
 		from, to := string(unhex(quoted[0][1])), string(unhex(quoted[1][1]))
 		d.files[to] = d.file(from)
 		d.links = append(d.links, link{path: to, target: d.files[to]})

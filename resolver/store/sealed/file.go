@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,13 +29,12 @@ func publish(path string, write func(temp string) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tempDir) //nolint:errcheck // what is left is an unnamed, sealed copy
+	defer os.RemoveAll(tempDir) //nolint:errcheck // what is left was never in use
 	temp := filepath.Join(tempDir, "new")
 	if err := write(temp); err != nil {
 		return err
 	}
-	// A link, unlike a rename, never replaces what another process made meanwhile.
-	if err := os.Link(temp, path); err != nil {
+	if err := renameNew(temp, path); err != nil {
 		return err
 	}
 	return syncFile(dir)
@@ -50,13 +49,15 @@ func makeDir(dir string) error {
 		}
 		err = os.Mkdir(dir, 0o700)
 	}
-	switch {
-	case err == nil:
-		return syncFile(filepath.Dir(dir))
-	case errors.Is(err, fs.ErrExist):
-		return nil
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
-	return err
+	// Also if it exists: who made it may not have come to this, and what is put
+	// into it is only as durable as its name.
+	if err := syncFile(filepath.Dir(dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
 }
 
 // syncFile makes the file or folder at path durable.
@@ -86,7 +87,8 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 		flag, how = os.O_RDWR, unix.LOCK_EX
 	}
 	for {
-		f, err := os.OpenFile(o.Path, flag, 0)
+		// Not blocking: a FIFO would wait for another end.
+		f, err := os.OpenFile(o.Path, flag|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return nil, openError(o.Path, err)
 		}
@@ -111,6 +113,9 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if _, err2 := os.Lstat(path); err2 == nil {
+			return fmt.Errorf("%w: store file %s is a link to nothing", secret.ErrInvalid, path)
+		}
 		return err
 	case errors.Is(err, fs.ErrPermission):
 		return secret.WithHint(fmt.Errorf("%w: store file: %w", secret.ErrDenied, err), "the store belongs to the user who made it: see ls -l %s", path)
@@ -172,31 +177,49 @@ func (h holder) String() string {
 // notePath is where a holder that serves the store leaves its address.
 func notePath(path string) string { return path + ".holder" }
 
-// writeNote tells others that this process serves the store at o.Address.
-func writeNote(o Options) error {
+// writeNote tells others that this process serves the store at o.Address. The
+// note is believed while its file is locked.
+func writeNote(o Options) (*os.File, error) {
 	b, err := json.Marshal(holder{os.Getpid(), filepath.Base(os.Args[0]), o.Address})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_ = os.Remove(notePath(o.Path)) // of a holder that was killed: the lock is ours
-	return writeSynced(notePath(o.Path), b)
+	_ = os.Remove(notePath(o.Path)) // of a holder that was killed: the store's lock is ours
+	f, err := os.OpenFile(notePath(o.Path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
-// findHolder returns who holds the lock on f, as far as it can be known. It
-// believes a note only while its writer is among those who hold the lock.
-func findHolder(f *os.File, path string) holder {
-	pids := lockPIDs(f)
-	var note holder
-	if b, err := os.ReadFile(notePath(path)); err == nil && json.Unmarshal(b, &note) == nil && note.Address != "" {
-		if slices.Contains(pids, note.PID) {
-			return note
-		}
-		// Where the kernel does not tell (another PID namespace, no /proc), the note
-		// is all there is; it is removed when its writer ends in good order.
-		if len(pids) == 0 {
-			return note
-		}
+// readNote returns the note of a process that serves the store at path, if there
+// is one and it is alive.
+func readNote(path string) (note holder, ok bool) {
+	f, err := os.OpenFile(notePath(path), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return holder{}, false
 	}
+	defer f.Close() //nolint:errcheck // read only
+	if !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK) {
+		return holder{}, false
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	return note, err == nil && json.Unmarshal(b, &note) == nil && note.Address != ""
+}
+
+// findHolder returns who holds the lock on f, as far as it can be known.
+func findHolder(f *os.File, path string) holder {
+	if note, ok := readNote(path); ok {
+		return note
+	}
+	pids := lockPIDs(f)
 	if len(pids) == 0 {
 		return holder{}
 	}

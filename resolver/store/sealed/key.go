@@ -66,6 +66,9 @@ func (k Key) newDataKey() (madeKey, error) {
 
 // open returns the data key in wrapped.
 func (k Key) open(wrapped []byte) ([]byte, error) {
+	if _, err := age.ExtractHeader(bytes.NewReader(wrapped)); err != nil {
+		return nil, damaged("the wrapped data key: %v", err)
+	}
 	identities, err := k.identities(wrapped)
 	if err != nil {
 		return nil, err
@@ -76,13 +79,26 @@ func (k Key) open(wrapped []byte) ([]byte, error) {
 			"the store was made with another key: give that one with --key-file or INJECT_KEY")
 	}
 	if err != nil {
-		return nil, damaged("the wrapped data key: %v", err)
+		return nil, secret.WithHint(fmt.Errorf("%w: %s could not be used: %w", secret.ErrDenied, k.source(wrapped), err),
+			"an age plugin must be in PATH, and its device at hand")
 	}
 	key, err := io.ReadAll(io.LimitReader(r, dataKeySize+1))
 	if err != nil || len(key) != dataKeySize {
 		return nil, damaged("the wrapped data key is not whole")
 	}
 	return key, nil
+}
+
+// asks reports whether opening wrapped may ask a person for something.
+func (k Key) asks(wrapped []byte) bool {
+	if text := k.Text.Reveal(); text != nil {
+		return bytes.Contains(text, []byte("AGE-PLUGIN-")) || isEncrypted(text)
+	}
+	if byPassphrase(wrapped) {
+		return true
+	}
+	b, err := os.ReadFile(k.File)
+	return err == nil && (bytes.Contains(b, []byte("AGE-PLUGIN-")) || isEncrypted(b))
 }
 
 // byPassphrase reports whether wrapped is locked with a passphrase.
@@ -121,7 +137,10 @@ func (k Key) fileError(err error) error {
 		return secret.WithHint(fmt.Errorf("%w: key file %s does not exist", secret.ErrDenied, k.File),
 			"the store can only be opened with the key that it was made with: --key-file, or INJECT_KEY")
 	}
-	return fmt.Errorf("%w: key file: %w", secret.ErrDenied, err)
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: key file: %w", secret.ErrDenied, err)
+	}
+	return fmt.Errorf("%w: key file: %w", secret.ErrUnavailable, err)
 }
 
 // scrypt fits the results of age's scrypt constructors together.
@@ -213,6 +232,9 @@ func (k Key) readOrMakeFile() ([]age.Identity, error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, k.fileError(err)
 		}
+		if _, err := os.Lstat(k.File); err == nil {
+			return nil, fmt.Errorf("%w: key file %s is a link to nothing", secret.ErrInvalid, k.File)
+		}
 		id, err := age.GenerateX25519Identity()
 		if err != nil {
 			return nil, fmt.Errorf("make a key: %w", err)
@@ -255,15 +277,15 @@ func (k Key) parse(text []byte) ([]age.Identity, error) {
 		if bytes.HasPrefix(text, []byte(armor.Header)) {
 			r = armor.NewReader(r)
 		}
-		ids, err := k.askIdentity("key file "+filepath.Base(k.File), false)
+		ids, err := k.askIdentity(k.source(nil), false)
 		if err != nil {
 			return nil, err
 		}
 		if r, err = age.Decrypt(r, ids...); err != nil {
-			return nil, fmt.Errorf("%w: key file %s: %w", secret.ErrDenied, k.File, err)
+			return nil, fmt.Errorf("%w: %s: %w", secret.ErrDenied, k.source(nil), err)
 		}
 		if text, err = io.ReadAll(io.LimitReader(r, 1<<20)); err != nil {
-			return nil, fmt.Errorf("%w: key file %s: %w", secret.ErrDenied, k.File, err)
+			return nil, fmt.Errorf("%w: %s: %w", secret.ErrDenied, k.source(nil), err)
 		}
 	}
 	var ids []age.Identity

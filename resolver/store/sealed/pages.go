@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"io"
 	"sort"
+	"sync"
 
 	"inject/resolver/secret"
 )
@@ -88,16 +89,38 @@ func readMeta(f io.ReaderAt, at int64) (meta, error) {
 	return m, nil
 }
 
-// pageCache is branch pages of a file that does not change, by their number. It
-// may be nil.
-type pageCache map[uint64][]byte
+// pageCache is branch pages of a file that does not change. A nil one holds
+// nothing.
+type pageCache struct {
+	mu    sync.Mutex
+	known map[uint64][]byte // by number
+}
+
+func (c *pageCache) get(id uint64) ([]byte, bool) {
+	if c == nil {
+		return nil, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	page, ok := c.known[id]
+	return page, ok
+}
+
+func (c *pageCache) put(id uint64, page []byte) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known[id] = page
+}
 
 // checkPath walks from the page root to the leaf in which bbolt would look for
 // key, choosing as bbolt does, and returns an error if there is no way there.
-func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache pageCache) error {
+func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageCache) error {
 	id := root
 	for range maxDepth {
-		page, ok := cache[id]
+		page, ok := cache.get(id)
 		if !ok {
 			var err error
 			if page, err = readPage(f, pageSize, id); err != nil {
@@ -106,9 +129,7 @@ func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache pag
 			if native.Uint16(page[8:]) == leafPage {
 				return nil
 			}
-			if cache != nil {
-				cache[id] = page
-			}
+			cache.put(id, page)
 		}
 		child, ok := branchChild(page, int(native.Uint16(page[10:])), key)
 		if !ok {

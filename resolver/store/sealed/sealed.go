@@ -19,6 +19,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -82,8 +83,9 @@ type openFile struct {
 	keys keys
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
-	broken error
-	seen   *seen // nil where the file may change
+	broken atomic.Bool
+	seen   *seen    // nil where the file may change
+	note   *os.File // of who serves the store, locked; nil if nobody does
 }
 
 // seen is what was read of a file that cannot change while we have it open:
@@ -116,29 +118,51 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 // open opens the existing file; [fs.ErrNotExist] if there is none.
 func (s *Store) open(ctx context.Context) error {
-	f, err := openLocked(ctx, s.o)
-	if err != nil {
-		return err
+	for {
+		f, err := openLocked(ctx, s.o)
+		if err != nil {
+			return err
+		}
+		opened := &openFile{file: f}
+		if !s.o.Write {
+			opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{known: map[uint64][]byte{}}}
+		}
+		wrapped, err := opened.init(s.o)
+		if err != nil {
+			_ = opened.close()
+			return fileError(s.o.Path, err)
+		}
+		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
+			asks := s.o.Key.asks(wrapped)
+			if asks {
+				// A person takes their time, and others want the file.
+				_ = opened.close()
+			}
+			key, err := s.o.Key.open(wrapped)
+			if err == nil {
+				s.made = madeKey{key, wrapped}
+			}
+			if err == nil && asks {
+				continue
+			}
+			if err != nil {
+				_ = opened.close()
+				return fileError(s.o.Path, err)
+			}
+		}
+		opened.keys = deriveKeys(s.made.key)
+		if err := s.announce(opened); err != nil {
+			return errors.Join(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), opened.close())
+		}
+		s.openFile = opened
+		return nil
 	}
-	opened := &openFile{file: f}
-	if !s.o.Write {
-		opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{}}
-	}
-	if err := opened.init(s.o, s.made); err != nil {
-		_ = opened.close()
-		return fileError(s.o.Path, err)
-	}
-	if err := s.announce(); err != nil {
-		return errors.Join(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), opened.close())
-	}
-	s.openFile = opened
-	return nil
 }
 
 // announce does what a process that has the file for itself owes others.
-func (s *Store) announce() error {
+func (s *Store) announce(f *openFile) (err error) {
 	if s.o.Address != "" {
-		if err := writeNote(s.o); err != nil {
+		if f.note, err = writeNote(s.o); err != nil {
 			return err
 		}
 	}
@@ -159,13 +183,14 @@ func fileError(path string, err error) error {
 	return named
 }
 
-func (f *openFile) init(o Options, made madeKey) error {
+// init checks the file, hands it to bbolt and returns the wrapped data key.
+func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	info, err := f.file.Stat()
 	if err != nil {
-		return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
 	if err := checkMetas(f.file, info.Size()); err != nil {
-		return err
+		return nil, err
 	}
 	err = f.guard(func() (err error) {
 		f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
@@ -178,9 +203,8 @@ func (f *openFile) init(o Options, made madeKey) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var wrapped []byte
 	err = f.view(func(t *tx) error {
 		v, err := t.get(formatKey)
 		if err != nil {
@@ -196,16 +220,7 @@ func (f *openFile) init(o Options, made madeKey) error {
 		wrapped = slices.Clone(v)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	if made.key == nil || !bytes.Equal(wrapped, made.wrapped) {
-		if made.key, err = o.Key.open(wrapped); err != nil {
-			return err
-		}
-	}
-	f.keys = deriveKeys(made.key)
-	return nil
+	return wrapped, err
 }
 
 func deriveKeys(dataKey []byte) keys {
@@ -239,8 +254,9 @@ func (s *Store) Close() error {
 	if s.openFile == nil {
 		return nil
 	}
-	if s.o.Address != "" {
+	if s.note != nil {
 		_ = os.Remove(notePath(s.o.Path))
+		_ = s.note.Close()
 	}
 	err := s.close()
 	s.openFile = nil
@@ -248,7 +264,7 @@ func (s *Store) Close() error {
 }
 
 func (f *openFile) close() error {
-	if f.db != nil && f.broken == nil {
+	if f.db != nil && !f.broken.Load() {
 		if err := f.guard(f.db.Close); err == nil {
 			return nil
 		}
@@ -257,15 +273,17 @@ func (f *openFile) close() error {
 	return errors.Join(unix.Flock(int(f.file.Fd()), unix.LOCK_UN), f.file.Close())
 }
 
-// guard runs f and turns a fault in the mapped file and a panic of bbolt into
+var errBroken = damaged("its pages make no sense")
+
+// guard runs fn and turns a fault in the mapped file and a panic of bbolt into
 // [secret.ErrCorrupt].
 func (f *openFile) guard(fn func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)
 	defer func() {
 		if r := recover(); r != nil {
-			f.broken = damaged("its pages make no sense") // not r: it may quote what the pages hold
-			err = f.broken
+			f.broken.Store(true)
+			err = errBroken // not r: it may quote what the pages hold
 		}
 	}()
 	return fn()
@@ -295,8 +313,8 @@ func (f *openFile) begin(bt *bbolt.Tx, committed uint64) (*tx, error) {
 }
 
 func (f *openFile) view(fn func(*tx) error) error {
-	if f.broken != nil {
-		return f.broken
+	if f.broken.Load() {
+		return errBroken
 	}
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
@@ -310,8 +328,8 @@ func (f *openFile) view(fn func(*tx) error) error {
 }
 
 func (f *openFile) update(fn func(*tx) error) error {
-	if f.broken != nil {
-		return f.broken
+	if f.broken.Load() {
+		return errBroken
 	}
 	var refused error
 	err := f.guard(func() error {
@@ -325,18 +343,22 @@ func (f *openFile) update(fn func(*tx) error) error {
 		})
 	})
 	if err != nil && refused == nil && !errors.Is(err, secret.ErrCorrupt) {
-		// The commit failed: a full disk, a failing one, a file-size limit.
-		return secret.WithHint(fmt.Errorf("%w: nothing was changed: %w", secret.ErrUnavailable, err), "see that its disk has room and works: df -h")
+		// The commit failed. Pages are written before the meta page that makes them
+		// count, so what finds no room has changed nothing; of a failing disk, which
+		// may have taken the meta page, that cannot be said.
+		outcome := "the change may not have been made"
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+			outcome = "nothing was changed"
+		}
+		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
 	}
 	return err
 }
 
 func (t *tx) walk(root uint64, key []byte) error {
-	var pages pageCache
+	var pages *pageCache
 	if t.seen != nil {
-		t.seen.mu.Lock()
-		defer t.seen.mu.Unlock()
-		pages = t.seen.pages
+		pages = &t.seen.pages
 	}
 	return checkPath(t.file, int64(t.db.Info().PageSize), root, key, pages)
 }
@@ -419,13 +441,12 @@ func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
 		return known, nil
 	}
 	opened, err := t.openNode(prefix, version)
-	if err != nil {
-		return node{}, err
+	if err == nil && opened.children != nil { // leaves are many, and seldom met again
+		t.seen.mu.Lock()
+		t.seen.nodes[string(prefix)] = opened
+		t.seen.mu.Unlock()
 	}
-	t.seen.mu.Lock()
-	t.seen.nodes[string(prefix)] = opened
-	t.seen.mu.Unlock()
-	return opened, nil
+	return opened, err
 }
 
 func (t *tx) openNode(prefix []byte, version uint64) (node, error) {
@@ -703,7 +724,8 @@ func (s *Store) make(ctx context.Context) error {
 	switch {
 	case err == nil:
 		s.o.Key.notice("made the store " + s.o.Path)
-	case !errors.Is(err, fs.ErrExist): // if it exists, someone else was quicker
+	case errors.Is(err, fs.ErrExist): // someone else was quicker
+	default:
 		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err), "see that %s can be written and has room", s.o.Path)
 	}
 	return s.open(ctx)
