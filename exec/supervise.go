@@ -36,7 +36,7 @@ type supervisor struct {
 	pid      int
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
 	leave time.Time
-	ended    chan unix.WaitStatus // closed without a status if that was lost
+	ended chan unix.WaitStatus // closed without a status if that was lost
 }
 
 // newSupervisor makes the pipes.

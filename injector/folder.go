@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -34,17 +36,30 @@ type folder struct {
 	appears string // where files appear that are declared without a path
 	lock    *os.File
 	links   []string
+	made    []string // folders that were not there, outermost first
+}
+
+// absolute returns dir as an absolute path, clean; dir itself if the working
+// folder is gone.
+func absolute(dir string) string {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return dir
+	}
+	return abs
 }
 
 // bases returns where private folders may be, best first: a tmpfs before a disk.
 func bases(filesDir string) []string {
 	var ram, disk []string
 	for _, dir := range []string{filesDir, os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", os.TempDir()} {
-		switch {
-		case dir == "":
-		case inMemory(dir):
+		if dir == "" {
+			continue
+		}
+		// Links are relative to where they are, and a task may change its folder.
+		if dir = absolute(dir); inMemory(dir) {
 			ram = append(ram, dir)
-		default:
+		} else {
 			disk = append(disk, dir)
 		}
 	}
@@ -54,10 +69,9 @@ func bases(filesDir string) []string {
 // newFolder makes a private folder for files that shall appear in filesDir.
 func newFolder(filesDir string) (*folder, error) {
 	appears := appearsIn(filesDir)
-	if appears != "" {
-		if err := os.MkdirAll(appears, 0o755); err != nil { //nolint:gosec // as Flyte's mount; what is in it is links
-			return nil, cannotPlace(err)
-		}
+	made, err := makeAll(appears)
+	if err != nil {
+		return nil, cannotPlace(err)
 	}
 	var errs []error
 	for _, base := range bases(appears) {
@@ -66,13 +80,30 @@ func newFolder(filesDir string) (*folder, error) {
 			errs = append(errs, err)
 			continue
 		}
-		f := &folder{path: path, appears: appears, lock: lock}
+		f := &folder{path: path, appears: appears, lock: lock, made: made}
 		if appears == "" {
 			f.appears = path
 		}
 		return f, nil
 	}
 	return nil, cannotPlace(errors.Join(errs...))
+}
+
+// makeAll makes dir and what is missing above it, and returns what it made.
+func makeAll(dir string) (made []string, err error) {
+	if dir == "" {
+		return nil, nil
+	}
+	err = os.Mkdir(dir, 0o755) //nolint:gosec // as Flyte's mount; what is in it is links
+	if errors.Is(err, fs.ErrNotExist) {
+		if made, err = makeAll(filepath.Dir(dir)); err == nil {
+			err = os.Mkdir(dir, 0o755) //nolint:gosec // as above
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return made, nil
+	}
+	return append(made, dir), err
 }
 
 func cannotPlace(err error) error {
@@ -117,8 +148,11 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 		return appears, nil
 	}
 	if err := f.link(file, appears); err != nil {
-		return "", secret.WithHint(fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err),
-			"its folder must be there and writable, and nothing may be in its place")
+		hint := "its folder must be there and writable, and nothing may be in its place"
+		if target, err := os.Readlink(appears); err == nil && isPrivate(filepath.Dir(target)) {
+			hint = "another inject, which is running, has its file there: choose another place with --files-dir"
+		}
+		return "", secret.WithHint(fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err), "%s", hint)
 	}
 	return appears, nil
 }
@@ -155,10 +189,12 @@ func (f *folder) link(file, path string) error {
 	return err
 }
 
+func isPrivate(dir string) bool { return strings.HasPrefix(filepath.Base(dir), folderPrefix) }
+
 // leftLink reports whether path is a link into a private folder that is gone.
 func leftLink(path string) bool {
 	target, err := os.Readlink(path)
-	if err != nil || !strings.HasPrefix(filepath.Base(filepath.Dir(target)), folderPrefix) {
+	if err != nil || !isPrivate(filepath.Dir(target)) {
 		return false
 	}
 	_, err = os.Lstat(filepath.Dir(target))
@@ -167,7 +203,11 @@ func leftLink(path string) bool {
 
 // remove removes the files and the links to them.
 func (f *folder) remove() error {
-	return errors.Join(removeFolder(f.path, f.links), f.lock.Close())
+	err := removeFolder(f.path, f.links)
+	for _, dir := range slices.Backward(f.made) {
+		_ = os.Remove(dir) // unless something else is in it by now
+	}
+	return errors.Join(err, f.lock.Close())
 }
 
 func removeFolder(path string, links []string) error {
@@ -212,9 +252,9 @@ func sweepFolder(path string, log hclog.Logger) {
 	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return // its run is alive
 	}
-	list, err := os.ReadFile(filepath.Join(path, linksFile)) //nolint:gosec // ours
+	list, err := readLinks(filepath.Join(path, linksFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return
+		log.Warn("links of a killed run may be left", "folder", path, "error", err)
 	}
 	var links []string
 	for link := range bytes.SplitSeq(list, []byte{0}) {
@@ -225,6 +265,20 @@ func sweepFolder(path string, log hclog.Logger) {
 		return
 	}
 	log.Debug("removed the files of a killed run", "folder", path)
+}
+
+// readLinks reads a list of links. The run that wrote it is dead, and its task
+// had the same user: it may have put anything there.
+func readLinks(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // ours
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fs.ErrInvalid)
+	}
+	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
 func canWrite(dir string) bool {

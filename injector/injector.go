@@ -23,8 +23,8 @@ type Options struct {
 	Scope    secret.Scope
 	Declared []secret.Declaration
 	Resolver resolver.Resolver
-	// Timeout bounds resolving, all of it.
-	Timeout time.Duration
+	// Deadline bounds resolving, all of it.
+	Deadline time.Time
 	// Release, if not nil, gives back what resolving needed, before the task starts.
 	Release func() error
 
@@ -51,35 +51,44 @@ type Options struct {
 // started nothing and left nothing, if a secret could not be resolved or placed
 // (a [*resolver.Error] names all of those at once) or the command could not be
 // started (an [*exec.StartError]). When nothing is to be masked or cleaned up
-// it does not return: the process becomes the task.
+// it does not return: the process becomes the task. When ctx ends before the task
+// is started, it never is; once it runs, signals end it.
 func Run(ctx context.Context, o Options) (exec.Status, error) {
 	resolved, err := resolve(ctx, o)
 	if err != nil {
 		return exec.Status{}, err
+	}
+	// From before the first Reveal: no process of the same user may read our memory
+	// or environment, the task included.
+	if err := undumpable(); err != nil {
+		o.Log.Debug("this process can be read by others of the same user", "error", err)
 	}
 	places, err := place(o, resolved)
 	if err != nil {
 		return exec.Status{}, err
 	}
 	defer places.remove(o.Log)
+	if err := ctx.Err(); err != nil { // asked to stop before there was a task to ask
+		return exec.Status{}, err
+	}
 
 	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace}
 	p.Stdout, p.Stderr = mask(o, resolved)
 	if p.Stdout == io.Writer(o.Stdout) && !places.hasFiles() {
 		return exec.Status{}, exec.Replace(p)
 	}
-	status, err := exec.Run(ctx, p)
+	status, err := exec.Run(context.WithoutCancel(ctx), p)
 	if err != nil {
 		return status, err
 	}
 	if status.Leaked {
 		o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
 	}
+	if status.OutputErr != nil && status.Code == 0 {
+		return status, fmt.Errorf("write the task's output: %w; the rest of it is lost", status.OutputErr)
+	}
 	if status.OutputErr != nil {
 		o.Log.Error("the task's output could not be written; the rest of it is lost", "error", status.OutputErr)
-		if status.Code == 0 {
-			return status, fmt.Errorf("write the task's output: %w", status.OutputErr)
-		}
 	}
 	return status, nil
 }
@@ -96,7 +105,7 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 	if len(o.Declared) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("gave up after %v (--resolve-timeout)", o.Timeout))
+	ctx, cancel := context.WithDeadline(ctx, o.Deadline)
 	defer cancel()
 	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
 }
@@ -107,9 +116,11 @@ func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
 	if o.NoRedact {
 		return o.Stdout, o.Stderr
 	}
-	for _, r := range resolved {
-		o.Redactor.Add(redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()})
+	patterns := make([]redact.Pattern, len(resolved))
+	for i, r := range resolved {
+		patterns[i] = redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()}
 	}
+	o.Redactor.Add(patterns...)
 	if unmasked := o.Redactor.Unmasked(); len(unmasked) > 0 {
 		o.Log.Warn("too short to be masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
 	}

@@ -65,16 +65,19 @@ func (p *places) remove(log hclog.Logger) {
 // place puts every value into its variables or its file. It reports everything
 // that cannot be placed at once, and then has placed nothing.
 func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
-	sweep(o.FilesDir, o.Log)
+	p := &places{}
 	e := environment{conflict: o.OnConflict, values: map[string]string{}}
 	for _, v := range o.Environ {
-		if name, value, _ := strings.Cut(v, "="); !strings.HasPrefix(name, ourPrefix) {
+		name, value, ok := strings.Cut(v, "=")
+		switch {
+		case !ok || name == "":
+			p.env = append(p.env, v) // no variable, but the task's all the same
+		case !strings.HasPrefix(name, ourPrefix):
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}
 	e.inherited = len(e.names)
 
-	p := &places{}
 	defer func() {
 		if err != nil {
 			p.remove(o.Log)
@@ -88,6 +91,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 			continue
 		}
 		if p.files == nil {
+			sweep(o.FilesDir, o.Log)
 			if p.files, err = newFolder(o.FilesDir); err != nil {
 				return nil, err
 			}
@@ -205,7 +209,7 @@ func cleanJoin(dir, name string) string {
 func appearsIn(filesDir string) string {
 	switch {
 	case filesDir != "":
-		return filesDir
+		return absolute(filesDir)
 	case inContainer() && writable(FlyteDir):
 		return FlyteDir
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,6 +18,9 @@ import (
 
 // parallel is how many secrets are looked up at the same time.
 const parallel = 16
+
+// helpTime bounds the search for where else a missing secret is.
+const helpTime = 2 * time.Second
 
 // A Resolver turns a declared list into values for a task at a scope.
 type Resolver interface {
@@ -164,7 +168,7 @@ func unwrapRef(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*secret.Error](err); ok {
 		err, scope = e.Err, " at "+e.Ref.Scope.String()
 	}
-	if ctx.Err() != nil {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w%s: no answer in time: %w", secret.ErrUnavailable, scope, context.Cause(ctx))
 	}
 	if scope != "" {
@@ -184,6 +188,8 @@ func (l *Ladder) findElsewhere(ctx context.Context, org string, climbs map[strin
 	if !ok || !missing {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, helpTime)
+	defer cancel()
 	for info, err := range store.All(ctx, lister, store.Filter{Org: org}) {
 		if err != nil {
 			return

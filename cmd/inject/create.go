@@ -126,13 +126,16 @@ func (a *app) updateCommand() *cobra.Command {
 	}
 	addGroups(cmd, v.group(), a.flags.scopeGroup(), a.flags.storeGroup())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.change(cmd, args[0], func(s store.Manager, ref secret.Ref) error {
-			value, _, err := a.value(cmd, args[1:], v, ref)
-			if err != nil {
-				return err
-			}
-			return s.Update(cmd.Context(), ref, value)
-		}, "update")
+		ref, err := a.ref(args[0])
+		if err != nil {
+			return err
+		}
+		// Before the store is opened: whoever gives it may take their time.
+		value, _, err := a.value(cmd, args[1:], v, ref)
+		if err != nil {
+			return err
+		}
+		return a.change(cmd, ref, "update", func(s store.Manager) error { return s.Update(cmd.Context(), ref, value) })
 	}
 	return verb("update", "Replace the value of a secret", cmd)
 }
@@ -147,29 +150,29 @@ func (a *app) deleteCommand() *cobra.Command {
 	}
 	addGroups(cmd, a.flags.scopeGroup(), a.flags.storeGroup())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.change(cmd, args[0], func(s store.Manager, ref secret.Ref) error {
+		ref, err := a.ref(args[0])
+		if err != nil {
+			return err
+		}
+		return a.change(cmd, ref, "delete", func(s store.Manager) error {
 			if err := s.Delete(cmd.Context(), ref); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(a.stdout, "deleted secret %s at %s\n", ref.Key, ref.Scope)
 			return err
-		}, "delete")
+		})
 	}
 	return verb("delete", "Delete a secret", cmd)
 }
 
 // change runs fn on the store, and says where else the secret is if it is not
 // where it was to be changed.
-func (a *app) change(cmd *cobra.Command, key string, fn func(store.Manager, secret.Ref) error, verb string) error {
-	ref, err := a.ref(key)
-	if err != nil {
-		return err
-	}
+func (a *app) change(cmd *cobra.Command, ref secret.Ref, verb string, fn func(store.Manager) error) error {
 	s, err := a.openManager(cmd.Context())
 	if err != nil {
 		return err
 	}
-	err = fn(s, ref)
+	err = fn(s)
 	if errors.Is(err, secret.ErrNotFound) {
 		err = elsewhere(cmd, s, ref, err, "inject "+verb+" secret "+ref.Key)
 	}
@@ -214,7 +217,7 @@ func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.
 		sources = append(sources, "VALUE")
 	}
 	for _, name := range []string{"value", "from-file", "registry", "from-docker-config"} {
-		if f := cmd.Flags().Lookup(name); f != nil && f.Changed {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() != "false" {
 			sources = append(sources, "--"+name)
 		}
 	}

@@ -157,7 +157,9 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 	if helper == "" || strings.ContainsAny(helper, "/\x00") {
 		return dockerAuth{}, fmt.Errorf("%w: docker has no credentials for %s", secret.ErrInvalid, registry)
 	}
-	out, err := exec.Output(ctx, registry, "docker-credential-"+helper, "get")
+	// What opens the store is not the helper's.
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "INJECT_") })
+	out, err := exec.Output(ctx, env, registry, "docker-credential-"+helper, "get")
 	if err != nil {
 		return dockerAuth{}, fmt.Errorf("%w: credentials for %s: %w", secret.ErrInvalid, registry, err)
 	}

@@ -172,8 +172,15 @@ func applyTwins(cmd *cobra.Command) error {
 
 // prepare is called before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
+	a.runs(cmd)
 	if err := applyTwins(cmd); err != nil {
 		return err
+	}
+	if a.flags.grace < 0 || a.flags.lockTimeout < 0 || a.flags.resolveTimeout < 0 {
+		return fmt.Errorf("%w: a duration is not negative", secret.ErrInvalid)
+	}
+	if key := os.Getenv("INJECT_KEY"); key != "" {
+		a.redactor.Add(redact.Pattern{Name: "INJECT_KEY", Value: []byte(key)})
 	}
 	if cmd.Flags().Lookup("log-level") != nil {
 		level := hclog.LevelFromString(a.flags.logLevel)
@@ -193,10 +200,20 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 		}
 		a.redactor = redact.New(a.flags.minLength)
 	}
+	var patterns []redact.Pattern
 	for i, text := range a.flags.mask {
-		a.redactor.Add(redact.Pattern{Name: fmt.Sprintf("mask-%d", i+1), Value: []byte(text)})
+		patterns = append(patterns, redact.Pattern{Name: fmt.Sprintf("mask-%d", i+1), Value: []byte(text)})
+	}
+	if len(patterns) > 0 {
+		a.redactor.Add(patterns...)
 	}
 	return nil
+}
+
+// runs notes that cmd is one that runs a command: its failures go to the
+// termination message, those of its flags, too.
+func (a *app) runs(cmd *cobra.Command) {
+	a.running = !cmd.HasParent() || cmd.Name() == "run" && !cmd.Parent().HasParent()
 }
 
 // scope returns the scope that the flags name.
@@ -229,17 +246,41 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 
 // flagError says what is wrong with a flag without quoting the argument, in
 // which a value may be.
-func flagError(cmd *cobra.Command, err error) error {
-	what := "an unknown flag"
-	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
-		if name := e.GetSpecifiedName(); e.GetSpecifiedShortnames() == "" && len(name) < 30 {
-			what = "unknown flag --" + name
-		}
+func (a *app) flagError(cmd *cobra.Command, err error) error {
+	a.runs(cmd)
+	what, near := "an unknown flag", ""
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if distance(e.GetSpecifiedName(), f.Name) <= 2 {
+				near = "; did you mean --" + f.Name + "?"
+			}
+		})
 	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		what = "no argument for --" + e.GetFlag().Name
 	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		what = fmt.Sprintf("the argument of --%s is not a %s (not shown)", e.GetFlag().Name, e.GetFlag().Value.Type())
 	}
-	return secret.WithHint(fmt.Errorf("%w: %s", secret.ErrInvalid, what),
+	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
 		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
+}
+
+// distance is how many letters must be changed, added or removed to make b of a
+// (Levenshtein's).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
 }

@@ -10,6 +10,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -50,6 +53,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
+		a.dieOf(a.status.TerminalSignal)
 		return a.status.Code
 	}
 	a.report(err)
@@ -57,10 +61,25 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
 		code = e.Code
 	}
+	if e, ok := errors.AsType[*stoppedError](err); ok {
+		code = 128 + int(e.signal)
+	}
 	if a.running {
 		a.terminationMessage(err)
 	}
 	return code
+}
+
+// dieOf ends us by the signal by which the terminal ended the command, so that a
+// script that waits for us ends as it would have. It returns if that is not so,
+// or if we are process 1, which no signal ends by default.
+func (a *app) dieOf(sig syscall.Signal) {
+	if sig == syscall.SIGINT || sig == syscall.SIGQUIT {
+		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the command had its own
+		signal.Reset(sig)
+		_ = syscall.Kill(os.Getpid(), sig)
+		time.Sleep(10 * time.Millisecond) // it is on its way
+	}
 }
 
 // masked returns a writer of whole messages to w that masks every value that is

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ const maxTermination = 4096
 // terminationMessage writes why the task did not run, as one line of JSON, to
 // where kubelet looks for it. Names and scopes, never values.
 func (a *app) terminationMessage(err error) {
-	path := a.flags.terminationLog
+	path := cmp.Or(a.flags.terminationLog, os.Getenv(twin("termination-log")))
 	if path == "" {
 		path = "/dev/termination-log"
 		if _, err := os.Stat(path); err != nil {
@@ -124,7 +125,9 @@ func (a *app) terminationMessage(err error) {
 	for _, f := range failures(err) {
 		if f.key != "" {
 			message.Keys = append(message.Keys, f.key)
-			message.LookedIn = f.lookedIn // the same for every declaration of a task
+			if len(f.lookedIn) > len(message.LookedIn) { // one ladder; some climbs end early
+				message.LookedIn = f.lookedIn
+			}
 		}
 	}
 	message.Message = err.Error()
@@ -147,6 +150,9 @@ func (a *app) terminationMessage(err error) {
 
 // reason is the class of a failure, for programs.
 func reason(err error) string {
+	if _, ok := errors.AsType[*stoppedError](err); ok {
+		return "stopped"
+	}
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
 		if e.Code == exec.CodeNotFound {
 			return "command_not_found"

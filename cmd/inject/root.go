@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"inject/exec"
 	"inject/exec/redact"
 	"inject/injector"
 	"inject/resolver"
@@ -36,7 +41,7 @@ that the secrets are in.`,
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.masked(a.stderr))
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(a.flagError)
 	a.runFlags(root)
 	run := &cobra.Command{
 		Use:   "run [flags] -- COMMAND [ARG…]",
@@ -62,7 +67,6 @@ func (a *app) runFlags(cmd *cobra.Command) {
 }
 
 func (a *app) run(cmd *cobra.Command, args []string) error {
-	a.running = true
 	if len(args) == 0 {
 		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
 	}
@@ -70,20 +74,72 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := untilStopped(cmd.Context())
+	defer stop()
 	o := injector.Options{
-		Scope: scope, Declared: t.Declared, Timeout: a.flags.resolveTimeout,
+		Scope: scope, Declared: t.Declared, Deadline: time.Now().Add(a.flags.resolveTimeout),
 		Environ: os.Environ(), OnConflict: injector.Conflict(a.flags.onConflict), FilesDir: a.flags.filesDir,
 		Redactor: a.redactor, NoRedact: a.flags.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, Grace: a.flags.grace, Log: a.log,
 	}
 	if len(t.Declared) > 0 {
-		s, err := a.openReader(cmd.Context())
+		opening, cancel := context.WithDeadline(ctx, o.Deadline)
+		defer cancel()
+		s, err := a.openReader(opening)
 		if err != nil {
-			return err
+			return stopped(ctx, err)
 		}
 		o.Resolver, o.Release = resolver.Over(s), s.Close
 	}
-	a.status, err = injector.Run(cmd.Context(), o)
+	a.status, err = injector.Run(ctx, o)
+	if e, ok := errors.AsType[*exec.StartError](err); ok {
+		if name, _, assigned := strings.Cut(e.Name, "="); assigned && e.Code == exec.CodeNotFound {
+			// env(1) would take it for a variable, and what follows for its value.
+			err = secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
+				"a variable is declared with --secret KEY=VARIABLE, or set before inject")
+		}
+	}
+	return stopped(ctx, err)
+}
+
+// stoppedError says that a signal asked us to stop before the command was
+// started.
+type stoppedError struct{ signal syscall.Signal }
+
+func (e *stoppedError) Error() string {
+	return "stopped by a signal (" + e.signal.String() + "); nothing was started"
+}
+
+// untilStopped returns a context that ends, with a stoppedError, when a signal
+// asks us to stop. Signals that were ignored when we started still are.
+func untilStopped(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	go func() {
+		select {
+		case sig := <-signals:
+			cancel(&stoppedError{sig.(syscall.Signal)}) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
+}
+
+// stopped returns why we stopped, if err is because we did, else err.
+func stopped(ctx context.Context, err error) error {
+	if e, ok := errors.AsType[*stoppedError](context.Cause(ctx)); ok {
+		if _, told := errors.AsType[*stoppedError](err); told || errors.Is(err, context.Canceled) {
+			return e
+		}
+	}
 	return err
 }
 
@@ -135,9 +191,11 @@ func (a *app) redact(cmd *cobra.Command, _ []string) error {
 		if err != nil {
 			return err
 		}
-		for _, r := range resolved {
-			a.redactor.Add(redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()})
+		patterns := make([]redact.Pattern, len(resolved))
+		for i, r := range resolved {
+			patterns[i] = redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()}
 		}
+		a.redactor.Add(patterns...)
 	}
 	if unmasked := a.redactor.Unmasked(); len(unmasked) > 0 {
 		a.log.Warn("too short to be masked (--redact-min-length)", "secrets", unmasked)
@@ -148,7 +206,10 @@ func (a *app) redact(cmd *cobra.Command, _ []string) error {
 	w := a.redactor.Writer(a.stdout)
 	// Not io.Copy's own paths: the file must not skip the writer, nor wait for more.
 	_, err = io.CopyBuffer(w, struct{ io.Reader }{a.stdin}, make([]byte, 64<<10))
-	if err := errors.Join(err, w.Close()); err != nil {
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil {
 		return fmt.Errorf("redact: %w", err)
 	}
 	return nil

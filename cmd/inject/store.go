@@ -61,7 +61,12 @@ func (a *app) storeURL() (*url.URL, error) {
 		return nil, secret.WithHint(fmt.Errorf("%w: --store: unknown scheme %.20q", secret.ErrInvalid, u.Scheme), "known are file:///path/to/secrets.db and dir:///path/to/folder")
 	}
 	if u.Opaque != "" { // file:relative/path
-		u.Path = u.Opaque
+		if u.Path, err = url.PathUnescape(u.Opaque); err != nil {
+			u.Path = u.Opaque
+		}
+	}
+	if u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
+		return nil, secret.WithHint(fmt.Errorf("%w: --store: a path has no query or fragment", secret.ErrInvalid), "in a URL a ? of a path is %%3F, and a # is %%23")
 	}
 	if u.Host != "" || u.Path == "" {
 		return nil, secret.WithHint(fmt.Errorf("%w: --store: a path is missing", secret.ErrInvalid), "three slashes begin an absolute path: %s:///path", u.Scheme)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -38,14 +39,13 @@ var errInterrupted = errors.New("interrupted; nothing was changed")
 // shows what is typed again.
 func (t *terminal) ask(prompt string) (secret.Value, error) {
 	fd := int(t.file.Fd())
-	state, err := term.GetState(fd)
+	before, err := term.GetState(fd)
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("ask on the terminal: %w", err)
 	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(interrupted)
-	fmt.Fprint(os.Stderr, prompt)
 	type line struct {
 		b   []byte
 		err error
@@ -55,7 +55,15 @@ func (t *terminal) ask(prompt string) (secret.Value, error) {
 		b, err := term.ReadPassword(fd)
 		read <- line{b, err}
 	}()
-	defer fmt.Fprintln(os.Stderr)
+	// Not before it is so: who interrupts now must find a terminal to set back.
+	for range 1000 {
+		if now, err := term.GetState(fd); err != nil || *now != *before {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.print(prompt)
+	defer t.print("\n")
 	select {
 	case l := <-read:
 		if l.err != nil {
@@ -63,7 +71,15 @@ func (t *terminal) ask(prompt string) (secret.Value, error) {
 		}
 		return secret.NewValue(l.b), nil
 	case <-interrupted:
-		return secret.Value{}, errors.Join(errInterrupted, term.Restore(fd, state))
+		return secret.Value{}, errors.Join(errInterrupted, term.Restore(fd, before))
+	}
+}
+
+// print writes to the terminal itself, where stderr may not go; or to stderr if
+// the terminal is open for reading only.
+func (t *terminal) print(text string) {
+	if _, err := t.file.WriteString(text); err != nil {
+		_, _ = os.Stderr.WriteString(text)
 	}
 }
 
@@ -82,7 +98,7 @@ func (t *terminal) passphrase(prompt string, confirm bool) (secret.Value, error)
 
 // line prompts and reads a line that is shown as it is typed.
 func (t *terminal) line(prompt string) (string, error) {
-	fmt.Fprint(os.Stderr, prompt)
+	t.print(prompt)
 	var line []byte
 	for b := make([]byte, 1); ; {
 		n, err := t.file.Read(b)

@@ -212,7 +212,12 @@ func TestParseBad(t *testing.T) {
 		require.ErrorContains(t, err, want, text)
 		require.NotContains(t, err.Error(), "hunter2")
 	}
-	_, err := task.Parse("t", []byte("nam: a\nsecrets: [{key: K, mont: x}, {}]"))
+	_, err := task.Parse("t", []byte("secrets:\n"+strings.Repeat("- {k: 1}\n", 1000)))
+	require.ErrorContains(t, err, "there are more mistakes")
+	require.Less(t, len(err.Error()), 5000)
+	_, err = task.Parse("t", []byte("name: 2024-01-01"))
+	require.ErrorContains(t, err, "expected text, found something else")
+	_, err = task.Parse("t", []byte("nam: a\nsecrets: [{key: K, mont: x}, {}]"))
 	for _, part := range []string{"nam: unknown", "secrets[0].mont", "secrets[1]: the key is missing"} {
 		require.ErrorContains(t, err, part)
 	}
@@ -220,7 +225,9 @@ func TestParseBad(t *testing.T) {
 
 // The schema accepts and refuses what Parse does, as far as a schema can tell.
 func TestSchema(t *testing.T) {
-	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(task.Schema))
+	text, err := os.ReadFile("task.schema.json")
+	require.NoError(t, err)
+	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	require.NoError(t, err)
 	c := jsonschema.NewCompiler()
 	require.NoError(t, c.AddResource("task.json", schema))

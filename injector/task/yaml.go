@@ -2,7 +2,6 @@ package task
 
 import (
 	"bytes"
-	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +14,6 @@ import (
 	"inject/resolver/secret"
 )
 
-// Schema is the JSON schema of what Parse reads, for editors.
-//
-//go:embed task.schema.json
-var Schema []byte
-
 // mountPath is the only mount that Flyte's SDK accepts (flyte-sdk
 // src/flyte/_secret.py).
 const mountPath = "/etc/flyte/secrets"
@@ -27,7 +21,7 @@ const mountPath = "/etc/flyte/secrets"
 // Parse reads a task in YAML or JSON, shaped as a flyte.TaskEnvironment: name,
 // project, domain, and secrets, each a key or {key, group, as_env_var, mount}.
 // Errors name file, line and field of everything that is wrong at once, and
-// quote no scalar.
+// quote no scalar. task.schema.json is the same for editors.
 func Parse(file string, text []byte) (Task, error) {
 	p := parser{file: file}
 	if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 && trimmed[0] == '{' {
@@ -63,6 +57,9 @@ func atLine(err error) string {
 	return ""
 }
 
+// maxErrors is how many mistakes of one file are told at once.
+const maxErrors = 20
+
 type parser struct {
 	file string
 	errs []error
@@ -71,6 +68,12 @@ type parser struct {
 func (p *parser) fail(at string, n *yaml.Node, format string, args ...any) {
 	if at == "" {
 		at = "the task"
+	}
+	if len(p.errs) == maxErrors {
+		p.errs = append(p.errs, fmt.Errorf("%w: %s: there are more mistakes", secret.ErrInvalid, p.file))
+	}
+	if len(p.errs) > maxErrors {
+		return
 	}
 	p.errs = append(p.errs, fmt.Errorf("%w: %s:%d: %s: "+format, append([]any{secret.ErrInvalid, p.file, n.Line, at}, args...)...))
 }
@@ -127,7 +130,10 @@ func kind(n *yaml.Node) string {
 	case yaml.SequenceNode:
 		return "a list"
 	default:
-		return "a " + map[string]string{"!!str": "text", "!!int": "number", "!!float": "number", "!!bool": "truth value", "!!null": "null"}[n.Tag]
+		if name, ok := map[string]string{"!!str": "a text", "!!int": "a number", "!!float": "a number", "!!bool": "a truth value", "!!null": "null"}[n.Tag]; ok {
+			return name
+		}
+		return "something else" // a time, binary data
 	}
 }
 
@@ -182,7 +188,7 @@ func (p *parser) secret(at string, n *yaml.Node) secret.Declaration {
 	if mounted && d.EnvVar == "" {
 		d.Mount = secret.File
 	}
-	if len(p.errs) > before {
+	if len(p.errs) > before || len(p.errs) > maxErrors {
 		return d
 	}
 	if !hasKey {

@@ -11,9 +11,11 @@
 // folder where a key is looked for is a scope, not a secret. Names that no key
 // has, such as ..data, are passed over.
 //
-// kubelet swaps the content of a mounted folder by renaming the link ..data.
-// Each operation reads through one such generation, so that it never mixes two.
-// Links are followed inside the folder only.
+// kubelet swaps the content of a mounted folder by renaming the link ..data, into
+// which the names that one sees are links. An operation in the middle of which it
+// did so is done again, so that it never mixes two generations. Links are
+// followed inside the folder only, and one that leads nowhere is an error, not an
+// absent secret.
 package dir
 
 import (
@@ -79,28 +81,38 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 }
 
-// snapshot calls fn with the folder's present generation, and again when
-// kubelet took that away in the middle.
-func (s *Store) snapshot(ctx context.Context, fn func(*os.Root) error) error {
+// snapshot calls fn, and again if kubelet swapped the content meanwhile: what fn
+// found may have been of both generations, or missing because one was just gone.
+func (s *Store) snapshot(ctx context.Context, fn func() error) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		before, err := s.root.Readlink(dataLink)
-		if err != nil { // not kubelet's
-			return fn(s.root)
-		}
-		root, err := s.root.OpenRoot(dataLink)
-		if err == nil {
-			err = fn(root)
-			_ = root.Close()
-		} else {
-			err = classify(err)
-		}
-		if after, err2 := s.root.Readlink(dataLink); err2 == nil && after == before {
+		before, err := s.generation()
+		if err != nil {
 			return err
 		}
+		result := fn()
+		after, err := s.generation()
+		if err != nil {
+			return err
+		}
+		if before == after {
+			return result
+		}
 	}
+}
+
+// generation returns where kubelet's link leads, "" if the folder is not kubelet's.
+func (s *Store) generation() (string, error) {
+	target, err := s.root.Readlink(dataLink)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) { // none, or no link
+		return "", nil
+	}
+	if err != nil {
+		return "", classify(err)
+	}
+	return target, nil
 }
 
 // pathOf returns where r is in the folder.
@@ -118,7 +130,7 @@ func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(f *
 		err = errors.Join(ctx.Err(), secret.ErrNotFound)
 	}
 	if err == nil {
-		err = s.snapshot(ctx, func(root *os.Root) error { return open(root, ref, fn) })
+		err = s.snapshot(ctx, func() error { return open(s.root, ref, fn) })
 	}
 	if err != nil {
 		return &secret.Error{Op: op, Ref: ref, Err: err}
@@ -131,7 +143,7 @@ func open(root *os.Root, ref secret.Ref, fn func(*os.File, store.Info) error) er
 	f, err := root.OpenFile(pathOf(ref), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	// ENOTDIR: where the domain's folder would be is a secret of that name.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return secret.ErrNotFound
+		return absent(root, pathOf(ref))
 	}
 	if err != nil {
 		return classify(err)
@@ -147,6 +159,24 @@ func open(root *os.Root, ref secret.Ref, fn func(*os.File, store.Info) error) er
 		return fmt.Errorf("%w: %s is neither a file nor a folder", secret.ErrInvalid, pathOf(ref))
 	}
 	return fn(f, store.Info{Ref: ref, Created: info.ModTime(), Updated: info.ModTime()})
+}
+
+// absent returns [secret.ErrNotFound] unless a link is there that leads nowhere:
+// what it led to was there once.
+func absent(root *os.Root, at string) error {
+	for ; at != "."; at = path.Dir(at) {
+		info, err := root.Lstat(at)
+		switch {
+		case err == nil && info.Mode()&fs.ModeSymlink != 0:
+			if _, err := root.Stat(at); err == nil {
+				return secret.ErrNotFound // it leads to a folder without the rest
+			}
+			return fmt.Errorf("%w: %s is a link to nothing", secret.ErrUnavailable, at)
+		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+			return classify(err)
+		}
+	}
+	return secret.ErrNotFound
 }
 
 // Get implements [store.Reader].
@@ -181,9 +211,9 @@ func (s *Store) List(ctx context.Context, f store.Filter, limit int, token strin
 		return nil, "", fmt.Errorf("list: %w: the token is not of this store", secret.ErrInvalid)
 	}
 	var all []store.Info
-	err := s.snapshot(ctx, func(root *os.Root) error {
+	err := s.snapshot(ctx, func() error {
 		all = nil
-		return s.walk(root, secret.Scope{Org: s.org}, ".", func(info store.Info) {
+		return s.walk(s.root, secret.Scope{Org: s.org}, ".", func(info store.Info) {
 			if f.Match(info.Ref) && info.Ref.ID() > token {
 				all = append(all, info)
 			}
@@ -214,7 +244,11 @@ func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(st
 	for _, name := range names {
 		info, err := root.Stat(path.Join(at, name))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a link to nowhere, or gone
+			err = absent(root, path.Join(at, name))
+			if errors.Is(err, secret.ErrNotFound) || strings.HasPrefix(name, "..") {
+				continue // gone since the folder was read
+			}
+			return err
 		}
 		if err != nil {
 			return classify(err)

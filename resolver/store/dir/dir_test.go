@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -76,6 +77,10 @@ func TestConformanceKubelet(t *testing.T) {
 		require.NoError(t, os.Symlink("..2026_11_23", filepath.Join(root, "..data")))
 		for ref, b := range seed {
 			write(t, filepath.Join(root, "..2026_11_23", layout(ref)), b)
+			first, _, _ := strings.Cut(layout(ref), "/")
+			if err := os.Symlink("..data/"+first, filepath.Join(root, first)); !errors.Is(err, os.ErrExist) {
+				require.NoError(t, err)
+			}
 		}
 		return open(t, root)
 	})
@@ -93,6 +98,7 @@ func TestSwap(t *testing.T) {
 		require.NoError(t, os.Rename(filepath.Join(root, "..data_tmp"), filepath.Join(root, "..data")))
 	}
 	publish(0)
+	require.NoError(t, os.Symlink("..data/K", filepath.Join(root, "K")))
 	s := open(t, root)
 	var stop atomic.Bool
 	done := make(chan error)
@@ -129,6 +135,9 @@ func TestNotASecret(t *testing.T) {
 	write(t, filepath.Join(root, "not a key"), []byte("v"))
 	write(t, filepath.Join(root, "d/p/q/K"), []byte("v"))
 	write(t, filepath.Join(root, "OK"), []byte("v"))
+	require.NoError(t, os.Mkdir(filepath.Join(root, "dangles"), 0o755))
+	require.NoError(t, os.Symlink("gone", filepath.Join(root, "dangles", "OK")))
+	require.NoError(t, os.Symlink("gone", filepath.Join(root, "nowhere")))
 	s := open(t, root)
 	org := secret.Scope{Org: "flyte"}
 	for key, want := range map[string]error{
@@ -136,6 +145,11 @@ func TestNotASecret(t *testing.T) {
 	} {
 		_, _, err := s.Get(t.Context(), secret.Ref{Scope: org, Key: key})
 		require.ErrorIs(t, err, want, key)
+	}
+	// A link to nothing is no absence, which would give the wider value.
+	for _, domain := range []string{"dangles", "nowhere"} {
+		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain}, Key: "OK"}
+		storetest.RunFault(t, s, ref, secret.ErrUnavailable)
 	}
 	_, _, err := s.Get(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: "domain"}, Key: "K"})
 	require.ErrorIs(t, err, secret.ErrNotFound)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -257,7 +258,32 @@ func TestPageLoop(t *testing.T) {
 	require.Positive(t, loops, "there must be a branch page to break")
 }
 
-// A file that is cut while it is mapped faults; the fault is an error.
+// Several lookups meet the same damage at once.
+func TestConcurrentDamage(t *testing.T) {
+	o, file, want := damageStore(t)
+	for i := 0; i < len(file); i += 131 {
+		b := bytes.Clone(file)
+		b[i] ^= 0xff
+		require.NoError(t, os.WriteFile(o.Path, b, 0o600))
+		o.Write = false
+		s, err := sealed.Open(t.Context(), o)
+		if err != nil {
+			continue
+		}
+		var wg sync.WaitGroup
+		for ref, b := range want {
+			wg.Go(func() {
+				if _, _, err := s.Get(ctx, ref); b != nil && err != nil && notAbsent(err) != nil {
+					t.Errorf("%v: %v", ref, err)
+				}
+			})
+		}
+		wg.Wait()
+		_ = s.Close()
+	}
+}
+
+// A file that is cut while it is open.
 func TestCutWhileOpen(t *testing.T) {
 	for _, write := range []bool{false, true} {
 		o, file, want := damageStore(t)
@@ -269,6 +295,7 @@ func TestCutWhileOpen(t *testing.T) {
 			_, _, err := s.Get(t.Context(), ref)
 			if b != nil {
 				require.ErrorIs(t, err, secret.ErrCorrupt)
+				storetest.RunFault(t, s, ref, secret.ErrCorrupt)
 			}
 		}
 		require.Error(t, errors.Join(s.Create(t.Context(), secret.Ref{Scope: storetest.Scopes[0], Key: "new"}, secret.Value{}, store.Regular)))

@@ -176,6 +176,27 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 	})
 }
 
+// RunFault asserts that a store in which ref cannot be had because of want
+// ([secret.ErrDenied], [secret.ErrUnavailable], [secret.ErrCorrupt]) says so, and
+// never that there is no such secret.
+func RunFault(t *testing.T, r ReadLister, ref secret.Ref, want error) {
+	t.Helper()
+	_, _, err := r.Get(t.Context(), ref)
+	requireError(t, err, want, "get", ref)
+	require.NotErrorIs(t, err, secret.ErrNotFound)
+	_, err = r.Describe(t.Context(), ref)
+	if err != nil { // a store may know that it is there, and not its value
+		requireError(t, err, want, "describe", ref)
+		require.NotErrorIs(t, err, secret.ErrNotFound)
+	}
+	for _, err := range store.All(t.Context(), r, store.Filter{}) {
+		if err != nil {
+			require.ErrorIs(t, err, want)
+			return
+		}
+	}
+}
+
 func badRefs() []secret.Ref {
 	return []secret.Ref{
 		{},

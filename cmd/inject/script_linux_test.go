@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -46,7 +47,7 @@ func TestMain(m *testing.M) {
 // commands there are:
 //
 //	code N CMD...     CMD exits with N
-//	noleak [FILE...]  no value of v/ is in stdout, stderr or FILE (raw, or as %q prints it)
+//	noleak [FILE...]  no value of v/, nor $VALUE, is in stdout, stderr or FILE (raw, or as %q prints it)
 //	same A B          two files are the same, byte for byte
 //	nobody CMD...     CMD exits with 0 as a user who owns nothing
 //	flip FILE N       changes byte N of a file; from its end if N is negative
@@ -63,6 +64,8 @@ func TestScript(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "runtime"))
 			e.Setenv("STORE", filepath.Join(e.WorkDir, "home/.local/share/inject/secrets.db"))
 			e.Setenv("KEYFILE", filepath.Join(e.WorkDir, "home/.config/inject/key.txt"))
+			// One that fits in an argument; what a script expands it to is the same.
+			e.Setenv("VALUE", "V'\"`\\%s "+rand.Text())
 			for _, dir := range []string{"home", "v", "runtime", "f"} {
 				if err := os.Mkdir(filepath.Join(e.WorkDir, dir), 0o700); err != nil {
 					return err
@@ -135,8 +138,11 @@ func noLeak(ts *testscript.TestScript, files []string) {
 		texts[f] = ts.ReadFile(f)
 	}
 	found := func(text string) string {
-		for _, name := range []string{"a", "b", "bin"} {
-			value := ts.ReadFile("v/" + name)
+		for _, name := range []string{"a", "b", "bin", "VALUE"} {
+			value := ts.Getenv("VALUE")
+			if name != "VALUE" {
+				value = ts.ReadFile("v/" + name)
+			}
 			quoted := fmt.Sprintf("%q", value)
 			for _, form := range []string{value, quoted[1 : len(quoted)-1], value[len(value)-20:]} {
 				if strings.Contains(text, form) {
@@ -147,8 +153,8 @@ func noLeak(ts *testscript.TestScript, files []string) {
 		return ""
 	}
 	for name, text := range texts {
-		for _, canary := range []string{"a", "b", "bin"} {
-			if found(text+ts.ReadFile("v/"+canary)) == "" {
+		for _, canary := range []string{ts.ReadFile("v/a"), ts.ReadFile("v/b"), ts.ReadFile("v/bin"), ts.Getenv("VALUE")} {
+			if found(text+canary) == "" {
 				ts.Fatalf("the search does not find a planted value")
 			}
 		}
@@ -249,9 +255,9 @@ func TestPassphrasePrompt(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// A program on a terminal reads from it, gets Ctrl-C once, and has the
-// foreground; afterwards we have it again.
-func TestForeground(t *testing.T) {
+// A program on a terminal reads from it and gets Ctrl-C once; a script that runs
+// us ends with it, as it would without us.
+func TestTerminal(t *testing.T) {
 	home := t.TempDir()
 	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
 	script := `trap 'echo int; exit 5' INT; read x; echo "read $x $K"; while :; do sleep 0.05; done`
@@ -264,6 +270,144 @@ func TestForeground(t *testing.T) {
 	readUntil(t, tty, "int")
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 5, cmd.ProcessState.ExitCode())
+
+	cmd, tty = onTerminal(t, home, "--", "sh", "-c", binary+" --secret K -- sh -c 'echo ready; sleep 20'; echo NEXT")
+	readUntil(t, tty, "ready")
+	_, err = tty.WriteString("\x03")
+	require.NoError(t, err)
+	rest, _ := io.ReadAll(tty) // until the terminal is closed: EIO
+	require.NotContains(t, string(rest), "NEXT")
+	require.Error(t, cmd.Wait())
+}
+
+// In an interactive shell, we are a job like any other: beside a pager, stopped
+// and continued, in the background and brought back.
+func TestJobControl(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
+	shell.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "PS1=prompt> ", "TERM=dumb"}
+	tty, err := pty.Start(shell)
+	require.NoError(t, err)
+	timer := time.AfterFunc(30*time.Second, func() { _ = shell.Process.Kill() })
+	t.Cleanup(func() { timer.Stop(); _ = tty.Close(); _ = shell.Wait() })
+	do := func(typed, want string) {
+		_, err := tty.WriteString(typed)
+		require.NoError(t, err)
+		readUntil(t, tty, want)
+	}
+	do("", "prompt> ")
+	// A reader of the terminal in the same pipeline, as a pager is.
+	do("inject --secret K -- sh -c 'echo $K; sleep 0.3' | { cat; read x < /dev/tty; echo got-$x; }\n", "[redacted:K]")
+	do("typed\n", "got-typed")
+	do("inject --secret K -- sh -c 'echo rea''dy; read x; echo $x-$K'\n", "ready")
+	do("\x1a", "Stopped")
+	do("fg\n", "inject --secret")
+	do("again\n", "again-[redacted:K]")
+	do("inject --secret K -- sh -c 'read x; echo $x-$K' &\n", "prompt> ")
+	time.Sleep(300 * time.Millisecond) // it wants to read, and is stopped
+	do("fg\n", "inject --secret")
+	do("back\n", "back-[redacted:K]")
+	do("inject --secret K -- sleep 20 | cat\n", "sleep 20")
+	time.Sleep(300 * time.Millisecond)
+	do("\x03", "prompt> ")
+	do("exit\n", "exit")
+}
+
+// Nobody but root reads the store's key out of us, our task the least.
+func TestNotDumpable(t *testing.T) {
+	home, err := os.MkdirTemp("", "inject-home")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(home) })
+	key := "a passphrase " + rand.Text()
+	env := append(command(home).Env, "INJECT_KEY="+key)
+	create := command(home, "create", "secret", "K", "the-value")
+	create.Env = env
+	require.NoError(t, create.Run())
+	look := command(home, "--secret", "K", "--", "sh", "-c",
+		`cat /proc/self/environ | tr '\0' '\n' | grep -c the-value; cat /proc/$PPID/environ; true`)
+	look.Env = env
+	if os.Geteuid() == 0 {
+		require.NoError(t, exec.Command("chown", "-R", "65534:65534", home).Run())
+		look.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	out, err := look.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.NotContains(t, string(out), key)
+	require.Contains(t, string(out), "denied")
+	require.Contains(t, string(out), "2\n", "the task's own environment is its own")
+}
+
+// A signal while we wait for the store: 128+n, and nothing is started.
+func TestStoppedBeforeTheStart(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	store, err := os.Open(filepath.Join(home, ".local/share/inject/secrets.db"))
+	require.NoError(t, err)
+	defer store.Close() //nolint:errcheck // only locked
+	require.NoError(t, unix.Flock(int(store.Fd()), unix.LOCK_EX))
+	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT} {
+		cmd := command(home, "--secret", "K", "--termination-log", filepath.Join(home, "term"), "--", "echo", "started")
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		stderr, err := cmd.StderrPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		b := make([]byte, 256)
+		n, err := stderr.Read(b)
+		require.NoError(t, err)
+		require.Contains(t, string(b[:n]), "waiting for ")
+		require.NoError(t, cmd.Process.Signal(sig))
+		rest, err := io.ReadAll(stderr)
+		require.NoError(t, err)
+		require.Equal(t, "inject: stopped by a signal ("+sig.String()+"); nothing was started\n", string(rest))
+		require.Error(t, cmd.Wait())
+		require.Equal(t, 128+int(sig), cmd.ProcessState.ExitCode())
+		require.Empty(t, out.String())
+		term, err := os.ReadFile(filepath.Join(home, "term"))
+		require.NoError(t, err)
+		require.Contains(t, string(term), `"reason":"stopped"`)
+	}
+}
+
+// A reader that stalls loses nothing; one that never reads does not keep us when
+// we are asked to stop.
+func TestSlowReader(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	cmd := command(home, "--secret", "K", "--", "sh", "-c", "head -c 150000 /dev/zero; echo $K")
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = w, &stderr
+	require.NoError(t, cmd.Start())
+	require.NoError(t, w.Close())
+	time.Sleep(3 * time.Second)
+	b, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.NoError(t, cmd.Wait())
+	require.Len(t, b, 150000+len("[redacted:K]\n"))
+	require.Empty(t, stderr.String())
+
+	r, w, err = os.Pipe()
+	require.NoError(t, err)
+	defer r.Close() //nolint:errcheck // never read
+	cmd = command(home, "--secret", "K", "--grace", "300ms", "--", "yes")
+	cmd.Stdout = w
+	require.NoError(t, cmd.Start())
+	require.NoError(t, w.Close())
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	done := make(chan error)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+		require.Equal(t, 143, cmd.ProcessState.ExitCode())
+	case <-time.After(10 * time.Second):
+		_ = cmd.Process.Kill()
+		<-done
+		t.Fatal("still there")
+	}
 }
 
 func command(home string, args ...string) *exec.Cmd {
@@ -286,7 +430,8 @@ cat "$1/err"
 ` + binary + ` --secret FITS -- sh -c 'test "$FITS" = the-value-that-fits'
 test "$(` + binary + ` get secret -o name)" = FITS
 dd if=/dev/zero of="$1/full/fill" bs=4k 2>/dev/null || true
-XDG_DATA_HOME="$1/full/other" ` + binary + ` create secret NONE value 2>> "$1/err" && exit 1
+if XDG_DATA_HOME="$1/full/other" ` + binary + ` create secret NONE value 2>> "$1/err"; then exit 1; else test $? = 125; fi
+test -z "$(find "$1/full" -name new)"
 test -z "$(XDG_DATA_HOME="$1/full/other" ` + binary + ` get secret -o name)"
 tail -n 2 "$1/err"; echo passed`
 	args := []string{"-m", "sh", "-c", script, "sh", t.TempDir()}
@@ -322,7 +467,7 @@ func TestSweep(t *testing.T) {
 	// While it lives its files are its own: the same place cannot be had.
 	second, err := start("--", "true").CombinedOutput()
 	require.Error(t, err)
-	require.Contains(t, string(second), "nothing may be in its place")
+	require.Contains(t, string(second), "another inject, which is running, has its file there")
 	require.FileExists(t, dir+"/K")
 
 	require.NoError(t, killed.Process.Kill())
