@@ -30,4 +30,4 @@ for n in 2 3 4; do
   awk -v name="${commands[n - 2]}" -v m="$(median $n)" -v base="$base" -v lo="$(spread $n | cut -d' ' -f1)" -v hi="$(spread $n | cut -d' ' -f2)" \
     'BEGIN { printf "  %-32s %6.2f ms  (%.2f-%.2f)  %5.2fx tini\n", name, m * 1000, lo * 1000, hi * 1000, m / base }'
 done
-ls -l bin/inject | awk '{ printf "bin/inject: %.1f MB stripped\n", $5 / 1e6 }'
+wc -c < bin/inject | awk '{ printf "bin/inject: %.1f MB stripped\n", $1 / 1e6 }'

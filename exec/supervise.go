@@ -314,7 +314,7 @@ func (st *stream) take(buf []byte) (n int, err error) {
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		for {
-			n, readErr = unix.Read(int(fd), buf) //nolint:gosec // descriptors are small
+			n, readErr = unix.Read(int(fd), buf)
 			if !errors.Is(readErr, unix.EINTR) {
 				break
 			}
@@ -331,7 +331,7 @@ func (st *stream) owed() int64 {
 	defer st.mu.Unlock()
 	waiting := 0
 	if raw, err := st.r.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), fionread) }) //nolint:gosec // descriptors are small
+		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), fionread) })
 	}
 	return st.taken + int64(waiting)
 }

@@ -316,7 +316,7 @@ func TestJobControl(t *testing.T) {
 
 // Nobody but root reads the store's key out of us, our task the least.
 func TestNotDumpable(t *testing.T) {
-	home, err := os.MkdirTemp("", "inject-home")
+	home, err := os.MkdirTemp("", "inject-home") //nolint:usetesting // t.TempDir's own folder is root's alone
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
 	key := "a passphrase " + rand.Text()
@@ -398,8 +398,11 @@ func TestSlowReader(t *testing.T) {
 	require.NoError(t, w.Close())
 	time.Sleep(300 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
-	done := make(chan error)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // its code is what is asserted
+		close(done)
+	}()
 	select {
 	case <-done:
 		require.Equal(t, 143, cmd.ProcessState.ExitCode())

@@ -48,8 +48,8 @@ func fill(tb testing.TB, path string, key Key, n int) {
 				return err
 			}
 			// The pages are the transaction's own by now: no need to walk each path.
-			root := node{}
-			if root, err = t.loadNode(nil, t.index.root); err != nil {
+			root, err := t.loadNode(nil, t.index.root)
+			if err != nil {
 				return err
 			}
 			for _, it := range batch {
