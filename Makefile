@@ -41,7 +41,7 @@ cross: ## build and vet for the other platforms
 	done
 
 bench: build ## measure, as ratios in one run: opening and resolving; starting, beside tini
-	$(GO) test -run '^$$' -bench . -benchtime 300x -count 3 ./resolver/store/sealed
+	$(GO) test -run '^$$' -bench . -benchtime 1000x ./resolver/store/sealed
 	@./bench/start.sh
 
 fuzz: ## fuzz each target for FUZZ (20s)

@@ -117,13 +117,16 @@ func makeLocked(base string) (string, *os.File, error) {
 			return "", nil, err
 		}
 		lock, err := os.Open(path) //nolint:gosec // just made
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another run's sweep has come between
+		}
 		if err == nil {
 			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 		}
 		if err != nil {
 			return "", nil, errors.Join(err, os.Remove(path))
 		}
-		// Another run's sweep may have come between.
+		// Or between this and the lock.
 		if now, err := os.Stat(path); err == nil {
 			if mine, err := lock.Stat(); err == nil && os.SameFile(now, mine) {
 				return path, lock, nil

@@ -1,0 +1,203 @@
+package injector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"inject/exec"
+	"inject/exec/redact"
+	"inject/resolver"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// options runs a command, with the secrets of keys, each with its key in lower
+// case as its value; its output comes back through the files.
+func options(t *testing.T, command []string, declared ...secret.Declaration) (o Options, stdout, stderr func() string) {
+	t.Helper()
+	s := storetest.Memory()
+	for _, d := range declared {
+		ref := secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: d.Key}
+		if err := s.Create(t.Context(), ref, secret.NewValue([]byte("value-of-"+strings.ToLower(d.Key))), store.Regular); !errors.Is(err, secret.ErrExists) {
+			require.NoError(t, err)
+		}
+	}
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	file := func() (*os.File, func() string) {
+		f, err := os.CreateTemp(t.TempDir(), "out")
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = f.Close() })
+		return f, func() string {
+			b, err := os.ReadFile(f.Name())
+			require.NoError(t, err)
+			return string(b)
+		}
+	}
+	o = Options{
+		Scope: secret.Scope{Org: "flyte"}, Declared: declared, Resolver: resolver.Over(s), Deadline: time.Now().Add(time.Minute),
+		Environ: []string{"PATH=" + os.Getenv("PATH"), "INJECT_KEY=credential"}, OnConflict: Overwrite, FilesDir: t.TempDir(),
+		Redactor: redact.New(6), Command: command, Log: hclog.NewNullLogger(),
+	}
+	o.Stdout, stdout = file()
+	o.Stderr, stderr = file()
+	return o, stdout, stderr
+}
+
+func TestRun(t *testing.T) {
+	o, stdout, stderr := options(t, []string{"sh", "-c", `echo "$A $VAR"; cat "$VAR" >&2; env | grep INJECT_ | cut -d= -f1; exit 3`},
+		secret.Declaration{Key: "A", Mount: secret.EnvVar}, secret.Declaration{Key: "B", Mount: secret.File, EnvVar: "VAR"})
+	released := false
+	o.Release = func() error {
+		released = true
+		return nil
+	}
+	status, err := Run(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, exec.Status{Code: 3}, status)
+	require.True(t, released)
+	require.Equal(t, "[redacted:A] "+o.FilesDir+"/B\nINJECT_PARENT\n", stdout())
+	require.Equal(t, "[redacted:B]", stderr())
+	left, err := os.ReadDir(o.FilesDir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// Whatever fails before the task, nothing starts, nothing is left, and the store
+// is given back.
+func TestNothingIsLeft(t *testing.T) {
+	started := filepath.Join(t.TempDir(), "started")
+	file := secret.Declaration{Key: "B", Mount: secret.File}
+	for name, spoil := range map[string]func(*Options){
+		"missing":    func(o *Options) { o.Declared = append(o.Declared, secret.Declaration{Key: "MISSING"}) },
+		"conflict":   func(o *Options) { o.OnConflict, o.Environ = Fail, append(o.Environ, "A=set") },
+		"no command": func(o *Options) { o.Command = []string{"no-such-command-here"} },
+		"release":    func(o *Options) { o.Release = func() error { return errors.New("store") } },
+		"deadline":   func(o *Options) { o.Deadline = time.Now().Add(-time.Second) },
+		"file taken": func(o *Options) {
+			path := filepath.Join(t.TempDir(), "taken")
+			require.NoError(t, os.WriteFile(path, nil, 0o600))
+			o.Declared = append(o.Declared, secret.Declaration{Key: "A", Mount: secret.File, Path: path})
+		},
+	} {
+		o, _, _ := options(t, []string{"touch", started}, secret.Declaration{Key: "A", Mount: secret.EnvVar}, file)
+		spoil(&o)
+		_, err := Run(t.Context(), o)
+		require.Error(t, err, name)
+		require.NoFileExists(t, started, name)
+		for _, dir := range []string{o.FilesDir, os.Getenv("XDG_RUNTIME_DIR")} {
+			left, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Empty(t, left, name)
+		}
+	}
+	o, _, _ := options(t, []string{"touch", started}, file)
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Release = func() error {
+		cancel() // asked to stop between resolving and starting
+		return nil
+	}
+	_, err := Run(ctx, o)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoFileExists(t, started)
+}
+
+func TestEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		conflict Conflict
+		want     []string
+		err      string
+	}{
+		{Overwrite, []string{"noequals", "=x", "PATH=/p", "A=value", "EMPTY=", "_UNION_A=value"}, ""},
+		{Keep, []string{"noequals", "=x", "PATH=/p", "A=old", "EMPTY=", "_UNION_A=value"}, ""},
+		{Fail, nil, "the variable A is already set"},
+	} {
+		o := Options{OnConflict: c.conflict, Environ: []string{"noequals", "PATH=/p", "A=old", "=x", "INJECT_STORE=x", "EMPTY="}}
+		p, err := place(o, []resolver.Resolved{{Declaration: secret.Declaration{Key: "A"}, Value: secret.NewValue([]byte("value"))}})
+		if c.err != "" {
+			require.ErrorContains(t, err, c.err)
+			continue
+		}
+		require.NoError(t, err)
+		env := slices.DeleteFunc(p.env, func(v string) bool { return strings.HasPrefix(v, "FLYTE_") || strings.HasPrefix(v, ParentVar) })
+		require.Equal(t, c.want, env)
+	}
+	a, b := []secret.Declaration{{Key: "A"}}, []secret.Declaration{{Key: "B"}}
+	scope := secret.Scope{Org: "flyte"}
+	require.Equal(t, digest(scope, a), digest(scope, a))
+	require.NotEqual(t, digest(scope, a), digest(scope, b))
+	require.NotEqual(t, digest(scope, a), digest(secret.Scope{Org: "o"}, a))
+}
+
+// Sweeps go on while runs make, use and remove their folders: they never take a
+// living one's files.
+func TestSweepSparesTheLiving(t *testing.T) {
+	base := t.TempDir()
+	t.Setenv("XDG_RUNTIME_DIR", base)
+	t.Setenv("TMPDIR", base)
+	done := make(chan struct{})
+	var sweeps, runs sync.WaitGroup
+	for range 2 {
+		sweeps.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					sweep(base, hclog.NewNullLogger())
+				}
+			}
+		})
+	}
+	value := []byte("value")
+	for i := range 4 {
+		dir := filepath.Join(base, string(rune('a'+i)))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		runs.Go(func() {
+			for range 200 {
+				path, lock, err := makeLocked(base)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				f := &folder{path: path, appears: dir, lock: lock}
+				at, err := f.place(secret.Declaration{Key: "K", Mount: secret.File}, value)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for range 3 {
+					if b, err := os.ReadFile(at); err != nil || !bytes.Equal(b, value) {
+						t.Errorf("a living run's file: %v", err)
+						return
+					}
+				}
+				if err := f.remove(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	runs.Wait()
+	close(done)
+	sweeps.Wait()
+	left, err := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
