@@ -138,7 +138,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	a, b := []secret.Declaration{{Key: "A"}}, []secret.Declaration{{Key: "B"}}
 	scope := secret.Scope{Org: "flyte"}
-	require.Equal(t, digest(scope, a), digest(scope, a))
+	require.Equal(t, digest(scope, a), digest(scope, slices.Clone(a)))
 	require.NotEqual(t, digest(scope, a), digest(scope, b))
 	require.NotEqual(t, digest(scope, a), digest(secret.Scope{Org: "o"}, a))
 }
