@@ -65,7 +65,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("STORE", filepath.Join(e.WorkDir, "home/.local/share/inject/secrets.db"))
 			e.Setenv("KEYFILE", filepath.Join(e.WorkDir, "home/.config/inject/key.txt"))
 			// One that fits in an argument; what a script expands it to is the same.
-			e.Setenv("VALUE", "V'\"`\\%s "+rand.Text())
+			e.Setenv("VALUE", "V'\"`\\%s 2"+rand.Text())
 			for _, dir := range []string{"home", "v", "runtime", "f"} {
 				if err := os.Mkdir(filepath.Join(e.WorkDir, dir), 0o700); err != nil {
 					return err

@@ -52,7 +52,13 @@ func Load(s Sources) (Task, []string, error) {
 		}
 	}
 	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
-	add(parse("environment", SecretsEnv, SecretFilesEnv, split(s.Getenv(SecretsEnv)), split(s.Getenv(SecretFilesEnv))))
+	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.Getenv(SecretsEnv)), split(s.Getenv(SecretFilesEnv)))
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		// Only the first: what follows a mistake in a list may be the rest of a value
+		// with a space in it.
+		err = list.Unwrap()[0]
+	}
+	add(fromEnv, err)
 	var file Task
 	if s.File != "" {
 		var err error

@@ -106,7 +106,7 @@ func TestLoad(t *testing.T) {
 	require.Len(t, got.Declared, 1)
 
 	// Everything that is wrong, at once.
-	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", Getenv: env("INJECT_SECRETS", "B=hunter2")}
+	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", Getenv: env("INJECT_SECRETS", "B=some 1hunter2")}
 	_, _, err = task.Load(s)
 	for _, part := range []string{"--secret 2", "--secret 3", "--secret-file 1", "INJECT_SECRETS 1", "t.yamlx"} {
 		require.ErrorContains(t, err, part)
