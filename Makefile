@@ -13,7 +13,7 @@ help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 build: ## build bin/inject, static and stripped
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/inject ./cmd/inject
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/inject ./cmd/inject
 
 quickstart: build ## run the main job on a store of its own in a temporary home, showing each command
 	@./quickstart.sh
@@ -36,7 +36,7 @@ lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is
 cross: ## build and vet for the other platforms
 	@set -e; for p in linux/arm64 darwin/arm64; do \
 		echo "$$p"; \
-		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/$$p/inject ./cmd/inject; \
+		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/$$p/inject ./cmd/inject; \
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
 	done
 
