@@ -46,6 +46,9 @@ type Process struct {
 	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
 	// and output that nobody takes is left; 0 for never.
 	Grace time.Duration
+	// Signals are those that the program gets, taken beforehand; nil to take them
+	// when it is started. Run releases them.
+	Signals *Signals
 }
 
 // Status is how a program ended.
@@ -55,8 +58,11 @@ type Status struct {
 	// Leaked is set when some other process still held the program's output when
 	// we stopped waiting for it. What it writes after that is lost.
 	Leaked bool
-	// TerminalSignal is the signal that ended it, if we have a controlling terminal:
-	// a shell that waits for us stops its script only if we die of it, too.
+	// Abandoned is set when we were asked to stop while nobody took the program's
+	// output: the rest of it is lost.
+	Abandoned bool
+	// TerminalSignal is the signal that ended it, if a shell on a terminal waits for
+	// us: it stops its script only if we die of it, too.
 	TerminalSignal syscall.Signal
 	// OutputErr is the first error in writing the program's output, other than
 	// that nobody reads it any more; the program was cut off from there on, as by
@@ -78,21 +84,34 @@ func (e *StartError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
 // Replace becomes the program, as execve(2) does. It returns only if it cannot,
-// and then a [*StartError]. Stdin, Stdout, Stderr and Grace are not used: the
-// program has ours.
+// and then a [*StartError] or a [*StoppedError]. Stdin, Stdout, Stderr and Grace
+// are not used: the program has ours.
 func Replace(p Process) error {
 	path, err := look(p)
 	if err != nil {
 		return err
 	}
+	if p.Signals != nil {
+		// There is nothing to clean up: from here on a signal ends us as it will end
+		// the program.
+		p.Signals.Release()
+		if p.Signals.early != nil {
+			return p.Signals.early
+		}
+	}
 	return startError(p, path, syscall.Exec(path, p.Args, p.Env)) //nolint:gosec // it is what we are for
 }
 
 // Run starts the program and returns how it ended, a [*StartError] if it was
-// never started, another error if the system could start nothing. When ctx ends, the program is asked to stop as by a SIGTERM.
+// never started, a [*StoppedError] if a signal asked us to stop before that, and
+// another error if the system could start nothing. When ctx ends, the program is asked to stop as by a SIGTERM.
 // No other child of this process may be waited for meanwhile, because Run reaps
 // them all; so at most one Run may be under way.
 func Run(ctx context.Context, p Process) (Status, error) {
+	if p.Signals == nil {
+		_, p.Signals = TakeSignals(ctx)
+	}
+	defer p.Signals.Release()
 	path, err := look(p)
 	if err != nil {
 		return Status{}, err
@@ -197,6 +216,9 @@ func notStarted(name string, err error) *StartError {
 // startError explains why the program at path, which is there and may be
 // executed, was not.
 func startError(p Process, path string, err error) error {
+	if _, ok := errors.AsType[*StoppedError](err); ok {
+		return err
+	}
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		// Not the program's fault, and it may be started in a while.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -24,14 +25,10 @@ const (
 
 // supervisor is one run of a program.
 type supervisor struct {
-	p       Process
-	files   [3]*os.File // the program's descriptors
-	streams []*stream
-	// terminal is set when we have a controlling terminal. Then the program stays
-	// in our process group, and what the terminal sends to a group (Ctrl-C, Ctrl-Z,
-	// its size) reaches the program by itself, as the job that a shell has made of
-	// us. Without one the program leads a group of its own.
-	terminal bool
+	p        Process
+	files    [3]*os.File // the program's descriptors
+	streams  []*stream
+	terminal terminal
 	signals  chan os.Signal
 	pid      int
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
@@ -41,7 +38,7 @@ type supervisor struct {
 
 // newSupervisor makes the pipes.
 func newSupervisor(p Process) (*supervisor, error) {
-	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: hasTerminal()}
+	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: controllingTerminal()}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		if f, ok := w.(*os.File); ok {
 			s.files[i+1] = f
@@ -69,24 +66,21 @@ func (s *supervisor) closeStreams() {
 	}
 }
 
-// hasTerminal reports whether we have a controlling terminal.
-func hasTerminal() bool {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	_ = tty.Close()
-	return true
-}
-
 // start starts the program and everything that attends to it.
-func (s *supervisor) start(path string) error {
-	// From here on no signal is lost: one that comes before the program is there
-	// waits in the channel.
-	s.signals = make(chan os.Signal, 1024)
-	signal.Notify(s.signals, s.taken()...)
+func (s *supervisor) start(path string) (err error) {
+	if s.signals, err = s.p.Signals.handOver(); err != nil {
+		s.closeStreams()
+		return err
+	}
 	attr := &syscall.ProcAttr{Env: s.p.Env, Sys: childAttr()}
-	attr.Sys.Setpgid = !s.terminal
+	attr.Sys.Setpgid = s.terminal != sharedTerminal
+	if s.terminal == ownTerminal {
+		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		if err == nil {
+			defer tty.Close() //nolint:errcheck // only asked for its foreground
+			attr.Sys.Foreground, attr.Sys.Ctty = true, int(tty.Fd())
+		}
+	}
 	for _, f := range s.files {
 		if f == nil { // a descriptor that is closed in us is in the program, too
 			attr.Files = append(attr.Files, ^uintptr(0))
@@ -98,9 +92,11 @@ func (s *supervisor) start(path string) error {
 	started := make(chan error)
 	go s.startAndReap(path, attr, started)
 	if err := <-started; err != nil {
-		signal.Stop(s.signals)
 		s.closeStreams()
 		return err
+	}
+	if s.terminal == ownTerminal {
+		signal.Ignore(unix.SIGTTOU) // we are in the background now, and may still write
 	}
 	for _, st := range s.streams {
 		_ = st.child.Close()
@@ -121,10 +117,19 @@ func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started c
 		return
 	}
 	defer close(s.ended)
+	options := 0
+	if s.terminal == ownTerminal {
+		options = unix.WUNTRACED
+	}
 	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
+		pid, err := unix.Wait4(-1, &status, options, nil)
 		switch {
+		case err == nil && status.Stopped():
+			// Ctrl-Z where no shell could continue it has no effect without us, either.
+			if pid == s.pid && status.StopSignal() == unix.SIGTSTP {
+				_ = unix.Kill(-pid, unix.SIGCONT)
+			}
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
 			return
@@ -137,16 +142,15 @@ func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started c
 
 // run forwards signals until the program has ended and its output is written.
 func (s *supervisor) run(ctx context.Context) (Status, error) {
-	defer signal.Stop(s.signals)
 	status, known := s.wait(ctx)
 	result := Status{Code: status.ExitStatus()}
 	if status.Signaled() {
 		result.Code = 128 + int(status.Signal())
-		if s.terminal {
+		if s.terminal == sharedTerminal {
 			result.TerminalSignal = status.Signal()
 		}
 	}
-	result.Leaked = !s.drain()
+	result.Leaked, result.Abandoned = s.drain()
 	for _, st := range s.streams {
 		if err := st.error(); result.OutputErr == nil && !errors.Is(err, unix.EPIPE) {
 			result.OutputErr = err
@@ -193,7 +197,7 @@ func (s *supervisor) forward(sig syscall.Signal) {
 	if sig == unix.SIGPIPE { // ours: nobody reads our output
 		return
 	}
-	if s.terminal {
+	if s.terminal == sharedTerminal {
 		switch sig {
 		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // it has it already
 			return
@@ -204,43 +208,21 @@ func (s *supervisor) forward(sig syscall.Signal) {
 	_ = unix.Kill(s.pid, sig)
 }
 
-// taken returns the signals that we take, to forward them. Not among them are
-// those that say something about us: SIGCHLD and SIGURG (Go's own preemption);
-// those of job control, when a terminal stops and continues us with the program;
-// and those that we were started with as ignored (nohup), which the program then
-// ignores, too. SIGPIPE is taken so that it does not end us, and goes nowhere.
-func (s *supervisor) taken() []os.Signal {
-	var signals []os.Signal
-	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
-		switch sig {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU:
-			continue
-		case unix.SIGTSTP, unix.SIGCONT:
-			if s.terminal {
-				continue
-			}
-		}
-		if !signal.Ignored(sig) {
-			signals = append(signals, sig)
-		}
-	}
-	return signals
-}
-
 // drain waits for the end of the program's output. What the program itself
 // wrote is waited for however long it takes to write, unless a signal tells us
-// to stop or has, a grace ago; a pipe that another process keeps open only until it is quiet. It
-// returns false if some pipe was left before its end.
-func (s *supervisor) drain() bool {
-	ended := true
+// to stop or has, a grace ago (abandoned); a pipe that another process keeps open
+// is, only until it is quiet (leaked).
+func (s *supervisor) drain() (leaked, abandoned bool) {
+	for len(s.signals) > 0 { // they were for the program
+		<-s.signals
+	}
 	for _, st := range s.streams {
 		owed := st.owed()
 		var paid time.Time // when the program's own output was written
-		stopped := false
 		for !st.ended(quiet / 10) {
 			select {
 			case sig := <-s.signals:
-				stopped = stopped || sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT
+				abandoned = abandoned || slices.Contains(asksToStop, sig)
 			default:
 			}
 			now := time.Now()
@@ -248,10 +230,10 @@ func (s *supervisor) drain() bool {
 			if written >= owed && paid.IsZero() {
 				paid = now
 			}
-			stopped = stopped || !s.leave.IsZero() && now.After(s.leave)
 			silent := !paid.IsZero() && now.Sub(paid) > quiet && now.Sub(last) > quiet
-			if stopped || silent || !paid.IsZero() && now.Sub(paid) > patience {
-				ended = false
+			abandoned = abandoned || paid.IsZero() && !s.leave.IsZero() && now.After(s.leave)
+			leaked = leaked || silent || !paid.IsZero() && now.Sub(paid) > patience
+			if abandoned || silent || !paid.IsZero() && now.Sub(paid) > patience {
 				// Wakes the reader, unless it is stuck in a write that nobody takes.
 				_ = st.r.SetReadDeadline(now)
 				st.ended(quiet)
@@ -259,7 +241,7 @@ func (s *supervisor) drain() bool {
 			}
 		}
 	}
-	return ended
+	return leaked, abandoned
 }
 
 // stream is one pipe from the program to a writer.

@@ -71,6 +71,7 @@ func newFolder(filesDir string) (*folder, error) {
 	appears := appearsIn(filesDir)
 	made, err := makeAll(appears)
 	if err != nil {
+		removeMade(made)
 		return nil, cannotPlace(err)
 	}
 	var errs []error
@@ -86,7 +87,15 @@ func newFolder(filesDir string) (*folder, error) {
 		}
 		return f, nil
 	}
+	removeMade(made)
 	return nil, cannotPlace(errors.Join(errs...))
+}
+
+// removeMade removes folders that were made, unless something else is in them.
+func removeMade(made []string) {
+	for _, dir := range slices.Backward(made) {
+		_ = os.Remove(dir)
+	}
 }
 
 // makeAll makes dir and what is missing above it, and returns what it made.
@@ -103,7 +112,10 @@ func makeAll(dir string) (made []string, err error) {
 	if errors.Is(err, fs.ErrExist) {
 		return made, nil
 	}
-	return append(made, dir), err
+	if err != nil {
+		return made, err
+	}
+	return append(made, dir), nil
 }
 
 func cannotPlace(err error) error {
@@ -207,9 +219,7 @@ func leftLink(path string) bool {
 // remove removes the files and the links to them.
 func (f *folder) remove() error {
 	err := removeFolder(f.path, f.links)
-	for _, dir := range slices.Backward(f.made) {
-		_ = os.Remove(dir) // unless something else is in it by now
-	}
+	removeMade(f.made)
 	return errors.Join(err, f.lock.Close())
 }
 

@@ -44,13 +44,17 @@ type Options struct {
 	Stdin, Stdout, Stderr *os.File
 	// Grace is how long a task may take to end once it was asked to.
 	Grace time.Duration
-	Log   hclog.Logger
+	// Signals are those that were taken since we began; nil to take them when the
+	// task is started.
+	Signals *exec.Signals
+	Log     hclog.Logger
 }
 
 // Run runs the task and returns how it ended. It returns an error, and has
 // started nothing and left nothing, if a secret could not be resolved or placed
 // (a [*resolver.Error] names all of those at once) or the command could not be
-// started (an [*exec.StartError]). When nothing is to be masked or cleaned up
+// started (an [*exec.StartError], or an [*exec.StoppedError] if a signal asked us
+// to stop before). When nothing is to be masked or cleaned up
 // it does not return: the process becomes the task. When ctx ends before the task
 // is started, it never is; once it runs, signals end it.
 func Run(ctx context.Context, o Options) (exec.Status, error) {
@@ -67,30 +71,49 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
-	defer places.remove(o.Log)
-	if err := ctx.Err(); err != nil { // asked to stop before there was a task to ask
+	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
+	p.Stdout, p.Stderr = mask(o, resolved)
+	if err := ctx.Err(); err != nil {
+		places.remove(o.Log)
 		return exec.Status{}, err
 	}
-
-	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace}
-	p.Stdout, p.Stderr = mask(o, resolved)
 	if p.Stdout == io.Writer(o.Stdout) && !places.hasFiles() {
 		return exec.Status{}, exec.Replace(p)
 	}
 	status, err := exec.Run(context.WithoutCancel(ctx), p)
+	// Before anything is said: stderr may be stuck, files must not be.
+	places.remove(o.Log)
 	if err != nil {
 		return status, err
 	}
-	if status.Leaked {
-		o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
-	}
+	lost := "; the rest of it is lost"
 	if status.OutputErr != nil && status.Code == 0 {
-		return status, fmt.Errorf("write the task's output: %w; the rest of it is lost", status.OutputErr)
+		return status, fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost)
 	}
-	if status.OutputErr != nil {
-		o.Log.Error("the task's output could not be written; the rest of it is lost", "error", status.OutputErr)
-	}
+	tell(func() {
+		switch {
+		case status.OutputErr != nil:
+			o.Log.Error("the task's output could not be written"+lost, "error", status.OutputErr)
+		case status.Abandoned:
+			o.Log.Warn("nobody takes the task's output" + lost)
+		case status.Leaked:
+			o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
+		}
+	})
 	return status, nil
+}
+
+// tell says something that is not worth being stuck for.
+func tell(say func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		say()
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
 }
 
 // resolve returns the values and gives back what it took to get them.
@@ -110,20 +133,25 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
 }
 
+// AddPatterns makes r mask the values, and warns of those that it does not.
+func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger) {
+	patterns := make([]redact.Pattern, len(resolved))
+	for i, v := range resolved {
+		patterns[i] = redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()}
+	}
+	r.Add(patterns...)
+	if unmasked := r.Unmasked(); len(unmasked) > 0 {
+		log.Warn("too short to be masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
+	}
+}
+
 // mask adds the values to the redactor and returns the task's stdout and
 // stderr: our own ones if there is nothing to mask.
 func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
 	if o.NoRedact {
 		return o.Stdout, o.Stderr
 	}
-	patterns := make([]redact.Pattern, len(resolved))
-	for i, r := range resolved {
-		patterns[i] = redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()}
-	}
-	o.Redactor.Add(patterns...)
-	if unmasked := o.Redactor.Unmasked(); len(unmasked) > 0 {
-		o.Log.Warn("too short to be masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
-	}
+	AddPatterns(o.Redactor, resolved, o.Log)
 	if o.Redactor.Empty() {
 		return o.Stdout, o.Stderr
 	}

@@ -40,9 +40,9 @@ const maxVariable = 1<<17 - 1
 // inject inside the task can tell that it was.
 const ParentVar = "INJECT_PARENT"
 
-// ourPrefix begins our own variables, which hold the store's credentials and
-// are not the task's.
-const ourPrefix = "INJECT_"
+// OwnPrefix begins our own variables, which hold the store's credentials and are
+// nobody else's.
+const OwnPrefix = "INJECT_"
 
 // places is where the values went.
 type places struct {
@@ -72,7 +72,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 		switch {
 		case !ok || name == "":
 			p.env = append(p.env, v) // no variable, but the task's all the same
-		case !strings.HasPrefix(name, ourPrefix):
+		case !strings.HasPrefix(name, OwnPrefix):
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}

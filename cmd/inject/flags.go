@@ -109,12 +109,12 @@ func (f *flags) runGroup() group {
 
 // addGroups gives cmd the flags of the groups, and a help that shows them under
 // their headings.
-func addGroups(cmd *cobra.Command, groups ...group) {
-	cmd.Flags().SortFlags = false
+func addGroups(owner *cobra.Command, groups ...group) {
+	owner.Flags().SortFlags = false
 	for _, g := range groups {
-		cmd.Flags().AddFlagSet(g.set)
+		owner.Flags().AddFlagSet(g.set)
 	}
-	cmd.SetUsageFunc(func(cmd *cobra.Command) error {
+	owner.SetUsageFunc(func(cmd *cobra.Command) error {
 		var b strings.Builder
 		fmt.Fprintf(&b, "Usage:\n  %s\n", cmd.UseLine())
 		if cmd.HasAvailableSubCommands() {
@@ -129,6 +129,9 @@ func addGroups(cmd *cobra.Command, groups ...group) {
 			fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
 		}
 		for _, g := range groups {
+			if cmd != owner { // which has inherited this function, not the flags
+				break
+			}
 			fmt.Fprintf(&b, "\n%s:\n%s", strings.ToUpper(g.name[:1])+g.name[1:], g.set.FlagUsages())
 		}
 		_, err := io.WriteString(cmd.OutOrStderr(), b.String())
@@ -178,9 +181,6 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	}
 	if a.flags.grace < 0 || a.flags.lockTimeout < 0 || a.flags.resolveTimeout < 0 {
 		return fmt.Errorf("%w: a duration is not negative", secret.ErrInvalid)
-	}
-	if key := os.Getenv("INJECT_KEY"); key != "" {
-		a.redactor.Add(redact.Pattern{Name: "INJECT_KEY", Value: []byte(key)})
 	}
 	if cmd.Flags().Lookup("log-level") != nil {
 		level := hclog.LevelFromString(a.flags.logLevel)
@@ -248,10 +248,11 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 // which a value may be.
 func (a *app) flagError(cmd *cobra.Command, err error) error {
 	a.runs(cmd)
-	what, near := "an unknown flag", ""
+	what, near, least := "an unknown flag", "", 3
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if distance(e.GetSpecifiedName(), f.Name) <= 2 {
+			if d := distance(e.GetSpecifiedName(), f.Name); d < least {
+				least = d
 				near = "; did you mean --" + f.Name + "?"
 			}
 		})

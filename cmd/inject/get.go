@@ -25,7 +25,7 @@ type outputFlag struct {
 }
 
 func (o *outputFlag) String() string { return o.value }
-func (o *outputFlag) Type() string   { return "FORMAT" }
+func (o *outputFlag) Type() string   { return strings.Join(o.choices, "|") }
 func (o *outputFlag) Set(s string) error {
 	if !slices.Contains(o.choices, s) {
 		return errors.New("no such format")

@@ -37,7 +37,8 @@ type app struct {
 	stdin, stdout, stderr *os.File
 
 	flags    flags
-	redactor *redact.Redactor // every value in our hands; all that we say passes it
+	redactor *redact.Redactor // every value of the task's; all that we say passes it
+	key      *redact.Redactor // what opens the store; all that we say passes it, too
 	log      hclog.Logger
 	status   exec.Status // of the command
 	running  bool        // the verb is run, whose failures go to the termination message
@@ -45,7 +46,7 @@ type app struct {
 
 // main runs the program and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
-	a.redactor = redact.New(1)
+	a.redactor, a.key = redact.New(1), redact.New(1, redact.Pattern{Name: "INJECT_KEY", Value: []byte(os.Getenv("INJECT_KEY"))})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})
@@ -61,8 +62,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
 		code = e.Code
 	}
-	if e, ok := errors.AsType[*stoppedError](err); ok {
-		code = 128 + int(e.signal)
+	if e, ok := errors.AsType[*exec.StoppedError](err); ok {
+		code = 128 + int(e.Signal)
 	}
 	if a.running {
 		a.terminationMessage(err)
@@ -93,6 +94,7 @@ type messages struct {
 
 func (m *messages) Write(p []byte) (int, error) {
 	w := m.a.redactor.Writer(m.w)
-	n, err := w.Write(p)
-	return n, errors.Join(err, w.Close())
+	key := m.a.key.Writer(w)
+	n, err := key.Write(p)
+	return n, errors.Join(err, key.Close(), w.Close())
 }

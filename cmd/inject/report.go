@@ -150,7 +150,7 @@ func (a *app) terminationMessage(err error) {
 
 // reason is the class of a failure, for programs.
 func reason(err error) string {
-	if _, ok := errors.AsType[*stoppedError](err); ok {
+	if _, ok := errors.AsType[*exec.StoppedError](err); ok {
 		return "stopped"
 	}
 	if e, ok := errors.AsType[*exec.StartError](err); ok {

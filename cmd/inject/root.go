@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"inject/exec"
-	"inject/exec/redact"
 	"inject/injector"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -74,16 +71,17 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := untilStopped(cmd.Context())
-	defer stop()
+	ctx, signals := exec.TakeSignals(cmd.Context())
+	defer signals.Release()
 	o := injector.Options{
-		Scope: scope, Declared: t.Declared, Deadline: time.Now().Add(a.flags.resolveTimeout),
+		Scope: scope, Declared: t.Declared,
 		Environ: os.Environ(), OnConflict: injector.Conflict(a.flags.onConflict), FilesDir: a.flags.filesDir,
 		Redactor: a.redactor, NoRedact: a.flags.noRedact,
-		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, Grace: a.flags.grace, Log: a.log,
+		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
+		Grace: a.flags.grace, Signals: signals, Log: a.log,
 	}
 	if len(t.Declared) > 0 {
-		opening, cancel := context.WithDeadline(ctx, o.Deadline)
+		opening, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
 		defer cancel()
 		s, err := a.openReader(opening)
 		if err != nil {
@@ -91,52 +89,35 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		}
 		o.Resolver, o.Release = resolver.Over(s), s.Close
 	}
+	// Not from before the store was opened: a person may have been asked for a key.
+	o.Deadline = time.Now().Add(a.flags.resolveTimeout)
 	a.status, err = injector.Run(ctx, o)
-	if e, ok := errors.AsType[*exec.StartError](err); ok {
-		if name, _, assigned := strings.Cut(e.Name, "="); assigned && e.Code == exec.CodeNotFound {
-			// env(1) would take it for a variable, and what follows for its value.
-			err = secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
-				"a variable is declared with --secret KEY=VARIABLE, or set before inject")
-		}
-	}
-	return stopped(ctx, err)
+	return stopped(ctx, explainNotFound(cmd, err))
 }
 
-// stoppedError says that a signal asked us to stop before the command was
-// started.
-type stoppedError struct{ signal syscall.Signal }
-
-func (e *stoppedError) Error() string {
-	return "stopped by a signal (" + e.signal.String() + "); nothing was started"
-}
-
-// untilStopped returns a context that ends, with a stoppedError, when a signal
-// asks us to stop. Signals that were ignored when we started still are.
-func untilStopped(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	signals := make(chan os.Signal, 1)
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
-		if !signal.Ignored(sig) {
-			signal.Notify(signals, sig)
+// explainNotFound adds to a command that was not found what was probably meant.
+func explainNotFound(cmd *cobra.Command, err error) error {
+	e, ok := errors.AsType[*exec.StartError](err)
+	if !ok || e.Code != exec.CodeNotFound {
+		return err
+	}
+	if name, _, assigned := strings.Cut(e.Name, "="); assigned {
+		// env(1) would take it for a variable, and what follows for its value.
+		return secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
+			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
+	}
+	for _, verb := range cmd.Root().Commands() {
+		if distance(verb.Name(), e.Name) <= 2 {
+			return secret.WithHint(err, "did you mean: inject %s", verb.Name())
 		}
 	}
-	go func() {
-		select {
-		case sig := <-signals:
-			cancel(&stoppedError{sig.(syscall.Signal)}) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		cancel(nil)
-	}
+	return err
 }
 
 // stopped returns why we stopped, if err is because we did, else err.
 func stopped(ctx context.Context, err error) error {
-	if e, ok := errors.AsType[*stoppedError](context.Cause(ctx)); ok {
-		if _, told := errors.AsType[*stoppedError](err); told || errors.Is(err, context.Canceled) {
+	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
+		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) {
 			return e
 		}
 	}
@@ -191,14 +172,7 @@ func (a *app) redact(cmd *cobra.Command, _ []string) error {
 		if err != nil {
 			return err
 		}
-		patterns := make([]redact.Pattern, len(resolved))
-		for i, r := range resolved {
-			patterns[i] = redact.Pattern{Name: r.Declaration.Key, Value: r.Value.Reveal()}
-		}
-		a.redactor.Add(patterns...)
-	}
-	if unmasked := a.redactor.Unmasked(); len(unmasked) > 0 {
-		a.log.Warn("too short to be masked (--redact-min-length)", "secrets", unmasked)
+		injector.AddPatterns(a.redactor, resolved, a.log)
 	}
 	if a.redactor.Empty() {
 		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid), "declare secrets with --secret KEY, or give texts with --mask")

@@ -280,6 +280,83 @@ func TestTerminal(t *testing.T) {
 	require.Error(t, cmd.Wait())
 }
 
+// A terminal that is ours alone, as that of a container is: every signal goes on
+// to the command's group, Ctrl-C too, once; and Ctrl-Z, after which nobody could
+// continue it, has no effect.
+func TestOwnTerminal(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	script := `trap 'echo int' INT; trap 'echo term' TERM; trap 'echo quit; exit 6' QUIT; read x; echo "got $x"; while :; do sleep 0.05; done`
+	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
+	_, err := tty.WriteString("line\n")
+	require.NoError(t, err)
+	readUntil(t, tty, "got line")
+	for _, c := range []struct {
+		send func() error
+		want string
+	}{
+		{func() error { _, err := tty.WriteString("\x03"); return err }, "int"},
+		{func() error { return cmd.Process.Signal(unix.SIGINT) }, "int"},
+		{func() error { return cmd.Process.Signal(unix.SIGTERM) }, "term"},
+		{func() error {
+			_, err := tty.WriteString("\x1a")
+			time.Sleep(200 * time.Millisecond)
+			return errors.Join(err, cmd.Process.Signal(unix.SIGQUIT))
+		}, "quit"},
+	} {
+		require.NoError(t, c.send())
+		time.Sleep(100 * time.Millisecond) // a second one would have come by then
+		require.Equal(t, 1, strings.Count(readUntil(t, tty, c.want+"\r\n"), c.want))
+	}
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 6, cmd.ProcessState.ExitCode())
+}
+
+// A signal at any moment ends us, before the command, in it or after it: none is
+// lost on the way. The secret is large, so that there are many moments.
+func TestNoSignalIsLost(t *testing.T) {
+	home := t.TempDir()
+	create := command(home, "create", "secret", "K", "--from-file", "-")
+	create.Stdin = bytes.NewReader(bytes.Repeat([]byte("0123456789abcdef"), 4000))
+	require.NoError(t, create.Run())
+	for i := range 60 {
+		cmd := command(home, "--secret", "K", "--", "sleep", "5")
+		require.NoError(t, cmd.Start())
+		// Not before it takes signals at all: until then one ends any program.
+		time.Sleep(time.Duration(2+i) * time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+		err := cmd.Wait()
+		require.Error(t, err, "the command ran to its end")
+		code := cmd.ProcessState.ExitCode()
+		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		require.Truef(t, code == 143 || status.Signal() == unix.SIGTERM, "%v after %d ms", err, 2+i)
+	}
+}
+
+// Nobody reads what we and the command say: asked to stop, we still end, and
+// leave no file.
+func TestStuck(t *testing.T) {
+	home, dir := t.TempDir(), t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close() //nolint:errcheck // never read
+	cmd := command(home, "--grace", "200ms", "--secret-file", "K", "--files-dir", dir, "--", "cat", "/dev/zero")
+	cmd.Stdout, cmd.Stderr = w, w
+	require.NoError(t, cmd.Start())
+	require.NoError(t, w.Close())
+	require.Eventually(t, func() bool { _, err := os.Stat(dir + "/K"); return err == nil }, 5*time.Second, time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 143, cmd.ProcessState.ExitCode())
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 // In an interactive shell, we are a job like any other: beside a pager, stopped
 // and continued, in the background and brought back.
 func TestJobControl(t *testing.T) {

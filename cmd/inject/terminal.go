@@ -57,7 +57,7 @@ func (t *terminal) ask(prompt string) (secret.Value, error) {
 	}()
 	// Not before it is so: who interrupts now must find a terminal to set back.
 	for range 1000 {
-		if now, err := term.GetState(fd); err != nil || *now != *before {
+		if now, err := term.GetState(fd); err != nil || *now != *before || len(read) > 0 {
 			break
 		}
 		time.Sleep(time.Millisecond)

@@ -40,10 +40,25 @@ type Key struct {
 	// Notice tells a person what a plugin has to say, and that File was made; nil
 	// to be silent.
 	Notice func(text string)
+
+	file []byte // of File, once it was read: it may be a pipe
+}
+
+// readFile reads File, once.
+func (k *Key) readFile() ([]byte, error) {
+	if k.file != nil {
+		return k.file, nil
+	}
+	b, err := os.ReadFile(k.File)
+	if err != nil {
+		return nil, k.fileError(err)
+	}
+	k.file = b
+	return b, nil
 }
 
 // newDataKey makes a data key and wraps it.
-func (k Key) newDataKey() (madeKey, error) {
+func (k *Key) newDataKey() (madeKey, error) {
 	recipients, err := k.recipients()
 	if err != nil {
 		return madeKey{}, err
@@ -65,7 +80,7 @@ func (k Key) newDataKey() (madeKey, error) {
 }
 
 // open returns the data key in wrapped.
-func (k Key) open(wrapped []byte) ([]byte, error) {
+func (k *Key) open(wrapped []byte) ([]byte, error) {
 	if _, err := age.ExtractHeader(bytes.NewReader(wrapped)); err != nil {
 		return nil, damaged("the wrapped data key: %v", err)
 	}
@@ -90,14 +105,14 @@ func (k Key) open(wrapped []byte) ([]byte, error) {
 }
 
 // asks reports whether opening wrapped may ask a person for something.
-func (k Key) asks(wrapped []byte) bool {
+func (k *Key) asks(wrapped []byte) bool {
 	if text := k.Text.Reveal(); text != nil {
 		return bytes.Contains(text, []byte("AGE-PLUGIN-")) || isEncrypted(text)
 	}
 	if byPassphrase(wrapped) {
 		return true
 	}
-	b, err := os.ReadFile(k.File)
+	b, err := k.readFile()
 	return err == nil && (bytes.Contains(b, []byte("AGE-PLUGIN-")) || isEncrypted(b))
 }
 
@@ -105,7 +120,7 @@ func (k Key) asks(wrapped []byte) bool {
 func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("\n-> scrypt ")) }
 
 // source names what identities used, for errors.
-func (k Key) source(wrapped []byte) string {
+func (k *Key) source(wrapped []byte) string {
 	switch {
 	case k.Text.Reveal() != nil:
 		return "the key in INJECT_KEY"
@@ -115,7 +130,7 @@ func (k Key) source(wrapped []byte) string {
 	return "key file " + k.File
 }
 
-func (k Key) identities(wrapped []byte) ([]age.Identity, error) {
+func (k *Key) identities(wrapped []byte) ([]age.Identity, error) {
 	if text := k.Text.Reveal(); text != nil {
 		if !isIdentity(text) {
 			return scrypt(age.NewScryptIdentity(string(text)))
@@ -125,14 +140,14 @@ func (k Key) identities(wrapped []byte) ([]age.Identity, error) {
 	if byPassphrase(wrapped) {
 		return k.askIdentity("the store", false)
 	}
-	b, err := os.ReadFile(k.File)
+	b, err := k.readFile()
 	if err != nil {
-		return nil, k.fileError(err)
+		return nil, err
 	}
 	return k.parse(b)
 }
 
-func (k Key) fileError(err error) error {
+func (k *Key) fileError(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return secret.WithHint(fmt.Errorf("%w: key file %s does not exist", secret.ErrDenied, k.File),
 			"the store can only be opened with the key that it was made with: --key-file, or INJECT_KEY")
@@ -151,7 +166,7 @@ func scrypt(id *age.ScryptIdentity, err error) ([]age.Identity, error) {
 	return []age.Identity{id}, nil
 }
 
-func (k Key) askIdentity(what string, confirm bool) ([]age.Identity, error) {
+func (k *Key) askIdentity(what string, confirm bool) ([]age.Identity, error) {
 	phrase, err := k.ask(what, confirm)
 	if err != nil {
 		return nil, err
@@ -159,7 +174,7 @@ func (k Key) askIdentity(what string, confirm bool) ([]age.Identity, error) {
 	return scrypt(age.NewScryptIdentity(string(phrase.Reveal())))
 }
 
-func (k Key) ask(what string, confirm bool) (secret.Value, error) {
+func (k *Key) ask(what string, confirm bool) (secret.Value, error) {
 	if k.Ask == nil {
 		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s needs a passphrase, and there is no terminal to ask on", secret.ErrDenied, what),
 			"set INJECT_KEY to it")
@@ -171,7 +186,7 @@ func (k Key) ask(what string, confirm bool) (secret.Value, error) {
 	return phrase, err
 }
 
-func (k Key) recipients() ([]age.Recipient, error) {
+func (k *Key) recipients() ([]age.Recipient, error) {
 	var ids []age.Identity
 	var err error
 	text := k.Text.Reveal()
@@ -219,7 +234,7 @@ func scryptRecipient(phrase string) ([]age.Recipient, error) {
 // readOrMakeFile returns the identities in k.File, which it makes if it is not
 // there. When it returns, the file is durable: a record sealed for a key that a
 // power cut took away would be lost.
-func (k Key) readOrMakeFile() ([]age.Identity, error) {
+func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 	for {
 		b, err := os.ReadFile(k.File)
 		if err == nil {
@@ -254,7 +269,7 @@ func (k Key) readOrMakeFile() ([]age.Identity, error) {
 	}
 }
 
-func (k Key) notice(text string) {
+func (k *Key) notice(text string) {
 	if k.Notice != nil {
 		k.Notice(text)
 	}
@@ -271,7 +286,7 @@ func isEncrypted(text []byte) bool {
 
 // parse reads age identities, one a line; # begins a comment. Its errors name
 // lines, never their text.
-func (k Key) parse(text []byte) ([]age.Identity, error) {
+func (k *Key) parse(text []byte) ([]age.Identity, error) {
 	if isEncrypted(text) {
 		var r io.Reader = bytes.NewReader(text)
 		if bytes.HasPrefix(text, []byte(armor.Header)) {
@@ -308,7 +323,7 @@ func (k Key) parse(text []byte) ([]age.Identity, error) {
 	return ids, nil
 }
 
-func (k Key) parseIdentity(line string) (age.Identity, error) {
+func (k *Key) parseIdentity(line string) (age.Identity, error) {
 	if strings.HasPrefix(line, "AGE-PLUGIN-") {
 		say := func(format string, args ...any) { k.notice(strings.TrimSpace(fmt.Sprintf(format, args...))) }
 		return plugin.NewIdentity(line, plugin.NewTerminalUI(say, say))
