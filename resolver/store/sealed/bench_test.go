@@ -42,7 +42,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 	slices.SortFunc(items, func(a, b item) int { return bytes.Compare(a.name[:], b.name[:]) })
 	for batch := range slices.Chunk(items, 50_000) {
 		err := s.db.Update(func(bt *bbolt.Tx) error {
-			t, err := s.begin(bt, uint64(bt.ID())-1)
+			t, err := s.beginUpdate(bt)
 			if err != nil {
 				return err
 			}
@@ -52,7 +52,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 				return err
 			}
 			for _, it := range batch {
-				t.touched = map[string]bool{string(recordKey(it.name)): true}
+				t.walked = map[string]bool{string(recordKey(it.name)): true}
 				if err := t.putRecord(it.name, it.info, secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
 					return err
 				}

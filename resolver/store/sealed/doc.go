@@ -36,10 +36,13 @@
 //
 // # Files that lie
 //
-// bbolt trusts its pages. Before it maps the file, its length is compared with
-// what the meta pages need; before it follows a path of pages, the path is
-// walked with plain reads and a bound on its depth, since bbolt would recurse
-// until the stack is gone; and what faults or panics nevertheless is reported
-// as [secret.ErrCorrupt]. No cursor is used: every access is by key, so that
-// every access is on a path that was walked.
+// bbolt trusts its pages: it maps the file, and a file that is cut is a fault; it
+// descends by recursion, and pages that point back use the stack up. So it only
+// ever writes. What is read is read with plain reads that trust nothing
+// (pages.go), which also is what makes a lookup among a million secrets cost what
+// one among ten does: mapping and unmapping a large file costs more than the
+// lookup. Before bbolt maps the file to change it, its length is compared with
+// what the meta pages need; before it follows a path of pages, the path is walked;
+// and what faults or panics nevertheless is reported as [secret.ErrCorrupt]. No
+// cursor is used: every access is by key, on a path that was walked.
 package sealed

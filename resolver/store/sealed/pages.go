@@ -13,18 +13,18 @@ import (
 )
 
 // bbolt's file format, version 2 (go.etcd.io/bbolt, internal/common): as much of
-// it as it takes to see that bbolt can follow it. Integers are in the machine's
-// own byte order.
+// it as it takes to look a key up. Integers are in the machine's own byte order.
 const (
 	boltMagic      = 0xED0CDAED
 	boltVersion    = 2
 	pageHeaderSize = 16 // id 8, flags 2, count 2, overflow 4
-	elementSize    = 16 // a branch's: key's offset 4, key's length 4, page 8
+	elementSize    = 16 // branch: key's offset 4 and length 4, page 8; leaf: flags 4, key's offset 4 and length 4, value's length 4
 	metaSize       = 64 // magic 4, version 4, page size 4, flags 4, root 16, freelist 8, pages 8, txid 8, checksum 8
 	branchPage     = 0x01
 	leafPage       = 0x02
-	maxDepth       = 32   // of pages; four levels hold a million secrets
-	maxBranchPages = 1024 // that one branch may span
+	maxDepth       = 32      // of pages; four levels hold a million secrets
+	maxElement     = 2 << 20 // bytes of a key or value, more than the longest record has
+	bucketFlag     = 0x01    // of a leaf's element: its value is a bucket, which begins with its root page
 )
 
 var native = binary.NativeEndian
@@ -32,38 +32,39 @@ var native = binary.NativeEndian
 // meta is what a meta page says.
 type meta struct {
 	pageSize int64
+	root     uint64 // the page of the bucket of buckets
 	pages    uint64 // the file's length in pages, at least
 	txid     uint64
 }
 
-// checkMetas returns nil when both meta pages of the file of that size are whole,
+// checkMetas returns the current meta page when both meta pages of the file of that size are whole,
 // belong to successive transactions, and the file is as long as they need.
-func checkMetas(f io.ReaderAt, size int64) error {
+func checkMetas(f io.ReaderAt, size int64) (meta, error) {
 	first, err := readMeta(f, 0)
 	if err != nil {
 		// The only place that knows the page size is gone; try the usual one to tell
 		// a damaged store from a file that never was one.
 		if _, err2 := readMeta(f, 4096); err2 != nil && size > 0 && !hasMagic(f, 0) && !hasMagic(f, 4096) {
-			return secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid), "give --store the path of a file that inject made, or of one that does not exist yet")
+			return meta{}, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid), "give --store the path of a file that inject made, or of one that does not exist yet")
 		}
-		return err
+		return meta{}, err
 	}
 	second, err := readMeta(f, first.pageSize)
 	if err != nil {
-		return err
+		return meta{}, err
 	}
 	last := max(first.txid, second.txid)
 	if min(first.txid, second.txid)+1 != last || first.pageSize != second.pageSize {
-		return damaged("the two meta pages do not belong together")
+		return meta{}, damaged("the two meta pages do not belong together")
 	}
 	current := first
 	if second.txid == last {
 		current = second
 	}
 	if current.pages > uint64(size/current.pageSize) { //nolint:gosec // neither is negative
-		return damaged("the file is cut short: %d pages of %d", size/current.pageSize, current.pages)
+		return meta{}, damaged("the file is cut short: %d pages of %d", size/current.pageSize, current.pages)
 	}
-	return nil
+	return current, nil
 }
 
 func hasMagic(f io.ReaderAt, at int64) bool {
@@ -82,133 +83,164 @@ func readMeta(f io.ReaderAt, at int64) (meta, error) {
 	if native.Uint32(b[:]) != boltMagic || native.Uint32(b[4:]) != boltVersion || native.Uint64(b[metaSize-8:]) != sum.Sum64() {
 		return meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
-	m := meta{pageSize: int64(native.Uint32(b[8:])), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
+	m := meta{pageSize: int64(native.Uint32(b[8:])), root: native.Uint64(b[16:]), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
 	if m.pageSize < 512 || m.pageSize > 1<<16 || m.pageSize&(m.pageSize-1) != 0 {
 		return meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
 	return m, nil
 }
 
+// page is one page, or several that belong together. The first is in memory, the
+// others are read as far as they are needed.
+type page struct {
+	f     io.ReaderAt
+	at    int64 // in the file
+	size  int64
+	first []byte
+}
+
+// readPage returns the page id.
+func readPage(f io.ReaderAt, pageSize int64, id uint64) (page, error) {
+	if id > 1<<40 {
+		return page{}, damaged("there is no page %d", id)
+	}
+	p := page{f: f, at: int64(id) * pageSize, first: make([]byte, pageSize)}
+	if _, err := f.ReadAt(p.first, p.at); err != nil {
+		return page{}, damaged("there is no page %d", id)
+	}
+	if native.Uint64(p.first) != id {
+		return page{}, damaged("page %d says that it is another", id)
+	}
+	p.size = pageSize * (1 + int64(native.Uint32(p.first[12:])))
+	return p, nil
+}
+
+func (p page) kind() uint16 { return native.Uint16(p.first[8:]) }
+func (p page) count() int   { return int(native.Uint16(p.first[10:])) }
+
+// bytes returns n bytes of p.
+func (p page) bytes(at, n int64) ([]byte, error) {
+	if n > maxElement || at+n > p.size {
+		return nil, damaged("a page is malformed")
+	}
+	if at+n <= int64(len(p.first)) {
+		return p.first[at : at+n], nil
+	}
+	b := make([]byte, n)
+	if _, err := p.f.ReadAt(b, p.at+at); err != nil {
+		return nil, damaged("the file is cut short")
+	}
+	return b, nil
+}
+
+// element returns the element i and its key. next is where what follows the key
+// is in the page.
+func (p page) element(i int) (e, key []byte, next int64, err error) {
+	at := int64(pageHeaderSize + i*elementSize)
+	if e, err = p.bytes(at, elementSize); err != nil {
+		return nil, nil, 0, err
+	}
+	place := e // offset and length of the key
+	if p.kind() == leafPage {
+		place = e[4:]
+	}
+	at += int64(native.Uint32(place))
+	n := int64(native.Uint32(place[4:]))
+	key, err = p.bytes(at, n)
+	return e, key, at + n, err
+}
+
+// search returns the first element whose key is not less than key, as bbolt does
+// (Cursor.searchPage and nsearch), and whether it is the same.
+func (p page) search(key []byte) (i int, exact bool, err error) {
+	i = sort.Search(p.count(), func(i int) bool {
+		_, k, _, e := p.element(i)
+		if e != nil {
+			err = e
+			return true
+		}
+		c := bytes.Compare(k, key)
+		exact = exact || c == 0
+		return c >= 0
+	})
+	return i, exact, err
+}
+
 // pageCache is branch pages of a file that does not change. A nil one holds
 // nothing.
 type pageCache struct {
 	mu    sync.Mutex
-	known map[uint64][]byte // by number
+	known map[uint64]page
 }
 
-func (c *pageCache) get(id uint64) ([]byte, bool) {
+func (c *pageCache) get(id uint64) (page, bool) {
 	if c == nil {
-		return nil, false
+		return page{}, false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	page, ok := c.known[id]
-	return page, ok
+	p, ok := c.known[id]
+	return p, ok
 }
 
-func (c *pageCache) put(id uint64, page []byte) {
+func (c *pageCache) put(id uint64, p page) {
 	if c == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known[id] = page
+	c.known[id] = p
 }
 
-// checkPath walks from the page root to the leaf in which bbolt would look for
-// key, choosing as bbolt does, and returns an error if there is no way there.
-func checkPath(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageCache) error {
+// lookup returns the value of key, and its element's flags, in the tree of pages
+// below root; nil if there is none. It takes the way that bbolt takes, but trusts
+// nothing on it.
+func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageCache) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
-		page, ok := cache.get(id)
+		p, ok := cache.get(id)
 		if !ok {
-			var err error
-			if page, err = readPage(f, pageSize, id); err != nil {
-				return err
+			if p, err = readPage(f, pageSize, id); err != nil {
+				return nil, 0, err
 			}
-			if native.Uint16(page[8:]) == leafPage {
-				return nil
+		}
+		i, exact, err := p.search(key)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case p.kind() == leafPage && !exact:
+			return nil, 0, nil
+		case p.kind() == leafPage:
+			e, _, next, err := p.element(i)
+			if err != nil {
+				return nil, 0, err
 			}
-			cache.put(id, page)
+			value, err = p.bytes(next, int64(native.Uint32(e[12:])))
+			return value, native.Uint32(e), err
+		case p.kind() != branchPage || p.count() == 0:
+			return nil, 0, damaged("page %d is of a wrong kind", id)
 		}
-		child, ok := branchChild(page, int(native.Uint16(page[10:])), key)
-		if !ok {
-			return damaged("page %d is malformed", id)
+		cache.put(id, p)
+		if !exact && i > 0 {
+			i--
 		}
-		id = child
+		e, _, _, err := p.element(i)
+		if err != nil {
+			return nil, 0, err
+		}
+		id = native.Uint64(e[8:])
 	}
-	return damaged("the pages lead nowhere")
+	return nil, 0, damaged("the pages lead nowhere")
 }
 
-// readPage returns the page id: all of a branch, the beginning of a leaf.
-func readPage(f io.ReaderAt, pageSize int64, id uint64) ([]byte, error) {
-	if id > 1<<40 {
-		return nil, damaged("there is no page %d", id)
+// bucketRoot returns the root page of our bucket.
+func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, cache *pageCache) (uint64, error) {
+	v, flags, err := lookup(f, pageSize, root, bucketName, cache)
+	if err != nil {
+		return 0, err
 	}
-	at := int64(id) * pageSize
-	page := make([]byte, pageSize)
-	if _, err := f.ReadAt(page, at); err != nil {
-		return nil, damaged("there is no page %d", id)
+	if len(v) < 8 || flags&bucketFlag == 0 || native.Uint64(v) == 0 {
+		return 0, damaged("its bucket is missing")
 	}
-	if native.Uint64(page) != id {
-		return nil, damaged("page %d says that it is another", id)
-	}
-	overflow := int64(native.Uint32(page[12:]))
-	switch native.Uint16(page[8:]) {
-	case leafPage:
-		return page, nil
-	case branchPage:
-		if overflow == 0 {
-			return page, nil
-		}
-		if overflow >= maxBranchPages {
-			return nil, damaged("page %d is malformed", id)
-		}
-		page = make([]byte, (overflow+1)*pageSize)
-		if _, err := f.ReadAt(page, at); err != nil {
-			return nil, damaged("there is no page %d", id)
-		}
-		return page, nil
-	}
-	return nil, damaged("page %d is of a wrong kind", id)
-}
-
-// branchChild returns the page below a branch in which bbolt looks for key
-// (Cursor.searchPage): the last whose first key is not greater.
-func branchChild(page []byte, count int, key []byte) (uint64, bool) {
-	ok, exact := true, false
-	element := func(i int) []byte {
-		at := pageHeaderSize + i*elementSize
-		if at+elementSize > len(page) {
-			ok = false
-			return nil
-		}
-		return page[at:]
-	}
-	if count == 0 {
-		return 0, false
-	}
-	i := sort.Search(count, func(i int) bool {
-		e := element(i)
-		if e == nil {
-			return true
-		}
-		start := int64(pageHeaderSize+i*elementSize) + int64(native.Uint32(e))
-		end := start + int64(native.Uint32(e[4:]))
-		if end > int64(len(page)) {
-			ok = false
-			return true
-		}
-		c := bytes.Compare(page[start:end], key)
-		exact = exact || c == 0
-		return c >= 0
-	})
-	if !exact && i > 0 {
-		i--
-	}
-	e := element(i)
-	if !ok || e == nil || i >= count {
-		return 0, false
-	}
-	return native.Uint64(e[8:]), true
+	return native.Uint64(v), nil
 }

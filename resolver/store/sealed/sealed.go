@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,7 +78,8 @@ type madeKey struct{ key, wrapped []byte }
 // openFile is the part of a Store that there is once the file exists.
 type openFile struct {
 	file *os.File
-	db   *bbolt.DB
+	meta meta      // when the file was opened
+	db   *bbolt.DB // nil if it was opened for reading: looking a key up takes no more than pages.go
 	keys keys
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
@@ -125,7 +125,7 @@ func (s *Store) open(ctx context.Context) error {
 		}
 		opened := &openFile{file: f}
 		if !s.o.Write {
-			opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{known: map[uint64][]byte{}}}
+			opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{known: map[uint64]page{}}}
 		}
 		wrapped, err := opened.init(s.o)
 		if err != nil {
@@ -183,27 +183,29 @@ func fileError(path string, err error) error {
 	return named
 }
 
-// init checks the file, hands it to bbolt and returns the wrapped data key.
+// init checks the file, opens it with bbolt if it is to be changed, and returns
+// the wrapped data key.
 func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	info, err := f.file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
-	if err := checkMetas(f.file, info.Size()); err != nil {
+	if f.meta, err = checkMetas(f.file, info.Size()); err != nil {
 		return nil, err
 	}
-	err = f.guard(func() (err error) {
-		f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
-			ReadOnly: !o.Write,
-			Timeout:  time.Minute, // openLocked has the lock
-			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f.file, nil },
-			// Statistics cost every transaction, and nobody reads them.
-			NoStatistics: true,
+	if o.Write {
+		err = f.guard(func() (err error) {
+			f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
+				Timeout:  time.Minute, // openLocked has the lock
+				OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f.file, nil },
+				// Statistics cost every transaction, and nobody reads them.
+				NoStatistics: true,
+			})
+			return err
 		})
-		return err
-	})
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
 	err = f.view(func(t *tx) error {
 		v, err := t.get(formatKey)
@@ -216,8 +218,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 		if v := binary.BigEndian.Uint32(v); v != format {
 			return secret.WithHint(fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)", secret.ErrInvalid, v, format), "a newer inject made this store: upgrade this one")
 		}
-		v, err = t.get(wrappedKey)
-		wrapped = slices.Clone(v)
+		wrapped, err = t.get(wrappedKey)
 		return err
 	})
 	return wrapped, err
@@ -293,32 +294,46 @@ func (f *openFile) guard(fn func() error) (err error) {
 type tx struct {
 	*openFile
 
-	id      uint64
-	bucket  *bbolt.Bucket
-	index   index
-	touched map[string]bool // keys whose path was walked
+	id     uint64
+	index  index
+	root   uint64        // the bucket's root page, as committed
+	bucket *bbolt.Bucket // nil in a read transaction
+	walked map[string]bool
 }
 
-func (f *openFile) begin(bt *bbolt.Tx, committed uint64) (*tx, error) {
-	t := &tx{openFile: f, id: uint64(bt.ID())} //nolint:gosec // transaction ids count from 0
-	// The root bucket is found through the meta page; its own pages are not, yet.
-	if err := t.walk(uint64(bt.Cursor().Bucket().Root()), bucketName); err != nil {
-		return nil, err
-	}
-	if t.bucket = bt.Bucket(bucketName); t.bucket == nil {
-		return nil, damaged("its bucket is missing")
-	}
-	t.index = index{root: committed, now: t.id, load: t.loadNode, save: t.saveNode}
-	return t, nil
+// begin returns the transaction id on the tree whose bucket of buckets is at the
+// page root, and whose index was committed by the transaction committed.
+func (f *openFile) begin(id, root, committed uint64) (*tx, error) {
+	bucket, err := bucketRoot(f.file, f.meta.pageSize, root, f.pages())
+	t := &tx{openFile: f, id: id, root: bucket, walked: map[string]bool{}}
+	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
+	return t, err
 }
 
+func (f *openFile) pages() *pageCache {
+	if f.seen == nil {
+		return nil
+	}
+	return &f.seen.pages
+}
+
+// view runs fn in a read transaction. What it reads is read from the file; bbolt,
+// where it has the file, keeps the transaction's pages from being used again.
 func (f *openFile) view(fn func(*tx) error) error {
+	if f.db == nil {
+		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid)
+		if err != nil {
+			return err
+		}
+		return fn(t)
+	}
 	if f.broken.Load() {
 		return errBroken
 	}
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
-			t, err := f.begin(bt, uint64(bt.ID())) //nolint:gosec // as in begin
+			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
+			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id)
 			if err != nil {
 				return err
 			}
@@ -334,7 +349,7 @@ func (f *openFile) update(fn func(*tx) error) error {
 	var refused error
 	err := f.guard(func() error {
 		return f.db.Update(func(bt *bbolt.Tx) error {
-			t, err := f.begin(bt, uint64(bt.ID())-1) //nolint:gosec // as in begin
+			t, err := f.beginUpdate(bt)
 			if err == nil {
 				err = fn(t)
 			}
@@ -355,51 +370,54 @@ func (f *openFile) update(fn func(*tx) error) error {
 	return err
 }
 
-func (t *tx) walk(root uint64, key []byte) error {
-	var pages *pageCache
-	if t.seen != nil {
-		pages = &t.seen.pages
+func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
+	id := uint64(bt.ID()) //nolint:gosec // as in view
+	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1)
+	if err != nil {
+		return nil, err
 	}
-	return checkPath(t.file, int64(t.db.Info().PageSize), root, key, pages)
+	if t.bucket = bt.Bucket(bucketName); t.bucket == nil {
+		return nil, damaged("its bucket is missing")
+	}
+	return t, nil
 }
 
-// walked makes sure that bbolt can follow the pages to key.
-func (t *tx) walked(key []byte) error {
-	if t.touched[string(key)] {
+// walk makes sure that bbolt can follow the pages to key: it would recurse on
+// pages that point back, and nothing recovers from a stack that is used up.
+func (t *tx) walk(key []byte) error {
+	if t.walked[string(key)] {
 		return nil
 	}
-	if err := t.walk(uint64(t.bucket.Root()), key); err != nil {
+	if _, _, err := lookup(t.file, t.meta.pageSize, t.root, key, nil); err != nil {
 		return err
 	}
-	if t.touched == nil {
-		t.touched = map[string]bool{}
-	}
-	t.touched[string(key)] = true
+	t.walked[string(key)] = true
 	return nil
 }
 
 // get returns what is stored under key, which must be there. It is valid until
 // the transaction ends.
-func (t *tx) get(key []byte) ([]byte, error) {
-	if err := t.walked(key); err != nil {
-		return nil, err
+func (t *tx) get(key []byte) (v []byte, err error) {
+	if t.bucket == nil {
+		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, t.pages())
+	} else if err = t.walk(key); err == nil {
+		v = t.bucket.Get(key) // with what this transaction has changed
 	}
-	v := t.bucket.Get(key)
-	if v == nil {
-		return nil, damaged("something that must be there is missing")
+	if err == nil && v == nil {
+		err = damaged("something that must be there is missing")
 	}
-	return v, nil
+	return v, err
 }
 
 func (t *tx) put(key, v []byte) error {
-	if err := t.walked(key); err != nil {
+	if err := t.walk(key); err != nil {
 		return err
 	}
 	return t.bucket.Put(key, v)
 }
 
 func (t *tx) remove(key []byte) error {
-	if err := t.walked(key); err != nil {
+	if err := t.walk(key); err != nil {
 		return err
 	}
 	return t.bucket.Delete(key)
