@@ -45,8 +45,8 @@ bench: build ## measure, as ratios in one run: opening and resolving; starting, 
 	@./bench/start.sh
 
 fuzz: ## fuzz each target for FUZZ (20s)
-	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) ./exec/redact
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) ./injector/task
+	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 
 image: ## build the container image with docker; GO_IMAGE names its base
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) .
