@@ -95,8 +95,8 @@ func Replace(p Process) error {
 		// There is nothing to clean up: from here on a signal ends us as it will end
 		// the program.
 		p.Signals.Release()
-		if p.Signals.early != nil {
-			return p.Signals.early
+		if err := p.Signals.early; err != nil {
+			return err
 		}
 	}
 	return startError(p, path, syscall.Exec(path, p.Args, p.Env)) //nolint:gosec // it is what we are for

@@ -71,16 +71,18 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, signals := exec.TakeSignals(cmd.Context())
-	defer signals.Release()
+	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
 		Environ: os.Environ(), OnConflict: injector.Conflict(a.flags.onConflict), FilesDir: a.flags.filesDir,
 		Redactor: a.redactor, NoRedact: a.flags.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
-		Grace: a.flags.grace, Signals: signals, Log: a.log,
+		Grace: a.flags.grace, Log: a.log,
 	}
 	if len(t.Declared) > 0 {
+		// From before there is anything to clean up.
+		ctx, o.Signals = exec.TakeSignals(ctx)
+		defer o.Signals.Release()
 		opening, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
 		defer cancel()
 		s, err := a.openReader(opening)
