@@ -265,7 +265,7 @@ func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, source
 		return t.ask("Enter secret value: ")
 	default:
 		value, err := readValue(a.stdin, "stdin")
-		if err != nil || len(value.Reveal()) > 0 {
+		if err != nil || value.Len() > 0 {
 			return value, err
 		}
 	}

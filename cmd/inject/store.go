@@ -102,7 +102,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 			key.Text = secret.NewValue([]byte(text))
 		}
 		var err error
-		if key.File, err = userPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Reveal() == nil {
+		if key.File, err = userPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
 			return nil, err
 		}
 	}

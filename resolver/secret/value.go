@@ -31,6 +31,9 @@ func (v Value) Reveal() []byte {
 	return v.reveal()
 }
 
+// Len returns how many bytes v has, without taking them out.
+func (v Value) Len() int { return len(v.Reveal()) }
+
 // Equal reports whether v and w hold the same bytes, in time that depends on
 // their lengths only.
 func (v Value) Equal(w Value) bool { return subtle.ConstantTimeCompare(v.Reveal(), w.Reveal()) == 1 }

@@ -151,6 +151,8 @@ func TestValue(t *testing.T) {
 	require.Equal(t, []byte("abc"), v.Reveal())
 	require.True(t, v.Equal(secret.NewValue([]byte("abc"))))
 	require.False(t, v.Equal(secret.NewValue([]byte("abd"))))
+	require.Equal(t, 3, v.Len())
+	require.Zero(t, secret.Value{}.Len())
 	require.Empty(t, secret.Value{}.Reveal())
 	require.True(t, secret.Value{}.Equal(secret.NewValue(nil)))
 	require.False(t, reflect.TypeFor[secret.Value]().Comparable(), "== on values would compare closures")

@@ -128,7 +128,7 @@ func Writable(ref secret.Ref, v secret.Value) error {
 	if err := ref.Validate(); err != nil {
 		return err
 	}
-	if n := len(v.Reveal()); n > MaxValue {
+	if n := v.Len(); n > MaxValue {
 		return fmt.Errorf("%w: the value is %d bytes long (at most %d)", secret.ErrInvalid, n, MaxValue)
 	}
 	return nil

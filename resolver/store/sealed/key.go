@@ -122,7 +122,7 @@ func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("
 // source names what identities used, for errors.
 func (k *Key) source(wrapped []byte) string {
 	switch {
-	case k.Text.Reveal() != nil:
+	case k.Text.Len() > 0:
 		return "the key in INJECT_KEY"
 	case byPassphrase(wrapped):
 		return "the passphrase"
@@ -180,7 +180,7 @@ func (k *Key) ask(what string, confirm bool) (secret.Value, error) {
 			"set INJECT_KEY to it")
 	}
 	phrase, err := k.Ask("passphrase of "+what, confirm)
-	if err == nil && len(phrase.Reveal()) == 0 {
+	if err == nil && phrase.Len() == 0 {
 		err = fmt.Errorf("%w: the passphrase is empty", secret.ErrInvalid)
 	}
 	return phrase, err
