@@ -14,12 +14,13 @@ import (
 // from before the program is there, so that none is lost: what asks us to stop
 // meanwhile ends a context, and everything else waits for the program.
 type Signals struct {
-	c      chan os.Signal
-	quit   chan struct{} // closed to end the watching
-	done   chan struct{} // closed when it has ended
-	early  error         // what asked us to stop; valid once done
-	held   []os.Signal   // what waits; valid once done
-	passed bool
+	terminal terminal
+	c        chan os.Signal
+	quit     chan struct{} // closed to end the watching
+	done     chan struct{} // closed when it has ended
+	early    error         // what asked us to stop; valid once done
+	held     []os.Signal   // what waits; valid once done
+	passed   bool
 }
 
 // StoppedError says that a signal asked us to stop before the program was started.
@@ -39,8 +40,8 @@ var asksToStop = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUI
 // are handed over to [Run]. The caller releases them.
 func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &Signals{c: make(chan os.Signal, 1024), quit: make(chan struct{}), done: make(chan struct{})}
-	signal.Notify(s.c, taken()...)
+	s := &Signals{terminal: controllingTerminal(), c: make(chan os.Signal, 1024), quit: make(chan struct{}), done: make(chan struct{})}
+	signal.Notify(s.c, s.terminal.taken()...)
 	go func() {
 		defer close(s.done)
 		for {
@@ -96,15 +97,14 @@ func (s *Signals) Release() {
 // control, when a shell stops and continues us together with the program; and
 // those that we were started with as ignored (nohup), which the program then
 // ignores, too. SIGPIPE is taken so that it does not end us, and goes nowhere.
-func taken() []os.Signal {
-	job := controllingTerminal() == sharedTerminal
+func (t terminal) taken() []os.Signal {
 	var signals []os.Signal
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
 		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU:
 			continue
 		case unix.SIGTSTP, unix.SIGCONT:
-			if job {
+			if t == sharedTerminal {
 				continue
 			}
 		}

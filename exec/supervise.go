@@ -38,7 +38,7 @@ type supervisor struct {
 
 // newSupervisor makes the pipes.
 func newSupervisor(p Process) (*supervisor, error) {
-	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: controllingTerminal()}
+	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: p.Signals.terminal}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		if f, ok := w.(*os.File); ok {
 			s.files[i+1] = f

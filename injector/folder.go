@@ -66,16 +66,19 @@ func bases(filesDir string) []string {
 	return append(ram, disk...)
 }
 
-// newFolder makes a private folder for files that shall appear in filesDir.
-func newFolder(filesDir string) (*folder, error) {
+// newFolder makes a private folder for files that shall appear in filesDir, and
+// removes those that killed runs left.
+func newFolder(filesDir string, log hclog.Logger) (*folder, error) {
 	appears := appearsIn(filesDir)
 	made, err := makeAll(appears)
 	if err != nil {
 		removeMade(made)
 		return nil, cannotPlace(err)
 	}
+	all := bases(appears)
+	sweep(all, log)
 	var errs []error
-	for _, base := range bases(appears) {
+	for _, base := range all {
 		path, lock, err := makeLocked(base)
 		if err != nil {
 			errs = append(errs, err)
@@ -234,10 +237,10 @@ func removeFolder(path string, links []string) error {
 	return errors.Join(append(errs, os.RemoveAll(path))...)
 }
 
-// sweep removes what killed runs of this user left.
-func sweep(filesDir string, log hclog.Logger) {
+// sweep removes what killed runs of this user left in bases.
+func sweep(bases []string, log hclog.Logger) {
 	mine := fmt.Sprintf("%s%d-", folderPrefix, os.Geteuid())
-	for _, base := range bases(appearsIn(filesDir)) {
+	for _, base := range bases {
 		entries, err := os.ReadDir(base)
 		if err != nil {
 			continue

@@ -158,7 +158,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 				case <-done:
 					return
 				default:
-					sweep(base, hclog.NewNullLogger())
+					sweep(bases(base), hclog.NewNullLogger())
 				}
 			}
 		})

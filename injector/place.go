@@ -91,8 +91,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 			continue
 		}
 		if p.files == nil {
-			sweep(o.FilesDir, o.Log)
-			if p.files, err = newFolder(o.FilesDir); err != nil {
+			if p.files, err = newFolder(o.FilesDir, o.Log); err != nil {
 				return nil, err
 			}
 			e.set("FLYTE_SECRETS_DEFAULT_DIR", p.files.appears)

@@ -61,11 +61,18 @@ func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
 // keyArg checks that there are one key and at most more other arguments.
 func keyArg(more int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
+		if len(args) == 0 {
 			return secret.WithHint(fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid), "%s NAME", cmd.CommandPath())
-		case len(args) > 1+more:
-			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "a value with spaces is quoted: %s", cmd.UseLine())
+		}
+		return atMost(1+more)(cmd, args)
+	}
+}
+
+// atMost is [cobra.MaximumNArgs] in our words.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "what holds spaces is quoted: %s", cmd.UseLine())
 		}
 		return nil
 	}

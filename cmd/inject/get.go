@@ -45,12 +45,7 @@ what may read them is a task.`,
 		Example: `  inject get secret
   inject get secret -p my_project -d development
   inject get secret MY_SECRET_KEY -o json`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "%s", cmd.UseLine())
-			}
-			return nil
-		},
+		Args:              atMost(1),
 		ValidArgsFunction: a.completeKeys,
 	}
 	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "table, json, yaml or name") })

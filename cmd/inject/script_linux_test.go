@@ -258,8 +258,7 @@ func TestPassphrasePrompt(t *testing.T) {
 // A program on a terminal reads from it and gets Ctrl-C once; a script that runs
 // us ends with it, as it would without us.
 func TestTerminal(t *testing.T) {
-	home := t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home := homeWithSecret(t)
 	script := `trap 'echo int; exit 5' INT; read x; echo "read $x $K"; while :; do sleep 0.05; done`
 	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
 	_, err := tty.WriteString("line\n")
@@ -284,8 +283,7 @@ func TestTerminal(t *testing.T) {
 // to the command's group, Ctrl-C too, once; and Ctrl-Z, after which nobody could
 // continue it, has no effect.
 func TestOwnTerminal(t *testing.T) {
-	home := t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home := homeWithSecret(t)
 	script := `trap 'echo int' INT; trap 'echo term' TERM; trap 'echo quit; exit 6' QUIT; read x; echo "got $x"; while :; do sleep 0.05; done`
 	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
 	_, err := tty.WriteString("line\n")
@@ -336,8 +334,7 @@ func TestNoSignalIsLost(t *testing.T) {
 // Nobody reads what we and the command say: asked to stop, we still end, and
 // leave no file.
 func TestStuck(t *testing.T) {
-	home, dir := t.TempDir(), t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home, dir := homeWithSecret(t), t.TempDir()
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close() //nolint:errcheck // never read
@@ -360,8 +357,7 @@ func TestStuck(t *testing.T) {
 // In an interactive shell, we are a job like any other: beside a pager, stopped
 // and continued, in the background and brought back.
 func TestJobControl(t *testing.T) {
-	home := t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home := homeWithSecret(t)
 	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
 	shell.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "PS1=prompt> ", "TERM=dumb"}
 	tty, err := pty.Start(shell)
@@ -417,8 +413,7 @@ func TestNotDumpable(t *testing.T) {
 
 // A signal while we wait for the store: 128+n, and nothing is started.
 func TestStoppedBeforeTheStart(t *testing.T) {
-	home := t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home := homeWithSecret(t)
 	store, err := os.Open(filepath.Join(home, ".local/share/inject/secrets.db"))
 	require.NoError(t, err)
 	defer store.Close() //nolint:errcheck // only locked
@@ -450,8 +445,7 @@ func TestStoppedBeforeTheStart(t *testing.T) {
 // A reader that stalls loses nothing; one that never reads does not keep us when
 // we are asked to stop.
 func TestSlowReader(t *testing.T) {
-	home := t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home := homeWithSecret(t)
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	cmd := command(home, "--secret", "K", "--", "sh", "-c", "head -c 150000 /dev/zero; echo $K")
@@ -488,6 +482,14 @@ func TestSlowReader(t *testing.T) {
 		<-done
 		t.Fatal("still there")
 	}
+}
+
+// homeWithSecret returns a home whose store has the-value as K, for the org.
+func homeWithSecret(t *testing.T) string {
+	t.Helper()
+	home := t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	return home
 }
 
 func command(home string, args ...string) *exec.Cmd {
@@ -530,8 +532,7 @@ tail -n 2 "$1/err"; echo passed`
 
 // A run that is killed leaves its files; the next one removes them.
 func TestSweep(t *testing.T) {
-	home, dir := t.TempDir(), t.TempDir()
-	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	home, dir := homeWithSecret(t), t.TempDir()
 	start := func(args ...string) *exec.Cmd {
 		return command(home, append([]string{"--files-dir", dir, "--secret-file", "K", "--secret-file", "K=" + filepath.Join(home, "at")}, args...)...)
 	}

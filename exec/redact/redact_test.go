@@ -177,7 +177,7 @@ func FuzzWriter(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, a, b, text string, seed uint64) {
 		if strings.TrimSpace(a) != a || strings.TrimSpace(b) != b || strings.Contains(a+b, "\n") {
-			t.Skip("such values have several forms: see TestForms")
+			return // such values have several forms: see TestForms
 		}
 		v := values(a, b)
 		if a == b {

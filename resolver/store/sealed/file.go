@@ -94,7 +94,7 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 		}
 		info, err := f.Stat()
 		if err == nil && !info.Mode().IsRegular() {
-			err = secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, o.Path), "a folder of plain files is opened with --store dir://%s", o.Path)
+			err = notAFile(o.Path)
 		}
 		if err == nil {
 			err = lock(ctx, f, how, o)
@@ -110,6 +110,10 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 	}
 }
 
+func notAFile(path string) error {
+	return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path), "a folder of plain files is opened with --store dir://%s", path)
+}
+
 func openError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -120,7 +124,7 @@ func openError(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return secret.WithHint(fmt.Errorf("%w: store file: %w", secret.ErrDenied, err), "the store belongs to the user who made it: see ls -l %s", path)
 	case errors.Is(err, unix.EISDIR):
-		return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path), "a folder of plain files is opened with --store dir://%s", path)
+		return notAFile(path)
 	}
 	return fmt.Errorf("%w: store file: %w", secret.ErrUnavailable, err)
 }
