@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,4 +24,22 @@ func becomeSubreaper() {
 	if unix.Getpid() != 1 {
 		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	}
+}
+
+// pipeSize is how much a pipe holds at most without privileges: the default of
+// /proc/sys/fs/pipe-max-size.
+const pipeSize = 1 << 20
+
+// WidenPipe lets f hold 1 MiB if it is a pipe: its two sides wake one another
+// less often. If that is not allowed, or f is something else, nothing changes.
+func WidenPipe(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil && size < pipeSize {
+			_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
+		}
+	})
 }

@@ -2,7 +2,10 @@
 
 package exec
 
-import "syscall"
+import (
+	"os"
+	"syscall"
+)
 
 const (
 	lastSignal = syscall.Signal(31)
@@ -14,3 +17,6 @@ func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
 // becomeSubreaper does nothing: only Linux has subreapers.
 func becomeSubreaper() {}
+
+// WidenPipe does nothing: only Linux lets a pipe's size be set.
+func WidenPipe(*os.File) {}

@@ -53,6 +53,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 			s.closeStreams()
 			return nil, err
 		}
+		WidenPipe(r)
 		s.files[i+1] = child
 		s.streams = append(s.streams, &stream{r: r, child: child, dst: w, done: make(chan struct{})})
 	}
@@ -249,6 +250,7 @@ type stream struct {
 	r, child *os.File
 	dst      io.Writer
 	done     chan struct{}
+	readErr  error // of r; the copying goroutine's
 	err      error // of dst; valid once done
 
 	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
@@ -257,23 +259,12 @@ type stream struct {
 	last    time.Time // of a write
 }
 
-const readSize = 64 << 10 // a whole pipe
-
+// copy copies the pipe to the writer, to its end or to the writer's first error.
 func (st *stream) copy() {
 	defer close(st.done)
-	buf := make([]byte, readSize)
-	for st.err == nil {
-		n, err := st.take(buf)
-		if n > 0 {
-			_, st.err = st.dst.Write(buf[:n])
-			st.mu.Lock()
-			st.written += int64(n)
-			st.last = time.Now()
-			st.mu.Unlock()
-		}
-		if n <= 0 || err != nil {
-			break
-		}
+	_, err := io.Copy(st.dst, st)
+	if !errors.Is(err, st.readErr) { // of the pipe there is no error but that we left it
+		st.err = err
 	}
 	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
 	_ = st.r.Close()
@@ -284,27 +275,37 @@ func (st *stream) copy() {
 	}
 }
 
-// take reads from the pipe, and counts what it takes in the same step: no byte is
-// ever neither in the pipe nor counted. It returns 0 at the end.
-func (st *stream) take(buf []byte) (n int, err error) {
+// Read reads from the pipe, and counts what it takes in the same step: no byte is
+// ever neither in the pipe nor counted. What it took before has been written when
+// it is called again.
+func (st *stream) Read(buf []byte) (n int, err error) {
+	st.mu.Lock()
+	if st.written != st.taken {
+		st.written, st.last = st.taken, time.Now()
+	}
+	st.mu.Unlock()
 	raw, err := st.r.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
-	var readErr error
 	err = raw.Read(func(fd uintptr) bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		for {
-			n, readErr = unix.Read(int(fd), buf)
-			if !errors.Is(readErr, unix.EINTR) {
+			n, st.readErr = unix.Read(int(fd), buf)
+			if !errors.Is(st.readErr, unix.EINTR) {
 				break
 			}
 		}
-		st.taken += int64(max(n, 0))
-		return !errors.Is(readErr, unix.EAGAIN)
+		n = max(n, 0)
+		st.taken += int64(n)
+		return !errors.Is(st.readErr, unix.EAGAIN)
 	})
-	return n, errors.Join(err, readErr)
+	st.readErr = errors.Join(err, st.readErr)
+	if n == 0 && st.readErr == nil {
+		st.readErr = io.EOF
+	}
+	return n, st.readErr
 }
 
 // owed returns how many bytes had been put into the pipe, ever.

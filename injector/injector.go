@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/term"
 
 	"inject/exec"
 	"inject/exec/redact"
@@ -155,7 +156,7 @@ func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
 	if o.Redactor.Empty() {
 		return o.Stdout, o.Stderr
 	}
-	out := o.Redactor.Writer(o.Stdout)
+	out := Writer(o.Redactor, o.Stdout)
 	// One stream if both are the same file: it keeps the order, and a value of
 	// which half comes on each.
 	if a, err := o.Stdout.Stat(); err == nil {
@@ -163,5 +164,15 @@ func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
 			return out, out
 		}
 	}
-	return out, o.Redactor.Writer(o.Stderr)
+	return out, Writer(o.Redactor, o.Stderr)
+}
+
+// Writer returns a stream that r masks to f: one for a person if f is a terminal,
+// and one of few, large writes if f is a pipe.
+func Writer(r *redact.Redactor, f *os.File) *redact.Writer {
+	if term.IsTerminal(int(f.Fd())) {
+		return r.TerminalWriter(f)
+	}
+	exec.WidenPipe(f)
+	return r.Writer(f)
 }

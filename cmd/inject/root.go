@@ -146,51 +146,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *app) redactCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "redact [flags]",
-		Short: "Copy stdin to stdout and mask the declared secrets in it",
-		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
-  inject redact --mask "$TOKEN" < build.log`,
-		Args: noArgs,
-		RunE: a.redact,
-	}
-	f := &a.flags
-	mask := newGroup("mask", func(s *pflagSet) {
-		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
-		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
-	})
-	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), mask)
-	return cmd
-}
-
-func (a *app) redact(cmd *cobra.Command, _ []string) error {
-	t, scope, err := a.loadTask()
-	if err != nil {
-		return err
-	}
-	if len(t.Declared) > 0 {
-		resolved, err := a.resolveNow(cmd.Context(), scope, t.Declared)
-		if err != nil {
-			return err
-		}
-		injector.AddPatterns(a.redactor, resolved, a.log)
-	}
-	if a.redactor.Empty() {
-		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid), "declare secrets with --secret KEY, or give texts with --mask")
-	}
-	w := a.redactor.Writer(a.stdout)
-	// Not io.Copy's own paths: the file must not skip the writer, nor wait for more.
-	_, err = io.CopyBuffer(w, struct{ io.Reader }{a.stdin}, make([]byte, 64<<10))
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("redact: %w", err)
-	}
-	return nil
-}
-
 func (a *app) explainCommand() *cobra.Command {
 	output := outputFlag{choices: []string{"text", "json", "yaml"}, value: "text"}
 	cmd := &cobra.Command{

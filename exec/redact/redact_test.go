@@ -14,48 +14,32 @@ import (
 	"go.uber.org/goleak"
 
 	"inject/exec/redact"
+	"inject/exec/redact/redacttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// oracle masks by the plain rule: mark every occurrence of every value, and
-// replace each maximal run of marked bytes by the mask of the value that begins
-// it, the longest of those that begin there.
-func oracle(text string, values map[string]string) string { return oracleUpTo(text, values, len(text)) }
-
-// oracleUpTo is what of the masked text is about text[:decided].
-func oracleUpTo(text string, values map[string]string, decided int) string {
-	covered := make([]bool, len(text))
-	begins := map[int]string{}
-	for name, v := range values {
-		for i := range len(text) {
-			if v == "" || !strings.HasPrefix(text[i:], v) {
-				continue
-			}
-			for j := range len(v) {
-				covered[i+j] = true
-			}
-			if old, ok := begins[i]; !ok || len(values[old]) < len(v) {
-				begins[i] = name
-			}
+// forms returns what is to be found of values: all their forms.
+func forms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
+	var all []redacttest.Pattern
+	for _, p := range patterns {
+		for _, f := range redact.Forms(p.Value, minLength) {
+			all = append(all, redacttest.Pattern{Name: p.Name, Value: f.Bytes})
 		}
 	}
-	var out strings.Builder
-	for i := range decided {
-		switch {
-		case !covered[i]:
-			out.WriteByte(text[i])
-		case i == 0 || !covered[i-1]:
-			out.WriteString("[redacted:" + begins[i] + "]")
-		}
-	}
-	return out.String()
+	return all
 }
 
-func patterns(values map[string]string) []redact.Pattern {
+// oracle masks by the plain rule.
+func oracle(text string, patterns ...redact.Pattern) string {
+	return string(redacttest.Mask([]byte(text), forms(1, patterns...)))
+}
+
+// values returns patterns called A, B, …
+func values(values ...string) []redact.Pattern {
 	var p []redact.Pattern
-	for name, v := range values {
-		p = append(p, redact.Pattern{Name: name, Value: []byte(v)})
+	for i, v := range values {
+		p = append(p, redact.Pattern{Name: string(rune('A' + i)), Value: []byte(v)})
 	}
 	return p
 }
@@ -82,19 +66,11 @@ func bytewise(text string) []string {
 	return chunks
 }
 
-func values(v ...string) map[string]string {
-	m := map[string]string{}
-	for i, v := range v {
-		m[string(rune('A'+i))] = v
-	}
-	return m
-}
-
 var pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
 
 var table = []struct {
 	name   string
-	values map[string]string
+	values []redact.Pattern
 	text   string
 }{
 	{"plain", values("s3cr3t-value"), "the s3cr3t-value is"},
@@ -126,8 +102,8 @@ var table = []struct {
 
 func TestTable(t *testing.T) {
 	for _, c := range table {
-		r := redact.New(1, patterns(c.values)...)
-		want := oracle(c.text, c.values)
+		r := redact.New(1, c.values...)
+		want := oracle(c.text, c.values...)
 		require.Equal(t, want, masked(t, r, c.text), c.name)
 		for i := range len(c.text) {
 			require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:]), "%s, cut at %d", c.name, i)
@@ -154,12 +130,9 @@ func TestExhaustive(t *testing.T) {
 	for i, p := range sets {
 		for _, q := range sets[i:] {
 			v := values(p, q)
-			r := redact.New(1, redact.Pattern{Name: "A", Value: []byte(p)}, redact.Pattern{Name: "B", Value: []byte(q)})
-			if p == q {
-				delete(v, "B") // equal values: the first name
-			}
+			r := redact.New(1, v...)
 			for _, text := range texts[len(texts)-512:] {
-				want := oracle(text, v)
+				want := oracle(text, v...)
 				if got := masked(t, r, text); got != want {
 					t.Fatalf("%q, %q in %q: %q instead of %q", p, q, text, got, want)
 				}
@@ -171,55 +144,111 @@ func TestExhaustive(t *testing.T) {
 	}
 }
 
-func FuzzWriter(f *testing.F) {
-	for _, c := range table {
-		f.Add(c.values["A"], c.values["B"], c.text, uint64(1))
+// chunked cuts text at random.
+func chunked(text string, random *rand.Rand) []string {
+	var chunks []string
+	most := 1 + random.IntN(200)
+	for text != "" {
+		n := 1 + random.IntN(min(len(text), most))
+		chunks, text = append(chunks, text[:n]), text[n:]
 	}
-	f.Fuzz(func(t *testing.T, a, b, text string, seed uint64) {
-		if strings.TrimSpace(a) != a || strings.TrimSpace(b) != b || strings.Contains(a+b, "\n") {
-			return // such values have several forms: see TestForms
+	return chunks
+}
+
+// Values that overlap, nest and repeat, of lengths at which the filter works in
+// different ways, in texts that are made of parts of them.
+func TestRandom(t *testing.T) {
+	rounds := 6000
+	if testing.Short() {
+		rounds = 600
+	}
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	word := func(alphabet string, n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = alphabet[random.IntN(len(alphabet))]
 		}
-		v := values(a, b)
-		if a == b {
-			delete(v, "B")
+		return string(b)
+	}
+	for round := range rounds {
+		alphabet := []string{"a", "ab", "abc", "abcdefghijklmnop", "\x00\xff\x80é+/&\"'\\ \n"}[random.IntN(5)]
+		shortest := 1 + random.IntN(30)
+		base := word(alphabet, 200)
+		piece := func(least int) string {
+			n := min(least+random.IntN(40), len(base))
+			at := random.IntN(len(base) - n + 1)
+			return base[at : at+n]
 		}
-		for name, value := range v {
-			if value == "" {
-				delete(v, name)
+		var v []string
+		for range 1 + random.IntN(12) {
+			s := piece(shortest)
+			if random.IntN(3) == 0 {
+				s += word(alphabet, 1+random.IntN(5))
+			}
+			v = append(v, s)
+		}
+		patterns := values(v...)
+		all := forms(1, patterns...)
+		var b strings.Builder
+		for b.Len() < 20+random.IntN(3000) {
+			switch random.IntN(5) {
+			case 0:
+				b.WriteString(v[random.IntN(len(v))])
+			case 1:
+				s := v[random.IntN(len(v))]
+				b.WriteString(s[:random.IntN(len(s)+1)])
+			case 2:
+				b.WriteString(strings.Repeat("x", random.IntN(100)))
+			case 3:
+				b.WriteString(piece(1))
+			default:
+				if len(all) > 0 {
+					b.Write(all[random.IntN(len(all))].Value)
+				}
 			}
 		}
-		r := redact.New(1, redact.Pattern{Name: "A", Value: []byte(a)}, redact.Pattern{Name: "B", Value: []byte(b)})
-		want := oracle(text, v)
-		random := rand.New(rand.NewPCG(seed, 0))
-		var chunks []string
-		for rest := text; rest != ""; {
-			n := 1 + random.IntN(min(len(rest), 1+random.IntN(20)))
-			chunks, rest = append(chunks, rest[:n]), rest[n:]
+		text := b.String()
+		r := redact.New(1, patterns...)
+		want := string(redacttest.Mask([]byte(text), all))
+		for _, chunks := range [][]string{{text}, chunked(text, random), chunked(text, random)} {
+			if got := masked(t, r, chunks...); got != want {
+				t.Fatalf("seed %d, round %d: %q in %q as %q:\n%q instead of\n%q", seed, round, v, text, chunks, got, want)
+			}
 		}
+	}
+}
+
+func FuzzWriter(f *testing.F) {
+	for _, c := range table {
+		v := append(c.values, values("", "", "")...)
+		f.Add(string(v[0].Value), string(v[1].Value), string(v[2].Value), c.text, uint64(1))
+	}
+	f.Fuzz(func(t *testing.T, a, b, c, text string, seed uint64) {
+		if len(a)+len(b)+len(c) > 4096 || len(text) > 1<<16 {
+			return
+		}
+		v := values(a, b, c)
+		r := redact.New(1, v...)
+		want := oracle(text, v...)
+		chunks := chunked(text, rand.New(rand.NewPCG(seed, 0)))
 		if got := masked(t, r, chunks...); got != want {
-			t.Fatalf("%q, %q in %q as %q: %q instead of %q", a, b, text, chunks, got, want)
+			t.Fatalf("%q in %q as %q: %q instead of %q", v, text, chunks, got, want)
 		}
 	})
 }
 
-// What is held back is exactly the longest end that may begin a pattern.
+// What is held back is exactly the longest end that may begin a form.
 func TestHeldBack(t *testing.T) {
 	for _, c := range table {
-		r := redact.New(1, patterns(c.values)...)
+		r := redact.New(1, c.values...)
+		all := forms(1, c.values...)
 		var out strings.Builder
 		w := r.Writer(&out)
 		for i := range len(c.text) {
 			_, err := w.Write([]byte{c.text[i]})
 			require.NoError(t, err)
-			held := 0
-			for n := 1; n <= i+1; n++ {
-				for _, v := range c.values {
-					if n < len(v) && strings.HasPrefix(v, c.text[i+1-n:i+1]) {
-						held = n
-					}
-				}
-			}
-			require.Equalf(t, oracleUpTo(c.text[:i+1], c.values, i+1-held), out.String(), "%s after %q", c.name, c.text[:i+1])
+			require.Equalf(t, decidedPart(c.text[:i+1], all), out.String(), "%s after %q", c.name, c.text[:i+1])
 		}
 		require.NoError(t, w.Close())
 	}
@@ -227,6 +256,47 @@ func TestHeldBack(t *testing.T) {
 	w := redact.New(1, redact.Pattern{Name: "K", Value: []byte("s3cr3t")}).Writer(&out)
 	_, _ = io.WriteString(w, "Password: s3cr3t")
 	require.Equal(t, "Password: [redacted:K]", out.String(), "the mask appears with the value's last byte")
+	require.NoError(t, w.Close())
+
+	// The same behind texts that the filter skips, cut anywhere.
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 300 {
+		v := redacttest.Values(1+random.IntN(8), random.Uint64())
+		var patterns []redact.Pattern
+		for i, v := range v {
+			patterns = append(patterns, redact.Pattern{Name: string(rune('A' + i)), Value: v})
+		}
+		all := forms(1, patterns...)
+		var text string
+		for range 4 {
+			text += strings.Repeat(". ", random.IntN(100))
+			p := all[random.IntN(len(all))].Value
+			text += string(p[:random.IntN(len(p)+1)])
+		}
+		out.Reset()
+		w := redact.New(1, patterns...).Writer(&out)
+		at := 0
+		for _, chunk := range chunked(text, random) {
+			_, _ = io.WriteString(w, chunk)
+			at += len(chunk)
+			require.Equalf(t, decidedPart(text[:at], all), out.String(), "seed %d: %q after %q", seed, v, text[:at])
+		}
+		require.NoError(t, w.Close())
+	}
+}
+
+// decidedPart returns what is to be seen of text so far.
+func decidedPart(text string, all []redacttest.Pattern) string {
+	held := 0
+	for _, p := range all {
+		for n := min(len(p.Value)-1, len(text)); n > held; n-- {
+			if strings.HasSuffix(text, string(p.Value[:n])) {
+				held = n
+			}
+		}
+	}
+	return string(redacttest.MaskUpTo([]byte(text), all, len(text)-held))
 }
 
 func TestForms(t *testing.T) {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"inject/injector/outputs"
+)
+
+// progress is a bar on stderr, if that is a terminal, for what takes a while.
+type progress struct {
+	w           io.Writer
+	width       int
+	total, done int64 // bytes
+	path        string
+	next        time.Time // when to draw it; zero for never
+	visible     bool
+}
+
+const (
+	barPatience = 500 * time.Millisecond // what is done by then needs no bar
+	barEvery    = 100 * time.Millisecond
+	barCells    = 24
+)
+
+func newProgress(a *app, files []outputs.File) *progress {
+	p := &progress{w: a.masked(a.stderr)}
+	for _, f := range files {
+		p.total += f.Size
+	}
+	width, _, err := term.GetSize(int(a.stderr.Fd()))
+	if err == nil && width > 0 && p.total > 0 && os.Getenv("TERM") != "dumb" {
+		p.width, p.next = width, time.Now().Add(barPatience)
+	}
+	return p
+}
+
+// at tells which file is being read.
+func (p *progress) at(f outputs.File) { p.path = printable(f.Path) }
+
+// add tells that n more bytes were read.
+func (p *progress) add(n int) {
+	p.done += int64(n)
+	if p.next.IsZero() || time.Now().Before(p.next) {
+		return
+	}
+	p.next, p.visible = time.Now().Add(barEvery), true
+	part := min(float64(p.done)/float64(p.total), 1) // a file may have grown
+	full := int(part * barCells)
+	line := []rune(fmt.Sprintf("[%s%s] %3.0f%% of %s  %s", strings.Repeat("#", full), strings.Repeat(" ", barCells-full), 100*part, size(p.total), p.path))
+	_, _ = fmt.Fprintf(p.w, "\r%s\x1b[K", string(line[:min(len(line), p.width-1)]))
+}
+
+// clear takes the bar away, for what is printed instead of it.
+func (p *progress) clear() {
+	if p.visible {
+		_, _ = io.WriteString(p.w, "\r\x1b[K")
+		p.visible = false
+	}
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	f, units := float64(n), "BKMGTPE"
+	for f >= 1024 {
+		f, units = f/1024, units[1:]
+	}
+	if units[0] == 'B' {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[0])
+}

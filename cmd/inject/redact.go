@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"inject/exec"
+	"inject/exec/redact"
+	"inject/injector"
+	"inject/injector/outputs"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+// redactFlags are the flags of inject redact alone.
+type redactFlags struct {
+	valuesFrom            string
+	stats, check, inPlace bool
+	output                outputFlag
+}
+
+func (a *app) redactCommand() *cobra.Command {
+	r := redactFlags{output: outputFlag{choices: []string{"text", "json"}, value: "text"}}
+	cmd := &cobra.Command{
+		Use:   "redact [flags] [PATH…]",
+		Short: "Mask the declared secrets in a stream or in files",
+		Long: `redact copies stdin, or the files at PATH, to stdout and masks the declared secrets
+and other values in them, in every form in which programs usually write a value:
+as it is, in base64, hex, JSON, a URL, a shell's quotes and so on. What it reads may
+be anything, and is passed on as it comes, not line by line.
+
+With --check it only tells where values are, and exits with 1 if there are any. With
+--in-place it replaces files that hold values by masked ones. A folder stands for
+all files below it; links in it are not followed.`,
+		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
+  inject redact --mask "$TOKEN" --stats < build.log > masked.log
+  vault-dump | inject redact --values-from - --check ./artifacts
+  inject redact --task task.yaml --in-place core.log /var/log/task`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.redact(cmd, args, r) },
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+	}
+	f := &a.flags
+	mask := newGroup("mask", func(s *pflagSet) {
+		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
+		s.StringVar(&r.valuesFrom, "values-from", "", "mask the values in `FILE`, too: one a line, or a JSON array of texts; - for stdin")
+		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
+	})
+	files := newGroup("what to do", func(s *pflagSet) {
+		s.BoolVar(&r.check, "check", false, "only tell where values are; exit with 1 if there are any")
+		s.VarP(&r.output, "output", "o", "of --check: text or json")
+		s.BoolVar(&r.inPlace, "in-place", false, "replace each file that holds a value by a masked one")
+		s.BoolVar(&r.stats, "stats", false, "tell on stderr what was masked: how often, by name and form")
+	})
+	addGroups(cmd, mask, files, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup())
+	return cmd
+}
+
+func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
+	if err := r.validate(cmd, paths); err != nil {
+		return err
+	}
+	if err := a.loadPatterns(cmd.Context(), r.valuesFrom); err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		paths = []string{"-"}
+	}
+	var found finds
+	var err error
+	if r.check || r.inPlace {
+		err = a.scan(cmd.Context(), paths, r, &found)
+	} else {
+		err = a.filter(paths, &found)
+	}
+	if r.stats {
+		found.tell(a.masked(a.stderr))
+	}
+	if err == nil && r.check && found.total > 0 {
+		a.status.Code = 1
+	}
+	return err
+}
+
+// validate refuses what does not go together.
+func (r *redactFlags) validate(cmd *cobra.Command, paths []string) error {
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...)
+	}
+	switch {
+	case r.check && r.inPlace:
+		return wrong("--check changes nothing and --in-place does: which?")
+	case r.inPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
+		return secret.WithHint(wrong("--in-place needs files to replace"), "%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
+	case cmd.Flags().Changed("output") && !r.check:
+		return wrong("--output is of what --check finds")
+	case r.valuesFrom == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
+		return secret.WithHint(wrong("stdin cannot be both the values and the text"), "--values-from FILE, or name the files to mask")
+	}
+	return nil
+}
+
+// loadPatterns makes the redactor know all that is to be masked.
+func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	if valuesFrom != "" {
+		patterns, err := a.readValues(valuesFrom)
+		if err != nil {
+			return fmt.Errorf("--values-from: %w", err)
+		}
+		a.redactor.Add(patterns...)
+	}
+	var resolved []resolver.Resolved
+	if len(t.Declared) > 0 {
+		if resolved, err = a.resolveNow(ctx, scope, t.Declared); err != nil {
+			return err
+		}
+	}
+	injector.AddPatterns(a.redactor, resolved, a.log)
+	if a.redactor.Empty() {
+		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid),
+			"declare secrets with --secret KEY, or give values with --values-from FILE or --mask TEXT, of at least --redact-min-length bytes")
+	}
+	return nil
+}
+
+// maxValues is how much may be given by --values-from, in bytes: many thousands
+// of keys, and less than what is there by mistake, such as a device.
+const maxValues = 64 << 20
+
+// readValues reads patterns from a file, or from stdin: one a line, or a JSON
+// array of strings. They are called by their line, or their place in the array.
+func (a *app) readValues(path string) ([]redact.Pattern, error) {
+	f := a.stdin
+	if path != "-" {
+		var err error
+		if f, err = os.Open(path); err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // read only
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxValues+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxValues {
+		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, path, maxValues>>20)
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // as some editors begin a file
+	var values [][]byte
+	if trimmed := bytes.TrimSpace(text); bytes.HasPrefix(trimmed, []byte("[")) {
+		var list []*string
+		if json.Unmarshal(trimmed, &list) != nil || slices.Contains(list, nil) { // whose error quotes
+			return nil, secret.WithHint(fmt.Errorf("%w: %s begins with [ and is not a JSON array of strings", secret.ErrInvalid, path),
+				"a value that begins with [ can be in such an array, too")
+		}
+		for _, s := range list {
+			values = append(values, []byte(*s))
+		}
+	} else {
+		for line := range bytes.Lines(text) {
+			values = append(values, bytes.TrimRight(line, "\r\n"))
+		}
+	}
+	var patterns []redact.Pattern
+	for i, v := range values {
+		if len(v) > 0 { // an empty line is no value
+			patterns = append(patterns, redact.Pattern{Name: "value-" + strconv.Itoa(i+1), Value: v})
+		}
+	}
+	if len(patterns) == 0 {
+		return nil, fmt.Errorf("%w: there is no value in %s", secret.ErrInvalid, path)
+	}
+	return patterns, nil
+}
+
+// filter copies the files to stdout with what is to be masked masked. They are
+// one stream: what one of them begins, the next may end.
+func (a *app) filter(paths []string, found *finds) error {
+	w := injector.Writer(a.redactor, a.stdout)
+	w.Found = found.add
+	var errs []error
+	for _, path := range paths {
+		if err := a.pour(path, w); err != nil {
+			errs = append(errs, about(path, err))
+		}
+		if _, err := w.Write(nil); err != nil { // an error of stdout stays
+			return errors.Join(errs...)
+		}
+	}
+	if err := w.Close(); err != nil {
+		errs = append(errs, about("-", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) pour(path string, w *redact.Writer) error {
+	f := a.stdin
+	if path != "-" {
+		var err error
+		if f, err = os.Open(path); err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // read only
+	}
+	exec.WidenPipe(f)
+	_, err := w.ReadFrom(f)
+	return err
+}
+
+// scan looks into each file, or masks it in place, and tells of every one with
+// which it could not.
+func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *finds) error {
+	// Not by default, which would leave a half-made file behind.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	files, err := outputs.List(slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "-" }))
+	errs := []error{err}
+	if slices.Contains(paths, "-") {
+		files = append(files, outputs.File{Path: "-"})
+	}
+	bar := newProgress(a, files)
+	defer bar.clear()
+	list := []finding{}
+	s := outputs.Scanner{Redactor: a.redactor, Read: bar.add}
+	s.Found = func(file outputs.File, f redact.Find) {
+		found.add(f)
+		switch {
+		case r.output.value == "json":
+			list = append(list, finding{file.Path, f.Offset, f.Name, f.Kind})
+		case r.check:
+			bar.clear()
+			_, err := fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable(file.Path), f.Offset, f.Name, f.Kind)
+			errs = append(errs, err)
+		}
+	}
+	for _, f := range files {
+		bar.at(f)
+		switch {
+		case r.inPlace:
+			err = s.Mask(ctx, f)
+		case f.Path == "-":
+			err = s.Copy(ctx, f, a.stdin, io.Discard)
+		default:
+			err = s.Check(ctx, f)
+		}
+		if ctx.Err() != nil {
+			errs = append(errs, errors.New("interrupted; the files that were not done yet are as they were"))
+			break
+		}
+		if err != nil {
+			errs = append(errs, about(f.Path, err))
+		}
+	}
+	if r.output.value == "json" {
+		errs = append(errs, printAs(a.masked(a.stdout), "json", list))
+	}
+	return errors.Join(errs...)
+}
+
+// about says which file an error is about.
+func about(path string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err // it says so
+	}
+	return fmt.Errorf("%s: %w", printable(path), err)
+}
+
+// printable is a path on one line, without what would move a terminal's cursor.
+func printable(path string) string {
+	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
+		return quoted
+	}
+	return path
+}
+
+// finding is a find for programs.
+type finding struct {
+	File   string `json:"file"`
+	Offset int64  `json:"offset"`
+	Key    string `json:"key"`
+	Form   string `json:"form"`
+}
+
+// finds is what was masked: how often, by name and form.
+type finds struct {
+	total  int
+	counts map[string]map[string]int
+}
+
+func (f *finds) add(find redact.Find) {
+	f.total++
+	if f.counts == nil {
+		f.counts = map[string]map[string]int{}
+	}
+	if f.counts[find.Name] == nil {
+		f.counts[find.Name] = map[string]int{}
+	}
+	f.counts[find.Name][find.Kind]++
+}
+
+// tell prints the counts, the most frequent first.
+func (f *finds) tell(w io.Writer) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "inject: masked %d\n", f.total)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	sum := func(name string) (n int) {
+		for _, c := range f.counts[name] {
+			n += c
+		}
+		return n
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(f.counts), func(x, y string) int {
+		return cmp.Or(cmp.Compare(sum(y), sum(x)), strings.Compare(x, y))
+	}) {
+		fmt.Fprintf(t, "  %s\t%d\t", name, sum(name))
+		kinds := f.counts[name]
+		for i, kind := range slices.SortedFunc(maps.Keys(kinds), func(x, y string) int {
+			return cmp.Or(cmp.Compare(kinds[y], kinds[x]), strings.Compare(x, y))
+		}) {
+			if i > 0 {
+				fmt.Fprint(t, ", ")
+			}
+			fmt.Fprintf(t, "%s %d", kind, kinds[kind])
+		}
+		fmt.Fprintln(t)
+	}
+	_ = t.Flush() // into memory
+	_, _ = w.Write(b.Bytes())
+}

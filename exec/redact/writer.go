@@ -1,0 +1,342 @@
+package redact
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Writer is one stream. Its methods may be called from several goroutines.
+type Writer struct {
+	// Found, if not nil, is called for each mask that is written, with where in the
+	// stream the run began. It is set before the first Write.
+	Found func(Find)
+
+	r   *Redactor
+	dst io.Writer
+
+	mu    sync.Mutex
+	a     *automaton
+	state state
+	// need is how far the automaton must walk before the filter is tried again.
+	need int
+	// held is how much came and is not decided: the longest end of the stream that
+	// may begin a form. It is the beginning of buf, whose rest may be being filled.
+	// shown is how much of it is on the terminal already.
+	held, shown int
+	buf         []byte
+	offset      int64 // of what is held, in the stream
+	runs        []run // in the text of a Write, in order
+	out         []byte
+	err         error // the first error; sticky
+
+	idle *time.Timer // shows what is held on a terminal; nil on anything else
+}
+
+// Find is a run that was masked.
+type Find struct {
+	Offset int64  // of its first byte, in the stream
+	Name   string // of the first value in it
+	Kind   string // in which form that is
+}
+
+// A run is covered bytes, text[start:end], of one or several forms. shown means
+// that its mask has been written: it began before the text did.
+type run struct {
+	start, end int
+	form       int32 // the first to begin
+	shown      bool
+}
+
+const (
+	// pieceSize is how much of a long Write is masked at a time, which bounds what
+	// is remembered of it.
+	pieceSize = 1 << 20
+	// readSize is a quarter of what a pipe is made to hold: the other side fills what
+	// we are not at, and there is less than a call a page.
+	readSize = 256 << 10
+	// What is held on a terminal is shown after idleTime, if it is less than shyLength.
+	idleTime  = 30 * time.Millisecond
+	shyLength = 4
+)
+
+// Write implements [io.Writer]. What it returns nil for is written, masked or
+// held back. After an error nothing is written any more, the error stays, and
+// the number of bytes is that of the pieces that went before it: what came of the
+// last one cannot be told, as masks are not as long as what they stand for.
+func (w *Writer) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n := 0; ; n += pieceSize {
+		piece := p[n:min(n+pieceSize, len(p))]
+		if w.err != nil {
+			return n, w.err
+		}
+		if err := w.write(piece); err != nil {
+			return n, err
+		}
+		if n+len(piece) == len(p) {
+			return len(p), nil
+		}
+	}
+}
+
+// ReadFrom implements [io.ReaderFrom]: it copies src, as it comes, until its end.
+// Nothing else may write meanwhile. Reading into where what is held back lies
+// saves a copy, and reads of [readSize] calls of the system.
+func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
+	for total := int64(0); ; {
+		room, err := w.room()
+		if err != nil {
+			return total, err
+		}
+		n, err := src.Read(room)
+		if err2 := w.filled(n); err2 != nil {
+			return total, err2
+		}
+		total += int64(n)
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// room returns space behind what is held.
+func (w *Writer) room() ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = slices.Grow(w.buf[:w.held], readSize)
+	return w.buf[w.held : w.held+readSize], w.err
+}
+
+// filled masks the first n bytes of the room.
+func (w *Writer) filled(n int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n == 0 || w.err != nil {
+		return w.err
+	}
+	return w.mask(w.buf[:w.held+n])
+}
+
+func (w *Writer) write(p []byte) error {
+	if w.held == 0 {
+		return w.mask(p)
+	}
+	w.buf = append(w.buf[:w.held], p...)
+	return w.mask(w.buf)
+}
+
+// mask masks text, of which the first bytes are what is held, writes what is
+// decided and holds the rest.
+func (w *Writer) mask(text []byte) error {
+	from := w.held
+	if a := w.r.current.Load(); a != w.a {
+		// Read what is held again: it may begin a new value, too.
+		from, w.a, w.state = 0, a, state{}
+		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
+	}
+	w.search(text, from)
+	decided := len(text) - int(w.state.depth)
+	if err := w.emit(text, decided); err != nil {
+		return err
+	}
+	w.buf = append(w.buf[:0], text[decided:]...)
+	w.held = len(w.buf)
+	w.offset += int64(decided)
+	if w.idle != nil {
+		w.await()
+	}
+	return nil
+}
+
+// A walk of the automaton ends when the filter may rule out what it would walk
+// through. It must have been worth its while: on a text that is full of almost
+// values the filter only costs time, so each walk that begins where the last one
+// ended must be longer, up to maxNeed.
+const (
+	nearBy  = 24 // bytes from the end of a walk: the filter ruled out nothing
+	farAway = 48 // it ruled out a lot
+	maxNeed = 4096
+)
+
+// search moves the state over text[from:] and notes what is covered.
+func (w *Writer) search(text []byte, from int) {
+	t, i, s := w.a.trie, from, w.state
+	for i < len(text) {
+		if s.node == 0 {
+			next := w.a.filter.next(text, i)
+			switch skipped := next - i; {
+			case skipped < nearBy:
+				w.need = min(2*w.need+8, maxNeed)
+			case skipped >= farAway:
+				w.need = 0
+			}
+			i = next
+		}
+		i, s = w.walk(t, text, i, s)
+	}
+	w.state = s
+}
+
+// walk moves the state over text[i:] until it is worthwhile to ask the filter
+// again, and returns from where, or to the end of the text.
+func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
+	next, links := t.next, t.links
+	for began := i; i < len(text); {
+		// The fast way: the text follows a form and nothing ends.
+		for next[s.node] == uint16(text[i]) {
+			i++
+			s.node++
+			s.depth++
+			if links[s.node].Load()&(hasLink|hasOut) != hasLink {
+				s = w.arrive(t, s, i)
+			}
+			if i == len(text) {
+				return i, s
+			}
+		}
+		if next[s.node]&(leaf|branch) == 0 {
+			s = fail(t.link(s.node)) // it has one child, and that is not it
+		} else {
+			s = w.arrive(t, t.step(s, text[i]), i+1)
+			i++
+		}
+		alive := i - int(s.depth)
+		if i-began >= w.need+2*int(s.depth) && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) && len(text)-i > maxHead {
+			// What is alive began at alive, and is found again from there.
+			return alive, state{}
+		}
+	}
+	return i, s
+}
+
+// arrive notes what ends in state s, behind the byte before end, and returns
+// where to go on.
+func (w *Writer) arrive(t *trie, s state, end int) state {
+	if t.link(s.node)&hasOut == 0 {
+		return s
+	}
+	form := t.outs[s.node].Load()
+	w.cover(run{start: end - int(t.lengths[form]), end: end, form: form})
+	// Nothing begins with a whole form that nothing extends: what is behind it is
+	// decided.
+	for t.next[s.node]&leaf != 0 {
+		s = fail(t.link(s.node))
+	}
+	return s
+}
+
+// cover adds a form that ends where the text has been walked to.
+func (w *Writer) cover(r run) {
+	for n := len(w.runs); n > 0 && r.start <= w.runs[n-1].end; n = len(w.runs) {
+		last := w.runs[n-1]
+		w.runs = w.runs[:n-1]
+		if last.shown || last.start < r.start {
+			r.start, r.form, r.shown = last.start, last.form, last.shown
+		}
+	}
+	w.runs = append(w.runs, r)
+}
+
+// emit writes text[:decided] with its runs masked, but for what has been shown,
+// in one write, and keeps the runs that go on behind it.
+func (w *Writer) emit(text []byte, decided int) error {
+	at := min(w.shown, decided)
+	w.shown -= at
+	out, begin, kept := w.out[:0], at, 0
+	for _, r := range w.runs {
+		if r.start >= decided && !r.shown {
+			r.start, r.end = r.start-decided, r.end-decided
+			w.runs[kept] = r
+			kept++
+			continue
+		}
+		if r.start > at {
+			out = append(out, text[at:r.start]...)
+		}
+		if !r.shown {
+			form := &w.a.forms[r.form]
+			out = append(out, w.a.masks[form.owner]...)
+			if w.Found != nil {
+				w.Found(Find{w.offset + int64(r.start), w.a.values[form.owner].Name, form.kind})
+			}
+		}
+		at = max(at, min(r.end, decided))
+		// A run that reaches what is not decided may be extended, and was shown.
+		if r.end >= decided {
+			w.runs[kept] = run{0, r.end - decided, r.form, true}
+			kept++
+		}
+	}
+	w.runs = w.runs[:kept]
+	if at == begin && len(out) == 0 {
+		return w.pass(text[at:decided]) // the usual case: as it came, no copy
+	}
+	w.out = append(out, text[at:decided]...)
+	return w.pass(w.out)
+}
+
+// pass writes to the destination.
+func (w *Writer) pass(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	n, err := w.dst.Write(b)
+	if err == nil && n != len(b) {
+		err = io.ErrShortWrite
+	}
+	w.err = err
+	return err
+}
+
+// await waits for the stream to be idle, if there is something to show then.
+func (w *Writer) await() {
+	if w.held > w.shown && w.held < shyLength {
+		w.idle.Reset(idleTime)
+	} else {
+		w.idle.Stop()
+	}
+}
+
+// show shows what is held, a few bytes on a terminal.
+func (w *Writer) show() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	from := w.shown
+	for _, r := range w.runs {
+		if !r.shown {
+			return // a whole value, of which another may be the beginning
+		}
+		from = max(from, r.end) // a mask stands for it
+	}
+	if w.err != nil || w.held >= shyLength || w.held <= from {
+		return // there was a Write meanwhile
+	}
+	if w.pass(w.buf[from:w.held]) == nil {
+		w.shown = w.held
+	}
+}
+
+// Close writes what is held back: the stream has ended, so it is no value.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.idle != nil {
+		w.idle.Stop()
+	}
+	if w.err != nil {
+		return w.err
+	}
+	err := w.emit(w.buf[:w.held], w.held)
+	w.held, w.buf = 0, nil
+	if err == nil {
+		w.err = io.ErrClosedPipe
+	}
+	return err
+}
