@@ -1,0 +1,215 @@
+package outputs_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"inject/exec/redact"
+	"inject/injector/outputs"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const value = "s3cr3t-value"
+
+func scanner() *outputs.Scanner {
+	return &outputs.Scanner{Redactor: redact.New(6, redact.Pattern{Name: "K", Value: []byte(value)})}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// only returns the names in a folder: nothing may be left in it.
+func only(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	var there []string
+	for _, e := range entries {
+		there = append(there, e.Name())
+	}
+	require.Equal(t, names, there)
+}
+
+func TestList(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/b/2", "22")
+	write(t, dir+"/b/1", "1")
+	write(t, dir+"/a", "a")
+	require.NoError(t, os.Symlink("b", dir+"/link"))
+	require.NoError(t, os.Symlink("../a", dir+"/b/to-a"))
+	require.NoError(t, syscall.Mkfifo(dir+"/b/fifo", 0o600))
+	files, err := outputs.List([]string{dir + "/b", dir + "/a"})
+	require.NoError(t, err)
+	require.Equal(t, []outputs.File{{dir + "/b/1", 1}, {dir + "/b/2", 2}, {dir + "/a", 1}}, files)
+	files, err = outputs.List([]string{dir + "/link", dir + "/b/to-a", dir + "/b/fifo"})
+	require.NoError(t, err)
+	require.Equal(t, []outputs.File{{dir + "/link/1", 1}, {dir + "/link/2", 2}, {dir + "/b/to-a", 1}, {dir + "/b/fifo", 0}}, files)
+	files, err = outputs.List([]string{dir + "/none", dir + "/a", dir + "/nor"})
+	require.ErrorContains(t, err, "/none")
+	require.ErrorContains(t, err, "/nor")
+	require.Len(t, files, 1)
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	// The value crosses what is read at a time.
+	write(t, dir+"/f", strings.Repeat("x", 256<<10-5)+value)
+	s := scanner()
+	var found []redact.Find
+	s.Found = func(f outputs.File, find redact.Find) {
+		require.Equal(t, dir+"/f", f.Path)
+		found = append(found, find)
+	}
+	n := 0
+	s.Read = func(more int) { n += more }
+	require.NoError(t, s.Check(t.Context(), outputs.File{Path: dir + "/f"}))
+	require.Equal(t, []redact.Find{{256<<10 - 5, "K", "raw"}}, found)
+	require.Equal(t, 256<<10-5+len(value), n)
+	require.ErrorIs(t, s.Check(t.Context(), outputs.File{Path: dir + "/none"}), os.ErrNotExist)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, s.Check(ctx, outputs.File{Path: dir + "/f"}), context.Canceled)
+}
+
+func TestMask(t *testing.T) {
+	dir := t.TempDir()
+	f := outputs.File{Path: dir + "/f"}
+	write(t, f.Path, "1 "+value+" 2")
+	require.NoError(t, os.Chmod(f.Path, os.ModeSetuid|0o751))
+	root := os.Geteuid() == 0
+	if root {
+		require.NoError(t, os.Chown(f.Path, 65534, 65533))
+		require.NoError(t, os.Chmod(f.Path, os.ModeSetuid|0o751))
+	}
+	before, err := os.Open(f.Path)
+	require.NoError(t, err)
+	defer before.Close() //nolint:errcheck // read only
+	require.NoError(t, scanner().Mask(t.Context(), f))
+	require.Equal(t, "1 [redacted:K] 2", read(t, f.Path))
+	old, err := io.ReadAll(before)
+	require.NoError(t, err)
+	require.Equal(t, "1 "+value+" 2", string(old), "who had it open reads on: it was replaced")
+	info, err := os.Stat(f.Path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o751)|os.ModeSetuid, info.Mode())
+	if root {
+		owner := info.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // on every platform that this is tested on
+		require.Equal(t, [2]uint32{65534, 65533}, [2]uint32{owner.Uid, owner.Gid})
+	}
+	only(t, dir, "f")
+
+	// A file without values is not touched.
+	require.NoError(t, scanner().Mask(t.Context(), f))
+	again, err := os.Stat(f.Path)
+	require.NoError(t, err)
+	require.True(t, os.SameFile(info, again))
+
+	// A link stays one.
+	write(t, dir+"/sub/target", value)
+	require.NoError(t, os.Symlink("sub/target", dir+"/link"))
+	require.NoError(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/link"}))
+	require.Equal(t, "[redacted:K]", read(t, dir+"/sub/target"))
+	target, err := os.Readlink(dir + "/link")
+	require.NoError(t, err)
+	require.Equal(t, "sub/target", target)
+
+	// Another name of the file keeps what was there: that is told.
+	write(t, dir+"/one", value)
+	require.NoError(t, os.Link(dir+"/one", dir+"/two"))
+	require.ErrorIs(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/one"}), outputs.ErrLinks)
+	require.Equal(t, "[redacted:K]", read(t, dir+"/one"))
+	require.Equal(t, value, read(t, dir+"/two"))
+	only(t, dir, "f", "link", "one", "sub", "two")
+
+	require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o600))
+	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/fifo"}), "no regular file")
+	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir}), "no regular file")
+}
+
+// A file that grows, or is replaced, while it is being masked is left as it is; so
+// is one that is interrupted at any read.
+func TestMaskIsAllOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	f := outputs.File{Path: dir + "/f"}
+	text := strings.Repeat(strings.Repeat("x", 100<<10)+value, 8)
+	for name, change := range map[string]func(){
+		"grows": func() {
+			g, err := os.OpenFile(f.Path, os.O_APPEND|os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = g.WriteString("more")
+			require.NoError(t, err)
+			require.NoError(t, g.Close())
+		},
+		"is replaced": func() {
+			write(t, dir+"/new", text+"more")
+			require.NoError(t, os.Rename(dir+"/new", f.Path))
+		},
+	} {
+		write(t, f.Path, text)
+		s := scanner()
+		changed := false
+		s.Found = func(outputs.File, redact.Find) {
+			if !changed {
+				change()
+				changed = true
+			}
+		}
+		require.ErrorContains(t, s.Mask(t.Context(), f), "it changed", name)
+		require.Equal(t, text+"more", read(t, f.Path), name)
+		only(t, dir, "f")
+	}
+	write(t, f.Path, text)
+	for reads := 1; ; reads++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := scanner()
+		n := 0
+		count := func() {
+			if n++; n == reads {
+				cancel()
+			}
+		}
+		s.Read = func(int) { count() }
+		s.Found = func(outputs.File, redact.Find) { count() }
+		err := s.Mask(ctx, f)
+		cancel()
+		only(t, dir, "f")
+		if err == nil {
+			require.Greater(t, reads, 10)
+			break
+		}
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, text, read(t, f.Path))
+	}
+	require.Equal(t, strings.ReplaceAll(text, value, "[redacted:K]"), read(t, f.Path))
+}
+
+func TestCopy(t *testing.T) {
+	var out bytes.Buffer
+	s := scanner()
+	require.NoError(t, s.Copy(t.Context(), outputs.File{Path: "-"}, strings.NewReader("1"+value), &out))
+	require.Equal(t, "1[redacted:K]", out.String())
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close() //nolint:errcheck // nothing is in it
+	require.ErrorIs(t, s.Copy(t.Context(), outputs.File{}, strings.NewReader(value), full), syscall.ENOSPC)
+}
