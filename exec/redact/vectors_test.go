@@ -1,0 +1,195 @@
+package redact_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"html"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/exec/redact"
+)
+
+// key is a PEM private key of usual length, with its final newline.
+var key = func() string {
+	random := rand.NewChaCha8([32]byte{'k', 'e', 'y'})
+	der := make([]byte, 1217)
+	_, _ = random.Read(der)
+	return "-----BEGIN PRIVATE KEY-----\n" + wrap(base64.StdEncoding.EncodeToString(der), 64) + "-----END PRIVATE KEY-----\n"
+}()
+
+// wrap breaks text into lines of n bytes, each with its newline.
+func wrap(text string, n int) string {
+	var b strings.Builder
+	for len(text) > n {
+		b.WriteString(text[:n] + "\n")
+		text = text[n:]
+	}
+	return b.String() + text + "\n"
+}
+
+func b64(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+
+const (
+	specials = `p"a\s's&w<o>r d/+=?%#é`
+	token    = "tok-5J8fPq2xR7"
+	unicode  = "пароль-密码-🔑-ключ"
+)
+
+// prefixed puts prefix in front of each line, as docker compose does.
+func prefixed(prefix, text string) string {
+	return prefix + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n"+prefix) + "\n"
+}
+
+// vectors are the ways in which known redactors leak, or take away what is no
+// value. want is the whole text that is to be seen.
+var vectors = []struct {
+	name   string
+	values []redact.Pattern
+	text   string
+	want   string
+}{
+	{"plain", values("s3cr3t-value"), "the s3cr3t-value is", "the [redacted:A] is"},
+	{"adjacent twice", values("s3cr3t-value"), "x s3cr3t-values3cr3t-value y", "x [redacted:A] y"},
+	{"overlap A|B share 4", values("abcdefgh", "efghijkl"), "1abcdefghijkl2", "1[redacted:A]2"},
+	{"A prefix of B, B printed", values("abcdefgh", "abcdefghijklmno"), "1abcdefghijklmno2", "1[redacted:B]2"},
+	{"A prefix of B, A printed", values("abcdefgh", "abcdefghijklmno"), "1abcdefgh2", "1[redacted:A]2"},
+	{"A prefix of B, A and half of B", values("abcdefgh", "abcdefghijklmno"), "1abcdefghijk2", "1[redacted:A]ijk2"},
+	{"A suffix of B, B printed", values("ijklmno", "abcdefghijklmno"), "1abcdefghijklmno2", "1[redacted:B]2"},
+	{"A inside B, B printed", values("defghi", "abcdefghijklmno"), "1abcdefghijklmno2", "1[redacted:B]2"},
+	{"A inside B, near-B printed", values("defghi", "abcdefghijklmno"), "1abcdefghijklmnX2", "1abc[redacted:A]jklmnX2"},
+	{"A inside B at the end, B cut", values("defghi", "abcdefghijklmno"), "1abcdefghijk", "1abc[redacted:A]jk"},
+	{"self-overlap", values("abcabc"), "1abcabcabc2", "1[redacted:A]2"},
+	{"restart a^7b in a^10b", values("aaaaaaab"), "1aaaaaaaaaab2", "1aaa[redacted:A]2"},
+	{"restart abababac", values("abababac"), "1abababababac2", "1abab[redacted:A]2"},
+	{"restart via other secret", values("abcdeXYZ", "cdefghij"), "1abcdefghij2", "1ab[redacted:B]2"},
+	{"first byte repeats", values("ssecret-token"), "1sssecret-token2", "1s[redacted:A]2"},
+	{"PEM plain", values(key), "key:\n" + key + "end", "key:\n[redacted:A]\nend"},
+	{"PEM without final newline", values(key), strings.TrimSpace(key), "[redacted:A]"},
+	{"PEM with CRLF", values(key), strings.ReplaceAll(key, "\n", "\r\n"), "[redacted:A]\r\n"},
+	{"PEM, every line prefixed", values(key), prefixed("app-1 | ", key),
+		"app-1 | -----BEGIN PRIVATE KEY-----\n" + strings.Repeat("app-1 | [redacted:A]\n", strings.Count(key, "\n")-2) + "app-1 | -----END PRIVATE KEY-----\n"},
+	{"PEM, one line of it", values(key), "x " + strings.Split(key, "\n")[5] + " y", "x [redacted:A] y"},
+	{"PEM JSON-escaped", values(key), `{"k":"` + strings.ReplaceAll(key, "\n", `\n`) + `"}`, `{"k":"[redacted:A]\n"}`},
+	{"PEM joined by spaces", values(key), "K=" + strings.Join(strings.Fields(key), " ") + ".", "K=[redacted:A]."},
+	{"PEM base64 in one line", values(key), "x " + b64(key) + " y", "x [redacted:A] y"},
+	{"PEM base64 wrapped at 76", values(key), wrap(b64(key), 76), "[redacted:A]\n"},
+	{"PEM base64 wrapped at 64", values(key), prefixed("> ", wrap(b64(key), 64)), prefixed("> ", strings.Repeat("[redacted:A]\n", (len(b64(key))+63)/64))},
+	{"final newline, printed bare", values("s3cr3t-value\n"), "x s3cr3t-value y", "x [redacted:A] y"},
+	{"spaces around, printed bare", values("  s3cr3t-value\t"), "xs3cr3t-valuey", "x[redacted:A]y"},
+	{"unicode", values(unicode), "x" + unicode + "y", "x[redacted:A]y"},
+	{"unicode JSON \\u", values(unicode), `{"k":"\u043f\u0430\u0440\u043e\u043b\u044c-\u5bc6\u7801-\ud83d\udd11-\u043a\u043b\u044e\u0447"}`, `{"k":"[redacted:A]"}`},
+	{"specials JSON.stringify", values(specials), `{"k":"p\"a\\s's&w<o>r d/+=?%#é"}`, `{"k":"[redacted:A]"}`},
+	{"specials JSON of Go", values(specials), func() string { b, _ := json.Marshal(specials); return string(b) }(), `"[redacted:A]"`},
+	{"specials Go %q", values(specials), strconv.Quote(specials), `"[redacted:A]"`},
+	{"specials URL component", values(specials), "?k=" + strings.ReplaceAll(url.QueryEscape(specials), "+", "%20") + "&x", "?k=[redacted:A]&x"},
+	{"specials URL form", values(specials), "?k=" + url.QueryEscape(specials) + "&x", "?k=[redacted:A]&x"},
+	{"specials URL lower hex", values(specials), "?k=p%22a%5cs%27s%26w%3co%3er%20d%2f%2b%3d%3f%25%23%c3%a9&x", "?k=[redacted:A]&x"},
+	{"specials XML/HTML", values(specials), "<k>" + html.EscapeString(specials) + "</k>", "<k>[redacted:A]</k>"},
+	{"shell quoted", values(specials), `+ echo 'p"a\s'\''s&w<o>r d/+=?%#é'`, `+ echo '[redacted:A]'`},
+	{"base64 aligned", values(token), b64(token), "[redacted:A]"},
+	{"base64 user:tok (shift 2)", values(token), "Basic " + b64("user:"+token), "Basic dXNlcjp[redacted:A]"},
+	{"base64 me:tok (shift 0) and tail", values(token), b64("me:" + token + ":tail"), "bWU6[redacted:A]6dGFpbA=="},
+	{"base64 user1:tok and tail", values(token), b64("user1:" + token + ":tail"), "dXNlcjE6[redacted:A]6dGFpbA=="},
+	{"base64 usr:tok and tail (shift 1)", values(token), b64("usr:" + token + ":tail"), "dXNyOn[redacted:A]OnRhaWw="},
+	{"base64url", values("\xfb\xff\xfe>>??~~\xff\xfb"), "x " + base64.RawURLEncoding.EncodeToString([]byte("\xfb\xff\xfe>>??~~\xff\xfb")) + " y", "x [redacted:A] y"},
+	{"hex", values(token), hex.EncodeToString([]byte(token)) + " " + strings.ToUpper(hex.EncodeToString([]byte(token))), "[redacted:A] [redacted:A]"},
+	{"upper-cased UUID", values("7f3c2a10-9b4e-4d1f-8a6b-0c5d9e8f7a61"), "7F3C2A10-9B4E-4D1F-8A6B-0C5D9E8F7A61 7f3c2a109b4e4d1f8a6b0c5d9e8f7a61", "[redacted:A] [redacted:A]"},
+	{"lower-cased hex", values("DEADBEEF0123"), "x deadbeef0123", "x [redacted:A]"},
+	{"empty secret", values(""), "a b", "a b"},
+	{"newline-only secret", values("\n\n\n\n\n\n"), "a\n\n\n\n\n\n\nb", "a\n\n\n\n\n\n\nb"},
+	{"space secret", values("        "), "a                b", "a                b"},
+	{"1-char secret", values("a"), "banana", "banana"},
+	{"3-char secret", values("abc"), "abc", "abc"}, // and a warning: see TestForms
+	{"8-char secret", values("abcdefgh"), "1abcdefgh2", "1[redacted:A]2"},
+	{"the mask is a secret", values("s3cr3t-value", "[redacted:A]"), "1s3cr3t-value2[redacted:A]3", "1[redacted:A]2[redacted:B]3"},
+	{"mask and tail are a secret", values("s3cr3t-value", "[redacted:A]tail"), "1s3cr3t-valuetail2", "1[redacted:A]tail2"},
+	{"partial secret at the end is not lost", values("s3cr3t-value"), "the s3cr3t-va", "the s3cr3t-va"},
+	{"two-line secret, blanks between", values("First-l1ne-0f-it\nSecond-l1ne-0f-it"), "x First-l1ne-0f-it  \n\t Second-l1ne-0f-it y", "x [redacted:A]  \n\t [redacted:A] y"},
+	{"innocent: first line alone", values("first-line\nsecond-line"), "the first-line of", "the first-line of"},
+	// Out of reach, and said so.
+	{"ANSI colour inside", values("s3cr3t-value"), "s3cr3t\x1b[1m-value", "s3cr3t\x1b[1m-value"},
+	{"upper-cased", values("s3cr3t-value"), "S3CR3T-VALUE", "S3CR3T-VALUE"},
+	{"reversed", values("s3cr3t-value"), "eulav-t3rc3s", "eulav-t3rc3s"},
+}
+
+func TestVectors(t *testing.T) {
+	for _, c := range vectors {
+		t.Run(c.name, func(t *testing.T) {
+			r := redact.New(6, c.values...)
+			want := c.want
+			require.Equal(t, want, masked(t, r, c.text))
+			require.Equal(t, want, masked(t, r, bytewise(c.text)...), "byte by byte")
+			for i := 0; i < len(c.text); i += 1 + len(c.text)/300 {
+				require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:]), "cut at %d", i)
+			}
+			var chunks []string
+			for rest := c.text; rest != ""; {
+				n := min(len(rest), 1024)
+				chunks, rest = append(chunks, rest[:n]), rest[n:]
+			}
+			require.Equal(t, want, masked(t, r, chunks...), "in writes of 1 KiB")
+		})
+	}
+}
+
+// Half of a value on each of two streams is held back on both.
+func TestHalfOnEach(t *testing.T) {
+	r := redact.New(6, values("s3cr3t-value")...)
+	var both bytes.Buffer
+	out, err := r.Writer(&both), r.Writer(&both)
+	_, _ = io.WriteString(out, "s3cr3t")
+	_, _ = io.WriteString(err, "-value")
+	require.Equal(t, "-value", both.String(), "the first half is held")
+}
+
+// What is seen of a prompt, and what is held back behind the first half of a
+// value of two lines.
+func TestVisible(t *testing.T) {
+	for _, c := range []struct {
+		values     []redact.Pattern
+		text, seen string
+	}{
+		{values("s3cr3t"), "Name [s]: ", "Name [s]: "},
+		{values("s3cr3t"), "Password: s", "Password: "},
+		{values("s3cr3t"), "Password: s3cr3t", "Password: [redacted:A]"},
+		{values("key-1\nkey-2"), "key-1" + strings.Repeat(" ", 1<<20), "key-1" + strings.Repeat(" ", 1<<20)},
+	} {
+		var out strings.Builder
+		w := redact.New(1, c.values...).Writer(&out)
+		_, err := io.WriteString(w, c.text)
+		require.NoError(t, err)
+		require.True(t, c.seen == out.String(), "%.40q", c.text)
+		require.NoError(t, w.Close())
+	}
+}
+
+// An error of the destination is told with a count that is no lie, and stays.
+func TestErrorCounts(t *testing.T) {
+	for _, c := range []struct {
+		err, want error
+	}{{errors.ErrUnsupported, errors.ErrUnsupported}, {nil, io.ErrShortWrite}} {
+		for left := range 20 {
+			dst := &broken{left: left, err: c.err}
+			w := redact.New(1, values("s3cr3t-value")...).Writer(dst)
+			_, err := io.WriteString(w, "held: s3cr")
+			if err == nil {
+				_, err = io.WriteString(w, "xx and this is too long to be written")
+			}
+			require.ErrorIs(t, err, c.want)
+			n, err := io.WriteString(w, "again")
+			require.ErrorIs(t, err, c.want)
+			require.Zero(t, n)
+			require.Equal(t, "held: s3crxx and this is too long"[:left], dst.wrote.String(), "a true beginning, once")
+		}
+	}
+}

@@ -1,0 +1,398 @@
+package redact_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/exec/redact"
+	"inject/exec/redact/redacttest"
+)
+
+// named gives values the names A, B, …, again from A when those are used up.
+func named(values [][]byte) []redact.Pattern {
+	var p []redact.Pattern
+	for i, v := range values {
+		p = append(p, redact.Pattern{Name: string(rune('A' + i%26)), Value: v})
+	}
+	return p
+}
+
+func TestReadFrom(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	patterns := named(redacttest.Values(5, seed))
+	all := forms(1, patterns...)
+	var text []byte
+	for len(text) < 1<<20 {
+		text = append(text, all[random.IntN(len(all))].Value...)
+		text = append(text, strings.Repeat("text ", random.IntN(2000))...)
+	}
+	want := redacttest.Mask(text, all)
+	r := redact.New(1, patterns...)
+	for name, src := range map[string]io.Reader{
+		"whole": bytes.NewReader(text), "halves": iotest.HalfReader(bytes.NewReader(text)),
+		"end with data": iotest.DataErrReader(bytes.NewReader(text)),
+		"random":        &randomReader{bytes.NewReader(text), random},
+	} {
+		var out bytes.Buffer
+		w := r.Writer(&out)
+		n, err := io.Copy(w, struct{ io.Reader }{src})
+		require.NoError(t, err)
+		require.EqualValues(t, len(text), n)
+		require.NoError(t, w.Close())
+		require.Truef(t, bytes.Equal(want, out.Bytes()), "%s, seed %d", name, seed)
+	}
+
+	// What came before an error of the source is written, and the stream may go on.
+	var out bytes.Buffer
+	w := r.Writer(&out)
+	_, err := w.ReadFrom(io.MultiReader(strings.NewReader("before "), iotest.ErrReader(errors.ErrUnsupported)))
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = io.WriteString(w, "after")
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.Equal(t, "before after", out.String())
+
+	// One of the destination stays, and nothing more is read.
+	src := strings.NewReader(strings.Repeat("x", 1<<20))
+	w = r.Writer(&broken{left: 5, err: errors.ErrUnsupported})
+	_, err = w.ReadFrom(src)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	left := src.Len()
+	require.Positive(t, left)
+	_, err = w.ReadFrom(src)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.Equal(t, left, src.Len())
+}
+
+type randomReader struct {
+	io.Reader
+	random *rand.Rand
+}
+
+func (r *randomReader) Read(p []byte) (int, error) {
+	return r.Reader.Read(p[:min(len(p), r.random.IntN(100_000))])
+}
+
+// A long Write is one of many pieces, and none of them is special.
+func TestLongWrite(t *testing.T) {
+	patterns := named(redacttest.Values(3, 1))
+	unit := append(bytes.Repeat([]byte("0123456789"), 30_000), patterns[0].Value...)
+	text := bytes.Repeat(unit, 20) // 6 MiB, in which the values are nowhere at the same place of a piece
+	var out bytes.Buffer
+	w := redact.New(1, patterns...).Writer(&out)
+	n, err := w.Write(text)
+	require.NoError(t, err)
+	require.Len(t, text, n)
+	require.NoError(t, w.Close())
+	want := bytes.ReplaceAll(text, patterns[0].Value, []byte("[redacted:A]"))
+	require.True(t, bytes.Equal(want, out.Bytes()))
+
+	// An error tells how many pieces went before it, whole.
+	w = redact.New(1, patterns...).Writer(&broken{left: 5 << 19, err: errors.ErrUnsupported})
+	n, err = w.Write(bytes.Repeat([]byte("x"), 6<<20))
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.Equal(t, 2<<20, n)
+}
+
+// On a terminal a short beginning of a value is shown when nothing more comes,
+// and the rest of the value is masked all the same.
+func TestTerminalWriter(t *testing.T) {
+	const idle = 30 * time.Millisecond
+	run := func(name string, do func(t *testing.T, out *bytes.Buffer, w *redact.Writer, write func(string))) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				w := redact.New(1, values("s3cr3t", "3cabcdef")...).TerminalWriter(&out)
+				do(t, &out, w, func(s string) {
+					_, err := io.WriteString(w, s)
+					require.NoError(t, err)
+				})
+				_ = w.Close() // what it returns is asserted where it matters
+			})
+		})
+	}
+	wait := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+
+	run("typed slowly", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+		write("Password: s")
+		wait(idle - 1)
+		require.Equal(t, "Password: ", out.String())
+		wait(1)
+		require.Equal(t, "Password: s", out.String())
+		write("3")
+		wait(idle)
+		write("c")
+		wait(idle)
+		require.Equal(t, "Password: s3c", out.String())
+		write("r")
+		wait(time.Hour)
+		require.Equal(t, "Password: s3c", out.String(), "four bytes stay held")
+		write("3")
+		wait(time.Hour)
+		write("t!")
+		require.Equal(t, "Password: s3c[redacted:A]!", out.String())
+	})
+	run("never idle", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+		for _, c := range "s3cr3t." {
+			write(string(c))
+			wait(idle - 1)
+		}
+		require.Equal(t, "[redacted:A].", out.String())
+	})
+	run("no value after all", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+		write("s3c")
+		wait(idle)
+		require.Equal(t, "s3c", out.String())
+		write("x")
+		require.Equal(t, "s3cx", out.String())
+		write("s3")
+		wait(idle)
+		write("3")
+		require.Equal(t, "s3cxs3", out.String(), "the end of what is shown may begin the other value")
+		wait(idle)
+		require.Equal(t, "s3cxs33", out.String())
+	})
+	run("the other value", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+		write("s3c")
+		wait(idle)
+		write("abcde")
+		require.Equal(t, "s3c", out.String())
+		write("f-")
+		require.Equal(t, "s3c[redacted:B]-", out.String())
+	})
+	run("behind a mask", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+		write("s3cr3ts")
+		require.Equal(t, "[redacted:A]", out.String())
+		wait(idle)
+		require.Equal(t, "[redacted:A]s", out.String())
+		write("3cr3t")
+		write(".")
+		require.Equal(t, "[redacted:A]s.", out.String(), "they touch: one run")
+	})
+	run("closed", func(t *testing.T, out *bytes.Buffer, w *redact.Writer, write func(string)) {
+		write("s3")
+		wait(idle)
+		write("c")
+		require.NoError(t, w.Close())
+		require.Equal(t, "s3c", out.String())
+		wait(time.Hour)
+		require.Equal(t, "s3c", out.String())
+		_, err := io.WriteString(w, "x")
+		require.ErrorIs(t, err, io.ErrClosedPipe)
+	})
+
+	// A whole value that may go on is not shown.
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := redact.New(1, values("ab", "abcd")...).TerminalWriter(&out)
+		_, _ = io.WriteString(w, "-ab")
+		wait(time.Hour)
+		require.Equal(t, "-", out.String())
+		_, _ = io.WriteString(w, "cx")
+		require.Equal(t, "-[redacted:A]cx", out.String())
+		_, _ = io.WriteString(w, "abca")
+		wait(time.Hour)
+		require.NoError(t, w.Close())
+		require.Equal(t, "-[redacted:A]cx[redacted:A]ca", out.String())
+	})
+
+	// Anything else than a terminal waits for ever.
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := redact.New(1, values("s3cr3t")...).Writer(&out)
+		_, _ = io.WriteString(w, "s")
+		wait(time.Hour)
+		require.Empty(t, out.String())
+		require.NoError(t, w.Close())
+	})
+
+	// Whatever is typed and however slowly, what is no value is what it was, and of
+	// a value no more than three bytes are seen.
+	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			var out bytes.Buffer
+			w := redact.New(1, values("aabbab", "babaab")...).TerminalWriter(&out)
+			text := ""
+			for range 40 {
+				c := []string{"a", "b"}[random.IntN(2)]
+				text += c
+				_, _ = io.WriteString(w, c)
+				if random.IntN(2) == 0 {
+					wait(idle)
+				}
+			}
+			require.NoError(t, w.Close())
+			for _, v := range []string{"aabbab", "babaab"} {
+				require.NotContainsf(t, out.String(), v, "%q", text)
+			}
+			if !strings.Contains(text, "aabbab") && !strings.Contains(text, "babaab") {
+				require.Equal(t, text, out.String())
+			}
+		})
+	}
+}
+
+// A find tells where a run began, and of what.
+func TestFound(t *testing.T) {
+	patterns := values("first-value", "value-and-more")
+	text := "1 first-value 2 first-value-and-more 3 Zmlyc3QtdmFsdWU= 4"
+	for _, chunks := range [][]string{{text}, bytewise(text)} {
+		w := redact.New(6, patterns...).Writer(io.Discard)
+		var found []redact.Find
+		w.Found = func(f redact.Find) { found = append(found, f) }
+		for _, c := range chunks {
+			_, err := io.WriteString(w, c)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+		require.Equal(t, []redact.Find{{2, "A", "raw"}, {16, "A", "raw"}, {39, "A", "base64"}}, found)
+	}
+}
+
+// Once they have what they need, writers take no memory.
+func TestNoAllocations(t *testing.T) {
+	for _, n := range []int{1, 10, 300} {
+		patterns := named(redacttest.Values(n, 1))
+		r := redact.New(6, patterns...)
+		plain := bytes.Repeat([]byte("2026-11-23 a line without any\n"), 2000)
+		full := bytes.Repeat(append([]byte("a line with "), append(bytes.Clone(patterns[0].Value), '\n')...), 1000)
+		almost := bytes.Repeat(patterns[0].Value[:len(patterns[0].Value)-1], 1000)
+		for _, text := range [][]byte{plain, full, almost} {
+			w := r.Writer(io.Discard)
+			write := func() {
+				for i := 0; i < len(text); i += 777 {
+					_, _ = w.Write(text[i:min(i+777, len(text))])
+				}
+				_, _ = w.Write(text)
+			}
+			write()
+			require.Zero(t, testing.AllocsPerRun(20, write))
+			src := bytes.NewReader(text)
+			read := func() { src.Reset(text); _, _ = w.ReadFrom(src) }
+			read()
+			require.Zero(t, testing.AllocsPerRun(20, read))
+			require.NoError(t, w.Close())
+		}
+	}
+}
+
+// heap returns how much memory is in use, in bytes.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // less than 2^63
+}
+
+func TestMemory(t *testing.T) {
+	patterns := named(redacttest.Values(1000, 1))
+	before := heap()
+	r := redact.New(6, patterns...)
+	require.Less(t, heap()-before, int64(16<<20), "1000 values in all their forms")
+	text := make([]byte, 0, 1<<20)
+	for _, p := range forms(6, patterns...) {
+		text = append(text, p.Value...) // every state is visited
+	}
+	w := r.Writer(io.Discard)
+	_, err := w.Write(text)
+	require.NoError(t, err)
+	require.Less(t, heap()-before, int64(24<<20), "and a stream that has all of them")
+	runtime.KeepAlive(r)
+
+	// A run without end needs no memory, nor does a text without lines.
+	w = redact.New(1, values("abcabc")...).Writer(io.Discard)
+	_, _ = io.WriteString(w, "abc")
+	before = heap()
+	for range 10_000 {
+		_, err := w.Write([]byte("abcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabc"))
+		require.NoError(t, err)
+	}
+	for range 100 {
+		_, err := w.Write(bytes.Repeat([]byte("x"), 1<<20))
+		require.NoError(t, err)
+	}
+	require.Less(t, heap()-before, int64(1<<20))
+}
+
+// Many values, long ones and odd ones are masked, and lose nothing.
+func TestExtremes(t *testing.T) {
+	many := named(redacttest.Values(50_000, 7))
+	r := redact.New(6, many...)
+	var text, want bytes.Buffer
+	for i := 0; i < len(many); i += 501 {
+		text.WriteString("<")
+		text.Write(many[i].Value)
+		text.WriteString(">\n")
+		want.WriteString("<[redacted:" + many[i].Name + "]>\n")
+	}
+	require.Equal(t, want.String(), masked(t, r, text.String()))
+
+	random := rand.New(rand.NewPCG(1, 2))
+	long := make([]byte, 1<<20)
+	for i := range long {
+		long[i] = byte(random.Uint32())&0x7f | 0x80 // one line: lines are forms of their own
+	}
+	r = redact.New(6, redact.Pattern{Name: "LONG", Value: long})
+	require.Equal(t, "1[redacted:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
+	almost := "1" + string(long[:1<<20-1])
+	require.True(t, almost == masked(t, r, almost[:1000], almost[1000:]), "nothing is lost")
+
+	for _, v := range []string{
+		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted", "\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 70_000),
+	} {
+		r := redact.New(1, values(v, "another-value")...)
+		text := "1" + v + "2 another-value " + v + v + "\x00\xff\xfe[redacted:A][redact"
+		want := oracle(text, values(v, "another-value")...)
+		require.Equal(t, want, masked(t, r, text), "%.20q", v)
+		if len(text) < 1000 {
+			require.Equal(t, want, masked(t, r, bytewise(text)...), "%.20q", v)
+		}
+	}
+	for _, v := range []string{"", " ", "\n\t \r\n", "\v\f"} {
+		r := redact.New(1, values(v)...)
+		require.True(t, r.Empty())
+		require.Equal(t, []string{"A"}, r.Unmasked())
+		require.Equal(t, "a \n\t b", masked(t, r, "a \n\t b"))
+	}
+}
+
+// Streams that share one redactor make the same automaton's links at the same
+// time.
+func TestStreamsTogether(t *testing.T) {
+	for range 20 {
+		patterns := values("aabaabaaab", "abaabaaaba", "baaabaabaab")
+		r := redact.New(1, patterns...)
+		random := rand.New(rand.NewPCG(rand.Uint64(), 0))
+		text := make([]byte, 5000)
+		for i := range text {
+			text[i] = "aab"[random.IntN(3)]
+		}
+		want := oracle(string(text), patterns...)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				var out bytes.Buffer
+				w := r.Writer(&out)
+				_, _ = w.Write(text)
+				_ = w.Close()
+				if out.String() != want {
+					t.Error("another stream was in the way")
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
