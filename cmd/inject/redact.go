@@ -102,9 +102,7 @@ func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
 
 // validate refuses what does not go together.
 func (r *redactFlags) validate(cmd *cobra.Command, paths []string) error {
-	wrong := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...)
-	}
+	wrong := func(what string) error { return fmt.Errorf("%w: %s", secret.ErrInvalid, what) }
 	switch {
 	case r.check && r.inPlace:
 		return wrong("--check changes nothing and --in-place does: which?")
@@ -155,7 +153,7 @@ func (a *app) readValues(path string) ([]redact.Pattern, error) {
 	f := a.stdin
 	if path != "-" {
 		var err error
-		if f, err = os.Open(path); err != nil {
+		if f, err = os.Open(path); err != nil { //nolint:gosec // the user's choice
 			return nil, err
 		}
 		defer f.Close() //nolint:errcheck // read only
@@ -219,7 +217,7 @@ func (a *app) pour(path string, w *redact.Writer) error {
 	f := a.stdin
 	if path != "-" {
 		var err error
-		if f, err = os.Open(path); err != nil {
+		if f, err = os.Open(path); err != nil { //nolint:gosec // the user's choice
 			return err
 		}
 		defer f.Close() //nolint:errcheck // read only
@@ -322,30 +320,32 @@ func (f *finds) add(find redact.Find) {
 
 // tell prints the counts, the most frequent first.
 func (f *finds) tell(w io.Writer) {
+	sums := map[string]int{}
+	for name, kinds := range f.counts {
+		for _, n := range kinds {
+			sums[name] += n
+		}
+	}
+	var rows strings.Builder
+	for _, name := range byCount(sums) {
+		var kinds []string
+		for _, kind := range byCount(f.counts[name]) {
+			kinds = append(kinds, fmt.Sprintf("%s %d", kind, f.counts[name][kind]))
+		}
+		fmt.Fprintf(&rows, "  %s\t%d\t%s\n", name, sums[name], strings.Join(kinds, ", "))
+	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "inject: masked %d\n", f.total)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	sum := func(name string) (n int) {
-		for _, c := range f.counts[name] {
-			n += c
-		}
-		return n
+	_, err := io.WriteString(t, rows.String())
+	if err = errors.Join(err, t.Flush()); err == nil { // always, in memory
+		_, _ = w.Write(b.Bytes())
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(f.counts), func(x, y string) int {
-		return cmp.Or(cmp.Compare(sum(y), sum(x)), strings.Compare(x, y))
-	}) {
-		fmt.Fprintf(t, "  %s\t%d\t", name, sum(name))
-		kinds := f.counts[name]
-		for i, kind := range slices.SortedFunc(maps.Keys(kinds), func(x, y string) int {
-			return cmp.Or(cmp.Compare(kinds[y], kinds[x]), strings.Compare(x, y))
-		}) {
-			if i > 0 {
-				fmt.Fprint(t, ", ")
-			}
-			fmt.Fprintf(t, "%s %d", kind, kinds[kind])
-		}
-		fmt.Fprintln(t)
-	}
-	_ = t.Flush() // into memory
-	_, _ = w.Write(b.Bytes())
+}
+
+// byCount returns the keys, those that count most first.
+func byCount(counts map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
+		return cmp.Or(cmp.Compare(counts[y], counts[x]), strings.Compare(x, y))
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -32,9 +33,9 @@ const (
 )
 
 const (
-	// minEncoded is the length of the shortest form that is not raw: 48 bits of
-	// base64. Below it forms are equal to innocent words; the four characters that
-	// three bytes become are in every log.
+	// minEncoded is the length of the shortest form that is a line, hex or base64, of
+	// which it is 48 bits. Shorter ones are equal to innocent words; the four
+	// characters that three bytes become are in every log.
 	minEncoded = 8
 	// minLine is the length of the shortest line that is a form only because it is
 	// a line. Shorter ones are shared with innocent files ("{", "enabled: true"),
@@ -62,9 +63,9 @@ type Form struct {
 //
 // # What is covered
 //
-//   - raw: with lines that end in \n, in \r\n, in an empty line, or not at all;
-//     with each run of white space as one space, as echo $K prints it; with U+FFFD
-//     for each byte that is not UTF-8.
+//   - raw: with \n, \r\n, two \n or nothing between lines; with one space for each
+//     run of white space, as echo $K prints it; with U+FFFD for each byte that is
+//     not UTF-8, up to 64 KiB.
 //   - lines: each line of a value of several lines, without the space around it,
 //     if it has 16 bytes, or 8 that look random: no white space, and a capital, a
 //     small letter and a digit among them. Between the BEGIN and END lines of a PEM
@@ -96,7 +97,7 @@ type Form struct {
 //
 // # What is not
 //
-//   - Forms of fewer than minLength bytes, and forms other than raw of fewer than 8.
+//   - Forms of fewer than minLength bytes, and lines, case, base64 and hex of fewer than 8.
 //   - Escaped forms (percent, json and below) of values above 64 KiB.
 //   - Half of a value, but for lines; a value with anything inside, such as a colour
 //     code, a margin, or a line break where it had none (fold, xxd, util.inspect of
@@ -118,18 +119,25 @@ func Forms(value []byte, minLength int) []Form {
 	default:
 		return nil
 	}
+	// About what is needed, and much less without special bytes.
+	times, spans := 24, 32
+	has := setOf(text)
+	escaped := has.meets(special) && len(text) <= maxEscaped
+	if escaped {
+		times, spans = 100, 96 // some fifty escapers, of which many write the same
+	}
 	b := &builder{
 		minLength: minLength,
-		arena:     make([]byte, 0, 24*len(text)+64), // what a value without special bytes needs
-		spans:     make([]span, 0, 32),
-		index:     make([]int32, 128),
+		arena:     make([]byte, 0, times*len(text)+64),
+		spans:     make([]span, 0, spans),
+		index:     make([]int32, 4*spans),
 	}
 	b.raw(text)
 	b.lines(text)
 	b.otherCase(text)
 	b.base64(value, text)
 	b.hex(text)
-	if len(text) <= maxEscaped {
+	if escaped {
 		b.escaped(text)
 	}
 	forms := make([]Form, len(b.spans))
@@ -158,7 +166,12 @@ var seed = maphash.MakeSeed()
 
 // add makes arena[from:to] a form, unless it is too short or one already.
 func (b *builder) add(kind string, from, to int) {
-	if n := to - from; n < b.minLength || kind != KindRaw && n < minEncoded {
+	short := 0
+	switch kind {
+	case KindLines, KindCase, KindBase64, KindBase64URL, KindHex:
+		short = minEncoded
+	}
+	if to-from < max(b.minLength, short) {
 		return
 	}
 	form := b.arena[from:to]
@@ -180,7 +193,7 @@ func (b *builder) add(kind string, from, to int) {
 		for b.index[i] != 0 {
 			i = (i + 1) % len(b.index)
 		}
-		b.index[i] = int32(n + 1) //nolint:gosec // as above
+		b.index[i] = int32(n + 1)
 	}
 }
 
@@ -201,18 +214,6 @@ func (b *builder) copy(kind string, form []byte) {
 	b.tail(kind, from)
 }
 
-// joined adds text with each newline as by.
-func (b *builder) joined(kind string, text []byte, by string) {
-	from := len(b.arena)
-	for line := range bytes.SplitAfterSeq(text, []byte{'\n'}) {
-		line, ended := bytes.CutSuffix(line, []byte{'\n'})
-		if b.arena = append(b.arena, line...); ended {
-			b.arena = append(b.arena, by...)
-		}
-	}
-	b.tail(kind, from)
-}
-
 // unix returns text with the line ends of Unix.
 func unix(text []byte) []byte {
 	if !bytes.Contains(text, []byte("\r\n")) {
@@ -225,16 +226,12 @@ func (b *builder) raw(text []byte) {
 	b.copy(KindRaw, text)
 	if text = unix(text); bytes.IndexByte(text, '\n') >= 0 {
 		for _, by := range []string{"\n", "\r\n", "", "\n\n"} {
-			b.joined(KindRaw, text, by)
+			b.copy(KindRaw, bytes.ReplaceAll(text, []byte("\n"), []byte(by)))
 		}
 	}
 	if bytes.ContainsAny(text, " \t\n") {
-		from := len(b.arena)
-		for word := range bytes.FieldsFuncSeq(text, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' }) {
-			b.arena = append(append(b.arena, word...), ' ')
-		}
-		b.arena = b.arena[:len(b.arena)-1]
-		b.tail(KindRaw, from)
+		words := bytes.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' })
+		b.copy(KindRaw, bytes.Join(words, []byte(" ")))
 	}
 }
 
@@ -382,9 +379,6 @@ func (b *builder) hex(text []byte) {
 
 // escaped adds the forms that leave most bytes as they are.
 func (b *builder) escaped(text []byte) {
-	if has := setOf(text); !has.meets(special) {
-		return
-	}
 	texts := [][]byte{text}
 	if lf := unix(text); len(lf) < len(text) {
 		texts = append(texts, lf)
@@ -405,14 +399,13 @@ func (b *builder) escaped(text []byte) {
 			}
 			from := len(b.arena)
 			b.arena = e.append(b.arena, text)
-			once := b.arena[from:]
-			b.tail(e.kind, from)
 			if e.twice {
-				from += len(once)
-				b.arena = b.arena[:from] // not over what is read
+				b.add(e.kind, from, len(b.arena))
+				once := b.arena[from:]
+				from = len(b.arena)
 				b.arena = e.append(b.arena, once)
-				b.tail(e.kind, from)
 			}
+			b.tail(e.kind, from)
 		}
 	}
 	if lf := unix(text); bytes.IndexByte(lf, '\n') >= 0 {
@@ -591,7 +584,7 @@ var rules = []rule{
 	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                                   // quoteattr
 	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                                  // .NET
 	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                                     // Go's html
-	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;"},                            // Go's encoding/xml
+	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"},         // Go's encoding/xml
 	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                              // Go's html/template
 	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                                    // lodash, jq
 	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                                   // Python
@@ -609,18 +602,27 @@ var rules = []rule{
 // escapers is rules spelt out, which most values do not need.
 var escapers = sync.OnceValue(func() []*escaper {
 	escapers := make([]*escaper, len(rules))
-	formatted := map[string][]string{"": make([]string, utf8.RuneSelf)} // by format
+	formatted := map[string]*[utf8.RuneSelf]string{} // by format
 	for i, r := range rules {
 		control := formatted[r.control]
-		for c := len(control); c < utf8.RuneSelf; c++ {
-			control = append(control, fmt.Sprintf(r.control, c))
+		if control == nil {
+			control = new([utf8.RuneSelf]string)
+			for c := range control {
+				switch {
+				case c >= ' ' && c != '\x7f': // no control character
+				case strings.Contains(r.control, "%"):
+					control[c] = fmt.Sprintf(r.control, c)
+				default:
+					control[c] = r.control
+				}
+			}
+			formatted[r.control] = control
 		}
-		formatted[r.control] = control
 		e := &escaper{
 			kind: r.kind, wide: r.wide,
 			twice: strings.Contains(r.flags, "twice"), tilde: strings.Contains(r.flags, "tilde"),
 		}
-		copy(e.to[:' '], control)
+		copy(e.to[:' '], control[:])
 		if strings.Contains(r.flags, "del") {
 			e.to['\x7f'] = control['\x7f']
 		}
@@ -729,7 +731,7 @@ func wideNode(dst []byte, r rune, raw []byte) []byte {
 
 func wideShell(printable bool) wide {
 	return func(dst []byte, r rune, raw []byte) []byte {
-		if printable && !invalid(r, raw) && strconv.IsPrint(r) {
+		if printable && !invalid(r, raw) && (strconv.IsGraphic(r) || unicode.Is(unicode.Cf, r)) {
 			return append(dst, raw...)
 		}
 		for _, c := range raw {

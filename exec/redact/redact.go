@@ -89,7 +89,7 @@ func (r *Redactor) Add(patterns ...Pattern) {
 			r.unmasked = append(r.unmasked, p.Name)
 		}
 		for _, f := range forms {
-			a.forms = append(a.forms, form{f.Bytes, f.Kind, int32(i)}) //nolint:gosec // fewer than 2^31 values
+			a.forms = append(a.forms, form{f.Bytes, f.Kind, int32(i)})
 		}
 	}
 	a.trie, a.filter = newTrie(a.forms), newFilter(a.forms)

@@ -158,7 +158,7 @@ func chunked(text string, random *rand.Rand) []string {
 // Values that overlap, nest and repeat, of lengths at which the filter works in
 // different ways, in texts that are made of parts of them.
 func TestRandom(t *testing.T) {
-	rounds := 6000
+	rounds := 3000
 	if testing.Short() {
 		rounds = 600
 	}

@@ -108,14 +108,14 @@ func newTrie(forms []form) *trie {
 		node := int32(len(t.next))                     //nolint:gosec // see size
 		parent := top.node + int32(shared) - top.depth //nolint:gosec // see size
 		t.parents[k] = edge{parent, p[shared]}
-		switch {
-		case parent == 0:
+		switch parent {
+		case 0:
 			t.first[p[shared]] = node
-		case parent == node-1:
+		case node - 1:
 			t.next[parent] = uint16(p[shared])
 		default:
 			t.next[parent] |= branch
-			t.insert(int32(k)) //nolint:gosec // see size
+			t.insert(int32(k))
 		}
 		for _, b := range p[shared+1:] {
 			t.next = append(t.next, uint16(b))
@@ -145,7 +145,7 @@ func sortForms(forms []form) []sortable {
 	for i := range forms {
 		var b [8]byte
 		copy(b[:], forms[i].bytes)
-		sorted[i] = sortable{binary.BigEndian.Uint64(b[:]), int32(i), &forms[i]} //nolint:gosec // fewer forms than nodes
+		sorted[i] = sortable{binary.BigEndian.Uint64(b[:]), int32(i), &forms[i]}
 	}
 	slices.SortFunc(sorted, func(a, b sortable) int {
 		if c := cmp.Compare(a.prefix, b.prefix); c != 0 {
@@ -176,7 +176,7 @@ func sharedPrefix(a, b []byte) int {
 }
 
 // tableSize returns the power of two that is at least n, and 1.
-func tableSize(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) } //nolint:gosec // not negative
+func tableSize(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
 func (t *trie) slot(parent int32, label byte) int {
 	h := (uint64(uint32(parent))<<8 | uint64(label)) * 0x9E3779B97F4A7C15 //nolint:gosec // a number is a number
@@ -201,7 +201,7 @@ func (t *trie) child(node int32, b byte) int32 {
 	switch {
 	case next&leaf != 0:
 		return 0
-	case byte(next) == b:
+	case byte(next&0xff) == b:
 		return node + 1
 	case next&branch == 0:
 		return 0
@@ -270,7 +270,7 @@ func (t *trie) makeLink(node int32) uint64 {
 		if t.start(v.segment) == n {
 			v.parent, v.label = t.parents[i].parent, t.parents[i].label
 		} else {
-			v.label = byte(t.next[n-1])
+			v.label = byte(t.next[n-1] & 0xff)
 		}
 		missing = append(missing, v)
 		n = v.parent

@@ -76,8 +76,10 @@ var vectors = []struct {
 	{"PEM plain", values(key), "key:\n" + key + "end", "key:\n[redacted:A]\nend"},
 	{"PEM without final newline", values(key), strings.TrimSpace(key), "[redacted:A]"},
 	{"PEM with CRLF", values(key), strings.ReplaceAll(key, "\n", "\r\n"), "[redacted:A]\r\n"},
-	{"PEM, every line prefixed", values(key), prefixed("app-1 | ", key),
-		"app-1 | -----BEGIN PRIVATE KEY-----\n" + strings.Repeat("app-1 | [redacted:A]\n", strings.Count(key, "\n")-2) + "app-1 | -----END PRIVATE KEY-----\n"},
+	{
+		"PEM, every line prefixed", values(key), prefixed("app-1 | ", key),
+		"app-1 | -----BEGIN PRIVATE KEY-----\n" + strings.Repeat("app-1 | [redacted:A]\n", strings.Count(key, "\n")-2) + "app-1 | -----END PRIVATE KEY-----\n",
+	},
 	{"PEM, one line of it", values(key), "x " + strings.Split(key, "\n")[5] + " y", "x [redacted:A] y"},
 	{"PEM JSON-escaped", values(key), `{"k":"` + strings.ReplaceAll(key, "\n", `\n`) + `"}`, `{"k":"[redacted:A]\n"}`},
 	{"PEM joined by spaces", values(key), "K=" + strings.Join(strings.Fields(key), " ") + ".", "K=[redacted:A]."},
@@ -168,7 +170,9 @@ func TestVisible(t *testing.T) {
 		w := redact.New(1, c.values...).Writer(&out)
 		_, err := io.WriteString(w, c.text)
 		require.NoError(t, err)
-		require.True(t, c.seen == out.String(), "%.40q", c.text)
+		if out.String() != c.seen {
+			t.Errorf("%.40q is seen of %.40q", out.String(), c.text)
+		}
 		require.NoError(t, w.Close())
 	}
 }

@@ -320,6 +320,9 @@ func (w *Writer) show() {
 	}
 	if w.pass(w.buf[from:w.held]) == nil {
 		w.shown = w.held
+		// A value that begins here gets a mask of its own, even if it touches a run:
+		// without, what is shown of it would stand beside what comes behind it.
+		w.runs = w.runs[:0]
 	}
 }
 

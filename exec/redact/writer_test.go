@@ -106,14 +106,32 @@ func TestLongWrite(t *testing.T) {
 	require.Equal(t, 2<<20, n)
 }
 
+// screen is a terminal's: written to by whoever, and looked at meanwhile.
+type screen struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
 // On a terminal a short beginning of a value is shown when nothing more comes,
 // and the rest of the value is masked all the same.
 func TestTerminalWriter(t *testing.T) {
 	const idle = 30 * time.Millisecond
-	run := func(name string, do func(t *testing.T, out *bytes.Buffer, w *redact.Writer, write func(string))) {
+	run := func(name string, do func(t *testing.T, out *screen, w *redact.Writer, write func(string))) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var out bytes.Buffer
+				var out screen
 				w := redact.New(1, values("s3cr3t", "3cabcdef")...).TerminalWriter(&out)
 				do(t, &out, w, func(s string) {
 					_, err := io.WriteString(w, s)
@@ -125,7 +143,7 @@ func TestTerminalWriter(t *testing.T) {
 	}
 	wait := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
-	run("typed slowly", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+	run("typed slowly", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("Password: s")
 		wait(idle - 1)
 		require.Equal(t, "Password: ", out.String())
@@ -144,14 +162,14 @@ func TestTerminalWriter(t *testing.T) {
 		write("t!")
 		require.Equal(t, "Password: s3c[redacted:A]!", out.String())
 	})
-	run("never idle", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+	run("never idle", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		for _, c := range "s3cr3t." {
 			write(string(c))
 			wait(idle - 1)
 		}
 		require.Equal(t, "[redacted:A].", out.String())
 	})
-	run("no value after all", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+	run("no value after all", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("s3c")
 		wait(idle)
 		require.Equal(t, "s3c", out.String())
@@ -164,7 +182,7 @@ func TestTerminalWriter(t *testing.T) {
 		wait(idle)
 		require.Equal(t, "s3cxs33", out.String())
 	})
-	run("the other value", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+	run("the other value", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("s3c")
 		wait(idle)
 		write("abcde")
@@ -172,16 +190,16 @@ func TestTerminalWriter(t *testing.T) {
 		write("f-")
 		require.Equal(t, "s3c[redacted:B]-", out.String())
 	})
-	run("behind a mask", func(t *testing.T, out *bytes.Buffer, _ *redact.Writer, write func(string)) {
+	run("behind a mask", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("s3cr3ts")
 		require.Equal(t, "[redacted:A]", out.String())
 		wait(idle)
 		require.Equal(t, "[redacted:A]s", out.String())
 		write("3cr3t")
 		write(".")
-		require.Equal(t, "[redacted:A]s.", out.String(), "they touch: one run")
+		require.Equal(t, "[redacted:A]s[redacted:A].", out.String(), "they touch, and what is shown stands between")
 	})
-	run("closed", func(t *testing.T, out *bytes.Buffer, w *redact.Writer, write func(string)) {
+	run("closed", func(t *testing.T, out *screen, w *redact.Writer, write func(string)) {
 		write("s3")
 		wait(idle)
 		write("c")
@@ -195,7 +213,7 @@ func TestTerminalWriter(t *testing.T) {
 
 	// A whole value that may go on is not shown.
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out screen
 		w := redact.New(1, values("ab", "abcd")...).TerminalWriter(&out)
 		_, _ = io.WriteString(w, "-ab")
 		wait(time.Hour)
@@ -210,7 +228,7 @@ func TestTerminalWriter(t *testing.T) {
 
 	// Anything else than a terminal waits for ever.
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out screen
 		w := redact.New(1, values("s3cr3t")...).Writer(&out)
 		_, _ = io.WriteString(w, "s")
 		wait(time.Hour)
@@ -221,9 +239,9 @@ func TestTerminalWriter(t *testing.T) {
 	// Whatever is typed and however slowly, what is no value is what it was, and of
 	// a value no more than three bytes are seen.
 	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
-	for range 200 {
+	for range 1000 {
 		synctest.Test(t, func(t *testing.T) {
-			var out bytes.Buffer
+			var out screen
 			w := redact.New(1, values("aabbab", "babaab")...).TerminalWriter(&out)
 			text := ""
 			for range 40 {
@@ -294,7 +312,7 @@ func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // less than 2^63
+	return int64(m.HeapAlloc)
 }
 
 func TestMemory(t *testing.T) {
@@ -348,10 +366,12 @@ func TestExtremes(t *testing.T) {
 	r = redact.New(6, redact.Pattern{Name: "LONG", Value: long})
 	require.Equal(t, "1[redacted:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
 	almost := "1" + string(long[:1<<20-1])
-	require.True(t, almost == masked(t, r, almost[:1000], almost[1000:]), "nothing is lost")
+	if masked(t, r, almost[:1000], almost[1000:]) != almost {
+		t.Error("something is lost") // not shown: it is a megabyte
+	}
 
 	for _, v := range []string{
-		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted", "\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 70_000),
+		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted", "\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 5_000),
 	} {
 		r := redact.New(1, values(v, "another-value")...)
 		text := "1" + v + "2 another-value " + v + v + "\x00\xff\xfe[redacted:A][redact"

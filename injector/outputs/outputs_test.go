@@ -83,7 +83,7 @@ func TestCheck(t *testing.T) {
 	n := 0
 	s.Read = func(more int) { n += more }
 	require.NoError(t, s.Check(t.Context(), outputs.File{Path: dir + "/f"}))
-	require.Equal(t, []redact.Find{{256<<10 - 5, "K", "raw"}}, found)
+	require.Equal(t, []redact.Find{{Offset: 256<<10 - 5, Name: "K", Kind: "raw"}}, found)
 	require.Equal(t, 256<<10-5+len(value), n)
 	require.ErrorIs(t, s.Check(t.Context(), outputs.File{Path: dir + "/none"}), os.ErrNotExist)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -113,7 +113,8 @@ func TestMask(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o751)|os.ModeSetuid, info.Mode())
 	if root {
-		owner := info.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // on every platform that this is tested on
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		require.True(t, ok)
 		require.Equal(t, [2]uint32{65534, 65533}, [2]uint32{owner.Uid, owner.Gid})
 	}
 	only(t, dir, "f")

@@ -25,7 +25,7 @@ func chown(f *os.File, like fs.FileInfo) error {
 // links returns how many names a file has.
 func links(info fs.FileInfo) uint64 {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return uint64(s.Nlink)
+		return uint64(s.Nlink) //nolint:unconvert // other systems have other types
 	}
 	return 1
 }

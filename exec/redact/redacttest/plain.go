@@ -35,7 +35,7 @@ func NewPlain(patterns []Pattern) *Plain {
 			state = next
 		}
 		if len(p.Value) > 0 && a.nodes[state].match < 0 {
-			a.nodes[state].match = int32(i) //nolint:gosec // fewer than 2^31 patterns
+			a.nodes[state].match = int32(i)
 		}
 	}
 	a.link()

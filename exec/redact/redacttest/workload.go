@@ -20,8 +20,8 @@ type Workload struct {
 	Write  int // the bytes of one write by which the text comes
 }
 
-// The names of the workloads, in the order in which they are shown. D1 to D4 are
-// what is worst for one algorithm or another.
+// Names are the workloads there are, in the order in which they are shown. D1 to
+// D4 are what is worst for one algorithm or another.
 var Names = []string{"A", "B", "C", "D1", "D2", "D3", "D4", "E", "F"}
 
 var about = map[string]string{
@@ -66,11 +66,11 @@ func New(name string, n, size int, seed uint64) Workload {
 // to be about to.
 func almost(n int) []byte { return append(bytes.Repeat([]byte("a"), n), 'b') }
 
-// Text returns the text of the workload of that name: size bytes, which may hold
-// values where the workload has any in it. It ends with a newline, which no value
-// of [Values] holds. So no value lies across the end of one text and the beginning
-// of the next, and a text that is repeated masks to its masked text, repeated. It
-// panics if there is no such workload.
+// Text returns the text of the workload of that name: size bytes, at least one.
+// B, C and D2 are made of values and need one. The text ends with a newline, which
+// no value of [Values] holds: no value lies across the end of one text and the
+// beginning of the next, so a text that is repeated masks to its masked text,
+// repeated. Text panics if there is no such workload.
 func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 	r := source(seed, "text")
 	text := make([]byte, 0, size+512)
@@ -96,8 +96,8 @@ func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 	case "D2":
 		for missing := byte(0); len(text) < size; {
 			v := values[r.IntN(len(values))]
-			if len(values) > 1 && v[0] == missing {
-				continue // it would complete the one before
+			if v[0] == missing {
+				text = append(text, ' ') // else it would complete the one before
 			}
 			text, missing = append(text, v[:len(v)-1]...), v[len(v)-1]
 		}

@@ -1,0 +1,249 @@
+package redact_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"inject/exec/redact"
+)
+
+// ofKind returns the forms of value that are of one of kinds, or all.
+func ofKind(value string, minLength int, kinds ...string) []string {
+	var forms []string
+	for _, f := range redact.Forms([]byte(value), minLength) {
+		if len(kinds) == 0 || slices.Contains(kinds, f.Kind) {
+			forms = append(forms, string(f.Bytes))
+		}
+	}
+	return forms
+}
+
+func TestFormsOfValue(t *testing.T) {
+	const uuid = "0f8fad5b-d9cb-469f-a165-70867728950e"
+	for _, c := range []struct {
+		value, kind string
+		want        []string // all of this kind
+	}{
+		{"", redact.KindRaw, nil},
+		{" \n\t\r\n      ", redact.KindRaw, nil},
+		{"12345", redact.KindRaw, nil},
+		{"123456", redact.KindRaw, []string{"123456"}},
+		{" value-1\r\n", redact.KindRaw, []string{"value-1"}},
+		{"abc\n\n\n\n", redact.KindRaw, []string{"abc\n\n\n\n", "abc\r\n\r\n\r\n\r\n", "abc\n\n\n\n\n\n\n\n"}},
+		{"a  b\tcdef", redact.KindRaw, []string{"a  b\tcdef", "a b cdef"}},
+		{"one two", redact.KindRaw, []string{"one two"}},
+		{
+			"line 1\n  line 2\n", redact.KindRaw,
+			[]string{"line 1\n  line 2", "line 1\r\n  line 2", "line 1  line 2", "line 1\n\n  line 2", "line 1 line 2"},
+		},
+		{
+			"line-1\r\nline-2", redact.KindRaw,
+			[]string{"line-1\r\nline-2", "line-1\nline-2", "line-1line-2", "line-1\n\nline-2", "line-1 line-2"},
+		},
+		{"not \xff UTF-8", redact.KindRaw, []string{"not \xff UTF-8", "not \ufffd UTF-8"}},
+
+		{"{\n  true\n  key: value\n}", redact.KindLines, nil},
+		{"enabled: true\n \tpassword: hunter2hunter2 \r\n", redact.KindLines, []string{"password: hunter2hunter2"}},
+		{"user\nabcdefgh\nAbcdefgh\nAbcdefg1\nAbc def 1\nAbcdef1", redact.KindLines, []string{"Abcdefg1"}},
+		{"only one line of sixteen bytes", redact.KindLines, nil},
+		{
+			"-----BEGIN KEY-----\nProc-Type: 4,ENCRYPTED\n\nabcdefgh\nijkl\n-----END KEY-----\nshort, behind",
+			redact.KindLines,
+			[]string{"abcdefgh", "abcdefghijkl"},
+		},
+		{
+			`{"type": "key",` + "\n" + `"key": "-----BEGIN KEY-----\nabcdefgh\nijklmnop\n-----END KEY-----\n"}`,
+			redact.KindLines,
+			[]string{"abcdefgh", "ijklmnop", "abcdefghijklmnop"},
+		},
+
+		{"00112233", redact.KindCase, nil},
+		{"deadbee", redact.KindCase, nil},
+		{"deadbeeg", redact.KindCase, nil},
+		{"deadbeef", redact.KindCase, []string{"DEADBEEF"}},
+		{"DeadBeef", redact.KindCase, []string{"deadbeef", "DEADBEEF"}},
+		{"de:ad:be:ef", redact.KindCase, []string{"DE:AD:BE:EF"}},
+		{"de:ad:bee:f", redact.KindCase, nil},
+		{uuid, redact.KindCase, []string{strings.ReplaceAll(uuid, "-", ""), strings.ToUpper(uuid), strings.ToUpper(strings.ReplaceAll(uuid, "-", ""))}},
+		{uuid[:35] + "-", redact.KindCase, nil},
+
+		{"123456", redact.KindHex, []string{"313233343536"}},
+		{"<<>>;:", redact.KindHex, []string{"3c3c3e3e3b3a", "3C3C3E3E3B3A"}},
+		{"line 1\nline 2", redact.KindPercent, []string{
+			"line+1%0Aline+2", "line%201%0Aline%202", "line+1%0aline+2", "line%201%0aline%202",
+			"line+1%0D%0Aline+2", "line%201%0D%0Aline%202", "line+1%0d%0aline+2", "line%201%0d%0aline%202",
+		}},
+		{"a'b;c}d-e,f", redact.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is one of a shell's,
+		{"a'b;c}d-e,f", redact.KindCookie, []string{`a'b\073c}d-e\054f`}},
+	} {
+		require.Equal(t, c.want, ofKind(c.value, 6, c.kind), "%q: %s", c.value, c.kind)
+	}
+	require.Equal(t, []string{"1234567"}, ofKind("1234567\n", 7, redact.KindRaw))
+	require.Nil(t, redact.Forms([]byte("1234567"), 8))
+	require.Equal(t, []string{"x"}, ofKind("x", 0), "one byte is never in an encoded form")
+	require.Equal(t, []string{`p\"ss12`}, ofKind(`p"ss12`, 6, redact.KindJSON)[:1], "the shortest value is found escaped")
+}
+
+// shortest returns the length of the shortest form of a kind: what is escaped is
+// at least as rare as what it is made of.
+func shortest(kind string) int {
+	switch kind {
+	case redact.KindLines, redact.KindCase, redact.KindBase64, redact.KindBase64URL, redact.KindHex:
+		return 8
+	}
+	return 1
+}
+
+// Nothing that is in every text is a form.
+func TestFormsAreNotCommon(t *testing.T) {
+	for _, value := range []string{"a\"b$c&", "1234567", "  {\n", "x: 1\ny: 2"} {
+		for _, f := range redact.Forms([]byte(value), 1) {
+			require.GreaterOrEqual(t, len(f.Bytes), shortest(f.Kind), "%q: %s %q", value, f.Kind, f.Bytes)
+		}
+	}
+	config := "{\n  \"debug\": true,\n  \"port\": 8080,\n\n  ],\n" + pem + "\n  -----BEGIN CERTIFICATE-----\nshort\n-----END CERTIFICATE-----\n}\n"
+	forms := ofKind(config, 6)
+	for _, common := range []string{
+		"{", "}", "],", "true", `"debug": true,`, `"port": 8080,`, "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----",
+		"-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----", "short", "", " ", "\n",
+	} {
+		require.NotContains(t, forms, common)
+	}
+	require.Contains(t, forms, "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
+}
+
+// checkForms checks what is true of the forms of every value.
+func checkForms(t interface {
+	require.TestingT
+	Helper()
+}, value []byte, minLength int,
+) {
+	t.Helper()
+	before := bytes.Clone(value)
+	forms := redact.Forms(value, minLength)
+	require.Equal(t, before, value)
+	plain := bytes.TrimSpace(before)
+	if len(plain) > 0 && len(plain) < minLength {
+		plain = before
+	}
+	if len(bytes.TrimSpace(plain)) == 0 || len(plain) < minLength {
+		require.Nil(t, forms)
+		return
+	}
+	require.Equal(t, redact.Form{Kind: redact.KindRaw, Bytes: plain}, redact.Form{Kind: forms[0].Kind, Bytes: bytes.Clone(forms[0].Bytes)})
+	for i := range value {
+		value[i] ^= 0xff // what is aliased changes, too
+	}
+	seen := map[string]bool{}
+	for _, f := range forms {
+		require.Falsef(t, seen[string(f.Bytes)], "%q: %s %q is there twice", before, f.Kind, f.Bytes)
+		seen[string(f.Bytes)] = true
+		require.GreaterOrEqual(t, len(f.Bytes), max(minLength, shortest(f.Kind)))
+		_ = append(f.Bytes, "must not go into the next form"...)
+	}
+	require.Equal(t, redact.Forms(before, minLength), forms)
+}
+
+func TestFormsProperties(t *testing.T) {
+	parts := append(append(slices.Clip(awkward), binary...), pem, "\r\n", "\n", " ", "\\n", "-----BEGIN X-----", "-----END X-----", "deadbeef", "-", ":")
+	rapid.Check(t, func(t *rapid.T) {
+		var value []byte
+		for _, part := range rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom(parts), rapid.StringN(0, 10, -1)), 0, 6).Draw(t, "parts") {
+			value = append(value, part...)
+		}
+		value = append(value, rapid.SliceOfN(rapid.Byte(), 0, 10).Draw(t, "bytes")...)
+		checkForms(t, value, rapid.IntRange(1, 20).Draw(t, "minLength"))
+	})
+}
+
+func FuzzForms(f *testing.F) {
+	for _, v := range slices.Concat(awkward, binary) {
+		f.Add([]byte(v), 6)
+	}
+	f.Add([]byte(pem), 1)
+	f.Fuzz(func(t *testing.T, value []byte, minLength int) { checkForms(t, value, min(max(minLength, 1), 100)) })
+}
+
+// Large values neither panic nor cost more than their length.
+func TestFormsOfLargeValues(t *testing.T) {
+	for name, part := range map[string]string{
+		"one line": "Zq3rT9bV", "zeros": "\x00", "invalid": "\xff", "newlines": "x\n", "lines": "Abcdefg1\n", "blocks": pem + "\n", "quotes": `'"\`,
+	} {
+		for _, size := range []int{64 << 10, 64<<10 + 1, 1 << 20} {
+			value := bytes.Repeat([]byte(part), size/len(part)+1)[:size]
+			total := 0
+			for _, f := range redact.Forms(value, 6) {
+				total += len(f.Bytes)
+			}
+			require.Less(t, total, 300*size, "%s of %d", name, size)
+			if size > 64<<10 {
+				require.Less(t, total, 60*size, "%s of %d", name, size)
+			}
+		}
+	}
+}
+
+// Whatever stands before and behind a value, what base64 leaves of it is less
+// than three bytes; and nothing if the value is the last of the text.
+func TestFormsInBase64(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	text := func(n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = '!' + byte(random.IntN(94))
+		}
+		return string(b)
+	}
+	for n := 8; n < 100; n++ {
+		for k := range 9 {
+			value, before, behind := text(n), text(k), text(random.IntN(5))
+			for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+				encoded := e.EncodeToString([]byte(before + value + behind))
+				// Of the characters from first to last every bit is the value's.
+				first, last := (8*k+5)/6, 8*(k+n)/6
+				require.NotContains(t, encoded, value)
+				rest := hidden(value, encoded)
+				require.LessOrEqual(t, len(rest), len(encoded)-(last-first), "%q in %q, seed %d", value, encoded, seed)
+				require.Equal(t, encoded[:first], rest[:first])
+
+				encoded = e.EncodeToString([]byte(before + value))
+				require.Equal(t, encoded[:first], hidden(value, encoded), "%q ends %q, seed %d", value, encoded, seed)
+				encoded = e.EncodeToString([]byte(before + value + "\n"))
+				require.Equal(t, encoded[:first], hidden(value, encoded), "%q ends %q, seed %d", value, encoded, seed)
+				spaced := "\t" + value + " \n\n"
+				encoded = e.EncodeToString([]byte(before + spaced))
+				require.Equal(t, encoded[:first], hidden(spaced, encoded), "%q ends %q, seed %d", spaced, encoded, seed)
+			}
+		}
+	}
+}
+
+func BenchmarkForms(b *testing.B) {
+	key := "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n", 25) + "-----END PRIVATE KEY-----\n"
+	for i := range 25 { // so that no two lines are equal
+		key = strings.Replace(key, "MIIEv", fmt.Sprintf("%05d", i), 1)
+	}
+	for _, c := range []struct{ name, value string }{
+		{"alphanumeric", "Zq3rT9bVx7LmP2sKd8WnH5yGc4JfA6uE"},
+		{"special", "p&<w>\"o'r$d\\ /+=;,:~ %{}!@#^*()|`?.-x123"},
+		{"key", key},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			value := []byte(c.value)
+			b.ReportAllocs()
+			for b.Loop() {
+				redact.Forms(value, 6)
+			}
+			b.ReportMetric(float64(len(redact.Forms(value, 6))), "forms")
+		})
+	}
+}
