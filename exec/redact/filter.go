@@ -1,6 +1,9 @@
 package redact
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // filter tells where in a text no form can begin, without looking at each byte.
 //
@@ -15,7 +18,6 @@ type filter struct {
 	// pieces is, by hash, which pieces there are, as eight tables in one: bit
 	// groups[last byte of the piece] tells.
 	pieces []byte
-	shift  uint
 	groups [256]byte
 	// heads is a set of bits: the hashes of the forms' first bytes, width of them.
 	heads     []uint64
@@ -28,50 +30,80 @@ const (
 	maxHead  = 20 // more would be fewer places to look at, which no pipe can show
 )
 
-func newFilter(forms []form) *filter {
+// newFilter returns the filter of sorted forms.
+func newFilter(forms []sortable) *filter {
 	f := &filter{}
 	m := maxHead
-	for _, form := range forms {
-		m = min(m, len(form.bytes))
+	for _, s := range forms {
+		m = min(m, len(s.form.bytes))
 	}
 	if m < pieceLen {
 		return f
 	}
 	f.stride = m - pieceLen + 1
-	// At least 20 places a piece where that fits a core's own cache, so that few
-	// places of a text look like one that is there.
-	bits := uint(20)
-	switch pieces := len(forms) * f.stride; {
-	case pieces <= 1<<14/20:
-		bits = 14
-	case pieces <= 1<<17/20:
-		bits = 17
-	}
-	f.pieces, f.shift = make([]byte, 1<<bits), 32-bits
 	for i := range f.groups {
 		f.groups[i] = 1 << (i & 7)
 	}
-	headBits := uint(10)
-	for 1<<headBits < 256*len(forms) {
-		headBits++
+	// What a form shares with the one before it has been put in.
+	each := func(do func(head []byte, shared int)) {
+		var last []byte
+		for _, s := range forms {
+			head := s.form.bytes[:min(maxHead, len(s.form.bytes))]
+			if shared := sharedPrefix(last, head); shared < m {
+				do(head, shared)
+			}
+			last = head
+		}
 	}
-	f.heads, f.headShift = make([]uint64, 1<<headBits/64), 64-headBits
+	heads, pieces := 0, 0
+	each(func(_ []byte, shared int) {
+		pieces += f.stride - max(0, shared-pieceLen+1)
+		if shared < 8 {
+			heads++
+		}
+	})
+	switch {
+	case placesPerPiece*pieces <= small:
+		f.pieces = make([]byte, small)
+	case placesPerPiece*pieces <= medium:
+		f.pieces = make([]byte, medium)
+	default:
+		f.pieces = make([]byte, large)
+	}
+	shift := 33 - bits.Len(uint(len(f.pieces)))
+	size := tableSize(max(bitsPerHead*heads, 64))
+	f.heads, f.headShift = make([]uint64, size/64), 65-uint(bits.Len(uint(size))) //nolint:gosec // small
 	f.headMask = ^uint64(0)
 	if m < 8 {
 		f.headMask = 1<<(8*m) - 1
 	}
-	for _, form := range forms {
-		for i := range f.stride {
-			x := binary.LittleEndian.Uint32(form.bytes[i:])
-			f.pieces[x*pieceHash>>f.shift] |= f.groups[x>>24]
+	each(func(head []byte, shared int) {
+		for i := max(0, shared-pieceLen+1); i < f.stride; i++ {
+			x := binary.LittleEndian.Uint32(head[i:])
+			f.pieces[x*pieceHash>>shift] |= f.groups[x>>24]
 		}
 		var b [8]byte
-		copy(b[:], form.bytes)
+		copy(b[:], head)
 		h := f.head(binary.LittleEndian.Uint64(b[:]))
 		f.heads[h/64] |= 1 << (h % 64)
-	}
+	})
 	return f
 }
+
+// The sizes of the table of pieces: a part of a processor's first cache, of its
+// second, and about all of that, for more pieces than can be told apart in less.
+const (
+	small  = 1 << 14
+	medium = 1 << 17
+	large  = 1 << 19
+)
+
+const (
+	// placesPerPiece is how empty the table is to be, so that few places of a text
+	// look like a piece that is there.
+	placesPerPiece = 20
+	bitsPerHead    = 64
+)
 
 const pieceHash = 0x9E3779B1 // 2^32 divided by the golden ratio
 
@@ -106,20 +138,47 @@ func (f *filter) next(text []byte, i int) int {
 // piece returns the first place of p, p+stride, p+2*stride … at which a piece of
 // a form may be, or one behind which the text ends too soon for one.
 func (f *filter) piece(text []byte, p int) int {
-	step := f.stride
-	pieces, groups, shift := f.pieces, &f.groups, f.shift
-	at := func(b []byte) byte {
-		x := binary.LittleEndian.Uint32(b)
-		return pieces[x*pieceHash>>shift] & groups[x>>24]
+	switch len(f.pieces) {
+	case small:
+		return search((*[small]byte)(f.pieces), &f.groups, f.stride, text, p)
+	case medium:
+		return search((*[medium]byte)(f.pieces), &f.groups, f.stride, text, p)
 	}
-	for ; p+7*step+pieceLen <= len(text); p += 8 * step {
-		b := text[p : p+7*step+pieceLen]
-		if at(b)|at(b[step:])|at(b[2*step:])|at(b[3*step:])|at(b[4*step:])|at(b[5*step:])|at(b[6*step:])|at(b[7*step:]) != 0 {
+	return search((*[large]byte)(f.pieces), &f.groups, f.stride, text, p)
+}
+
+// search is piece for one size of the table, which the compiler knows then, and
+// needs no checks.
+func search[T [small]byte | [medium]byte | [large]byte](pieces *T, groups *[256]byte, step int, text []byte, p int) int {
+	shift := 33 - bits.Len(uint(len(*pieces)))
+	// Eight places at once. Their distances are masked, which does not change them,
+	// so that the compiler knows that they are inside the window.
+	d1, d2, d3, d4, d5, d6, d7 := step&127, 2*step&127, 3*step&127, 4*step&127, 5*step&127, 6*step&127, 7*step&127
+	for p+132 <= len(text) {
+		w := (*[132]byte)(text[p:])
+		x0 := binary.LittleEndian.Uint32(w[0:4])
+		x1 := binary.LittleEndian.Uint32(w[d1 : d1+4])
+		x2 := binary.LittleEndian.Uint32(w[d2 : d2+4])
+		x3 := binary.LittleEndian.Uint32(w[d3 : d3+4])
+		x4 := binary.LittleEndian.Uint32(w[d4 : d4+4])
+		x5 := binary.LittleEndian.Uint32(w[d5 : d5+4])
+		x6 := binary.LittleEndian.Uint32(w[d6 : d6+4])
+		x7 := binary.LittleEndian.Uint32(w[d7 : d7+4])
+		if (*pieces)[x0*pieceHash>>shift]&groups[x0>>24]|
+			(*pieces)[x1*pieceHash>>shift]&groups[x1>>24]|
+			(*pieces)[x2*pieceHash>>shift]&groups[x2>>24]|
+			(*pieces)[x3*pieceHash>>shift]&groups[x3>>24]|
+			(*pieces)[x4*pieceHash>>shift]&groups[x4>>24]|
+			(*pieces)[x5*pieceHash>>shift]&groups[x5>>24]|
+			(*pieces)[x6*pieceHash>>shift]&groups[x6>>24]|
+			(*pieces)[x7*pieceHash>>shift]&groups[x7>>24] != 0 {
 			break
 		}
+		p += 8 * step
 	}
 	for ; p+pieceLen <= len(text); p += step {
-		if at(text[p:]) != 0 {
+		x := binary.LittleEndian.Uint32(text[p:])
+		if (*pieces)[x*pieceHash>>shift]&groups[x>>24] != 0 {
 			break
 		}
 	}

@@ -78,7 +78,7 @@ type Form struct {
 //     holds bits of both stays, likewise before; if the value ends it, nothing
 //     does, padded or not. The same with one newline behind the value and with the
 //     white space that came with it. From the beginning of the text on also in
-//     lines of 64 and 76 characters, whole and each line of 8 characters.
+//     lines of 64 and 76 characters, whole and each line of 16 characters.
 //   - hex: in small letters and in capitals.
 //   - percent: as Go, Python, JavaScript, PHP, Java and curl write the parts of a
 //     URL, and as forms are sent: with + or %20, %0A or %0D%0A, %2F or %2f.
@@ -362,7 +362,7 @@ func (b *builder) wrapped(value []byte) {
 			}
 			b.arena = b.arena[:len(b.arena)-len(end)]
 			b.add(KindBase64, from, len(b.arena))
-			for ; end == "\n" && from < len(b.arena); from += columns + 1 {
+			for ; end == "\n" && from+minLine <= len(b.arena); from += columns + 1 {
 				b.add(KindBase64, from, min(from+columns, len(b.arena)))
 			}
 		}

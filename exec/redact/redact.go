@@ -92,7 +92,9 @@ func (r *Redactor) Add(patterns ...Pattern) {
 			a.forms = append(a.forms, form{f.Bytes, f.Kind, int32(i)})
 		}
 	}
-	a.trie, a.filter = newTrie(a.forms), newFilter(a.forms)
+	sorted := sortForms(a.forms)
+	a.trie, a.filter = newTrie(sorted, len(a.forms)), newFilter(sorted)
+	a.mark(sorted, a.filter)
 	for i := range a.forms {
 		a.forms[i].bytes = nil // they are in the trie now
 	}

@@ -27,13 +27,13 @@ type form struct {
 // long or rare form are never visited, and nobody waits for theirs.
 type trie struct {
 	// next is, by node, the label of its first child, which is the next node, and
-	// what else there is to know: leaf, branch.
+	// what else there is to know: branch, ends, leaf, root.
 	next  []uint16
 	first [256]int32 // the children of the root, 0 for none
-	// A segment is what one form, in sorted order, adds: nodes that end in its last
-	// byte's, at ends. All but the root's and a parent's first child are found in
+	// A segment is what one form, in sorted order, adds: nodes up to its last
+	// byte's. All but the root's and a parent's first child are found in
 	// branches, a hash table of segments with open addressing, -1 for a free slot.
-	ends     []int32
+	last     []int32
 	parents  []edge
 	branches []int32
 
@@ -52,9 +52,12 @@ type edge struct {
 	label  byte
 }
 
+// What there is to know of a node beside the label of its first child.
 const (
-	leaf   uint16 = 1 << 8 // no child: low byte meaningless
-	branch uint16 = 1 << 9 // more children than the first
+	branch uint16 = 1 << (8 + iota) // it has more children than the first
+	ends                            // a form ends here, this one or another
+	leaf                            // it has no child, and there is no label
+	root                            // it is the root, whose children are in first; there is no label
 )
 
 // A link is the state of the longest proper end of a node's prefix (31 bits), the
@@ -70,9 +73,9 @@ const (
 	noSegment = -1
 )
 
-// newTrie returns the trie of forms. Of equal ones the first counts.
-func newTrie(forms []form) *trie {
-	sorted := sortForms(forms)
+// newTrie returns the trie of sorted forms, of which there are n with those that
+// are equal to another.
+func newTrie(sorted []sortable, n int) *trie {
 	size := 1
 	for i, f := range sorted {
 		size += len(f.form.bytes)
@@ -84,14 +87,14 @@ func newTrie(forms []form) *trie {
 		panic("redact: 2 GiB of values and their forms are more than can be masked")
 	}
 	t := &trie{
-		next: make([]uint16, 1, size), ends: make([]int32, len(sorted)), parents: make([]edge, len(sorted)),
+		next: make([]uint16, 1, size), last: make([]int32, len(sorted)), parents: make([]edge, len(sorted)),
 		branches: make([]int32, tableSize(2*len(sorted))), links: make([]atomic.Uint64, size), outs: make([]atomic.Int32, size),
-		lengths: make([]int32, len(forms)), ids: make([]int32, len(sorted)),
+		lengths: make([]int32, n), ids: make([]int32, len(sorted)),
 	}
 	for i := range t.branches {
 		t.branches[i] = noSegment
 	}
-	t.next[0] = branch
+	t.next[0] = root
 	t.links[0].Store(rootLink)
 	// path is the segments that the last form goes through, by their first nodes
 	// and those nodes' depths.
@@ -112,7 +115,7 @@ func newTrie(forms []form) *trie {
 		case 0:
 			t.first[p[shared]] = node
 		case node - 1:
-			t.next[parent] = uint16(p[shared])
+			t.next[parent] = t.next[parent]&^leaf | uint16(p[shared])
 		default:
 			t.next[parent] |= branch
 			t.insert(int32(k))
@@ -120,16 +123,42 @@ func newTrie(forms []form) *trie {
 		for _, b := range p[shared+1:] {
 			t.next = append(t.next, uint16(b))
 		}
-		t.next = append(t.next, leaf)
+		t.next = append(t.next, leaf|ends)
 		path = append(path, place{node, int32(shared) + 1}) //nolint:gosec // see size
-		t.ends[k] = int32(len(t.next)) - 1                  //nolint:gosec // see size
-		t.ids[k] = s.id
+		t.last[k] = int32(len(t.next)) - 1                  //nolint:gosec // see size
+		t.ids[k], t.lengths[s.id] = s.id, int32(len(p))     //nolint:gosec // see size
 		last = p
 	}
-	for i, f := range forms {
-		t.lengths[i] = int32(len(f.bytes)) //nolint:gosec // see size
-	}
 	return t
+}
+
+// mark marks the nodes at which a form ends that is inside another one. It is
+// called once, before the trie is used, and needs the filter of the same forms.
+func (t *trie) mark(sorted []sortable, f *filter) {
+	shortest := f.stride + pieceLen - 1
+	if f.stride == 0 {
+		shortest = 1
+	}
+	var before []byte
+	for k, form := range sorted {
+		p := form.form.bytes
+		shared := sharedPrefix(before, p)
+		before = p
+		first := t.start(int32(k)) - int32(shared) - 1 //nolint:gosec // below maxNodes
+		s := state{}
+		for i := 1; i < len(p); {
+			if s.node == 0 {
+				if i = f.next(p, i); i+shortest > len(p) {
+					break // nothing that begins there ends in p
+				}
+			}
+			s = t.step(s, p[i])
+			i++
+			if i > shared && t.link(s.node)&hasOut != 0 {
+				t.next[int(first)+i] |= ends
+			}
+		}
+	}
 }
 
 // sortable is a form with the first bytes of it in a number, by which nearly all
@@ -140,6 +169,7 @@ type sortable struct {
 	form   *form
 }
 
+// sortForms sorts forms, and leaves out those that are equal to an earlier one.
 func sortForms(forms []form) []sortable {
 	sorted := make([]sortable, len(forms))
 	for i := range forms {
@@ -222,7 +252,7 @@ func (t *trie) start(segment int32) int32 {
 	if segment == 0 {
 		return 1
 	}
-	return t.ends[segment-1] + 1
+	return t.last[segment-1] + 1
 }
 
 // state is a node and the length of its prefix.
@@ -265,7 +295,7 @@ func (t *trie) makeLink(node int32) uint64 {
 	}
 	var missing []visit
 	for n := node; t.links[n].Load() == 0; {
-		i, _ := slices.BinarySearch(t.ends, n)
+		i, _ := slices.BinarySearch(t.last, n)
 		v := visit{node: n, segment: int32(i), parent: n - 1} //nolint:gosec // a segment
 		if t.start(v.segment) == n {
 			v.parent, v.label = t.parents[i].parent, t.parents[i].label
@@ -283,7 +313,7 @@ func (t *trie) makeLink(node int32) uint64 {
 		}
 		link = hasLink | uint64(to.depth)<<linkBits | uint64(to.node) //nolint:gosec // both below maxNodes
 		switch {
-		case t.ends[v.segment] == v.node:
+		case t.last[v.segment] == v.node:
 			t.outs[v.node].Store(t.ids[v.segment])
 			link |= hasOut
 		case t.link(to.node)&hasOut != 0:

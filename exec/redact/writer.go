@@ -187,49 +187,50 @@ func (w *Writer) search(text []byte, from int) {
 // walk moves the state over text[i:] until it is worthwhile to ask the filter
 // again, and returns from where, or to the end of the text.
 func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
-	next, links := t.next, t.links
-	for began := i; i < len(text); {
-		// The fast way: the text follows a form and nothing ends.
-		for next[s.node] == uint16(text[i]) {
-			i++
-			s.node++
-			s.depth++
-			if links[s.node].Load()&(hasLink|hasOut) != hasLink {
-				s = w.arrive(t, s, i)
+	next := t.next
+	began, node, alive := i, int(s.node), i-int(s.depth)
+	for i < len(text) {
+		switch b, n := uint16(text[i]), next[node]; {
+		case n&^(branch|ends) == b:
+			// The text follows a form, as far as nothing ends in it.
+			for i, node = i+1, node+1; i < len(text) && next[node]&^branch == uint16(text[i]); i++ {
+				node++
 			}
-			if i == len(text) {
-				return i, s
+			if next[node]&ends != 0 {
+				node, alive = w.arrive(t, node, alive, i)
+			}
+		case n&(branch|leaf|root) == 0: // it has one child, and that is not it
+			s := fail(t.link(int32(node))) //nolint:gosec // below maxNodes
+			node, alive = int(s.node), i-int(s.depth)
+		default:
+			s := t.step(state{int32(node), int32(i - alive)}, byte(b)) //nolint:gosec // below maxNodes, and a byte
+			i++
+			node, alive = int(s.node), i-int(s.depth)
+			if next[node]&ends != 0 {
+				node, alive = w.arrive(t, node, alive, i)
 			}
 		}
-		if next[s.node]&(leaf|branch) == 0 {
-			s = fail(t.link(s.node)) // it has one child, and that is not it
-		} else {
-			s = w.arrive(t, t.step(s, text[i]), i+1)
-			i++
-		}
-		alive := i - int(s.depth)
-		if i-began >= w.need+2*int(s.depth) && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) && len(text)-i > maxHead {
+		if i-began >= w.need+2*(i-alive) && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) && len(text)-i > maxHead {
 			// What is alive began at alive, and is found again from there.
 			return alive, state{}
 		}
 	}
-	return i, s
+	return i, state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
 }
 
-// arrive notes what ends in state s, behind the byte before end, and returns
-// where to go on.
-func (w *Writer) arrive(t *trie, s state, end int) state {
-	if t.link(s.node)&hasOut == 0 {
-		return s
-	}
+// arrive notes what ends in a node, behind the byte before i, and returns where
+// to go on, and since when that is alive.
+func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
+	s := state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
+	t.link(s.node)                            // and with it what ends there
 	form := t.outs[s.node].Load()
-	w.cover(run{start: end - int(t.lengths[form]), end: end, form: form})
+	w.cover(run{start: i - int(t.lengths[form]), end: i, form: form})
 	// Nothing begins with a whole form that nothing extends: what is behind it is
 	// decided.
 	for t.next[s.node]&leaf != 0 {
 		s = fail(t.link(s.node))
 	}
-	return s
+	return int(s.node), i - int(s.depth)
 }
 
 // cover adds a form that ends where the text has been walked to.
