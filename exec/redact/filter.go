@@ -67,8 +67,10 @@ func newFilter(forms []sortable) *filter {
 		f.pieces = make([]byte, small)
 	case placesPerPiece*pieces <= medium:
 		f.pieces = make([]byte, medium)
-	default:
+	case 4*pieces <= large:
 		f.pieces = make([]byte, large)
+	default:
+		f.pieces = make([]byte, huge)
 	}
 	shift := 33 - bits.Len(uint(len(f.pieces)))
 	size := tableSize(max(bitsPerHead*heads, 64))
@@ -84,76 +86,51 @@ func newFilter(forms []sortable) *filter {
 		}
 		var b [8]byte
 		copy(b[:], head)
-		h := f.head(binary.LittleEndian.Uint64(b[:]))
+		h := f.hash(binary.LittleEndian.Uint64(b[:]))
 		f.heads[h/64] |= 1 << (h % 64)
 	})
 	return f
 }
 
-// The sizes of the table of pieces: a part of a processor's first cache, of its
-// second, and about all of that, for more pieces than can be told apart in less.
+// The sizes of the table of pieces: about a third of a processor's first cache;
+// what is left of the second beside a pipe's; and what so many pieces need that
+// no cache has it. Up to large at least placesPerPiece, so that few places of a
+// text look like a piece that is there.
 const (
 	small  = 1 << 14
-	medium = 1 << 17
-	large  = 1 << 19
-)
+	medium = 1 << 16
+	large  = 1 << 18
+	huge   = 1 << 20
 
-const (
-	// placesPerPiece is how empty the table is to be, so that few places of a text
-	// look like a piece that is there.
 	placesPerPiece = 20
 	bitsPerHead    = 64
 )
 
-const pieceHash = 0x9E3779B1 // 2^32 divided by the golden ratio
-
-func (f *filter) head(x uint64) uint64 {
-	return (x & f.headMask) * 0x9E3779B97F4A7C15 >> f.headShift
-}
-
 // next returns the first place at or behind i at which a form may begin, as far
 // as can be seen; beyond what cannot be seen, every place may.
 func (f *filter) next(text []byte, i int) int {
-	if f.stride == 0 {
-		return i
-	}
-	for p := i + f.stride - 1; ; p += f.stride {
-		p = f.piece(text, p)
-		from := max(i, p-f.stride+1)
-		if p+pieceLen > len(text) {
-			return from
-		}
-		for ; from <= p; from++ {
-			if from+8 > len(text) {
-				return from
-			}
-			h := f.head(binary.LittleEndian.Uint64(text[from:]))
-			if f.heads[h/64]&(1<<(h%64)) != 0 {
-				return from
-			}
-		}
-	}
-}
-
-// piece returns the first place of p, p+stride, p+2*stride … at which a piece of
-// a form may be, or one behind which the text ends too soon for one.
-func (f *filter) piece(text []byte, p int) int {
 	switch len(f.pieces) {
 	case small:
-		return search((*[small]byte)(f.pieces), &f.groups, f.stride, text, p)
+		return search((*[small]byte)(f.pieces), f, text, i)
 	case medium:
-		return search((*[medium]byte)(f.pieces), &f.groups, f.stride, text, p)
+		return search((*[medium]byte)(f.pieces), f, text, i)
+	case large:
+		return search((*[large]byte)(f.pieces), f, text, i)
+	case huge:
+		return search((*[huge]byte)(f.pieces), f, text, i)
 	}
-	return search((*[large]byte)(f.pieces), &f.groups, f.stride, text, p)
+	return i // there is no filter
 }
 
-// search is piece for one size of the table, which the compiler knows then, and
+// search is next for one size of the table, which the compiler knows then, and
 // needs no checks.
-func search[T [small]byte | [medium]byte | [large]byte](pieces *T, groups *[256]byte, step int, text []byte, p int) int {
+func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, f *filter, text []byte, i int) int {
 	shift := 33 - bits.Len(uint(len(*pieces)))
+	step, groups := f.stride, &f.groups
 	// Eight places at once. Their distances are masked, which does not change them,
 	// so that the compiler knows that they are inside the window.
 	d1, d2, d3, d4, d5, d6, d7 := step&127, 2*step&127, 3*step&127, 4*step&127, 5*step&127, 6*step&127, 7*step&127
+	p := i + step - 1
 	for p+132 <= len(text) {
 		w := (*[132]byte)(text[p:])
 		x0 := binary.LittleEndian.Uint32(w[0:4])
@@ -164,23 +141,56 @@ func search[T [small]byte | [medium]byte | [large]byte](pieces *T, groups *[256]
 		x5 := binary.LittleEndian.Uint32(w[d5 : d5+4])
 		x6 := binary.LittleEndian.Uint32(w[d6 : d6+4])
 		x7 := binary.LittleEndian.Uint32(w[d7 : d7+4])
-		if (*pieces)[x0*pieceHash>>shift]&groups[x0>>24]|
-			(*pieces)[x1*pieceHash>>shift]&groups[x1>>24]|
-			(*pieces)[x2*pieceHash>>shift]&groups[x2>>24]|
-			(*pieces)[x3*pieceHash>>shift]&groups[x3>>24]|
-			(*pieces)[x4*pieceHash>>shift]&groups[x4>>24]|
-			(*pieces)[x5*pieceHash>>shift]&groups[x5>>24]|
-			(*pieces)[x6*pieceHash>>shift]&groups[x6>>24]|
-			(*pieces)[x7*pieceHash>>shift]&groups[x7>>24] != 0 {
-			break
+		h0 := (*pieces)[x0*pieceHash>>shift] & groups[x0>>24]
+		h1 := (*pieces)[x1*pieceHash>>shift] & groups[x1>>24]
+		h2 := (*pieces)[x2*pieceHash>>shift] & groups[x2>>24]
+		h3 := (*pieces)[x3*pieceHash>>shift] & groups[x3>>24]
+		h4 := (*pieces)[x4*pieceHash>>shift] & groups[x4>>24]
+		h5 := (*pieces)[x5*pieceHash>>shift] & groups[x5>>24]
+		h6 := (*pieces)[x6*pieceHash>>shift] & groups[x6>>24]
+		h7 := (*pieces)[x7*pieceHash>>shift] & groups[x7>>24]
+		if h0|h1|h2|h3|h4|h5|h6|h7 != 0 {
+			hits := uint64(h0) | uint64(h1)<<8 | uint64(h2)<<16 | uint64(h3)<<24 | uint64(h4)<<32 | uint64(h5)<<40 | uint64(h6)<<48 | uint64(h7)<<56
+			for hits != 0 {
+				k := bits.TrailingZeros64(hits) / 8
+				hits &^= 0xff << (8 * k)
+				at := p + k*step
+				if from := f.head(text, max(i, at-step+1), at); from <= at {
+					return from
+				}
+			}
 		}
 		p += 8 * step
 	}
 	for ; p+pieceLen <= len(text); p += step {
 		x := binary.LittleEndian.Uint32(text[p:])
 		if (*pieces)[x*pieceHash>>shift]&groups[x>>24] != 0 {
+			if from := f.head(text, max(i, p-step+1), p); from <= p {
+				return from
+			}
+		}
+	}
+	return max(i, p-step+1)
+}
+
+// head returns the first place from there on to which the text has what may be
+// the first bytes of a form, or whose first bytes cannot be seen; or one behind
+// to.
+func (f *filter) head(text []byte, from, to int) int {
+	for ; from <= to; from++ {
+		if from+8 > len(text) {
+			break
+		}
+		h := f.hash(binary.LittleEndian.Uint64(text[from:]))
+		if f.heads[h/64]&(1<<(h%64)) != 0 {
 			break
 		}
 	}
-	return p
+	return from
+}
+
+const pieceHash = 0x9E3779B1 // 2^32 divided by the golden ratio
+
+func (f *filter) hash(head uint64) uint64 {
+	return (head & f.headMask) * 0x9E3779B97F4A7C15 >> f.headShift
 }
