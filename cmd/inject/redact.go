@@ -89,7 +89,7 @@ func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
 	if r.check || r.inPlace {
 		err = a.scan(cmd.Context(), paths, r, &found)
 	} else {
-		err = a.filter(paths, &found)
+		err = a.filter(paths, r.stats, &found)
 	}
 	if r.stats {
 		found.tell(a.masked(a.stderr))
@@ -195,9 +195,11 @@ func (a *app) readValues(path string) ([]redact.Pattern, error) {
 
 // filter copies the files to stdout with what is to be masked masked. They are
 // one stream: what one of them begins, the next may end.
-func (a *app) filter(paths []string, found *finds) error {
+func (a *app) filter(paths []string, stats bool, found *finds) error {
 	w := injector.Writer(a.redactor, a.stdout)
-	w.Found = found.add
+	if stats {
+		w.Found = found.add
+	}
 	var errs []error
 	for _, path := range paths {
 		if err := a.pour(path, w); err != nil {

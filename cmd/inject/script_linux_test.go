@@ -279,6 +279,24 @@ func TestTerminal(t *testing.T) {
 	require.Error(t, cmd.Wait())
 }
 
+// On a terminal a prompt is seen whole, though its end may begin a value; that
+// value is still masked.
+func TestPromptIsSeen(t *testing.T) {
+	home := homeWithSecret(t)
+	ask := `printf "Continue [th"; read x < /dev/tty; printf "e-value]"; echo " got $x"`
+	for _, args := range [][]string{
+		{"--secret", "K", "--", "sh", "-c", ask},
+		{"--", "sh", "-c", "{ " + ask + "; } | " + binary + " redact --secret K"},
+	} {
+		cmd, tty := onTerminal(t, home, args...)
+		readUntil(t, tty, "Continue [th")
+		_, err := tty.WriteString("yes\n")
+		require.NoError(t, err)
+		readUntil(t, tty, "[redacted:K]] got yes")
+		require.NoError(t, cmd.Wait())
+	}
+}
+
 // A terminal that is ours alone, as that of a container is: every signal goes on
 // to the command's group, Ctrl-C too, once; and Ctrl-Z, after which nobody could
 // continue it, has no effect.
