@@ -33,13 +33,13 @@ const pipeSize = 1 << 20
 // WidenPipe lets f hold 1 MiB if it is a pipe: its two sides wake one another
 // less often. If that is not allowed, or f is something else, nothing changes.
 func WidenPipe(f *os.File) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { widen(int(fd)) })
 	}
-	_ = raw.Control(func(fd uintptr) {
-		if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil && size < pipeSize {
-			_, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
-		}
-	})
+}
+
+func widen(fd int) {
+	if size, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0); err == nil && size < pipeSize {
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
+	}
 }

@@ -48,22 +48,21 @@ func newSupervisor(p Process) (*supervisor, error) {
 			s.files[2] = s.files[1]
 			continue
 		}
-		r, child, err := os.Pipe()
+		st, err := newStream(w)
 		if err != nil {
 			s.closeStreams()
 			return nil, err
 		}
-		WidenPipe(r)
-		s.files[i+1] = child
-		s.streams = append(s.streams, &stream{r: r, child: child, dst: w, done: make(chan struct{})})
+		s.files[i+1] = st.child
+		s.streams = append(s.streams, st)
 	}
 	return s, nil
 }
 
 func (s *supervisor) closeStreams() {
 	for _, st := range s.streams {
-		_ = st.r.Close()
 		_ = st.child.Close()
+		st.close()
 	}
 }
 
@@ -235,8 +234,7 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 			abandoned = abandoned || paid.IsZero() && !s.leave.IsZero() && now.After(s.leave)
 			leaked = leaked || silent || !paid.IsZero() && now.Sub(paid) > patience
 			if abandoned || silent || !paid.IsZero() && now.Sub(paid) > patience {
-				// Wakes the reader, unless it is stuck in a write that nobody takes.
-				_ = st.r.SetReadDeadline(now)
+				st.leave() // unless it is stuck in a write that nobody takes
 				st.ended(quiet)
 				break
 			}
@@ -245,18 +243,52 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 	return leaked, abandoned
 }
 
-// stream is one pipe from the program to a writer.
+// stream is one pipe from the program to a writer. Its goroutine waits for it in
+// the kernel rather than in Go's poller: a chunk comes with one thread woken, and
+// not by way of a second.
 type stream struct {
-	r, child *os.File
-	dst      io.Writer
-	done     chan struct{}
-	readErr  error // of r; the copying goroutine's
-	err      error // of dst; valid once done
+	child   *os.File // the program's end
+	dst     io.Writer
+	done    chan struct{}
+	readErr error // of the pipe; the copying goroutine's
+	err     error // of dst; valid once done
 
 	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
+	pipe    int        // our end, which does not block; -1 once closed
+	wake    int        // the end of another pipe, whose other end leave closes
+	waker   int        // that; -1 once closed
 	taken   int64
 	written int64
 	last    time.Time // of a write
+}
+
+func newStream(dst io.Writer) (*stream, error) {
+	st := &stream{dst: dst, done: make(chan struct{})}
+	var data, wake [2]int
+	if err := errors.Join(pipe(&data), pipe(&wake)); err != nil {
+		for _, fd := range []int{data[0], data[1], wake[0], wake[1]} {
+			if fd > 0 {
+				_ = unix.Close(fd)
+			}
+		}
+		return nil, err
+	}
+	st.pipe, st.child = data[0], os.NewFile(uintptr(data[1]), "|1")
+	st.wake, st.waker = wake[0], wake[1]
+	widen(st.pipe)
+	return st, unix.SetNonblock(st.pipe, true)
+}
+
+// pipe makes a pipe that programs do not inherit.
+func pipe(fds *[2]int) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := syscall.Pipe(fds[:]); err != nil {
+		return os.NewSyscallError("pipe", err)
+	}
+	syscall.CloseOnExec(fds[0])
+	syscall.CloseOnExec(fds[1])
+	return nil
 }
 
 // copy copies the pipe to the writer, to its end or to the writer's first error.
@@ -267,7 +299,7 @@ func (st *stream) copy() {
 		st.err = err
 	}
 	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
-	_ = st.r.Close()
+	st.close()
 	if c, ok := st.dst.(io.Closer); ok {
 		if err := c.Close(); st.err == nil {
 			st.err = err
@@ -278,34 +310,64 @@ func (st *stream) copy() {
 // Read reads from the pipe, and counts what it takes in the same step: no byte is
 // ever neither in the pipe nor counted. What it took before has been written when
 // it is called again.
-func (st *stream) Read(buf []byte) (n int, err error) {
+func (st *stream) Read(buf []byte) (int, error) {
 	st.mu.Lock()
 	if st.written != st.taken {
 		st.written, st.last = st.taken, time.Now()
 	}
 	st.mu.Unlock()
-	raw, err := st.r.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	err = raw.Read(func(fd uintptr) bool {
-		st.mu.Lock()
-		defer st.mu.Unlock()
-		for {
-			n, st.readErr = unix.Read(int(fd), buf)
-			if !errors.Is(st.readErr, unix.EINTR) {
-				break
+	for {
+		n, err := st.take(buf)
+		switch {
+		case n > 0:
+			return n, nil
+		case err == nil:
+			err = io.EOF
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			fds := []unix.PollFd{{Fd: int32(st.pipe), Events: unix.POLLIN}, {Fd: int32(st.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors
+			if _, err = unix.Poll(fds, -1); err == nil || errors.Is(err, unix.EINTR) {
+				continue
 			}
 		}
-		n = max(n, 0)
-		st.taken += int64(n)
-		return !errors.Is(st.readErr, unix.EAGAIN)
-	})
-	st.readErr = errors.Join(err, st.readErr)
-	if n == 0 && st.readErr == nil {
-		st.readErr = io.EOF
+		st.readErr = err
+		return 0, err
 	}
-	return n, st.readErr
+}
+
+var errLeft = errors.New("left while it was open")
+
+func (st *stream) take(buf []byte) (int, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.waker < 0 {
+		return 0, errLeft
+	}
+	n, err := unix.Read(st.pipe, buf)
+	st.taken += int64(max(n, 0))
+	return n, err
+}
+
+// leave ends the stream, though others may still write to it.
+func (st *stream) leave() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.waker >= 0 {
+		_ = unix.Close(st.waker)
+		st.waker = -1
+	}
+}
+
+// close closes our descriptors.
+func (st *stream) close() {
+	st.leave()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.pipe >= 0 {
+		_, _ = unix.Close(st.pipe), unix.Close(st.wake)
+		st.pipe = -1
+	}
 }
 
 // owed returns how many bytes had been put into the pipe, ever.
@@ -313,8 +375,8 @@ func (st *stream) owed() int64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	waiting := 0
-	if raw, err := st.r.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), fionread) })
+	if st.pipe >= 0 {
+		waiting, _ = unix.IoctlGetInt(st.pipe, fionread)
 	}
 	return st.taken + int64(waiting)
 }

@@ -85,7 +85,7 @@ func newFilter(forms []sortable) *filter {
 	f.pieces = bytes.Repeat([]byte{always}, size)
 	shift := 33 - bits.Len(uint(size))
 	size = tableSize(max(bitsPerHead*heads, 64))
-	f.heads, f.headShift = make([]uint64, size/64), 65-uint(bits.Len(uint(size))) //nolint:gosec // small
+	f.heads, f.headShift = make([]uint64, size/64), 65-uint(bits.Len(uint(size)))
 	f.headMask = ^uint64(0)
 	if m < 8 {
 		f.headMask = 1<<(8*m) - 1
