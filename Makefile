@@ -9,7 +9,7 @@ FUZZ    ?= 300000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench fuzz image clean
+.PHONY: help build quickstart test race lint cross bench figures fuzz image clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -33,6 +33,8 @@ $(LINT): tools/go.mod tools/go.sum
 lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is there
 	$(GO) vet ./...
 	$(LINT) run ./...
+	cd bench && $(GO) vet ./... && ../$(LINT) run ./...
+	cd bench/buildkite && $(GO) vet ./... && ../../$(LINT) run ./...
 	@if command -v shellcheck > /dev/null; then shellcheck quickstart.sh .ci/run deploy/docker/*.sh bench/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 cross: ## build and vet for the other platforms
@@ -42,12 +44,18 @@ cross: ## build and vet for the other platforms
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
 	done
 
-bench: build ## measure, as ratios in one run: opening and resolving; starting, beside tini
+bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat
 	$(GO) test -run '^$$' -bench . -benchtime 1000x ./resolver/store/sealed
 	@./bench/start.sh
+	cd bench && $(GO) run . measure -quick -inject ../bin/inject
+
+figures: build ## measure masking beside other programs, too, and write docs/redaction.md and its plot
+	cd bench && $(GO) run . measure -json ../docs/redaction.json -inject ../bin/inject
+	cd bench && $(GO) run . plot
 
 fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
+	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 
 image: ## build the container image with docker; GO_IMAGE names its base

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"inject/exec/redact"
+	"inject/exec/redact/redacttest"
+)
+
+const (
+	seed      = 20260301
+	minLength = 6       // the product's default
+	blockSize = 4 << 20 // larger than the caches that are a core's own
+	checkSize = 1 << 20 // what is compared byte for byte
+)
+
+type config struct {
+	rounds    int
+	quick     bool
+	json      string
+	inject    string
+	buildkite string
+	only      []string
+}
+
+type bench struct {
+	config
+
+	ctx        context.Context //nolint:containedctx // this is one run of one command
+	dir        string          // for files, removed at the end
+	self       string
+	null       *os.File
+	valuesFrom bool // inject redact has --values-from
+	report     Report
+	wrong      []string          // outputs that are not what they must be
+	masked     map[string][]byte // by the plain rule; see want
+}
+
+// A section is one kind of measurement.
+type section struct {
+	name  string
+	title string
+	full  bool // not part of -quick
+	run   func(*bench) error
+}
+
+var sections = []section{
+	{pipesName, "Through pipes, to /dev/null", false, (*bench).pipes},
+	{consumerName, "Through pipes, to a process that reads", true, (*bench).consumer},
+	{memoryName, "In memory, beside the plain automaton", false, (*bench).memory},
+	{linearName, "Time of a text twice as long", false, (*bench).linear},
+	{writesName, "Allocations and system calls", false, (*bench).writes},
+	{buildName, "Getting ready", false, (*bench).build},
+	{compareName, "Beside other programs", true, (*bench).compare},
+}
+
+func sectionNames() []string {
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func newBench(ctx context.Context, c config) *bench {
+	return &bench{config: c, ctx: ctx, masked: map[string][]byte{}}
+}
+
+func (b *bench) run() (err error) {
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if b.inject, err = filepath.Abs(b.inject); err != nil {
+		return err
+	}
+	if _, err := os.Stat(b.inject); err != nil {
+		return fmt.Errorf("%w (make build)", err)
+	}
+	for _, name := range b.only {
+		if !slices.Contains(sectionNames(), name) {
+			return fmt.Errorf("no section %q", name)
+		}
+	}
+	if b.dir, err = os.MkdirTemp("", "inject-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	if b.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+		return err
+	}
+	defer b.null.Close()                                                                   //nolint:errcheck // nothing is in it
+	help, err := exec.CommandContext(b.ctx, b.inject, "redact", "--help").CombinedOutput() //nolint:gosec // what is measured
+	if err != nil {
+		return fmt.Errorf("%s redact --help: %w: %s", b.inject, err, help)
+	}
+	b.valuesFrom = bytes.Contains(help, []byte("--values-from"))
+	if !b.valuesFrom {
+		fmt.Println("inject redact has no --values-from: its values are taken from a store")
+	}
+
+	b.report = newReport(b.config)
+	fmt.Println(b.report.about())
+	for _, s := range sections {
+		if len(b.only) > 0 && !slices.Contains(b.only, s.name) || len(b.only) == 0 && b.quick && s.full {
+			continue
+		}
+		begin, from := time.Now(), len(b.report.Rows)
+		if err := s.run(b); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Print(table(s.title, b.report.Rows[from:]))
+		fmt.Printf("  (%.0f s)\n", time.Since(begin).Seconds())
+	}
+	fmt.Println("\n" + b.report.verdict())
+	if len(b.wrong) > 0 { // and what a wrong one measures is not published
+		return fmt.Errorf("wrong output:\n  %s", strings.Join(b.wrong, "\n  "))
+	}
+	if b.json != "" {
+		return b.report.write(b.json)
+	}
+	return nil
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// file writes a file of the run, which nobody else may read.
+func (b *bench) file(name string, data []byte) (string, error) {
+	return b.path(name), os.WriteFile(b.path(name), data, 0o600)
+}
+
+// nameOf is the name of value number i, counted from 0, in a mask.
+func nameOf(i int) string { return "value-" + strconv.Itoa(i+1) }
+
+func readValues(file string) ([][]byte, error) {
+	data, err := os.ReadFile(file) //nolint:gosec // the one that was named
+	return bytes.Split(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")), err
+}
+
+// forms are the patterns that the product makes of values, for the plain rule.
+func forms(values [][]byte) []redacttest.Pattern {
+	var patterns []redacttest.Pattern
+	for i, v := range values {
+		for _, f := range redact.Forms(v, minLength) {
+			patterns = append(patterns, redacttest.Pattern{Name: nameOf(i), Value: f.Bytes})
+		}
+	}
+	return patterns
+}
+
+func redactor(values [][]byte) *redact.Redactor {
+	patterns := make([]redact.Pattern, len(values))
+	for i, v := range values {
+		patterns[i] = redact.Pattern{Name: nameOf(i), Value: v}
+	}
+	return redact.New(minLength, patterns...)
+}
+
+// want is the text of a workload of checkSize bytes, masked by the plain rule.
+// It is kept, because the plain rule is slow.
+func (b *bench) want(w redacttest.Workload) []byte {
+	key := fmt.Sprint(w.Name, " ", len(w.Values))
+	if b.masked[key] == nil {
+		b.masked[key] = redacttest.Mask(w.Text, forms(w.Values))
+	}
+	return b.masked[key]
+}
+
+// compareTo notes a wrong output, where it differs, and none of its bytes.
+func (b *bench) compareTo(want, got []byte, what string) {
+	b.report.Checked++
+	if bytes.Equal(want, got) {
+		return
+	}
+	at := 0
+	for at < min(len(want), len(got)) && want[at] == got[at] {
+		at++
+	}
+	b.wrong = append(b.wrong, fmt.Sprintf("%s: %d bytes, not %d; they differ from byte %d on", what, len(got), len(want), at))
+	fmt.Println("  WRONG OUTPUT:", b.wrong[len(b.wrong)-1])
+}

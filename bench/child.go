@@ -1,0 +1,79 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"inject/exec/redact/redacttest"
+)
+
+// What this binary is when it plays a part in a pipe.
+const (
+	producerVerb = "producer" // TEXT-FILE BYTES WRITE
+	consumerVerb = "consumer"
+	plainVerb    = "plain" // VALUES-FILE
+)
+
+func child(verb string, args []string) error {
+	switch {
+	case verb == producerVerb && len(args) == 3:
+		size, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		write, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		return produce(args[0], size, write)
+	case verb == consumerVerb && len(args) == 0:
+		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, make([]byte, 256<<10))
+		return err
+	case verb == plainVerb && len(args) == 1:
+		return filterPlain(args[0])
+	default:
+		return errors.New(usage)
+	}
+}
+
+// produce writes the text in file from memory, again and again until size bytes
+// are written, with writes of write bytes.
+func produce(file string, size, write int) error {
+	text, err := os.ReadFile(file) //nolint:gosec // the one that was named
+	if err != nil {
+		return err
+	}
+	for size > 0 {
+		rest := text[:min(size, len(text))]
+		size -= len(rest)
+		for len(rest) > 0 {
+			n, err := os.Stdout.Write(rest[:min(write, len(rest))])
+			if err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+			rest = rest[n:]
+		}
+	}
+	return nil
+}
+
+// filterPlain is inject redact with the plain automaton and the values as they
+// are, without their forms.
+func filterPlain(file string) error {
+	values, err := readValues(file)
+	if err != nil {
+		return err
+	}
+	var patterns []redacttest.Pattern
+	for i, v := range values {
+		patterns = append(patterns, redacttest.Pattern{Name: nameOf(i), Value: v})
+	}
+	w := redacttest.NewPlain(patterns).Writer(os.Stdout)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{os.Stdin}, make([]byte, 64<<10)); err != nil {
+		return err
+	}
+	return w.Close()
+}

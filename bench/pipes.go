@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"inject/exec/redact/redacttest"
+)
+
+const (
+	pipesName    = "pipes"
+	consumerName = "consumer"
+)
+
+// The contenders of a pipe, as they are shown.
+const (
+	byCat    = "producer | cat"
+	byRedact = "producer | inject redact"
+	byRun    = "inject -- producer"
+)
+
+// A piped is a workload with what the processes of its pipes need.
+type piped struct {
+	redacttest.Workload
+
+	text   string // the file of the text
+	redact stage
+	run    []string // inject, without what it runs
+	env    []string
+}
+
+// prepare writes the files of a workload. It is the one place that knows how
+// inject is told values.
+func (b *bench) prepare(w redacttest.Workload) (piped, error) {
+	p := piped{Workload: w}
+	var err error
+	if p.text, err = b.file("text", w.Text); err != nil {
+		return p, err
+	}
+	store := b.path("store")
+	if err := os.RemoveAll(store); err != nil {
+		return p, err
+	}
+	if err := os.Mkdir(store, 0o700); err != nil {
+		return p, err
+	}
+	var declared []string
+	for i, v := range w.Values {
+		if _, err := b.file("store/"+nameOf(i), v); err != nil {
+			return p, err
+		}
+		declared = append(declared, fmt.Sprintf("%s=VALUE_%d", nameOf(i), i+1))
+	}
+	p.env = []string{"INJECT_STORE=dir://" + store, "INJECT_SECRETS=" + strings.Join(declared, ","), "INJECT_LOG_LEVEL=error"}
+	p.run = []string{b.inject, "--"}
+	p.redact = stage{args: []string{b.inject, "redact"}, env: p.env}
+	if b.valuesFrom {
+		file, err := b.file("values", append(bytes.Join(w.Values, []byte("\n")), '\n'))
+		if err != nil {
+			return p, err
+		}
+		p.redact = stage{args: []string{b.inject, "redact", "--values-from", file}}
+	}
+	return p, nil
+}
+
+// producer is the stage that writes size bytes of the text.
+func (b *bench) producer(p piped, size int) stage {
+	return stage{args: []string{b.self, producerVerb, p.text, fmt.Sprint(size), fmt.Sprint(p.Write)}}
+}
+
+// stages is the pipe of a contender, for size bytes.
+func (b *bench) stages(by string, p piped, size int) []stage {
+	producer := b.producer(p, size)
+	switch by {
+	case byCat:
+		return []stage{producer, {args: []string{"cat"}}}
+	case byRedact:
+		return []stage{producer, p.redact}
+	default:
+		return []stage{{args: append(slices.Clone(p.run), producer.args...), env: p.env}}
+	}
+}
+
+// timed is a pipe as a contender.
+func (b *bench) timed(by string, stages ...stage) contender {
+	return contender{by, func() (time.Duration, error) { return pipe(b.ctx, b.null, stages...) }}
+}
+
+// commonSize is how much text takes the fastest about 0.5 s, or the slowest 1 s if that
+// is less: starting must not be what is measured, and all get the same text.
+func commonSize(block int, run func(by string, size int) (time.Duration, error), contenders []string) (int, error) {
+	const first = 16
+	var fastest float64
+	slowest := math.Inf(1)
+	for _, by := range contenders {
+		t, err := run(by, first*block)
+		if err != nil {
+			return 0, err
+		}
+		rate := float64(first*block) / t.Seconds()
+		fastest, slowest = max(fastest, rate), min(slowest, rate)
+	}
+	return max(1, int(min(fastest*0.5, slowest))/block) * block, nil
+}
+
+type pipeCase struct {
+	workload string
+	n        int
+	redact   float64 // targets, as parts of cat's speed; 0 is none
+	run      float64
+}
+
+func (b *bench) pipes() error {
+	for _, c := range []pipeCase{
+		{"A", 1, 1, 1},
+		{"A", 10, 1, 1},
+		{"A", 100, 1, 1},
+		{"A", 1000, 0.9, 0.9},
+		{"C", 10, 0.5, 0.5},
+		{"D2", 100, 0, 0},
+		{"F", 10, 0, 0},
+	} {
+		if err := b.checkPipes(c); err != nil {
+			return err
+		}
+		p, err := b.prepare(redacttest.New(c.workload, c.n, blockSize, seed))
+		if err != nil {
+			return err
+		}
+		all := []string{byCat, byRedact, byRun}
+		size, err := commonSize(blockSize, func(by string, size int) (time.Duration, error) {
+			return pipe(b.ctx, b.null, b.stages(by, p, size)...)
+		}, all)
+		if err != nil {
+			return err
+		}
+		var contenders []contender
+		for _, by := range all {
+			contenders = append(contenders, b.timed(by, b.stages(by, p, size)...))
+		}
+		times, err := alternate(b.rounds, contenders)
+		if err != nil {
+			return err
+		}
+		for i, by := range all {
+			row := Row{Section: pipesName, Workload: c.workload, Values: c.n, Name: by, Unit: "MB/s", Bytes: size, Value: rates(size, times[i])}
+			if i > 0 {
+				row.versus(byCat, ratios(times[i], times[0]))
+				row.atLeast([]float64{0, c.redact, c.run}[i])
+			}
+			b.report.add(row)
+		}
+	}
+	return nil
+}
+
+// checkPipes holds the outputs of a case's pipes to the plain rule, for its own
+// text and for one with a value on each line. The text comes several times, so that
+// what is held back at its end meets its beginning.
+func (b *bench) checkPipes(c pipeCase) error {
+	const times = 3
+	for _, name := range slices.Compact(slices.Sorted(slices.Values([]string{c.workload, "C"}))) {
+		w := redacttest.New(name, c.n, checkSize, seed)
+		p, err := b.prepare(w)
+		if err != nil {
+			return err
+		}
+		want := bytes.Repeat(b.want(w), times)
+		for _, by := range []string{byRedact, byRun} {
+			got, err := b.output(b.stages(by, p, times*checkSize)...)
+			if err != nil {
+				return err
+			}
+			b.compareTo(want, got, fmt.Sprintf("%s, %s, %d values", by, name, c.n))
+		}
+	}
+	return nil
+}
+
+// consumer tells what is left of it when there is somebody who reads, which is one
+// process more on the same cores.
+func (b *bench) consumer() error {
+	for _, n := range []int{10, 1000} {
+		p, err := b.prepare(redacttest.New("A", n, blockSize, seed))
+		if err != nil {
+			return err
+		}
+		all := []string{byCat, byRedact, byRun}
+		with := func(by string, size int) []stage {
+			return append(b.stages(by, p, size), stage{args: []string{b.self, consumerVerb}})
+		}
+		size, err := commonSize(blockSize, func(by string, size int) (time.Duration, error) {
+			return pipe(b.ctx, b.null, with(by, size)...)
+		}, all)
+		if err != nil {
+			return err
+		}
+		var contenders []contender
+		for _, by := range all {
+			contenders = append(contenders, b.timed(by, with(by, size)...))
+		}
+		times, err := alternate(b.rounds, contenders)
+		if err != nil {
+			return err
+		}
+		for i, by := range all {
+			row := Row{Section: consumerName, Workload: "A", Values: n, Name: by + " | consumer", Unit: "MB/s", Bytes: size, Value: rates(size, times[i])}
+			if i > 0 {
+				row.versus(byCat+" | consumer", ratios(times[i], times[0]))
+			}
+			b.report.add(row)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+)
+
+// A Row is one thing that was measured.
+type Row struct {
+	Section  string  `json:"section"`
+	Workload string  `json:"workload,omitempty"`
+	Values   int     `json:"values,omitempty"` // how many
+	Name     string  `json:"name"`
+	Unit     string  `json:"unit"`
+	Bytes    int     `json:"bytes,omitempty"` // of one run
+	Value    Stat    `json:"value"`
+	Versus   string  `json:"versus,omitempty"` // what ratio is to
+	Ratio    *Stat   `json:"ratio,omitempty"`
+	Target   *Target `json:"target,omitempty"`
+}
+
+// A Target is what a row has to reach.
+type Target struct {
+	Text string `json:"text"`
+	Met  bool   `json:"met"`
+}
+
+func (r *Row) versus(name string, ratio Stat) { r.Versus, r.Ratio = name, &ratio }
+
+// atLeast sets a target for the ratio; 0 is none.
+func (r *Row) atLeast(ratio float64) {
+	if ratio > 0 {
+		r.Target = &Target{fmt.Sprintf("≥ %g×", ratio), r.Ratio.Median >= ratio}
+	}
+}
+
+// atMost sets a target for the value.
+func (r *Row) atMost(value float64) {
+	text := fmt.Sprintf("≤ %g %s", value, r.Unit)
+	if value == 0 {
+		text = "none"
+	}
+	r.Target = &Target{text, r.Value.Median <= value}
+}
+
+// A Report is all that one run measured, and on what.
+type Report struct {
+	Machine string `json:"machine"`
+	Cores   int    `json:"cores"`
+	Kernel  string `json:"kernel"`
+	Go      string `json:"go"`
+	Rounds  int    `json:"rounds"`
+	Checked int    `json:"checked"` // outputs that were compared
+	Rows    []Row  `json:"rows"`
+	Notes   []Note `json:"notes,omitempty"`
+}
+
+// A Note is what must be known of a section to read it.
+type Note struct {
+	Section string `json:"section"`
+	Text    string `json:"text"`
+}
+
+func newReport(c config) Report {
+	return Report{
+		Machine: processor(), Cores: runtime.NumCPU(), Kernel: kernel(),
+		Go: runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH, Rounds: c.rounds,
+	}
+}
+
+func kernel() string {
+	text, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	release, _, _ := strings.Cut(strings.TrimSpace(string(text)), "-") // what a vendor adds says nothing to others
+	return runtime.GOOS + " " + release
+}
+
+func processor() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	defer f.Close() //nolint:errcheck // it was read
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}
+
+func (r *Report) add(row Row) { r.Rows = append(r.Rows, row) }
+
+func (r *Report) note(section, format string, args ...any) {
+	r.Notes = append(r.Notes, Note{section, fmt.Sprintf(format, args...)})
+	fmt.Printf("  note: "+format+"\n", args...)
+}
+
+func (r *Report) about() string {
+	return fmt.Sprintf("%s, %d cores, %s, %s; medians of %d alternating rounds, with the quartiles", r.Machine, r.Cores, r.Kernel, r.Go, r.Rounds)
+}
+
+func (r *Report) verdict() string {
+	met, all := 0, 0
+	for _, row := range r.Rows {
+		if row.Target != nil {
+			all++
+			if row.Target.Met {
+				met++
+			}
+		}
+	}
+	return fmt.Sprintf("%d of %d targets met; %d outputs compared with the plain rule, byte for byte", met, all, r.Checked)
+}
+
+func (r *Report) write(file string) error {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644) //nolint:gosec // it is published
+}
+
+func readReport(file string) (*Report, error) {
+	data, err := os.ReadFile(file) //nolint:gosec // the one that was named
+	if err != nil {
+		return nil, fmt.Errorf("%w (bench measure -json writes it)", err)
+	}
+	r := new(Report)
+	if err := json.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
+}
+
+// number is x with three digits or so.
+func number(x float64) string {
+	switch {
+	case x == 0:
+		return "0"
+	case x >= 99.95:
+		return fmt.Sprintf("%.0f", x)
+	case x >= 9.995:
+		return fmt.Sprintf("%.1f", x)
+	case x >= 0.0995:
+		return fmt.Sprintf("%.2f", x)
+	case x >= 0.00995:
+		return fmt.Sprintf("%.3f", x)
+	default:
+		return fmt.Sprintf("%.4f", x)
+	}
+}
+
+func spread(s Stat) string {
+	if s.N < 2 {
+		return ""
+	}
+	return number(s.Low) + "–" + number(s.High)
+}
+
+// cells are a row as a table shows it.
+func cells(r Row) []string {
+	ratio, target := "", ""
+	if r.Ratio != nil {
+		ratio = number(r.Ratio.Median) + "×"
+		if s := spread(*r.Ratio); s != "" {
+			ratio += " (" + s + ")"
+		}
+	}
+	if r.Target != nil {
+		target = r.Target.Text + " NOT MET"
+		if r.Target.Met {
+			target = r.Target.Text + " met"
+		}
+	}
+	n := ""
+	if r.Values > 0 {
+		n = fmt.Sprint(r.Values)
+	}
+	return []string{r.Workload, n, r.Name, number(r.Value.Median) + " " + r.Unit, spread(r.Value), ratio, target}
+}
+
+// heads says what a section's ratios are to.
+func heads(rows []Row) []string {
+	versus := "ratio"
+	for _, r := range rows {
+		if r.Versus != "" {
+			versus = "to " + r.Versus
+		}
+	}
+	return []string{"text", "values", "what", "median", "quartiles", versus, "target"}
+}
+
+// table is for people at a terminal.
+func table(title string, rows []Row) string {
+	if len(rows) == 0 {
+		return ""
+	}
+	lines := [][]string{heads(rows)}
+	for _, r := range rows {
+		lines = append(lines, cells(r))
+	}
+	widths := make([]int, len(lines[0]))
+	for _, line := range lines {
+		for i, cell := range line {
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n%s\n", title)
+	for _, line := range lines {
+		var text strings.Builder
+		for i, cell := range line {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if i == 1 || i == 3 {
+				cell, pad = pad+cell, "" // numbers end below each other
+			}
+			text.WriteString("  " + cell + pad)
+		}
+		out.WriteString(strings.TrimRight(text.String(), " ") + "\n")
+	}
+	return out.String()
+}
