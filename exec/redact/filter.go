@@ -124,11 +124,9 @@ func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew
 		form, from, to := s.form.bytes, 0, f.stride
 		shared := sharedPrefix(last, form)
 		if len(form) >= f.long() {
+			// What it shares with one that is too short needs no second piece.
 			to *= 2
 			from = min(to, max(0, shared-pieceLen+1))
-			if len(last) < f.long() { // of which only these are there
-				from = min(from, f.stride)
-			}
 		}
 		do(form, from, to, shared < 8)
 		last = form

@@ -219,6 +219,36 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// A value at every place of the blocks that the filter looks at, for every
+// distance between these, with other values' beginnings and ends around it.
+func TestEveryPlace(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	letters := func(n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = "abcdefghijklmnopqrstuvwxyz"[random.IntN(26)]
+		}
+		return string(b)
+	}
+	for shortest := 4; shortest <= 24; shortest++ {
+		v := []string{letters(shortest), letters(shortest + 1 + random.IntN(40)), letters(2*shortest + random.IntN(60))}
+		patterns := values(v...)
+		all := forms(1, patterns...)
+		r := redact.New(1, patterns...)
+		for before := range 300 {
+			value := all[random.IntN(len(all))].Value
+			part := v[random.IntN(3)]
+			part = part[random.IntN(len(part)):]
+			text := strings.Repeat(".", before) + part + string(value) + part[:random.IntN(len(part))] + strings.Repeat("-", random.IntN(300))
+			want := string(redacttest.Mask([]byte(text), all))
+			require.Equalf(t, want, masked(t, r, text), "seed %d: %q", seed, v)
+			cut := random.IntN(len(text))
+			require.Equalf(t, want, masked(t, r, text[:cut], text[cut:]), "seed %d: %q, cut at %d", seed, v, cut)
+		}
+	}
+}
+
 func FuzzWriter(f *testing.F) {
 	for _, c := range table {
 		v := append(c.values, values("", "", "")...)

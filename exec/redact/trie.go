@@ -148,8 +148,8 @@ func (t *trie) mark(sorted []sortable, f *filter) {
 		s := state{}
 		for i := 1; i < len(p); {
 			if s.node == 0 {
-				if i = f.next(p, i); i+shortest > len(p) {
-					break // nothing that begins there ends in p
+				if i = f.next(p, i); i+shortest >= len(p) {
+					break // nothing that begins there ends before p, whose end is marked
 				}
 			}
 			s = t.step(s, p[i])
