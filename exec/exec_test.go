@@ -407,7 +407,7 @@ func TestOutput(t *testing.T) {
 // crawl takes longer for a write than what outlives a program is waited for.
 type crawl struct{}
 
-func (crawl) Write(p []byte) (int, error) { time.Sleep(1200 * time.Millisecond); return len(p), nil }
+func (crawl) Write(p []byte) (int, error) { time.Sleep(400 * time.Millisecond); return len(p), nil }
 
 type delay struct{}
 
@@ -416,7 +416,7 @@ func (delay) Write(p []byte) (int, error) { time.Sleep(5 * time.Millisecond); re
 // A process that outlives the program and holds its output does not hold us,
 // whether it is silent or never is; what the program itself wrote is all there.
 func TestLeakedPipe(t *testing.T) {
-	for role, most := range map[string]time.Duration{"sleep": 2 * time.Second, "chatter": 10 * time.Second} {
+	for role, most := range map[string]time.Duration{"sleep": 10 * time.Second, "chatter": 10 * time.Second} {
 		start := time.Now()
 		status, out, _ := run(t, exec.Process{Args: self("leak", role)})
 		require.Equal(t, 4, status.Code)

@@ -82,7 +82,7 @@ func (s *supervisor) start(path string) (err error) {
 		}
 	}
 	for _, f := range s.files {
-		if f == nil { // a descriptor that is closed in us is in the program, too
+		if f == nil { // the caller has none, and so has the program
 			attr.Files = append(attr.Files, ^uintptr(0))
 			continue
 		}
@@ -216,8 +216,11 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 	for len(s.signals) > 0 { // they were for the program
 		<-s.signals
 	}
-	for _, st := range s.streams {
-		owed := st.owed()
+	owed := make([]int64, len(s.streams)) // before others write more
+	for i, st := range s.streams {
+		owed[i] = st.owed()
+	}
+	for i, st := range s.streams {
 		var paid time.Time // when the program's own output was written
 		for !st.ended(quiet / 10) {
 			select {
@@ -227,13 +230,14 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 			}
 			now := time.Now()
 			written, last := st.progress()
-			if written >= owed && paid.IsZero() {
+			if written >= owed[i] && paid.IsZero() {
 				paid = now
 			}
-			silent := !paid.IsZero() && now.Sub(paid) > quiet && now.Sub(last) > quiet
 			abandoned = abandoned || paid.IsZero() && !s.leave.IsZero() && now.After(s.leave)
-			leaked = leaked || silent || !paid.IsZero() && now.Sub(paid) > patience
-			if abandoned || silent || !paid.IsZero() && now.Sub(paid) > patience {
+			since := now.Sub(paid)
+			gone := !paid.IsZero() && (since > quiet && now.Sub(last) > quiet || since > patience)
+			leaked = leaked || gone
+			if abandoned || gone {
 				st.leave() // unless it is stuck in a write that nobody takes
 				st.ended(quiet)
 				break
@@ -247,11 +251,10 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 // the kernel rather than in Go's poller: a chunk comes with one thread woken, and
 // not by way of a second.
 type stream struct {
-	child   *os.File // the program's end
-	dst     io.Writer
-	done    chan struct{}
-	readErr error // of the pipe; the copying goroutine's
-	err     error // of dst; valid once done
+	child *os.File // the program's end
+	dst   io.Writer
+	done  chan struct{}
+	err   error // of dst, or of reading; valid once done
 
 	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
 	pipe    int        // our end, which does not block; -1 once closed
@@ -263,20 +266,20 @@ type stream struct {
 }
 
 func newStream(dst io.Writer) (*stream, error) {
-	st := &stream{dst: dst, done: make(chan struct{})}
-	var data, wake [2]int
-	if err := errors.Join(pipe(&data), pipe(&wake)); err != nil {
+	data, wake := [2]int{-1, -1}, [2]int{-1, -1}
+	err := errors.Join(pipe(&data), pipe(&wake))
+	if err == nil {
+		err = unix.SetNonblock(data[0], true)
+	}
+	if err != nil {
 		for _, fd := range []int{data[0], data[1], wake[0], wake[1]} {
-			if fd > 0 {
-				_ = unix.Close(fd)
-			}
+			_ = unix.Close(fd) // of -1, which is none: an error
 		}
 		return nil, err
 	}
-	st.pipe, st.child = data[0], os.NewFile(uintptr(data[1]), "|1")
-	st.wake, st.waker = wake[0], wake[1]
-	widen(st.pipe)
-	return st, unix.SetNonblock(st.pipe, true)
+	widen(data[0])
+	child := os.NewFile(uintptr(data[1]), "pipe")
+	return &stream{child: child, dst: dst, done: make(chan struct{}), pipe: data[0], wake: wake[0], waker: wake[1]}, nil
 }
 
 // pipe makes a pipe that programs do not inherit.
@@ -295,7 +298,7 @@ func pipe(fds *[2]int) error {
 func (st *stream) copy() {
 	defer close(st.done)
 	_, err := io.Copy(st.dst, st)
-	if !errors.Is(err, st.readErr) { // of the pipe there is no error but that we left it
+	if !errors.Is(err, errLeft) {
 		st.err = err
 	}
 	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
@@ -331,7 +334,6 @@ func (st *stream) Read(buf []byte) (int, error) {
 				continue
 			}
 		}
-		st.readErr = err
 		return 0, err
 	}
 }

@@ -4,6 +4,7 @@
 package injector
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -63,18 +64,14 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
-	// From before the first Reveal: no process of the same user may read our memory
-	// or environment, the task included.
-	if err := undumpable(); err != nil {
-		o.Log.Debug("this process can be read by others of the same user", "error", err)
-	}
+	hide(o.Log) // from before the first Reveal, the task included
 	places, err := place(o, resolved)
 	if err != nil {
 		return exec.Status{}, err
 	}
 	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
-	p.Stdout, p.Stderr = mask(o, resolved)
-	if err := ctx.Err(); err != nil {
+	p.Stdout, p.Stderr, err = mask(o, resolved)
+	if err = cmp.Or(err, ctx.Err()); err != nil {
 		places.remove(o.Log)
 		return exec.Status{}, err
 	}
@@ -134,41 +131,54 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
 }
 
-// AddPatterns makes r mask the values, and warns of those that it does not.
-func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger) {
-	patterns := make([]redact.Pattern, len(resolved))
-	for i, v := range resolved {
-		patterns[i] = redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()}
+// AddPatterns makes r mask the values, and more, and warns of those that it does
+// not. From then on no process of the same user may read our memory.
+func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger, more ...redact.Pattern) error {
+	hide(log)
+	for _, v := range resolved {
+		more = append(more, redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()})
 	}
-	r.Add(patterns...)
+	if err := r.Add(more...); err != nil {
+		return fmt.Errorf("%w: %w", secret.ErrInvalid, err)
+	}
 	if unmasked := r.Unmasked(); len(unmasked) > 0 {
-		log.Warn("too short to be masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
+		log.Warn("too short or blank, so not masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
+	}
+	return nil
+}
+
+// hide lets no process of the same user read our memory or environment.
+func hide(log hclog.Logger) {
+	if err := undumpable(); err != nil {
+		log.Debug("this process can be read by others of the same user", "error", err)
 	}
 }
 
 // mask adds the values to the redactor and returns the task's stdout and
 // stderr: our own ones if there is nothing to mask.
-func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer) {
+func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer, err error) {
 	if o.NoRedact {
-		return o.Stdout, o.Stderr
+		return o.Stdout, o.Stderr, nil
 	}
-	AddPatterns(o.Redactor, resolved, o.Log)
+	if err := AddPatterns(o.Redactor, resolved, o.Log); err != nil {
+		return nil, nil, err
+	}
 	if o.Redactor.Empty() {
-		return o.Stdout, o.Stderr
+		return o.Stdout, o.Stderr, nil
 	}
 	out := Writer(o.Redactor, o.Stdout)
 	// One stream if both are the same file: it keeps the order, and a value of
 	// which half comes on each.
 	if a, err := o.Stdout.Stat(); err == nil {
 		if b, err := o.Stderr.Stat(); err == nil && os.SameFile(a, b) {
-			return out, out
+			return out, out, nil
 		}
 	}
-	return out, Writer(o.Redactor, o.Stderr)
+	return out, Writer(o.Redactor, o.Stderr), nil
 }
 
-// Writer returns a stream that r masks to f: one for a person if f is a terminal,
-// and one of few, large writes if f is a pipe.
+// Writer returns a stream that r masks to f: one for a person if f is a terminal.
+// If it is a pipe it is made to hold more.
 func Writer(r *redact.Redactor, f *os.File) *redact.Writer {
 	if term.IsTerminal(int(f.Fd())) {
 		return r.TerminalWriter(f)

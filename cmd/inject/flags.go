@@ -204,8 +204,8 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	for i, text := range a.flags.mask {
 		patterns = append(patterns, redact.Pattern{Name: fmt.Sprintf("mask-%d", i+1), Value: []byte(text)})
 	}
-	if len(patterns) > 0 {
-		a.redactor.Add(patterns...)
+	if err := a.redactor.Add(patterns...); err != nil {
+		return fmt.Errorf("%w: --mask: %w", secret.ErrInvalid, err)
 	}
 	return nil
 }

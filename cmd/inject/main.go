@@ -65,6 +65,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if e, ok := errors.AsType[*exec.StoppedError](err); ok {
 		code = 128 + int(e.Signal)
 	}
+	if e, ok := errors.AsType[*interruptedError](err); ok {
+		code = 128 + int(e.signal)
+	}
 	if a.running {
 		a.terminationMessage(err)
 	}

@@ -45,9 +45,11 @@ and other values in them, in every form in which programs usually write a value:
 as it is, in base64, hex, JSON, a URL, a shell's quotes and so on. What it reads may
 be anything, and is passed on as it comes, not line by line.
 
-With --check it only tells where values are, and exits with 1 if there are any. With
---in-place it replaces files that hold values by masked ones. A folder stands for
-all files below it; links in it are not followed.`,
+With --check it only tells where values are, as PATH:BYTE: NAME (FORM) with BYTE
+counted from 0, and exits with 1 if there are any, and with 125 if it could not look
+everywhere. With --in-place it replaces files that hold values by masked ones of the
+same mode and owner. To both a folder stands for all files below it; links in it are
+not followed. Without them several files are one stream, as cat makes of them.`,
 		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
   inject redact --mask "$TOKEN" --stats < build.log > masked.log
   vault-dump | inject redact --values-from - --check ./artifacts
@@ -68,7 +70,7 @@ all files below it; links in it are not followed.`,
 		s.BoolVar(&r.check, "check", false, "only tell where values are; exit with 1 if there are any")
 		s.VarP(&r.output, "output", "o", "of --check: text or json")
 		s.BoolVar(&r.inPlace, "in-place", false, "replace each file that holds a value by a masked one")
-		s.BoolVar(&r.stats, "stats", false, "tell on stderr what was masked: how often, by name and form")
+		s.BoolVar(&r.stats, "stats", false, "tell on stderr what was found: how often, by name and form")
 	})
 	addGroups(cmd, mask, files, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup())
 	return cmd
@@ -92,7 +94,7 @@ func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
 		err = a.filter(paths, r.stats, &found)
 	}
 	if r.stats {
-		found.tell(a.masked(a.stderr))
+		found.tell(a.masked(a.stderr), r.check)
 	}
 	if err == nil && r.check && found.total > 0 {
 		a.status.Code = 1
@@ -105,11 +107,11 @@ func (r *redactFlags) validate(cmd *cobra.Command, paths []string) error {
 	wrong := func(what string) error { return fmt.Errorf("%w: %s", secret.ErrInvalid, what) }
 	switch {
 	case r.check && r.inPlace:
-		return wrong("--check changes nothing and --in-place does: which?")
+		return wrong("--check and --in-place exclude each other: give one")
 	case r.inPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("--in-place needs files to replace"), "%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
-	case cmd.Flags().Changed("output") && !r.check:
-		return wrong("--output is of what --check finds")
+	case cmd.Flags().Changed("output") && !r.check && os.Getenv(twin("output")) == "": // which is of other verbs, too
+		return wrong("--output needs --check")
 	case r.valuesFrom == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("stdin cannot be both the values and the text"), "--values-from FILE, or name the files to mask")
 	}
@@ -122,12 +124,11 @@ func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
 	if err != nil {
 		return err
 	}
+	var patterns []redact.Pattern
 	if valuesFrom != "" {
-		patterns, err := a.readValues(valuesFrom)
-		if err != nil {
+		if patterns, err = a.readValues(valuesFrom); err != nil {
 			return fmt.Errorf("--values-from: %w", err)
 		}
-		a.redactor.Add(patterns...)
 	}
 	var resolved []resolver.Resolved
 	if len(t.Declared) > 0 {
@@ -135,7 +136,9 @@ func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
 			return err
 		}
 	}
-	injector.AddPatterns(a.redactor, resolved, a.log)
+	if err := injector.AddPatterns(a.redactor, resolved, a.log, patterns...); err != nil {
+		return err
+	}
 	if a.redactor.Empty() {
 		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid),
 			"declare secrets with --secret KEY, or give values with --values-from FILE or --mask TEXT, of at least --redact-min-length bytes")
@@ -143,21 +146,19 @@ func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
 	return nil
 }
 
-// maxValues is how much may be given by --values-from, in bytes: many thousands
-// of keys, and less than what is there by mistake, such as a device.
-const maxValues = 64 << 20
+// maxValues is how much may be given by --values-from, in bytes: a hundred
+// thousand keys. What is there by mistake, such as a device or a log, is larger,
+// and one byte of a value may take a hundred with all its forms.
+const maxValues = 4 << 20
 
 // readValues reads patterns from a file, or from stdin: one a line, or a JSON
 // array of strings. They are called by their line, or their place in the array.
 func (a *app) readValues(path string) ([]redact.Pattern, error) {
-	f := a.stdin
-	if path != "-" {
-		var err error
-		if f, err = os.Open(path); err != nil { //nolint:gosec // the user's choice
-			return nil, err
-		}
-		defer f.Close() //nolint:errcheck // read only
+	f, err := a.open(path)
+	if err != nil {
+		return nil, err
 	}
+	defer f.Close() //nolint:errcheck // read only
 	text, err := io.ReadAll(io.LimitReader(f, maxValues+1))
 	if err != nil {
 		return nil, err
@@ -205,8 +206,8 @@ func (a *app) filter(paths []string, stats bool, found *finds) error {
 		if err := a.pour(path, w); err != nil {
 			errs = append(errs, about(path, err))
 		}
-		if _, err := w.Write(nil); err != nil { // an error of stdout stays
-			return errors.Join(errs...)
+		if _, err := w.Write(nil); err != nil {
+			return errors.Join(errs...) // stdout's error stays: no other file can be copied, either
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -216,25 +217,37 @@ func (a *app) filter(paths []string, stats bool, found *finds) error {
 }
 
 func (a *app) pour(path string, w *redact.Writer) error {
-	f := a.stdin
-	if path != "-" {
-		var err error
-		if f, err = os.Open(path); err != nil { //nolint:gosec // the user's choice
-			return err
+	f, err := a.open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	if in, err := f.Stat(); err == nil && in.Mode().IsRegular() {
+		if out, err := a.stdout.Stat(); err == nil && os.SameFile(in, out) {
+			return errors.New("it is stdout, too: it would never end")
 		}
-		defer f.Close() //nolint:errcheck // read only
 	}
 	exec.WidenPipe(f)
-	_, err := w.ReadFrom(f)
+	_, err = w.ReadFrom(f)
 	return err
+}
+
+// open opens a file for reading; - is stdin.
+func (a *app) open(path string) (*os.File, error) {
+	if path == "-" {
+		return a.stdin, nil
+	}
+	return os.Open(path) //nolint:gosec // the user's choice
 }
 
 // scan looks into each file, or masks it in place, and tells of every one with
 // which it could not.
 func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *finds) error {
-	// Not by default, which would leave a half-made file behind.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	if r.inPlace { // which has something to clean up
+		var stop func()
+		ctx, stop = untilSignal(ctx)
+		defer stop()
+	}
 	files, err := outputs.List(slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "-" }))
 	errs := []error{err}
 	if slices.Contains(paths, "-") {
@@ -243,6 +256,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 	bar := newProgress(a, files)
 	defer bar.clear()
 	list := []finding{}
+	var sayErr error
 	s := outputs.Scanner{Redactor: a.redactor, Read: bar.add}
 	s.Found = func(file outputs.File, f redact.Find) {
 		found.add(f)
@@ -251,8 +265,9 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 			list = append(list, finding{file.Path, f.Offset, f.Name, f.Kind})
 		case r.check:
 			bar.clear()
-			_, err := fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable(file.Path), f.Offset, f.Name, f.Kind)
-			errs = append(errs, err)
+			if sayErr == nil {
+				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable(file.Path), f.Offset, f.Name, f.Kind)
+			}
 		}
 	}
 	for _, f := range files {
@@ -265,18 +280,43 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 		default:
 			err = s.Check(ctx, f)
 		}
-		if ctx.Err() != nil {
-			errs = append(errs, errors.New("interrupted; the files that were not done yet are as they were"))
-			break
+		if sig, ok := errors.AsType[*interruptedError](context.Cause(ctx)); ok && err != nil {
+			return sig
 		}
 		if err != nil {
 			errs = append(errs, about(f.Path, err))
 		}
 	}
+	bar.clear()
 	if r.output.value == "json" {
-		errs = append(errs, printAs(a.masked(a.stdout), "json", list))
+		sayErr = printAs(a.masked(a.stdout), "json", list)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, sayErr)...)
+}
+
+// interruptedError is why files were not masked.
+type interruptedError struct{ signal syscall.Signal }
+
+func (e *interruptedError) Error() string {
+	return "stopped by a signal (" + e.signal.String() + "); files that were not done yet are as they were"
+}
+
+// untilSignal returns a context that ends, with an interruptedError as its cause,
+// when a signal asks us to stop.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case sig := <-signals:
+			if sig, ok := sig.(syscall.Signal); ok {
+				cancel(&interruptedError{sig})
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
 }
 
 // about says which file an error is about.
@@ -321,7 +361,7 @@ func (f *finds) add(find redact.Find) {
 }
 
 // tell prints the counts, the most frequent first.
-func (f *finds) tell(w io.Writer) {
+func (f *finds) tell(w io.Writer, onlyFound bool) {
 	sums := map[string]int{}
 	for name, kinds := range f.counts {
 		for _, n := range kinds {
@@ -337,7 +377,11 @@ func (f *finds) tell(w io.Writer) {
 		fmt.Fprintf(&rows, "  %s\t%d\t%s\n", name, sums[name], strings.Join(kinds, ", "))
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "inject: masked %d\n", f.total)
+	what := "masked"
+	if onlyFound {
+		what = "found"
+	}
+	fmt.Fprintf(&b, "inject: %s %d\n", what, f.total)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	_, err := io.WriteString(t, rows.String())
 	if err = errors.Join(err, t.Flush()); err == nil { // always, in memory

@@ -429,6 +429,70 @@ func TestNotDumpable(t *testing.T) {
 	require.Contains(t, string(out), "2\n", "the task's own environment is its own")
 }
 
+// While inject redact runs nobody else of its user reads its environment.
+func TestRedactNotDumpable(t *testing.T) {
+	redact := command(t.TempDir(), "redact", "--mask", "visible-text")
+	redact.Env = append(redact.Env, "CANARY=here")
+	var nobody *syscall.SysProcAttr
+	if os.Geteuid() == 0 {
+		nobody = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	redact.SysProcAttr = nobody
+	in, err := redact.StdinPipe()
+	require.NoError(t, err)
+	out, err := redact.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, redact.Start())
+	_, err = io.WriteString(in, "visible-text")
+	require.NoError(t, err)
+	b := make([]byte, len("[redacted:mask-1]"))
+	_, err = io.ReadFull(out, b) // it knows its values now
+	require.NoError(t, err)
+	require.Equal(t, "[redacted:mask-1]", string(b))
+	look := exec.Command("cat", fmt.Sprintf("/proc/%d/environ", redact.Process.Pid))
+	look.SysProcAttr = nobody
+	text, err := look.CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(text), "denied")
+	require.NoError(t, in.Close())
+	require.NoError(t, redact.Wait())
+}
+
+// Interrupted at any time, a file is masked or as it was, and nothing is left.
+func TestRedactInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	whole := append(bytes.Repeat([]byte("0123456789"), 4<<20), "the-value"...)
+	stopped := 0
+	for ms := 0; ms < 60; ms += 5 {
+		require.NoError(t, os.WriteFile(path, whole, 0o600))
+		cmd := command(dir, "redact", "--mask", "the-value", "--in-place", path)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Start())
+		time.Sleep(time.Duration(ms) * time.Millisecond)
+		_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
+		_ = cmd.Wait()
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+		switch code := cmd.ProcessState.ExitCode(); code {
+		case 0:
+			require.True(t, bytes.HasSuffix(text, []byte("[redacted:mask-1]")))
+		case 143:
+			stopped++
+			require.Contains(t, stderr.String(), "stopped by a signal (terminated); files that were not done yet are as they were")
+			require.True(t, bytes.Equal(text, whole))
+		default:
+			require.Equal(t, -1, code, "by the signal, before it was taken")
+			require.True(t, bytes.Equal(text, whole))
+		}
+	}
+	require.Positive(t, stopped)
+}
+
 // A signal while we wait for the store: 128+n, and nothing is started.
 func TestStoppedBeforeTheStart(t *testing.T) {
 	home := homeWithSecret(t)

@@ -31,34 +31,37 @@ type filter struct {
 }
 
 const (
-	pieceLen = 4
-	maxHead  = 20 // more would be fewer places to look at, which no pipe can show
+	pieceLen    = 4
+	maxShortest = 20 // more would be fewer places to look at, which no pipe can show
 
 	groups    = 3
 	single    = 1 << groups // the bit of forms of one piece
 	second    = 4           // from a bit to that of the second piece
 	always    = single << second
+	mask      = 127
 	pieceHash = 0x9E3779B1 // 2^32 divided by the golden ratio
 )
 
-// The sizes of the table of pieces: as much as a processor's first cache has to
-// spare; its second, beside the text; and what so many pieces need that no cache
-// has it. Up to large at least placesPerPiece, so that few places of a text look
-// like a piece that is there.
+// The sizes of the table of pieces: a part of a processor's first cache, about
+// all of it, a part of the second, and more than it has room for. The least is
+// taken of which few places look like a piece that is there: the first two have
+// roomy places a piece; the third is faster than the fourth down to crowded.
 const (
 	small  = 1 << 14
 	medium = 1 << 16
 	large  = 1 << 18
 	huge   = 1 << 20
 
-	placesPerPiece = 8
-	bitsPerHead    = 64
+	roomy   = 8
+	crowded = 4
+
+	bitsPerHead = 64 // one in 64 of other heads looks like one that is there
 )
 
 // newFilter returns the filter of sorted forms.
 func newFilter(forms []sortable) *filter {
 	f := &filter{}
-	m := maxHead
+	m := maxShortest
 	for _, s := range forms {
 		m = min(m, len(s.form.bytes))
 	}
@@ -75,11 +78,11 @@ func newFilter(forms []sortable) *filter {
 	})
 	size := huge
 	switch {
-	case placesPerPiece*pieces <= small:
+	case roomy*pieces <= small:
 		size = small
-	case placesPerPiece*pieces <= medium:
+	case roomy*pieces <= medium:
 		size = medium
-	case 4*pieces <= large:
+	case crowded*pieces <= large:
 		size = large
 	}
 	f.pieces = bytes.Repeat([]byte{always}, size)
@@ -154,10 +157,14 @@ func (f *filter) next(text []byte, i int) int {
 func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, f *filter, text []byte, i int) int {
 	shift := 33 - bits.Len(uint(len(*pieces)))
 	step := f.stride
-	// Eight places at once. Their distances are masked, which does not change them,
-	// so that the compiler knows that they are inside the window.
-	const window = 132
-	d1, d2, d3, d4, d5, d6, d7 := step&127, 2*step&127, 3*step&127, 4*step&127, 5*step&127, 6*step&127, 7*step&127
+	// Eight places at once. Their distances are masked, so that the compiler knows
+	// that they are inside the window; it does not change them as long as the next
+	// constant is not negative, which would not compile.
+	const (
+		_      = uint(mask - 7*(maxShortest-pieceLen+1))
+		window = mask + pieceLen
+	)
+	d1, d2, d3, d4, d5, d6, d7 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask, 5*step&mask, 6*step&mask, 7*step&mask
 	last := byte(0) // what is at the place before p
 	p := i + step - 1
 	for p+window <= len(text) {

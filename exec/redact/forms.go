@@ -534,7 +534,9 @@ type rule struct {
 	short   string // which of \a \b \t \n \v \f \r \E it has
 	control string // the format of the other control characters; "": as they are
 	wide    wide
-	flags   string // of "del" (control is for DEL too), "twice" and "tilde"
+	del     bool // control is for DEL, too
+	twice   bool // as in escaper
+	tilde   bool // as in escaper
 }
 
 const (
@@ -545,12 +547,12 @@ const (
 // rules is who writes what. Where a quote stays as it is, the text stands in the
 // other one.
 var rules = []rule{
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, flags: "twice"},                                       // JSON.stringify
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, flags: "del"},                                         // jq
-	{kind: KindJSON, marks: `"\`, pairs: angles, short: "btnfr", control: `\u%04x`, wide: wideGoJSON, flags: "twice"},      // Go
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, twice: true},                                          // JSON.stringify
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, del: true},                                            // jq
+	{kind: KindJSON, marks: `"\`, pairs: angles, short: "btnfr", control: `\u%04x`, wide: wideGoJSON, twice: true},         // Go
 	{kind: KindJSON, marks: `"\`, pairs: angles, short: "tnr", control: `\u%04x`, wide: wideGoJSON},                        // Go before 1.22
 	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON},                                     // Go, SetEscapeHTML(false)
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits), flags: "del"},           // Python
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits), del: true},              // Python
 	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits)},                        // PHP
 	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`},                                                      // PHP, unescaped Unicode
 	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04X`},                                                       // Jackson
@@ -558,45 +560,45 @@ var rules = []rule{
 	{kind: KindJSON, marks: `"\`, pairs: angles + ` =\u003d '\u0027`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON}, // Gson
 	{
 		kind: KindJSON, marks: `\`, pairs: `"\u0022 &\u0026 '\u0027 +\u002B <\u003C >\u003E ` + "`\\u0060", // .NET
-		short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits), flags: "del",
+		short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits), del: true,
 	},
-	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), flags: "del"},        // %q
-	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuoteToASCII), flags: "del"}, // %+q
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), flags: "del"},                   // repr
-	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), flags: "del"},
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), flags: "del"}, // ascii
-	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), flags: "del"},
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes, flags: "del"}, // repr of bytes
-	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes, flags: "del"},
-	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, flags: "del"}, // util.inspect
-	{kind: KindPython, marks: `\`, short: "btnfr", control: `\x%02X`, wide: wideNode, flags: "del"},
+	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), del: true},        // %q
+	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuoteToASCII), del: true}, // %+q
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},                   // repr
+	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true}, // ascii
+	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true}, // repr of bytes
+	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
+	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true}, // util.inspect
+	{kind: KindPython, marks: `\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
 	{kind: KindShell, pairs: `''\''`},  // set -x
 	{kind: KindShell, pairs: `''"'"'`}, // shlex.quote, dash
-	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(true), flags: "del"},  // $''
-	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(false), flags: "del"}, // $'' in the C locale
-	{kind: KindShell, marks: " \t\"'\\|&;()<>!{}*[]?^$`,", flags: "tilde"},                                    // printf %q
-	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},                                  // zsh
-	{kind: KindShell, marks: "\"\\$`"},                                                                      // in double quotes
-	{kind: KindShell, marks: "\"\\$`!"},                                                                     // as above, with history
-	{kind: KindXML, pairs: entities},                                                                        // text
-	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                            // attribute in single quotes
-	{kind: KindXML, pairs: entities + ` "&quot;`},                                                           // attribute
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                                   // quoteattr
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                                  // .NET
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                                     // Go's html
-	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"},         // Go's encoding/xml
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                              // Go's html/template
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                                    // lodash, jq
-	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                                   // Python
-	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},                                                   // PHP
-	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},                                                   // Java
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},                       // mustache
-	{kind: KindQuoted, pairs: `'''`},                                                                        // SQL, YAML
-	{kind: KindQuoted, pairs: `"""`},                                                                        // CSV, ADO
-	{kind: KindQuoted, pairs: `}}}`},                                                                        // ODBC
-	{kind: KindQuoted, marks: `'\`},                                                                         // libpq
-	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},                                 // MySQL
-	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, flags: "del"}, // http.cookies
+	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(true), del: true},  // $''
+	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(false), del: true}, // $'' in the C locale
+	{kind: KindShell, marks: " \t\"'\\|&;()<>!{}*[]?^$`,", tilde: true},                                    // printf %q
+	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},                               // zsh
+	{kind: KindShell, marks: "\"\\$`"},                                                                     // in double quotes
+	{kind: KindShell, marks: "\"\\$`!"},                                                                    // as above, with history
+	{kind: KindXML, pairs: entities},                                                                       // text
+	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                           // attribute in single quotes
+	{kind: KindXML, pairs: entities + ` "&quot;`},                                                          // attribute
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                                  // quoteattr
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                                 // .NET
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                                    // Go's html
+	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"},        // Go's encoding/xml
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                             // Go's html/template
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                                   // lodash, jq
+	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                                  // Python
+	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},                                                  // PHP
+	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},                                                  // Java
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},                      // mustache
+	{kind: KindQuoted, pairs: `'''`},                                                                       // SQL, YAML
+	{kind: KindQuoted, pairs: `"""`},                                                                       // CSV, ADO
+	{kind: KindQuoted, pairs: `}}}`},                                                                       // ODBC
+	{kind: KindQuoted, marks: `'\`},                                                                        // libpq
+	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},                                // MySQL
+	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true},   // http.cookies
 }
 
 // escapers is rules spelt out, which most values do not need.
@@ -619,11 +621,10 @@ var escapers = sync.OnceValue(func() []*escaper {
 			formatted[r.control] = control
 		}
 		e := &escaper{
-			kind: r.kind, wide: r.wide,
-			twice: strings.Contains(r.flags, "twice"), tilde: strings.Contains(r.flags, "tilde"),
+			kind: r.kind, wide: r.wide, twice: r.twice, tilde: r.tilde,
 		}
 		copy(e.to[:' '], control[:])
-		if strings.Contains(r.flags, "del") {
+		if r.del {
 			e.to['\x7f'] = control['\x7f']
 		}
 		for i, c := range []byte("\a\b\t\n\v\f\r\x1b") {

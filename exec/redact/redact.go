@@ -20,14 +20,16 @@
 //
 // # How
 //
-// A filter that looks at a few bytes in twenty rules out nearly all of a text
-// (filter.go); what it does not rule out goes through an automaton (trie.go). A
-// byte costs the same however many values there are but for what misses the
-// processor's caches, and at worst what the automaton does, which is linear.
+// A filter rules out nearly all of a text (filter.go); what it does not rule out
+// goes through an automaton (trie.go). The filter looks at four bytes in as many
+// as the shortest form has, less three and at most 17: values of 20 bytes cost
+// less than those of 6. How many there are matters only to the processor's
+// caches. At worst a byte costs what the automaton does, which is linear.
 package redact
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"sync"
@@ -56,41 +58,68 @@ type Redactor struct {
 type automaton struct {
 	*trie
 	*filter
-	forms  []form
-	values []Pattern
-	masks  []string // by value
+	forms []form
+	names []string // of the values
+	masks []string
 }
 
 // New returns a Redactor of patterns. Values of fewer than minLength bytes are
 // not masked, because too much else is equal to them; neither are empty and
-// blank ones. See [Redactor.Unmasked].
+// blank ones. See [Redactor.Unmasked]. It panics where [Redactor.Add] returns an
+// error.
 func New(minLength int, patterns ...Pattern) *Redactor {
 	r := &Redactor{minLength: max(minLength, 1)}
-	r.Add(patterns...)
+	r.current.Store(r.automaton(nil))
+	if err := r.Add(patterns...); err != nil {
+		panic(err)
+	}
 	return r
 }
 
-// Add adds patterns. Writers mask them from their next Write on, also when they
-// began before it, as far as it is still held back. All forms are laid out anew:
-// add many at once rather than one by one.
-func (r *Redactor) Add(patterns ...Pattern) {
+// maxBytes bounds the forms of all values together. They are all looked at when
+// one is added, and take up to twice that much memory.
+const maxBytes = 1 << 30
+
+// Add adds patterns. Writers mask them from their next Write or Close on, also
+// when they began before it, as far as that is still held back. All forms are
+// laid out anew: add many at once rather than one by one. It returns an error,
+// and adds nothing, if there were more than 1 GiB of forms.
+func (r *Redactor) Add(patterns ...Pattern) error {
+	if len(patterns) == 0 {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	values, unmasked := slices.Clip(r.values), []string(nil)
 	for _, p := range patterns {
 		p.Value = bytes.Clone(p.Value)
-		r.values = append(r.values, p)
+		values = append(values, p)
 	}
-	r.unmasked = nil
-	a := &automaton{values: slices.Clone(r.values), masks: make([]string, len(r.values))}
-	for i, p := range a.values {
-		a.masks[i] = "[redacted:" + p.Name + "]"
-		forms := Forms(p.Value, r.minLength)
-		if len(forms) == 0 {
-			r.unmasked = append(r.unmasked, p.Name)
+	var forms []form
+	total := 0
+	for i, p := range values {
+		all := Forms(p.Value, r.minLength)
+		if len(all) == 0 {
+			unmasked = append(unmasked, p.Name)
 		}
-		for _, f := range forms {
-			a.forms = append(a.forms, form{f.Bytes, f.Kind, int32(i)})
+		for _, f := range all {
+			forms = append(forms, form{f.Bytes, f.Kind, int32(i)})
+			if total += len(f.Bytes); total > maxBytes {
+				return errors.New("more than 1 GiB of values, in all their forms, cannot be masked")
+			}
 		}
+	}
+	r.values, r.unmasked = values, unmasked
+	r.current.Store(r.automaton(forms))
+	return nil
+}
+
+// automaton returns what is known of the values with their forms.
+func (r *Redactor) automaton(forms []form) *automaton {
+	a := &automaton{forms: forms}
+	for _, p := range r.values {
+		a.names = append(a.names, p.Name)
+		a.masks = append(a.masks, "[redacted:"+p.Name+"]")
 	}
 	sorted := sortForms(a.forms)
 	a.trie, a.filter = newTrie(sorted, len(a.forms)), newFilter(sorted)
@@ -98,7 +127,7 @@ func (r *Redactor) Add(patterns ...Pattern) {
 	for i := range a.forms {
 		a.forms[i].bytes = nil // they are in the trie now
 	}
-	r.current.Store(a)
+	return a
 }
 
 // Unmasked returns the names of the patterns that are not masked because they

@@ -125,13 +125,13 @@ func TestExhaustive(t *testing.T) {
 		}
 		return all[1:]
 	}
-	texts := words(9)
+	texts := words(8)
 	sets := words(4)
 	for i, p := range sets {
 		for _, q := range sets[i:] {
 			v := values(p, q)
 			r := redact.New(1, v...)
-			for _, text := range texts[len(texts)-512:] {
+			for _, text := range texts {
 				want := oracle(text, v...)
 				if got := masked(t, r, text); got != want {
 					t.Fatalf("%q, %q in %q: %q instead of %q", p, q, text, got, want)
@@ -144,10 +144,10 @@ func TestExhaustive(t *testing.T) {
 	}
 }
 
-// chunked cuts text at random.
-func chunked(text string, random *rand.Rand) []string {
+// chunked cuts text at random, into pieces of at most so many bytes or fewer.
+func chunked(text string, most int, random *rand.Rand) []string {
 	var chunks []string
-	most := 1 + random.IntN(200)
+	most = 1 + random.IntN(most)
 	for text != "" {
 		n := 1 + random.IntN(min(len(text), most))
 		chunks, text = append(chunks, text[:n]), text[n:]
@@ -211,7 +211,7 @@ func TestRandom(t *testing.T) {
 		text := b.String()
 		r := redact.New(1, patterns...)
 		want := string(redacttest.Mask([]byte(text), all))
-		for _, chunks := range [][]string{{text}, chunked(text, random), chunked(text, random)} {
+		for _, chunks := range [][]string{{text}, chunked(text, 200, random), chunked(text, 200, random)} {
 			if got := masked(t, r, chunks...); got != want {
 				t.Fatalf("seed %d, round %d: %q in %q as %q:\n%q instead of\n%q", seed, round, v, text, chunks, got, want)
 			}
@@ -249,6 +249,51 @@ func TestEveryPlace(t *testing.T) {
 	}
 }
 
+// So many values that every size of the filter's table is in use, against the
+// plain automaton, which is as fast as that needs.
+func TestLargeSets(t *testing.T) {
+	for _, n := range []int{10, 150, 600, 3000} {
+		for _, shortest := range []int{4, 5, 7, 8, 9, 13, 20, 33} {
+			random := rand.New(rand.NewPCG(uint64(n), uint64(shortest)))
+			v := redacttest.Values(n, uint64(shortest))
+			for i := range v {
+				switch {
+				case i%50 == 0 && len(v[i]) > shortest:
+					v[i] = v[i][:shortest]
+				case i%7 == 3:
+					v[i] = append(bytes.Clone(v[i-1][:min(len(v[i-1]), 12)]), v[i]...)
+				}
+			}
+			patterns := named(v)
+			all := forms(1, patterns...)
+			var text []byte
+			for len(text) < 200_000 {
+				form := all[random.IntN(len(all))].Value
+				switch random.IntN(4) {
+				case 0:
+					text = append(text, form...)
+				case 1:
+					text = append(text, form[random.IntN(len(form)):]...)
+				case 2:
+					text = append(text, form[:random.IntN(len(form))]...)
+				default:
+					for range random.IntN(200) {
+						text = append(text, byte(' '+random.IntN(90)))
+					}
+				}
+			}
+			var want bytes.Buffer
+			plain := redacttest.NewPlain(all).Writer(&want)
+			_, err := plain.Write(text)
+			require.NoError(t, err)
+			require.NoError(t, plain.Close())
+			if masked(t, redact.New(1, patterns...), chunked(string(text), 5000, random)...) != want.String() {
+				t.Errorf("%d values of at least %d bytes", n, shortest)
+			}
+		}
+	}
+}
+
 func FuzzWriter(f *testing.F) {
 	for _, c := range table {
 		v := append(c.values, values("", "", "")...)
@@ -261,7 +306,7 @@ func FuzzWriter(f *testing.F) {
 		v := values(a, b, c)
 		r := redact.New(1, v...)
 		want := oracle(text, v...)
-		chunks := chunked(text, rand.New(rand.NewPCG(seed, 0)))
+		chunks := chunked(text, 200, rand.New(rand.NewPCG(seed, 0)))
 		if got := masked(t, r, chunks...); got != want {
 			t.Fatalf("%q in %q as %q: %q instead of %q", v, text, chunks, got, want)
 		}
@@ -307,7 +352,7 @@ func TestHeldBack(t *testing.T) {
 		out.Reset()
 		w := redact.New(1, patterns...).Writer(&out)
 		at := 0
-		for _, chunk := range chunked(text, random) {
+		for _, chunk := range chunked(text, 200, random) {
 			_, _ = io.WriteString(w, chunk)
 			at += len(chunk)
 			require.Equalf(t, decidedPart(text[:at], all), out.String(), "seed %d: %q after %q", seed, v, text[:at])
@@ -394,9 +439,9 @@ func TestAdd(t *testing.T) {
 	var out strings.Builder
 	w := r.Writer(&out)
 	_, _ = io.WriteString(w, "a old-val")
-	r.Add(redact.Pattern{Name: "NEW", Value: []byte("old-valve")}, redact.Pattern{Name: "X", Value: []byte("xyz")})
+	require.NoError(t, r.Add(redact.Pattern{Name: "NEW", Value: []byte("old-valve")}, redact.Pattern{Name: "X", Value: []byte("xyz")}))
 	_, _ = io.WriteString(w, "ve b old-val")
-	r.Add(redact.Pattern{Name: "Y", Value: []byte("yyy")})
+	require.NoError(t, r.Add(redact.Pattern{Name: "Y", Value: []byte("yyy")}))
 	_, _ = io.WriteString(w, "ue xyyyz xyz")
 	require.NoError(t, w.Close())
 	require.Equal(t, "a [redacted:NEW] b [redacted:OLD] x[redacted:Y]z [redacted:X]", out.String())
@@ -406,16 +451,31 @@ func TestAdd(t *testing.T) {
 	r = redact.New(1, redact.Pattern{Name: "A", Value: []byte("abab")})
 	w = r.Writer(&out)
 	_, _ = io.WriteString(w, "1ababab")
-	r.Add(redact.Pattern{Name: "B", Value: []byte("zzz")})
+	require.NoError(t, r.Add(redact.Pattern{Name: "B", Value: []byte("zzz")}))
 	_, _ = io.WriteString(w, "abzzz2")
 	require.NoError(t, w.Close())
 	require.Equal(t, "1[redacted:A]2", out.String())
 
+	// What was covered before stays covered, and the end of the stream is a time to
+	// look, too.
+	out.Reset()
+	r = redact.New(1, values("12345abc", "abcdefgh")...)
+	w = r.Writer(&out)
+	_, _ = io.WriteString(w, "<12345abc")
+	require.NoError(t, r.Add(redact.Pattern{Name: "C", Value: []byte("ab")}))
+	_, _ = io.WriteString(w, "x> <abcd")
+	require.NoError(t, r.Add(redact.Pattern{Name: "D", Value: []byte("abcd")}))
+	require.NoError(t, w.Close())
+	require.Equal(t, "<[redacted:A]x> <[redacted:D]", out.String())
+
+	r = redact.New(1, values("abab")...)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
 			for j := range 50 {
-				r.Add(redact.Pattern{Name: "N", Value: fmt.Appendf(nil, "new-%d-%d", i, j)})
+				if r.Add(redact.Pattern{Name: "N", Value: fmt.Appendf(nil, "new-%d-%d", i, j)}) != nil {
+					t.Error("it could not be added")
+				}
 			}
 		})
 		wg.Go(func() {

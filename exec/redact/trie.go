@@ -13,7 +13,7 @@ import (
 type form struct {
 	bytes []byte
 	kind  string
-	owner int32 // whose value it is: an index of Redactor.values
+	owner int32 // whose value it is: an index of automaton.names
 }
 
 // trie is the automaton of Aho and Corasick (CACM 18, 1975) over all forms: its
@@ -40,7 +40,7 @@ type trie struct {
 	// links is, by node, where to go on when the text does not follow; see link.
 	links []atomic.Uint64
 	// outs is, by node with hasOut, the longest form that ends there: an index of
-	// lengths and owners.
+	// lengths and of the automaton's forms.
 	outs    []atomic.Int32
 	lengths []int32
 	ids     []int32 // of the forms, by segment
@@ -68,7 +68,7 @@ const (
 	hasOut    = 1 << 62
 	linkBits  = 31
 	linkMask  = 1<<linkBits - 1
-	maxNodes  = 1 << linkBits
+	maxNodes  = 1 << linkBits // which maxBytes holds to
 	rootLink  = hasLink
 	noSegment = -1
 )
@@ -82,9 +82,6 @@ func newTrie(sorted []sortable, n int) *trie {
 		if i > 0 {
 			size -= sharedPrefix(sorted[i-1].form.bytes, f.form.bytes)
 		}
-	}
-	if size >= maxNodes {
-		panic("redact: 2 GiB of values and their forms are more than can be masked")
 	}
 	t := &trie{
 		next: make([]uint16, 1, size), last: make([]int32, len(sorted)), parents: make([]edge, len(sorted)),

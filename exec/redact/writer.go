@@ -1,17 +1,18 @@
 package redact
 
 import (
-	"errors"
 	"io"
 	"slices"
 	"sync"
 	"time"
 )
 
-// A Writer is one stream. Its methods may be called from several goroutines.
+// A Writer is one stream. Its methods may be called from several goroutines, but
+// for ReadFrom, beside which nothing else may write.
 type Writer struct {
-	// Found, if not nil, is called for each mask that is written, with where in the
-	// stream the run began. It is set before the first Write.
+	// Found, if not nil, is called for each mask just before it is written, with
+	// where in the stream the run began. It is set before the first Write, and does
+	// not use the Writer.
 	Found func(Find)
 
 	r   *Redactor
@@ -54,8 +55,8 @@ const (
 	// pieceSize is how much of a long Write is masked at a time, which bounds what
 	// is remembered of it.
 	pieceSize = 1 << 20
-	// readSize is a quarter of what a pipe is made to hold: the other side fills what
-	// we are not at, and there is less than a call a page.
+	// readSize is as much as is worth it: reads of less cost more calls, and of more
+	// leave the processor's second cache (docs/redaction.md).
 	readSize = 256 << 10
 	// What is held on a terminal is shown after idleTime, if it is less than shyLength.
 	idleTime  = 30 * time.Millisecond
@@ -85,7 +86,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 
 // ReadFrom implements [io.ReaderFrom]: it copies src, as it comes, until its end.
 // Nothing else may write meanwhile. Reading into where what is held back lies
-// saves a copy, and reads of [readSize] calls of the system.
+// saves a copy, and reads of a good size calls of the system.
 func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	for total := int64(0); ; {
 		room, err := w.room()
@@ -97,7 +98,7 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 			return total, err2
 		}
 		total += int64(n)
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // as io.Copy: one that is wrapped is no end
 			return total, nil
 		}
 		if err != nil {
@@ -210,8 +211,11 @@ func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 				node, alive = w.arrive(t, node, alive, i)
 			}
 		}
-		if i-began >= w.need+2*(i-alive) && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) && len(text)-i > maxHead {
-			// What is alive began at alive, and is found again from there.
+		// What is alive began at alive, and is found again from there. Not if that is
+		// most of what was walked; if a run reaches into it, which would be found anew;
+		// or so near the end that the filter could not see enough.
+		worthIt := i-began >= w.need+2*(i-alive)
+		if worthIt && len(text)-i > maxShortest && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) {
 			return alive, state{}
 		}
 	}
@@ -238,6 +242,7 @@ func (w *Writer) cover(r run) {
 	for n := len(w.runs); n > 0 && r.start <= w.runs[n-1].end; n = len(w.runs) {
 		last := w.runs[n-1]
 		w.runs = w.runs[:n-1]
+		r.end = max(r.end, last.end) // a run may have been found before: see mask
 		if last.shown || last.start < r.start {
 			r.start, r.form, r.shown = last.start, last.form, last.shown
 		}
@@ -265,7 +270,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 			form := &w.a.forms[r.form]
 			out = append(out, w.a.masks[form.owner]...)
 			if w.Found != nil {
-				w.Found(Find{w.offset + int64(r.start), w.a.values[form.owner].Name, form.kind})
+				w.Found(Find{w.offset + int64(r.start), w.a.names[form.owner], form.kind})
 			}
 		}
 		at = max(at, min(r.end, decided))
@@ -327,15 +332,20 @@ func (w *Writer) show() {
 	}
 }
 
-// Close writes what is held back: the stream has ended, so it is no value.
+// Close writes what is held back: the stream has ended, so it is no value. It
+// does not close the destination. A second Close returns [io.ErrClosedPipe], as
+// does a Write.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.idle != nil {
-		w.idle.Stop()
+		defer w.idle.Stop()
 	}
 	if w.err != nil {
 		return w.err
+	}
+	if err := w.write(nil); err != nil { // values may have been added
+		return err
 	}
 	err := w.emit(w.buf[:w.held], w.held)
 	w.held, w.buf = 0, nil

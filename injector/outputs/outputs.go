@@ -74,9 +74,11 @@ func regularSize(info fs.FileInfo) int64 {
 // used by one goroutine.
 type Scanner struct {
 	Redactor *redact.Redactor
-	// Found, if not nil, is called for every run that is, or is to be, masked.
+	// Found, if not nil, is called for every run that there is; by Mask, once it is
+	// masked.
 	Found func(File, redact.Find)
-	// Read, if not nil, is called as bytes are read, with how many more those are.
+	// Read, if not nil, is called as bytes are read for the first time, with how many
+	// more those are.
 	Read func(n int)
 }
 
@@ -131,16 +133,20 @@ var errChanged = errors.New("it changed while it was being masked, and is left a
 
 // Mask replaces a regular file that holds values by a masked one with the same
 // mode and owner: at once, so that whoever opens it finds either, and nobody is
-// left with half. A file without values is not touched. It follows a link and
-// leaves it in place. If it fails, or ctx ends, the file is as it was.
+// left with half. Its times, access lists and extended attributes are new. A file
+// without values is not touched. It follows a link and leaves it in place. If it
+// fails, or ctx ends, the file is as it was; but for [ErrLinks], and if the folder
+// cannot be synced, when it is masked.
 func (s *Scanner) Mask(ctx context.Context, f File) error {
 	path, err := filepath.EvalSymlinks(f.Path)
 	if err != nil {
 		return err
 	}
 	// Before it is opened: a named pipe would wait for somebody to write to it.
-	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
-		return errors.Join(err, errors.New("it is no regular file: it cannot be replaced"))
+	if info, err := os.Stat(path); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() {
+		return errors.New("it is no regular file: it cannot be replaced")
 	}
 	r, err := os.Open(path)
 	if err != nil {
@@ -164,7 +170,8 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 		return err
 	}
 	defer os.Remove(w.Name()) //nolint:errcheck // it is gone if all went well
-	again := Scanner{Redactor: s.Redactor, Found: s.Found}
+	var finds []redact.Find   // which are none until they are masked
+	again := Scanner{Redactor: s.Redactor, Found: func(_ File, find redact.Find) { finds = append(finds, find) }}
 	err = again.fill(ctx, f, r, w, before)
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
@@ -179,6 +186,11 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 	}
 	if err := os.Rename(w.Name(), path); err != nil {
 		return err
+	}
+	if s.Found != nil {
+		for _, find := range finds {
+			s.Found(f, find)
+		}
 	}
 	if err := syncFolder(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("it is masked, but that may not outlast a crash: %w", err)
