@@ -562,9 +562,11 @@ var rules = []rule{
 		kind: KindJSON, marks: `\`, pairs: `"\u0022 &\u0026 '\u0027 +\u002B <\u003C >\u003E ` + "`\\u0060", // .NET
 		short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits), del: true,
 	},
+
 	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), del: true},        // %q
 	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuoteToASCII), del: true}, // %+q
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},                   // repr
+
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true}, // repr
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
 	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true}, // ascii
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
@@ -572,6 +574,7 @@ var rules = []rule{
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
 	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true}, // util.inspect
 	{kind: KindPython, marks: `\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
+
 	{kind: KindShell, pairs: `''\''`},  // set -x
 	{kind: KindShell, pairs: `''"'"'`}, // shlex.quote, dash
 	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(true), del: true},  // $''
@@ -580,25 +583,28 @@ var rules = []rule{
 	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},                               // zsh
 	{kind: KindShell, marks: "\"\\$`"},                                                                     // in double quotes
 	{kind: KindShell, marks: "\"\\$`!"},                                                                    // as above, with history
-	{kind: KindXML, pairs: entities},                                                                       // text
-	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                           // attribute in single quotes
-	{kind: KindXML, pairs: entities + ` "&quot;`},                                                          // attribute
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                                  // quoteattr
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                                 // .NET
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                                    // Go's html
-	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"},        // Go's encoding/xml
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                             // Go's html/template
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                                   // lodash, jq
-	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                                  // Python
-	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},                                                  // PHP
-	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},                                                  // Java
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},                      // mustache
-	{kind: KindQuoted, pairs: `'''`},                                                                       // SQL, YAML
-	{kind: KindQuoted, pairs: `"""`},                                                                       // CSV, ADO
-	{kind: KindQuoted, pairs: `}}}`},                                                                       // ODBC
-	{kind: KindQuoted, marks: `'\`},                                                                        // libpq
-	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},                                // MySQL
-	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true},   // http.cookies
+
+	{kind: KindXML, pairs: entities},                                                                // text
+	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                    // attribute in single quotes
+	{kind: KindXML, pairs: entities + ` "&quot;`},                                                   // attribute
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                           // quoteattr
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                          // .NET
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                             // Go's html
+	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"}, // Go's encoding/xml
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                      // Go's html/template
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                            // lodash, jq
+	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                           // Python
+	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},                                           // PHP
+	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},                                           // Java
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},               // mustache
+
+	{kind: KindQuoted, pairs: `'''`},                                        // SQL, YAML
+	{kind: KindQuoted, pairs: `"""`},                                        // CSV, ADO
+	{kind: KindQuoted, pairs: `}}}`},                                        // ODBC
+	{kind: KindQuoted, marks: `'\`},                                         // libpq
+	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"}, // MySQL
+
+	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true}, // http.cookies
 }
 
 // escapers is rules spelt out, which most values do not need.
