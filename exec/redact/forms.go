@@ -581,8 +581,9 @@ var rules = []rule{
 	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(false), del: true}, // $'' in the C locale
 	{kind: KindShell, marks: " \t\"'\\|&;()<>!{}*[]?^$`,", tilde: true},                                    // printf %q
 	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},                               // zsh
-	{kind: KindShell, marks: "\"\\$`"},                                                                     // in double quotes
-	{kind: KindShell, marks: "\"\\$`!"},                                                                    // as above, with history
+
+	{kind: KindShell, marks: "\"\\$`"},  // in double quotes
+	{kind: KindShell, marks: "\"\\$`!"}, // as above, with history
 
 	{kind: KindXML, pairs: entities},                                                                // text
 	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                    // attribute in single quotes
