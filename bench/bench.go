@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,14 +35,13 @@ type config struct {
 type bench struct {
 	config
 
-	ctx        context.Context //nolint:containedctx // this is one run of one command
-	dir        string          // for files, removed at the end
-	self       string
-	null       *os.File
-	valuesFrom bool // inject redact has --values-from
-	report     Report
-	wrong      []string          // outputs that are not what they must be
-	masked     map[string][]byte // by the plain rule; see want
+	ctx    context.Context //nolint:containedctx // this is one run of one command
+	dir    string          // for files, removed at the end
+	self   string
+	null   *os.File
+	report Report
+	wrong  []string          // outputs that are not what they must be
+	masked map[string][]byte // by the plain rule; see want
 }
 
 // A section is one kind of measurement.
@@ -98,15 +96,7 @@ func (b *bench) run() (err error) {
 	if b.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
 		return err
 	}
-	defer b.null.Close()                                                                   //nolint:errcheck // nothing is in it
-	help, err := exec.CommandContext(b.ctx, b.inject, "redact", "--help").CombinedOutput() //nolint:gosec // what is measured
-	if err != nil {
-		return fmt.Errorf("%s redact --help: %w: %s", b.inject, err, help)
-	}
-	b.valuesFrom = bytes.Contains(help, []byte("--values-from"))
-	if !b.valuesFrom {
-		fmt.Println("inject redact has no --values-from: its values are taken from a store")
-	}
+	defer b.null.Close() //nolint:errcheck // nothing is in it
 
 	b.report = newReport(b.config)
 	fmt.Println(b.report.about())

@@ -58,14 +58,11 @@ func (b *bench) prepare(w redacttest.Workload) (piped, error) {
 	}
 	p.env = []string{"INJECT_STORE=dir://" + store, "INJECT_SECRETS=" + strings.Join(declared, ","), "INJECT_LOG_LEVEL=error"}
 	p.run = []string{b.inject, "--"}
-	p.redact = stage{args: []string{b.inject, "redact"}, env: p.env}
-	if b.valuesFrom {
-		file, err := b.file("values", append(bytes.Join(w.Values, []byte("\n")), '\n'))
-		if err != nil {
-			return p, err
-		}
-		p.redact = stage{args: []string{b.inject, "redact", "--values-from", file}}
+	file, err := b.file("values", append(bytes.Join(w.Values, []byte("\n")), '\n'))
+	if err != nil {
+		return p, err
 	}
+	p.redact = stage{args: []string{b.inject, "redact", "--values-from", file}}
 	return p, nil
 }
 
