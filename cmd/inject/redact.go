@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -166,21 +167,9 @@ func (a *app) readValues(path string) ([]redact.Pattern, error) {
 	if len(text) > maxValues {
 		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, path, maxValues>>20)
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // as some editors begin a file
-	var values [][]byte
-	if trimmed := bytes.TrimSpace(text); bytes.HasPrefix(trimmed, []byte("[")) {
-		var list []*string
-		if json.Unmarshal(trimmed, &list) != nil || slices.Contains(list, nil) { // whose error quotes
-			return nil, secret.WithHint(fmt.Errorf("%w: %s begins with [ and is not a JSON array of strings", secret.ErrInvalid, path),
-				"a value that begins with [ can be in such an array, too")
-		}
-		for _, s := range list {
-			values = append(values, []byte(*s))
-		}
-	} else {
-		for line := range bytes.Lines(text) {
-			values = append(values, bytes.TrimRight(line, "\r\n"))
-		}
+	values, err := splitValues(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	var patterns []redact.Pattern
 	for i, v := range values {
@@ -192,6 +181,38 @@ func (a *app) readValues(path string) ([]redact.Pattern, error) {
 		return nil, fmt.Errorf("%w: there is no value in %s", secret.ErrInvalid, path)
 	}
 	return patterns, nil
+}
+
+// splitValues takes a list of values apart. What looks as if it were meant in
+// another way is refused: a value that is read wrongly is not masked.
+func splitValues(text []byte) (values [][]byte, err error) {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return nil, fmt.Errorf("is UTF-16, and the text may not be: %w", secret.ErrInvalid)
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // as some editors begin a file
+	trimmed := bytes.TrimSpace(text)
+	switch {
+	case bytes.HasPrefix(trimmed, []byte("[")):
+		var list []*string
+		// Whose error quotes; and which replaces what is no Unicode.
+		if json.Unmarshal(trimmed, &list) != nil || slices.Contains(list, nil) || !utf8.Valid(trimmed) {
+			return nil, secret.WithHint(fmt.Errorf("begins with [ and is not a JSON array of strings: %w", secret.ErrInvalid),
+				"a value that begins with [ can be in such an array, too")
+		}
+		for _, s := range list {
+			if strings.ContainsRune(*s, utf8.RuneError) {
+				return nil, secret.WithHint(fmt.Errorf("has a string that is no Unicode: %w", secret.ErrInvalid), "bytes as they are go one value a line")
+			}
+			values = append(values, []byte(*s))
+		}
+	case bytes.HasPrefix(trimmed, []byte("{")) && json.Valid(trimmed):
+		return nil, secret.WithHint(fmt.Errorf("is a JSON object: %w", secret.ErrInvalid), "the values alone, as an array or one a line: jq '[.[]]'")
+	default:
+		for line := range bytes.Lines(text) {
+			values = append(values, bytes.TrimRight(line, "\r\n"))
+		}
+	}
+	return values, nil
 }
 
 // filter copies the files to stdout with what is to be masked masked. They are
@@ -262,7 +283,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 		found.add(f)
 		switch {
 		case r.output.value == "json":
-			list = append(list, finding{file.Path, f.Offset, f.Name, f.Kind})
+			list = append(list, finding{a.hide(file.Path), f.Offset, f.Name, f.Kind})
 		case r.check:
 			bar.clear()
 			if sayErr == nil {
@@ -289,7 +310,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 	}
 	bar.clear()
 	if r.output.value == "json" {
-		sayErr = printAs(a.masked(a.stdout), "json", list)
+		sayErr = printAs(a.stdout, "json", list)
 	}
 	return errors.Join(append(errs, sayErr)...)
 }
@@ -306,7 +327,7 @@ func (e *interruptedError) Error() string {
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	go func() {
 		select {
 		case sig := <-signals:
@@ -317,6 +338,14 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 		}
 	}()
 	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+// hide returns text with every value masked: in JSON a mask may not come where
+// JSON's own signs are.
+func (a *app) hide(text string) string {
+	var b strings.Builder
+	_, _ = io.WriteString(a.masked(&b), text) // in memory
+	return b.String()
 }
 
 // about says which file an error is about.

@@ -23,15 +23,15 @@ type Writer struct {
 	state state
 	// need is how far the automaton must walk before the filter is tried again.
 	need int
-	// held is how much came and is not decided: the longest end of the stream that
-	// may begin a form. It is the beginning of buf, whose rest may be being filled.
-	// shown is how much of it is on the terminal already.
-	held, shown int
-	buf         []byte
-	offset      int64 // of what is held, in the stream
-	runs        []run // in the text of a Write, in order
-	out         []byte
-	err         error // the first error; sticky
+	// What came and is not decided, the longest end of the stream that may begin a
+	// form, is buf[begin:]; behind it buf may be being filled. shown is how much of it
+	// is on the terminal already.
+	buf          []byte
+	begin, shown int
+	offset       int64 // of what is held, in the stream
+	runs         []run // in the text of a Write, in order
+	out          []byte
+	err          error // the first error; sticky
 
 	idle *time.Timer // shows what is held on a terminal; nil on anything else
 }
@@ -111,8 +111,8 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 func (w *Writer) room() ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.buf = slices.Grow(w.buf[:w.held], readSize)
-	return w.buf[w.held : w.held+readSize], w.err
+	w.buf = slices.Grow(w.buf, readSize)
+	return w.buf[len(w.buf) : len(w.buf)+readSize], w.err
 }
 
 // filled masks the first n bytes of the room.
@@ -122,38 +122,58 @@ func (w *Writer) filled(n int) error {
 	if n == 0 || w.err != nil {
 		return w.err
 	}
-	return w.mask(w.buf[:w.held+n])
+	from := w.held()
+	w.buf = w.buf[:len(w.buf)+n]
+	decided, err := w.mask(w.buf[w.begin:], from)
+	w.drop(decided)
+	return err
 }
 
 func (w *Writer) write(p []byte) error {
-	if w.held == 0 {
-		return w.mask(p)
+	from := w.held()
+	if from == 0 {
+		decided, err := w.mask(p, 0)
+		w.buf = append(w.buf[:0], p[decided:]...)
+		return err
 	}
-	w.buf = append(w.buf[:w.held], p...)
-	return w.mask(w.buf)
+	w.buf = append(w.buf, p...)
+	decided, err := w.mask(w.buf[w.begin:], from)
+	w.drop(decided)
+	return err
 }
 
-// mask masks text, of which the first bytes are what is held, writes what is
-// decided and holds the rest.
-func (w *Writer) mask(text []byte) error {
-	from := w.held
+// held returns how much is held back.
+func (w *Writer) held() int { return len(w.buf) - w.begin }
+
+// drop takes what is decided out of buf. What is left is moved to its beginning
+// not each time, or a long one would cost that for each little write.
+func (w *Writer) drop(decided int) {
+	w.begin += decided
+	if w.begin > w.held() {
+		w.buf = w.buf[:copy(w.buf, w.buf[w.begin:])]
+		w.begin = 0
+	}
+}
+
+// mask masks text, of which the first held bytes were held back, writes what is
+// decided, and returns how much that is.
+func (w *Writer) mask(text []byte, held int) (decided int, err error) {
+	from := held
 	if a := w.r.current.Load(); a != w.a {
 		// Read what is held again: it may begin a new value, too.
 		from, w.a, w.state = 0, a, state{}
 		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
 	}
 	w.search(text, from)
-	decided := len(text) - int(w.state.depth)
+	decided = len(text) - int(w.state.depth)
 	if err := w.emit(text, decided); err != nil {
-		return err
+		return decided, err
 	}
-	w.buf = append(w.buf[:0], text[decided:]...)
-	w.held = len(w.buf)
 	w.offset += int64(decided)
 	if w.idle != nil {
-		w.await()
+		w.await(len(text) - decided)
 	}
-	return nil
+	return decided, nil
 }
 
 // A walk of the automaton ends when the filter may rule out what it would walk
@@ -302,8 +322,8 @@ func (w *Writer) pass(b []byte) error {
 }
 
 // await waits for the stream to be idle, if there is something to show then.
-func (w *Writer) await() {
-	if w.held > w.shown && w.held < shyLength {
+func (w *Writer) await(held int) {
+	if held > w.shown && held < shyLength {
 		w.idle.Reset(idleTime)
 	} else {
 		w.idle.Stop()
@@ -321,11 +341,12 @@ func (w *Writer) show() {
 		}
 		from = max(from, r.end) // a mask stands for it
 	}
-	if w.err != nil || w.held >= shyLength || w.held <= from {
+	held := w.buf[w.begin:]
+	if w.err != nil || len(held) >= shyLength || len(held) <= from {
 		return // there was a Write meanwhile
 	}
-	if w.pass(w.buf[from:w.held]) == nil {
-		w.shown = w.held
+	if w.pass(held[from:]) == nil {
+		w.shown = len(held)
 		// A value that begins here gets a mask of its own, even if it touches a run:
 		// without, what is shown of it would stand beside what comes behind it.
 		w.runs = w.runs[:0]
@@ -347,8 +368,8 @@ func (w *Writer) Close() error {
 	if err := w.write(nil); err != nil { // values may have been added
 		return err
 	}
-	err := w.emit(w.buf[:w.held], w.held)
-	w.held, w.buf = 0, nil
+	err := w.emit(w.buf[w.begin:], w.held())
+	w.begin, w.buf = 0, nil
 	if err == nil {
 		w.err = io.ErrClosedPipe
 	}

@@ -165,7 +165,7 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	w, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".masked-*")
+	w, err := os.CreateTemp(filepath.Dir(path), ".masked-*") // not by its name, which may be as long as names are
 	if err != nil {
 		return err
 	}
