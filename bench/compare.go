@@ -35,11 +35,7 @@ func (b *bench) compare() error {
 			return err
 		}
 		w := redacttest.New("A", n, blockSize, seed)
-		p, err := b.prepare(w)
-		if err != nil {
-			return err
-		}
-		programs, err := b.programs(p, buildkite)
+		p, programs, err := b.programs(w, buildkite)
 		if err != nil {
 			return err
 		}
@@ -103,10 +99,14 @@ type program struct {
 }
 
 // programs are the filters, with the files that they need.
-func (b *bench) programs(p piped, buildkite string) ([]program, error) {
+func (b *bench) programs(w redacttest.Workload, buildkite string) (piped, []program, error) {
+	p, err := b.prepare(w)
+	if err != nil {
+		return p, nil, err
+	}
 	values, err := b.file("raw", append(bytes.Join(p.Values, []byte("\n")), '\n'))
 	if err != nil {
-		return nil, err
+		return p, nil, err
 	}
 	var script strings.Builder
 	for _, v := range p.Values {
@@ -114,7 +114,7 @@ func (b *bench) programs(p piped, buildkite string) ([]program, error) {
 	}
 	sed, err := b.file("script.sed", []byte(script.String()))
 	if err != nil {
-		return nil, err
+		return p, nil, err
 	}
 	c := []string{"LC_ALL=C"} // bytes, as for the others
 	// grep stops at the first find where its output is /dev/null. In text A there is
@@ -129,7 +129,7 @@ func (b *bench) programs(p piped, buildkite string) ([]program, error) {
 	if buildkite != "" {
 		programs = append(programs, program{progBuildkite, stage{args: []string{buildkite, values}}})
 	}
-	return programs, nil
+	return p, programs, nil
 }
 
 // special are the characters that sed would not take as they are.
@@ -141,11 +141,7 @@ var mask = regexp.MustCompile(`\[redacted:[^]]*\]`)
 // a text with a value on each line. Of the others a difference is told, not failed.
 func (b *bench) checkPrograms(n int, buildkite string) error {
 	w := redacttest.New("C", n, checkSize, seed)
-	p, err := b.prepare(w)
-	if err != nil {
-		return err
-	}
-	programs, err := b.programs(p, buildkite)
+	p, programs, err := b.programs(w, buildkite)
 	if err != nil {
 		return err
 	}

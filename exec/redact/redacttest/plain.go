@@ -1,6 +1,10 @@
 package redacttest
 
-import "io"
+import (
+	"cmp"
+	"io"
+	"slices"
+)
 
 // Plain masks a stream with the automaton of Aho and Corasick (1975) as the books
 // have it: a trie, and at each state a link to the longest proper end that is a
@@ -100,85 +104,64 @@ type plainWriter struct {
 	dst   io.Writer
 	state int32
 	held  []byte
-	runs  []plainRun
+	begin int     // of what is held, in the stream
+	found []match // not yet masked
+	until int     // the end, in the stream, of the run whose mask was written last
 	out   []byte
 }
 
-// plainRun is covered bytes; shown, if its mask has been written.
-type plainRun struct {
+// match is a pattern that was found, with its places in the stream.
+type match struct {
 	start, end int
 	pattern    int32
-	shown      bool
 }
 
 func (w *plainWriter) Write(p []byte) (int, error) {
-	text := p
 	from := len(w.held)
-	if from > 0 {
-		w.held = append(w.held, p...)
-		text = w.held
-	}
-	for i := from; i < len(text); i++ {
-		w.state = w.a.next(w.state, text[i])
+	w.held = append(w.held, p...)
+	for i := from; i < len(w.held); i++ {
+		w.state = w.a.next(w.state, w.held[i])
 		if m := w.a.nodes[w.state].match; m >= 0 {
-			w.cover(plainRun{start: i + 1 - len(w.a.patterns[m].Value), end: i + 1, pattern: m})
+			end := w.begin + i + 1
+			w.found = append(w.found, match{end - len(w.a.patterns[m].Value), end, m})
 		}
 		for w.a.nodes[w.state].child == 0 && w.state != 0 {
 			w.state = w.a.nodes[w.state].fail
 		}
 	}
-	decided := len(text) - int(w.a.nodes[w.state].depth)
-	if err := w.emit(text, decided); err != nil {
-		return 0, err
-	}
-	w.held = append(w.held[:0], text[decided:]...)
-	return len(p), nil
+	return len(p), w.emit(len(w.held) - int(w.a.nodes[w.state].depth))
 }
 
-func (w *plainWriter) cover(r plainRun) {
-	for n := len(w.runs); n > 0 && r.start <= w.runs[n-1].end; n = len(w.runs) {
-		last := w.runs[n-1]
-		w.runs = w.runs[:n-1]
-		if last.shown || last.start < r.start {
-			r.start, r.pattern, r.shown = last.start, last.pattern, last.shown
+// emit writes the first bytes of what is held. Matches in the order of where they
+// begin, the longest first, begin runs or go on with them.
+func (w *plainWriter) emit(decided int) error {
+	slices.SortFunc(w.found, func(a, b match) int { return cmp.Or(a.start-b.start, b.end-a.end) })
+	at, limit := w.begin, w.begin+decided
+	copyTo := func(end int) {
+		if at = max(at, w.until); at < end {
+			w.out = append(w.out, w.held[at-w.begin:end-w.begin]...)
+			at = end
 		}
 	}
-	w.runs = append(w.runs, r)
-}
-
-func (w *plainWriter) emit(text []byte, decided int) error {
-	out, at, kept := w.out[:0], 0, 0
-	for _, r := range w.runs {
-		if r.start >= decided && !r.shown {
-			r.start, r.end = r.start-decided, r.end-decided
-			w.runs[kept] = r
-			kept++
-			continue
-		}
-		if r.start > at {
-			out = append(out, text[at:r.start]...)
-		}
-		if !r.shown {
-			out = append(out, "[redacted:"+w.a.patterns[r.pattern].Name+"]"...)
-		}
-		at = min(r.end, decided)
-		if r.end >= decided {
-			w.runs[kept] = plainRun{0, r.end - decided, r.pattern, true}
-			kept++
+	w.out = w.out[:0]
+	later := w.found[:0]
+	for _, m := range w.found {
+		switch {
+		case m.start <= w.until && w.until > 0:
+			w.until = max(w.until, m.end)
+		case m.start >= limit:
+			later = append(later, m)
+		default:
+			copyTo(m.start)
+			w.out = append(w.out, "[redacted:"+w.a.patterns[m.pattern].Name+"]"...)
+			w.until = m.end
 		}
 	}
-	w.runs = w.runs[:kept]
-	if at == 0 && len(out) == 0 {
-		_, err := w.dst.Write(text[:decided])
-		return err
-	}
-	w.out = append(out, text[at:decided]...)
+	copyTo(limit)
+	w.found, w.begin = later, limit
+	w.held = w.held[:copy(w.held, w.held[decided:])]
 	_, err := w.dst.Write(w.out)
 	return err
 }
 
-func (w *plainWriter) Close() error {
-	err := w.emit(w.held, len(w.held))
-	w.held = nil
-	return err
-}
+func (w *plainWriter) Close() error { return w.emit(len(w.held)) }
