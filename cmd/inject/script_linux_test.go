@@ -440,6 +440,32 @@ func TestNotDumpable(t *testing.T) {
 	require.Contains(t, string(out), "2\n", "the task's own environment is its own")
 }
 
+// What takes a while has a bar on a terminal, within its width, and none is left.
+func TestProgress(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(dir+"/file", bytes.Repeat([]byte("x"), 3000), 0o600))
+	require.NoError(t, unix.Mkfifo(dir+"/fifo", 0o600))
+	cmd := command(dir, "redact", "--mask", "visible-text", "--check", dir+"/file", dir+"/fifo")
+	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 20, Cols: 50})
+	require.NoError(t, err)
+	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop(); _ = tty.Close() })
+	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // it is being read
+	require.NoError(t, err)
+	time.Sleep(700 * time.Millisecond)
+	_, err = fifo.WriteString("a line\n")
+	require.NoError(t, err)
+	bar := readUntil(t, tty, "\x1b[K")
+	require.True(t, strings.HasPrefix(bar, "\r[########################] 100% of 2.9 KiB  /"), bar)
+	require.LessOrEqual(t, strings.Index(bar, "\x1b"), 50)
+	_, err = fifo.WriteString("visible-text\n")
+	require.NoError(t, err)
+	require.NoError(t, fifo.Close())
+	require.Contains(t, readUntil(t, tty, "(raw)"), "\r\x1b[K"+dir+"/fifo:7: mask-1 (raw)")
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+}
+
 // While inject redact runs nobody else of its user reads its environment.
 func TestRedactNotDumpable(t *testing.T) {
 	redact := command(t.TempDir(), "redact", "--mask", "visible-text")

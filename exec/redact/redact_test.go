@@ -262,8 +262,8 @@ func TestEveryPlace(t *testing.T) {
 // So many values that every size of the filter's table is in use, against the
 // plain automaton, which is as fast as that needs.
 func TestLargeSets(t *testing.T) {
-	for _, n := range []int{10, 150, 600, 3000} {
-		for _, shortest := range []int{4, 5, 7, 8, 9, 13, 20, 33} {
+	for n, lengths := range map[int][]int{10: {4, 8, 20}, 150: {5, 8, 13, 33}, 600: {7, 9, 20}, 3000: {8}} {
+		for _, shortest := range lengths {
 			random := rand.New(rand.NewPCG(uint64(n), uint64(shortest)))
 			v := redacttest.Values(n, uint64(shortest))
 			for i := range v {
@@ -277,7 +277,7 @@ func TestLargeSets(t *testing.T) {
 			patterns := named(v)
 			all := forms(1, patterns...)
 			var text []byte
-			for len(text) < 200_000 {
+			for len(text) < 100_000 {
 				form := all[random.IntN(len(all))].Value
 				switch random.IntN(4) {
 				case 0:
