@@ -124,9 +124,7 @@ func (w *Writer) filled(n int) error {
 	}
 	from := w.held()
 	w.buf = w.buf[:len(w.buf)+n]
-	decided, err := w.mask(w.buf[w.begin:], from)
-	w.drop(decided)
-	return err
+	return w.maskHeld(from)
 }
 
 func (w *Writer) write(p []byte) error {
@@ -137,22 +135,23 @@ func (w *Writer) write(p []byte) error {
 		return err
 	}
 	w.buf = append(w.buf, p...)
-	decided, err := w.mask(w.buf[w.begin:], from)
-	w.drop(decided)
-	return err
+	return w.maskHeld(from)
 }
 
 // held returns how much is held back.
 func (w *Writer) held() int { return len(w.buf) - w.begin }
 
-// drop takes what is decided out of buf. What is left is moved to its beginning
-// not each time, or a long one would cost that for each little write.
-func (w *Writer) drop(decided int) {
+// maskHeld masks what is held, all but the first bytes of which are new, and takes
+// what is decided out of buf. What is left is moved to its beginning not each
+// time, or a long one would cost that for each little write.
+func (w *Writer) maskHeld(old int) error {
+	decided, err := w.mask(w.buf[w.begin:], old)
 	w.begin += decided
 	if w.begin > w.held() {
 		w.buf = w.buf[:copy(w.buf, w.buf[w.begin:])]
 		w.begin = 0
 	}
+	return err
 }
 
 // mask masks text, of which the first held bytes were held back, writes what is
