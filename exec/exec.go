@@ -43,6 +43,11 @@ type Process struct {
 	// came, and closed, if it can be, when that has ended. If the two are equal
 	// they share one pipe.
 	Stdout, Stderr io.Writer
+	// Terminal, if not nil, gets what the program shows on a terminal of its own. Each
+	// of Stdin, Stdout and Stderr that is a terminal is replaced by that one, and
+	// everything else about it is as if it were not. One of the outputs must be a
+	// terminal. Of whoever sets it main calls [Monitor] first.
+	Terminal io.Writer
 	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
 	// and output that nobody takes is left; 0 for never.
 	Grace time.Duration
@@ -64,6 +69,9 @@ type Status struct {
 	// TerminalSignal is the signal that ended it, if a shell on a terminal waits for
 	// us: it stops its script only if we die of it, too.
 	TerminalSignal syscall.Signal
+	// NoTerminal is why the program had a pipe instead of a terminal of its own; nil if
+	// it had one, or needed none.
+	NoTerminal error
 	// OutputErr is the first error in writing the program's output, other than
 	// that nobody reads it any more; the program was cut off from there on, as by
 	// a closed pipe.
@@ -218,6 +226,9 @@ func notStarted(name string, err error) *StartError {
 func startError(p Process, path string, err error) error {
 	if _, ok := errors.AsType[*StoppedError](err); ok {
 		return err
+	}
+	if _, ok := errors.AsType[*monitorError](err); ok {
+		return fmt.Errorf("start %s: %w", p.Args[0], err)
 	}
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):

@@ -26,6 +26,7 @@ import (
 
 // This binary is also its own children: the first argument names a role.
 func TestMain(m *testing.M) {
+	exec.Monitor()
 	if len(os.Args) > 2 && os.Args[1] == "role" {
 		os.Exit(roles[os.Args[2]](os.Args[3:]))
 	}

@@ -3,6 +3,7 @@ package exec
 import (
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,3 +44,29 @@ func widen(fd int) {
 		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
 	}
 }
+
+// hideMonitor lets no process of the same user read the monitor's memory, in which
+// the program's environment was, and names it.
+func hideMonitor() {
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	if name, err := unix.BytePtrFromString("inject-monitor"); err == nil {
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) //nolint:gosec // prctl(2) takes a pointer
+	}
+}
+
+// selfPath returns a path by which this program can be started again.
+func selfPath() string {
+	const self = "/proc/self/exe"
+	if unix.Access(self, unix.X_OK) == nil {
+		return self
+	}
+	// There is no /proc. This is how we were started, if whoever did so said it.
+	path, err := look(Process{Args: os.Args[:1], Env: os.Environ()})
+	if err != nil {
+		return self
+	}
+	return path
+}
+
+// dup makes to the same as from, for the programs that we start, too.
+func dup(from, to int) error { return unix.Dup3(from, to, 0) }

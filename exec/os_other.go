@@ -5,6 +5,8 @@ package exec
 import (
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -22,3 +24,18 @@ func becomeSubreaper() {}
 func WidenPipe(*os.File) {}
 
 func widen(int) {}
+
+// hideMonitor does nothing: only Linux has prctl(2).
+func hideMonitor() {}
+
+// selfPath returns a path by which this program can be started again.
+func selfPath() string {
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
+// dup makes to the same as from, for the programs that we start, too.
+func dup(from, to int) error { return unix.Dup2(from, to) }

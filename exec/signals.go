@@ -14,7 +14,7 @@ import (
 // from before the program is there, so that none is lost: what asks us to stop
 // meanwhile ends a context, and everything else waits for the program.
 type Signals struct {
-	terminal terminal
+	terminal terminalKind
 	c        chan os.Signal
 	quit     chan struct{} // closed to end the watching
 	done     chan struct{} // closed when it has ended
@@ -97,7 +97,7 @@ func (s *Signals) Release() {
 // control, when a shell stops and continues us together with the program; and
 // those that we were started with as ignored (nohup), which the program then
 // ignores, too. SIGPIPE is taken so that it does not end us, and goes nowhere.
-func (t terminal) taken() []os.Signal {
+func (t terminalKind) taken() []os.Signal {
 	var signals []os.Signal
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
@@ -115,23 +115,23 @@ func (t terminal) taken() []os.Signal {
 	return signals
 }
 
-// terminal is what our controlling terminal is to us, and so where the program goes.
-type terminal int
+// terminalKind is what our controlling terminal is to us, and so where the program goes.
+type terminalKind int
 
 const (
 	// noTerminal: there is no terminal; the program leads a group of its own, which gets
 	// every signal.
-	noTerminal terminal = iota
+	noTerminal terminalKind = iota
 	// ownTerminal: the terminal is ours alone, as in a container that has one. The
 	// program's own group is its foreground, and gets every signal.
 	ownTerminal
 	// sharedTerminal: a shell has made a job of us. The program stays in our group, and
 	// what the terminal sends to the job (Ctrl-C, Ctrl-Z, its size) reaches the
-	// program by itself.
+	// program by itself; unless it has a terminal of its own (Process.Terminal).
 	sharedTerminal
 )
 
-func controllingTerminal() terminal {
+func controllingTerminal() terminalKind {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return noTerminal

@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,27 +27,47 @@ type supervisor struct {
 	p        Process
 	files    [3]*os.File // the program's descriptors
 	streams  []*stream
-	terminal terminal
+	screen   *screen // nil without a terminal of the program's own
+	terminal terminalKind
 	signals  chan os.Signal
 	pid      int
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
 	leave time.Time
 	ended chan unix.WaitStatus // closed without a status if that was lost
+	// noTerminal is why the program has none of its own.
+	noTerminal error
 }
 
-// newSupervisor makes the pipes.
+// newSupervisor makes the pipes and the terminal.
 func newSupervisor(p Process) (*supervisor, error) {
 	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: p.Signals.terminal}
+	if p.Terminal != nil {
+		s.screen, s.noTerminal = newScreen(p)
+	}
+	if s.screen != nil {
+		s.streams = append(s.streams, s.screen.stream)
+		if isTerminal(p.Stdin) {
+			s.files[0] = s.screen.stream.child
+		}
+	}
+	var piped [2]io.Writer
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
-		if f, ok := w.(*os.File); ok {
+		f, isFile := w.(*os.File)
+		switch onTerminal := isFile && p.Terminal != nil && isTerminal(f); {
+		case onTerminal && s.screen != nil:
+			s.files[i+1] = s.screen.stream.child
+			continue
+		case onTerminal:
+			w = p.Terminal
+		case isFile:
 			s.files[i+1] = f
 			continue
 		}
-		if i == 1 && w == p.Stdout {
+		if piped[i] = w; i == 1 && w == piped[0] {
 			s.files[2] = s.files[1]
 			continue
 		}
-		st, err := newStream(w)
+		st, err := newPipe(w)
 		if err != nil {
 			s.closeStreams()
 			return nil, err
@@ -59,11 +78,13 @@ func newSupervisor(p Process) (*supervisor, error) {
 	return s, nil
 }
 
+// closeStreams undoes newSupervisor.
 func (s *supervisor) closeStreams() {
 	for _, st := range s.streams {
 		_ = st.child.Close()
 		st.close()
 	}
+	s.screen.close()
 }
 
 // start starts the program and everything that attends to it.
@@ -73,14 +94,6 @@ func (s *supervisor) start(path string) (err error) {
 		return err
 	}
 	attr := &syscall.ProcAttr{Env: s.p.Env, Sys: childAttr()}
-	attr.Sys.Setpgid = s.terminal != sharedTerminal
-	if s.terminal == ownTerminal {
-		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-		if err == nil {
-			defer tty.Close() //nolint:errcheck // only asked for its foreground
-			attr.Sys.Foreground, attr.Sys.Ctty = true, int(tty.Fd())
-		}
-	}
 	for _, f := range s.files {
 		if f == nil { // the caller has none, and so has the program
 			attr.Files = append(attr.Files, ^uintptr(0))
@@ -89,36 +102,75 @@ func (s *supervisor) start(path string) (err error) {
 		attr.Files = append(attr.Files, f.Fd())
 	}
 	becomeSubreaper()
-	started := make(chan error)
-	go s.startAndReap(path, attr, started)
-	if err := <-started; err != nil {
+	switch {
+	case s.screen != nil:
+		err = s.startOnScreen(path, attr)
+	case s.terminal == ownTerminal:
+		tty, err2 := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		if err2 == nil {
+			defer tty.Close() //nolint:errcheck // only asked for its foreground
+			attr.Sys.Foreground, attr.Sys.Ctty = true, int(tty.Fd())
+		}
+		fallthrough
+	default:
+		attr.Sys.Setpgid = s.terminal != sharedTerminal
+		err = s.startAlone(path, attr)
+	}
+	if err != nil {
 		s.closeStreams()
 		return err
 	}
-	if s.terminal == ownTerminal {
+	if s.terminal == ownTerminal && s.screen == nil {
 		signal.Ignore(unix.SIGTTOU) // we are in the background now, and may still write
 	}
 	for _, st := range s.streams {
-		_ = st.child.Close()
+		if !st.terminal { // its other end is ours until the program ends, see run
+			_ = st.child.Close()
+		}
 		go st.copy()
 	}
 	return nil
 }
 
-// startAndReap starts the program and is the one loop that waits for children.
-// Its thread belongs to it alone and lives as long as the program, because the
-// kernel sends the parent-death signal when the thread that forked ends.
-func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started chan<- error) {
-	runtime.LockOSThread()
-	var err error
-	s.pid, err = syscall.ForkExec(path, s.p.Args, attr) //nolint:gosec // it is what we are for
-	started <- err
-	if err != nil {
-		return
+// startAlone starts the program as our child.
+func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error) {
+	s.pid, err = s.startChild(path, s.p.Args, attr, func(child, pid int, status unix.WaitStatus) bool {
+		if pid == child {
+			s.ended <- status
+		}
+		return pid == child
+	})
+	return err
+}
+
+// startChild starts a child and everything that waits for children: each that has
+// ended is given to reaped, in a goroutine, until that returns true.
+func (s *supervisor) startChild(path string, args []string, attr *syscall.ProcAttr, reaped func(child, pid int, status unix.WaitStatus) bool) (int, error) {
+	type start struct {
+		child int
+		err   error
 	}
+	started := make(chan start)
+	go func() {
+		// The thread belongs to this goroutine alone and lives as long as the program,
+		// because the kernel sends the parent-death signal when the thread that forked
+		// ends.
+		runtime.LockOSThread()
+		child, err := syscall.ForkExec(path, args, attr) //nolint:gosec // it is what we are for
+		started <- start{child, err}
+		if err == nil {
+			s.reap(child, attr.Sys.Foreground, reaped)
+		}
+	}()
+	st := <-started
+	return st.child, st.err
+}
+
+// reap is the one loop that waits for children.
+func (s *supervisor) reap(child int, foreground bool, reaped func(child, pid int, status unix.WaitStatus) bool) {
 	defer close(s.ended)
 	options := 0
-	if s.terminal == ownTerminal {
+	if foreground {
 		options = unix.WUNTRACED
 	}
 	for {
@@ -127,14 +179,13 @@ func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started c
 		switch {
 		case err == nil && status.Stopped():
 			// Ctrl-Z where no shell could continue it has no effect without us, either.
-			if pid == s.pid && status.StopSignal() == unix.SIGTSTP {
+			if pid == child && status.StopSignal() == unix.SIGTSTP {
 				_ = unix.Kill(-pid, unix.SIGCONT)
 			}
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
 			return
-		case pid == s.pid:
-			s.ended <- status
+		case reaped(child, pid, status):
 			return
 		}
 	}
@@ -143,16 +194,21 @@ func (s *supervisor) startAndReap(path string, attr *syscall.ProcAttr, started c
 // run forwards signals until the program has ended and its output is written.
 func (s *supervisor) run(ctx context.Context) (Status, error) {
 	status, known := s.wait(ctx)
-	result := Status{Code: status.ExitStatus()}
+	result := Status{Code: status.ExitStatus(), NoTerminal: s.noTerminal}
 	if status.Signaled() {
 		result.Code = 128 + int(status.Signal())
 		if s.terminal == sharedTerminal {
 			result.TerminalSignal = status.Signal()
 		}
 	}
+	s.screen.programEnded()
 	result.Leaked, result.Abandoned = s.drain()
+	s.screen.close()
+	s.screen.interruptJob(result.TerminalSignal)
 	for _, st := range s.streams {
-		if err := st.error(); result.OutputErr == nil && !errors.Is(err, unix.EPIPE) {
+		err := st.error()
+		gone := errors.Is(err, unix.EPIPE) || st.terminal && errors.Is(err, unix.EIO) // nobody is there to read it
+		if result.OutputErr == nil && !gone {
 			result.OutputErr = err
 		}
 	}
@@ -172,6 +228,7 @@ func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 		}
 	}
 	done := ctx.Done()
+	stopped, hungUp, gone := s.screen.events()
 	for {
 		select {
 		case status, known := <-s.ended:
@@ -181,6 +238,14 @@ func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 				stop()
 			}
 			s.forward(sig.(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+		case sig := <-stopped:
+			s.suspend(sig)
+		case <-hungUp:
+			hungUp = nil
+			s.screen.hangUp()
+		case <-gone:
+			gone = nil
+			s.screen.hangUp()
 		case <-done:
 			done = nil
 			stop()
@@ -194,15 +259,17 @@ func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 // forward sends sig to the program's group; or to the program alone if it shares
 // ours, or has left its own.
 func (s *supervisor) forward(sig syscall.Signal) {
-	if sig == unix.SIGPIPE { // ours: nobody reads our output
+	switch {
+	case sig == unix.SIGPIPE: // ours: nobody reads our output
 		return
-	}
-	if s.terminal == sharedTerminal {
+	case s.screen != nil && s.screen.takes(sig):
+		return
+	case s.screen == nil && s.terminal == sharedTerminal:
 		switch sig {
 		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // it has it already
 			return
 		}
-	} else if unix.Kill(-s.pid, sig) == nil {
+	case unix.Kill(-s.pid, sig) == nil:
 		return
 	}
 	_ = unix.Kill(s.pid, sig)
@@ -245,167 +312,4 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 		}
 	}
 	return leaked, abandoned
-}
-
-// stream is one pipe from the program to a writer. Its goroutine waits for it in
-// the kernel rather than in Go's poller: a chunk comes with one thread woken, and
-// not by way of a second.
-type stream struct {
-	child *os.File // the program's end
-	dst   io.Writer
-	done  chan struct{}
-	err   error // of dst, or of reading; valid once done
-
-	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
-	pipe    int        // our end, which does not block; -1 once closed
-	wake    int        // the end of another pipe, whose other end leave closes
-	waker   int        // that; -1 once closed
-	taken   int64
-	written int64
-	last    time.Time // of a write
-}
-
-func newStream(dst io.Writer) (*stream, error) {
-	data, wake := [2]int{-1, -1}, [2]int{-1, -1}
-	err := errors.Join(pipe(&data), pipe(&wake))
-	if err == nil {
-		err = unix.SetNonblock(data[0], true)
-	}
-	if err != nil {
-		for _, fd := range []int{data[0], data[1], wake[0], wake[1]} {
-			_ = unix.Close(fd) // of -1, which is none: an error
-		}
-		return nil, err
-	}
-	widen(data[0])
-	child := os.NewFile(uintptr(data[1]), "pipe")
-	return &stream{child: child, dst: dst, done: make(chan struct{}), pipe: data[0], wake: wake[0], waker: wake[1]}, nil
-}
-
-// pipe makes a pipe that programs do not inherit.
-func pipe(fds *[2]int) error {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	if err := syscall.Pipe(fds[:]); err != nil {
-		return os.NewSyscallError("pipe", err)
-	}
-	syscall.CloseOnExec(fds[0])
-	syscall.CloseOnExec(fds[1])
-	return nil
-}
-
-// copy copies the pipe to the writer, to its end or to the writer's first error.
-func (st *stream) copy() {
-	defer close(st.done)
-	_, err := io.Copy(st.dst, st)
-	if !errors.Is(err, errLeft) {
-		st.err = err
-	}
-	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
-	st.close()
-	if c, ok := st.dst.(io.Closer); ok {
-		if err := c.Close(); st.err == nil {
-			st.err = err
-		}
-	}
-}
-
-// Read reads from the pipe, and counts what it takes in the same step: no byte is
-// ever neither in the pipe nor counted. What it took before has been written when
-// it is called again.
-func (st *stream) Read(buf []byte) (int, error) {
-	st.mu.Lock()
-	if st.written != st.taken {
-		st.written, st.last = st.taken, time.Now()
-	}
-	st.mu.Unlock()
-	for {
-		n, err := st.take(buf)
-		switch {
-		case n > 0:
-			return n, nil
-		case err == nil:
-			err = io.EOF
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			fds := []unix.PollFd{{Fd: int32(st.pipe), Events: unix.POLLIN}, {Fd: int32(st.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors
-			if _, err = unix.Poll(fds, -1); err == nil || errors.Is(err, unix.EINTR) {
-				continue
-			}
-		}
-		return 0, err
-	}
-}
-
-var errLeft = errors.New("left while it was open")
-
-func (st *stream) take(buf []byte) (int, error) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.waker < 0 {
-		return 0, errLeft
-	}
-	n, err := unix.Read(st.pipe, buf)
-	st.taken += int64(max(n, 0))
-	return n, err
-}
-
-// leave ends the stream, though others may still write to it.
-func (st *stream) leave() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.waker >= 0 {
-		_ = unix.Close(st.waker)
-		st.waker = -1
-	}
-}
-
-// close closes our descriptors.
-func (st *stream) close() {
-	st.leave()
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.pipe >= 0 {
-		_, _ = unix.Close(st.pipe), unix.Close(st.wake)
-		st.pipe = -1
-	}
-}
-
-// owed returns how many bytes had been put into the pipe, ever.
-func (st *stream) owed() int64 {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	waiting := 0
-	if st.pipe >= 0 {
-		waiting, _ = unix.IoctlGetInt(st.pipe, fionread)
-	}
-	return st.taken + int64(waiting)
-}
-
-// progress returns how many bytes were written to the destination, and when last.
-func (st *stream) progress() (int64, time.Time) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.written, st.last
-}
-
-// ended waits for at most d for the end of the stream.
-func (st *stream) ended(d time.Duration) bool {
-	select {
-	case <-st.done:
-		return true
-	case <-time.After(d):
-		return false
-	}
-}
-
-// error returns why the stream ended early, nil while it has not.
-func (st *stream) error() error {
-	select {
-	case <-st.done:
-		return st.err
-	default:
-		return nil
-	}
 }

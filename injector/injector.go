@@ -70,12 +70,12 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		return exec.Status{}, err
 	}
 	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
-	p.Stdout, p.Stderr, err = mask(o, resolved)
+	err = mask(&p, o, resolved)
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		places.remove(o.Log)
 		return exec.Status{}, err
 	}
-	if p.Stdout == io.Writer(o.Stdout) && !places.hasFiles() {
+	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() {
 		return exec.Status{}, exec.Replace(p)
 	}
 	status, err := exec.Run(context.WithoutCancel(ctx), p)
@@ -94,6 +94,8 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 			o.Log.Error("the task's output could not be written"+lost, "error", status.OutputErr)
 		case status.Abandoned:
 			o.Log.Warn("nobody takes the task's output" + lost)
+		case status.NoTerminal != nil:
+			o.Log.Warn("no terminal could be made for the task, so its output went through a pipe (--no-redact keeps the terminal)", "error", status.NoTerminal)
 		case status.Leaked:
 			o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
 		}
@@ -154,33 +156,50 @@ func hide(log hclog.Logger) {
 	}
 }
 
-// mask adds the values to the redactor and returns the task's stdout and
-// stderr: our own ones if there is nothing to mask.
-func mask(o Options, resolved []resolver.Resolved) (stdout, stderr io.Writer, err error) {
+// mask adds the values to the redactor and gives the task outputs that pass it, or
+// our own ones if there is nothing to mask.
+func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
+	p.Stdout, p.Stderr = o.Stdout, o.Stderr
 	if o.NoRedact {
-		return o.Stdout, o.Stderr, nil
+		return nil
 	}
 	if err := AddPatterns(o.Redactor, resolved, o.Log); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if o.Redactor.Empty() {
-		return o.Stdout, o.Stderr, nil
+		return nil
 	}
-	out := Writer(o.Redactor, o.Stdout)
-	// One stream if both are the same file: it keeps the order, and a value of
-	// which half comes on each.
-	if a, err := o.Stdout.Stat(); err == nil {
-		if b, err := o.Stderr.Stat(); err == nil && os.SameFile(a, b) {
-			return out, out, nil
+	for _, f := range []*os.File{o.Stderr, o.Stdout} {
+		if isTerminal(f) {
+			p.Terminal = o.Redactor.TerminalWriter(f)
 		}
 	}
-	return out, Writer(o.Redactor, o.Stderr), nil
+	// One stream if both are the same file: it keeps the order, and a value of
+	// which half comes on each.
+	same := false
+	if a, err := o.Stdout.Stat(); err == nil {
+		if b, err := o.Stderr.Stat(); err == nil {
+			same = os.SameFile(a, b)
+		}
+	}
+	if !isTerminal(o.Stdout) {
+		p.Stdout = Writer(o.Redactor, o.Stdout)
+	}
+	if !isTerminal(o.Stderr) {
+		p.Stderr = p.Stdout
+		if !same {
+			p.Stderr = Writer(o.Redactor, o.Stderr)
+		}
+	}
+	return nil
 }
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 // Writer returns a stream that r masks to f: one for a person if f is a terminal.
 // If it is a pipe it is made to hold more.
 func Writer(r *redact.Redactor, f *os.File) *redact.Writer {
-	if term.IsTerminal(int(f.Fd())) {
+	if isTerminal(f) {
 		return r.TerminalWriter(f)
 	}
 	exec.WidenPipe(f)

@@ -28,6 +28,7 @@ var version = "dev"
 const codeFailed = 125
 
 func main() {
+	exec.Monitor()
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }

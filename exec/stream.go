@@ -1,0 +1,187 @@
+package exec
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stream is one pipe, or a terminal, from the program to a writer. Its goroutine
+// waits for it in the kernel rather than in Go's poller: a chunk comes with one
+// thread woken, and not by way of a second.
+type stream struct {
+	child    *os.File // the program's end
+	terminal bool
+	dst      io.Writer
+	done     chan struct{}
+	err      error // of dst, or of reading; valid once done
+
+	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
+	pipe    int        // our end, which does not block; -1 once closed
+	wake    int        // the end of another pipe, whose other end leave closes
+	waker   int        // that; -1 once closed
+	taken   int64
+	written int64
+	last    time.Time // of a write
+}
+
+// newPipe returns a stream through a pipe.
+func newPipe(dst io.Writer) (*stream, error) {
+	data := [2]int{-1, -1}
+	if err := pipe(&data); err != nil {
+		return nil, err
+	}
+	widen(data[0])
+	return newStream(dst, os.NewFile(uintptr(data[1]), "pipe"), data[0])
+}
+
+// newStream returns a stream from ours, the descriptor at the other side of
+// child. Both are the stream's, even if it fails.
+func newStream(dst io.Writer, child *os.File, ours int) (*stream, error) {
+	wake := [2]int{-1, -1}
+	err := unix.SetNonblock(ours, true)
+	if err == nil {
+		err = pipe(&wake)
+	}
+	if err != nil {
+		_, _ = child.Close(), unix.Close(ours)
+		return nil, err
+	}
+	return &stream{child: child, dst: dst, done: make(chan struct{}), pipe: ours, wake: wake[0], waker: wake[1]}, nil
+}
+
+// pipe makes a pipe that programs do not inherit.
+func pipe(fds *[2]int) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := syscall.Pipe(fds[:]); err != nil {
+		return os.NewSyscallError("pipe", err)
+	}
+	syscall.CloseOnExec(fds[0])
+	syscall.CloseOnExec(fds[1])
+	return nil
+}
+
+// copy copies the pipe to the writer, to its end or to the writer's first error.
+func (st *stream) copy() {
+	defer close(st.done)
+	_, err := io.Copy(st.dst, st)
+	if !errors.Is(err, errLeft) {
+		st.err = err
+	}
+	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
+	st.close()
+	if c, ok := st.dst.(io.Closer); ok {
+		if err := c.Close(); st.err == nil {
+			st.err = err
+		}
+	}
+}
+
+// Read reads from the pipe, and counts what it takes in the same step: no byte is
+// ever neither in the pipe nor counted. What it took before has been written when
+// it is called again.
+func (st *stream) Read(buf []byte) (int, error) {
+	st.mu.Lock()
+	if st.written != st.taken {
+		st.written, st.last = st.taken, time.Now()
+	}
+	st.mu.Unlock()
+	for {
+		n, err := st.take(buf)
+		switch {
+		case n > 0:
+			return n, nil
+		case err == nil:
+			err = io.EOF
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			fds := []unix.PollFd{{Fd: int32(st.pipe), Events: unix.POLLIN}, {Fd: int32(st.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors
+			if _, err = unix.Poll(fds, -1); err == nil || errors.Is(err, unix.EINTR) {
+				continue
+			}
+		}
+		return 0, err
+	}
+}
+
+var errLeft = errors.New("left while it was open")
+
+func (st *stream) take(buf []byte) (int, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.waker < 0 {
+		return 0, errLeft
+	}
+	n, err := unix.Read(st.pipe, buf)
+	if st.terminal && errors.Is(err, unix.EIO) { // nobody has its other end any more
+		return 0, nil
+	}
+	st.taken += int64(max(n, 0))
+	return n, err
+}
+
+// leave ends the stream, though others may still write to it.
+func (st *stream) leave() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.waker >= 0 {
+		_ = unix.Close(st.waker)
+		st.waker = -1
+	}
+}
+
+// close closes our descriptors.
+func (st *stream) close() {
+	st.leave()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.pipe >= 0 {
+		_, _ = unix.Close(st.pipe), unix.Close(st.wake)
+		st.pipe = -1
+	}
+}
+
+// owed returns how many bytes had been put into the pipe, ever.
+func (st *stream) owed() int64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	waiting := 0
+	if st.pipe >= 0 {
+		waiting, _ = unix.IoctlGetInt(st.pipe, fionread)
+	}
+	return st.taken + int64(waiting)
+}
+
+// progress returns how many bytes were written to the destination, and when last.
+func (st *stream) progress() (int64, time.Time) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.written, st.last
+}
+
+// ended waits for at most d for the end of the stream.
+func (st *stream) ended(d time.Duration) bool {
+	select {
+	case <-st.done:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// error returns why the stream ended early, nil while it has not.
+func (st *stream) error() error {
+	select {
+	case <-st.done:
+		return st.err
+	default:
+		return nil
+	}
+}
