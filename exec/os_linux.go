@@ -70,3 +70,19 @@ func selfPath() string {
 
 // dup makes to the same as from, for the programs that we start, too.
 func dup(from, to int) error { return unix.Dup3(from, to, 0) }
+
+// defaultAction gives sig its usual effect, and returns what takes that back. The
+// handler that Go has for SIGTSTP, once it was asked for one, stays in place even
+// after signal.Reset, and nothing would stop us.
+func defaultAction(sig syscall.Signal) (restore func()) {
+	var before, usual [32]byte // the kernel's struct sigaction on 64 bits; SIG_DFL and no flags are 0
+	set := func(action, old *[32]byte) bool {
+		const maskSize = 8
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0) //nolint:gosec // rt_sigaction(2) takes pointers
+		return errno == 0
+	}
+	if !set(&usual, &before) {
+		return func() {}
+	}
+	return func() { set(&before, nil) }
+}

@@ -4,6 +4,7 @@ package exec
 
 import (
 	"os"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,3 +40,10 @@ func selfPath() string {
 
 // dup makes to the same as from, for the programs that we start, too.
 func dup(from, to int) error { return unix.Dup2(from, to) }
+
+// defaultAction gives sig its usual effect, as far as Go does: SIGTSTP may have
+// none.
+func defaultAction(sig syscall.Signal) (restore func()) {
+	signal.Reset(sig)
+	return func() {}
+}

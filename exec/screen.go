@@ -228,12 +228,10 @@ func (s *supervisor) suspend(sig syscall.Signal) {
 	if sig == unix.SIGSTOP { // which the shell could not tell from one for us alone
 		stop = unix.SIGTSTP
 	}
-	signal.Reset(stop)
+	restore := defaultAction(stop)
 	_ = unix.Kill(0, stop)
 	continued := s.awaitContinue()
-	if stop == unix.SIGTSTP {
-		signal.Notify(s.signals, stop)
-	}
+	restore()
 	switch {
 	case continued:
 		sc.resume()
