@@ -59,6 +59,7 @@ var floors = []struct {
 	{0, "inject/resolver/secret"},
 	{0, "inject/resolver/idl"},
 	{2, "inject/resolver"},
+	{-1, "inject/exec/terminal"},
 	{0, "inject/exec"},
 }
 

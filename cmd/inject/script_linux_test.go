@@ -280,10 +280,10 @@ func TestTerminal(t *testing.T) {
 }
 
 // On a terminal a prompt is seen whole, though its end may begin a value; that
-// value is still masked.
+// value is still masked. What is typed is not shown: it would be in its midst.
 func TestPromptIsSeen(t *testing.T) {
 	home := homeWithSecret(t)
-	ask := `printf "Continue [th"; read x < /dev/tty; printf "e-value]"; echo " got $x"`
+	ask := `stty -echo < /dev/tty; printf "Continue [th"; read x < /dev/tty; printf "e-value]"; echo " got $x"`
 	for _, args := range [][]string{
 		{"--secret", "K", "--", "sh", "-c", ask},
 		{"--", "sh", "-c", "{ " + ask + "; } | " + binary + " redact --secret K"},

@@ -1,0 +1,166 @@
+package exec_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	osexec "os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"inject/exec"
+)
+
+func init() {
+	// on-screen runs its arguments as inject does on a terminal: outputs that are one
+	// get a terminal, the others a pipe.
+	roles["on-screen"] = func(args []string) int {
+		p := exec.Process{Args: args, Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+		for _, f := range []struct {
+			file *os.File
+			to   *io.Writer
+		}{{os.Stdout, &p.Stdout}, {os.Stderr, &p.Stderr}} {
+			if _, err := unix.IoctlGetTermios(int(f.file.Fd()), unix.TCGETS); err == nil {
+				p.Terminal = writer{f.file}
+			} else {
+				*f.to = writer{f.file}
+			}
+		}
+		status, err := exec.Run(ctx, p)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 125
+		}
+		if status.NoTerminal != nil {
+			fmt.Fprintln(os.Stderr, status.NoTerminal)
+		}
+		return status.Code
+	}
+	// descriptors prints which of 0, 1 and 2 are terminals into the file that it is given.
+	roles["descriptors"] = func(args []string) int {
+		var b strings.Builder
+		for fd := range 3 {
+			if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+				fmt.Fprint(&b, fd)
+			}
+		}
+		if os.WriteFile(args[0], []byte(b.String()), 0o600) != nil {
+			return 1
+		}
+		return 3
+	}
+}
+
+// screenOf starts this binary on a new terminal of size 33x99, alone or below a
+// shell's session, and returns that terminal.
+func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) *os.File {
+	t.Helper()
+	ours, theirs, err := pty.Open()
+	require.NoError(t, err)
+	require.NoError(t, pty.Setsize(ours, &pty.Winsize{Rows: 33, Cols: 99}))
+	if cmd.Stdin == nil {
+		cmd.Stdin = theirs
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = theirs
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = theirs
+	}
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 3}
+	if shared { // sh is the session's leader, and we are its child
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `"$@"; exit $?`, "sh"}, cmd.Args...)
+	}
+	require.NoError(t, cmd.Start())
+	require.NoError(t, theirs.Close())
+	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop(); _ = ours.Close() })
+	return ours
+}
+
+// Each of 0, 1 and 2 is a terminal for the program if and only if it is one for us,
+// with a shell's terminal and with one of our own.
+func TestEightCombinations(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		for bits := range 8 {
+			name := ""
+			cmd := osexec.Command(os.Args[0])
+			file := t.TempDir() + "/descriptors"
+			cmd.Args = append([]string{os.Args[0], "role", "on-screen"}, self("descriptors", file)...)
+			other, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			require.NoError(t, err)
+			if bits&1 == 0 {
+				cmd.Stdin = other
+			} else {
+				name += "0"
+			}
+			if bits&2 == 0 {
+				cmd.Stdout = other
+			} else {
+				name += "1"
+			}
+			if bits&4 == 0 {
+				cmd.Stderr = other
+			} else {
+				name += "2"
+			}
+			screenOf(t, shared, cmd)
+			require.Error(t, cmd.Wait())
+			require.Equal(t, 3, cmd.ProcessState.ExitCode())
+			got, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.Equalf(t, name, string(got), "shared: %v", shared)
+			require.NoError(t, other.Close())
+		}
+	}
+}
+
+// readScreen reads until text has come.
+func readScreen(t *testing.T, tty *os.File, text string) string {
+	t.Helper()
+	var all []byte
+	for b := make([]byte, 256); !bytes.Contains(all, []byte(text)); {
+		n, err := tty.Read(b)
+		all = append(all, b[:n]...)
+		require.NoErrorf(t, err, "%q", all)
+	}
+	return string(all)
+}
+
+// The program's terminal has the size of the person's, and follows it; typing goes
+// there; and the person's terminal is as it was however the program ends.
+func TestScreen(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		for _, end := range []string{"exit 0", "kill -KILL $$", "kill -TERM $$"} {
+			script := `trap 'stty size' WINCH; stty size; stty raw -echo; echo ready; read x; while [ -z "$y" ]; do y=$(stty size | grep 44); sleep 0.01; done; ` + end
+			cmd := osexec.Command(os.Args[0])
+			cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", script}
+			tty := screenOf(t, shared, cmd)
+			before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+			require.NoError(t, err)
+			require.Contains(t, readScreen(t, tty, "ready"), "33 99")
+			now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+			require.NoError(t, err)
+			require.NotEqual(t, before, now, "keys are handed on as they are typed")
+			_, err = tty.WriteString("typed\n")
+			require.NoError(t, err)
+			require.NoError(t, pty.Setsize(tty, &pty.Winsize{Rows: 44, Cols: 111}))
+			readScreen(t, tty, "44 111")
+			_, _ = io.ReadAll(tty) // to its end: EIO
+			_ = cmd.Wait()
+			code := map[string]int{"exit 0": 0, "kill -KILL $$": 137, "kill -TERM $$": 143}[end]
+			require.Equal(t, code, cmd.ProcessState.ExitCode())
+			after, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+			require.NoError(t, err)
+			require.Equal(t, before, after)
+		}
+	}
+}
