@@ -41,19 +41,19 @@ const (
 	msgModes      = 'm' // a [terminal.Modes] follows: what the person's terminal needs if we die
 )
 
-// Monitor is the rest of the process if it was started to be a monitor; else it
-// returns at once. Every program that calls [Run] with a Terminal calls it first
-// of all in its main function.
-func Monitor() {
-	if len(os.Args) == 3 && os.Args[0] == monitorName {
-		conn, err := strconv.Atoi(os.Args[1])
-		tty, err2 := strconv.Atoi(os.Args[2])
-		if err != nil || err2 != nil {
-			os.Exit(CodeNotExecutable)
-		}
-		monitor(conn, tty)
-		os.Exit(0)
+// Monitor is the rest of the process if it was started to be a monitor, and reports
+// whether it was: the caller then returns. Every program that calls [Run] with a
+// Terminal calls it first of all in its main function.
+func Monitor() bool {
+	if len(os.Args) != 3 || os.Args[0] != monitorName {
+		return false
 	}
+	conn, err := strconv.Atoi(os.Args[1])
+	tty, err2 := strconv.Atoi(os.Args[2])
+	if err == nil && err2 == nil {
+		monitor(conn, tty)
+	}
+	return true
 }
 
 // command is what the monitor starts. It comes by the socket: nobody sees it in
@@ -92,7 +92,7 @@ func monitor(connFd, tty int) {
 	pid, err := syscall.ForkExec(c.path, c.args, attr) //nolint:gosec // it is what we are for
 	if err != nil {
 		errno, _ := errors.AsType[syscall.Errno](err)
-		tellMain(conn, msgFailed, uint32(errno))
+		tellMain(conn, msgFailed, uint32(errno)) //nolint:gosec // small
 		return
 	}
 	for i := range 3 { // the program's pipes are not ours to keep open
@@ -146,7 +146,6 @@ func (m *follower) follow() {
 			if !m.gone.Load() { // else it is we who are ending
 				m.modes.Restore(m.tty)
 				_ = unix.Kill(-m.pid, unix.SIGKILL)
-				os.Exit(1)
 			}
 			return
 		}

@@ -28,7 +28,9 @@ var version = "dev"
 const codeFailed = 125
 
 func main() {
-	exec.Monitor()
+	if exec.Monitor() {
+		return
+	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }

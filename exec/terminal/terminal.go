@@ -72,7 +72,7 @@ func New(user *os.File) (*Terminal, error) {
 		err = pipe(&t.wake)
 	}
 	if err != nil {
-		t.program.Close() //nolint:errcheck,gosec // never used
+		t.program.Close() //nolint:errcheck // never used
 		t.closeAll()
 		return nil, err
 	}
