@@ -66,19 +66,20 @@ type command struct {
 
 // monitor starts the program, tells what becomes of it, and ends with it.
 func monitor(connFd, tty int) {
-	runtime.LockOSThread() // so that the program dies if we are killed: see startAndReap
+	runtime.LockOSThread() // so that the program dies if we are killed: see Run
 	unix.CloseOnExec(connFd)
 	unix.CloseOnExec(tty)
 	hideMonitor()
 	// What a terminal or a person sends to all is the program's to act upon; what we
 	// were started with as ignored must stay so for it.
+	c := newCatcher()
 	for _, sig := range asksToStop {
 		if !signal.Ignored(sig) {
-			signal.Notify(make(chan os.Signal, 1), sig)
+			c.take(sig)
 		}
 	}
 	conn := os.NewFile(uintptr(connFd), "monitor")
-	c, err := readCommand(conn)
+	cmd, err := readCommand(conn)
 	if err != nil {
 		return
 	}
@@ -87,9 +88,9 @@ func monitor(connFd, tty int) {
 		tellMain(conn, msgFailed, uint32(unix.ENOTTY))
 		return
 	}
-	attr := &syscall.ProcAttr{Env: c.env, Files: []uintptr{0, 1, 2}, Sys: childAttr()}
-	attr.Sys.Setpgid, attr.Sys.Foreground, attr.Sys.Ctty = true, c.foreground, own
-	pid, err := syscall.ForkExec(c.path, c.args, attr) //nolint:gosec // it is what we are for
+	attr := &syscall.ProcAttr{Env: cmd.env, Files: []uintptr{0, 1, 2}, Sys: childAttr()}
+	attr.Sys.Setpgid, attr.Sys.Foreground, attr.Sys.Ctty = true, cmd.foreground, own
+	pid, err := syscall.ForkExec(cmd.path, cmd.args, attr) //nolint:gosec // it is what we are for
 	if err != nil {
 		errno, _ := errors.AsType[syscall.Errno](err)
 		tellMain(conn, msgFailed, uint32(errno)) //nolint:gosec // small

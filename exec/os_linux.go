@@ -8,10 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	lastSignal = syscall.Signal(64) // real-time ones included; Go merges those
-	fionread   = unix.TIOCINQ
-)
+const fionread = unix.TIOCINQ
 
 // childAttr gives the program its death if we are killed. The kernel's race, that we die before the child asks for it, is
 // checked by package syscall.
@@ -71,18 +68,15 @@ func selfPath() string {
 // dup makes to the same as from, for the programs that we start, too.
 func dup(from, to int) error { return unix.Dup3(from, to, 0) }
 
-// defaultAction gives sig its usual effect, and returns what takes that back. The
-// handler that Go has for SIGTSTP, once it was asked for one, stays in place even
-// after signal.Reset, and nothing would stop us.
-func defaultAction(sig syscall.Signal) (restore func()) {
-	var before, usual [32]byte // the kernel's struct sigaction on 64 bits; SIG_DFL and no flags are 0
-	set := func(action, old *[32]byte) bool {
-		const maskSize = 8
-		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(old)), maskSize, 0, 0) //nolint:gosec // rt_sigaction(2) takes pointers
-		return errno == 0
+// waitChild waits for a child, and reaps it if it has ended. From then on its number
+// may be another process's, so nobody may be sending it a signal then.
+func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error) {
+	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT|options, nil); err != nil {
+		return 0, err
 	}
-	if !set(&usual, &before) {
-		return func() {}
-	}
-	return func() { set(&before, nil) }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pid, err := unix.Wait4(-1, status, options|unix.WNOHANG, nil)
+	s.ended = s.ended || pid == s.pid && !status.Stopped()
+	return pid, err
 }

@@ -4,16 +4,12 @@ package exec
 
 import (
 	"os"
-	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-const (
-	lastSignal = syscall.Signal(31)
-	fionread   = 0x4004667f // FIONREAD of <sys/filio.h>: _IOR('f', 127, int)
-)
+const fionread = 0x4004667f // FIONREAD of <sys/filio.h>: _IOR('f', 127, int)
 
 // childAttr gives the program nothing: only Linux has a parent-death signal.
 func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
@@ -41,9 +37,11 @@ func selfPath() string {
 // dup makes to the same as from, for the programs that we start, too.
 func dup(from, to int) error { return unix.Dup2(from, to) }
 
-// defaultAction gives sig its usual effect, as far as Go does: SIGTSTP may have
-// none.
-func defaultAction(sig syscall.Signal) (restore func()) {
-	signal.Reset(sig)
-	return func() {}
+// waitChild waits for a child, and reaps it if it has ended.
+func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error) {
+	pid, err := unix.Wait4(-1, status, options, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = s.ended || pid == s.pid && !status.Stopped()
+	return pid, err
 }

@@ -104,14 +104,13 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 	}
 	if err != nil {
 		_ = l.conn.Close()
-		for range s.ended { // when that is closed nothing of it is left
-		}
+		s.reap()
 		return err
 	}
 	// Those of job control are the program's now.
-	for _, sig := range []os.Signal{unix.SIGTSTP, unix.SIGCONT} {
+	for _, sig := range []syscall.Signal{unix.SIGTSTP, unix.SIGCONT} {
 		if !signal.Ignored(sig) {
-			signal.Notify(s.signals, sig)
+			s.p.Signals.catcher.take(sig)
 		}
 	}
 	sc := s.screen
@@ -141,27 +140,21 @@ func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 	// No parent-death signal: when the socket ends it puts things in order and goes.
 	attr.Env, attr.Sys = nil, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: s.screen.descriptor(s.files)}
 	args := []string{monitorName, strconv.Itoa(theirs), strconv.Itoa(user)}
-	var ended *unix.WaitStatus
+	monitor, err := syscall.ForkExec(selfPath(), args, attr) //nolint:gosec // ourselves
+	if err != nil {
+		return nil, errors.Join(err, l.conn.Close())
+	}
 	monitorEnded := false
-	_, err = s.startChild(selfPath(), args, attr, func(monitor, pid int, status unix.WaitStatus) bool {
+	s.reaped = func(pid int, status unix.WaitStatus) bool {
 		switch pid {
 		case monitor:
 			<-l.done
 			monitorEnded = true
-			ended = cmp.Or(l.status, ended)
+			s.status = cmp.Or(l.status, s.status)
 		case int(l.program.Load()): // its monitor was killed, and it by the kernel
-			ended = &status
+			s.status = &status
 		}
-		if !monitorEnded || ended == nil && l.program.Load() != 0 {
-			return false
-		}
-		if ended != nil {
-			s.ended <- *ended
-		}
-		return true
-	})
-	if err != nil {
-		return nil, errors.Join(err, l.conn.Close())
+		return monitorEnded && (s.status != nil || l.program.Load() == 0)
 	}
 	return l, nil
 }
@@ -258,7 +251,7 @@ func (s *supervisor) awaitContinue() bool {
 				if sig == unix.SIGCONT {
 					return true
 				}
-				s.forward(sig.(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+				s.forward(sig)
 			case <-timeout:
 				waiting = false
 			}

@@ -2,9 +2,9 @@ package exec
 
 import (
 	"context"
-	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,12 +15,16 @@ import (
 // meanwhile ends a context, and everything else waits for the program.
 type Signals struct {
 	terminal terminalKind
-	c        chan os.Signal
-	quit     chan struct{} // closed to end the watching
-	done     chan struct{} // closed when it has ended
-	early    error         // what asked us to stop; valid once done
-	held     []os.Signal   // what waits; valid once done
-	passed   bool
+	catcher  *catcher
+	c        chan syscall.Signal
+	quit     chan struct{} // closed when nobody reads c any more
+	ended    chan struct{} // closed when nothing is put into c any more
+	cancel   func()        // ends the context that TakeSignals has returned
+
+	once   sync.Once // for Release
+	mu     sync.Mutex
+	passed bool          // to Run
+	early  *StoppedError // what has asked us to stop before that
 }
 
 // StoppedError says that a signal asked us to stop before the program was started.
@@ -33,26 +37,28 @@ func (e *StoppedError) Error() string {
 
 // asksToStop are the signals that end whoever does not handle them, and are sent
 // to say so.
-var asksToStop = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
+var asksToStop = []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 
 // TakeSignals begins to take the signals. The context that it returns ends, with
 // a [*StoppedError] as its cause, when one of them asks us to stop before they
-// are handed over to [Run]. The caller releases them.
+// are handed over to [Run]. The caller releases them. Package os/signal does not
+// get them meanwhile, and nobody may take them twice.
 func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &Signals{terminal: controllingTerminal(), c: make(chan os.Signal, 1024), quit: make(chan struct{}), done: make(chan struct{})}
-	signal.Notify(s.c, s.terminal.taken()...)
+	s := &Signals{
+		terminal: controllingTerminal(), catcher: newCatcher(), c: make(chan syscall.Signal, 1024),
+		quit: make(chan struct{}), ended: make(chan struct{}), cancel: func() { cancel(nil) },
+	}
+	s.catcher.take(s.terminal.taken()...)
 	go func() {
-		defer close(s.done)
-		for {
+		defer close(s.ended)
+		for sig := s.catcher.next(); sig != 0; sig = s.catcher.next() {
+			if s.asksEarly(sig) {
+				cancel(s.early)
+				continue
+			}
 			select {
-			case sig := <-s.c:
-				if slices.Contains(asksToStop, sig) && s.early == nil {
-					s.early = &StoppedError{sig.(syscall.Signal)} //nolint:errcheck,forcetypeassert // os/signal sends nothing else
-					cancel(s.early)
-					continue
-				}
-				s.held = append(s.held, sig)
+			case s.c <- sig: // when a thousand wait already: as soon as Run has taken one
 			case <-s.quit:
 				return
 			}
@@ -61,54 +67,59 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	return ctx, s
 }
 
-// handOver ends the watching and returns the channel in which the signals are
-// from now on, those that wait first; or what asked us to stop.
-func (s *Signals) handOver() (chan os.Signal, error) {
-	s.end()
+// asksEarly reports whether sig asks us to stop before there is a program.
+func (s *Signals) asksEarly(sig syscall.Signal) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.passed || !slices.Contains(asksToStop, sig) {
+		return false
+	}
+	if s.early == nil {
+		s.early = &StoppedError{sig}
+	}
+	return true
+}
+
+// handOver returns the channel in which the signals are from now on, those that
+// wait first; or what asked us to stop.
+func (s *Signals) handOver() (chan syscall.Signal, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passed = true
 	if s.early != nil {
 		return nil, s.early
 	}
-	for _, sig := range s.held {
-		select {
-		case s.c <- sig:
-		default: // a thousand wait already
-		}
-	}
-	s.held = nil
 	return s.c, nil
 }
 
-func (s *Signals) end() {
-	if !s.passed {
-		s.passed = true
-		close(s.quit)
-		<-s.done
-	}
-}
-
-// Release gives the signals their usual effect again.
+// Release gives the signals their usual effect again. It may be called twice.
 func (s *Signals) Release() {
-	signal.Stop(s.c)
-	s.end()
+	s.once.Do(func() {
+		s.catcher.end()
+		close(s.quit)
+		<-s.ended
+		s.cancel()
+	})
 }
 
 // taken returns the signals that we take. Not among them are those that say
 // something about us: SIGCHLD and SIGURG (Go's own preemption); those of job
-// control, when a shell stops and continues us together with the program; and
-// those that we were started with as ignored (nohup), which the program then
-// ignores, too. SIGPIPE is taken so that it does not end us, and goes nowhere.
-func (t terminalKind) taken() []os.Signal {
-	var signals []os.Signal
+// control, when a shell stops and continues us together with the program; those
+// that we were started with as ignored (nohup), which the program then ignores,
+// too; and two that the C library keeps for itself. SIGPIPE is taken so that it
+// does not end us, and goes nowhere.
+func (t terminalKind) taken() []syscall.Signal {
+	signals := make([]syscall.Signal, 0, lastSignal)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU:
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU, 32, 33:
 			continue
 		case unix.SIGTSTP, unix.SIGCONT:
 			if t == sharedTerminal {
 				continue
 			}
 		}
-		if !signal.Ignored(sig) {
+		if sig == unix.SIGPIPE || !signal.Ignored(sig) { // for SIGPIPE see catcher
 			signals = append(signals, sig)
 		}
 	}
@@ -132,11 +143,12 @@ const (
 )
 
 func controllingTerminal() terminalKind {
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	// Not by os.Open, which would set up Go's poller for it.
+	tty, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return noTerminal
 	}
-	_ = tty.Close()
+	_ = unix.Close(tty)
 	if session, err := unix.Getsid(0); err == nil && session == unix.Getpid() {
 		return ownTerminal
 	}

@@ -6,8 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,25 +22,33 @@ const (
 	patience = 2 * time.Second
 )
 
-// supervisor is one run of a program.
+// supervisor is one run of a program. The goroutine that has started the program
+// waits for it, and reaps what becomes ours; another one attends to everything
+// else that happens meanwhile.
 type supervisor struct {
 	p        Process
 	files    [3]*os.File // the program's descriptors
 	streams  []*stream
 	screen   *screen // nil without a terminal of the program's own
 	terminal terminalKind
-	signals  chan os.Signal
+	signals  chan syscall.Signal
 	pid      int
+	// stoppable is set when the program may be stopped, and nobody but us continue it.
+	stoppable bool
+	reaped    func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
+	status    *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
 	leave time.Time
-	ended chan unix.WaitStatus // closed without a status if that was lost
 	// noTerminal is why the program has none of its own.
 	noTerminal error
+
+	mu    sync.Mutex // held while a child is reaped, and while one is sent a signal
+	ended bool       // the program has been reaped, and its number may be another's
 }
 
 // newSupervisor makes the pipes and the terminal.
 func newSupervisor(p Process) (*supervisor, error) {
-	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, ended: make(chan unix.WaitStatus, 1), terminal: p.Signals.terminal}
+	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, terminal: p.Signals.terminal}
 	if p.Terminal != nil {
 		s.screen, s.noTerminal = newScreen(p)
 	}
@@ -134,71 +142,66 @@ func (s *supervisor) start(path string) (err error) {
 
 // startAlone starts the program as our child.
 func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error) {
-	s.pid, err = s.startChild(path, s.p.Args, attr, func(child, pid int, status unix.WaitStatus) bool {
-		if pid == child {
-			s.ended <- status
-		}
-		return pid == child
-	})
-	return err
-}
-
-// startChild starts a child and everything that waits for children: each that has
-// ended is given to reaped, in a goroutine, until that returns true.
-func (s *supervisor) startChild(path string, args []string, attr *syscall.ProcAttr, reaped func(child, pid int, status unix.WaitStatus) bool) (int, error) {
-	type start struct {
-		child int
-		err   error
+	if s.pid, err = syscall.ForkExec(path, s.p.Args, attr); err != nil { //nolint:gosec // it is what we are for
+		return err
 	}
-	started := make(chan start)
-	go func() {
-		// The thread belongs to this goroutine alone and lives as long as the program,
-		// because the kernel sends the parent-death signal when the thread that forked
-		// ends.
-		runtime.LockOSThread()
-		child, err := syscall.ForkExec(path, args, attr) //nolint:gosec // it is what we are for
-		started <- start{child, err}
-		if err == nil {
-			s.reap(child, attr.Sys.Foreground, reaped)
+	s.stoppable = attr.Sys.Foreground
+	s.reaped = func(pid int, status unix.WaitStatus) bool {
+		if pid == s.pid {
+			s.status = &status
 		}
-	}()
-	st := <-started
-	return st.child, st.err
+		return pid == s.pid
+	}
+	return nil
 }
 
-// reap is the one loop that waits for children.
-func (s *supervisor) reap(child int, foreground bool, reaped func(child, pid int, status unix.WaitStatus) bool) {
-	defer close(s.ended)
+// reap waits for children and reaps each, in the one place where that is done,
+// until s.reaped says that it was the last that we wait for.
+func (s *supervisor) reap() {
 	options := 0
-	if foreground {
+	if s.stoppable {
 		options = unix.WUNTRACED
 	}
 	for {
 		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, options, nil)
+		pid, err := s.waitChild(&status, options)
 		switch {
-		case err == nil && status.Stopped():
-			// Ctrl-Z where no shell could continue it has no effect without us, either.
-			if pid == child && status.StopSignal() == unix.SIGTSTP {
-				_ = unix.Kill(-pid, unix.SIGCONT)
-			}
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
 			return
-		case reaped(child, pid, status):
+		case pid == 0: // it was another's
+		case status.Stopped():
+			// Ctrl-Z where no shell could continue it has no effect without us, either.
+			if pid == s.pid && status.StopSignal() == unix.SIGTSTP {
+				_ = unix.Kill(-pid, unix.SIGCONT)
+			}
+		case s.reaped(pid, status):
 			return
 		}
 	}
 }
 
-// run forwards signals until the program has ended and its output is written.
+// run waits until the program has ended and its output is written, and attends to
+// signals meanwhile.
 func (s *supervisor) run(ctx context.Context) (Status, error) {
-	status, known := s.wait(ctx)
-	result := Status{Code: status.ExitStatus(), NoTerminal: s.noTerminal}
-	if status.Signaled() {
-		result.Code = 128 + int(status.Signal())
+	over, attended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(attended)
+		s.attend(ctx, over)
+	}()
+	s.reap()
+	close(over)
+	<-attended
+	if s.status == nil {
+		s.drain()
+		s.screen.close()
+		return Status{}, errors.New("the program has ended, and another part of this process took its status")
+	}
+	result := Status{Code: s.status.ExitStatus(), NoTerminal: s.noTerminal}
+	if s.status.Signaled() {
+		result.Code = 128 + int(s.status.Signal())
 		if s.terminal == sharedTerminal {
-			result.TerminalSignal = status.Signal()
+			result.TerminalSignal = s.status.Signal()
 		}
 	}
 	s.screen.programEnded()
@@ -212,14 +215,11 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 			result.OutputErr = err
 		}
 	}
-	if !known {
-		return Status{}, errors.New("the program has ended, and another part of this process took its status")
-	}
 	return result, nil
 }
 
-// wait returns when the program has ended, with its status if that is known.
-func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
+// attend does what there is to do until over is closed.
+func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	var kill <-chan time.Time
 	stop := func() {
 		if kill == nil && s.p.Grace > 0 {
@@ -231,13 +231,13 @@ func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 	stopped, hungUp, gone := s.screen.events()
 	for {
 		select {
-		case status, known := <-s.ended:
-			return status, known
+		case <-over:
+			return
 		case sig := <-s.signals:
 			if sig == unix.SIGTERM {
 				stop()
 			}
-			s.forward(sig.(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+			s.forward(sig)
 		case sig := <-stopped:
 			s.suspend(sig)
 		case <-hungUp:
@@ -259,7 +259,11 @@ func (s *supervisor) wait(ctx context.Context) (unix.WaitStatus, bool) {
 // forward sends sig to the program's group; or to the program alone if it shares
 // ours, or has left its own.
 func (s *supervisor) forward(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
+	case s.ended: // its number may be another's by now
+		return
 	case sig == unix.SIGPIPE: // ours: nobody reads our output
 		return
 	case s.screen != nil && s.screen.takes(sig):

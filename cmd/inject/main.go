@@ -43,8 +43,9 @@ type app struct {
 	redactor *redact.Redactor // every value of the task's; all that we say passes it
 	key      *redact.Redactor // what opens the store; all that we say passes it, too
 	log      hclog.Logger
-	status   exec.Status // of the command
-	running  bool        // the verb is run, whose failures go to the termination message
+	status   exec.Status     // of the command
+	running  bool            // the verb is run, whose failures go to the termination message
+	stopped  <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
 
 // main runs the program and returns its exit code.

@@ -83,6 +83,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		// From before there is anything to clean up.
 		ctx, o.Signals = exec.TakeSignals(ctx)
 		defer o.Signals.Release()
+		a.stopped = ctx.Done()
 		opening, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
 		defer cancel()
 		s, err := a.openReader(opening)

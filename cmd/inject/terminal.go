@@ -16,7 +16,10 @@ import (
 func isTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
 // terminal is where a person can be asked, whatever the standard streams are.
-type terminal struct{ file *os.File }
+type terminal struct {
+	file    *os.File
+	stopped <-chan struct{} // see app
+}
 
 // terminal returns the controlling terminal, nil if there is none.
 func (a *app) terminal() *terminal {
@@ -24,13 +27,13 @@ func (a *app) terminal() *terminal {
 		return nil
 	}
 	if isTerminal(a.stdin) {
-		return &terminal{a.stdin}
+		return &terminal{a.stdin, a.stopped}
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil
 	}
-	return &terminal{tty}
+	return &terminal{tty, a.stopped}
 }
 
 var errInterrupted = errors.New("interrupted; nothing was changed")
@@ -71,8 +74,9 @@ func (t *terminal) ask(prompt string) (secret.Value, error) {
 		}
 		return secret.NewValue(l.b), nil
 	case <-interrupted:
-		return secret.Value{}, errors.Join(errInterrupted, term.Restore(fd, before))
+	case <-t.stopped:
 	}
+	return secret.Value{}, errors.Join(errInterrupted, term.Restore(fd, before))
 }
 
 // print writes to the terminal itself, where stderr may not go; or to stderr if

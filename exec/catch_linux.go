@@ -1,0 +1,166 @@
+//go:build amd64 || arm64
+
+package exec
+
+import (
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Signals are caught by a handler of our own, in assembly (catch_linux_*.s). Package
+// os/signal asks a thread of Go's runtime about each signal, and waits for its
+// answer: for all of them that takes longer than everything else that we do before
+// a program is started. It also merges real-time signals that come together, and
+// keeps SIGPROF and the first real-time signal.
+//
+// The handler counts the signal and wakes whoever waits for one. It runs on the
+// stack that the runtime gives each thread for signals, with all others blocked,
+// and touches nothing of Go's but the variables below. A fault of our own it
+// hands on to the runtime, which is how nil pointers become panics.
+//
+// What is in the system's table is what we have put there: where os/signal is asked
+// about one of these signals meanwhile, it hears nothing.
+
+// lastSignal is the last real-time signal. There may be as many in the kernel's
+// queue as its limits say, and each is counted.
+const lastSignal = syscall.Signal(64)
+
+// What the handler works on.
+var (
+	received     [lastSignal + 1]uint32 // how many came that nobody has taken yet
+	bell         uint32                 // changes with each; a futex
+	faultHandler uintptr                // the runtime's
+)
+
+// The handler's entries, for the kernel's table. Both are in assembly.
+var onSignalAddr, onFaultAddr, sigreturnAddr uintptr
+
+// sigaction is the kernel's struct sigaction on amd64 and arm64, not the C library's.
+type sigaction struct {
+	handler  uintptr
+	flags    uint64
+	restorer uintptr // amd64 only: arm64 has one of the kernel's
+	mask     uint64
+}
+
+const (
+	saSiginfo  = 0x4
+	saOnstack  = 0x08000000
+	saRestart  = 0x10000000
+	saRestorer = 0x04000000
+
+	futexWait = 0 | 128 // FUTEX_WAIT and FUTEX_WAKE, FUTEX_PRIVATE_FLAG: uapi/linux/futex.h
+	futexWake = 1 | 128
+)
+
+// action puts an action for sig into the system's table and returns what was there.
+// With nil nothing is changed.
+func action(sig syscall.Signal, what *sigaction) (was sigaction, ok bool) {
+	const maskSize = 8
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(what)), uintptr(unsafe.Pointer(&was)), maskSize, 0, 0) //nolint:gosec // rt_sigaction(2) takes pointers
+	return was, errno == 0
+}
+
+// isFault reports whether sig is one by which the kernel tells a program of its own
+// mistakes. From anybody else it is a signal like others.
+func isFault(sig syscall.Signal) bool {
+	switch sig {
+	case unix.SIGILL, unix.SIGTRAP, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV, unix.SIGSYS:
+		return true
+	}
+	return false
+}
+
+// catcher is the signals that are caught. There is one at a time.
+type catcher struct {
+	before [lastSignal + 1]*sigaction // of those that are caught
+	last   int                        // that next has returned
+	done   atomic.Bool
+}
+
+// newCatcher returns a catcher of nothing yet.
+func newCatcher() *catcher {
+	clear(received[:])
+	return &catcher{}
+}
+
+// take catches the signals, too.
+func (c *catcher) take(signals ...syscall.Signal) {
+	for _, sig := range signals {
+		a := sigaction{handler: onSignalAddr, flags: saSiginfo | saOnstack | saRestart, mask: ^uint64(0)}
+		if sigreturnAddr != 0 {
+			a.flags, a.restorer = a.flags|saRestorer, sigreturnAddr
+		}
+		was, ok := action(sig, nil)
+		if !ok {
+			continue
+		}
+		switch {
+		case isFault(sig):
+			faultHandler = was.handler // the same for all
+			a.handler = onFaultAddr
+		case sig == unix.SIGPIPE:
+			// Else a write to a closed stdout or stderr ends us, which the runtime sees to
+			// itself. To the kernel what we put into the table is what counts, and so a
+			// program that we start has the usual effect again.
+			signal.Ignore(sig)
+		}
+		if _, ok := action(sig, &a); ok {
+			c.before[sig] = &was
+		}
+	}
+}
+
+// next returns a signal that has come, and waits for one; 0 once end is called.
+// Those that came together come in the order of their numbers.
+func (c *catcher) next() syscall.Signal {
+	for {
+		seen := atomic.LoadUint32(&bell)
+		for range received {
+			c.last = (c.last + 1) % len(received)
+			if n := &received[c.last]; atomic.LoadUint32(n) > 0 {
+				atomic.AddUint32(n, ^uint32(0))
+				return syscall.Signal(c.last)
+			}
+		}
+		if c.done.Load() {
+			return 0
+		}
+		_ = futex(futexWait, seen)
+	}
+}
+
+// end gives the signals the effect that they had, and ends next.
+func (c *catcher) end() {
+	for sig, was := range c.before {
+		if was != nil {
+			_, _ = action(syscall.Signal(sig), was)
+		}
+	}
+	c.done.Store(true)
+	atomic.AddUint32(&bell, 1)
+	_ = futex(futexWake, 1)
+}
+
+// futex waits on the bell while it is n, or wakes n who do.
+func futex(op int, n uint32) error {
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&bell)), uintptr(op), uintptr(n), 0, 0, 0) //nolint:gosec // futex(2) takes pointers
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// defaultAction gives sig its usual effect, and returns what takes that back.
+func defaultAction(sig syscall.Signal) (restore func()) {
+	was, ok := action(sig, &sigaction{}) // SIG_DFL and no flags are 0
+	return func() {
+		if ok {
+			_, _ = action(sig, &was)
+		}
+	}
+}

@@ -1,0 +1,47 @@
+#include "textflag.h"
+
+// Numbers of the kernel: uapi/asm-generic/unistd.h and uapi/linux/futex.h.
+#define SYS_futex 98
+#define FUTEX_WAKE_PRIVATE 129
+
+// The kernel calls these with the signal in R0, a siginfo in R1 and a context in R2,
+// and what they return to is its own, which gives every register back.
+
+// onFault tells a fault of ours (si_code is above 0), which is the runtime's, from
+// a signal that somebody has sent.
+TEXT onFault<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVW 8(R1), R8
+	CMPW $0, R8
+	BLE  sent
+	MOVD ·faultHandler(SB), R8
+	JMP  (R8)
+sent:
+	JMP  onSignal<>(SB)
+
+// onSignal counts the signal, and wakes who waits for the bell.
+TEXT onSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVD $·received(SB), R3
+	ADD  R0<<2, R3, R3
+count:
+	LDAXRW (R3), R4
+	ADDW   $1, R4
+	STLXRW R4, (R3), R5
+	CBNZW  R5, count
+	MOVD $·bell(SB), R0
+ring:
+	LDAXRW (R0), R4
+	ADDW   $1, R4
+	STLXRW R4, (R0), R5
+	CBNZW  R5, ring
+	MOVD $FUTEX_WAKE_PRIVATE, R1
+	MOVD $1, R2
+	MOVD $SYS_futex, R8
+	SVC
+	RET
+
+GLOBL ·onSignalAddr(SB), RODATA, $8
+DATA ·onSignalAddr(SB)/8, $onSignal<>(SB)
+GLOBL ·onFaultAddr(SB), RODATA, $8
+DATA ·onFaultAddr(SB)/8, $onFault<>(SB)
+GLOBL ·sigreturnAddr(SB), RODATA, $8
+DATA ·sigreturnAddr(SB)/8, $0
