@@ -54,9 +54,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})
-	root := a.rootCommand()
-	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.rootCommand(args).ExecuteContext(ctx)
 	if err == nil {
 		a.dieOf(a.status.TerminalSignal)
 		return a.status.Code

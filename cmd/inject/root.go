@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,48 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) rootCommand() *cobra.Command {
+// namedVerb is a command below the root.
+type namedVerb struct {
+	name string
+	make func(*app) *cobra.Command
+}
+
+func verbs() []namedVerb {
+	return []namedVerb{
+		{"run", (*app).runCommand},
+		{"create", (*app).createCommand},
+		{"update", (*app).updateCommand},
+		{"get", (*app).getCommand},
+		{"delete", (*app).deleteCommand},
+		{"explain", (*app).explainCommand},
+		{"redact", (*app).redactCommand},
+		{"version", (*app).versionCommand},
+	}
+}
+
+// namedIn returns the verbs that args may name: the words before a -- that are one,
+// or all where there may be need of their names. A task is started without making
+// the others.
+func namedIn(args []string) []namedVerb {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	var named []namedVerb
+	for _, v := range verbs() {
+		if slices.Contains(args, v.name) {
+			named = append(named, v)
+		}
+	}
+	for _, word := range []string{"help", "--help", "-h", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd} {
+		if slices.Contains(args, word) {
+			return verbs()
+		}
+	}
+	return named
+}
+
+// rootCommand returns the command that args are for.
+func (a *app) rootCommand(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "inject [flags] -- COMMAND [ARG…]",
 		Short: "Run a command with its secrets, masked in what it prints",
@@ -36,10 +78,19 @@ that the secrets are in.`,
 		PersistentPreRunE: a.prepare,
 		RunE:              a.run,
 	}
+	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.masked(a.stderr))
 	root.SetFlagErrorFunc(a.flagError)
 	a.runFlags(root)
+	for _, v := range namedIn(args) {
+		root.AddCommand(v.make(a))
+	}
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	return root
+}
+
+func (a *app) runCommand() *cobra.Command {
 	run := &cobra.Command{
 		Use:   "run [flags] -- COMMAND [ARG…]",
 		Short: "Run a command with its secrets (the same as without run)",
@@ -47,9 +98,7 @@ that the secrets are in.`,
 		RunE:  a.run,
 	}
 	a.runFlags(run)
-	root.AddCommand(run, a.createCommand(), a.updateCommand(), a.getCommand(), a.deleteCommand(), a.explainCommand(), a.redactCommand(), versionCommand())
-	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	return root
+	return run
 }
 
 // runFlags gives a command the flags of running one. They end at the first word
@@ -95,11 +144,11 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(a.flags.resolveTimeout)
 	a.status, err = injector.Run(ctx, o)
-	return stopped(ctx, explainNotFound(cmd, err))
+	return stopped(ctx, explainNotFound(err))
 }
 
 // explainNotFound adds to a command that was not found what was probably meant.
-func explainNotFound(cmd *cobra.Command, err error) error {
+func explainNotFound(err error) error {
 	e, ok := errors.AsType[*exec.StartError](err)
 	if !ok || e.Code != exec.CodeNotFound {
 		return err
@@ -109,9 +158,9 @@ func explainNotFound(cmd *cobra.Command, err error) error {
 		return secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
 			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
 	}
-	for _, verb := range cmd.Root().Commands() {
-		if distance(verb.Name(), e.Name) <= 2 {
-			return secret.WithHint(err, "did you mean: inject %s", verb.Name())
+	for _, v := range verbs() {
+		if distance(v.name, e.Name) <= 2 {
+			return secret.WithHint(err, "did you mean: inject %s", v.name)
 		}
 	}
 	return err
@@ -127,7 +176,7 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
-func versionCommand() *cobra.Command {
+func (*app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Tell which inject this is",
