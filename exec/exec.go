@@ -15,7 +15,6 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -129,10 +128,6 @@ func Run(ctx context.Context, p Process) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	// The kernel sends the parent-death signal when the thread that forked ends, so this
-	// one stays ours as long as the program lives. It waits for it, too.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if err := s.start(path); err != nil {
 		return Status{}, startError(p, path, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -95,7 +96,9 @@ func (s *supervisor) closeStreams() {
 	s.screen.close()
 }
 
-// start starts the program and everything that attends to it.
+// start starts the program and its streams. The caller goes on to run, which is
+// when the program's end is waited for, on the thread that has started it: when that
+// one ends the kernel sends the parent-death signal.
 func (s *supervisor) start(path string) (err error) {
 	if s.signals, err = s.p.Signals.handOver(); err != nil {
 		s.closeStreams()
@@ -110,6 +113,7 @@ func (s *supervisor) start(path string) (err error) {
 		attr.Files = append(attr.Files, f.Fd())
 	}
 	becomeSubreaper()
+	runtime.LockOSThread()
 	switch {
 	case s.screen != nil:
 		err = s.startOnScreen(path, attr)
@@ -125,6 +129,7 @@ func (s *supervisor) start(path string) (err error) {
 		err = s.startAlone(path, attr)
 	}
 	if err != nil {
+		runtime.UnlockOSThread()
 		s.closeStreams()
 		return err
 	}
@@ -190,6 +195,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 		s.attend(ctx, over)
 	}()
 	s.reap()
+	runtime.UnlockOSThread()
 	close(over)
 	<-attended
 	if s.status == nil {

@@ -3,8 +3,8 @@ package injector
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -165,14 +165,20 @@ func (e *environment) fail(d secret.Declaration, format string, args ...any) {
 		"place it in a file: --secret-file %s", d.Key))
 }
 
-// digest is the value of ParentVar.
+// digest is the value of ParentVar: a SHA-256 of each word of the scope and of the
+// declared list, after its length. A declaration has six, so that no two lists
+// have the same words.
 func digest(scope secret.Scope, declared []secret.Declaration) string {
-	b, err := json.Marshal(struct {
-		Scope    secret.Scope
-		Declared []secret.Declaration
-	}{scope, declared})
-	if err != nil {
-		panic(err) // they are strings and numbers
+	var b []byte
+	words := func(all ...string) {
+		for _, word := range all {
+			b = binary.LittleEndian.AppendUint64(b, uint64(len(word)))
+			b = append(b, word...)
+		}
+	}
+	words(scope.Org, scope.Project, scope.Domain)
+	for _, d := range declared {
+		words(d.Group, d.Key, d.Version, d.Mount.String(), d.EnvVar, d.Path)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])

@@ -115,16 +115,18 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 		return nil, err
 	}
 	byKey := map[string]*Climb{}
+	for _, d := range declared {
+		byKey[d.Key] = &Climb{}
+	}
 	var g errgroup.Group
 	g.SetLimit(parallel)
-	for _, d := range declared {
-		if byKey[d.Key] != nil {
-			continue
+	for key, c := range byKey {
+		if len(byKey) == 1 { // not worth another goroutine, which is often another thread
+			l.climb(ctx, task, key, c)
+			break
 		}
-		c := &Climb{}
-		byKey[d.Key] = c
 		g.Go(func() error {
-			l.climb(ctx, task, d.Key, c)
+			l.climb(ctx, task, key, c)
 			return nil
 		})
 	}

@@ -50,8 +50,9 @@ type Redactor struct {
 
 	mu       sync.Mutex // held while the automaton is replaced
 	values   []Pattern
+	forms    []form // of the values; without their bytes once there is an automaton
 	unmasked []string
-	current  atomic.Pointer[automaton]
+	current  atomic.Pointer[automaton] // nil until it is needed
 }
 
 // automaton is all that is known of the values at a time. It does not change.
@@ -69,7 +70,6 @@ type automaton struct {
 // error.
 func New(minLength int, patterns ...Pattern) *Redactor {
 	r := &Redactor{minLength: max(minLength, 1)}
-	r.current.Store(r.automaton(nil))
 	if err := r.Add(patterns...); err != nil {
 		panic(err)
 	}
@@ -82,8 +82,9 @@ const maxBytes = 1 << 30
 
 // Add adds patterns. Writers mask them from their next Write or Close on, also
 // when they began before it, as far as that is still held back. All forms are
-// laid out anew: add many at once rather than one by one. It returns an error,
-// and adds nothing, if there were more than 1 GiB of forms.
+// laid out anew, by the first of them that writes: add many at once rather than
+// one by one. It returns an error, and adds nothing, if there were more than 1 GiB
+// of forms.
 func (r *Redactor) Add(patterns ...Pattern) error {
 	if len(patterns) == 0 {
 		return nil
@@ -109,14 +110,23 @@ func (r *Redactor) Add(patterns ...Pattern) error {
 			}
 		}
 	}
-	r.values, r.unmasked = values, unmasked
-	r.current.Store(r.automaton(forms))
+	r.values, r.forms, r.unmasked = values, forms, unmasked
+	r.current.Store(nil)
 	return nil
 }
 
-// automaton returns what is known of the values with their forms.
-func (r *Redactor) automaton(forms []form) *automaton {
-	a := &automaton{forms: forms}
+// automaton returns what is known of the values with their forms. It is made when
+// it is needed: a program that prints nothing is not kept waiting for it.
+func (r *Redactor) automaton() *automaton {
+	if a := r.current.Load(); a != nil {
+		return a
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a := r.current.Load(); a != nil {
+		return a
+	}
+	a := &automaton{forms: r.forms}
 	for _, p := range r.values {
 		a.names = append(a.names, p.Name)
 		a.masks = append(a.masks, "[redacted:"+p.Name+"]")
@@ -127,6 +137,7 @@ func (r *Redactor) automaton(forms []form) *automaton {
 	for i := range a.forms {
 		a.forms[i].bytes = nil // they are in the trie now
 	}
+	r.current.Store(a)
 	return a
 }
 
@@ -139,7 +150,11 @@ func (r *Redactor) Unmasked() []string {
 }
 
 // Empty reports whether there is nothing to mask.
-func (r *Redactor) Empty() bool { return len(r.current.Load().forms) == 0 }
+func (r *Redactor) Empty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.forms) == 0
+}
 
 // Writer returns a new stream to dst. The caller closes it, which writes what
 // is held back and does not close dst.

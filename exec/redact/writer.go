@@ -158,7 +158,7 @@ func (w *Writer) maskHeld(old int) error {
 // decided, and returns how much that is.
 func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 	from := held
-	if a := w.r.current.Load(); a != w.a {
+	if a := w.r.automaton(); a != w.a {
 		// Read what is held again: it may begin a new value, too.
 		from, w.a, w.state = 0, a, state{}
 		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
