@@ -49,17 +49,19 @@ type section struct {
 	name  string
 	title string
 	full  bool // not part of -quick
+	apart bool // only if it is named: it is not about masking
 	run   func(*bench) error
 }
 
 var sections = []section{
-	{pipesName, "Through pipes, to /dev/null", false, (*bench).pipes},
-	{consumerName, "Through pipes, to a process that reads", true, (*bench).consumer},
-	{memoryName, "In memory, beside the plain automaton", false, (*bench).memory},
-	{linearName, "Time of a text twice as long", false, (*bench).linear},
-	{writesName, "Allocations and system calls", false, (*bench).writes},
-	{buildName, "Getting ready", false, (*bench).build},
-	{compareName, "Beside other programs", true, (*bench).compare},
+	{pipesName, "Through pipes, to /dev/null", false, false, (*bench).pipes},
+	{consumerName, "Through pipes, to a process that reads", true, false, (*bench).consumer},
+	{memoryName, "In memory, beside the plain automaton", false, false, (*bench).memory},
+	{linearName, "Time of a text twice as long", false, false, (*bench).linear},
+	{writesName, "Allocations and system calls", false, false, (*bench).writes},
+	{buildName, "Getting ready", false, false, (*bench).build},
+	{compareName, "Beside other programs", true, false, (*bench).compare},
+	{startName, "To start true", true, true, (*bench).start},
 }
 
 func sectionNames() []string {
@@ -101,7 +103,7 @@ func (b *bench) run() (err error) {
 	b.report = newReport(b.config)
 	fmt.Println(b.report.about())
 	for _, s := range sections {
-		if len(b.only) > 0 && !slices.Contains(b.only, s.name) || len(b.only) == 0 && b.quick && s.full {
+		if len(b.only) > 0 && !slices.Contains(b.only, s.name) || len(b.only) == 0 && (s.apart || b.quick && s.full) {
 			continue
 		}
 		begin, from := time.Now(), len(b.report.Rows)

@@ -14,7 +14,7 @@ import (
 const (
 	producerVerb = "producer" // TEXT-FILE BYTES WRITE
 	consumerVerb = "consumer"
-	plainVerb    = "plain" // VALUES-FILE
+	plainVerb    = "plain" // VALUES-FILE; see also leaderVerb
 )
 
 func child(verb string, args []string) error {
@@ -32,6 +32,8 @@ func child(verb string, args []string) error {
 	case verb == consumerVerb && len(args) == 0:
 		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, make([]byte, 256<<10))
 		return err
+	case verb == leaderVerb && len(args) > 0:
+		return leader(args)
 	case verb == plainVerb && len(args) == 1:
 		return filterPlain(args[0])
 	default:

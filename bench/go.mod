@@ -3,6 +3,8 @@ module inject/bench
 go 1.26.0
 
 require (
+	github.com/creack/pty v1.1.24
+	golang.org/x/sys v0.49.0
 	gonum.org/v1/plot v0.17.0
 	inject v0.0.0
 )

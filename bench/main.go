@@ -2,8 +2,8 @@
 // done, and tells it as a table, as JSON and as the page docs/redaction.md. It is
 // a module of its own, so that what draws a plot is not what the product is built
 // of. It knows the product from outside: its binary, its package exec/redact, and
-// the plain rule in exec/redact/redacttest that all outputs are held to. What it
-// costs to start a command is start.sh's, and to open a store, the store's own.
+// the plain rule in exec/redact/redacttest that all outputs are held to. It also
+// measures what it costs to start a command; to open a store is the store's own.
 package main
 
 import (
@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string) error {
 		return measure(ctx, args)
 	case "plot":
 		return plotVerb(args)
-	case producerVerb, consumerVerb, plainVerb:
+	case producerVerb, consumerVerb, plainVerb, leaderVerb:
 		return child(verb, args)
 	default:
 		return errors.New(usage)

@@ -120,15 +120,15 @@ func (c *catcher) take(signals ...syscall.Signal) {
 func (c *catcher) next() syscall.Signal {
 	for {
 		seen := atomic.LoadUint32(&bell)
+		if c.done.Load() {
+			return 0
+		}
 		for range received {
 			c.last = (c.last + 1) % len(received)
 			if n := &received[c.last]; atomic.LoadUint32(n) > 0 {
 				atomic.AddUint32(n, ^uint32(0))
 				return syscall.Signal(c.last)
 			}
-		}
-		if c.done.Load() {
-			return 0
 		}
 		_ = futex(futexWait, seen)
 	}

@@ -18,7 +18,6 @@ type Signals struct {
 	catcher  *catcher
 	c        chan syscall.Signal
 	quit     chan struct{} // closed when nobody reads c any more
-	ended    chan struct{} // closed when nothing is put into c any more
 	cancel   func()        // ends the context that TakeSignals has returned
 
 	once   sync.Once // for Release
@@ -47,11 +46,10 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &Signals{
 		terminal: controllingTerminal(), catcher: newCatcher(), c: make(chan syscall.Signal, 1024),
-		quit: make(chan struct{}), ended: make(chan struct{}), cancel: func() { cancel(nil) },
+		quit: make(chan struct{}), cancel: func() { cancel(nil) },
 	}
 	s.catcher.take(s.terminal.taken()...)
 	go func() {
-		defer close(s.ended)
 		for sig := s.catcher.next(); sig != 0; sig = s.catcher.next() {
 			if s.asksEarly(sig) {
 				cancel(s.early)
@@ -97,7 +95,6 @@ func (s *Signals) Release() {
 	s.once.Do(func() {
 		s.catcher.end()
 		close(s.quit)
-		<-s.ended
 		s.cancel()
 	})
 }

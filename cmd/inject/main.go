@@ -1,9 +1,3 @@
-// The runtime does not read, at each start and every second, how many processors
-// the cgroup has: see maxProcs.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 // Inject runs a command with its secrets, masks them in what it prints, and
 // manages the store that they are in. See the README for what it is for.
 //
@@ -17,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -34,17 +27,9 @@ var version = "dev"
 // the command; docker run and env have the same.
 const codeFailed = 125
 
-// maxProcs is how many processors we use at most: one for each stream of a task, one
-// to wait for it and one for its signals. On a machine with a hundred the runtime
-// would keep memory and threads for each.
-const maxProcs = 4
-
 func main() {
 	if exec.Monitor() {
 		return
-	}
-	if runtime.NumCPU() > maxProcs { // it stops the world
-		runtime.GOMAXPROCS(maxProcs)
 	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(a.main(context.Background(), os.Args[1:]))

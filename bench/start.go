@@ -1,0 +1,327 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	startName = "start"
+	// leaderVerb is this program as the leader of a terminal's session, as a shell
+	// is: it starts a command again and again and tells how long each took.
+	leaderVerb = "leader" // COMMAND...
+	// startRuns is how often a command is started in each round; their median is the
+	// round's time.
+	startRuns = 20
+)
+
+// The targets, in times of `tini -s -- true`, in bytes and in MiB.
+const (
+	startTarget   = 3
+	noneTarget    = 2
+	sizeTarget    = 15
+	memoryTarget  = 20
+	secretOfStart = "the-value-of-k"
+)
+
+// start measures what it costs to start `true` through inject, beside what else
+// stands in front of programs.
+func (b *bench) start() error {
+	for _, tool := range []string{"tini", "dumb-init", "catatonit"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%w (apt-get install %s)", err, tool)
+		}
+	}
+	inject, err := b.install()
+	if err != nil {
+		return err
+	}
+	wrapper := b.path("wrapper")
+	build := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", wrapper, "./wrapper") //nolint:gosec // our own program
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the wrapper: %w: %s", err, out)
+	}
+	key, err := b.home(inject, nil)
+	if err != nil {
+		return err
+	}
+	phrase, err := b.home(inject, []string{"INJECT_KEY=correct horse battery staple"})
+	if err != nil {
+		return err
+	}
+
+	const tini = "tini -s -- true"
+	piped := []starter{
+		{tini, []string{"tini", "-s", "--", "true"}, key, 0},
+		{"true", []string{"true"}, key, 0},
+		{"dumb-init true", []string{"dumb-init", "true"}, key, 0},
+		{"catatonit -- true", []string{"catatonit", "--", "true"}, key, 0},
+		{"os/exec wrapper", []string{wrapper, "true"}, key, 0},
+		{"inject --secret K -- true", []string{inject, "--secret", "K", "--", "true"}, key, startTarget},
+		{"inject -- true", []string{inject, "--", "true"}, key, noneTarget},
+	}
+	if err := b.measureStarts("pipe", piped, b.rounds, plainStart); err != nil {
+		return err
+	}
+	container := []starter{
+		{tini, []string{"tini", "-s", "--", "true"}, key, 0},
+		{"inject --secret K -- true", []string{inject, "--secret", "K", "--", "true"}, key, 0},
+		{"inject -- true", []string{inject, "--", "true"}, key, 0},
+	}
+	if err := b.measureStarts("own terminal", container, b.rounds, terminalStart); err != nil {
+		return err
+	}
+	if err := b.measureStarts("shell's terminal", container, b.rounds, b.shellStart); err != nil {
+		return err
+	}
+	slow := []starter{
+		{tini, []string{"tini", "-s", "--", "true"}, key, 0},
+		{"inject --secret K, passphrase key", []string{inject, "--secret", "K", "--", "true"}, phrase, 0},
+	}
+	// A passphrase is made slow to guess, and this is what that costs.
+	if err := b.measureStarts("pipe", slow, 3, onceStart); err != nil {
+		return err
+	}
+	if err := b.residentMemory(inject, key); err != nil {
+		return err
+	}
+	info, err := os.Stat(b.inject)
+	if err != nil {
+		return err
+	}
+	size := Row{Section: startName, Name: "bin/inject, stripped", Unit: "MB", Value: statOf([]float64{float64(info.Size()) / 1e6})}
+	size.atMost(sizeTarget)
+	b.report.add(size)
+	return nil
+}
+
+// install copies the binary as an installation does: the linker writes it through
+// a mapping, which leaves it in smaller pieces in the page cache than a file that
+// was written, as those are that it is compared with.
+func (b *bench) install() (string, error) {
+	data, err := os.ReadFile(b.inject)
+	if err != nil {
+		return "", err
+	}
+	path := b.path("inject")
+	return path, os.WriteFile(path, data, 0o755) //nolint:gosec // a program
+}
+
+// home makes a home whose store has the secret K, and returns the environment in
+// which it is found. It looks that it is.
+func (b *bench) home(inject string, env []string) ([]string, error) {
+	dir, err := os.MkdirTemp(b.dir, "home")
+	if err != nil {
+		return nil, err
+	}
+	env = append([]string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, env...)
+	for _, args := range [][]string{
+		{"create", "secret", "K", secretOfStart},
+		{"--secret", "K", "--", "sh", "-c", `test "$K" = ` + secretOfStart},
+	} {
+		cmd := exec.CommandContext(b.ctx, inject, args...) //nolint:gosec // what is measured
+		cmd.Env = env
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("inject %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	return env, nil
+}
+
+// starter is a command that is started, and what it may cost.
+type starter struct {
+	name   string
+	args   []string
+	env    []string
+	target float64 // in times of the first one; 0 for none
+}
+
+// measureStarts compares starters with the first of them.
+func (b *bench) measureStarts(where string, starters []starter, rounds int, run func(starter) (time.Duration, error)) error {
+	var contenders []contender
+	for _, s := range starters {
+		contenders = append(contenders, contender{s.name, func() (time.Duration, error) { return run(s) }})
+	}
+	times, err := alternate(rounds, contenders)
+	if err != nil {
+		return err
+	}
+	for i, s := range starters {
+		row := Row{Section: startName, Workload: where, Name: s.name, Unit: "ms", Value: millis(times[i])}
+		row.versus(starters[0].name, ratios(times[0], times[i]))
+		if s.target > 0 {
+			row.Target = &Target{fmt.Sprintf("≤ %g×", s.target), row.Ratio.Median <= s.target}
+		}
+		b.report.add(row)
+	}
+	return nil
+}
+
+// plainStart returns the median time of starts whose descriptors are /dev/null.
+func plainStart(s starter) (time.Duration, error) { return startOften(s, startRuns, nil) }
+
+// onceStart is plainStart of one start.
+func onceStart(s starter) (time.Duration, error) { return startOften(s, 1, nil) }
+
+// terminalStart is plainStart on a terminal that is the command's alone, as in a
+// container that has one.
+func terminalStart(s starter) (time.Duration, error) {
+	var times []time.Duration
+	for range startRuns {
+		ours, theirs, err := pty.Open()
+		if err != nil {
+			return 0, err
+		}
+		go io.Copy(io.Discard, ours) //nolint:errcheck // until it ends
+		t, err := startOften(s, 1, theirs)
+		if err := errors.Join(err, theirs.Close(), ours.Close()); err != nil {
+			return 0, err
+		}
+		times = append(times, t)
+	}
+	return median(times), nil
+}
+
+// startOften starts s several times and returns the median time. On a terminal it
+// leads a session.
+func startOften(s starter, runs int, terminal *os.File) (time.Duration, error) {
+	path, err := exec.LookPath(s.args[0])
+	if err != nil {
+		return 0, err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close() //nolint:errcheck // nothing is in it
+	attr := &syscall.ProcAttr{Env: s.env, Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}}
+	if terminal != nil {
+		attr.Files = []uintptr{terminal.Fd(), terminal.Fd(), terminal.Fd()}
+		attr.Sys = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	}
+	return startNow(path, s.args, attr, runs)
+}
+
+func startNow(path string, args []string, attr *syscall.ProcAttr, runs int) (time.Duration, error) {
+	var times []time.Duration
+	for range runs {
+		begin := time.Now()
+		pid, err := syscall.ForkExec(path, args, attr) //nolint:gosec // what is measured
+		if err != nil {
+			return 0, err
+		}
+		var status unix.WaitStatus
+		for {
+			if _, err = unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		times = append(times, time.Since(begin))
+		if err != nil || status.ExitStatus() != 0 {
+			return 0, fmt.Errorf("%s: status %d: %w", strings.Join(args, " "), status, err)
+		}
+	}
+	return median(times), nil
+}
+
+func median(times []time.Duration) time.Duration {
+	slices.Sort(times)
+	return times[len(times)/2]
+}
+
+// shellStart is plainStart as the job of a session's leader, as in a shell. The
+// leader takes the time.
+func (b *bench) shellStart(s starter) (time.Duration, error) {
+	ours, theirs, err := pty.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer ours.Close()           //nolint:errcheck // nothing is kept
+	go io.Copy(io.Discard, ours) //nolint:errcheck // until it ends
+	var told bytes.Buffer
+	cmd := exec.CommandContext(b.ctx, b.self, append([]string{leaderVerb}, s.args...)...) //nolint:gosec // ourselves
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = s.env, theirs, &told, theirs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	err = cmd.Run()
+	if err = errors.Join(err, theirs.Close()); err != nil {
+		return 0, err
+	}
+	var t int64
+	err = binary.Read(&told, binary.NativeEndian, &t)
+	return time.Duration(t), err
+}
+
+// leader starts args on the terminal that its stdin is, and writes the median time
+// to stdout.
+func leader(args []string) error {
+	path, err := exec.LookPath(args[0])
+	if err != nil {
+		return err
+	}
+	t, err := startNow(path, args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 0, 0}}, startRuns)
+	if err != nil {
+		return err
+	}
+	return binary.Write(os.Stdout, binary.NativeEndian, int64(t))
+}
+
+// residentMemory is the peak of inject beside a task that does nothing, and beside
+// one that writes.
+func (b *bench) residentMemory(inject string, env []string) error {
+	for _, c := range []struct{ name, script string }{
+		{"peak memory of inject, a task that waits", "echo ready >&2; read x"},
+		{"peak memory of inject, a task that has written 256 MiB", "head -c 268435456 /dev/zero; echo ready >&2; read x"},
+	} {
+		cmd := exec.CommandContext(b.ctx, inject, "--secret", "K", "--", "sh", "-c", c.script) //nolint:gosec // what is measured
+		cmd.Env, cmd.Stdout, cmd.WaitDelay = env, b.null, time.Second
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		said, err := cmd.StderrPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(said, make([]byte, len("ready\n")))
+		peak, err2 := peakMemory(cmd.Process.Pid)
+		if err := errors.Join(err, err2, in.Close()); err != nil {
+			return err
+		}
+		_ = cmd.Wait() // read has found the end
+		row := Row{Section: startName, Name: c.name, Unit: "MiB", Value: statOf([]float64{peak})}
+		row.atMost(memoryTarget)
+		b.report.add(row)
+	}
+	return nil
+}
+
+// peakMemory returns the most that a process has had resident, in MiB.
+func peakMemory(pid int) (float64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "status"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib float64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %f kB", &kib); n == 1 {
+			return kib / 1024, nil
+		}
+	}
+	return 0, errors.New("no VmHWM")
+}
