@@ -4,6 +4,8 @@ package exec
 
 import (
 	"os/signal"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -79,7 +81,26 @@ func isFault(sig syscall.Signal) bool {
 type catcher struct {
 	before [lastSignal + 1]*sigaction // of those that are caught
 	last   int                        // that next has returned
+	once   sync.Once                  // for unblock
 	done   atomic.Bool
+}
+
+// unblock lets this thread have those signals that we were started with as blocked:
+// the others must keep them so, for the program inherits that.
+func (c *catcher) unblock() {
+	var blocked, ours unix.Sigset_t
+	if unix.PthreadSigmask(unix.SIG_BLOCK, nil, &blocked) != nil {
+		return
+	}
+	for sig, was := range c.before {
+		if was != nil {
+			ours.Val[0] |= 1 << (sig - 1)
+		}
+	}
+	if blocked.Val[0]&ours.Val[0] != 0 {
+		runtime.LockOSThread() // it ends with the goroutine
+		_ = unix.PthreadSigmask(unix.SIG_UNBLOCK, &ours, nil)
+	}
 }
 
 // newCatcher returns a catcher of nothing yet.
@@ -116,8 +137,10 @@ func (c *catcher) take(signals ...syscall.Signal) {
 }
 
 // next returns a signal that has come, and waits for one; 0 once end is called.
-// Those that came together come in the order of their numbers.
+// Those that came together come in the order of their numbers. It is for one
+// goroutine.
 func (c *catcher) next() syscall.Signal {
+	c.once.Do(c.unblock)
 	for {
 		seen := atomic.LoadUint32(&bell)
 		if c.done.Load() {

@@ -80,3 +80,17 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	s.ended = s.ended || pid == s.pid && !status.Stopped()
 	return pid, err
 }
+
+// sizeLimits returns how many bytes an argument or variable may have for execve(2),
+// and all of them together, as the kernel's fs/exec.c has it: MAX_ARG_STRLEN, and a
+// quarter of the stack's limit, but not more than three quarters of 8 MiB nor less
+// than ARG_MAX.
+func sizeLimits() (alone, together int) {
+	const argMax = 128 << 10
+	together = 6 << 20
+	var stack unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_STACK, &stack) == nil && stack.Cur/4 < uint64(together) {
+		together = int(stack.Cur / 4) //nolint:gosec // it is less
+	}
+	return 32 * 4096, max(together, argMax)
+}

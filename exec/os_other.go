@@ -45,3 +45,6 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	s.ended = s.ended || pid == s.pid && !status.Stopped()
 	return pid, err
 }
+
+// sizeLimits knows none.
+func sizeLimits() (alone, together int) { return 0, 0 }

@@ -109,8 +109,12 @@ func (t terminalKind) taken() []syscall.Signal {
 	signals := make([]syscall.Signal, 0, lastSignal)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
-		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGTTIN, unix.SIGTTOU, 32, 33:
+		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, 32, 33:
 			continue
+		case unix.SIGTTIN, unix.SIGTTOU:
+			if t != noTerminal { // the kernel sends them to us for what we do
+				continue
+			}
 		case unix.SIGTSTP, unix.SIGCONT:
 			if t == sharedTerminal {
 				continue

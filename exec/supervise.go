@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,10 +35,10 @@ type supervisor struct {
 	terminal terminalKind
 	signals  chan syscall.Signal
 	pid      int
-	// stoppable is set when the program may be stopped, and nobody but us continue it.
-	stoppable bool
-	reaped    func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
-	status    *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
+	// stopping is by what we were asked to stop and go on later, as the program was then.
+	stopping atomic.Int32
+	reaped   func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
+	status   *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
 	leave time.Time
 	// noTerminal is why the program has none of its own.
@@ -150,7 +151,6 @@ func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error)
 	if s.pid, err = syscall.ForkExec(path, s.p.Args, attr); err != nil { //nolint:gosec // it is what we are for
 		return err
 	}
-	s.stoppable = attr.Sys.Foreground
 	s.reaped = func(pid int, status unix.WaitStatus) bool {
 		if pid == s.pid {
 			s.status = &status
@@ -163,26 +163,34 @@ func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error)
 // reap waits for children and reaps each, in the one place where that is done,
 // until s.reaped says that it was the last that we wait for.
 func (s *supervisor) reap() {
-	options := 0
-	if s.stoppable {
-		options = unix.WUNTRACED
-	}
 	for {
 		var status unix.WaitStatus
-		pid, err := s.waitChild(&status, options)
+		pid, err := s.waitChild(&status, unix.WUNTRACED)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
 			return
 		case pid == 0: // it was another's
 		case status.Stopped():
-			// Ctrl-Z where no shell could continue it has no effect without us, either.
-			if pid == s.pid && status.StopSignal() == unix.SIGTSTP {
-				_ = unix.Kill(-pid, unix.SIGCONT)
+			if pid == s.pid {
+				s.programStopped(status.StopSignal())
 			}
 		case s.reaped(pid, status):
 			return
 		}
+	}
+}
+
+// programStopped does what is to be done when sig has stopped the program, which is
+// our child.
+func (s *supervisor) programStopped(sig syscall.Signal) {
+	switch {
+	case s.terminal == ownTerminal && sig == unix.SIGTSTP:
+		// Ctrl-Z where no shell could continue it has no effect without us, either.
+		_ = unix.Kill(-s.pid, unix.SIGCONT)
+	case s.stopping.CompareAndSwap(int32(sig), 0): //nolint:gosec // a signal
+		// Whoever has asked for it may wait until we are. As process 1 we are not.
+		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 	}
 }
 
@@ -240,8 +248,15 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 		case <-over:
 			return
 		case sig := <-s.signals:
-			if sig == unix.SIGTERM {
+			switch sig {
+			case unix.SIGTERM:
 				stop()
+			case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+				if s.terminal == noTerminal && s.screen == nil {
+					s.stopping.Store(int32(sig)) //nolint:gosec // a signal
+				}
+			case unix.SIGCONT:
+				s.stopping.Store(0)
 			}
 			s.forward(sig)
 		case sig := <-stopped:

@@ -1,0 +1,62 @@
+package exec
+
+import (
+	"fmt"
+	"strings"
+)
+
+// SizeError says that a program's arguments and environment are too large for
+// execve(2): one of them alone, or all together.
+type SizeError struct {
+	// Largest is the largest of them: "the variable NAME" or "argument N", N counted
+	// from 0, the program's name. No values.
+	Largest string
+	// Bytes is how long that is, with its final NUL.
+	Bytes int
+	// Total is how much they take together, with 8 bytes for the pointer to each; 0 if
+	// Largest is too large alone.
+	Total int
+	// Limit is how much they may, or it may.
+	Limit int
+}
+
+// Error tells the numbers.
+func (e *SizeError) Error() string {
+	if e.Total == 0 {
+		return fmt.Sprintf("%s is %d bytes long, and a program takes at most %d", e.Largest, e.Bytes, e.Limit)
+	}
+	return fmt.Sprintf("its arguments and environment are %d bytes together, and a program takes at most %d; the largest is %s with %d",
+		e.Total, e.Limit, e.Largest, e.Bytes)
+}
+
+// checkSize returns a [*SizeError] if the system cannot start path with args and env.
+func checkSize(path string, args, env []string) error {
+	alone, together := sizeLimits()
+	if alone == 0 {
+		return nil // it is not known; the system will say it
+	}
+	const pointer = 8
+	total, largest := len(path)+1, &SizeError{}
+	for i, list := range [][]string{args, env} {
+		for n, s := range list {
+			total += len(s) + 1 + pointer
+			if len(s)+1 <= largest.Bytes {
+				continue
+			}
+			largest.Bytes, largest.Largest = len(s)+1, fmt.Sprintf("argument %d", n)
+			if i == 1 {
+				name, _, _ := strings.Cut(s, "=")
+				largest.Largest = "the variable " + name
+			}
+		}
+	}
+	switch {
+	case largest.Bytes > alone:
+		largest.Limit = alone
+		return largest
+	case total > together:
+		largest.Total, largest.Limit = total, together
+		return largest
+	}
+	return nil
+}
