@@ -54,6 +54,9 @@ type Process struct {
 	// Signals are those that the program gets, taken beforehand; nil to take them
 	// when it is started. Run releases them.
 	Signals *Signals
+	// Started, if not nil, is called by Run once the program has Args and Env, which
+	// are not used from then on.
+	Started func()
 }
 
 // Status is how a program ended.
@@ -95,7 +98,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // and then a [*StartError] or a [*StoppedError]. Stdin, Stdout, Stderr and Grace
 // are not used: the program has ours.
 func Replace(p Process) error {
-	path, err := look(p)
+	path, err := ready(p)
 	if err != nil {
 		return err
 	}
@@ -120,7 +123,7 @@ func Run(ctx context.Context, p Process) (Status, error) {
 		_, p.Signals = TakeSignals(ctx)
 	}
 	defer p.Signals.Release()
-	path, err := look(p)
+	path, err := ready(p)
 	if err != nil {
 		return Status{}, err
 	}
@@ -130,6 +133,9 @@ func Run(ctx context.Context, p Process) (Status, error) {
 	}
 	if err := s.start(path); err != nil {
 		return Status{}, startError(p, path, err)
+	}
+	if p.Started != nil {
+		p.Started()
 	}
 	return s.run(ctx)
 }
@@ -154,6 +160,19 @@ var (
 	errFolder   = errors.New("is a folder")
 	errNotExec  = errors.New("is not executable")
 )
+
+// ready returns the path of the program, if it is there and may be started with its
+// arguments and environment; else a [*StartError].
+func ready(p Process) (string, error) {
+	path, err := look(p)
+	if err != nil {
+		return "", err
+	}
+	if err := checkSize(path, p.Args, p.Env); err != nil {
+		return "", notStarted(p.Args[0], err)
+	}
+	return path, nil
+}
 
 // look returns the path of the program, as execvp(3) finds it: the first in PATH
 // that may be executed. A program that is only there in a form that may not be

@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
-	hide(o.Log) // from before the first Reveal, the task included
+	Hide(o.Log) // from before the first Reveal, the task included
 	places, err := place(o, resolved)
 	if err != nil {
 		return exec.Status{}, err
@@ -77,6 +77,12 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	}
 	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() {
 		return exec.Status{}, exec.Replace(p)
+	}
+	p.Started = func() {
+		places.forget()
+		for _, r := range resolved {
+			r.Value.Forget()
+		}
 	}
 	status, err := exec.Run(context.WithoutCancel(ctx), p)
 	// Before anything is said: stderr may be stuck, files must not be.
@@ -136,7 +142,7 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 // AddPatterns makes r mask the values, and more, and warns of those that it does
 // not. From then on no process of the same user may read our memory.
 func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger, more ...redact.Pattern) error {
-	hide(log)
+	Hide(log)
 	for _, v := range resolved {
 		more = append(more, redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()})
 	}
@@ -149,8 +155,9 @@ func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Log
 	return nil
 }
 
-// hide lets no process of the same user read our memory or environment.
-func hide(log hclog.Logger) {
+// Hide lets no process of the same user read our memory or environment from now
+// on. It may be called again.
+func Hide(log hclog.Logger) {
 	if err := undumpable(); err != nil {
 		log.Debug("this process can be read by others of the same user", "error", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -46,8 +47,19 @@ const OwnPrefix = "INJECT_"
 
 // places is where the values went.
 type places struct {
-	env   []string
-	files *folder // nil if no file was placed
+	env    []string
+	values [][]byte // what holds the values in env
+	files  *folder  // nil if no file was placed
+}
+
+// forget overwrites the values in env, which nobody uses any more. The task has its
+// own; and of what package syscall has copied on its way there, and of values that
+// are masked, there are others.
+func (p *places) forget() {
+	for _, b := range p.values {
+		clear(b)
+	}
+	p.env = nil
 }
 
 func (p *places) hasFiles() bool { return p.files != nil }
@@ -66,7 +78,7 @@ func (p *places) remove(log hclog.Logger) {
 // that cannot be placed at once, and then has placed nothing.
 func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 	p := &places{}
-	e := environment{conflict: o.OnConflict, values: map[string]string{}}
+	e := environment{conflict: o.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
 	for _, v := range o.Environ {
 		name, value, ok := strings.Cut(v, "=")
 		switch {
@@ -111,6 +123,13 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 		return nil, err
 	}
 	for _, name := range e.names {
+		if value, ok := e.secrets[name]; ok {
+			b := slices.Concat([]byte(name+"="), value)
+			p.values = append(p.values, b)
+			// A string of our own bytes, so that they can be overwritten: see forget.
+			p.env = append(p.env, unsafe.String(unsafe.SliceData(b), len(b))) //nolint:gosec // they do not change while env is used
+			continue
+		}
 		p.env = append(p.env, name+"="+e.values[name])
 	}
 	return p, nil
@@ -121,6 +140,7 @@ type environment struct {
 	conflict  Conflict
 	names     []string
 	values    map[string]string
+	secrets   map[string][]byte // those in the place of values
 	inherited int
 	errs      []error
 }
@@ -130,6 +150,7 @@ func (e *environment) set(name, value string) {
 		e.names = append(e.names, name)
 	}
 	e.values[name] = value
+	delete(e.secrets, name)
 }
 
 // place sets the variables of d.
@@ -155,7 +176,8 @@ func (e *environment) place(d secret.Declaration, value []byte) {
 			case Overwrite:
 			}
 		}
-		e.set(name, string(value))
+		e.set(name, "")
+		e.secrets[name] = value
 	}
 }
 

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"inject/exec"
 	"inject/resolver"
@@ -138,7 +141,7 @@ func (a *app) terminationMessage(err error) {
 		message.Keys = message.Keys[:len(message.Keys)/2]
 		b, _ = json.Marshal(message)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+	f, err := openMessage(path)
 	if err == nil {
 		_, err = a.masked(f).Write(append(b, '\n'))
 		err = errors.Join(err, f.Close())
@@ -146,6 +149,29 @@ func (a *app) terminationMessage(err error) {
 	if err != nil {
 		a.log.Warn("the termination message could not be written", "error", err)
 	}
+}
+
+// openMessage opens the file of the termination message. One of our descriptors is
+// taken as it is: a container's /dev/stderr is often not ours to open, and what is
+// in it stays.
+func openMessage(path string) (*os.File, error) {
+	number, ok := strings.CutPrefix(path, "/dev/fd/")
+	switch {
+	case path == "/dev/stdout":
+		number, ok = "1", true
+	case path == "/dev/stderr":
+		number, ok = "2", true
+	case !ok:
+		number, ok = strings.CutPrefix(path, "/proc/self/fd/")
+	}
+	if fd, err := strconv.Atoi(number); ok && err == nil {
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3) //nolint:gosec // a descriptor
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil //nolint:gosec // as above
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
 }
 
 // reason is the class of a failure, for programs.

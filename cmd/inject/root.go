@@ -144,11 +144,15 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(a.flags.resolveTimeout)
 	a.status, err = injector.Run(ctx, o)
-	return stopped(ctx, explainNotFound(err))
+	return stopped(ctx, explainStart(err))
 }
 
-// explainNotFound adds to a command that was not found what was probably meant.
-func explainNotFound(err error) error {
+// explainStart adds what was probably meant to a command that was not found, and
+// what to do to one that is too large.
+func explainStart(err error) error {
+	if _, ok := errors.AsType[*exec.SizeError](err); ok {
+		return secret.WithHint(err, "place large secrets in files with --secret-file, or raise the limit: ulimit -s")
+	}
 	e, ok := errors.AsType[*exec.StartError](err)
 	if !ok || e.Code != exec.CodeNotFound {
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"inject/injector"
 	"inject/resolver"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -108,6 +109,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	}
 	return sealed.Open(ctx, sealed.Options{
 		Path: path, Write: write, Key: key, LockTimeout: a.flags.lockTimeout,
+		Opened:  func() { injector.Hide(a.log) },
 		Waiting: func(holder string) { a.say("waiting for " + holder + ", who uses the store") },
 	})
 }

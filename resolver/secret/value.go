@@ -31,6 +31,11 @@ func (v Value) Reveal() []byte {
 	return v.reveal()
 }
 
+// Forget overwrites the bytes of v, and so those of every copy of v and of every
+// slice that Reveal has returned, with zeros. What was copied out of those stays.
+// The caller makes sure that nobody uses them meanwhile.
+func (v Value) Forget() { clear(v.Reveal()) }
+
 // Len returns how many bytes v has, without taking them out.
 func (v Value) Len() int { return len(v.Reveal()) }
 

@@ -104,6 +104,14 @@ func (k *Key) open(wrapped []byte) ([]byte, error) {
 	return key, nil
 }
 
+// load reads what will be needed of files to open wrapped. An error comes up again
+// when it is.
+func (k *Key) load(wrapped []byte) {
+	if k.Text.Len() == 0 && !byPassphrase(wrapped) {
+		_, _ = k.readFile()
+	}
+}
+
 // asks reports whether opening wrapped may ask a person for something.
 func (k *Key) asks(wrapped []byte) bool {
 	if text := k.Text.Reveal(); text != nil {

@@ -56,6 +56,9 @@ type Options struct {
 	LockTimeout time.Duration
 	// Waiting, if not nil, is called once when there is a wait, with who is waited for.
 	Waiting func(holder string)
+	// Opened, if not nil, is called when the files are open, before what is secret is
+	// taken out of the key.
+	Opened func()
 	// Address, if not "", is told to others who want the file while it is open, as
 	// the one at which the store is served.
 	Address string
@@ -133,6 +136,10 @@ func (s *Store) open(ctx context.Context) error {
 			return fileError(s.o.Path, err)
 		}
 		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
+			s.o.Key.load(wrapped)
+			if s.o.Opened != nil {
+				s.o.Opened()
+			}
 			asks := s.o.Key.asks(wrapped)
 			if asks {
 				// A person takes their time, and others want the file.
