@@ -34,7 +34,7 @@ const lastSignal = syscall.Signal(64)
 // What the handler works on.
 var (
 	received     [lastSignal + 1]uint32 // how many came that nobody has taken yet
-	bell         uint32                 // changes with each; a futex
+	bell         atomic.Uint32          // changes with each; a futex
 	faultHandler uintptr                // the runtime's
 )
 
@@ -142,7 +142,7 @@ func (c *catcher) take(signals ...syscall.Signal) {
 func (c *catcher) next() syscall.Signal {
 	c.once.Do(c.unblock)
 	for {
-		seen := atomic.LoadUint32(&bell)
+		seen := bell.Load()
 		if c.done.Load() {
 			return 0
 		}
@@ -153,7 +153,7 @@ func (c *catcher) next() syscall.Signal {
 				return syscall.Signal(c.last)
 			}
 		}
-		_ = futex(futexWait, seen)
+		_ = futex(&bell, futexWait, seen)
 	}
 }
 
@@ -165,13 +165,13 @@ func (c *catcher) end() {
 		}
 	}
 	c.done.Store(true)
-	atomic.AddUint32(&bell, 1)
-	_ = futex(futexWake, 1)
+	bell.Add(1)
+	_ = futex(&bell, futexWake, 1)
 }
 
-// futex waits on the bell while it is n, or wakes n who do.
-func futex(op int, n uint32) error {
-	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&bell)), uintptr(op), uintptr(n), 0, 0, 0) //nolint:gosec // futex(2) takes pointers
+// futex waits for word while it is n, or wakes n who do.
+func futex(word *atomic.Uint32, op int, n uint32) error {
+	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), uintptr(op), uintptr(n), 0, 0, 0) //nolint:gosec // futex(2) takes pointers
 	if errno != 0 {
 		return errno
 	}

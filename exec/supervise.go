@@ -22,6 +22,11 @@ const (
 	// that is never quiet.
 	quiet    = 100 * time.Millisecond
 	patience = 2 * time.Second
+	// settled is when a program has lived for long enough that it may have used up the
+	// processes that it is allowed to have before it ends. Threads count, and when Go's
+	// runtime cannot have another one it ends the process, and the program with it; so
+	// it then gets all that it may come to need.
+	settled = time.Millisecond
 )
 
 // supervisor is one run of a program. The goroutine that has started the program
@@ -243,6 +248,7 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	}
 	done := ctx.Done()
 	stopped, hungUp, gone := s.screen.events()
+	settled := time.After(settled)
 	for {
 		select {
 		case <-over:
@@ -273,6 +279,9 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 			s.forward(unix.SIGTERM)
 		case <-kill:
 			s.forward(unix.SIGKILL)
+		case <-settled:
+			settled = nil
+			reserveThreads()
 		}
 	}
 }

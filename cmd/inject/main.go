@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -27,9 +28,16 @@ var version = "dev"
 // the command; docker run and env have the same.
 const codeFailed = 125
 
+// maxProcs is how much we do at a time: a stream of a task each, and what is between.
+// On a machine with a hundred processors there would be as many threads to reserve.
+const maxProcs = 4
+
 func main() {
 	if exec.Monitor() {
 		return
+	}
+	if runtime.GOMAXPROCS(0) > maxProcs { // to set it stops the world
+		runtime.GOMAXPROCS(maxProcs)
 	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
