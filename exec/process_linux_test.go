@@ -1,0 +1,239 @@
+package exec_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	osexec "os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"inject/exec"
+)
+
+func init() {
+	// orphans gives its parent as many children as it is told, all of which end at
+	// once, and waits until they have been reaped.
+	roles["orphans"] = func(args []string) int {
+		n, _ := strconv.Atoi(args[0])
+		for range n {
+			pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_PARENT|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+			if errno != 0 {
+				fmt.Fprintln(os.Stderr, errno)
+				return 1
+			}
+			if pid == 0 {
+				_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+			}
+		}
+		for range 3000 {
+			if len(childrenOf(os.Getppid())) == 1 { // we
+				return 0
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return 2
+	}
+	// close-stdout closes its outputs, and ends a while later.
+	roles["close-stdout"] = func([]string) int {
+		_, _ = os.Stdout.WriteString("said\n")
+		_, _ = os.Stdout.Close(), os.Stderr.Close()
+		time.Sleep(300 * time.Millisecond)
+		return 6
+	}
+	// inherited prints what a program has from whoever starts it.
+	roles["inherited"] = func([]string) int {
+		wd, _ := os.Getwd()
+		nice, _ := unix.Getpriority(unix.PRIO_PROCESS, 0)
+		fmt.Printf("wd=%s umask=%o nice=%d", wd, unix.Umask(0), 20-nice)
+		// This child's own runtime has raised one of its limits; a shell's says what it was.
+		limits, _ := osexec.Command("/bin/sh", "-c", "ulimit -n; ulimit -c; ulimit -s").Output()
+		fmt.Printf(" limits=%s", strings.ReplaceAll(string(limits), "\n", ","))
+		for fd := range 64 {
+			if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+				fmt.Printf(" fd%d", fd)
+			}
+		}
+		fmt.Println()
+		return 0
+	}
+}
+
+// childrenOf returns the children of a process, of all its threads.
+func childrenOf(pid int) []string {
+	var all []string
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, task := range tasks {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		all = append(all, strings.Fields(string(b))...)
+	}
+	return all
+}
+
+// A hundred thousand orphans are reaped while the program runs.
+func TestManyOrphans(t *testing.T) {
+	n := "100000"
+	if raced {
+		n = "5000" // each is a copy of what the race detector keeps
+	}
+	cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, self("orphans", n)...)...)
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+}
+
+// Ten thousand programs later there is no zombie, no descriptor and no goroutine
+// more, and no thread for each.
+func TestSoak(t *testing.T) {
+	n := 10000
+	if raced {
+		n = 1000
+	}
+	kept := func() (goroutines, descriptors, children int) {
+		entries, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return runtime.NumGoroutine(), len(entries), len(childrenOf(os.Getpid()))
+	}
+	once := func(i int) {
+		c, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		p := exec.Process{Args: []string{"/bin/true"}, Env: os.Environ(), Stdout: io.Discard, Stderr: io.Discard}
+		want := 0
+		switch i % 4 {
+		case 1:
+			p.Args, want = []string{"/bin/sleep", "60"}, 143
+			p.Started = cancel
+		case 2:
+			p.Args, want = []string{"/bin/sh", "-c", "kill -KILL $$"}, 137
+		case 3:
+			p.Args = []string{"/no/such/program"}
+		}
+		status, err := exec.Run(c, p)
+		if i%4 == 3 {
+			require.Error(t, err)
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, exec.Status{Code: want}, status)
+	}
+	for i := range 100 { // what is made once is made
+		once(i)
+	}
+	time.Sleep(100 * time.Millisecond)
+	goroutines, descriptors, children := kept()
+	for i := range n {
+		once(i)
+	}
+	// The last ones' goroutines are ending.
+	for range 5000 {
+		if runtime.NumGoroutine() <= goroutines {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	more, now, left := kept()
+	require.LessOrEqual(t, more, goroutines)
+	require.Equal(t, descriptors, now)
+	require.Equal(t, children, left)
+	b, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	_, text, _ := strings.Cut(string(b), "Threads:")
+	var threads int
+	_, err = fmt.Sscan(text, &threads)
+	require.NoError(t, err)
+	require.Less(t, threads, 100)
+}
+
+// A program that closes its output goes on, and its status is its own.
+func TestOutputClosedEarly(t *testing.T) {
+	start := time.Now()
+	status, out, _ := run(t, exec.Process{Args: self("close-stdout")})
+	require.Equal(t, exec.Status{Code: 6}, status)
+	require.Equal(t, "said\n", out)
+	require.GreaterOrEqual(t, time.Since(start), 300*time.Millisecond)
+}
+
+// The program has the descriptors, limits and so on that it would have without us,
+// and none of ours.
+func TestInheritedAll(t *testing.T) {
+	script := `cd /; umask 27; ulimit -S -n 333; ulimit -S -c 0; ulimit -S -s 4096; exec 7</dev/null 9>&1; exec nice -n 7 "$@"`
+	outs := map[string]string{}
+	for how, args := range map[string][]string{
+		"without": self("inherited"),
+		"with":    append([]string{os.Args[0], "role", "supervise"}, self("inherited")...),
+	} {
+		out, err := osexec.Command("bash", append([]string{"-c", script, "bash"}, args...)...).Output()
+		require.NoError(t, err)
+		outs[how] = string(out)
+	}
+	require.Contains(t, outs["without"], " fd7 fd9")
+	require.Contains(t, outs["without"], "nice=7")
+	require.Equal(t, outs["without"], outs["with"])
+}
+
+// What execve would refuse for its size is refused before, by name; and nothing
+// else is.
+func TestSize(t *testing.T) {
+	old := limitStack(t, 1<<20) // 256 KiB together
+	defer limitStack(t, old)
+	start := func(env []string, args ...string) (*exec.SizeError, error) {
+		direct := &osexec.Cmd{Path: "/bin/true", Args: args, Env: env}
+		directErr := direct.Run()
+		_, err := exec.Run(t.Context(), exec.Process{Args: args, Env: env, Stdout: io.Discard, Stderr: io.Discard})
+		size, _ := errors.AsType[*exec.SizeError](err)
+		if size == nil {
+			require.NoError(t, err)
+			return nil, directErr
+		}
+		e, ok := errors.AsType[*exec.StartError](err)
+		require.True(t, ok)
+		require.Equal(t, exec.CodeNotExecutable, e.Code)
+		return size, directErr
+	}
+	edge := 0
+	for total := 262144 - 400; total < 262144+100; total++ {
+		env := []string{"A=" + strings.Repeat("a", 100000), "LARGEST=" + strings.Repeat("b", 120000)}
+		env = append(env, "C="+strings.Repeat("c", total-220000-100))
+		size, direct := start(env, "/bin/true", "x")
+		if direct == nil {
+			require.Nil(t, size, "%d bytes start without us", total)
+			continue
+		}
+		require.ErrorIs(t, direct, unix.E2BIG)
+		require.NotNilf(t, size, "%d bytes do not start without us", total)
+		if edge++; edge == 1 {
+			require.Equal(t, size.Limit+1, size.Total, "the first that is too large")
+		}
+		require.Equal(t, "the variable LARGEST", size.Largest)
+		require.Equal(t, len("LARGEST=")+120000+1, size.Bytes)
+	}
+	require.Positive(t, edge)
+	for length, refused := range map[int]bool{131071: false, 131072: true} {
+		size, direct := start(nil, "/bin/true", strings.Repeat("x", length))
+		require.Equal(t, refused, direct != nil)
+		require.Equal(t, refused, size != nil)
+		if refused {
+			require.ErrorContains(t, size, "argument 1 is 131073 bytes long, and a program takes at most 131072")
+		}
+	}
+}
+
+// limitStack sets the soft limit of the stack, which Go does not use, and returns
+// what it was.
+func limitStack(t *testing.T, n uint64) uint64 {
+	t.Helper()
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_STACK, &limit))
+	old := limit.Cur
+	limit.Cur = n
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_STACK, &limit))
+	return old
+}
