@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	osexec "os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +32,14 @@ func init() {
 				p.Terminal = writer{f.file}
 			} else {
 				*f.to = writer{f.file}
+			}
+		}
+		if file := os.Getenv("EXEC_TEST_PID"); file != "" {
+			_ = os.WriteFile(file, []byte(strconv.Itoa(os.Getpid())), 0o600)
+		}
+		if os.Getenv("EXEC_TEST_PANIC") != "" {
+			p.Started = func() {
+				time.AfterFunc(200*time.Millisecond, func() { panic("as it was told") })
 			}
 		}
 		status, err := exec.Run(ctx, p)
@@ -162,5 +171,65 @@ func TestScreen(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, before, after)
 		}
+	}
+}
+
+// When we are killed, or end by a mistake of ours, a shell's terminal is as it was
+// all the same, and the program is gone.
+func TestTerminalSurvivesUs(t *testing.T) {
+	for _, how := range []string{"kill", "panic"} {
+		file := t.TempDir() + "/pid"
+		cmd := osexec.Command(os.Args[0])
+		cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "stty raw -echo; echo ready $$; exec sleep 60"}
+		cmd.Env = append(os.Environ(), "EXEC_TEST_PID="+file)
+		if how == "panic" {
+			cmd.Env = append(cmd.Env, "EXEC_TEST_PANIC=1")
+		}
+		tty := screenOf(t, true, cmd)
+		before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		require.NoError(t, err)
+		var program int
+		text := readScreen(t, tty, "\n")
+		_, err = fmt.Sscanf(text, "ready %d", &program)
+		require.NoErrorf(t, err, "%q", text)
+		now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		require.NoError(t, err)
+		require.NotEqual(t, before, now)
+		code := 2 // Go's for a panic
+		if how == "kill" {
+			b, err := os.ReadFile(file)
+			require.NoError(t, err)
+			us, err := strconv.Atoi(string(b))
+			require.NoError(t, err)
+			require.NoError(t, unix.Kill(us, unix.SIGKILL))
+			code = 137
+		}
+		_, _ = io.ReadAll(tty) // until the shell ends: EIO
+		require.Error(t, cmd.Wait())
+		require.Equal(t, code, cmd.ProcessState.ExitCode())
+		require.Eventually(t, func() bool {
+			now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+			return err == nil && *now == *before
+		}, 5*time.Second, time.Millisecond, how)
+		require.Eventually(t, func() bool { return unix.Kill(program, 0) != nil || processState(program) == "Z" }, 5*time.Second, time.Millisecond)
+	}
+}
+
+// A terminal that is hung up takes the program with it, as without us.
+func TestHangUp(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		cmd := osexec.Command(os.Args[0])
+		cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "echo ready $$; exec sleep 60"}
+		tty := screenOf(t, shared, cmd)
+		var program int
+		text := readScreen(t, tty, "\n")
+		_, err := fmt.Sscanf(text, "ready %d", &program)
+		require.NoErrorf(t, err, "%q", text)
+		require.NoError(t, tty.Close())
+		require.Error(t, cmd.Wait())
+		if !shared {
+			require.Equal(t, 129, cmd.ProcessState.ExitCode())
+		}
+		require.Eventually(t, func() bool { return unix.Kill(program, 0) != nil || processState(program) == "Z" }, 5*time.Second, time.Millisecond)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -154,22 +155,21 @@ func TestStopAndContinue(t *testing.T) {
 		_, err = unix.Wait4(cmd.Process.Pid, &status, unix.WUNTRACED, nil)
 		require.NoError(t, err)
 		require.True(t, status.Stopped())
-		require.Equal(t, "T", processState(t, pid))
+		require.Equal(t, "T", processState(pid))
 		require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
-		require.Eventually(t, func() bool { return processState(t, pid) != "T" }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return processState(pid) != "T" }, 5*time.Second, time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 		require.Error(t, cmd.Wait())
 		require.Equal(t, 143, cmd.ProcessState.ExitCode())
 	}
 }
 
-// processState returns the letter by which proc(5) tells what a process does.
-func processState(t *testing.T, pid int) string {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "stat"))
-	require.NoError(t, err)
+// processState returns the letter by which proc(5) tells what a process does; "" if
+// there is none.
+func processState(pid int) string {
+	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	_, rest, _ := strings.Cut(string(b), ") ")
-	return rest[:1]
+	return rest[:min(1, len(rest))]
 }
 
 // A program that is stopped is killed after the grace, as any other.

@@ -157,7 +157,7 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 	appears := filepath.Join(f.appears, d.Key)
 	if d.Path != "" {
 		file = filepath.Join(f.path, fmt.Sprintf(".at-%d", len(f.links)))
-		appears = d.Path
+		appears = absolute(d.Path) // whoever removes it may be in another folder by then
 	}
 	if err := writeNew(file, value); err != nil {
 		return "", fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, d.Key, err)

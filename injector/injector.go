@@ -49,6 +49,8 @@ type Options struct {
 	// Signals are those that were taken since we began; nil to take them when the
 	// task is started.
 	Signals *exec.Signals
+	// Started, if not nil, is called when the task is there, and we stay beside it.
+	Started func()
 	Log     hclog.Logger
 }
 
@@ -82,6 +84,9 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		places.forget()
 		for _, r := range resolved {
 			r.Value.Forget()
+		}
+		if o.Started != nil {
+			o.Started()
 		}
 	}
 	status, err := exec.Run(context.WithoutCancel(ctx), p)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -178,6 +179,9 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	a.runs(cmd)
 	if err := applyTwins(cmd); err != nil {
 		return err
+	}
+	if path, err := filepath.Abs(a.flags.terminationLog); err == nil && a.flags.terminationLog != "" {
+		a.flags.terminationLog = path
 	}
 	if a.flags.grace < 0 || a.flags.lockTimeout < 0 || a.flags.resolveTimeout < 0 {
 		return fmt.Errorf("%w: a duration is not negative", secret.ErrInvalid)

@@ -1,0 +1,517 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// need skips a test whose programs are not there, and fails it in CI, where they are.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, name := range programs {
+		_, err := exec.LookPath(name)
+		if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+			t.Skip(err)
+		}
+		require.NoError(t, err)
+	}
+}
+
+// needRoot skips a test that needs it to give rights up; CI has it.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+		t.Skip("needs root, as CI has")
+	}
+	require.Zero(t, os.Geteuid())
+}
+
+// sharedHome is homeWithSecret in a folder that others may enter.
+func sharedHome(t *testing.T, uid int) string {
+	t.Helper()
+	home, err := os.MkdirTemp("", "inject-home") //nolint:usetesting // t.TempDir's own folder is root's alone
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(home) })
+	require.NoError(t, command(home, "create", "secret", "K", "the-value").Run())
+	require.NoError(t, exec.Command("chown", "-R", strconv.Itoa(uid), home).Run())
+	return home
+}
+
+// A case is what a test of tini's or dumb-init's own suite checks, and what it comes
+// to here. The script says "ready" when signals may come.
+type suiteCase struct {
+	name    string
+	script  string
+	signals []syscall.Signal
+	code    int
+	out     string // after "ready"
+}
+
+func suiteCases() []suiteCase {
+	loop := "; echo ready; while :; do sleep 0.02; done"
+	cases := []suiteCase{
+		{name: "tini: no such command", script: "", code: 127},
+		{name: "tini: stage_1, dumb-init: zombies. Orphans are reaped",
+			script: `(sleep 0.05 &) ; (true &); for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; grep -l "^PPid:.$PPID$" /proc/[0-9]*/status 2>/dev/null | xargs grep -h "^State:.Z" 2>/dev/null || exit 0; done; exit 3`},
+		{name: "tini: pgroup, dumb-init: TERM reaches all", script: "sleep 60 & sleep 60 & trap 'exit 5' TERM; echo ready; wait", signals: []syscall.Signal{unix.SIGTERM}, code: 5},
+		{name: "tini: TERM of a child that dies of it", script: "echo ready; exec sleep 60", signals: []syscall.Signal{unix.SIGTERM}, code: 143},
+		{name: "dumb-init: the working folder is kept, and ours is /", script: `test "$PWD" = /usr && test "$(readlink /proc/$PPID/cwd)" = /`},
+		{name: "dumb-init: arguments are untouched", script: `echo "$0" "$@"`, out: "sh -x -- a b\n"},
+		{name: "dumb-init: stdin is the child's", script: "read x; echo $x", out: "typed\n"},
+	}
+	for _, n := range []int{0, 1, 2, 32, 64, 127, 254, 255} {
+		cases = append(cases, suiteCase{name: "dumb-init, tini: exit status " + strconv.Itoa(n), script: "exit " + strconv.Itoa(n), code: n})
+	}
+	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGKILL, unix.SIGUSR1, unix.SIGSEGV} {
+		cases = append(cases, suiteCase{name: "dumb-init, tini: ended by " + sig.String(), script: fmt.Sprintf("kill -%d $$", sig), code: 128 + int(sig)})
+	}
+	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGTRAP, unix.SIGABRT, unix.SIGXCPU, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS} {
+		cases = append(cases, suiteCase{name: "dumb-init, tini: passes on " + sig.String(),
+			script: fmt.Sprintf("trap 'echo got; exit 9' %d%s", sig, loop), signals: []syscall.Signal{sig}, code: 9, out: "got\n"})
+	}
+	cases = append(cases, suiteCase{name: "dumb-init: several signals, in turn",
+		script: "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 8' TERM" + loop, signals: []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGTERM}, code: 8, out: "usr1\nhup\n"})
+	return cases
+}
+
+// Each behaviour that the suites of tini and dumb-init test, of the real binary: as a
+// process like others, and as process 1 of a PID namespace.
+func TestSuites(t *testing.T) {
+	needRoot(t)
+	need(t, "unshare")
+	home := homeWithSecret(t)
+	for _, one := range []bool{false, true} {
+		for _, c := range suiteCases() {
+			args := []string{binary, "--secret", "K", "--", "sh", "-c", c.script, "sh", "-x", "--", "a", "b"}
+			if c.script == "" {
+				args = []string{binary, "--secret", "K", "--", "/no/such/command"}
+			}
+			if one {
+				args = append([]string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"}, args...)
+			}
+			cmd := exec.Command(args[0], args[1:]...)
+			cmd.Dir, cmd.Env, cmd.Stdin = "/usr", command(home).Env, strings.NewReader("typed\n")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			out, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			timer := time.AfterFunc(20*time.Second, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+			lines := bufio.NewReader(out)
+			pid := cmd.Process.Pid
+			var said strings.Builder
+			for _, sig := range c.signals {
+				line, err := lines.ReadString('\n')
+				require.NoError(t, err, c.name)
+				if line != "ready\n" {
+					said.WriteString(line)
+				}
+				if one { // unshare's child
+					pid = onlyChild(t, cmd.Process.Pid)
+				}
+				require.NoError(t, unix.Kill(pid, sig))
+			}
+			rest, err := io.ReadAll(lines)
+			require.NoError(t, err)
+			said.Write(rest)
+			err = cmd.Wait()
+			timer.Stop()
+			code := cmd.ProcessState.ExitCode()
+			require.Equalf(t, c.code, code, "%s (process 1: %v): %v", c.name, one, err)
+			require.Equalf(t, c.out, strings.ReplaceAll(said.String(), "ready\n", ""), "%s (process 1: %v)", c.name, one)
+		}
+	}
+}
+
+func onlyChild(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	require.NoError(t, err)
+	child, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	return child
+}
+
+// With nothing to mask and nothing to remove the command is our own process, secret
+// and all; a file that is to be removed keeps us.
+func TestBecomesTheCommand(t *testing.T) {
+	home := homeWithSecret(t)
+	for _, c := range []struct {
+		args []string
+		us   bool
+	}{
+		{nil, true},
+		{[]string{"--secret", "K", "--no-redact"}, true},
+		{[]string{"--secret", "K"}, false},
+		{[]string{"--secret-file", "K", "--no-redact"}, false},
+		{[]string{"--mask", "some-text"}, false},
+	} {
+		cmd := command(home, append(c.args, "--", "sh", "-c", "echo $$")...)
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		require.NoError(t, cmd.Run())
+		require.Equal(t, c.us, strings.TrimSpace(out.String()) == strconv.Itoa(cmd.Process.Pid), c.args)
+	}
+}
+
+// Output that cannot be written is told, with 125 unless the command has failed, too;
+// a reader that has gone ends the command as it would without us.
+func TestOutputThatFails(t *testing.T) {
+	home := homeWithSecret(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close() //nolint:errcheck // nothing is in it
+	for script, code := range map[string]int{"echo x": 125, "echo x; exit 7": 7} {
+		cmd := command(home, "--secret", "K", "--", "sh", "-c", script)
+		var stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		require.Error(t, cmd.Run())
+		require.Equal(t, code, cmd.ProcessState.ExitCode())
+		require.Contains(t, stderr.String(), "no space left on device")
+	}
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	cmd := command(home, "--secret", "K", "--", "yes")
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = w, &stderr
+	require.NoError(t, cmd.Start())
+	require.NoError(t, w.Close())
+	_, err = io.ReadFull(r, make([]byte, 100))
+	require.NoError(t, err)
+	require.NoError(t, r.Close())
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 141, cmd.ProcessState.ExitCode())
+	require.Empty(t, stderr.String())
+}
+
+// The command's environment and arguments are looked at before anything starts.
+func TestTooLarge(t *testing.T) {
+	home := t.TempDir()
+	create := command(home, "create", "secret", "K", "--from-file", "-")
+	create.Stdin = strings.NewReader(strings.Repeat("x", 60000))
+	require.NoError(t, create.Run())
+	cmd := exec.Command("sh", "-c", `ulimit -s 512; exec "$@"`, "sh", binary, "--secret", "K=V", "--", "touch", home+"/started")
+	cmd.Env = append(command(home).Env, "LARGEST="+strings.Repeat("x", 100000))
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, 126, cmd.ProcessState.ExitCode(), string(out))
+	require.Contains(t, string(out), "and a program takes at most 131072; the largest is the variable LARGEST with 100009")
+	require.NoFileExists(t, home+"/started")
+	require.Contains(t, string(out), "hint: place large secrets in files with --secret-file")
+	require.NotContains(t, string(out), "xxx")
+}
+
+// As any user, without a home, capabilities, new privileges, a file system that can
+// be written, or /proc.
+func TestHardened(t *testing.T) {
+	needRoot(t)
+	need(t, "unshare", "setpriv", "busybox")
+	const uid = 65534
+	home := sharedHome(t, uid)
+	store := "--store=file://" + filepath.Join(home, ".local/share/inject/secrets.db")
+	key := "--key-file=" + filepath.Join(home, ".config/inject/key.txt")
+	drop := fmt.Sprintf("setpriv --reuid %d --regid %d --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all", uid, uid)
+	task := `test "$K" = the-value && test -z "$HOME" && test "$(id -u)" = 65534 && ! touch /tmp/x 2>/dev/null && grep -q "^CapBnd:.0000000000000000" /proc/self/status && grep -q "^NoNewPrivs:.1" /proc/self/status && echo "$K" passed > /dev/stdout`
+	script := `mount --make-rprivate / && mount -o remount,bind,ro / 2>/dev/null || mount -o remount,ro /
+for d in /tmp /dev/shm /run; do mount -t tmpfs -o ro none $d 2>/dev/null; done
+mount --bind /mnt/inject /tmp
+exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(store+" "+key, home, "/tmp/home") + ` --secret K -- sh -c '` + task + `'`
+	// The binary and the home must outlive the folders that they are in.
+	prepare := `mkdir -p /mnt/inject/bin && mount -t tmpfs none /mnt/inject && mkdir /mnt/inject/bin && cp ` + binary + ` /mnt/inject/bin/inject && cp -a ` + home + ` /mnt/inject/home && mount -o remount,ro /mnt/inject
+`
+	out, err := exec.Command("unshare", "--mount", "sh", "-c", prepare+script).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.Equal(t, "[redacted:K] passed\n", string(out))
+
+	// Nothing but the binary, a shell and the store: no /proc, no /dev, no /tmp.
+	root, err := os.MkdirTemp("", "inject-root") //nolint:usetesting // as in sharedHome
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	busybox, err := exec.LookPath("busybox")
+	require.NoError(t, err)
+	for name, from := range map[string]string{"inject": binary, "sh": busybox, "store": strings.TrimPrefix(store, "--store=file://"), "key": strings.TrimPrefix(key, "--key-file=")} {
+		data, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o755))
+	}
+	require.NoError(t, exec.Command("chown", "-R", strconv.Itoa(uid), root).Run())
+	cmd := exec.Command("/inject", "--store=file:///store", "--key-file=/key", "--secret", "K", "--", "/sh", "-c", `[ "$K" = the-value ] && [ ! -e /proc ] && echo "$K" passed; exit 3`)
+	cmd.Path, cmd.Dir, cmd.Env = "/inject", "/", []string{"PATH=/"}
+	cmd.Err = nil
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err = cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equalf(t, 3, cmd.ProcessState.ExitCode(), "%s", out)
+	require.Equal(t, "[redacted:K] passed\n", string(out))
+}
+
+// Descriptors by name are inputs and outputs like others, for us and for the task,
+// though we may not be looked into.
+func TestDescriptorsByName(t *testing.T) {
+	needRoot(t)
+	home := sharedHome(t, 65534)
+	script := `cd "$HOME"; cp .config/inject/key.txt k
+inject --key-file <(cat k) --secret K -- sh -c 'echo key $K'
+inject --task <(echo '{"secrets": ["K"]}') -- sh -c 'echo task $K'
+inject --secret K -- sh -c 'echo out $K > /dev/stdout; echo err $K > /dev/stderr; echo fd $K > /dev/fd/1; cat /dev/stdin' < <(echo in the-value) 2>&1
+inject --termination-log /dev/stderr --secret K -- /no/such 2>&1 | grep -c command_not_found
+inject --termination-log /dev/fd/7 --secret K -- /no/such 7>&1 2>/dev/null`
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out // a pipe that is root's
+	_ = cmd.Run()                       // the last one fails
+	require.Equal(t, "key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\nfd [redacted:K]\nin [redacted:K]\n1\n"+
+		`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n", out.String())
+}
+
+// No value is in our environment or arguments, and no descriptor of ours in the task.
+func TestNothingOfOurs(t *testing.T) {
+	needRoot(t)
+	home := t.TempDir()
+	value := "value " + rand.Text()
+	require.NoError(t, command(home, "create", "secret", "K", value).Run())
+	// Into files, as what goes to stdout is masked.
+	look := `cd "$HOME"; for d in $(seq 0 20); do if [ -e /proc/$$/fd/$d ]; then echo fd $d; fi; done > fds
+cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
+	run := func(cmd *exec.Cmd) (fds, ours, task string) {
+		cmd.Env = append(cmd.Env, "CANARY="+value)
+		out, err := cmd.CombinedOutput()
+		require.NoErrorf(t, err, "%s", out)
+		var texts [3]string
+		for i, name := range []string{"fds", "ours", "task"} {
+			b, err := os.ReadFile(filepath.Join(home, name))
+			require.NoError(t, err)
+			texts[i] = string(b)
+		}
+		return texts[0], texts[1], texts[2]
+	}
+	plain := exec.Command("bash", "--norc", "-c", look)
+	plain.Env = command(home).Env
+	want, _, _ := run(plain) // whoever runs the tests may have left some open
+	require.True(t, strings.HasPrefix(want, "fd 0\nfd 1\nfd 2\n"))
+	for _, args := range [][]string{nil, {"--secret-file", "K"}, {"--no-redact", "--secret-file", "K"}} {
+		fds, ours, task := run(command(home, append(args, "--secret", "K", "--", "bash", "--norc", "-c", look)...))
+		require.Equal(t, want, fds, args)
+		require.Equal(t, 1, strings.Count(ours, value), "the canary, and nothing else")
+		require.Equal(t, 3, strings.Count(task, value), "the task has it twice beside the canary")
+	}
+}
+
+// What was placed is overwritten as soon as the task has it: where nothing is masked
+// a file's value is nowhere in our memory. (A masked one is, in the masks; and one
+// in a variable is in what Go has copied for execve.)
+func TestForgotten(t *testing.T) {
+	needRoot(t)
+	home := t.TempDir()
+	value := rand.Text() + rand.Text()
+	require.NoError(t, command(home, "create", "secret", "K", value).Run())
+	for _, c := range []struct {
+		args  []string
+		there bool
+	}{
+		{[]string{"--no-redact", "--secret-file", "K"}, false},
+		{[]string{"--secret-file", "K"}, true}, // so the search finds what is there
+	} {
+		cmd := command(home, append(c.args, "--", "sh", "-c", `wc -c < "$FLYTE_SECRETS_DEFAULT_DIR/K"; read x`)...)
+		in, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		line, err := bufio.NewReader(out).ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, strconv.Itoa(len(value))+"\n", line)
+		require.Equal(t, c.there, inMemory(t, cmd.Process.Pid, []byte(value)), c.args)
+		require.NoError(t, in.Close())
+		_ = cmd.Wait() // read has found the end
+	}
+}
+
+// inMemory reports whether text is in the memory of a process that can be written.
+func inMemory(t *testing.T, pid int, text []byte) bool {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	require.NoError(t, err)
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	require.NoError(t, err)
+	defer mem.Close() //nolint:errcheck // read only
+	found, total := false, 0
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		var mode string
+		_, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode)
+		require.NoError(t, err)
+		if !strings.HasPrefix(mode, "rw") || to-from > 256<<20 {
+			continue
+		}
+		b := make([]byte, to-from)
+		n, _ := mem.ReadAt(b, int64(from)) //nolint:gosec // of a process
+		total += n
+		found = found || bytes.Contains(b[:n], text)
+	}
+	require.Greater(t, total, 1<<20, "memory was read")
+	return found
+}
+
+// A task that uses up the processes that it may have is its own problem: it gets its
+// error, we get its status, and nothing is left. Below what Go's runtime needs for
+// itself nothing starts.
+func TestProcessLimit(t *testing.T) {
+	needRoot(t)
+	need(t, "unshare", "setpriv", "prlimit", "python3")
+	const uid = 54321 // nobody else's, whose processes would count
+	home := sharedHome(t, uid)
+	script := `
+import os, sys, time
+n = 0
+try:
+    while True:
+        if os.fork() == 0: time.sleep(60)
+        n += 1
+except OSError as e:
+    sys.stdout.write("k" * 3000000)
+    print("end", n, e.errno, flush=True)
+    sys.exit(7)
+`
+	for _, limit := range []int{40, 64, 200} {
+		cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups",
+			"prlimit", fmt.Sprintf("--nproc=%d", limit), binary, "--secret", "K", "--secret-file", "K", "--files-dir", home+"/f", "--", "python3", "-c", script)
+		cmd.Env = command(home).Env
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		require.Error(t, err)
+		require.Equalf(t, 7, cmd.ProcessState.ExitCode(), "%d: %s", limit, stderr.String())
+		require.Regexp(t, `^end [0-9]+ 11\n$`, strings.TrimLeft(string(out), "k"))
+		require.Greater(t, len(out), 3000000)
+		require.NotContains(t, stderr.String(), "goroutine")
+		left, err := filepath.Glob(home + "/f/*")
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+	cmd := exec.Command("setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups", "prlimit", "--nproc=3", binary, "--secret", "K", "--", "echo", "started")
+	cmd.Env = command(home).Env
+	out, err := cmd.Output()
+	require.Error(t, err)
+	require.Empty(t, out)
+}
+
+// Full-screen programs of Debian show the same through us as without: the screen of a
+// real terminal emulator is compared after the same keys.
+func TestFullScreen(t *testing.T) {
+	need(t, "tmux", "vi", "less", "top")
+	home := homeWithSecret(t)
+	text := filepath.Join(home, "text")
+	var b strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&b, "line %d of a text that is longer than a screen\n", i)
+	}
+	require.NoError(t, os.WriteFile(text, []byte(b.String()), 0o600))
+	sleeper := exec.Command("sleep", "600")
+	require.NoError(t, sleeper.Start())
+	t.Cleanup(func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() })
+	for _, c := range []struct {
+		name, command string
+		keys          [][]string
+		end           []string
+		changes       bool // from run to run, in its numbers
+	}{
+		{"vi", "vi -u NONE -N -n " + text, [][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}}, []string{":q!", "Enter"}, false},
+		{"less", "less -N " + text, [][]string{{"Space"}, {"/line 250", "Enter"}, {"k"}, {"G"}}, []string{"q"}, false},
+		{"top", "top -d 600 -p " + strconv.Itoa(sleeper.Process.Pid), [][]string{{"t"}, {"m"}}, []string{"q"}, true},
+	} {
+		for _, below := range []string{"exec %s", "%s; exit $?"} { // a terminal of our own, and a shell's
+			want := screens(t, home, fmt.Sprintf(below, c.command), c.keys, c.end)
+			got := screens(t, home, fmt.Sprintf(below, binary+" --secret K -- "+c.command), c.keys, c.end)
+			if c.changes {
+				want, got = shape(want), shape(got)
+			}
+			require.Equalf(t, want, got, "%s, as %s", c.name, below)
+		}
+	}
+}
+
+// shape is screens without what top counts: which numbers, signs and words there are
+// moves the columns by a place.
+func shape(screens []string) []string {
+	var all []string
+	for _, s := range screens {
+		var lines []string
+		for line := range strings.Lines(s) {
+			words := strings.Fields(strings.Map(func(r rune) rune {
+				if strings.ContainsRune("0123456789.,:|#", r) {
+					return ' '
+				}
+				return r
+			}, line))
+			lines = append(lines, strings.Join(words, " "))
+		}
+		all = append(all, strings.Join(lines, "\n"))
+	}
+	return all
+}
+
+// screens returns what a terminal shows, colours and cursor included, after a command
+// has begun and after each group of keys.
+func screens(t *testing.T, home, command string, keys [][]string, end []string) []string {
+	t.Helper()
+	tmux := func(args ...string) string {
+		cmd := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", filepath.Join(home, "tmux")}, args...)...)
+		cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TERM=xterm-256color", "LANG=C.UTF-8"}
+		out, err := cmd.CombinedOutput()
+		require.NoErrorf(t, err, "tmux %v: %s", args, out)
+		return string(out)
+	}
+	tmux("new-session", "-d", "-x", "100", "-y", "30", command)
+	defer func() {
+		kill := exec.Command("tmux", "-S", filepath.Join(home, "tmux"), "kill-server")
+		_ = kill.Run() // it may have ended with its session
+	}()
+	// A screen that has stood still for a while is done.
+	settled := func() string {
+		last, still := "", 0
+		for range 200 {
+			now := tmux("capture-pane", "-p", "-e") + tmux("display-message", "-p", "#{cursor_x},#{cursor_y} #{cursor_flag} #{alternate_on}")
+			if now != last {
+				last, still = now, 0
+			} else if still++; still == 8 && strings.TrimSpace(now) != "" {
+				break
+			}
+			time.Sleep(25 * time.Millisecond)
+		}
+		return last
+	}
+	all := []string{settled()}
+	for _, k := range keys {
+		tmux(append([]string{"send-keys"}, k...)...)
+		all = append(all, settled())
+	}
+	tmux(append([]string{"send-keys"}, end...)...)
+	gone := false
+	for range 200 {
+		check := exec.Command("tmux", "-S", filepath.Join(home, "tmux"), "has-session")
+		if _, ok := errors.AsType[*exec.ExitError](check.Run()); ok {
+			gone = true
+			break
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	require.True(t, gone, "it ends by its own keys")
+	return all
+}
