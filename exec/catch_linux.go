@@ -35,7 +35,7 @@ const lastSignal = syscall.Signal(64)
 var (
 	received     [lastSignal + 1]uint32 // how many came that nobody has taken yet
 	bell         atomic.Uint32          // changes with each; a futex
-	faultHandler uintptr                // the runtime's
+	faultHandler uintptr                //nolint:unused // the runtime's; the handler reads it
 )
 
 // The handler's entries, for the kernel's table. Both are in assembly.

@@ -522,6 +522,8 @@ func TestOutputHelper(t *testing.T) {
 	require.ErrorContains(t, err, "false: exit status 1")
 }
 
+var nowhere *int
+
 // fault has a nil pointer become a panic, and recovers.
 func fault() (err error) {
 	defer func() {
@@ -529,7 +531,6 @@ func fault() (err error) {
 			err = nil
 		}
 	}()
-	var p *int
-	*p = 1
+	*nowhere = 1
 	return errors.New("no panic")
 }

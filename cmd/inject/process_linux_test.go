@@ -66,8 +66,10 @@ func suiteCases() []suiteCase {
 	loop := "; echo ready; while :; do sleep 0.02; done"
 	cases := []suiteCase{
 		{name: "tini: no such command", script: "", code: 127},
-		{name: "tini: stage_1, dumb-init: zombies. Orphans are reaped",
-			script: `(sleep 0.05 &) ; (true &); for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; grep -l "^PPid:.$PPID$" /proc/[0-9]*/status 2>/dev/null | xargs grep -h "^State:.Z" 2>/dev/null || exit 0; done; exit 3`},
+		{
+			name:   "tini: stage_1, dumb-init: zombies. Orphans are reaped",
+			script: `(sleep 0.05 &) ; (true &); for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; grep -l "^PPid:.$PPID$" /proc/[0-9]*/status 2>/dev/null | xargs grep -h "^State:.Z" 2>/dev/null || exit 0; done; exit 3`,
+		},
 		{name: "tini: pgroup, dumb-init: TERM reaches all", script: "sleep 60 & sleep 60 & trap 'exit 5' TERM; echo ready; wait", signals: []syscall.Signal{unix.SIGTERM}, code: 5},
 		{name: "tini: TERM of a child that dies of it", script: "echo ready; exec sleep 60", signals: []syscall.Signal{unix.SIGTERM}, code: 143},
 		{name: "dumb-init: the working folder is kept, and ours is /", script: `test "$PWD" = /usr && test "$(readlink /proc/$PPID/cwd)" = /`},
@@ -81,11 +83,15 @@ func suiteCases() []suiteCase {
 		cases = append(cases, suiteCase{name: "dumb-init, tini: ended by " + sig.String(), script: fmt.Sprintf("kill -%d $$", sig), code: 128 + int(sig)})
 	}
 	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGTRAP, unix.SIGABRT, unix.SIGXCPU, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS} {
-		cases = append(cases, suiteCase{name: "dumb-init, tini: passes on " + sig.String(),
-			script: fmt.Sprintf("trap 'echo got; exit 9' %d%s", sig, loop), signals: []syscall.Signal{sig}, code: 9, out: "got\n"})
+		cases = append(cases, suiteCase{
+			name:   "dumb-init, tini: passes on " + sig.String(),
+			script: fmt.Sprintf("trap 'echo got; exit 9' %d%s", sig, loop), signals: []syscall.Signal{sig}, code: 9, out: "got\n",
+		})
 	}
-	cases = append(cases, suiteCase{name: "dumb-init: several signals, in turn",
-		script: "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 8' TERM" + loop, signals: []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGTERM}, code: 8, out: "usr1\nhup\n"})
+	cases = append(cases, suiteCase{
+		name:   "dumb-init: several signals, in turn",
+		script: "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 8' TERM" + loop, signals: []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGTERM}, code: 8, out: "usr1\nhup\n",
+	})
 	return cases
 }
 
@@ -361,7 +367,7 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 			continue
 		}
 		b := make([]byte, to-from)
-		n, _ := mem.ReadAt(b, int64(from)) //nolint:gosec // of a process
+		n, _ := mem.ReadAt(b, int64(from))
 		total += n
 		found = found || bytes.Contains(b[:n], text)
 	}

@@ -165,11 +165,11 @@ func openMessage(path string) (*os.File, error) {
 		number, ok = strings.CutPrefix(path, "/proc/self/fd/")
 	}
 	if fd, err := strconv.Atoi(number); ok && err == nil {
-		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3) //nolint:gosec // a descriptor
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 		if err != nil {
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
-		return os.NewFile(uintptr(fd), path), nil //nolint:gosec // as above
+		return os.NewFile(uintptr(fd), path), nil
 	}
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
 }

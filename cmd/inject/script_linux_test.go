@@ -406,6 +406,8 @@ func TestJobControl(t *testing.T) {
 	do("\x1a", "Stopped", "prompt> ")
 	do("fg\n", "inject --secret")
 	do("again\n", "again-[redacted:K]", "prompt> ")
+	// In the background it leaves the terminal alone.
+	do("stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - ~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n", "said", "as-before", "prompt> ")
 	do("inject --secret K -- sh -c 'read x; echo $x-$K' &\n", "prompt> ")
 	time.Sleep(300 * time.Millisecond) // it wants to read, and is stopped
 	do("fg\n", "inject --secret")
