@@ -79,6 +79,7 @@ func isFault(sig syscall.Signal) bool {
 
 // catcher is the signals that are caught. There is one at a time.
 type catcher struct {
+	mu     sync.Mutex
 	before [lastSignal + 1]*sigaction // of those that are caught
 	last   int                        // that next has returned
 	once   sync.Once                  // for unblock
@@ -92,6 +93,8 @@ func (c *catcher) unblock() {
 	if unix.PthreadSigmask(unix.SIG_BLOCK, nil, &blocked) != nil {
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for sig, was := range c.before {
 		if was != nil {
 			ours.Val[0] |= 1 << (sig - 1)
@@ -111,6 +114,8 @@ func newCatcher() *catcher {
 
 // take catches the signals, too.
 func (c *catcher) take(signals ...syscall.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, sig := range signals {
 		a := sigaction{handler: onSignalAddr, flags: saSiginfo | saOnstack | saRestart, mask: ^uint64(0)}
 		if sigreturnAddr != 0 {
@@ -159,6 +164,8 @@ func (c *catcher) next() syscall.Signal {
 
 // end gives the signals the effect that they had, and ends next.
 func (c *catcher) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for sig, was := range c.before {
 		if was != nil {
 			_, _ = action(syscall.Signal(sig), was)
