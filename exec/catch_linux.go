@@ -176,6 +176,16 @@ func (c *catcher) end() {
 	_ = futex(&bell, futexWake, 1)
 }
 
+// rest returns what has come and next has not returned, after it has ended.
+func (c *catcher) rest() (signals []syscall.Signal) {
+	for sig := range received {
+		if atomic.SwapUint32(&received[sig], 0) > 0 {
+			signals = append(signals, syscall.Signal(sig))
+		}
+	}
+	return signals
+}
+
 // futex waits for word while it is n, or wakes n who do.
 func futex(word *atomic.Uint32, op int, n uint32) error {
 	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), uintptr(op), uintptr(n), 0, 0, 0) //nolint:gosec // futex(2) takes pointers

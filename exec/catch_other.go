@@ -39,6 +39,14 @@ func (c *catcher) next() syscall.Signal {
 	}
 }
 
+// rest returns what has come and next has not returned, after it has ended.
+func (c *catcher) rest() (signals []syscall.Signal) {
+	for len(c.c) > 0 {
+		signals = append(signals, (<-c.c).(syscall.Signal)) //nolint:errcheck,forcetypeassert // os/signal sends nothing else
+	}
+	return signals
+}
+
 // end gives the signals the effect that they had, and ends next.
 func (c *catcher) end() {
 	signal.Stop(c.c)

@@ -105,8 +105,7 @@ func Replace(p Process) error {
 	if p.Signals != nil {
 		// There is nothing to clean up: from here on a signal ends us as it will end
 		// the program.
-		p.Signals.Release()
-		if err := p.Signals.early; err != nil {
+		if err := p.Signals.giveBack(); err != nil {
 			return err
 		}
 	}

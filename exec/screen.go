@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,8 @@ type screen struct {
 	// A part of a pipeline is not, until it uses it: another may be a pager. What has
 	// another stdin is not, either, so that what is typed ahead is the shell's.
 	wants bool
+	// told counts the signals that we have sent to our job, and so to us, by number.
+	told [lastSignal + 1]atomic.Int32
 }
 
 // newScreen returns a screen on the terminal that the program's output goes to.
@@ -40,11 +43,12 @@ func newScreen(p Process) (*screen, error) {
 	if !isTerminal(user) {
 		return nil, errors.New("neither output is a terminal")
 	}
-	tty, err := terminal.New(user)
+	sc := &screen{shared: p.Signals.terminal == sharedTerminal}
+	tty, err := terminal.New(user, sc.interruptJob)
 	if err != nil {
 		return nil, err
 	}
-	sc := &screen{tty: tty, shared: p.Signals.terminal == sharedTerminal}
+	sc.tty = tty
 	fd, err := tty.Output()
 	if err == nil {
 		sc.stream, err = newStream(p.Terminal, tty.Program(), fd)
@@ -182,20 +186,24 @@ func (sc *screen) takes(sig syscall.Signal) bool {
 	case sig == unix.SIGCONT && sc.leader != nil:
 		sc.resume()
 		return true
+	case sc.told[sig].Load() > 0: // the program has it from its own terminal
+		sc.told[sig].Add(-1)
+		return true
 	}
 	return false
 }
 
-// resume continues the program where we are: in the foreground or in the
-// background.
-func (sc *screen) resume() {
+// resume continues the program where we are: in the foreground, which it reports, or
+// in the background.
+func (sc *screen) resume() bool {
 	if sc.wants && sc.tty.Foreground() && sc.tty.Attach() == nil {
 		sc.leader.tellModes(sc.tty.Modes())
 		sc.leader.tell(msgForeground)
-		return
+		return true
 	}
 	sc.detach()
 	sc.leader.tell(msgBackground)
+	return false
 }
 
 func (sc *screen) detach() {
@@ -212,7 +220,9 @@ func (s *supervisor) suspend(sig syscall.Signal) {
 	if use {
 		sc.wants = true
 		if sc.tty.Foreground() {
-			sc.resume()
+			if !sc.resume() { // another has it: the program asks again
+				time.Sleep(50 * time.Millisecond)
+			}
 			return
 		}
 	}
@@ -274,10 +284,11 @@ func (sc *screen) programEnded() {
 	}
 }
 
-// interruptJob gives a signal by which the program has ended, and which a person
-// has typed, to everyone in our job: a shell that runs a script ends it then.
-func (sc *screen) interruptJob(sig syscall.Signal) {
-	if sc != nil && (sig == unix.SIGINT || sig == unix.SIGQUIT) && sc.tty.Typed(sig) {
+// interruptJob gives a signal that a person has typed to everyone in our job, as the
+// terminal would have: a script that runs us ends then, or does what it does.
+func (sc *screen) interruptJob(sig unix.Signal) {
+	if sc.shared && !signal.Ignored(sig) {
+		sc.told[sig].Add(1)
 		_ = unix.Kill(0, sig)
 	}
 }

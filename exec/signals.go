@@ -18,6 +18,7 @@ type Signals struct {
 	catcher  *catcher
 	c        chan syscall.Signal
 	quit     chan struct{} // closed when nobody reads c any more
+	ended    chan struct{} // closed when nothing is put into c any more
 	cancel   func()        // ends the context that TakeSignals has returned
 
 	once   sync.Once // for Release
@@ -46,14 +47,20 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &Signals{
 		terminal: controllingTerminal(), catcher: newCatcher(), c: make(chan syscall.Signal, 1024),
-		quit: make(chan struct{}), cancel: func() { cancel(nil) },
+		quit: make(chan struct{}), ended: make(chan struct{}), cancel: func() { cancel(nil) },
 	}
 	s.catcher.take(s.terminal.taken()...)
 	go func() {
+		defer close(s.ended)
 		for sig := s.catcher.next(); sig != 0; sig = s.catcher.next() {
 			if s.asksEarly(sig) {
 				cancel(s.early)
 				continue
+			}
+			select { // whatever else is ready, what has come is not dropped
+			case s.c <- sig:
+				continue
+			default:
 			}
 			select {
 			case s.c <- sig: // when a thousand wait already: as soon as Run has taken one
@@ -97,6 +104,31 @@ func (s *Signals) Release() {
 		close(s.quit)
 		s.cancel()
 	})
+}
+
+// giveBack releases the signals for a program that we become, and returns what has
+// asked us to stop. Any other that has come does to us what it would have done to
+// the program, which has no handler yet.
+func (s *Signals) giveBack() error {
+	s.Release()
+	<-s.ended
+	waiting := s.catcher.rest()
+	for len(s.c) > 0 {
+		waiting = append(waiting, <-s.c)
+	}
+	for _, sig := range waiting {
+		if s.asksEarly(sig) {
+			continue
+		}
+		_ = defaultAction(sig)
+		_ = unix.Kill(unix.Getpid(), sig)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.early != nil {
+		return s.early
+	}
+	return nil
 }
 
 // taken returns the signals that we take. Not among them are those that say

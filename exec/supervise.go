@@ -226,7 +226,6 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	s.screen.programEnded()
 	result.Leaked, result.Abandoned = s.drain()
 	s.screen.close()
-	s.screen.interruptJob(result.TerminalSignal)
 	for _, st := range s.streams {
 		err := st.error()
 		gone := errors.Is(err, unix.EPIPE) || st.terminal && errors.Is(err, unix.EIO) // nobody is there to read it

@@ -2,6 +2,10 @@ package terminal
 
 import "golang.org/x/sys/unix"
 
+// changesText are the modes by which a terminal shows something else than what was
+// written: spaces for a tab, large letters.
+const changesText = unix.TABDLY | unix.OLCUC
+
 func modes(fd int) (unix.Termios, error) {
 	m, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

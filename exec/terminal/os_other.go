@@ -4,6 +4,10 @@ package terminal
 
 import "golang.org/x/sys/unix"
 
+// changesText is the mode by which a terminal shows something else than what was
+// written: spaces for a tab (OXTABS of <sys/termios.h>).
+const changesText = 0x4
+
 func modes(fd int) (unix.Termios, error) {
 	m, err := unix.IoctlGetTermios(fd, unix.TIOCGETA)
 	if err != nil {

@@ -27,20 +27,20 @@ func Is(f *os.File) bool {
 }
 
 // A Terminal is a program's terminal that stands in for a person's. Its methods
-// but [Terminal.Typed] are for one goroutine.
+// are for one goroutine.
 type Terminal struct {
 	user    int  // the person's terminal, by a description of our own if it is our controlling one
 	job     bool // it is: a shell may take it from us
 	master  int  // our end of the program's terminal; does not block
 	program *os.File
 
-	attached bool          // what is typed goes to the program
-	began    bool          // the program's terminal has had its modes from the person's
-	raw      bool          // we have changed the modes of the person's terminal
-	saved    unix.Termios  // what they were
-	size     unix.Winsize  // as it was last seen
-	group    atomic.Int32  // of the program
-	typed    atomic.Uint32 // bits of signals
+	attached bool         // what is typed goes to the program
+	began    bool         // the program's terminal has had its modes from the person's
+	raw      bool         // we have changed the modes of the person's terminal
+	saved    unix.Termios // what they were
+	size     unix.Winsize // as it was last seen
+	group    atomic.Int32 // of the program
+	typed    func(unix.Signal)
 	wake     [2]int        // a pipe by which the relay is told: to attach, to detach, to quit
 	detached chan struct{} // answers of the relay
 	done     chan struct{} // closed when it has ended
@@ -49,10 +49,12 @@ type Terminal struct {
 }
 
 // New returns a new terminal that stands in for the one that user is. It has its
-// size from the beginning, and its modes from the first [Terminal.Attach] on.
-func New(user *os.File) (*Terminal, error) {
+// size from the beginning, and its modes from the first [Terminal.Attach] on. typed
+// is called when a person has typed the key that sends a signal, before the
+// program's own group gets that; it is called by another goroutine.
+func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 	t := &Terminal{
-		user: -1, master: -1, wake: [2]int{-1, -1},
+		user: -1, master: -1, wake: [2]int{-1, -1}, typed: typed,
 		detached: make(chan struct{}), done: make(chan struct{}), hungUp: make(chan struct{}),
 	}
 	ptmx, program, err := pty.Open()
@@ -135,12 +137,8 @@ func (t *Terminal) End() {
 	}
 }
 
-// SetGroup says which process group is the program's; see Typed.
+// SetGroup says which process group is the program's own; see New.
 func (t *Terminal) SetGroup(group int) { t.group.Store(int32(group)) } //nolint:gosec // a pid
-
-// Typed reports whether a person has typed the key that sends sig, when that goes
-// to the program's own group. It is for any goroutine.
-func (t *Terminal) Typed(sig unix.Signal) bool { return t.typed.Load()&(1<<sig) != 0 }
 
 // Foreground reports whether the person's terminal is ours now. One that is
 // nobody's job control is.
@@ -152,9 +150,14 @@ func (t *Terminal) Foreground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
+// ErrTaken says that something else hands on what is typed.
+var ErrTaken = errors.New("the terminal is another's")
+
 // Attach makes the person's terminal hand on every key as it is typed. The
 // program's has its modes from then on, if this is the first time, and its size.
-// It is to be called in the foreground only.
+// It is to be called in the foreground only. It returns ErrTaken, and changes
+// nothing of the person's terminal, if another Terminal is attached to it: two would
+// each take what is typed from the other, and give back the other's modes.
 func (t *Terminal) Attach() error {
 	now, err := modes(t.user)
 	if err != nil {
@@ -163,11 +166,19 @@ func (t *Terminal) Attach() error {
 	raw := now
 	makeRaw(&raw)
 	if !t.raw {
+		if now == raw {
+			t.setOutput(true)
+			return ErrTaken
+		}
 		t.saved = now
 	}
 	if !t.began {
 		t.began = true
-		_ = setModes(t.master, &t.saved)
+		inner := t.saved
+		// What is shown comes to the person's terminal as it was written: a value with a tab
+		// in it must not be another text by the time that it is looked at.
+		inner.Oflag &^= changesText
+		_ = setModes(t.master, &inner)
 	} else {
 		t.setOutput(true)
 	}
@@ -339,8 +350,8 @@ func (t *Terminal) relay() {
 
 func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }
 
-// note remembers the keys by which the program's terminal will send a signal to
-// the program's own group.
+// note tells of the keys by which the program's terminal will send a signal to the
+// program's own group.
 func (t *Terminal) note(typed []byte) {
 	m, err := modes(t.master)
 	if err != nil || m.Lflag&unix.ISIG == 0 {
@@ -353,7 +364,7 @@ func (t *Terminal) note(typed []byte) {
 		for _, c := range typed {
 			if c == key.char && c != 0 {
 				if group, err := unix.IoctlGetInt(t.master, unix.TIOCGPGRP); err == nil && group == int(t.group.Load()) {
-					t.typed.Or(1 << key.sig)
+					t.typed(key.sig)
 				}
 			}
 		}
