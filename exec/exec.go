@@ -43,6 +43,12 @@ type Process struct {
 	// came, and closed, if it can be, when that has ended. If the two are equal
 	// they share one pipe.
 	Stdout, Stderr io.Writer
+	// StdoutTo and StderrTo, if not nil, are the files that Stdout and Stderr write to
+	// in the end: when nobody reads one any more the program is told at once, and not
+	// by its next write; and if it is a pipe it is made to hold more once it is busy.
+	// StdoutTo becomes /dev/null when the program has closed its stdout, so that its
+	// reader finds the end, unless StderrTo is the same file.
+	StdoutTo, StderrTo *os.File
 	// Terminal, if not nil, gets what the program shows on a terminal of its own. Each
 	// of Stdin, Stdout and Stderr that is a terminal is replaced by that one, and
 	// everything else about it is as if it were not. One of the outputs must be a

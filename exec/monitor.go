@@ -96,9 +96,10 @@ func monitor(connFd, tty int) {
 		tellMain(conn, msgFailed, uint32(errno)) //nolint:gosec // small
 		return
 	}
-	for i := range 3 { // the program's pipes are not ours to keep open
+	for i := range 3 { // the program's descriptors are not ours to keep open
 		_ = dup(own, i)
 	}
+	closeInherited()
 	tellMain(conn, msgStarted, uint32(pid)) //nolint:gosec // a pid
 	m := &follower{conn: conn, own: own, tty: tty, pid: pid}
 	go m.follow()

@@ -81,6 +81,13 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	return pid, err
 }
 
+// stillStopped reports whether a child that was stopped has not been continued since.
+func stillStopped(pid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo == 0
+}
+
 // sizeLimits returns how many bytes an argument or variable may have for execve(2),
 // and all of them together, as the kernel's fs/exec.c has it: MAX_ARG_STRLEN, and a
 // quarter of the stack's limit, but not more than three quarters of 8 MiB nor less

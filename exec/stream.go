@@ -18,6 +18,9 @@ type stream struct {
 	child    *os.File // the program's end
 	terminal bool
 	dst      io.Writer
+	to       int  // the descriptor that dst writes to in the end; -1 if that is not known
+	lastUse  bool // nobody else writes to that
+	full     int  // how many reads took half of what a pipe holds by default, or more
 	done     chan struct{}
 	err      error // of dst, or of reading; valid once done
 
@@ -30,14 +33,25 @@ type stream struct {
 	last    time.Time // of a write
 }
 
+// A pipe that is full again and again is made to hold more, and so is where its
+// output goes: not before, because all that the pipes of a user hold is limited
+// (pipe-user-pages-soft in proc(5)), and idle programs are many.
+const (
+	halfPipe = 32 << 10
+	busy     = 8
+)
+
 // newPipe returns a stream through a pipe.
-func newPipe(dst io.Writer) (*stream, error) {
+func newPipe(dst io.Writer, to *os.File) (*stream, error) {
 	data := [2]int{-1, -1}
 	if err := pipe(&data); err != nil {
 		return nil, err
 	}
-	widen(data[0])
-	return newStream(dst, os.NewFile(uintptr(data[1]), "pipe"), data[0])
+	st, err := newStream(dst, os.NewFile(uintptr(data[1]), "pipe"), data[0])
+	if err == nil && to != nil {
+		st.to = int(to.Fd())
+	}
+	return st, err
 }
 
 // newStream returns a stream from ours, the descriptor at the other side of
@@ -52,7 +66,7 @@ func newStream(dst io.Writer, child *os.File, ours int) (*stream, error) {
 		_, _ = child.Close(), unix.Close(ours)
 		return nil, err
 	}
-	return &stream{child: child, dst: dst, done: make(chan struct{}), pipe: ours, wake: wake[0], waker: wake[1]}, nil
+	return &stream{child: child, dst: dst, to: -1, done: make(chan struct{}), pipe: ours, wake: wake[0], waker: wake[1]}, nil
 }
 
 // pipe makes a pipe that programs do not inherit.
@@ -81,6 +95,9 @@ func (st *stream) copy() {
 			st.err = err
 		}
 	}
+	if st.lastUse && st.to >= 0 {
+		nothing(st.to)
+	}
 }
 
 // Read reads from the pipe, and counts what it takes in the same step: no byte is
@@ -96,6 +113,12 @@ func (st *stream) Read(buf []byte) (int, error) {
 		n, err := st.take(buf)
 		switch {
 		case n > 0:
+			if n >= halfPipe && st.full < busy {
+				if st.full++; st.full == busy {
+					widen(st.pipe)
+					widen(st.to)
+				}
+			}
 			return n, nil
 		case err == nil:
 			err = io.EOF
@@ -103,7 +126,14 @@ func (st *stream) Read(buf []byte) (int, error) {
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			fds := []unix.PollFd{{Fd: int32(st.pipe), Events: unix.POLLIN}, {Fd: int32(st.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors
-			if _, err = unix.Poll(fds, -1); err == nil || errors.Is(err, unix.EINTR) {
+			if st.to >= 0 {
+				fds = append(fds, unix.PollFd{Fd: int32(st.to)}) //nolint:gosec // a descriptor; its errors only
+			}
+			_, err = unix.Poll(fds, -1)
+			if err == nil && len(fds) == 3 && fds[2].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 && fds[0].Revents&unix.POLLIN == 0 {
+				return 0, unix.EPIPE // as a write would tell
+			}
+			if err == nil || errors.Is(err, unix.EINTR) {
 				continue
 			}
 		}

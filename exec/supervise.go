@@ -20,7 +20,7 @@ const (
 	// quiet is how long nothing may come from a pipe that outlives the program
 	// before we take it that nothing more will; patience bounds the wait for one
 	// that is never quiet.
-	quiet    = 100 * time.Millisecond
+	quiet    = 300 * time.Millisecond
 	patience = 2 * time.Second
 	// settled is when a program has lived for long enough that it may have used up the
 	// processes that it is allowed to have before it ends. Threads count, and when Go's
@@ -66,6 +66,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 		}
 	}
 	var piped [2]io.Writer
+	to := [2]*os.File{p.StdoutTo, p.StderrTo}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		f, isFile := w.(*os.File)
 		switch onTerminal := isFile && p.Terminal != nil && isTerminal(f); {
@@ -82,11 +83,12 @@ func newSupervisor(p Process) (*supervisor, error) {
 			s.files[2] = s.files[1]
 			continue
 		}
-		st, err := newPipe(w)
+		st, err := newPipe(w, to[i])
 		if err != nil {
 			s.closeStreams()
 			return nil, err
 		}
+		st.lastUse = i == 0 && p.Stdout != p.Stderr
 		s.files[i+1] = st.child
 		s.streams = append(s.streams, st)
 	}
@@ -193,6 +195,13 @@ func (s *supervisor) programStopped(sig syscall.Signal) {
 	case s.terminal == ownTerminal && sig == unix.SIGTSTP:
 		// Ctrl-Z where no shell could continue it has no effect without us, either.
 		_ = unix.Kill(-s.pid, unix.SIGCONT)
+	case s.terminal == sharedTerminal && s.screen == nil:
+		// The shell waits for us. If it was the terminal that has stopped the program, it
+		// has stopped us, too, and whoever has continued us has continued the program.
+		time.Sleep(50 * time.Millisecond)
+		if stillStopped(s.pid) {
+			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+		}
 	case s.stopping.CompareAndSwap(int32(sig), 0): //nolint:gosec // a signal
 		// Whoever has asked for it may wait until we are. As process 1 we are not.
 		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
@@ -322,7 +331,7 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 	}
 	for i, st := range s.streams {
 		var paid time.Time // when the program's own output was written
-		for !st.ended(quiet / 10) {
+		for !st.ended(10 * time.Millisecond) {
 			select {
 			case sig := <-s.signals:
 				abandoned = abandoned || slices.Contains(asksToStop, sig)

@@ -195,12 +195,12 @@ func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
 		}
 	}
 	if !isTerminal(o.Stdout) {
-		p.Stdout = Writer(o.Redactor, o.Stdout)
+		p.Stdout, p.StdoutTo = o.Redactor.Writer(o.Stdout), o.Stdout
 	}
 	if !isTerminal(o.Stderr) {
-		p.Stderr = p.Stdout
+		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
 		if !same {
-			p.Stderr = Writer(o.Redactor, o.Stderr)
+			p.Stderr = o.Redactor.Writer(o.Stderr)
 		}
 	}
 	return nil

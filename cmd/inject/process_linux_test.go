@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -453,20 +454,16 @@ func TestFullScreen(t *testing.T) {
 	}
 }
 
-// shape is screens without what top counts: which numbers, signs and words there are
-// moves the columns by a place.
+// shape is screens without what top counts: of each line its first word, with its
+// colours, and how the cursor stands.
 func shape(screens []string) []string {
+	digits := regexp.MustCompile(`[0-9]+`)
 	var all []string
 	for _, s := range screens {
 		var lines []string
 		for line := range strings.Lines(s) {
-			words := strings.Fields(strings.Map(func(r rune) rune {
-				if strings.ContainsRune("0123456789.,:|#", r) {
-					return ' '
-				}
-				return r
-			}, line))
-			lines = append(lines, strings.Join(words, " "))
+			first, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+			lines = append(lines, digits.ReplaceAllString(first, "0"))
 		}
 		all = append(all, strings.Join(lines, "\n"))
 	}
@@ -520,4 +517,98 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 	}
 	require.True(t, gone, "it ends by its own keys")
 	return all
+}
+
+// With nothing to mask we become the command: what has come before is not lost.
+func TestNoSignalIsLostOnTheWay(t *testing.T) {
+	home := homeWithSecret(t)
+	for i := range 150 {
+		cmd := command(home, "--no-redact", "--secret", "K", "--", "sleep", "5")
+		require.NoError(t, cmd.Start())
+		time.Sleep(2*time.Millisecond + time.Duration(i)*40*time.Microsecond)
+		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+		timer := time.AfterFunc(4*time.Second, func() { _ = cmd.Process.Kill() })
+		require.Error(t, cmd.Wait(), "the command ran to its end")
+		timer.Stop()
+		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		require.True(t, cmd.ProcessState.ExitCode() == 143 || status.Signal() == unix.SIGTERM, cmd.ProcessState.String())
+	}
+}
+
+// What the command closes is closed, though we go on; and a reader that has gone is
+// seen by who waits for it.
+func TestClosedIsClosed(t *testing.T) {
+	home := homeWithSecret(t)
+	for which := range 4 { // stdin, stdout, none, and one more
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		script := fmt.Sprintf("exec %d>&-; sleep 20", which)
+		cmd := command(home, "--secret", "K", "--", "sh", "-c", script)
+		switch which {
+		case 0:
+			cmd.Stdin = r
+		case 1:
+			cmd.Stdout = w
+		case 2: // stays: we may have something to say
+			cmd.Args[len(cmd.Args)-1] = "exec tail -f /dev/null"
+			cmd.Stdout = w
+		case 3:
+			cmd.ExtraFiles = []*os.File{w}
+		}
+		require.NoError(t, cmd.Start())
+		timer := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+		start := time.Now()
+		switch which {
+		case 0:
+			require.NoError(t, r.Close())
+			for err == nil {
+				_, err = w.WriteString("text\n")
+			}
+			require.ErrorIs(t, err, unix.EPIPE)
+		case 2:
+			time.Sleep(100 * time.Millisecond)
+			require.NoError(t, errors.Join(w.Close(), r.Close()))
+			_ = cmd.Wait() // its code is tail's own
+		default:
+			require.NoError(t, w.Close())
+			_, err = io.ReadAll(r)
+			require.NoError(t, err)
+		}
+		require.Less(t, time.Since(start), 4*time.Second, which)
+		timer.Stop()
+		if which != 2 {
+			require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+			_ = cmd.Wait() // of the signal
+		}
+		_, _ = r.Close(), w.Close()
+	}
+}
+
+// A key that interrupts reaches the whole job when it is typed, though the command
+// handles it; and the tab of a value is one until it was masked.
+func TestTypedForTheJob(t *testing.T) {
+	home := homeWithSecret(t)
+	require.NoError(t, command(home, "create", "secret", "TAB", "a\tb\tvalue").Run())
+	script := `trap 'echo parent' INT; ` + binary + ` --secret K -- sh -c 'trap "echo child; exit 3" INT; echo ready; while :; do sleep 0.02; done'; echo code $?`
+	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
+	readUntil(t, tty, "ready")
+	_, err := tty.WriteString("\x03")
+	require.NoError(t, err)
+	seen := readUntil(t, tty, "code 3")
+	require.Equal(t, 1, strings.Count(seen, "child"))
+	require.Equal(t, 1, strings.Count(seen, "parent"))
+	require.NoError(t, cmd.Wait())
+
+	cmd, tty = onTerminal(t, home, "--", "sh", "-c", "stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`)
+	require.Contains(t, readUntil(t, tty, "end"), "<[redacted:TAB]>")
+	require.NoError(t, cmd.Wait())
+}
+
+// Two of us in one job do not take the terminal from each other.
+func TestTwoInOneJob(t *testing.T) {
+	home := homeWithSecret(t)
+	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary + ` --secret K -- sh -c 'sleep 0.6; echo $K'; wait; stty -g | cmp - ~/before && echo same`
+	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
+	require.Contains(t, readUntil(t, tty, "same"), "[redacted:K]")
+	require.NoError(t, cmd.Wait())
 }

@@ -127,9 +127,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		Redactor: a.redactor, NoRedact: a.flags.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
 		Grace: a.flags.grace, Log: a.log,
-		// Our working folder shall keep no file system busy. Nothing relative is needed any
-		// more: see prepare.
-		Started: func() { _ = os.Chdir("/") },
+		Started: exec.LetGo, // nothing relative is needed any more: see prepare
 	}
 	if len(t.Declared) > 0 {
 		// From before there is anything to clean up.

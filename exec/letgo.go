@@ -1,0 +1,61 @@
+package exec
+
+import (
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// LetGo gives up what this process was started with only to hand it on, once a
+// program has it: stdin, the descriptors above 2, and the working folder, unless a
+// terminal shows a person where we are. What the program closes is closed then, and
+// what it unmounts is not busy with us. It is for a main function's process, which
+// uses none of these any more.
+func LetGo() {
+	nothing(0)
+	closeInherited()
+	for fd := range 3 {
+		if _, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+			return
+		}
+	}
+	_ = os.Chdir("/")
+}
+
+// nothing puts /dev/null in the place of fd, which stays what it is if there is none.
+func nothing(fd int) {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	_ = dup(null, fd)
+	_ = unix.Close(null)
+}
+
+// closeInherited closes what programs that we start inherit, above 2. Whatever we open
+// ourselves they do not.
+func closeInherited() {
+	for _, fd := range openDescriptors() {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fd > 2 && err == nil && flags&unix.FD_CLOEXEC == 0 { //nolint:gosec // a descriptor
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// openDescriptors returns the descriptors that may be open.
+func openDescriptors() (fds []int) {
+	entries, err := os.ReadDir("/dev/fd")
+	if err != nil { // there is no /proc: as many as programs have
+		for fd := range 1024 {
+			fds = append(fds, fd)
+		}
+		return fds
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
