@@ -34,6 +34,8 @@ const lastSignal = syscall.Signal(64)
 // What the handler works on.
 var (
 	received     [lastSignal + 1]uint32 // how many came that nobody has taken yet
+	came         [lastSignal + 1]uint32 // when the last of them did, as a count of all
+	tickets      uint32                 //nolint:unused // that count; the handler's own
 	bell         atomic.Uint32          // changes with each; a futex
 	faultHandler uintptr                //nolint:unused // the runtime's; the handler reads it
 )
@@ -50,6 +52,7 @@ type sigaction struct {
 }
 
 const (
+	sigIgn     = 1
 	saSiginfo  = 0x4
 	saOnstack  = 0x08000000
 	saRestart  = 0x10000000
@@ -81,7 +84,6 @@ func isFault(sig syscall.Signal) bool {
 type catcher struct {
 	mu     sync.Mutex
 	before [lastSignal + 1]*sigaction // of those that are caught
-	last   int                        // that next has returned
 	once   sync.Once                  // for unblock
 	done   atomic.Bool
 }
@@ -112,7 +114,8 @@ func newCatcher() *catcher {
 	return &catcher{}
 }
 
-// take catches the signals, too.
+// take catches the signals, too; but for those that we were started with as ignored
+// (nohup), which the program then ignores as well.
 func (c *catcher) take(signals ...syscall.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,7 +125,7 @@ func (c *catcher) take(signals ...syscall.Signal) {
 			a.flags, a.restorer = a.flags|saRestorer, sigreturnAddr
 		}
 		was, ok := action(sig, nil)
-		if !ok {
+		if !ok || was.handler == sigIgn && sig != unix.SIGPIPE {
 			continue
 		}
 		switch {
@@ -142,8 +145,8 @@ func (c *catcher) take(signals ...syscall.Signal) {
 }
 
 // next returns a signal that has come, and waits for one; 0 once end is called.
-// Those that came together come in the order of their numbers. It is for one
-// goroutine.
+// What came first comes first, as the last of its kind: whoever stops and continues
+// has continued. It is for one goroutine.
 func (c *catcher) next() syscall.Signal {
 	c.once.Do(c.unblock)
 	for {
@@ -151,12 +154,18 @@ func (c *catcher) next() syscall.Signal {
 		if c.done.Load() {
 			return 0
 		}
-		for range received {
-			c.last = (c.last + 1) % len(received)
-			if n := &received[c.last]; atomic.LoadUint32(n) > 0 {
-				atomic.AddUint32(n, ^uint32(0))
-				return syscall.Signal(c.last)
+		first, ticket := 0, uint32(0)
+		for sig := range received {
+			if atomic.LoadUint32(&received[sig]) == 0 {
+				continue
 			}
+			if at := atomic.LoadUint32(&came[sig]); first == 0 || int32(at-ticket) < 0 { //nolint:gosec // they wrap
+				first, ticket = sig, at
+			}
+		}
+		if first != 0 {
+			atomic.AddUint32(&received[first], ^uint32(0))
+			return syscall.Signal(first)
 		}
 		_ = futex(&bell, futexWait, seen)
 	}
@@ -176,8 +185,21 @@ func (c *catcher) end() {
 	_ = futex(&bell, futexWake, 1)
 }
 
-// rest returns what has come and next has not returned, after it has ended.
+// has reports whether sig has come and next has not returned it yet.
+func (c *catcher) has(sig syscall.Signal) bool { return atomic.LoadUint32(&received[sig]) > 0 }
+
+// rest returns what has come and next has not returned, after it has ended. From then
+// on the signals have their default effect, as they have for a program that is about
+// to begin.
 func (c *catcher) rest() (signals []syscall.Signal) {
+	for sig, was := range c.before {
+		if was != nil && !isFault(syscall.Signal(sig)) {
+			_ = defaultAction(syscall.Signal(sig))
+		}
+	}
+	// A thread that is in a handler takes the signal with it if we become the program
+	// meanwhile: each is to have left it. (With cgo, which is only for tests, not.)
+	_, _, _ = syscall.AllThreadsSyscall(unix.SYS_GETPID, 0, 0, 0)
 	for sig := range received {
 		if atomic.SwapUint32(&received[sig], 0) > 0 {
 			signals = append(signals, syscall.Signal(sig))

@@ -18,9 +18,15 @@ TEXT onFault<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 sent:
 	JMP  onSignal<>(SB)
 
-// onSignal counts the signal, and wakes who waits for the bell.
+// onSignal notes when the signal came, counts it, and wakes who waits for the bell.
 TEXT onSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVL DI, CX
+	LEAQ ·tickets(SB), AX
+	MOVL $1, DX
+	LOCK
+	XADDL DX, (AX)
+	LEAQ ·came(SB), AX
+	MOVL DX, (AX)(CX*4)
 	LEAQ ·received(SB), AX
 	LOCK
 	INCL (AX)(CX*4)

@@ -18,8 +18,17 @@ TEXT onFault<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 sent:
 	JMP  onSignal<>(SB)
 
-// onSignal counts the signal, and wakes who waits for the bell.
+// onSignal notes when the signal came, counts it, and wakes who waits for the bell.
 TEXT onSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVD $·tickets(SB), R3
+ticket:
+	LDAXRW (R3), R4
+	ADDW   $1, R4
+	STLXRW R4, (R3), R5
+	CBNZW  R5, ticket
+	MOVD $·came(SB), R3
+	ADD  R0<<2, R3, R3
+	MOVW R4, (R3)
 	MOVD $·received(SB), R3
 	ADD  R0<<2, R3, R3
 count:

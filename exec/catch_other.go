@@ -22,10 +22,13 @@ func newCatcher() *catcher {
 	return &catcher{make(chan os.Signal, 1024), make(chan struct{})}
 }
 
-// take catches the signals, too.
+// take catches the signals, too; but for those that we were started with as ignored
+// (nohup), which the program then ignores as well.
 func (c *catcher) take(signals ...syscall.Signal) {
 	for _, sig := range signals { // none would be all
-		signal.Notify(c.c, sig)
+		if !signal.Ignored(sig) {
+			signal.Notify(c.c, sig)
+		}
 	}
 }
 
@@ -38,6 +41,9 @@ func (c *catcher) next() syscall.Signal {
 		return 0
 	}
 }
+
+// has cannot tell.
+func (c *catcher) has(syscall.Signal) bool { return false }
 
 // rest returns what has come and next has not returned, after it has ended.
 func (c *catcher) rest() (signals []syscall.Signal) {

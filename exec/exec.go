@@ -57,8 +57,8 @@ type Process struct {
 	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
 	// and output that nobody takes is left; 0 for never.
 	Grace time.Duration
-	// Signals are those that the program gets, taken beforehand; nil to take them
-	// when it is started. Run releases them.
+	// Signals are those that the program gets, taken beforehand, which whoever took
+	// them releases; nil to take them when it is started.
 	Signals *Signals
 	// Started, if not nil, is called by Run once the program has Args and Env, which
 	// are not used from then on.
@@ -126,8 +126,8 @@ func Replace(p Process) error {
 func Run(ctx context.Context, p Process) (Status, error) {
 	if p.Signals == nil {
 		_, p.Signals = TakeSignals(ctx)
+		defer p.Signals.Release()
 	}
-	defer p.Signals.Release()
 	path, err := ready(p)
 	if err != nil {
 		return Status{}, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -73,11 +72,7 @@ func monitor(connFd, tty int) {
 	// What a terminal or a person sends to all is the program's to act upon; what we
 	// were started with as ignored must stay so for it.
 	c := newCatcher()
-	for _, sig := range asksToStop {
-		if !signal.Ignored(sig) {
-			c.take(sig)
-		}
-	}
+	c.take(asksToStop...)
 	conn := os.NewFile(uintptr(connFd), "monitor")
 	cmd, err := readCommand(conn)
 	if err != nil {
@@ -100,6 +95,7 @@ func monitor(connFd, tty int) {
 		_ = dup(own, i)
 	}
 	closeInherited()
+	_ = os.Chdir("/")
 	tellMain(conn, msgStarted, uint32(pid)) //nolint:gosec // a pid
 	m := &follower{conn: conn, own: own, tty: tty, pid: pid}
 	go m.follow()

@@ -99,5 +99,5 @@ func sizeLimits() (alone, together int) {
 	if unix.Getrlimit(unix.RLIMIT_STACK, &stack) == nil && stack.Cur/4 < uint64(together) {
 		together = int(stack.Cur / 4) //nolint:gosec // it is less
 	}
-	return 32 * 4096, max(together, argMax)
+	return 32 * unix.Getpagesize(), max(together, argMax)
 }

@@ -112,11 +112,7 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 		return err
 	}
 	// Those of job control are the program's now.
-	for _, sig := range []syscall.Signal{unix.SIGTSTP, unix.SIGCONT} {
-		if !signal.Ignored(sig) {
-			s.p.Signals.catcher.take(sig)
-		}
-	}
+	s.p.Signals.catcher.take(unix.SIGTSTP, unix.SIGCONT)
 	sc := s.screen
 	sc.leader, s.pid = l, int(l.program.Load())
 	sc.tty.SetGroup(s.pid)
@@ -155,6 +151,9 @@ func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 			<-l.done
 			monitorEnded = true
 			s.status = cmp.Or(l.status, s.status)
+			s.mu.Lock()
+			s.ended = true
+			s.mu.Unlock()
 		case int(l.program.Load()): // its monitor was killed, and it by the kernel
 			s.status = &status
 		}

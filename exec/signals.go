@@ -2,10 +2,10 @@ package exec
 
 import (
 	"context"
-	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,6 +97,14 @@ func (s *Signals) handOver() (chan syscall.Signal, error) {
 	return s.c, nil
 }
 
+// DieOf ends us by sig, whatever Go's runtime does of it. It returns where no signal
+// ends a process: in process 1.
+func DieOf(sig syscall.Signal) {
+	_ = defaultAction(sig)
+	_ = unix.Kill(unix.Getpid(), sig)
+	time.Sleep(10 * time.Millisecond) // it is on its way
+}
+
 // Release gives the signals their usual effect again. It may be called twice.
 func (s *Signals) Release() {
 	s.once.Do(func() {
@@ -117,7 +125,7 @@ func (s *Signals) giveBack() error {
 		waiting = append(waiting, <-s.c)
 	}
 	for _, sig := range waiting {
-		if s.asksEarly(sig) {
+		if sig == unix.SIGPIPE || s.asksEarly(sig) { // the first is ours: nobody reads what we say
 			continue
 		}
 		_ = defaultAction(sig)
@@ -133,10 +141,9 @@ func (s *Signals) giveBack() error {
 
 // taken returns the signals that we take. Not among them are those that say
 // something about us: SIGCHLD and SIGURG (Go's own preemption); those of job
-// control, when a shell stops and continues us together with the program; those
-// that we were started with as ignored (nohup), which the program then ignores,
-// too; and two that the C library keeps for itself. SIGPIPE is taken so that it
-// does not end us, and goes nowhere.
+// control, when a shell stops and continues us together with the program; and two
+// that the C library keeps for itself. SIGPIPE is taken so that it does not end us,
+// and goes nowhere.
 func (t terminalKind) taken() []syscall.Signal {
 	signals := make([]syscall.Signal, 0, lastSignal)
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
@@ -152,9 +159,7 @@ func (t terminalKind) taken() []syscall.Signal {
 				continue
 			}
 		}
-		if sig == unix.SIGPIPE || !signal.Ignored(sig) { // for SIGPIPE see catcher
-			signals = append(signals, sig)
-		}
+		signals = append(signals, sig)
 	}
 	return signals
 }

@@ -85,12 +85,12 @@ func signalsOf(t *testing.T, status, set string) uint64 {
 
 // What was blocked or ignored when we were started stays so in the program; but for
 // what Go's runtime takes away before main begins: of the blocked signals those by
-// which it dies, and of the ignored ones all but SIGHUP and SIGINT. README says so.
+// which it dies, and of the ignored ones all but a few. README says which.
 func TestBlockedAndIgnored(t *testing.T) {
 	const script = `
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, 40})
-for n in signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE: signal.signal(n, signal.SIG_IGN)
+for n in signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 34, signal.SIGTERM, signal.SIGPIPE: signal.signal(n, signal.SIG_IGN)
 os.execv(sys.argv[1], sys.argv[1:])
 `
 	python := need(t, "python3")
@@ -111,7 +111,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 	}
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
 	require.Equal(t, bit(unix.SIGUSR1, 40), signalsOf(t, states["with"], "SigBlk"))
-	ignored := bit(unix.SIGHUP, unix.SIGINT)
+	ignored := bit(unix.SIGHUP, unix.SIGINT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, 34)
 	all := ignored | bit(unix.SIGTERM, unix.SIGPIPE) // whoever runs the tests may ignore others
 	require.Equal(t, all, signalsOf(t, states["without"], "SigIgn")&all)
 	require.Equal(t, ignored, signalsOf(t, states["with"], "SigIgn")&all)
@@ -188,4 +188,28 @@ func TestFaultsStayOurs(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 4, cmd.ProcessState.ExitCode())
+}
+
+// Of signals that come together the last one counts: stopped and continued is
+// continued.
+func TestStopThenContinue(t *testing.T) {
+	for range 30 {
+		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; while :; do sleep 0.01; done`)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		var pid int
+		_, err = fmt.Fscanf(stdout, "ready %d", &pid)
+		require.NoError(t, err)
+		require.NoError(t, cmd.Process.Signal(unix.SIGTSTP))
+		require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
+		time.Sleep(30 * time.Millisecond)
+		require.NotEqual(t, "T", processState(pid))
+		require.NotEqual(t, "T", processState(cmd.Process.Pid))
+		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+		require.Error(t, cmd.Wait())
+		timer.Stop()
+	}
 }

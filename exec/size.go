@@ -9,7 +9,7 @@ import (
 // execve(2): one of them alone, or all together.
 type SizeError struct {
 	// Largest is the largest of them: "the variable NAME" or "argument N", N counted
-	// from 0, the program's name. No values.
+	// from 0, the program's name; or that it has no name. No values.
 	Largest string
 	// Bytes is how long that is, with its final NUL.
 	Bytes int
@@ -45,8 +45,10 @@ func checkSize(path string, args, env []string) error {
 			}
 			largest.Bytes, largest.Largest = len(s)+1, fmt.Sprintf("argument %d", n)
 			if i == 1 {
-				name, _, _ := strings.Cut(s, "=")
-				largest.Largest = "the variable " + name
+				largest.Largest = "something that is no variable"
+				if name, _, ok := strings.Cut(s, "="); ok && len(name) < 256 {
+					largest.Largest = "the variable " + name
+				}
 			}
 		}
 	}

@@ -40,8 +40,9 @@ type supervisor struct {
 	terminal terminalKind
 	signals  chan syscall.Signal
 	pid      int
-	// stopping is by what we were asked to stop and go on later, as the program was then.
-	stopping atomic.Int32
+	// stopping is when we were asked to stop and go on later, as the program was then, in
+	// nanoseconds; 0 if that is done.
+	stopping atomic.Int64
 	reaped   func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
 	status   *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
 	// leave is when to leave whatever is still unwritten, once we were asked to stop.
@@ -202,7 +203,7 @@ func (s *supervisor) programStopped(sig syscall.Signal) {
 		if stillStopped(s.pid) {
 			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 		}
-	case s.stopping.CompareAndSwap(int32(sig), 0): //nolint:gosec // a signal
+	case time.Since(time.Unix(0, s.stopping.Swap(0))) < time.Second && !s.p.Signals.catcher.has(unix.SIGCONT):
 		// Whoever has asked for it may wait until we are. As process 1 we are not.
 		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 	}
@@ -267,7 +268,7 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 				stop()
 			case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
 				if s.terminal == noTerminal && s.screen == nil {
-					s.stopping.Store(int32(sig)) //nolint:gosec // a signal
+					s.stopping.Store(time.Now().UnixNano())
 				}
 			case unix.SIGCONT:
 				s.stopping.Store(0)

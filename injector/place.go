@@ -34,8 +34,8 @@ const (
 const FlyteDir = "/etc/flyte/secrets"
 
 // maxVariable is the longest "NAME=value" that execve takes, in bytes: the
-// kernel's MAX_ARG_STRLEN, 128 KiB, less the final NUL.
-const maxVariable = 1<<17 - 1
+// kernel's MAX_ARG_STRLEN, 32 pages, less the final NUL.
+var maxVariable = 32*os.Getpagesize() - 1
 
 // ParentVar holds a digest of the declared list that was placed, by which an
 // inject inside the task can tell that it was.

@@ -10,10 +10,8 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"syscall"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -90,9 +88,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 func (a *app) dieOf(sig syscall.Signal) {
 	if sig == syscall.SIGINT || sig == syscall.SIGQUIT {
 		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the command had its own
-		signal.Reset(sig)
-		_ = syscall.Kill(os.Getpid(), sig)
-		time.Sleep(10 * time.Millisecond) // it is on its way
+		exec.DieOf(sig)
 	}
 }
 

@@ -454,16 +454,14 @@ func TestFullScreen(t *testing.T) {
 	}
 }
 
-// shape is screens without what top counts: of each line its first word, with its
-// colours, and how the cursor stands.
+// shape is screens without what top counts: the letters with which each line begins.
 func shape(screens []string) []string {
-	digits := regexp.MustCompile(`[0-9]+`)
+	colours, begin := regexp.MustCompile("\x1b\\[[0-9;]*m"), regexp.MustCompile(`^[ 0-9]*[A-Za-z%]*`)
 	var all []string
 	for _, s := range screens {
 		var lines []string
 		for line := range strings.Lines(s) {
-			first, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-			lines = append(lines, digits.ReplaceAllString(first, "0"))
+			lines = append(lines, strings.TrimLeft(begin.FindString(colours.ReplaceAllString(line, "")), " 0123456789"))
 		}
 		all = append(all, strings.Join(lines, "\n"))
 	}

@@ -174,7 +174,7 @@ func explainStart(err error) error {
 // stopped returns why we stopped, if err is because we did, else err.
 func stopped(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
-		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) {
+		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) || errors.Is(err, errInterrupted) {
 			return e
 		}
 	}
