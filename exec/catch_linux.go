@@ -19,7 +19,7 @@ import (
 // a program is started. It also merges real-time signals that come together, and
 // keeps SIGPROF and the first real-time signal.
 //
-// The handler counts the signal and wakes whoever waits for one. It runs on the
+// The handler counts the signal, notes when it came and wakes whoever waits for one. It runs on the
 // stack that the runtime gives each thread for signals, with all others blocked,
 // and touches nothing of Go's but the variables below. A fault of our own it
 // hands on to the runtime, which is how nil pointers become panics.
@@ -34,14 +34,17 @@ const lastSignal = syscall.Signal(64)
 // What the handler works on.
 var (
 	received     [lastSignal + 1]uint32 // how many came that nobody has taken yet
-	came         [lastSignal + 1]uint32 // when the last of them did, as a count of all
+	came         [lastSignal + 1]uint32 // when the last one came, as a count of all; 0 for never
 	tickets      uint32                 //nolint:unused // that count; the handler's own
 	bell         atomic.Uint32          // changes with each; a futex
 	faultHandler uintptr                //nolint:unused // the runtime's; the handler reads it
+	process      uint32                 //nolint:unused // our number; the handler reads it
+	jobThread    uint32                 // which thread stops and continues are noted in; the handler reads it
 )
 
-// The handler's entries, for the kernel's table. Both are in assembly.
-var onSignalAddr, onFaultAddr, sigreturnAddr uintptr
+// The handler's entries, for the kernel's table, and what it returns to. All are in
+// assembly.
+var onSignalAddr, onFaultAddr, onJobAddr, sigreturnAddr uintptr
 
 // sigaction is the kernel's struct sigaction on amd64 and arm64, not the C library's.
 type sigaction struct {
@@ -80,6 +83,16 @@ func isFault(sig syscall.Signal) bool {
 	return false
 }
 
+// isJob reports whether sig stops or continues. Which of these comes last decides, and
+// that can only be told where one thread alone has them all.
+func isJob(sig syscall.Signal) bool {
+	switch sig {
+	case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGCONT:
+		return true
+	}
+	return false
+}
+
 // catcher is the signals that are caught. There is one at a time.
 type catcher struct {
 	mu     sync.Mutex
@@ -105,12 +118,15 @@ func (c *catcher) unblock() {
 	if blocked.Val[0]&ours.Val[0] != 0 {
 		runtime.LockOSThread() // it ends with the goroutine
 		_ = unix.PthreadSigmask(unix.SIG_UNBLOCK, &ours, nil)
+		jobThread = uint32(unix.Gettid()) //nolint:gosec // a pid; in the others they may be blocked
 	}
 }
 
 // newCatcher returns a catcher of nothing yet.
 func newCatcher() *catcher {
 	clear(received[:])
+	clear(came[:])
+	jobThread = 0
 	return &catcher{}
 }
 
@@ -132,6 +148,12 @@ func (c *catcher) take(signals ...syscall.Signal) {
 		case isFault(sig):
 			faultHandler = was.handler // the same for all
 			a.handler = onFaultAddr
+		case isJob(sig):
+			process = uint32(unix.Getpid()) //nolint:gosec // a pid
+			a.handler = onJobAddr
+			if jobThread == 0 {
+				jobThread = process // the main thread, which the kernel prefers
+			}
 		case sig == unix.SIGPIPE:
 			// Else a write to a closed stdout or stderr ends us, which the runtime sees to
 			// itself. To the kernel what we put into the table is what counts, and so a
@@ -185,8 +207,17 @@ func (c *catcher) end() {
 	_ = futex(&bell, futexWake, 1)
 }
 
-// has reports whether sig has come and next has not returned it yet.
-func (c *catcher) has(sig syscall.Signal) bool { return atomic.LoadUint32(&received[sig]) > 0 }
+// continued reports whether a SIGCONT has come after the last signal to stop, whoever
+// has taken them since.
+func (c *catcher) continued() bool {
+	cont := atomic.LoadUint32(&came[unix.SIGCONT])
+	for _, stop := range []syscall.Signal{unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU} {
+		if at := atomic.LoadUint32(&came[stop]); at != 0 && int32(at-cont) > 0 { //nolint:gosec // they wrap
+			return false
+		}
+	}
+	return cont != 0
+}
 
 // rest returns what has come and next has not returned, after it has ended. From then
 // on the signals have their default effect, as they have for a program that is about

@@ -2,7 +2,9 @@
 
 // Numbers of the kernel: arch/x86/entry/syscalls/syscall_64.tbl and uapi/linux/futex.h.
 #define SYS_rt_sigreturn 15
+#define SYS_gettid       186
 #define SYS_futex        202
+#define SYS_tgkill       234
 #define FUTEX_WAKE_PRIVATE 129
 
 // The kernel calls these with the signal in DI, a siginfo in SI and a context in DX,
@@ -18,6 +20,22 @@ TEXT onFault<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 sent:
 	JMP  onSignal<>(SB)
 
+// onJob has one thread note a signal that stops or continues: in the order in which
+// they come, which two threads with handlers of their own would not keep.
+TEXT onJob<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVL $SYS_gettid, AX
+	SYSCALL
+	MOVL ·jobThread(SB), SI
+	CMPL AX, SI
+	JEQ  here
+	MOVL DI, DX
+	MOVL ·process(SB), DI
+	MOVL $SYS_tgkill, AX
+	SYSCALL
+	RET
+here:
+	JMP  onSignal<>(SB)
+
 // onSignal notes when the signal came, counts it, and wakes who waits for the bell.
 TEXT onSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVL DI, CX
@@ -25,6 +43,7 @@ TEXT onSignal<>(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVL $1, DX
 	LOCK
 	XADDL DX, (AX)
+	INCL DX
 	LEAQ ·came(SB), AX
 	MOVL DX, (AX)(CX*4)
 	LEAQ ·received(SB), AX
@@ -48,5 +67,7 @@ GLOBL ·onSignalAddr(SB), RODATA, $8
 DATA ·onSignalAddr(SB)/8, $onSignal<>(SB)
 GLOBL ·onFaultAddr(SB), RODATA, $8
 DATA ·onFaultAddr(SB)/8, $onFault<>(SB)
+GLOBL ·onJobAddr(SB), RODATA, $8
+DATA ·onJobAddr(SB)/8, $onJob<>(SB)
 GLOBL ·sigreturnAddr(SB), RODATA, $8
 DATA ·sigreturnAddr(SB)/8, $sigreturn<>(SB)

@@ -42,8 +42,8 @@ func (c *catcher) next() syscall.Signal {
 	}
 }
 
-// has cannot tell.
-func (c *catcher) has(syscall.Signal) bool { return false }
+// continued cannot tell.
+func (c *catcher) continued() bool { return false }
 
 // rest returns what has come and next has not returned, after it has ended.
 func (c *catcher) rest() (signals []syscall.Signal) {

@@ -71,8 +71,7 @@ func monitor(connFd, tty int) {
 	hideMonitor()
 	// What a terminal or a person sends to all is the program's to act upon; what we
 	// were started with as ignored must stay so for it.
-	c := newCatcher()
-	c.take(asksToStop...)
+	newCatcher().take(asksToStop...)
 	conn := os.NewFile(uintptr(connFd), "monitor")
 	cmd, err := readCommand(conn)
 	if err != nil {

@@ -81,10 +81,11 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	return pid, err
 }
 
-// stillStopped reports whether a child that was stopped has not been continued since.
+// stillStopped reports whether a child that was stopped has neither been continued nor
+// ended since.
 func stillStopped(pid int) bool {
 	var info unix.Siginfo
-	err := unix.Waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WNOHANG|unix.WNOWAIT, nil)
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo == 0
 }
 

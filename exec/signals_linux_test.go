@@ -89,7 +89,7 @@ func signalsOf(t *testing.T, status, set string) uint64 {
 func TestBlockedAndIgnored(t *testing.T) {
 	const script = `
 import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM, 40})
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCONT, signal.SIGTERM, 40})
 for n in signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 34, signal.SIGTERM, signal.SIGPIPE: signal.signal(n, signal.SIG_IGN)
 os.execv(sys.argv[1], sys.argv[1:])
 `
@@ -109,8 +109,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 		}
 		return bits
 	}
-	require.Equal(t, bit(unix.SIGUSR1, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
-	require.Equal(t, bit(unix.SIGUSR1, 40), signalsOf(t, states["with"], "SigBlk"))
+	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
+	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, 40), signalsOf(t, states["with"], "SigBlk"))
 	ignored := bit(unix.SIGHUP, unix.SIGINT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, 34)
 	all := ignored | bit(unix.SIGTERM, unix.SIGPIPE) // whoever runs the tests may ignore others
 	require.Equal(t, all, signalsOf(t, states["without"], "SigIgn")&all)
@@ -120,7 +120,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 	cmd := osexec.Command(python, "-c", script, os.Args[0], "role", "supervise", python, "-c", `
 import signal
 print("ready", flush=True)
-print("got", int(signal.sigwait({signal.SIGUSR1})), flush=True)
+for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCONT})), flush=True)
 `)
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -131,17 +131,20 @@ print("got", int(signal.sigwait({signal.SIGUSR1})), flush=True)
 	line, err := out.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
-	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
-	line, err = out.ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprintf("got %d\n", unix.SIGUSR1), line)
+	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGCONT} {
+		require.NoError(t, cmd.Process.Signal(sig))
+		line, err = out.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprintf("got %d\n", sig), line)
+	}
 	require.NoError(t, cmd.Wait())
 }
 
-// Whoever stops us finds the program stopped, and us; and continues both.
+// Whoever stops us finds the program stopped, and us; and continues both. (The program
+// makes no process meanwhile: a shell that is in the midst of that does not stop.)
 func TestStopAndContinue(t *testing.T) {
 	for _, sig := range []syscall.Signal{unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU} {
-		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; while :; do sleep 0.02; done`)...)
+		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal, wherever the tests run
 		stdout, err := cmd.StdoutPipe()
 		require.NoError(t, err)
@@ -184,7 +187,7 @@ func TestStoppedIsKilled(t *testing.T) {
 // A fault of ours is Go's to turn into a panic while signals are caught; the same
 // signal from somebody else is forwarded (TestSignals).
 func TestFaultsStayOurs(t *testing.T) {
-	cmd, _ := supervised(t, []string{"EXEC_TEST_FAULT=1"}, "sh", "-c", "echo ready; trap 'exit 4' USR1; while :; do sleep 0.02; done")
+	cmd, _ := supervised(t, []string{"EXEC_TEST_FAULT=1"}, "sh", "-c", "trap 'exit 4' USR1; echo ready; while :; do sleep 0.02; done")
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 4, cmd.ProcessState.ExitCode())
@@ -193,8 +196,8 @@ func TestFaultsStayOurs(t *testing.T) {
 // Of signals that come together the last one counts: stopped and continued is
 // continued.
 func TestStopThenContinue(t *testing.T) {
-	for range 30 {
-		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; while :; do sleep 0.01; done`)...)
+	for i := range 30 {
+		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		stdout, err := cmd.StdoutPipe()
 		require.NoError(t, err)
@@ -204,8 +207,10 @@ func TestStopThenContinue(t *testing.T) {
 		_, err = fmt.Fscanf(stdout, "ready %d", &pid)
 		require.NoError(t, err)
 		require.NoError(t, cmd.Process.Signal(unix.SIGTSTP))
+		time.Sleep(time.Duration(i) * 50 * time.Microsecond)
 		require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
-		time.Sleep(30 * time.Millisecond)
+		require.Eventuallyf(t, func() bool { return processState(pid) != "T" && processState(cmd.Process.Pid) != "T" }, 5*time.Second, time.Millisecond, "%d", i)
+		time.Sleep(10 * time.Millisecond)
 		require.NotEqual(t, "T", processState(pid))
 		require.NotEqual(t, "T", processState(cmd.Process.Pid))
 		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))

@@ -22,11 +22,11 @@ const (
 	// that is never quiet.
 	quiet    = 300 * time.Millisecond
 	patience = 2 * time.Second
-	// settled is when a program has lived for long enough that it may have used up the
+	// settling is when a program has lived for long enough that it may have used up the
 	// processes that it is allowed to have before it ends. Threads count, and when Go's
 	// runtime cannot have another one it ends the process, and the program with it; so
 	// it then gets all that it may come to need.
-	settled = time.Millisecond
+	settling = time.Millisecond
 )
 
 // supervisor is one run of a program. The goroutine that has started the program
@@ -199,12 +199,19 @@ func (s *supervisor) programStopped(sig syscall.Signal) {
 	case s.terminal == sharedTerminal && s.screen == nil:
 		// The shell waits for us. If it was the terminal that has stopped the program, it
 		// has stopped us, too, and whoever has continued us has continued the program.
-		time.Sleep(50 * time.Millisecond)
-		if stillStopped(s.pid) {
-			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
-		}
-	case time.Since(time.Unix(0, s.stopping.Swap(0))) < time.Second && !s.p.Signals.catcher.has(unix.SIGCONT):
+		s.stopWithProgram()
+	case time.Since(time.Unix(0, s.stopping.Swap(0))) < time.Second:
 		// Whoever has asked for it may wait until we are. As process 1 we are not.
+		s.stopWithProgram()
+	}
+}
+
+// stopWithProgram stops us if the program still is after a moment, and nobody has
+// continued us. A SIGCONT just between that look and the stop would be lost; who sends
+// both at once has sent it by then.
+func (s *supervisor) stopWithProgram() {
+	time.Sleep(50 * time.Millisecond)
+	if stillStopped(s.pid) && !s.p.Signals.catcher.continued() {
 		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 	}
 }
@@ -257,7 +264,7 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	}
 	done := ctx.Done()
 	stopped, hungUp, gone := s.screen.events()
-	settled := time.After(settled)
+	settled := time.After(settling)
 	for {
 		select {
 		case <-over:
