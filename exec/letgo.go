@@ -8,19 +8,16 @@ import (
 )
 
 // LetGo gives up what this process was started with only to hand it on, once a
-// program has it: stdin, the descriptors above 2, and the working folder, unless a
-// terminal shows a person where we are. What the program closes is closed then, and
-// what it unmounts is not busy with us. It is for a main function's process, which
-// uses none of these any more.
+// program has it: stdin, the descriptors above 2, and the working folder, unless we
+// have a terminal, which may show a person where we are. What the program closes is
+// closed then, and what it unmounts is not busy with us. It is for a main function's
+// process, which uses none of these any more.
 func LetGo() {
 	nothing(0)
 	closeInherited()
-	for fd := range 3 {
-		if _, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
-			return
-		}
+	if controllingTerminal() == noTerminal {
+		_ = os.Chdir("/")
 	}
-	_ = os.Chdir("/")
 }
 
 // nothing puts /dev/null in the place of fd, which stays what it is if there is none.

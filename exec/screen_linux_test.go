@@ -68,10 +68,12 @@ func init() {
 }
 
 // screenOf starts this binary on a new terminal of size 33x99, alone or below a
-// shell's session, and returns that terminal.
-func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) *os.File {
+// shell's session, and returns that terminal and its modes from before.
+func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) (tty *os.File, before *unix.Termios) {
 	t.Helper()
 	ours, theirs, err := pty.Open()
+	require.NoError(t, err)
+	before, err = unix.IoctlGetTermios(int(ours.Fd()), unix.TCGETS)
 	require.NoError(t, err)
 	require.NoError(t, pty.Setsize(ours, &pty.Winsize{Rows: 33, Cols: 99}))
 	if cmd.Stdin == nil {
@@ -92,7 +94,7 @@ func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) *os.File {
 	require.NoError(t, theirs.Close())
 	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop(); _ = ours.Close() })
-	return ours
+	return ours, before
 }
 
 // Each of 0, 1 and 2 is a terminal for the program if and only if it is one for us,
@@ -152,9 +154,7 @@ func TestScreen(t *testing.T) {
 			script := `trap 'stty size' WINCH; stty size; stty raw -echo; echo ready; read x; while [ -z "$y" ]; do y=$(stty size | grep 44); sleep 0.01; done; ` + end
 			cmd := osexec.Command(os.Args[0])
 			cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", script}
-			tty := screenOf(t, shared, cmd)
-			before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-			require.NoError(t, err)
+			tty, before := screenOf(t, shared, cmd)
 			require.Contains(t, readScreen(t, tty, "ready"), "33 99")
 			now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 			require.NoError(t, err)
@@ -185,12 +185,10 @@ func TestTerminalSurvivesUs(t *testing.T) {
 		if how == "panic" {
 			cmd.Env = append(cmd.Env, "EXEC_TEST_PANIC=1")
 		}
-		tty := screenOf(t, true, cmd)
-		before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-		require.NoError(t, err)
+		tty, before := screenOf(t, true, cmd)
 		var program int
 		text := readScreen(t, tty, "\n")
-		_, err = fmt.Sscanf(text, "ready %d", &program)
+		_, err := fmt.Sscanf(text, "ready %d", &program)
 		require.NoErrorf(t, err, "%q", text)
 		now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 		require.NoError(t, err)
@@ -220,7 +218,7 @@ func TestHangUp(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		cmd := osexec.Command(os.Args[0])
 		cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "echo ready $$; exec sleep 60"}
-		tty := screenOf(t, shared, cmd)
+		tty, _ := screenOf(t, shared, cmd)
 		var program int
 		text := readScreen(t, tty, "\n")
 		_, err := fmt.Sscanf(text, "ready %d", &program)

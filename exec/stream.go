@@ -125,12 +125,13 @@ func (st *stream) Read(buf []byte) (int, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.EAGAIN):
-			fds := []unix.PollFd{{Fd: int32(st.pipe), Events: unix.POLLIN}, {Fd: int32(st.wake), Events: unix.POLLIN}} //nolint:gosec // descriptors
-			if st.to >= 0 {
-				fds = append(fds, unix.PollFd{Fd: int32(st.to)}) //nolint:gosec // a descriptor; its errors only
+			fds := []unix.PollFd{
+				{Fd: int32(st.pipe), Events: unix.POLLIN}, //nolint:gosec // a descriptor
+				{Fd: int32(st.wake), Events: unix.POLLIN}, //nolint:gosec // a descriptor
+				{Fd: int32(st.to)},                        //nolint:gosec // a descriptor, for its errors; or -1, for nothing
 			}
 			_, err = unix.Poll(fds, -1)
-			if err == nil && len(fds) == 3 && fds[2].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 && fds[0].Revents&unix.POLLIN == 0 {
+			if err == nil && fds[2].Revents&unix.POLLERR != 0 && fds[0].Revents&unix.POLLIN == 0 {
 				return 0, unix.EPIPE // as a write would tell
 			}
 			if err == nil || errors.Is(err, unix.EINTR) {
