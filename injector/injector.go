@@ -207,13 +207,3 @@ func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
-
-// Writer returns a stream that r masks to f: one for a person if f is a terminal.
-// If it is a pipe it is made to hold more.
-func Writer(r *redact.Redactor, f *os.File) *redact.Writer {
-	if isTerminal(f) {
-		return r.TerminalWriter(f)
-	}
-	exec.WidenPipe(f)
-	return r.Writer(f)
-}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -180,8 +179,8 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if err := applyTwins(cmd); err != nil {
 		return err
 	}
-	if path, err := filepath.Abs(a.flags.terminationLog); err == nil && a.flags.terminationLog != "" {
-		a.flags.terminationLog = path
+	if err := a.keepMessage(); err != nil {
+		return fmt.Errorf("%w: --termination-log: %w", secret.ErrInvalid, err)
 	}
 	if a.flags.grace < 0 || a.flags.lockTimeout < 0 || a.flags.resolveTimeout < 0 {
 		return fmt.Errorf("%w: a duration is not negative", secret.ErrInvalid)

@@ -50,6 +50,7 @@ type app struct {
 	key      *redact.Redactor // what opens the store; all that we say passes it, too
 	log      hclog.Logger
 	status   exec.Status     // of the command
+	message  *os.File        // that the termination message goes to; nil to open the file that is named
 	running  bool            // the verb is run, whose failures go to the termination message
 	stopped  <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }

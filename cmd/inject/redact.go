@@ -218,7 +218,7 @@ func splitValues(text []byte) (values [][]byte, err error) {
 // filter copies the files to stdout with what is to be masked masked. They are
 // one stream: what one of them begins, the next may end.
 func (a *app) filter(paths []string, stats bool, found *finds) error {
-	w := injector.Writer(a.redactor, a.stdout)
+	w := a.stream(a.stdout)
 	if stats {
 		w.Found = found.add
 	}
@@ -313,6 +313,16 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 		sayErr = printAs(a.stdout, "json", list)
 	}
 	return errors.Join(append(errs, sayErr)...)
+}
+
+// stream returns a stream that is masked to f: one for a person if f is a terminal. If
+// it is a pipe it is made to hold more.
+func (a *app) stream(f *os.File) *redact.Writer {
+	if isTerminal(f) {
+		return a.redactor.TerminalWriter(f)
+	}
+	exec.WidenPipe(f)
+	return a.redactor.Writer(f)
 }
 
 // interruptedError is why files were not masked.

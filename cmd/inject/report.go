@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -110,10 +111,10 @@ const maxTermination = 4096
 // terminationMessage writes why the task did not run, as one line of JSON, to
 // where kubelet looks for it. Names and scopes, never values.
 func (a *app) terminationMessage(err error) {
-	path := cmp.Or(a.flags.terminationLog, os.Getenv(twin("termination-log")))
-	if path == "" {
-		path = "/dev/termination-log"
-		if _, err := os.Stat(path); err != nil {
+	log := &a.flags.terminationLog
+	if *log = cmp.Or(*log, os.Getenv(twin("termination-log"))); *log == "" {
+		*log = "/dev/termination-log"
+		if _, err := os.Stat(*log); err != nil {
 			return
 		}
 	}
@@ -141,20 +142,28 @@ func (a *app) terminationMessage(err error) {
 		message.Keys = message.Keys[:len(message.Keys)/2]
 		b, _ = json.Marshal(message)
 	}
-	f, err := openMessage(path)
+	err = a.keepMessage() // unless that was done: flags come first
+	if err == nil && a.message == nil {
+		a.message, err = os.OpenFile(*log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+	}
 	if err == nil {
-		_, err = a.masked(f).Write(append(b, '\n'))
-		err = errors.Join(err, f.Close())
+		_, err = a.masked(a.message).Write(append(b, '\n'))
+		err = errors.Join(err, a.message.Close())
 	}
 	if err != nil {
 		a.log.Warn("the termination message could not be written", "error", err)
 	}
 }
 
-// openMessage opens the file of the termination message. One of our descriptors is
-// taken as it is: a container's /dev/stderr is often not ours to open, and what is
-// in it stays.
-func openMessage(path string) (*os.File, error) {
+// keepMessage makes the termination log's name one that holds in another working
+// folder, too; and takes a descriptor of ours as it is: a container's /dev/stderr is
+// often not ours to open, what is in it stays, and its number is another's when what
+// we have inherited is closed.
+func (a *app) keepMessage() (err error) {
+	path := a.flags.terminationLog
+	if path == "" || a.message != nil {
+		return nil
+	}
 	number, ok := strings.CutPrefix(path, "/dev/fd/")
 	switch {
 	case path == "/dev/stdout":
@@ -164,14 +173,16 @@ func openMessage(path string) (*os.File, error) {
 	case !ok:
 		number, ok = strings.CutPrefix(path, "/proc/self/fd/")
 	}
-	if fd, err := strconv.Atoi(number); ok && err == nil {
-		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
+	fd, notNumber := strconv.Atoi(number)
+	if !ok || notNumber != nil {
+		a.flags.terminationLog, err = filepath.Abs(path)
+		return err
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	a.message = os.NewFile(uintptr(fd), path)
+	return nil
 }
 
 // reason is the class of a failure, for programs.
