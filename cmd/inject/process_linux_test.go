@@ -73,7 +73,7 @@ func suiteCases() []suiteCase {
 		},
 		{name: "tini: pgroup, dumb-init: TERM reaches all", script: "sleep 60 & sleep 60 & trap 'exit 5' TERM; echo ready; wait", signals: []syscall.Signal{unix.SIGTERM}, code: 5},
 		{name: "tini: TERM of a child that dies of it", script: "echo ready; exec sleep 60", signals: []syscall.Signal{unix.SIGTERM}, code: 143},
-		{name: "dumb-init: the working folder is kept, and ours is /", script: `test "$PWD" = /usr && test "$(readlink /proc/$PPID/cwd)" = /`},
+		{name: "dumb-init: the working folder is kept, and ours is /", script: `test "$PWD" = /usr || exit 2; for i in $(seq 100); do test "$(readlink /proc/$PPID/cwd)" = / && exit 0; sleep 0.02; done; exit 1`},
 		{name: "dumb-init: arguments are untouched", script: `echo "$0" "$@"`, out: "sh -x -- a b\n"},
 		{name: "dumb-init: stdin is the child's", script: "read x; echo $x", out: "typed\n"},
 	}
@@ -276,7 +276,8 @@ inject --key-file <(cat k) --secret K -- sh -c 'echo key $K'
 inject --task <(echo '{"secrets": ["K"]}') -- sh -c 'echo task $K'
 inject --secret K -- sh -c 'echo out $K > /dev/stdout; echo err $K > /dev/stderr; echo fd $K > /dev/fd/1; cat /dev/stdin' < <(echo in the-value) 2>&1
 inject --termination-log /dev/stderr --secret K -- /no/such 2>&1 | grep -c command_not_found
-inject --termination-log /dev/fd/7 --secret K -- /no/such 7>&1 2>/dev/null`
+inject --termination-log /dev/fd/7 --secret K -- /no/such 7>&1 2>/dev/null
+inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /dev/full`
 	cmd := exec.Command("bash", "-c", script)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
@@ -284,7 +285,8 @@ inject --termination-log /dev/fd/7 --secret K -- /no/such 7>&1 2>/dev/null`
 	cmd.Stdout, cmd.Stderr = &out, &out // a pipe that is root's
 	_ = cmd.Run()                       // the last one fails
 	require.Equal(t, "key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\nfd [redacted:K]\nin [redacted:K]\n1\n"+
-		`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n", out.String())
+		`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n"+
+		`{"reason":"failed","retryable":false,"message":"write the task's output: write /dev/stdout: no space left on device; the rest of it is lost"}`+"\n", out.String())
 }
 
 // No value is in our environment or arguments, and no descriptor of ours in the task.
@@ -609,4 +611,39 @@ func TestTwoInOneJob(t *testing.T) {
 	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
 	require.Contains(t, readUntil(t, tty, "same"), "[redacted:K]")
 	require.NoError(t, cmd.Wait())
+}
+
+// Programs whose output is redirected, in a shell's job: one that stops itself, or is
+// stopped from the terminal, stops the job, and goes on with it.
+func TestStoppedJob(t *testing.T) {
+	home := homeWithSecret(t)
+	do := jobShell(t, home)
+	for _, sig := range []string{"STOP", "TSTP"} {
+		do("inject --secret K -- sh -c 'kill -"+sig+" $$; echo $K back' > ~/out 2>&1\n", "Stopped", "prompt> ")
+		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] back", "done", "prompt> ")
+	}
+	for range 5 {
+		do("inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo at-pro''mpt\n")
+		require.Eventually(t, func() bool { return os.Remove(home+"/started") == nil }, 5*time.Second, time.Millisecond)
+		do("\x1a", "Stopped", "at-prompt", "prompt> ")
+		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] again", "done", "prompt> ")
+	}
+}
+
+// Idle runs leave a user the pipes that there are for all that the user runs: what a
+// new one holds is what it does without us. A busy run has larger ones.
+func TestPipesOfIdleRuns(t *testing.T) {
+	needRoot(t) // a budget of one user's, who is nobody else
+	need(t, "unshare", "setpriv")
+	const uid = 54322
+	home := sharedHome(t, uid)
+	script := `for i in $(seq 40); do inject --secret K -- sh -c 'echo x >> ~/started; sleep 20' 2>&1 | cat > /dev/null & done
+while [ "$(cat ~/started 2> /dev/null | wc -l)" -lt 40 ]; do sleep 0.05; done
+python3 -c 'import fcntl, os; r, w = os.pipe(); print(fcntl.fcntl(w, 1032))'
+inject --secret K -- sh -c 'dd if=/dev/zero bs=1M count=50 status=none; python3 -c "import fcntl; print(fcntl.fcntl(3, 1032))" 3>&1 >&2' 2>&1 > /dev/null | cat`
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups", "--bounding-set=-all", "bash", "-c", script)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.Equal(t, "65536\n1048576\n", string(out))
 }

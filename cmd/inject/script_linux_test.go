@@ -372,10 +372,11 @@ func TestStuck(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// In an interactive shell, we are a job like any other: beside a pager, stopped
-// and continued, in the background and brought back.
-func TestJobControl(t *testing.T) {
-	home := homeWithSecret(t)
+// jobShell starts an interactive shell on a terminal, and returns what types into it and
+// waits for texts to come, one after the other. What is typed for the shell waits for
+// its prompt: it loses what comes while it takes the terminal back.
+func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
+	t.Helper()
 	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
 	shell.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "PS1=prompt> ", "TERM=dumb"}
 	tty, err := pty.Start(shell)
@@ -396,9 +397,15 @@ func TestJobControl(t *testing.T) {
 			_, seen, _ = bytes.Cut(seen, []byte(want))
 		}
 	}
-	// What is typed for the shell waits for its prompt: it loses what comes while it
-	// takes the terminal back.
 	do("", "prompt> ")
+	return do
+}
+
+// In an interactive shell, we are a job like any other: beside a pager, stopped
+// and continued, in the background and brought back.
+func TestJobControl(t *testing.T) {
+	home := homeWithSecret(t)
+	do := jobShell(t, home)
 	// A reader of the terminal in the same pipeline, as a pager is.
 	do("inject --secret K -- sh -c 'echo $K; sleep 0.3' | { cat; read x < /dev/tty; echo got-$x; }\n", "[redacted:K]")
 	do("typed\n", "got-typed", "prompt> ")
