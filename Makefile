@@ -9,7 +9,7 @@ FUZZ    ?= 300000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench figures fuzz image clean
+.PHONY: help build quickstart test race lint cross bench figures fuzz generate image clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -57,6 +57,11 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
 	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
+
+# Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
+generate: ## make the code of the messages in resolver/idl
+	cd tools && $(GO) build -o ../bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	cd resolver/idl && find . -name '*.proto' -printf '%P\n' | xargs protoc -I . --plugin=protoc-gen-go=../../bin/protoc-gen-go --go_out=. --go_opt=module=inject/resolver/idl
 
 image: ## build the container image with docker; GO_IMAGE names its base
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) .

@@ -1,0 +1,87 @@
+// Package idl_test holds our part of Flyte's messages to Flyte's own.
+package idl_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	"inject/resolver/idl/flyteidl2/core"
+	"inject/resolver/idl/flyteidl2/task"
+)
+
+// Every message, field and enum of ours is Flyte's: the same full name, number,
+// type and place in a oneof.
+func TestDescriptors(t *testing.T) {
+	b, err := os.ReadFile("testdata/flyteidl2.protoset")
+	require.NoError(t, err)
+	var set descriptorpb.FileDescriptorSet
+	require.NoError(t, proto.Unmarshal(b, &set))
+	theirs := words{}
+	for _, f := range set.GetFile() {
+		theirs.file(f)
+	}
+	ours := words{}
+	for _, f := range []protoreflect.FileDescriptor{
+		core.File_flyteidl2_core_security_proto, core.File_flyteidl2_core_tasks_proto,
+		core.File_flyteidl2_core_literals_proto, core.File_flyteidl2_core_execution_proto,
+		task.File_flyteidl2_task_common_proto,
+	} {
+		ours.file(protodesc.ToFileDescriptorProto(f))
+	}
+	require.Greater(t, len(ours), 60)
+	for name, what := range ours {
+		require.Contains(t, theirs, name)
+		require.Equal(t, theirs[name], what, name)
+	}
+	// Of these nothing is left out: a field that is not known is a mistake.
+	for name := range theirs {
+		if len(name) > len(whole) && name[:len(whole)] == whole {
+			require.Contains(t, ours, name)
+		}
+	}
+}
+
+const whole = ".flyteidl2.core.Secret."
+
+// words are all names of a file, each with what it stands for.
+type words map[string]string
+
+func (w words) file(f *descriptorpb.FileDescriptorProto) {
+	for _, m := range f.GetMessageType() {
+		w.message("."+f.GetPackage(), m)
+	}
+	for _, e := range f.GetEnumType() {
+		w.enum("."+f.GetPackage(), e)
+	}
+}
+
+func (w words) message(in string, m *descriptorpb.DescriptorProto) {
+	name := in + "." + m.GetName()
+	w[name] = "a message"
+	for _, f := range m.GetField() {
+		what := fmt.Sprint(f.GetLabel(), f.GetType(), f.GetTypeName(), f.GetNumber())
+		if f.OneofIndex != nil {
+			what += " of " + m.GetOneofDecl()[f.GetOneofIndex()].GetName()
+		}
+		w[name+"."+f.GetName()] = what
+	}
+	for _, n := range m.GetNestedType() {
+		w.message(name, n)
+	}
+	for _, e := range m.GetEnumType() {
+		w.enum(name, e)
+	}
+}
+
+func (w words) enum(in string, e *descriptorpb.EnumDescriptorProto) {
+	for _, v := range e.GetValue() {
+		w[in+"."+e.GetName()+"."+v.GetName()] = fmt.Sprint(v.GetNumber())
+	}
+}
