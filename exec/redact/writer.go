@@ -14,6 +14,11 @@ type Writer struct {
 	// where in the stream the run began. It is set before the first Write, and does
 	// not use the Writer.
 	Found func(Find)
+	// Covered, if not nil, gets the bytes of each run and writes what stands for them,
+	// instead of the mask; all else goes to the destination as ever, in order. A long
+	// run comes in several calls, the later ones with an empty mask. It is set before
+	// the first Write, and does not use the Writer.
+	Covered func(text []byte, mask string) error
 
 	r   *Redactor
 	dst io.Writer
@@ -285,14 +290,23 @@ func (w *Writer) emit(text []byte, decided int) error {
 		if r.start > at {
 			out = append(out, text[at:r.start]...)
 		}
+		mask := ""
 		if !r.shown {
 			form := &w.a.forms[r.form]
-			out = append(out, w.a.masks[form.owner]...)
+			mask = w.a.masks[form.owner]
 			if w.Found != nil {
 				w.Found(Find{w.offset + int64(r.start), w.a.names[form.owner], form.kind})
 			}
 		}
-		at = max(at, min(r.end, decided))
+		end := max(at, min(r.end, decided))
+		if w.Covered == nil {
+			out = append(out, mask...)
+		} else if err := w.covered(out, text[max(at, r.start):end], mask); err != nil {
+			return err
+		} else {
+			out = out[:0]
+		}
+		at = end
 		// A run that reaches what is not decided may be extended, and was shown.
 		if r.end >= decided {
 			w.runs[kept] = run{0, r.end - decided, r.form, true}
@@ -300,11 +314,20 @@ func (w *Writer) emit(text []byte, decided int) error {
 		}
 	}
 	w.runs = w.runs[:kept]
-	if at == begin && len(out) == 0 {
+	if at == begin && len(out) == 0 || w.Covered != nil {
 		return w.pass(text[at:decided]) // the usual case: as it came, no copy
 	}
 	w.out = append(out, text[at:decided]...)
 	return w.pass(w.out)
+}
+
+// covered writes out, and lets Covered stand for text.
+func (w *Writer) covered(out, text []byte, mask string) error {
+	if err := w.pass(out); err != nil || len(text) == 0 {
+		return err
+	}
+	w.err = w.Covered(text, mask)
+	return w.err
 }
 
 // pass writes to the destination.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -291,6 +292,49 @@ func TestFound(t *testing.T) {
 		require.NoError(t, w.Close())
 		require.Equal(t, []redact.Find{{2, "A", "raw"}, {16, "A", "raw"}, {39, "A", "base64"}}, found)
 	}
+}
+
+// What Covered gets and what is written make the text again, and with masks in the
+// places of the runs the masked one, whatever the writes.
+func TestCovered(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 1))
+	patterns := named(redacttest.Values(8, seed))
+	all := forms(1, patterns...)
+	r := redact.New(1, patterns...)
+	for range 300 {
+		var text []byte
+		for range 1 + random.IntN(20) {
+			form := all[random.IntN(len(all))].Value
+			text = append(text, form[:random.IntN(len(form)+1)]...)
+			text = append(text, strings.Repeat("x", random.IntN(40))...)
+		}
+		want := redacttest.Mask(text, all)
+		var whole, masked bytes.Buffer
+		w := r.Writer(io.MultiWriter(&whole, &masked))
+		w.Covered = func(text []byte, mask string) error {
+			require.NotEmpty(t, text)
+			whole.Write(text)
+			masked.WriteString(mask)
+			return nil
+		}
+		for _, chunk := range chunked(string(text), 1+random.IntN(50), random) {
+			_, err := io.WriteString(w, chunk)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+		require.Equalf(t, string(text), whole.String(), "seed %d", seed)
+		require.Equalf(t, string(want), masked.String(), "seed %d", seed)
+	}
+	w := r.Writer(io.Discard)
+	w.Covered = func([]byte, string) error { return errors.ErrUnsupported }
+	_, err := w.Write(slices.Concat(all[0].Value, []byte("\x00\x01 and what follows")))
+	if err == nil {
+		err = w.Close()
+	}
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	_, err = w.Write([]byte("x"))
+	require.ErrorIs(t, err, errors.ErrUnsupported, "it stays")
 }
 
 // Once they have what they need, writers take no memory.
