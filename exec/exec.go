@@ -57,6 +57,13 @@ type Process struct {
 	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
 	// and output that nobody takes is left; 0 for never.
 	Grace time.Duration
+	// Reserve is how much of Grace is the caller's, for what it does once Run has
+	// returned.
+	Reserve time.Duration
+	// EndAll makes Run end what the program leaves behind: with SIGTERM once its output
+	// is written, a second later with SIGKILL. Nothing of it runs when Run returns, or
+	// Survived is set.
+	EndAll bool
 	// Signals are those that the program gets, taken beforehand, which whoever took
 	// them releases; nil to take them when it is started.
 	Signals *Signals
@@ -75,6 +82,11 @@ type Status struct {
 	// Abandoned is set when we were asked to stop while nobody took the program's
 	// output: the rest of it is lost.
 	Abandoned bool
+	// Survived is set when something that the program left behind could not be ended, or
+	// not be found (EndAll).
+	Survived bool
+	// Asked is when we were asked to stop, the zero Time if we were not.
+	Asked time.Time
 	// TerminalSignal is the signal that ended it, if a shell on a terminal waits for
 	// us: it stops its script only if we die of it, too.
 	TerminalSignal syscall.Signal

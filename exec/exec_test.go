@@ -39,9 +39,11 @@ var roles = map[string]func(args []string) int{
 	// supervise runs its arguments as inject does, with the output through pipes.
 	"supervise": func(args []string) int {
 		grace, _ := time.ParseDuration(os.Getenv("EXEC_TEST_GRACE"))
+		reserve, _ := time.ParseDuration(os.Getenv("EXEC_TEST_RESERVE"))
 		p := exec.Process{
 			Args: args, Env: os.Environ(), Stdin: os.Stdin,
-			Stdout: writer{os.Stdout}, Stderr: writer{os.Stderr}, Grace: grace,
+			Stdout: writer{os.Stdout}, Stderr: writer{os.Stderr}, Grace: grace, Reserve: reserve,
+			EndAll: os.Getenv("EXEC_TEST_END_ALL") != "",
 		}
 		if os.Getenv("EXEC_TEST_FAULT") != "" {
 			p.Started = func() {
@@ -60,6 +62,12 @@ var roles = map[string]func(args []string) int{
 		}
 		if status.OutputErr != nil {
 			fmt.Fprintln(os.Stderr, "output:", status.OutputErr)
+		}
+		if status.Survived {
+			fmt.Fprintln(os.Stderr, "survived")
+		}
+		if reserve > 0 {
+			fmt.Println("asked", !status.Asked.IsZero())
 		}
 		return status.Code
 	},

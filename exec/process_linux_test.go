@@ -237,3 +237,91 @@ func limitStack(t *testing.T, n uint64) uint64 {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_STACK, &limit))
 	return old
 }
+
+// Nothing that the program leaves behind is there when Run returns: not what has a
+// session of its own, ignores SIGTERM, is stopped, or is made meanwhile. What heeds
+// SIGTERM ends by itself, and output that is on its way arrives.
+func TestEndAll(t *testing.T) {
+	dir := t.TempDir()
+	script := `
+		: > ` + dir + `/pids
+		(trap '' TERM HUP; setsid sh -c 'trap "" TERM; echo $$ >> ` + dir + `/pids; while :; do sleep 0.01; done' &) 
+		(setsid sh -c 'echo $$ >> ` + dir + `/pids; kill -STOP $$' > /dev/null 2>&1 &)
+		(setsid sh -c 'trap "echo heard > ` + dir + `/heard; exit" TERM; echo $$ >> ` + dir + `/pids; while :; do sleep 0.01; done' > /dev/null 2>&1 &)
+		(sleep 0.2; echo late) &
+		while [ "$(wc -l < ` + dir + `/pids)" != 3 ]; do sleep 0.01; done
+		echo done; exit 7`
+	cmd := osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", script)
+	cmd.Env = append(os.Environ(), "EXEC_TEST_END_ALL=1")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, 7, cmd.ProcessState.ExitCode(), "%s", out)
+	require.Contains(t, string(out), "done\nlate\n")
+	require.NotContains(t, string(out), "survived")
+	pids, err := os.ReadFile(dir + "/pids")
+	require.NoError(t, err)
+	require.Len(t, strings.Fields(string(pids)), 3)
+	for _, pid := range strings.Fields(string(pids)) {
+		n, err := strconv.Atoi(pid)
+		require.NoError(t, err)
+		require.ErrorIs(t, unix.Kill(n, 0), unix.ESRCH)
+	}
+	require.FileExists(t, dir+"/heard")
+
+	// Its twin: without, they live.
+	script = `(setsid sh -c 'echo $$ > ` + dir + `/alive; exec sleep 60' > /dev/null 2>&1 &); while [ ! -s ` + dir + `/alive ]; do sleep 0.01; done`
+	require.NoError(t, osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", script).Run())
+	pid, err := os.ReadFile(dir + "/alive")
+	require.NoError(t, err)
+	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	require.NoError(t, err)
+	require.NoError(t, unix.Kill(n, unix.SIGKILL))
+}
+
+// The program is killed early enough for what the caller has to do.
+func TestReserve(t *testing.T) {
+	cmd, out := supervised(t, []string{"EXEC_TEST_GRACE=3s", "EXEC_TEST_RESERVE=2900ms"}, self("ignore-term")...)
+	start := time.Now()
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	rest, err := io.ReadAll(out)
+	require.NoError(t, err)
+	require.Contains(t, string(rest), "asked true")
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 137, cmd.ProcessState.ExitCode())
+	// Never more than half of it.
+	require.Greater(t, time.Since(start), 1400*time.Millisecond)
+	require.Less(t, time.Since(start), 2800*time.Millisecond)
+}
+
+func TestDeadline(t *testing.T) {
+	_, signals := exec.TakeSignals(t.Context())
+	defer signals.Release()
+	_, err := exec.Run(t.Context(), exec.Process{Args: []string{"true"}, Env: os.Environ(), Stdout: io.Discard, Stderr: io.Discard, Signals: signals})
+	require.NoError(t, err)
+
+	// We were asked before.
+	ctx, cancel := signals.Deadline(t.Context(), time.Now().Add(-time.Second), time.Second+50*time.Millisecond)
+	require.NoError(t, ctx.Err())
+	<-ctx.Done()
+	cancel()
+	// We are asked, and again. What does not ask us does nothing.
+	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, time.Hour)
+	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGTERM} {
+		require.NoError(t, unix.Kill(unix.Getpid(), sig))
+		time.Sleep(20 * time.Millisecond)
+		require.NoError(t, ctx.Err())
+	}
+	require.NoError(t, unix.Kill(unix.Getpid(), unix.SIGINT))
+	<-ctx.Done()
+	cancel()
+	// We are asked once, and the time is over.
+	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, 50*time.Millisecond)
+	time.Sleep(100 * time.Millisecond)
+	require.NoError(t, ctx.Err())
+	require.NoError(t, unix.Kill(unix.Getpid(), unix.SIGTERM))
+	<-ctx.Done()
+	cancel()
+	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, time.Hour)
+	cancel()
+	require.Error(t, ctx.Err())
+}

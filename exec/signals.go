@@ -105,6 +105,49 @@ func DieOf(sig syscall.Signal) {
 	time.Sleep(10 * time.Millisecond) // it is on its way
 }
 
+// Deadline returns a context for what there is to do once Run has returned. It ends
+// grace after we were asked to stop, which may have been before or may come, and at once
+// when we are asked again; with a grace of 0 only that ends it. The caller calls cancel, and
+// nobody else takes the signals until then.
+func (s *Signals) Deadline(ctx context.Context, asked time.Time, grace time.Duration) (_ context.Context, cancel func()) {
+	ctx, end := context.WithCancel(ctx)
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer end()
+		var over <-chan time.Time
+		begin := func(since time.Time) {
+			asked = since
+			if grace > 0 {
+				over = time.After(time.Until(since.Add(grace)))
+			}
+		}
+		if !asked.IsZero() {
+			begin(asked)
+		}
+		for {
+			select {
+			case <-quit:
+				return
+			case <-over:
+				return
+			case sig := <-s.c:
+				switch {
+				case !slices.Contains(asksToStop, sig):
+				case asked.IsZero():
+					begin(time.Now())
+				default:
+					return
+				}
+			}
+		}
+	}()
+	return ctx, func() {
+		close(quit)
+		<-ended
+	}
+}
+
 // Release gives the signals their usual effect again. It may be called twice.
 func (s *Signals) Release() {
 	s.once.Do(func() {

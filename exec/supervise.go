@@ -45,8 +45,9 @@ type supervisor struct {
 	stopping atomic.Int64
 	reaped   func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
 	status   *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
-	// leave is when to leave whatever is still unwritten, once we were asked to stop.
-	leave time.Time
+	// asked is when we were asked to stop, and leave when to leave whatever is still
+	// unwritten then.
+	asked, leave time.Time
 	// noTerminal is why the program has none of its own.
 	noTerminal error
 
@@ -243,6 +244,10 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	s.screen.programEnded()
 	result.Leaked, result.Abandoned = s.drain()
 	s.screen.close()
+	if s.p.EndAll {
+		result.Survived = !endAll()
+	}
+	result.Asked = s.asked
 	for _, st := range s.streams {
 		err := st.error()
 		gone := errors.Is(err, unix.EPIPE) || st.terminal && errors.Is(err, unix.EIO) // nobody is there to read it
@@ -257,9 +262,15 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	var kill <-chan time.Time
 	stop := func() {
-		if kill == nil && s.p.Grace > 0 {
-			kill = time.After(s.p.Grace)
-			s.leave = time.Now().Add(s.p.Grace)
+		if !s.asked.IsZero() {
+			return
+		}
+		s.asked = time.Now()
+		if s.p.Grace > 0 {
+			// Of a reserve there is something left for the program.
+			after := s.p.Grace - min(s.p.Reserve, s.p.Grace/2)
+			kill = time.After(after)
+			s.leave = s.asked.Add(after)
 		}
 	}
 	done := ctx.Done()
@@ -325,13 +336,22 @@ func (s *supervisor) forward(sig syscall.Signal) {
 	_ = unix.Kill(s.pid, sig)
 }
 
+// askedLate notes that we were asked to stop when the program had ended.
+func (s *supervisor) askedLate() {
+	if s.asked.IsZero() {
+		s.asked = time.Now()
+	}
+}
+
 // drain waits for the end of the program's output. What the program itself
 // wrote is waited for however long it takes to write, unless a signal tells us
 // to stop or has, a grace ago (abandoned); a pipe that another process keeps open
 // is, only until it is quiet (leaked).
 func (s *supervisor) drain() (leaked, abandoned bool) {
 	for len(s.signals) > 0 { // they were for the program
-		<-s.signals
+		if slices.Contains(asksToStop, <-s.signals) {
+			s.askedLate()
+		}
 	}
 	owed := make([]int64, len(s.streams)) // before others write more
 	for i, st := range s.streams {
@@ -342,7 +362,10 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 		for !st.ended(10 * time.Millisecond) {
 			select {
 			case sig := <-s.signals:
-				abandoned = abandoned || slices.Contains(asksToStop, sig)
+				if slices.Contains(asksToStop, sig) {
+					abandoned = true
+					s.askedLate()
+				}
 			default:
 			}
 			now := time.Now()
