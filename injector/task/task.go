@@ -1,6 +1,7 @@
-// Package task knows where a declared list comes from: flags, the environment,
-// and a file shaped as a Flyte TaskEnvironment. It reads them and checks them;
-// it looks no secret up and sets no variable.
+// Package task knows where a declared list comes from, and the scope of the task that
+// declares it: flags, the environment, a file (a Flyte TaskTemplate, SecurityContext or
+// TaskEnvironment) and the labels and annotations of a pod. It reads them and checks
+// them; it looks no secret up and sets no variable.
 package task
 
 import (
@@ -26,30 +27,40 @@ type Sources struct {
 	Secrets     []string // --secret, in the form [GROUP/]KEY[=ENV_VAR]
 	SecretFiles []string // --secret-file, in the form [GROUP/]KEY[=PATH]
 	File        string   // --task
+	PodInfo     string   // --pod-info; "" for none
 	Getenv      func(string) string
+
+	Org, Project, Domain string // --org, --project, --domain; "" where they do not say
 }
+
+// The variables by which Flyte tells a task container where it is executed
+// (flyteplugins/go/tasks/pluginmachinery/flytek8s k8s_resource_adds.go at v2.0.43).
+// Those of the task's registration, FLYTE_INTERNAL_TASK_*, may differ. _U_ORG_NAME is
+// not the org of any secret.
+const (
+	projectEnv = "FLYTE_INTERNAL_EXECUTION_PROJECT"
+	domainEnv  = "FLYTE_INTERNAL_EXECUTION_DOMAIN"
+)
 
 // A Task is a declared list and what is known about the task that declares it.
 type Task struct {
-	Source          string // where the declared list was found, for people
-	Name            string
-	Project, Domain string // "" where the source does not say
-	Declared        []secret.Declaration
+	Source               string // where the declared list was found, for people
+	Name                 string
+	Org, Project, Domain string // "" where the source does not say
+	Declared             []secret.Declaration
 }
 
-// Load returns the declared list of the first source that has one: the flags,
-// the environment, the file. Project and domain are those of the file, if one is
-// given, wherever the list comes from. The warnings name every source that was
-// passed over although it declares something else. All errors are reported at
-// once, and none quotes what may be a value.
+// Load returns the declared list of the first source that has one: the flags, the
+// environment, the file, pod info; and each part of the scope from the first that says
+// it: the flags, pod info, Flyte's variables, the file. The warnings name every two
+// sources that disagree. All errors are reported at once, and none quotes what may be a
+// value.
 func Load(s Sources) (Task, []string, error) {
-	var found []Task
+	var sources []Task
 	var errs []error
 	add := func(t Task, err error) {
 		errs = append(errs, err)
-		if len(t.Declared) > 0 {
-			found = append(found, t)
-		}
+		sources = append(sources, t)
 	}
 	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
 	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.Getenv(SecretsEnv)), split(s.Getenv(SecretFilesEnv)))
@@ -59,28 +70,72 @@ func Load(s Sources) (Task, []string, error) {
 		err = list.Unwrap()[0]
 	}
 	add(fromEnv, err)
-	var file Task
+	var file, pod Task
 	if s.File != "" {
-		var err error
 		file, err = readFile(s.File)
 		add(file, err)
 	}
+	if s.PodInfo != "" {
+		pod, err = podInfo(s.PodInfo)
+		add(pod, err)
+	}
+	t, warnings := agree(sources)
+	t.Name = file.Name
+	warnings = append(warnings, t.locate(
+		Task{Source: "flags", Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
+		Task{Source: projectEnv + " and " + domainEnv, Project: s.Getenv(projectEnv), Domain: s.Getenv(domainEnv)}, file)...)
 	if err := errors.Join(errs...); err != nil {
-		return Task{}, nil, err
+		return t, warnings, err
 	}
-	if len(found) == 0 {
-		file.Source = "nowhere"
-		return file, nil, nil
-	}
-	t := found[0]
-	t.Name, t.Project, t.Domain = file.Name, file.Project, file.Domain
-	var warnings []string
-	for _, other := range found[1:] {
-		if !slices.Equal(t.Declared, other.Declared) {
-			warnings = append(warnings, fmt.Sprintf("secrets are declared in several places: %s is used, %s is not", t.Source, other.Source))
-		}
+	if len(pod.Declared) > 0 && t.Source == pod.Source && (t.Project == "" || t.Domain == "") {
+		// Without them the ladder would begin at the org: another secret than in Flyte.
+		return t, warnings, secret.WithHint(fmt.Errorf("%w: %s declares secrets, and has no labels project and domain", secret.ErrInvalid, s.PodInfo),
+			"add metadata.labels to the downward-API volume in a file called labels, or say --project and --domain")
 	}
 	return t, warnings, Check(t.Declared)
+}
+
+// agree returns the first of the sources that declares something, and a warning for
+// each that declares something else.
+func agree(sources []Task) (Task, []string) {
+	used := Task{Source: "nowhere"}
+	var warnings []string
+	for _, t := range sources {
+		switch {
+		case len(t.Declared) == 0:
+		case len(used.Declared) == 0:
+			used = Task{Source: t.Source, Declared: t.Declared}
+		case !slices.Equal(used.Declared, t.Declared):
+			warnings = append(warnings, fmt.Sprintf("secrets are declared in several places: %s is used, %s is not", used.Source, t.Source))
+		}
+	}
+	return used, warnings
+}
+
+// locate sets each part of t's scope to what the first of the sources says, and
+// returns a warning for each that says something else. What is said by flags is meant.
+func (t *Task) locate(sources ...Task) []string {
+	var warnings []string
+	for _, level := range []struct {
+		name string
+		of   func(*Task) *string
+	}{
+		{"org", func(t *Task) *string { return &t.Org }},
+		{"project", func(t *Task) *string { return &t.Project }},
+		{"domain", func(t *Task) *string { return &t.Domain }},
+	} {
+		at, from := level.of(t), ""
+		for _, source := range sources {
+			switch said := *level.of(&source); {
+			case said == "":
+			case *at == "":
+				*at, from = said, source.Source
+			case *at != said && from != "flags":
+				warnings = append(warnings, fmt.Sprintf("the task's %s is said to be %.80q by %s, which is used, and %.80q by %s", level.name, *at, from, said, source.Source))
+			}
+		}
+	}
+	return warnings
 }
 
 func split(list string) []string {
@@ -203,7 +258,11 @@ func readFile(path string) (Task, error) {
 	if len(b) > maxFile {
 		return Task{}, fmt.Errorf("%w: --task: %s is over %d bytes", secret.ErrInvalid, path, maxFile)
 	}
-	t, err := Parse(path, b)
+	parse := Parse
+	if isBinary(b) {
+		parse = parseBinary
+	}
+	t, err := parse(path, b)
 	t.Source = "--task " + path
 	return t, err
 }

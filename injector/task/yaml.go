@@ -19,12 +19,16 @@ import (
 const mountPath = "/etc/flyte/secrets"
 
 // Parse reads a task in YAML or JSON, shaped as a flyte.TaskEnvironment: name,
-// project, domain, and secrets, each a key or {key, group, as_env_var, mount}.
-// Errors name file, line and field of everything that is wrong at once, and
+// project, domain, and secrets, each a key or {key, group, as_env_var, mount}; or a
+// flyteidl2.core.TaskTemplate or SecurityContext in protobuf's JSON, told apart by its
+// fields. Errors name file, line and field of everything that is wrong at once, and
 // quote no scalar. task.schema.json is the same for editors.
 func Parse(file string, text []byte) (Task, error) {
 	p := parser{file: file}
 	if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 && trimmed[0] == '{' {
+		if t, is, err := parseJSON(file, trimmed); is {
+			return t, err
+		}
 		// YAML has no tabs between tokens, JSON has no others.
 		text = bytes.ReplaceAll(text, []byte("\t"), []byte(" "))
 	}

@@ -1,0 +1,424 @@
+package task_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"inject/injector/task"
+	"inject/resolver/idl/flyteidl2/core"
+	"inject/resolver/secret"
+)
+
+// What Flyte's own marshaler (v2.0.43) makes of four declarations.
+var annotations = []struct {
+	d    secret.Declaration
+	text string
+}{
+	{secret.Declaration{Key: "MY_SECRET_KEY", Mount: secret.EnvVar, EnvVar: "MY_SECRET_ENV_VAR"}, "nnsxsoraejgvsx1tivbverkul4fukwjcbjww54loorpxezlrovuxezlnmvxhioraivhfmx1wifjauzloozpxmylshiqcetkzl4jukq1sivkf5rkokzpvmqkseifa"},
+	{secret.Declaration{Key: "db-config", Mount: secret.File}, "nnsxsoraejsgelldn4xgm1lheifg122vnz1f53tfof1ws3tfnvsw34b1ebdestcfbi"},
+	{secret.Declaration{Group: "aws", Key: "s3-token", Mount: secret.EnvVar, EnvVar: "AWS_S3_TOKEN"}, "m4zg54lqhiqceylxomrau12fpe4caittgmwxi22lmvxcectnn41w34c6ojsxc4ljojsw1zlooq4carkokzpvmqksbjsw34s6ozqxeoraejavou16kmzv5vcpjncu3iqk"},
+	{secret.Declaration{Key: "my_key"}, "nnsxsoraejwxsx2lmv3secq"},
+}
+
+func TestAnnotations(t *testing.T) {
+	for _, a := range annotations {
+		require.Equal(t, a.text, task.EncodeAnnotation(a.d))
+		d, err := task.DecodeAnnotation(a.text)
+		require.NoError(t, err)
+		require.Equal(t, a.d, d)
+	}
+}
+
+// What is written is read as it was, whatever the group and version hold.
+func TestAnnotationsBothWays(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := secret.Declaration{
+			Group: rapid.String().Draw(t, "group"), Version: rapid.String().Draw(t, "version"),
+			Key: rapid.StringMatching(`[-a-zA-Z0-9_]{1,80}`).Draw(t, "key"), Mount: secret.Mount(rapid.IntRange(0, 2).Draw(t, "mount")),
+			EnvVar: rapid.StringMatching(`V[A-Z0-9_]{0,9}`).Draw(t, "variable"),
+		}
+		got, err := task.DecodeAnnotation(task.EncodeAnnotation(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Fatalf("%+v became %+v", want, got)
+		}
+	})
+}
+
+var b32 = "abcdefghijklmnopqrstuvwxyz123456"
+
+// encode is Flyte's base32 of a text, the plain way.
+func encode(text string) string {
+	var bits, out strings.Builder
+	for i := range len(text) {
+		fmt.Fprintf(&bits, "%08b", text[i])
+	}
+	all := bits.String()
+	for len(all)%5 != 0 {
+		all += "0"
+	}
+	for i := 0; i < len(all); i += 5 {
+		n, _ := strconv.ParseUint(all[i:i+5], 2, 8)
+		out.WriteByte(b32[n])
+	}
+	return out.String()
+}
+
+func TestBadAnnotations(t *testing.T) {
+	require.Equal(t, annotations[3].text, encode("key: \"my_key\"\n"), "the plain encoder is Flyte's")
+	for text, want := range map[string]string{
+		"":                                                    "the key is empty",
+		"nnsxsoraejwxsx2lmv3secQ":                             "not Flyte's base32",
+		"NNSXSORAEJWXSX2LMV3SECQ=":                            "not Flyte's base32",
+		"nnsxsoraejwx\nsx2lmv3secq":                           "not Flyte's base32",
+		"7890":                                                "not Flyte's base32",
+		encode("hunter2 is no text proto"):                    "no Secret of Flyte's in the text format",
+		encode(`key: "hunter2`):                               "no Secret of Flyte's in the text format",
+		encode(`key: 1`):                                      "no Secret of Flyte's in the text format",
+		encode(`key: "k" owner: "hunter2"`):                   "a field that is not known",
+		encode(`key: "k" mount_requirement:9`):                "mount requirement 9 is not known",
+		encode(`key: "a/../../b"`):                            "the key has '/'",
+		encode(`key: "k" env_var: "LD_PRELOAD"`):              "LD_PRELOAD",
+		encode(`key: "k" env_var: "INJECT_STORE"`):            "INJECT_STORE",
+		encode(`key: "k" env_var: "PATH"`):                    "PATH",
+		encode(`key: "k" env_var: "hunter2-"`):                "not a variable's name",
+		encode(`key: "` + strings.Repeat("k", 256<<10) + `"`): "more than Kubernetes takes",
+	} {
+		_, err := task.DecodeAnnotation(text)
+		require.ErrorIs(t, err, secret.ErrInvalid, text)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
+	}
+	// As Go's decoder reads it: other quotes, joined texts, comments, numbers of enums.
+	d, err := task.DecodeAnnotation(encode("# a comment\nkey: 'my' \"_key\"; mount_requirement: 2,env_var:'X'"))
+	require.NoError(t, err)
+	require.Equal(t, secret.Declaration{Key: "my_key", Mount: secret.File, EnvVar: "X"}, d)
+}
+
+// podInfo writes a downward-API volume as kubelet lays it out: files behind ..data.
+func podInfo(t *testing.T, files map[string]map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "..2026"), 0o755))
+	require.NoError(t, os.Symlink("..2026", filepath.Join(dir, "..data")))
+	for name, pairs := range files {
+		var b strings.Builder
+		for k, v := range pairs {
+			fmt.Fprintf(&b, "%v=%q\n", k, v)
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "..2026", name), []byte(b.String()), 0o644))
+		require.NoError(t, os.Symlink("..data/"+name, filepath.Join(dir, name)))
+	}
+	return dir
+}
+
+var flyteLabels = map[string]string{
+	"organization": "flyte", "project": "flytesnacks", "domain": "development",
+	"inject-flyte-secrets": "true", "run": "r1", "task-name": "t\"1",
+}
+
+func TestPodInfo(t *testing.T) {
+	// s10 comes after s9, and nothing else is read, not even what looks like it.
+	pod := map[string]string{
+		"kubectl.kubernetes.io/last-applied-configuration": `{"flyte.secrets/s0":"` + strings.Repeat("x", 1000) + "\"}\n",
+		"kubernetes.io/config.source":                      "api", "flyte.org/secrets": "x", "xflyte.secrets/s0": "?",
+	}
+	var want []secret.Declaration
+	for i := range 12 {
+		d := secret.Declaration{Key: fmt.Sprintf("KEY_%d", i), Mount: secret.EnvVar, EnvVar: fmt.Sprintf("V%d", i)}
+		pod[fmt.Sprintf("flyte.secrets/s%d", i)] = task.EncodeAnnotation(d)
+		want = append(want, d)
+	}
+	// The same once more, as when a task and its environment ask for it.
+	pod["flyte.secrets/s12"] = pod["flyte.secrets/s3"]
+	dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": pod})
+	got, warnings, err := task.Load(task.Sources{PodInfo: dir, Getenv: env("_U_ORG_NAME", "local")})
+	require.NoError(t, err)
+	require.Empty(t, warnings)
+	require.Equal(t, task.Task{Source: "pod info " + dir, Org: "flyte", Project: "flytesnacks", Domain: "development", Declared: want}, got)
+
+	// Flags come first, and mean it; of two others that disagree both are told.
+	got, warnings, err = task.Load(task.Sources{
+		PodInfo: dir, Secrets: []string{"OTHER"}, Org: "acme",
+		Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "another", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "development", "_U_ORG_NAME", "local"),
+	})
+	require.NoError(t, err)
+	require.Equal(t, "acme flytesnacks development", got.Org+" "+got.Project+" "+got.Domain)
+	require.Len(t, got.Declared, 1)
+	require.Len(t, warnings, 2)
+	require.Contains(t, warnings[0], "flags is used, pod info "+dir+" is not")
+	require.Contains(t, warnings[1], `the task's project is said to be "flytesnacks" by pod info `+dir+`, which is used, and "another"`)
+
+	// No secrets, no labels: nothing is needed.
+	dir = podInfo(t, map[string]map[string]string{"annotations": {"a": "b"}})
+	got, _, err = task.Load(task.Sources{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d")})
+	require.NoError(t, err)
+	require.Equal(t, task.Task{Source: "nowhere", Project: "p", Domain: "d"}, got)
+}
+
+func TestBadPodInfo(t *testing.T) {
+	good := annotations[0].text
+	for want, pod := range map[string]map[string]string{
+		"flyte.secrets/s1 is missing, and there are 2 behind it": {"s0": good, "s2": good, "s3": annotations[1].text},
+		"flyte.secrets/s0 is missing":                            {"s1": good},
+		"\"flyte.secrets/s01\" has no number":                    {"s0": good, "s01": good},
+		"\"flyte.secrets/s-1\" has no number":                    {"s-1": good},
+		"\"flyte.secrets/sx\" has no number":                     {"sx": good},
+		"flyte.secrets/s1: invalid: it is not Flyte's base32":    {"s0": good, "s1": "!hunter2"},
+		"more than Kubernetes takes of annotations":              {"s0": encode(`group: "` + strings.Repeat("g", 100<<10) + `" key: "k"`), "s1": encode(`group: "` + strings.Repeat("h", 100<<10) + `" key: "l"`)},
+	} {
+		all := map[string]string{}
+		for name, text := range pod {
+			all["flyte.secrets/"+name] = text
+		}
+		_, _, err := task.Load(task.Sources{PodInfo: podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": all}), Getenv: env()})
+		require.ErrorIs(t, err, secret.ErrInvalid)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	write := func(text string) string {
+		dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels})
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "annotations"), []byte(text), 0o600))
+		return dir
+	}
+	for text, want := range map[string]string{
+		"flyte.secrets/s0=\"" + good + "\"\nflyte.secrets/s0=\"" + good + "\"\n": "\"flyte.secrets/s0\" is given twice",
+		"a=\"1\"\nhunter2\n":            "annotations:2 is not NAME=\"VALUE\"",
+		"a=`1`\n":                       "annotations:1 is not",
+		"a=\"1":                         "annotations:1 is not",
+		strings.Repeat("a=\"\"\n", 1e6): "is longer than",
+	} {
+		_, _, err := task.Load(task.Sources{PodInfo: write(text), Getenv: env()})
+		require.ErrorIs(t, err, secret.ErrInvalid)
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	// What is not ours may come twice.
+	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n"), Getenv: env()})
+	require.NoError(t, err)
+
+	// Labels are missing: the ladder is not shortened in silence.
+	dir := podInfo(t, map[string]map[string]string{"annotations": {"flyte.secrets/s0": good}})
+	_, _, err = task.Load(task.Sources{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p")})
+	require.ErrorContains(t, err, "declares secrets, and has no labels project and domain")
+	for _, s := range []task.Sources{
+		{PodInfo: dir, Project: "p", Domain: "d", Getenv: env()},
+		{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d")},
+	} {
+		got, _, err := task.Load(s)
+		require.NoError(t, err)
+		require.Equal(t, "p d", got.Project+" "+got.Domain)
+	}
+	_, _, err = task.Load(task.Sources{PodInfo: t.TempDir(), Getenv: env()})
+	require.ErrorContains(t, err, "holds neither labels nor annotations")
+	_, _, err = task.Load(task.Sources{PodInfo: filepath.Join(t.TempDir(), "none"), Getenv: env()})
+	require.ErrorIs(t, err, secret.ErrInvalid)
+}
+
+// template is a TaskTemplate with what the messages here leave out, as a real one has.
+func template(t *testing.T, n int) (*core.TaskTemplate, []byte, []secret.Declaration) {
+	t.Helper()
+	m := &core.TaskTemplate{
+		Id:   &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "p", Domain: "d", Name: "env.t1", Version: "v", Org: "local"},
+		Type: "python", TaskTypeVersion: 1, SecurityContext: &core.SecurityContext{RunAs: &core.Identity{}},
+	}
+	var want []secret.Declaration
+	for i := range n {
+		d := secret.Declaration{Key: fmt.Sprintf("KEY_%d", i), Mount: secret.EnvVar, EnvVar: fmt.Sprintf("V%d", i)}
+		if i%3 == 2 {
+			d.Mount, d.EnvVar = secret.File, ""
+		}
+		want = append(want, d)
+		m.SecurityContext.Secrets = append(m.SecurityContext.Secrets, &core.Secret{Key: d.Key, MountRequirement: core.Secret_MountType(d.Mount), EnvVar: d.EnvVar})
+	}
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	for _, number := range []protowire.Number{3, 4, 6} { // metadata, interface, container
+		b = protowire.AppendBytes(protowire.AppendTag(b, number, protowire.BytesType), []byte("\x0a\x03abc"))
+	}
+	return m, b, want
+}
+
+func load(t *testing.T, b []byte) (task.Task, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "task")
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	got, _, err := task.Load(task.Sources{File: path, Getenv: env()})
+	return got, err
+}
+
+func TestTemplate(t *testing.T) {
+	m, binary, want := template(t, 5)
+	jsonOf := func(m proto.Message, o protojson.MarshalOptions) []byte {
+		b, err := o.Marshal(m)
+		require.NoError(t, err)
+		return b
+	}
+	// As protobuf writes JSON, with more of a real one.
+	more := func(b []byte) []byte {
+		return append([]byte(`{"metadata":{"runtime":{"type":"FLYTE_SDK"}},"container":{"args":["a0"]},`), b[1:]...)
+	}
+	security, err := proto.Marshal(m.GetSecurityContext())
+	require.NoError(t, err)
+	for name, b := range map[string][]byte{
+		"binary": binary, "JSON": more(jsonOf(m, protojson.MarshalOptions{})),
+		"JSON, .proto's names": more(jsonOf(m, protojson.MarshalOptions{UseProtoNames: true, Indent: "\t"})),
+		"JSON, numbers":        more(jsonOf(m, protojson.MarshalOptions{UseEnumNumbers: true, EmitUnpopulated: true})),
+	} {
+		got, err := load(t, b)
+		require.NoError(t, err, name)
+		require.Equal(t, task.Task{Source: got.Source, Name: "env.t1", Project: "p", Domain: "d", Declared: want}, got, name)
+	}
+	for name, b := range map[string][]byte{
+		"binary": security, "JSON": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{}),
+		"JSON, .proto's names": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{UseProtoNames: true}),
+	} {
+		got, err := load(t, b)
+		require.NoError(t, err, name)
+		require.Equal(t, task.Task{Source: got.Source, Declared: want}, got, name)
+	}
+	m.SecurityContext.Secrets = nil
+	binary, err = proto.Marshal(m)
+	require.NoError(t, err)
+	for _, b := range [][]byte{binary, jsonOf(m, protojson.MarshalOptions{}), []byte(`{"runAs":{"k8sServiceAccount":"sa"}}`)} {
+		got, err := load(t, b)
+		require.NoError(t, err)
+		require.Empty(t, got.Declared)
+	}
+	// A TaskEnvironment stays one.
+	got, err := load(t, []byte(`{"secrets": [{"key": "K", "group": "g"}, "L"], "project": "q"}`))
+	require.NoError(t, err)
+	require.Equal(t, task.Task{Source: got.Source, Project: "q", Declared: []secret.Declaration{{Group: "g", Key: "K", Mount: secret.EnvVar}, {Key: "L", Mount: secret.EnvVar}}}, got)
+}
+
+func TestBadTemplate(t *testing.T) {
+	_, binary, _ := template(t, 3)
+	// Cut short anywhere, it never becomes a shorter list: an error, or all that is there.
+	cut := 0
+	for n := 1; n < len(binary); n++ {
+		got, err := load(t, binary[:n])
+		if err != nil {
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			cut++
+			continue
+		}
+		require.Contains(t, []int{0, 3}, len(got.Declared), "%d bytes", n)
+	}
+	require.Greater(t, cut, len(binary)*3/4)
+
+	marshal := func(m proto.Message) []byte {
+		b, err := proto.Marshal(m)
+		require.NoError(t, err)
+		return b
+	}
+	outer := func(number protowire.Number, b []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)
+	}
+	unknown := append(marshal(&core.Secret{Key: "K"}), outer(9, []byte("hunter2"))...)
+	for want, all := range map[string][][]byte{
+		"no TaskTemplate, and no SecurityContext with secrets": {
+			outer(1, binary), // a TaskSpec
+			marshal(&core.LiteralMap{Literals: map[string]*core.Literal{"o": {Hash: "h"}}}),
+			marshal(&core.ErrorDocument{Error: &core.ContainerError{Code: "c", Message: "hunter2"}}),
+			marshal(&core.Identifier{ResourceType: 1, Project: "p", Name: "n"}),
+			outer(40, []byte{1, 2}),
+		},
+		"is cut short":                         {{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, {0, 1, 2, 3}},
+		"a field that is not known":            {outer(2, unknown), append(marshal(&core.TaskTemplate{Type: "x"}), outer(8, outer(2, unknown))...), []byte(`{"securityContext":{"secrets":[{"key":"K","hunter2":1}]}}`)},
+		"neither text nor a protobuf":          {[]byte("\xff\xfehunter2")},
+		"TaskTemplate: a field that":           {[]byte(`{"type":"python","securityContxt":{}}`)},
+		"SecurityContext: a field":             {[]byte(`{"runAs":{},"secret":[]}`)},
+		"id is no Identifier":                  {[]byte(`{"id":"hunter2"}`)},
+		"securityContext is no":                {[]byte(`{"securityContext":[]}`)},
+		"secrets is no list":                   {[]byte(`{"type":"x","securityContext":{"secrets":{}}}`)},
+		"secrets[1]: invalid: it is no Secret": {[]byte(`{"securityContext":{"secrets":[{"key":"K"},{"key":1}]}}`)},
+		"secrets[0]: invalid: the key":         {[]byte(`{"secrets":[{"key":"a b","envVar":"X"}]}`), outer(2, marshal(&core.Secret{Key: "../x"}))},
+	} {
+		for _, b := range all {
+			_, err := load(t, b)
+			require.ErrorIs(t, err, secret.ErrInvalid, "%q", b)
+			require.ErrorContains(t, err, want)
+			require.NotContains(t, err.Error(), "hunter2")
+		}
+	}
+}
+
+// Ten thousand declarations are read, checked and told apart; as many mistakes are not
+// all told.
+func TestMany(t *testing.T) {
+	_, binary, want := template(t, 10_000)
+	got, err := load(t, binary)
+	require.NoError(t, err)
+	require.Equal(t, want, got.Declared)
+	list := make([]map[string]any, 10_000)
+	for i := range list {
+		list[i] = map[string]any{"key": "a b", "envVar": "X"}
+	}
+	b, err := json.Marshal(map[string]any{"secrets": list})
+	require.NoError(t, err)
+	_, err = load(t, b)
+	require.ErrorContains(t, err, "there are 9980 more mistakes")
+}
+
+func FuzzAnnotation(f *testing.F) {
+	for _, a := range annotations {
+		f.Add(a.text)
+	}
+	f.Add(encode(`key: "k" mount_requirement: 2`))
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := task.DecodeAnnotation(text)
+		if err != nil {
+			return
+		}
+		if err := d.Validate(); err != nil {
+			t.Fatalf("accepted %+v: %v", d, err)
+		}
+		again, err := task.DecodeAnnotation(task.EncodeAnnotation(d))
+		if err != nil || again != d {
+			t.Fatalf("%+v became %+v, %v", d, again, err)
+		}
+	})
+}
+
+// Whatever a file holds, what is accepted can be placed.
+func FuzzFile(f *testing.F) {
+	m := &core.SecurityContext{Secrets: []*core.Secret{{Key: "K", MountRequirement: 2}}}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(protojson.Format(m)))
+	f.Add([]byte(`{"id":{"name":"n"},"type":"x","security_context":{"secrets":[{"key":"K"}]}}`))
+	f.Add(append([]byte{0x42, byte(len(b))}, b...))
+	path := filepath.Join(f.TempDir(), strconv.Itoa(rand.Int()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := task.Load(task.Sources{File: path, Getenv: env()})
+		if err != nil {
+			return
+		}
+		for _, d := range got.Declared {
+			if err := d.Validate(); err != nil {
+				t.Fatalf("accepted %+v of %s: %v", d, base64.StdEncoding.EncodeToString(b), err)
+			}
+		}
+	})
+}

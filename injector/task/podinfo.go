@@ -1,0 +1,145 @@
+package task
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"inject/resolver/secret"
+)
+
+// PodInfoDir is where pod info is looked for unless another folder is named: a
+// downward-API volume with the pod's metadata.labels and metadata.annotations in
+// files called labels and annotations.
+const PodInfoDir = "/etc/podinfo"
+
+// maxPodInfo is as long as a file of pod info may be, in bytes: what Kubernetes takes
+// of annotations, each byte as \x00 at the worst.
+const maxPodInfo = 4 * maxAnnotation
+
+// podInfo is what the folder dir says: the scope, by the labels that Flyte gives its
+// pods, and the declared list. All other labels and annotations are nobody's business
+// here. A folder in which neither file is, is no pod info.
+func podInfo(dir string) (Task, error) {
+	labels, err := readPodInfo(dir, "labels")
+	annotations, err2 := readPodInfo(dir, "annotations")
+	if errors.Is(err, fs.ErrNotExist) && errors.Is(err2, fs.ErrNotExist) {
+		return Task{}, secret.WithHint(fmt.Errorf("%w: %s holds neither labels nor annotations", secret.ErrInvalid, dir),
+			"it is a downward-API volume with metadata.labels and metadata.annotations in files of those names")
+	}
+	t := Task{Source: "pod info " + dir}
+	for _, e := range []error{err, err2} {
+		if e != nil && !errors.Is(e, fs.ErrNotExist) {
+			return t, e
+		}
+	}
+	at := map[string]*string{"organization": &t.Org, "project": &t.Project, "domain": &t.Domain}
+	var errs []error
+	for name, value := range labels.all {
+		if to := at[name]; to != nil {
+			*to = value
+		}
+	}
+	errs = append(errs, labels.twice(func(name string) bool { return at[name] != nil })...)
+	errs = append(errs, annotations.twice(isDeclaration)...)
+	var all error
+	t.Declared, all = declaredBy(annotations)
+	return t, joinSome(append(errs, all))
+}
+
+// pairs are the lines of a file of pod info.
+type pairs struct {
+	path    string
+	all     map[string]string
+	doubled []string // names that came twice
+}
+
+func (p *pairs) twice(matters func(name string) bool) (errs []error) {
+	for _, name := range p.doubled {
+		if matters(name) {
+			errs = append(errs, fmt.Errorf("%w: %s: %.100q is given twice", secret.ErrInvalid, p.path, name))
+		}
+	}
+	return errs
+}
+
+// readPodInfo reads the lines NAME="VALUE", quoted as Go quotes, that kubelet writes
+// (k8s.io/kubernetes pkg/fieldpath FormatMap).
+func readPodInfo(dir, name string) (*pairs, error) {
+	p := &pairs{path: filepath.Join(dir, name), all: map[string]string{}}
+	f, err := os.Open(p.path)
+	if err != nil {
+		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrInvalid, err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	b, err := io.ReadAll(io.LimitReader(f, maxPodInfo+1))
+	if err != nil {
+		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrUnavailable, err)
+	}
+	if len(b) > maxPodInfo {
+		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes takes", secret.ErrInvalid, p.path, maxPodInfo)
+	}
+	n := 0
+	for line := range bytes.Lines(b) {
+		n++
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if len(line) == 0 {
+			continue
+		}
+		key, quoted, ok := strings.Cut(string(line), "=")
+		value, err := strconv.Unquote(quoted)
+		if !ok || err != nil || !strings.HasPrefix(quoted, `"`) {
+			return p, fmt.Errorf("%w: %s:%d is not NAME=\"VALUE\", as kubelet writes it", secret.ErrInvalid, p.path, n)
+		}
+		if _, there := p.all[key]; there {
+			p.doubled = append(p.doubled, key)
+		}
+		p.all[key] = value
+	}
+	return p, nil
+}
+
+func isDeclaration(name string) bool { return strings.HasPrefix(name, AnnotationPrefix) }
+
+// declaredBy returns the declared list of annotations in the order of their numbers.
+// Flyte writes them without a gap; where there is one a secret has got lost.
+func declaredBy(p *pairs) ([]secret.Declaration, error) {
+	var l list
+	wrong := func(format string, args ...any) {
+		l.errs = append(l.errs, fmt.Errorf("%w: %s: "+format, append([]any{secret.ErrInvalid, p.path}, args...)...))
+	}
+	total := 0
+	texts := map[int]string{}
+	for name, text := range p.all {
+		if !isDeclaration(name) {
+			continue
+		}
+		total += len(name) + len(text)
+		digits := strings.TrimPrefix(name, AnnotationPrefix)
+		n, err := strconv.Atoi(digits)
+		if err != nil || n < 0 || strconv.Itoa(n) != digits {
+			wrong("the annotation %.100q has no number", name)
+			continue
+		}
+		texts[n] = text
+	}
+	if total > maxAnnotation {
+		wrong("declarations of %d bytes, more than Kubernetes takes of annotations (%d)", total, maxAnnotation)
+	}
+	for n, left := 0, len(texts); left > 0; n, left = n+1, left-1 {
+		text, ok := texts[n]
+		if !ok {
+			wrong("%s%d is missing, and there are %d behind it", AnnotationPrefix, n, left)
+			break
+		}
+		d, err := DecodeAnnotation(text)
+		l.add(fmt.Sprintf("%s: %s%d", p.path, AnnotationPrefix, n), d, err)
+	}
+	return l.declared, joinSome(l.errs)
+}

@@ -1,0 +1,198 @@
+package task
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"inject/resolver/idl/flyteidl2/core"
+	"inject/resolver/secret"
+)
+
+// isBinary reports whether b is what no text file holds. Of a protobuf message that
+// declares a secret that is so: the tag of the list of secrets is 0x12.
+func isBinary(b []byte) bool {
+	return !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool {
+		return r < ' ' && r != '\t' && r != '\n' && r != '\r' && r != '\f'
+	})
+}
+
+// parseBinary reads a core.TaskTemplate or core.SecurityContext. Protobuf does not
+// say which message it is, so it must look like one: nothing but fields of a
+// SecurityContext and secrets among them, or the name or type that a task has.
+func parseBinary(file string, b []byte) (Task, error) {
+	security := &core.SecurityContext{}
+	if proto.Unmarshal(b, security) == nil && looksSecurity(security) {
+		return fromMessages(file, nil, security)
+	}
+	template := &core.TaskTemplate{}
+	if err := proto.Unmarshal(b, template); err != nil {
+		return Task{}, fmt.Errorf("%w: %s is neither text nor a protobuf message of Flyte's, or is cut short", secret.ErrInvalid, file)
+	}
+	if !looksTemplate(template) {
+		return Task{}, secret.WithHint(fmt.Errorf("%w: %s is a protobuf message, but no TaskTemplate, and no SecurityContext with secrets", secret.ErrInvalid, file),
+			"--task takes flyteidl2.core.TaskTemplate or SecurityContext, binary or JSON, or a TaskEnvironment in YAML or JSON")
+	}
+	return fromMessages(file, template.GetId(), template.GetSecurityContext())
+}
+
+func looksSecurity(s *core.SecurityContext) bool {
+	for _, one := range s.GetSecrets() {
+		if one.GetKey() == "" && len(unknownNumbers(one)) > 0 {
+			return false
+		}
+	}
+	return len(s.GetSecrets()) > 0 && len(unknownNumbers(s)) == 0
+}
+
+func looksTemplate(t *core.TaskTemplate) bool {
+	for _, m := range []protoreflect.Message{t.ProtoReflect(), t.GetId().ProtoReflect()} {
+		known := m.Descriptor().Fields()
+		for _, n := range numbers(m.GetUnknown()) {
+			if known.ByNumber(n) != nil {
+				return false // it is there with another type
+			}
+		}
+	}
+	return t.GetId().GetName() != "" || t.GetType() != ""
+}
+
+// numbers returns the numbers of the fields in b, of which protobuf has made sure
+// that they are whole.
+func numbers(b []byte) []protoreflect.FieldNumber {
+	var all []protoreflect.FieldNumber
+	for len(b) > 0 {
+		number, _, n := protowire.ConsumeField(b)
+		if n < 0 {
+			break
+		}
+		all, b = append(all, number), b[n:]
+	}
+	return all
+}
+
+func fromMessages(file string, id *core.Identifier, security *core.SecurityContext) (Task, error) {
+	var l list
+	for i, one := range security.GetSecrets() {
+		d, err := declaration(one)
+		l.add(fmt.Sprintf("%s: secrets[%d]", file, i), d, err)
+	}
+	return Task{Name: id.GetName(), Project: id.GetProject(), Domain: id.GetDomain(), Declared: l.declared}, joinSome(l.errs)
+}
+
+// The fields of a TaskTemplate and a SecurityContext, in JSON's spelling.
+var (
+	templateFields = []string{
+		"id", "type", "metadata", "interface", "custom", "container", "k8sPod", "sql",
+		"taskTypeVersion", "securityContext", "extendedResources", "config",
+	}
+	securityFields = []string{"runAs", "secrets", "tokens"}
+)
+
+// parseJSON reads a core.TaskTemplate or core.SecurityContext in JSON. It reports
+// whether text is one; what is not may be a TaskEnvironment.
+func parseJSON(file string, text []byte) (Task, bool, error) {
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(text, &fields) // what is no JSON is YAML's to complain of
+	fields = camelCase(fields)
+	switch {
+	case hasAny(fields, "id", "type", "securityContext", "taskTypeVersion", "container", "k8sPod"):
+	case hasAny(fields, "runAs", "tokens") || declaresMessages(fields["secrets"]):
+		fields = map[string]json.RawMessage{"securityContext": text}
+	default:
+		return Task{}, false, nil
+	}
+	if err := onlyFields(fields, templateFields); err != nil {
+		return Task{}, true, fmt.Errorf("%w: %s: TaskTemplate: %w", secret.ErrInvalid, file, err)
+	}
+	id := &core.Identifier{}
+	if raw, ok := fields["id"]; ok {
+		lax := protojson.UnmarshalOptions{DiscardUnknown: true}
+		if lax.Unmarshal(raw, id) != nil {
+			return Task{}, true, fmt.Errorf("%w: %s: id is no Identifier of Flyte's", secret.ErrInvalid, file)
+		}
+	}
+	all, err := secretsOfJSON(fields["securityContext"])
+	if err != nil {
+		return Task{}, true, fmt.Errorf("%s: %w", file, err)
+	}
+	t, err := fromMessages(file, id, &core.SecurityContext{Secrets: all})
+	return t, true, err
+}
+
+func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
+	if len(security) == 0 {
+		return nil, nil
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(security, &fields) != nil {
+		return nil, fmt.Errorf("%w: securityContext is no object", secret.ErrInvalid)
+	}
+	fields = camelCase(fields)
+	if err := onlyFields(fields, securityFields); err != nil {
+		return nil, fmt.Errorf("%w: SecurityContext: %w", secret.ErrInvalid, err)
+	}
+	var list []json.RawMessage
+	if raw := fields["secrets"]; raw != nil && json.Unmarshal(raw, &list) != nil {
+		return nil, fmt.Errorf("%w: securityContext.secrets is no list", secret.ErrInvalid)
+	}
+	all := make([]*core.Secret, len(list))
+	var errs []error
+	for i, raw := range list {
+		all[i] = &core.Secret{}
+		if err := protojson.Unmarshal(raw, all[i]); err != nil {
+			lax := protojson.UnmarshalOptions{DiscardUnknown: true}
+			errs = append(errs, fmt.Errorf("secrets[%d]: %w", i, badSecret("JSON", lax.Unmarshal(raw, all[i]) == nil)))
+		}
+	}
+	return all, joinSome(errs)
+}
+
+// declaresMessages reports whether a list of secrets has a field that only Flyte's
+// message has.
+func declaresMessages(secrets json.RawMessage) bool {
+	var list []json.RawMessage
+	_ = json.Unmarshal(secrets, &list) // of what is no list nothing is said
+	return slices.ContainsFunc(list, func(raw json.RawMessage) bool {
+		var fields map[string]json.RawMessage
+		_ = json.Unmarshal(raw, &fields) // a key alone is text
+		return hasAny(camelCase(fields), "groupVersion", "mountRequirement", "envVar")
+	})
+}
+
+func hasAny(fields map[string]json.RawMessage, names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { _, ok := fields[name]; return ok })
+}
+
+// camelCase returns fields with their names as protobuf's JSON writes them; it reads
+// those of the .proto, too.
+func camelCase(fields map[string]json.RawMessage) map[string]json.RawMessage {
+	renamed := make(map[string]json.RawMessage, len(fields))
+	for name, raw := range fields {
+		words := strings.Split(name, "_")
+		for i := range words[1:] {
+			if word := words[i+1]; word != "" {
+				words[i+1] = strings.ToUpper(word[:1]) + word[1:]
+			}
+		}
+		renamed[strings.Join(words, "")] = raw
+	}
+	return renamed
+}
+
+func onlyFields(fields map[string]json.RawMessage, known []string) error {
+	for name := range fields {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("a field that is not known (known: %s)", strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
