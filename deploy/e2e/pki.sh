@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Makes a cluster's certificate authority, its certificates and kubeconfigs in DIR.
+#   pki.sh DIR
+# The kubeconfigs name the files beside them, so the folder may be mounted elsewhere.
+set -euo pipefail
+
+[ $# = 1 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
+umask 077
+mkdir -p "$1"
+cd "$1"
+
+# certificate NAME SUBJECT FLAGS...; quiet unless it fails.
+certificate() {
+  local name=$1 subject=$2
+  shift 2
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+    -keyout "$name.key" -out "$name.crt" -subj "$subject" "$@" 2>log || { cat log >&2; return 1; }
+}
+
+# issue NAME SUBJECT [NAMES]
+issue() {
+  local names=()
+  [ -z "${3:-}" ] || names=(-addext "subjectAltName=$3")
+  certificate "$1" "$2" -CA ca.crt -CAkey ca.key "${names[@]}" \
+    -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=serverAuth,clientAuth
+}
+
+# kubeconfig NAME
+kubeconfig() {
+  cat >"$1.kubeconfig" <<KUBECONFIG
+apiVersion: v1
+kind: Config
+clusters: [{name: e2e, cluster: {server: "https://127.0.0.1:6443", certificate-authority: ca.crt}}]
+users: [{name: $1, user: {client-certificate: $1.crt, client-key: $1.key}}]
+contexts: [{name: e2e, context: {cluster: e2e, user: $1}}]
+current-context: e2e
+KUBECONFIG
+}
+
+certificate ca /CN=e2e -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
+# The API server's is also the one that it shows to kubelet.
+issue apiserver /O=system:masters/CN=kube-apiserver \
+  DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.88.0.1,IP:10.96.0.1
+issue kubelet /O=system:nodes/CN=system:node:node IP:10.88.0.1
+issue admin /O=system:masters/CN=admin
+issue controller-manager /CN=system:kube-controller-manager
+issue scheduler /CN=system:kube-scheduler
+for name in kubelet admin controller-manager scheduler; do kubeconfig "$name"; done
+
+# What service accounts' tokens are signed with.
+openssl genrsa -out tokens.key 2048 2>log || { cat log >&2; exit 1; }
+openssl rsa -in tokens.key -pubout -out tokens.pub 2>log || { cat log >&2; exit 1; }
+rm log

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Runs inject in the pods of a real Kubernetes cluster, which is built, brought up and taken
+# down here, and holds it to what it promises.
+#   test.sh [TEST...]     those of tests/ that are named, or all of them
+# Needs root, and nothing from an image registry. The first run builds Kubernetes.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+export PATH=$PATH:/usr/sbin:/sbin
+# shellcheck source=/dev/null # a script that is checked by itself
+. "$here/lib.sh"
+
+tests=()
+for name; do
+  [ -f "$here/tests/$name.sh" ] || fail "there is no test $name"
+  tests+=("$here/tests/$name.sh")
+done
+[ ${#tests[@]} -gt 0 ] || tests=("$here"/tests/*.sh)
+
+missing=()
+# need PACKAGE COMMAND...: COMMAND is what would fail without it.
+need() {
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+static_busybox() { busybox=$(command -v busybox) && ! ldd "$busybox"; }
+need etcd-server command -v etcd
+need containerd command -v containerd
+need runc command -v runc
+need containernetworking-plugins test -x /usr/lib/cni/bridge
+need busybox-static static_busybox # Debian's plain busybox has the same name but needs a libc
+need iproute2 command -v ip
+need openssl command -v openssl
+[ ${#missing[@]} = 0 ] || fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
+[ "$(id -u)" = 0 ] || fail "needs root"
+command -v go >/dev/null || fail "needs Go in PATH"
+
+# around: what of the machine a cluster could change, to compare before and after.
+around() {
+  ls -d /opt/* /usr/libexec/* /var/lib/* /etc/{cni,containerd,kubernetes} /run/{containerd,netns,runc} \
+    /var/log/{containers,pods} ~/.kube 2>/dev/null || true
+  ip -o link | cut -d: -f2
+  find /sys/fs/cgroup -maxdepth 2 -type d -name 'inject-e2e-*'
+  cat /proc/sys/kernel/{panic,panic_on_oops} /proc/sys/vm/overcommit_memory /proc/sys/net/ipv4/ip_forward
+}
+
+# In /tmp, whatever TMPDIR is: the node has a /run and a /var/lib of its own.
+work=$(mktemp -d /tmp/inje.XXXXXX)
+namespace=
+cleanup() {
+  local code=$?
+  trap - EXIT
+  if [ "$code" != 0 ] && [ -n "$namespace" ]; then
+    echo "the pods of $namespace, and the end of kubelet's log:" >&2
+    kube describe pods >&2 || true
+    tail -n 15 "$work/cluster/log/kubelet.log" >&2 || true
+  fi
+  "$here/cluster.sh" down "$work" || code=1
+  rm -rf --one-file-system "$work"
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+"$here/kubernetes/build.sh" "$work/bin"
+(cd "$root" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -o "$work/inject" ./cmd/inject)
+(cd "$here/image" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -o "$work/bin/image" .)
+ok "inject and Kubernetes are built"
+
+mkdir "$work/images"
+# image NAME FLAGS...
+image() {
+  local name=$1
+  shift
+  "$work/bin/image" -o "$work/images/$name.tar" -tag "inject.test/$name:1" "$@"
+}
+applets=()
+while read -r name; do
+  [ "$name" = busybox ] || applets+=(-link "/bin/$name=busybox")
+done < <("$busybox" --list)
+# What holds a pod's namespaces open needs to do nothing.
+image pause -entrypoint '/busybox sleep inf' "$busybox=/busybox"
+image busybox "${applets[@]}" "$busybox=/bin/busybox"
+# As in the Dockerfile. Kubernetes takes no group from the image's user, but from its passwd.
+echo 'inject:x:65532:65532:inject:/:/nonexistent' >"$work/passwd"
+ours=(-user 65532:65532 "$work/inject=/inject" "$work/passwd=/etc/passwd")
+image inject -entrypoint /inject "${ours[@]}"
+image task -entrypoint '/inject run --' "${applets[@]}" "${ours[@]}" "$busybox=/bin/busybox"
+
+around >"$work/before"
+start=$SECONDS
+"$here/cluster.sh" up "$work" "$work"/images/*.tar
+ok "a cluster is up in $((SECONDS - start)) s, with $("$work/bin/kubelet" --version) and $(containerd --version | cut -d' ' -f1,3)"
+
+for test in "${tests[@]}"; do
+  new_namespace "$(basename "$test" .sh)"
+  # shellcheck source=/dev/null
+  (. "$test")
+done
+namespace=
+
+"$here/cluster.sh" down "$work"
+[ ! -e "$work/cluster" ] || fail "the cluster's folder is still there"
+around | diff "$work/before" - >&2 || fail "the machine is not as it was before"
+if grep -F "$work" /proc/mounts >&2; then fail "something is still mounted"; fi
+if grep -lsF "$work" /proc/[0-9]*/cmdline >&2; then fail "processes are still there"; fi
+ok "the cluster is gone, and the machine as it was before"
+echo "PASS deploy/e2e"

@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # set by lib.sh and test.sh
+# A pod that is deleted tells its task, which has its grace and is masked to its end.
+
+kube create secret generic secrets --from-literal=MY_SECRET_KEY="$(random)" >/dev/null
+run_pod - task <<POD
+apiVersion: v1
+kind: Pod
+metadata: {name: task}
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  securityContext: {fsGroup: 65532}
+  volumes: [{name: secrets, secret: {secretName: secrets, defaultMode: 0440}}]
+  containers:
+    - name: main
+      image: inject.test/task:1
+      args:
+        - sh
+        - -c
+        - |
+          trap 'echo "stopping with \$MY_SECRET_KEY"; exit 0' TERM
+          echo ready
+          sleep 1000 & wait
+      env:
+        - {name: INJECT_SECRETS, value: MY_SECRET_KEY}
+        - {name: INJECT_STORE, value: "dir:///secrets"}
+      securityContext: $hardened
+      volumeMounts: [{name: secrets, mountPath: /secrets, readOnly: true}]
+POD
+logs task --follow >"$work/followed" &
+follower=$!
+try 30 grep -q ready "$work/followed" || fail "the task does not start"
+start=$SECONDS
+kube delete pod task >/dev/null
+took=$((SECONDS - start))
+wait "$follower"
+expect "what is logged" "ready
+stopping with [redacted:MY_SECRET_KEY]" "$(cat "$work/followed")"
+# Kubernetes' own patience is 30 s, inject's is 20 s.
+[ "$took" -lt 15 ] || fail "the pod took $took s to go"
+ok "a pod that is deleted lets its task stop, and is gone in $took s"
