@@ -17,11 +17,9 @@ func childAttr() *syscall.SysProcAttr {
 }
 
 // becomeSubreaper makes orphans below us our children, as they are if we are
-// process 1.
-func becomeSubreaper() {
-	if unix.Getpid() != 1 {
-		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-	}
+// process 1, and reports whether they are.
+func becomeSubreaper() bool {
+	return unix.Getpid() == 1 || unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
 }
 
 // pipeSize is how much a pipe holds at most without privileges: the default of
@@ -51,8 +49,8 @@ func hideMonitor() {
 	}
 }
 
-// selfPath returns a path by which this program can be started again.
-func selfPath() string {
+// SelfPath returns a path by which this program can be read and started again.
+func SelfPath() string {
 	const self = "/proc/self/exe"
 	if unix.Access(self, unix.X_OK) == nil {
 		return self

@@ -14,8 +14,9 @@ const fionread = 0x4004667f // FIONREAD of <sys/filio.h>: _IOR('f', 127, int)
 // childAttr gives the program nothing: only Linux has a parent-death signal.
 func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// becomeSubreaper does nothing: only Linux has subreapers.
-func becomeSubreaper() {}
+// becomeSubreaper does nothing: only Linux has subreapers. What the program leaves
+// behind cannot be found elsewhere, and is taken for nothing.
+func becomeSubreaper() bool { return true }
 
 // WidenPipe does nothing: only Linux lets a pipe's size be set.
 func WidenPipe(*os.File) {}
@@ -25,8 +26,8 @@ func widen(int) {}
 // hideMonitor does nothing: only Linux has prctl(2).
 func hideMonitor() {}
 
-// selfPath returns a path by which this program can be started again.
-func selfPath() string {
+// SelfPath returns a path by which this program can be read and started again.
+func SelfPath() string {
 	path, err := os.Executable()
 	if err != nil {
 		return os.Args[0]

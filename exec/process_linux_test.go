@@ -122,6 +122,7 @@ func TestSoak(t *testing.T) {
 			return
 		}
 		require.NoError(t, err)
+		status.Asked = time.Time{} // it was, by some
 		require.Equal(t, exec.Status{Code: want}, status)
 	}
 	for i := range 100 { // what is made once is made
@@ -261,7 +262,7 @@ func TestEndAll(t *testing.T) {
 	pids, err := os.ReadFile(dir + "/pids")
 	require.NoError(t, err)
 	require.Len(t, strings.Fields(string(pids)), 3)
-	for _, pid := range strings.Fields(string(pids)) {
+	for pid := range strings.FieldsSeq(string(pids)) {
 		n, err := strconv.Atoi(pid)
 		require.NoError(t, err)
 		require.ErrorIs(t, unix.Kill(n, 0), unix.ESRCH)

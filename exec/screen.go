@@ -140,7 +140,7 @@ func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 	// No parent-death signal: when the socket ends it puts things in order and goes.
 	attr.Env, attr.Sys = nil, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: s.screen.descriptor(s.files)}
 	args := []string{monitorName, strconv.Itoa(theirs), strconv.Itoa(user)}
-	monitor, err := syscall.ForkExec(selfPath(), args, attr) //nolint:gosec // ourselves
+	monitor, err := syscall.ForkExec(SelfPath(), args, attr) //nolint:gosec // ourselves
 	if err != nil {
 		return nil, errors.Join(err, l.conn.Close())
 	}

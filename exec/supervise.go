@@ -48,6 +48,8 @@ type supervisor struct {
 	// asked is when we were asked to stop, and leave when to leave whatever is still
 	// unwritten then.
 	asked, leave time.Time
+	// reapsOrphans is set if what loses its parent below us becomes our child.
+	reapsOrphans bool
 	// noTerminal is why the program has none of its own.
 	noTerminal error
 
@@ -122,7 +124,7 @@ func (s *supervisor) start(path string) (err error) {
 		}
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	becomeSubreaper()
+	s.reapsOrphans = becomeSubreaper()
 	runtime.LockOSThread()
 	switch {
 	case s.screen != nil:
@@ -245,7 +247,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	result.Leaked, result.Abandoned = s.drain()
 	s.screen.close()
 	if s.p.EndAll {
-		result.Survived = !endAll()
+		result.Survived = !endAll() || !s.reapsOrphans
 	}
 	result.Asked = s.asked
 	for _, st := range s.streams {
