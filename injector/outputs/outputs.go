@@ -206,13 +206,18 @@ func (s *Scanner) fill(ctx context.Context, f File, r io.Reader, w *os.File, lik
 	if err := s.Copy(ctx, f, r, w); err != nil {
 		return err
 	}
-	if err := chown(w, like); err != nil {
-		return fmt.Errorf("keep its owner: %w", err)
-	}
-	if err := w.Chmod(like.Mode()); err != nil { // last: chown takes setuid away
+	if err := keep(w, like); err != nil {
 		return err
 	}
 	return w.Sync()
+}
+
+// keep gives w the owner, group and mode of like.
+func keep(w *os.File, like fs.FileInfo) error {
+	if err := chown(w, like); err != nil {
+		return fmt.Errorf("keep its owner: %w", err)
+	}
+	return w.Chmod(like.Mode()) // last: chown takes setuid away
 }
 
 func syncFolder(path string) error {

@@ -1,0 +1,769 @@
+package outputs
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"strings"
+
+	"inject/exec/redact"
+)
+
+// maxDepth is how many archives may be in one another: what is in the last is none.
+const maxDepth = 4
+
+// Beyond its bounds a file is unchecked, so that one that was made to can neither fill
+// the memory nor keep us for ever.
+type bounds struct {
+	// What comes out of compressed data is at most expanded, or expansion times what is
+	// in the file.
+	expanded, expansion int64
+	// members is how many are in all archives of a file.
+	members int
+	// held is for the zip archives inside of compressed data: their directory is behind
+	// all that it tells of.
+	held int64
+}
+
+var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20}
+
+// An uncheckedError is why a file could not be looked into.
+type uncheckedError string
+
+// Error implements error.
+func (e uncheckedError) Error() string { return string(e) }
+
+// errDamaged is what makes an archive damaged where no package has an error for it.
+var errDamaged = errors.New("damaged")
+
+// A format is what is looked into; "" is none.
+type format string
+
+const (
+	formatGzip format = "gzip"
+	formatTar  format = "tar"
+	formatZip  format = "zip"
+)
+
+func (f format) String() string { return "a " + string(f) + " archive" }
+
+// headSize is as much as tells a format.
+const headSize = 512
+
+func formatOf(head []byte) format {
+	switch {
+	case bytes.HasPrefix(head, []byte("\x1f\x8b\x08")):
+		return formatGzip
+	case bytes.HasPrefix(head, []byte(localHeader)), bytes.HasPrefix(head, []byte(directoryEnd)):
+		return formatZip
+	case isTar(head):
+		return formatTar
+	}
+	return ""
+}
+
+// isTar reports whether head is a header of a tar archive. The oldest have nothing
+// that tells but the sum of their bytes.
+func isTar(head []byte) bool {
+	const from, to = 148, 156 // the sum, for which there are spaces in it
+	if len(head) < headSize || head[0] == 0 {
+		return false
+	}
+	want := int64(0)
+	for _, c := range bytes.Trim(head[from:to], " \x00") {
+		if c < '0' || c > '7' {
+			return false
+		}
+		want = want<<3 | int64(c-'0')
+	}
+	unsigned, signed := int64(' '*(to-from)), int64(' '*(to-from))
+	for i, c := range head[:headSize] {
+		if i < from || i >= to {
+			unsigned += int64(c)
+			signed += int64(int8(c)) //nolint:gosec // as some programs of old do
+		}
+	}
+	return want == unsigned || want == signed
+}
+
+// A digger looks into archives, and into the archives in them. What is compressed
+// is scanned as it comes out; what is not has been scanned with the archive.
+type digger struct {
+	redactor *redact.Redactor
+	found    func(f redact.Find, where string)
+	bounds   bounds
+	levels   [maxDepth + 1]level
+
+	left    int64 // of what may come out of compressed data
+	members int
+	held    int64
+	tail    []byte // of a file, in which a directory ends
+	// fault is the first error that is none of the archive's: of a read, the context's,
+	// or that a bound is reached. Packages that read may hide it.
+	fault error
+}
+
+// A level is what an archive at a depth needs. It is kept for the next one.
+type level struct {
+	format format
+	member int // 0 if none has begun
+
+	head       [headSize]byte
+	in         *bufio.Reader // what is looked into
+	compressed *bufio.Reader // a member of a zip archive
+	directory  *bufio.Reader // of one
+	gzip       gzip.Reader
+	inflate    io.ReadCloser
+	found      func(redact.Find)
+}
+
+// release lets go of what was read, which may be as much as may be held.
+func (l *level) release() {
+	for _, b := range []*bufio.Reader{l.in, l.compressed, l.directory} {
+		if b != nil {
+			b.Reset(nil)
+		}
+	}
+}
+
+// newDigger returns a digger that calls found with where, inside of the file, a
+// value is.
+func newDigger(r *redact.Redactor, found func(f redact.Find, where string)) *digger {
+	d := &digger{redactor: r, found: found, bounds: usualBounds}
+	for depth := range d.levels {
+		d.levels[depth].found = func(f redact.Find) { d.found(f, d.where(depth)) }
+	}
+	return d
+}
+
+// where tells people what is at a depth.
+func (d *digger) where(depth int) string {
+	var s strings.Builder
+	for depth--; depth >= 0; depth-- {
+		if s.Len() > 0 {
+			s.WriteString(" in ")
+		}
+		l := &d.levels[depth]
+		if l.member > 0 {
+			fmt.Fprintf(&s, "member %d of ", l.member)
+		}
+		s.WriteString(l.format.String())
+	}
+	return s.String()
+}
+
+// An input is what may be an archive, all of which is scanned elsewhere.
+type input struct {
+	r    *bufio.Reader // nil if there is at
+	at   io.ReaderAt   // nil if it can only be read in order
+	size int64
+}
+
+func section(at io.ReaderAt, from, size int64) input {
+	return input{at: io.NewSectionReader(at, from, size), size: size}
+}
+
+// dig looks into a file of which n bytes are no holes, and returns its format. An
+// error is an [uncheckedError], or not the file's.
+func (d *digger) dig(ctx context.Context, at io.ReaderAt, size, n int64) (format, error) {
+	d.left = max(d.bounds.expanded, d.bounds.expansion*min(n, math.MaxInt64/d.bounds.expansion))
+	d.members, d.held, d.fault = 0, 0, nil
+	f, err := d.look(ctx, section(&source{ctx.Err, at, d}, 0, size), 0)
+	if d.fault != nil {
+		err = d.fault
+	}
+	for i := range d.levels {
+		d.levels[i].release()
+	}
+	return f, err
+}
+
+// A source notes the errors of a file.
+type source struct {
+	done func() error
+	at   io.ReaderAt
+	d    *digger
+}
+
+// ReadAt implements [io.ReaderAt].
+func (s *source) ReadAt(p []byte, off int64) (int, error) {
+	if err := s.done(); err != nil {
+		return 0, s.d.fail(err)
+	}
+	n, err := s.at.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, s.d.fail(err)
+	}
+	return n, err
+}
+
+// fail notes an error that is not an archive's.
+func (d *digger) fail(err error) error {
+	if d.fault == nil {
+		d.fault = err
+	}
+	return d.fault
+}
+
+// look looks into an archive, and returns "" if it is none.
+func (d *digger) look(ctx context.Context, in input, depth int) (format, error) {
+	l := &d.levels[depth]
+	head, err := d.head(in, l)
+	if err != nil {
+		return "", err
+	}
+	f := formatOf(head)
+	if f == "" && depth == 0 {
+		if at, _, err := d.findEnd(in); err == nil && at >= 0 {
+			f = formatZip // behind a program that unpacks or runs it
+		}
+	}
+	if f == "" {
+		return "", nil
+	}
+	l.format, l.member = f, 0
+	if depth == maxDepth {
+		return f, uncheckedError(fmt.Sprintf("archives are in one another more than %d deep", maxDepth))
+	}
+	is := false
+	switch f {
+	case formatGzip:
+		is, err = d.gzip(ctx, in, depth)
+	case formatTar:
+		is, err = d.tar(ctx, in, depth)
+	case formatZip:
+		is, err = d.zip(ctx, in, depth)
+	}
+	var reason uncheckedError
+	switch {
+	case d.fault != nil:
+		return f, d.fault
+	case err == nil && is, errors.As(err, &reason):
+		return f, err
+	case !is:
+		return "", nil // nothing can be taken out of it: it only begins like one
+	}
+	return f, uncheckedError("damaged: " + d.where(depth+1))
+}
+
+// head returns the first bytes of an input, and leaves them there.
+func (d *digger) head(in input, l *level) ([]byte, error) {
+	if in.at == nil {
+		head, _ := in.r.Peek(headSize) // an error comes again with the next read
+		return head, nil
+	}
+	n, err := in.at.ReadAt(l.head[:min(headSize, in.size)], 0)
+	if err == io.EOF {
+		err = nil // shorter than it was
+	}
+	return l.head[:n], err
+}
+
+// reader returns an input in order.
+func (l *level) reader(in input) *bufio.Reader {
+	if in.r != nil {
+		return in.r
+	}
+	return l.buffer(io.NewSectionReader(in.at, 0, in.size))
+}
+
+// buffer returns r buffered.
+func (l *level) buffer(r io.Reader) *bufio.Reader { return reset(&l.in, r, 32<<10) }
+
+// reset makes b read r; it is made when it is needed first.
+func reset(b **bufio.Reader, r io.Reader, size int) *bufio.Reader {
+	if *b == nil {
+		*b = bufio.NewReaderSize(nil, size)
+	}
+	(*b).Reset(r)
+	return *b
+}
+
+// stream scans what comes out of compressed data and looks into it. It returns how
+// much that was.
+func (d *digger) stream(ctx context.Context, r io.Reader, depth int) (n int64, err error) {
+	l := &d.levels[depth]
+	w := d.redactor.Writer(io.Discard)
+	w.Found = l.found
+	in := l.buffer(readFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, d.fail(err)
+		}
+		more, err := r.Read(p)
+		n += int64(more)
+		if d.left -= int64(more); d.left < 0 {
+			return 0, d.fail(uncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size", d.bounds.expanded>>20, d.bounds.expansion)))
+		}
+		if _, err := w.Write(p[:more]); err != nil {
+			return 0, d.fail(err)
+		}
+		return more, err
+	}))
+	if _, err := d.look(ctx, input{r: in}, depth); err != nil {
+		return n, err
+	}
+	for err == nil {
+		_, _ = in.Discard(in.Buffered())
+		_, err = in.Peek(1)
+	}
+	if err != io.EOF {
+		return n, err
+	}
+	return n, w.Close()
+}
+
+// gzip looks into a gzip archive, and reports whether it is one.
+func (d *digger) gzip(ctx context.Context, in input, depth int) (bool, error) {
+	l := &d.levels[depth]
+	r, z := l.reader(in), &l.gzip
+	if err := z.Reset(r); err != nil {
+		return false, err
+	}
+	z.Multistream(false)
+	// What is behind the last member is nothing to gzip either; it has been scanned.
+	ended := false
+	members := readFunc(func(p []byte) (int, error) {
+		for {
+			if ended {
+				return 0, io.EOF
+			}
+			n, err := z.Read(p)
+			if err != io.EOF { //nolint:errorlint // as readers return it
+				return n, err
+			}
+			if n > 0 {
+				return n, nil
+			}
+			ended = z.Reset(r) != nil
+			z.Multistream(false)
+		}
+	})
+	n, err := d.stream(ctx, members, depth+1)
+	return n > 0 || err == nil, err
+}
+
+// enter counts a member.
+func (d *digger) enter(ctx context.Context, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return d.fail(err)
+	}
+	if d.members++; d.members > d.bounds.members {
+		return uncheckedError(fmt.Sprintf("there are more than %d members in it", d.bounds.members))
+	}
+	d.levels[depth].member++
+	return nil
+}
+
+// tar looks into a tar archive, and reports whether it is one.
+func (d *digger) tar(ctx context.Context, in input, depth int) (is bool, err error) {
+	l := &d.levels[depth]
+	// By place what is not looked at is passed over.
+	var r io.Reader = in.r
+	var places *io.SectionReader
+	if in.at != nil {
+		places = io.NewSectionReader(in.at, 0, in.size)
+		r = places
+	}
+	// The parts of a long name are not together.
+	names := d.redactor.Writer(io.Discard)
+	names.Found = func(f redact.Find) { d.found(f, d.where(depth+1)) }
+	for t := tar.NewReader(r); ; is = true {
+		h, err := t.Next()
+		if err == io.EOF { //nolint:errorlint // as readers return it
+			return is, names.Close()
+		}
+		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
+			return is, err
+		}
+		if err := d.enter(ctx, depth); err != nil {
+			return true, err
+		}
+		if _, err := io.WriteString(names, h.Name+"\x00"+h.Linkname+"\x00"); err != nil {
+			return true, err
+		}
+		n, err := fill(t, l.head[:])
+		if err != nil && err != io.EOF { //nolint:errorlint // as readers return it
+			return true, err
+		}
+		head := l.head[:n]
+		if formatOf(head) == "" {
+			continue
+		}
+		next := input{r: d.levels[depth+1].buffer(io.MultiReader(bytes.NewReader(head), t))}
+		if places != nil && !sparse(h) {
+			at, err := places.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return true, err
+			}
+			next = section(in.at, at-int64(n), h.Size)
+		}
+		if _, err := d.look(ctx, next, depth+1); err != nil {
+			return true, err
+		}
+	}
+}
+
+// sparse reports whether a member is not in the archive as it is read.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
+}
+
+// What the records of a zip archive begin with.
+const (
+	localHeader       = "PK\x03\x04"
+	directoryHeader   = "PK\x01\x02"
+	directoryEnd      = "PK\x05\x06"
+	directory64End    = "PK\x06\x06"
+	directory64Locate = "PK\x06\x07"
+)
+
+// How long they are, without names and the like.
+const (
+	localHeaderSize       = 30
+	directoryHeaderSize   = 46
+	directoryEndSize      = 22
+	directory64EndSize    = 56
+	directory64LocateSize = 20
+)
+
+// zip looks into a zip archive, and reports whether it is one. It reads the
+// directory itself, because archive/zip holds all of it.
+func (d *digger) zip(ctx context.Context, in input, depth int) (bool, error) {
+	l := &d.levels[depth]
+	if in.at == nil {
+		var err error
+		if in, err = d.hold(in.r); err != nil {
+			return true, err
+		}
+		defer func() { d.held -= in.size }()
+	}
+	dir, err := d.findDirectory(in)
+	if err != nil {
+		return plausible(in), err
+	}
+	r := reset(&l.directory, io.NewSectionReader(in.at, dir.begin, dir.end-dir.begin), 64<<10)
+	n := uint64(0)
+	for ; ; n++ {
+		e, err := readEntry(r)
+		if err == io.EOF { //nolint:errorlint // as readers return it
+			break
+		}
+		if err != nil {
+			return has(in, dir.begin, directoryHeader) || plausible(in), err
+		}
+		if err := d.enter(ctx, depth); err != nil {
+			return true, err
+		}
+		if err := d.member(ctx, in, dir.base, e, depth); err != nil {
+			return true, err
+		}
+	}
+	if n != dir.members && (dir.is64 || n&math.MaxUint16 != dir.members) {
+		return true, errDamaged
+	}
+	return true, nil
+}
+
+// hold keeps a zip archive that can only be read in order.
+func (d *digger) hold(r io.Reader) (input, error) {
+	var all pages
+	var size int64
+	for {
+		page := make([]byte, min(pageSize, d.bounds.held-d.held-size))
+		n, err := fill(r, page)
+		all, size = append(all, page), size+int64(n)
+		if err == io.EOF { //nolint:errorlint // as readers return it
+			d.held += size
+			return input{at: all, size: size}, nil
+		}
+		if err != nil {
+			return input{}, err
+		}
+		if d.held+size == d.bounds.held {
+			return input{}, uncheckedError(fmt.Sprintf("a zip archive in it has %d MiB or more", d.bounds.held>>20))
+		}
+	}
+}
+
+// pages are bytes that are held. Of an unknown number, in one slice they would be
+// copied again and again.
+type pages [][]byte
+
+const pageSize = 256 << 10
+
+// ReadAt implements [io.ReaderAt]. Behind the last byte there may be zeros.
+func (p pages) ReadAt(b []byte, off int64) (n int, err error) {
+	for n < len(b) {
+		i := off / pageSize
+		if i >= int64(len(p)) || off%pageSize >= int64(len(p[i])) {
+			return n, io.EOF
+		}
+		more := copy(b[n:], p[i][off%pageSize:])
+		n, off = n+more, off+int64(more)
+	}
+	return n, nil
+}
+
+// plausible reports whether what begins like a zip archive and has no directory is
+// one that was cut short.
+func plausible(in input) bool {
+	var b [localHeaderSize]byte
+	if _, err := in.at.ReadAt(b[:], 0); err != nil {
+		return false
+	}
+	version, method, name := le.Uint16(b[4:]), le.Uint16(b[8:]), le.Uint16(b[26:])
+	return string(b[:4]) == localHeader && version&0xff < 100 && method < 100 && name > 0
+}
+
+var le = binary.LittleEndian
+
+// A directory is where that of a zip archive is, and what it says of itself.
+type directory struct {
+	begin, end int64
+	base       int64 // of the archive, before which there may be a program
+	members    uint64
+	is64       bool // so members is more than its last 16 bits
+}
+
+// errTwoWays is for what some programs read and others do not.
+const errTwoWays = uncheckedError("damaged: a zip archive that may be read in two ways")
+
+// findDirectory finds the directory of a zip archive.
+func (d *digger) findDirectory(in input) (directory, error) {
+	end, b, err := d.findEnd(in)
+	if err != nil {
+		return directory{}, err
+	}
+	if end < 0 {
+		return directory{}, errDamaged
+	}
+	dir := directory{end: end, members: uint64(le.Uint16(b[10:]))}
+	size, offset := uint64(le.Uint32(b[12:])), uint64(le.Uint32(b[16:]))
+	end64, b, err := findEnd64(in, end)
+	if err != nil {
+		return directory{}, err
+	}
+	if b != nil {
+		n64, size64, offset64 := le.Uint64(b[32:]), le.Uint64(b[40:]), le.Uint64(b[48:])
+		if dir.members != math.MaxUint16 && dir.members != n64 ||
+			size != math.MaxUint32 && size != size64 || offset != math.MaxUint32 && offset != offset64 {
+			return directory{}, errTwoWays
+		}
+		dir.end, dir.members, dir.is64, size, offset = end64, n64, true, size64, offset64
+	}
+	if size > math.MaxInt64 || offset > math.MaxInt64 {
+		return directory{}, errDamaged
+	}
+	dir.begin = dir.end - int64(size)
+	dir.base = dir.begin - int64(offset)
+	// There may be a program before the archive, or its end says what is not so.
+	other := dir.base != 0 && has(in, int64(offset), directoryHeader)
+	switch {
+	case dir.base >= 0 && dir.begin >= 0 && !other:
+		return dir, nil
+	case other || has(in, dir.begin, directoryHeader):
+		return directory{}, errTwoWays
+	}
+	return directory{}, errDamaged
+}
+
+// has reports whether record is at a place.
+func has(in input, at int64, record string) bool {
+	var b [len(localHeader)]byte
+	if at < 0 {
+		return false
+	}
+	n, _ := in.at.ReadAt(b[:], at) // an error is noted by the source
+	return string(b[:n]) == record
+}
+
+// findEnd finds the last record of a directory, behind which there may be a comment
+// or something else. It returns -1 if there is none.
+func (d *digger) findEnd(in input) (int64, []byte, error) {
+	const most = directoryEndSize + math.MaxUint16
+	if d.tail == nil {
+		d.tail = make([]byte, most)
+	}
+	b := d.tail[:min(most, in.size)]
+	from := in.size - int64(len(b))
+	n, err := in.at.ReadAt(b, from)
+	if err != nil && err != io.EOF {
+		return 0, nil, err
+	}
+	b = b[:n]
+	last := -1
+	for at := 0; ; at = last + 1 {
+		i := bytes.Index(b[at:], []byte(directoryEnd))
+		if i < 0 || len(b)-at-i < directoryEndSize {
+			break
+		}
+		last = at + i
+	}
+	if last < 0 {
+		return -1, nil, nil
+	}
+	return from + int64(last), b[last:], nil
+}
+
+// findEnd64 finds the record of a directory for which the last one, at end, is too
+// small. There is none if it returns no bytes.
+func findEnd64(in input, end int64) (int64, []byte, error) {
+	var b [directory64LocateSize]byte
+	locate := end - directory64LocateSize
+	if locate < 0 {
+		return 0, nil, nil
+	}
+	if _, err := in.at.ReadAt(b[:], locate); err != nil {
+		return 0, nil, err
+	}
+	if string(b[:4]) != directory64Locate {
+		return 0, nil, nil
+	}
+	// Where it is said to be, or, with a program before the archive, before this.
+	near := locate - directory64EndSize
+	at := int64(min(le.Uint64(b[8:]), math.MaxInt64))
+	if at > near || !has(in, at, directory64End) {
+		at = near
+	}
+	if at < 0 || !has(in, at, directory64End) {
+		return 0, nil, errTwoWays // some do without
+	}
+	record := make([]byte, directory64EndSize)
+	_, err := in.at.ReadAt(record, at)
+	return at, record, err
+}
+
+// An entry is what a directory says of a member.
+type entry struct {
+	flags, method uint16
+	crc           uint32
+	// compressed and size are how long it is, and header is where it begins.
+	compressed, size, header uint64
+}
+
+// readEntry reads the next entry of a directory. [io.EOF] is its end.
+func readEntry(r *bufio.Reader) (entry, error) {
+	b, err := r.Peek(directoryHeaderSize)
+	if len(b) == 0 && err == io.EOF {
+		return entry{}, err
+	}
+	if err != nil {
+		return entry{}, errDamaged
+	}
+	if string(b[:4]) != directoryHeader {
+		return entry{}, errDamaged
+	}
+	e := entry{
+		flags: le.Uint16(b[8:]), method: le.Uint16(b[10:]), crc: le.Uint32(b[16:]),
+		compressed: uint64(le.Uint32(b[20:])), size: uint64(le.Uint32(b[24:])), header: uint64(le.Uint32(b[42:])),
+	}
+	name, extra, comment := int(le.Uint16(b[28:])), int(le.Uint16(b[30:])), int(le.Uint16(b[32:]))
+	if _, err := r.Discard(directoryHeaderSize + name); err != nil {
+		return entry{}, errDamaged
+	}
+	if b, err = r.Peek(extra); err != nil {
+		return entry{}, errDamaged
+	}
+	if !e.widen(b) {
+		return entry{}, errDamaged
+	}
+	if _, err := r.Discard(extra + comment); err != nil {
+		return entry{}, errDamaged
+	}
+	return e, nil
+}
+
+// widen takes what does not fit into an entry from its extra fields.
+func (e *entry) widen(extra []byte) bool {
+	var wide []*uint64
+	for _, v := range []*uint64{&e.size, &e.compressed, &e.header} {
+		if *v == math.MaxUint32 {
+			wide = append(wide, v)
+		}
+	}
+	for len(wide) > 0 && len(extra) >= 4 {
+		id, n := le.Uint16(extra), int(le.Uint16(extra[2:]))
+		if extra = extra[4:]; n > len(extra) {
+			break
+		}
+		field := extra[:n]
+		extra = extra[n:]
+		for id == 1 && len(wide) > 0 {
+			if len(field) < 8 {
+				return false
+			}
+			*wide[0], field, wide = le.Uint64(field), field[8:], wide[1:]
+		}
+	}
+	return e.compressed != math.MaxUint32 && e.header != math.MaxUint32
+}
+
+// member looks into a member of a zip archive.
+func (d *digger) member(ctx context.Context, in input, base int64, e entry, depth int) error {
+	const encrypted, strong, hidden = 1, 1 << 6, 1 << 13
+	l := &d.levels[depth]
+	if e.flags&(encrypted|strong|hidden) != 0 {
+		return uncheckedError("encrypted: " + d.where(depth+1))
+	}
+	if e.method != 0 && e.method != 8 {
+		return uncheckedError(fmt.Sprintf("compressed by method %d: %s", e.method, d.where(depth+1)))
+	}
+	if e.header > math.MaxInt64 || e.compressed > math.MaxInt64 {
+		return errDamaged
+	}
+	begin := base + int64(e.header)
+	if begin < 0 || begin > in.size-localHeaderSize {
+		return errDamaged
+	}
+	b := l.head[:localHeaderSize]
+	if _, err := in.at.ReadAt(b, begin); err != nil {
+		return err
+	}
+	if string(b[:4]) != localHeader {
+		return errDamaged
+	}
+	begin += localHeaderSize + int64(le.Uint16(b[26:])) + int64(le.Uint16(b[28:]))
+	size := int64(e.compressed)
+	if begin > in.size || size > in.size-begin {
+		return errDamaged
+	}
+	if e.method == 0 {
+		if e.size != e.compressed {
+			return errDamaged
+		}
+		_, err := d.look(ctx, section(in.at, begin, size), depth+1)
+		return err
+	}
+	compressed := reset(&l.compressed, io.NewSectionReader(in.at, begin, size), 32<<10)
+	if l.inflate == nil {
+		l.inflate = flate.NewReader(compressed)
+	} else if err := l.inflate.(flate.Resetter).Reset(compressed, nil); err != nil { //nolint:errcheck // as its package says
+		return err
+	}
+	var crc uint32
+	n := uint64(0)
+	_, err := d.stream(ctx, readFunc(func(p []byte) (int, error) {
+		more, err := l.inflate.Read(p)
+		n += uint64(more) //nolint:gosec // it is not negative
+		crc = crc32.Update(crc, crc32.IEEETable, p[:more])
+		if err == io.EOF && (n != e.size || crc != e.crc) {
+			err = errDamaged
+		}
+		return more, err
+	}), depth+1)
+	return err
+}

@@ -1,0 +1,641 @@
+package outputs
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func gzipped(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(data)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+func tarball(t testing.TB, files map[string][]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Size: int64(len(files[name])), Mode: 0o600, Format: tar.FormatUSTAR}))
+		_, err := w.Write(files[name])
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+// zipped returns a zip archive of members, each a name and what is in it, which is
+// compressed.
+func zipped(t testing.TB, members ...string) []byte {
+	t.Helper()
+	return zipOf(t, zip.Deflate, members...)
+}
+
+func zipOf(t testing.TB, method uint16, members ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for i := 0; i < len(members); i += 2 {
+		f, err := w.CreateHeader(&zip.FileHeader{Name: members[i], Method: method})
+		require.NoError(t, err)
+		_, err = io.WriteString(f, members[i+1])
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+var hidden = strings.Repeat("some text ", 30) + secret + strings.Repeat(" and more", 30)
+
+func TestArchives(t *testing.T) {
+	in := knows(secret)
+	gz := func(data []byte) []byte { return gzipped(t, data) }
+	one := func(name string, data []byte) []byte {
+		return tarball(t, map[string][]byte{"a": []byte("x"), name: data})
+	}
+	for why, data := range map[string][]byte{
+		"a gzip archive":                              gz([]byte(hidden)),
+		"member 2 of a zip archive":                   zipped(t, "a", "nothing", "b", hidden, "c", "", "d/", ""),
+		"a zip archive":                               zipOf(t, zip.Store, "a", hidden),
+		"a tar archive":                               one("b", []byte(hidden)),
+		"a gzip archive in a gzip archive":            gz(gz([]byte(hidden))),
+		"a gzip archive in member 2 of a tar archive": one("b", gz([]byte(hidden))),
+		"a gzip archive in member 2 of a tar archive in a gzip archive":            gz(one("b", gz([]byte(hidden)))),
+		"member 1 of a zip archive in member 2 of a tar archive":                   one("b", zipped(t, "m", hidden)),
+		"member 1 of a zip archive in member 2 of a tar archive in a gzip archive": gz(one("b", zipped(t, "m", hidden))),
+		"member 2 of a zip archive in member 1 of a zip archive":                   zipped(t, "m", string(zipped(t, "1", "1", "m", hidden))),
+		"member 1 of a zip archive in member 1 of a zip archive":                   zipOf(t, zip.Store, "m", string(zipped(t, "m", hidden))),
+		"a gzip archive in a gzip archive in a gzip archive in a gzip archive":     gz(gz(gz(gz([]byte(hidden))))),
+	} {
+		for _, n := range []int{7, whole} {
+			c := look(t, in, "f.txt", data, n)
+			require.Equal(t, opaque, c.kind, why)
+			require.Equal(t, why, c.why)
+			require.Equal(t, []string{"A"}, slices.Collect(maps.Keys(c.found)), why)
+			require.False(t, c.unchecked)
+		}
+		_, err := mask(t, in, look(t, in, "f", data, whole), data, every(whole))
+		require.ErrorIs(t, err, errStill)
+		require.ErrorContains(t, err, why)
+	}
+	// A tar archive inside of compressed data is scanned as that.
+	c := look(t, in, "f.tgz", gz(one("b", []byte(hidden))), whole)
+	require.Equal(t, content{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
+	// Nothing in them is nothing.
+	for why, data := range map[string][]byte{
+		"a gzip archive": gz(one("b", zipped(t, "a", "b"))), "a tar archive": one("a", gz(gz(gz([]byte("x"))))), "a zip archive": zipped(t),
+	} {
+		require.Equal(t, content{why: why}, look(t, in, "f", data, whole))
+	}
+}
+
+// A tar archive is known by its first header, in each of the formats.
+func TestTarFormats(t *testing.T) {
+	in := knows(secret)
+	z := zipped(t, "m", hidden)
+	for _, f := range []tar.Format{tar.FormatUSTAR, tar.FormatPAX, tar.FormatGNU} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: "m", Size: int64(len(z)), Format: f, Mode: 0o600}))
+		_, err := w.Write(z)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive", look(t, in, "f", b.Bytes(), whole).why, f)
+	}
+	// Before there was a format; some wrote the sum of signed bytes.
+	b := tarball(t, map[string][]byte{"m": z})
+	clear(b[257:512])
+	for name, want := range map[string]bool{"m": true, "\xe4": true, "": false} {
+		for _, unsigned := range []bool{true, false} {
+			b[0] = 0
+			copy(b, name)
+			copy(b[148:], "        ")
+			sum := 0
+			for _, c := range b[:512] {
+				if sum += int(c); c >= 0x80 && !unsigned {
+					sum -= 256
+				}
+			}
+			copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
+			require.Equal(t, want, isTar(b[:512]))
+			if want {
+				require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive", look(t, in, "f", b, whole).why)
+			}
+			b[100]++
+			require.False(t, isTar(b[:512]))
+			b[100]--
+		}
+	}
+}
+
+// One value may be in two members: of gzip they are one text.
+func TestGzipMembers(t *testing.T) {
+	in := knows(secret)
+	data := slices.Concat(gzipped(t, []byte("a "+secret[:4])), gzipped(t, nil), gzipped(t, []byte(secret[4:]+" b")))
+	require.Equal(t, content{found: map[string]int{"A": 1}, why: "a gzip archive"}, look(t, in, "f", data, whole))
+	// So are the parts of a tar archive.
+	tarred := tarball(t, map[string][]byte{"m": zipped(t, "m", hidden)})
+	data = nil
+	for part := range slices.Chunk(tarred, 100) {
+		data = append(data, gzipped(t, part)...)
+	}
+	require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive in a gzip archive", look(t, in, "f", data, whole).why)
+	// What is behind them is no member, and is seen.
+	for _, behind := range []string{"garbage " + secret, strings.Repeat("\x00", 600) + secret, "\x1f\x8b" + secret} {
+		c := look(t, in, "f", append(gzipped(t, []byte("text")), behind...), whole)
+		require.Equal(t, content{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
+	}
+	// A damaged member is one.
+	c := look(t, in, "f", slices.Concat(gzipped(t, []byte("text")), gzipped(t, []byte(hidden))[:40]), whole)
+	require.True(t, c.unchecked)
+}
+
+// Names, links and comments are searched, and a name in two parts as a whole.
+func TestArchiveNames(t *testing.T) {
+	in := knows("s3cr3t/in/the/middle")
+	long := strings.Repeat("d", 143) + "/s3cr3t/in/the/middle/" + strings.Repeat("n", 40)
+	for _, f := range []tar.Format{tar.FormatUSTAR, tar.FormatPAX, tar.FormatGNU} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: long, Format: f, Mode: 0o600}))
+		require.NoError(t, w.Close())
+		if f == tar.FormatUSTAR {
+			require.NotContains(t, b.String(), "s3cr3t/in/the/middle")
+		}
+		require.Contains(t, look(t, in, "f", b.Bytes(), whole).found, "A", f)
+		require.Contains(t, look(t, in, "f", gzipped(t, b.Bytes()), whole).found, "A", f)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "l", Linkname: "to/s3cr3t/in/the/middle", Typeflag: tar.TypeSymlink}))
+	require.NoError(t, w.Close())
+	require.Contains(t, look(t, in, "f", gzipped(t, b.Bytes()), whole).found, "A")
+	require.Contains(t, look(t, in, "f", zipped(t, "s3cr3t/in/the/middle", ""), whole).found, "A")
+	require.Contains(t, look(t, in, "f", zipped(t, "in", string(zipped(t, "s3cr3t/in/the/middle", ""))), whole).found, "A")
+	b.Reset()
+	z := zip.NewWriter(&b)
+	require.NoError(t, z.SetComment("s3cr3t/in/the/middle"))
+	require.NoError(t, z.Close())
+	require.Contains(t, look(t, in, "f", b.Bytes(), whole).found, "A")
+	b.Reset()
+	g := gzip.NewWriter(&b)
+	g.Comment = "s3cr3t/in/the/middle"
+	require.NoError(t, g.Close())
+	require.Contains(t, look(t, in, "f", gzipped(t, b.Bytes()), whole).found, "A")
+}
+
+// What is not to be read in a zip archive is told.
+func TestZipThatCannotBeRead(t *testing.T) {
+	in := knows(secret)
+	patch := func(change func(entry []byte)) []byte {
+		b := zipped(t, "a", "x", "b", hidden)
+		change(b[bytes.LastIndex(b, []byte(directoryHeader)):])
+		return b
+	}
+	for why, data := range map[string][]byte{
+		"encrypted: member 2 of a zip archive":               patch(func(e []byte) { e[8] |= 1 }),
+		"compressed by method 12: member 2 of a zip archive": patch(func(e []byte) { e[10] = 12 }),
+		"damaged: member 2 of a zip archive":                 patch(func(e []byte) { e[16]++ }), // CRC
+		"damaged:  member 2 of a zip archive":                patch(func(e []byte) { e[20]-- }), // compressed size
+		"damaged:   member 2 of a zip archive":               patch(func(e []byte) { e[24]++ }), // size
+		"damaged:    member 2 of a zip archive":              patch(func(e []byte) { e[42]++ }), // place
+		"damaged:     member 2 of a zip archive":             patch(func(e []byte) { e[45]++ }), // place behind the end
+		"damaged:      member 1 of a zip archive":            patch(func(e []byte) { e[0]++ }),  // no entry
+		"damaged:       a zip archive":                       zipped(t, "a", hidden)[:120],
+	} {
+		c := look(t, in, "f.zip", data, whole)
+		require.Equal(t, strings.Join(strings.Fields(why), " "), c.why)
+		require.True(t, c.unchecked, why)
+		require.Equal(t, opaque, c.kind)
+		c = look(t, in, "f", gzipped(t, data), whole)
+		require.Equal(t, strings.Join(strings.Fields(why), " ")+" in a gzip archive", c.why)
+		require.True(t, c.unchecked, why)
+	}
+	// Its entries are not all that it says.
+	b := zipped(t, "a", "x", "b", hidden)
+	b[len(b)-12]++
+	c := look(t, in, "f.zip", b, whole)
+	require.Equal(t, "damaged: member 2 of a zip archive", c.why)
+	require.True(t, c.unchecked)
+}
+
+// A program before a zip archive, and a comment or garbage behind it, are common.
+func TestZipAround(t *testing.T) {
+	in := knows(secret)
+	b := zipped(t, "a", "x", "b", hidden)
+	for name, data := range map[string][]byte{
+		"before": append([]byte("#!/usr/bin/env python3\n\x00"), b...),
+		"behind": append(slices.Clone(b), strings.Repeat("\x00", 100)...),
+		"both":   slices.Concat([]byte("MZ\x00 a program"), b, []byte("a signature")),
+	} {
+		require.Equal(t, content{found: map[string]int{"A": 1}, why: "member 2 of a zip archive"}, look(t, in, "f", data, whole), name)
+	}
+	// Read in two ways it may be two archives.
+	offset := binary.LittleEndian.Uint32(b[len(b)-6:])
+	two := append(slices.Clone(b), b[offset:]...)
+	binary.LittleEndian.PutUint32(two[len(two)-6:], offset)
+	c := look(t, in, "f", two, whole)
+	require.True(t, c.unchecked)
+}
+
+// zip64 returns a zip archive of members, each compressed data, with records for
+// large ones.
+func zip64(t testing.TB, before string, data string) []byte {
+	t.Helper()
+	var deflated bytes.Buffer
+	w, err := flate.NewWriter(&deflated, -1)
+	require.NoError(t, err)
+	_, err = io.WriteString(w, data)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	b := []byte(localHeader)
+	b = append(b, make([]byte, localHeaderSize-4)...)
+	b[26] = 1
+	b = append(append(b, 'n'), deflated.Bytes()...)
+	begin := len(b)
+	e := make([]byte, directoryHeaderSize)
+	copy(e, directoryHeader)
+	e[10], e[28], e[30] = 8, 1, 28
+	le.PutUint32(e[16:], crc32.ChecksumIEEE([]byte(data)))
+	for _, at := range []int{20, 24, 42} {
+		le.PutUint32(e[at:], 1<<32-1)
+	}
+	e = slices.Concat(e, []byte{'n', 1, 0, 24, 0})
+	e = le.AppendUint64(e, uint64(len(data)))
+	e = le.AppendUint64(e, uint64(deflated.Len()))
+	e = le.AppendUint64(e, 0)
+	b = append(b, e...)
+	at := len(b)
+	b = append(b, directory64End...)
+	b = le.AppendUint64(b, directory64EndSize-12)
+	b = append(b, make([]byte, 12)...)
+	b = le.AppendUint64(b, 1)
+	b = le.AppendUint64(b, 1)
+	b = le.AppendUint64(b, uint64(len(e)))
+	b = le.AppendUint64(b, uint64(begin))
+	b = append(append(b, directory64Locate...), 0, 0, 0, 0)
+	b = le.AppendUint64(b, uint64(at))
+	b = append(b, 1, 0, 0, 0)
+	b = append(append(b, directoryEnd...), 0, 0, 0, 0)
+	b = append(b, bytes.Repeat([]byte{0xff}, 12)...)
+	return append([]byte(before), append(b, 0, 0)...)
+}
+
+func TestZip64(t *testing.T) {
+	in := knows(secret)
+	b := zip64(t, "", hidden)
+	r, err := zip.NewReader(bytes.NewReader(b), int64(len(b)))
+	require.NoError(t, err)
+	require.Len(t, r.File, 1)
+	want := content{found: map[string]int{"A": 1}, why: "member 1 of a zip archive"}
+	require.Equal(t, want, look(t, in, "f", b, whole))
+	require.Equal(t, want, look(t, in, "f", zip64(t, "a program\x00", hidden), whole))
+	require.Equal(t, content{why: "a zip archive"}, look(t, in, "f", zip64(t, "", "x"), whole))
+	at := bytes.Index(b, []byte(directory64Locate))
+	for i := at - directory64EndSize; i < len(b); i++ { // whatever is changed in its last records
+		c := slices.Clone(b)
+		c[i] ^= 0x55
+		got := look(t, in, "f", c, whole)
+		require.Truef(t, got.unchecked || got.found["A"] == 1 || i >= len(b)-22 && i < len(b)-18, "%d: %+v", i, got)
+	}
+}
+
+// read returns all that the standard library takes out of an archive.
+func read(data []byte) (all []byte) {
+	if z, err := gzip.NewReader(bytes.NewReader(data)); err == nil {
+		b, _ := io.ReadAll(io.LimitReader(z, 1<<20))
+		all = append(all, b...)
+	}
+	if z, err := zip.NewReader(bytes.NewReader(data), int64(len(data))); err == nil {
+		for _, f := range z.File {
+			if r, err := f.Open(); err == nil {
+				b, _ := io.ReadAll(io.LimitReader(r, 1<<20))
+				all = append(append(all, 0), b...)
+			}
+		}
+	}
+	return all
+}
+
+// seen says that no value can be taken out of an archive that was not seen, unless
+// it is unchecked.
+func seen(t testing.TB, in *inspector, data []byte) {
+	t.Helper()
+	c := look(t, in, "f", data, whole)
+	if c.unchecked || len(c.found) > 0 {
+		return
+	}
+	require.Emptyf(t, finds(t, in, string(read(data))), "%q", data)
+}
+
+// However an archive is damaged, what can still be taken out of it is seen.
+func TestDamagedArchives(t *testing.T) {
+	in := knows(secret)
+	for name, data := range map[string][]byte{
+		"gzip": gzipped(t, []byte(hidden)), "zip": zipped(t, "a", "x", "b", hidden),
+		"members":    slices.Concat(gzipped(t, []byte("x")), gzipped(t, []byte(hidden))),
+		"zip in tgz": gzipped(t, tarball(t, map[string][]byte{"m": zipped(t, "m", hidden)})),
+		"tar":        tarball(t, map[string][]byte{"a": gzipped(t, []byte(hidden)), "b": []byte("x")}),
+	} {
+		require.Contains(t, look(t, in, "f", data, whole).found, "A")
+		for i := range data {
+			cut := data[:i]
+			seen(t, in, cut)
+			c := look(t, in, "f", cut, whole)
+			if name == "gzip" && i > 40 {
+				require.Truef(t, c.unchecked, "%s, %d of %d", name, i, len(data))
+			}
+			for _, change := range []byte{1, 0x80, 0xff} {
+				b := slices.Clone(data)
+				b[i] ^= change
+				seen(t, in, b)
+			}
+		}
+	}
+	// What is damaged in its first header is nothing.
+	for name, data := range map[string][]byte{
+		"gzip": gzipped(t, []byte("x"))[:9], "gzip, another method": []byte("\x1f\x8b\x07\x00garbage\x00"), "zip": []byte("PK\x03\x04 \x00"),
+		"zip, an end somewhere": append([]byte(strings.Repeat("\x00noise", 100)), "PK\x05\x06 and more noise, which is no directory"...),
+		"zip, no name":          append([]byte("PK\x03\x04"), make([]byte, 100)...), "zip, end": []byte("PK\x05\x06\x00\x00"),
+		"tar": func() []byte {
+			b := tarball(t, map[string][]byte{"a": []byte("x")})
+			b[0]++
+			return b
+		}(),
+		"tar, cut": tarball(t, map[string][]byte{"a": []byte("x")})[:400],
+	} {
+		require.Equal(t, content{why: "binary data"}, look(t, in, "f", data, whole), name)
+	}
+	c := look(t, in, "f", tarball(t, map[string][]byte{"a": []byte(strings.Repeat("x", 1000))})[:1000], whole)
+	require.Equal(t, content{why: "damaged: member 1 of a tar archive", unchecked: true}, c)
+}
+
+// repeat reads the same bytes again and again.
+type repeat struct {
+	data  []byte
+	times int64
+}
+
+func (r repeat) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) && off < r.size() {
+		more := copy(p[n:], r.data[off%int64(len(r.data)):])
+		n, off = n+more, off+int64(more)
+	}
+	if n < len(p) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (r repeat) size() int64 { return int64(len(r.data)) * r.times }
+
+// heap returns by how much the heap grew at most while f ran.
+func heap(f func()) uint64 {
+	var before, now runtime.MemStats
+	defer debug.SetGCPercent(debug.SetGCPercent(10)) // what is garbage does not count
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var most atomic.Uint64
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			runtime.ReadMemStats(&now)
+			most.Store(max(most.Load(), now.HeapAlloc))
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	f()
+	close(stop)
+	<-stopped
+	return max(most.Load(), before.HeapAlloc) - before.HeapAlloc
+}
+
+// An archive that was made to fill memory, or to keep us, is not looked into to its
+// end.
+func TestBombs(t *testing.T) {
+	require.Equal(t, bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20}, usualBounds)
+	in := knows(secret)
+	in.digger.bounds = bounds{expanded: 32 << 20, expansion: 2, members: 5000, held: 8 << 20}
+	zeros := gzipped(t, make([]byte, 64<<20))
+	ten := repeat{zeros, 160} // 10 GiB
+	quine := []byte(hidden)   // as deep as one likes
+	for range 2 * (maxDepth + 1) {
+		quine = gzipped(t, quine)
+	}
+	deep := []byte(hidden)
+	for range maxDepth + 1 {
+		deep = zipped(t, "m", string(deep))
+	}
+	large := gzipped(t, zipOf(t, zip.Store, "m", strings.Repeat("\x00", 8<<20)))
+	many := sameMember(t, in.digger.bounds.members+1)
+	member := tarball(t, map[string][]byte{"z": nil})[:512]
+	for name, c := range map[string]struct {
+		at   repeat
+		grew uint64
+		why  string
+	}{
+		"10 GiB":      {ten, 0, "it expands to more than 32 MiB and 2 times its size"},
+		"deep gzip":   {repeat{quine, 1}, 0, "archives are in one another more than 4 deep"},
+		"deep zip":    {repeat{deep, 1}, 0, "archives are in one another more than 4 deep"},
+		"held":        {repeat{large, 1}, 8 << 20, "a zip archive in it has 8 MiB or more"},
+		"many":        {repeat{many, 1}, 0, "there are more than 5000 members in it"},
+		"many in tar": {repeat{member, 5001}, 0, "there are more than 5000 members in it"},
+	} {
+		grew := heap(func() {
+			got, err := in.inspect(t.Context(), "f", io.NewSectionReader(c.at, 0, c.at.size()), c.at, c.at.size())
+			require.NoError(t, err)
+			require.True(t, got.unchecked, name)
+			require.Equal(t, c.why, got.why, name)
+		})
+		require.Less(t, grew, c.grew+8<<20, name)
+	}
+	// As much as is allowed is.
+	for _, data := range [][]byte{zipped(t, "m", strings.Repeat("\x00", 31<<20)), sameMember(t, 5000), bytes.Repeat(member, 5000)} {
+		require.False(t, look(t, in, "f", data, whole).unchecked)
+	}
+
+	// The end of the context is the end.
+	in.digger.bounds = usualBounds
+	ctx, cancel := context.WithCancel(t.Context())
+	left := int64(-1)
+	at := readerAtFunc(func(p []byte, off int64) (int, error) {
+		if off > 64<<10 && left < 0 {
+			left = in.digger.left
+			cancel()
+		}
+		return ten.ReadAt(p, off)
+	})
+	_, err := in.inspect(ctx, "f", io.NewSectionReader(ten, 0, ten.size()), at, ten.size())
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, left-in.digger.left, int64(1<<20))
+}
+
+type readerAtFunc func([]byte, int64) (int, error)
+
+func (f readerAtFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
+
+// sameMember returns a zip archive all the members of which are the same one.
+func sameMember(t testing.TB, n int) []byte {
+	t.Helper()
+	b := zipped(t, "", "x")
+	begin := bytes.Index(b, []byte(directoryHeader))
+	e := b[begin : len(b)-directoryEndSize]
+	all := append(slices.Clone(b[:begin]), bytes.Repeat(e, n)...)
+	end := slices.Clone(b[len(b)-directoryEndSize:])
+	le.PutUint16(end[10:], uint16(n&0xffff))
+	le.PutUint32(end[12:], uint32(len(e)*n))
+	return append(all, end...)
+}
+
+// By place, a zip archive in a tar archive, or stored in another one, may be of any
+// size.
+func TestLargeNestedZip(t *testing.T) {
+	in := knows(secret)
+	in.digger.bounds.held = 1 << 20
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	f, err := w.CreateHeader(&zip.FileHeader{Name: "big"})
+	require.NoError(t, err)
+	_, err = f.Write(big)
+	require.NoError(t, err)
+	f, err = w.Create("n")
+	require.NoError(t, err)
+	_, err = io.WriteString(f, hidden)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.True(t, look(t, in, "f", gzipped(t, b.Bytes()), whole).unchecked)
+	for why, data := range map[string][]byte{
+		"member 2 of a zip archive in member 1 of a tar archive": tarball(t, map[string][]byte{"model.pt": b.Bytes()}),
+		"member 2 of a zip archive in member 1 of a zip archive": zipOf(t, zip.Store, "model.pt", b.String()),
+	} {
+		require.Equal(t, content{found: map[string]int{"A": 1}, why: why}, look(t, in, "f", data, whole))
+	}
+}
+
+// A sparse member is not in a tar archive as it is read.
+func TestSparseTar(t *testing.T) {
+	in := knows(secret)
+	const hole = 8 << 10
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	f, err := w.CreateHeader(&zip.FileHeader{Name: "zeros"})
+	require.NoError(t, err)
+	_, err = f.Write(make([]byte, hole))
+	require.NoError(t, err)
+	f, err = w.Create("m")
+	require.NoError(t, err)
+	_, err = io.WriteString(f, hidden)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	begin := bytes.Index(b.Bytes(), make([]byte, hole))
+	there := slices.Concat(b.Bytes()[:begin], b.Bytes()[begin+hole:])
+	want := content{found: map[string]int{"A": 1}, why: "member 2 of a zip archive in member 1 of a tar archive"}
+
+	// In the old format the header tells what there is of it, in a later one records
+	// before it do, and what is before its bytes.
+	old := tarHeader(tar.TypeGNUSparse, len(there), 0, begin, begin+hole, len(there)-begin)
+	require.Equal(t, want, look(t, in, "f", slices.Concat(old, padded(there), make([]byte, 1024)), whole))
+	records := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n" + fmt.Sprintf("30 GNU.sparse.realsize=%06d\n", b.Len())
+	begins := padded(fmt.Appendf(nil, "2\n0\n%d\n%d\n%d\n", begin, begin+hole, len(there)-begin))
+	later := slices.Concat(tarHeader(tar.TypeXHeader, len(records)), padded([]byte(records)), tarHeader(tar.TypeReg, len(begins)+len(there)), begins)
+	require.Equal(t, want, look(t, in, "f", slices.Concat(later, padded(there), make([]byte, 1024)), whole))
+}
+
+// tarHeader returns a header for size bytes, with parts of a sparse file of which it
+// tells the places and lengths.
+func tarHeader(kind byte, size int, parts ...int) []byte {
+	h := make([]byte, 512)
+	octal := func(at, n int) { copy(h[at:], fmt.Sprintf("%011o\x00", n)) }
+	copy(h, "sparse")
+	copy(h[100:], "0000600\x000000000\x000000000\x00")
+	octal(124, size)
+	octal(136, 0)
+	copy(h[148:], "        ")
+	h[156] = kind
+	copy(h[257:], "ustar\x0000")
+	if len(parts) > 0 {
+		copy(h[257:], "ustar  \x00")
+		for i, n := range parts {
+			octal(386+12*i, n)
+		}
+		octal(483, parts[2]+parts[3])
+	}
+	sum := 0
+	for _, c := range h {
+		sum += int(c)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return h
+}
+
+// padded returns b up to a whole number of blocks.
+func padded(b []byte) []byte { return append(slices.Clone(b), make([]byte, (512-len(b)%512)%512)...) }
+
+func TestArchivesAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 6))
+	in := knows(secret)
+	for range 300 {
+		data := []byte(strings.Repeat("x", random.IntN(100)) + secret + strings.Repeat("y", random.IntN(100_000)))
+		compressed := false
+		for range random.IntN(5) {
+			switch random.IntN(4) {
+			case 0:
+				data = gzipped(t, data)
+				compressed = true
+			case 1:
+				data = tarball(t, map[string][]byte{"a": []byte("1"), "f": data, "g": {}})
+			case 2:
+				data = zipped(t, "a", "", "f", string(data))
+				compressed = true
+			case 3:
+				data = zipOf(t, zip.Store, "a", "", "f", string(data))
+			}
+		}
+		c := look(t, in, "f", data, whole)
+		require.Containsf(t, c.found, "A", "seed %d", seed)
+		require.Falsef(t, c.unchecked, "seed %d", seed)
+		if compressed {
+			require.Equal(t, opaque, c.kind)
+		}
+	}
+}
+
+func FuzzArchive(f *testing.F) {
+	f.Add(gzipped(f, []byte(hidden)))
+	f.Add(zipped(f, "a", "x", "b", hidden))
+	f.Add(zipOf(f, zip.Store, "a", string(zipped(f, "b", hidden))))
+	f.Add(tarball(f, map[string][]byte{"m": gzipped(f, []byte(hidden))}))
+	f.Add(gzipped(f, tarball(f, map[string][]byte{"m": zipped(f, "m", hidden)})))
+	f.Add(zip64(f, "x", hidden))
+	f.Fuzz(func(t *testing.T, data []byte) { seen(t, knows(secret), data) })
+}

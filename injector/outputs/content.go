@@ -1,0 +1,453 @@
+package outputs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"path/filepath"
+	"unicode/utf8"
+
+	"inject/exec/redact"
+)
+
+// A kind is what a file holds, as far as that says how a value is taken out of it.
+type kind int
+
+const (
+	opaque    kind = iota // nobody knows what a change would break: it is not masked
+	text                  // UTF-8 without control characters
+	jsonText              // a text that is JSON values, and is to stay that
+	outputsPB             // what a task of Flyte hands on
+	errorPB               // why a task of Flyte failed
+)
+
+// A content is what was seen of a file.
+type content struct {
+	// A text in which nothing was found is text, also if it is JSON, and a message is
+	// opaque then: more is not looked at.
+	kind kind
+	// found is how often each value is there, by name. What an archive holds may be
+	// counted twice: as its own bytes, and as its member's.
+	found map[string]int
+	// why is, of what is opaque, what it is ("a gzip archive", "member 3 of a zip
+	// archive"), and of what is unchecked, the reason ("it expands to more than 1 GiB").
+	why string
+	// unchecked is set if there may be more values than were found.
+	unchecked bool
+}
+
+// errStill is returned, wrapped, when a value cannot be taken out of a file.
+var errStill = errors.New("a value cannot be taken out of it")
+
+// An inspector looks at what is in files, one after another, and masks it. It keeps
+// what it needs for one for the next, because there may be a million. It is used
+// by one goroutine.
+type inspector struct {
+	scanner *Scanner
+	buf     []byte // what is read of a file first, which of most is all
+	all     bytes.Reader
+	text    textCheck
+	json    jsonCheck
+	digger  *digger
+	out     *bufio.Writer
+
+	found map[string]int // in the file that is being looked at
+	where string         // the first of these in an archive was
+	count func(redact.Find)
+}
+
+// bufferSize is that of the redactor's own reads.
+const bufferSize = 256 << 10
+
+// newInspector returns an inspector of files for the values that s knows. It tells
+// s.Read what it reads, and nothing to s.Found: what is found is in the content.
+func newInspector(s *Scanner) *inspector {
+	in := &inspector{scanner: s, buf: make([]byte, bufferSize)}
+	in.count = func(f redact.Find) {
+		if in.found == nil {
+			in.found = map[string]int{}
+		}
+		in.found[f.Name]++
+	}
+	in.digger = newDigger(s.Redactor, func(f redact.Find, where string) {
+		in.count(f)
+		if in.where == "" {
+			in.where = where
+		}
+	})
+	return in
+}
+
+// inspect reads all of a file. raw is its bytes in order, of which holes may be
+// shortened; at its bytes by place, and size its length. A file that is damaged is
+// no error.
+func (in *inspector) inspect(ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64) (content, error) {
+	in.found, in.where = nil, ""
+	n, err := in.scan(ctx, raw)
+	if err != nil {
+		return content{}, err
+	}
+	if n == size && n <= bufferSize { // all of it is in the buffer
+		in.all.Reset(in.buf[:n])
+		defer in.all.Reset(nil)
+		at = &in.all
+	}
+	name = filepath.Base(name)
+	if in.text.valid() && filepath.Ext(name) != ".pb" {
+		c := content{kind: text, found: in.found}
+		if len(c.found) == 0 {
+			return c, nil
+		}
+		// A second look, at few files, costs less than one at every file.
+		is, err := in.isJSON(ctx, at, size)
+		if is {
+			c.kind = jsonText
+		}
+		return c, err
+	}
+	f, err := in.digger.dig(ctx, at, size, n)
+	c := content{found: in.found, why: "binary data"}
+	var reason uncheckedError
+	switch {
+	case errors.As(err, &reason):
+		c.why, c.unchecked = reason.Error(), true
+		return c, nil
+	case err != nil:
+		return content{}, err
+	case in.where != "":
+		c.why = in.where
+	case f != "":
+		c.why = f.String()
+	case filepath.Ext(name) == ".pb" && len(c.found) > 0:
+		c.kind, c.why, err = flyteKind(name, at, size)
+	}
+	return c, err
+}
+
+// scan looks for values in all of r, and whether it is a text. The first bytes of it
+// are left in the buffer. It returns how many there were.
+func (in *inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
+	r = in.scanner.reader(ctx, r)
+	w := in.scanner.Redactor.Writer(io.Discard)
+	w.Found = in.count
+	in.text = textCheck{}
+	n, err := fill(r, in.buf)
+	if err != nil && err != io.EOF { //nolint:errorlint // one that is wrapped is no end
+		return 0, err
+	}
+	in.text.write(in.buf[:n])
+	if _, err := w.Write(in.buf[:n]); err != nil {
+		return 0, err
+	}
+	var more int64
+	if err == nil {
+		more, err = w.ReadFrom(readFunc(func(p []byte) (int, error) {
+			n, err := r.Read(p)
+			in.text.write(p[:n])
+			return n, err
+		}))
+		if err != nil {
+			return 0, err
+		}
+	}
+	return int64(n) + more, w.Close()
+}
+
+// fill reads until p is full or r ends, and returns [io.EOF] only for that.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var more int
+		more, err = r.Read(p[n:])
+		n += more
+	}
+	return n, err
+}
+
+// isJSON reports whether a file is JSON values that can be followed.
+func (in *inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bool, error) {
+	in.json.reset()
+	if at == &in.all {
+		return in.json.write(in.buf[:size]) && in.json.done(), nil
+	}
+	r := cancelable(ctx, io.NewSectionReader(at, 0, size))
+	for {
+		n, err := r.Read(in.buf)
+		if !in.json.write(in.buf[:n]) {
+			return false, nil
+		}
+		switch {
+		case err == io.EOF:
+			return in.json.done(), nil
+		case err != nil:
+			return false, err
+		}
+	}
+}
+
+// cancelable ends when ctx does.
+func cancelable(ctx context.Context, r io.Reader) io.Reader {
+	return readFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(p)
+	})
+}
+
+// rewrite writes to w what a file becomes with its values masked. raw is its bytes,
+// in which c was seen. If it returns [errStill], wrapped, what is in w still holds a
+// value, or would be broken, and is thrown away.
+func (in *inspector) rewrite(ctx context.Context, c content, raw io.Reader, w io.Writer) error {
+	var m masker
+	out := in.sink(w)
+	switch c.kind {
+	case text:
+		m = &textMasker{out: out}
+	case jsonText:
+		m = &jsonMasker{out: out}
+	case outputsPB, errorPB:
+		return in.rewriteMessage(c.kind, cancelable(ctx, raw), w)
+	default:
+		return fmt.Errorf("%w: %s", errStill, c.why)
+	}
+	masked := in.scanner.Redactor.Writer(m)
+	masked.Covered = m.covered
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := raw.Read(in.buf)
+		if _, err := masked.Write(in.buf[:n]); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := masked.Close(); err != nil {
+		return err
+	}
+	if err := m.finish(); err != nil {
+		return err
+	}
+	return out.close()
+}
+
+// A masker gets a file in its order: what is to stay by Write, and what is covered
+// as [redact.Writer.Covered] does.
+type masker interface {
+	io.Writer
+	covered(covered []byte, mask string) error
+	finish() error
+}
+
+// A sink is where a masked file goes. On its way it is searched again, with a gap
+// for each mask, which is no value even if it holds the bytes of one: that of the
+// password "password" does.
+type sink struct {
+	w     *bufio.Writer
+	check *redact.Writer
+	still bool
+}
+
+func (in *inspector) sink(w io.Writer) *sink {
+	if in.out == nil {
+		in.out = bufio.NewWriterSize(nil, 64<<10)
+	}
+	in.out.Reset(w)
+	s := &sink{w: in.out, check: in.scanner.Redactor.Writer(io.Discard)}
+	s.check.Found = func(redact.Find) { s.still = true }
+	return s
+}
+
+// Write writes what is no mask.
+func (s *sink) Write(p []byte) (int, error) {
+	if err := s.look(p); err != nil {
+		return 0, err
+	}
+	return s.w.Write(p)
+}
+
+// gap is a byte that no text has.
+var gap = []byte{0}
+
+func (s *sink) mask(mask string) error {
+	if err := s.look(gap); err != nil {
+		return err
+	}
+	_, err := s.w.WriteString(mask)
+	return err
+}
+
+func (s *sink) look(p []byte) error {
+	if _, err := s.check.Write(p); err != nil {
+		return err
+	}
+	if s.still {
+		return errStill
+	}
+	return nil
+}
+
+// close writes what is held back.
+func (s *sink) close() error {
+	if err := s.check.Close(); err != nil {
+		return err
+	}
+	if s.still {
+		return errStill
+	}
+	return s.w.Flush()
+}
+
+// A textMasker writes the mask for each run. A character of which a value has a
+// part goes with it, so that UTF-8 stays that.
+type textMasker struct {
+	out   *sink
+	begun []byte // of a character, which may be covered
+	ends  bool   // what is next may be the end of one that was
+}
+
+func (t *textMasker) Write(p []byte) (int, error) {
+	n := len(p)
+	if t.ends {
+		for len(p) > 0 && !utf8.RuneStart(p[0]) {
+			p = p[1:]
+		}
+		t.ends = len(p) == 0
+	}
+	for len(p) > 0 && len(t.begun) > 0 {
+		t.begun, p = append(t.begun, p[0]), p[1:]
+		if utf8.FullRune(t.begun) {
+			if err := t.finish(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	whole := len(p) - begun(p)
+	t.begun = append(t.begun, p[whole:]...)
+	if whole > 0 {
+		if _, err := t.out.Write(p[:whole]); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+func (t *textMasker) covered(_ []byte, mask string) error {
+	t.begun, t.ends = t.begun[:0], true
+	if mask == "" {
+		return nil
+	}
+	return t.out.mask(mask)
+}
+
+func (t *textMasker) finish() error {
+	_, err := t.out.Write(t.begun)
+	t.begun = t.begun[:0]
+	return err
+}
+
+// begun returns how many bytes at the end of p are a character that goes on.
+func begun(p []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
+		if end := p[len(p)-n:]; utf8.RuneStart(end[0]) {
+			if utf8.FullRune(end) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// A textCheck tells a text from other bytes, however they come.
+type textCheck struct {
+	binary bool
+	n      int // of a character that goes on
+	begun  [utf8.UTFMax]byte
+}
+
+// valid reports whether all that was written is a text.
+func (t *textCheck) valid() bool { return !t.binary && t.n == 0 }
+
+func (t *textCheck) write(p []byte) {
+	// In pieces, so that not all of a text is slow for a word of another language.
+	const size = 1 << 10
+	for ; len(p) > size; p = p[size:] {
+		t.piece(p[:size])
+	}
+	t.piece(p)
+}
+
+func (t *textCheck) piece(p []byte) {
+	if t.binary {
+		return
+	}
+	for t.n > 0 && len(p) > 0 {
+		t.begun[t.n], p = p[0], p[1:]
+		if t.n++; utf8.FullRune(t.begun[:t.n]) {
+			t.binary = !utf8.Valid(t.begun[:t.n])
+			t.n = 0
+		}
+	}
+	ascii, control := classify(p)
+	if t.binary = t.binary || control; t.binary || ascii {
+		return
+	}
+	whole := len(p) - begun(p)
+	t.n = copy(t.begun[:], p[whole:])
+	t.binary = !utf8.Valid(p[:whole])
+}
+
+// controls are the control characters that no text has.
+var controls = func() (is [256]bool) {
+	for c := range ' ' {
+		switch c {
+		case '\b', '\t', '\n', '\v', '\f', '\r', '\x1b':
+		default:
+			is[c] = true
+		}
+	}
+	return is
+}()
+
+// classify reports whether p is all ASCII, and whether it has one of the controls.
+// It looks at 32 bytes at a time, and at one only where that may be a line end or
+// the like.
+func classify(p []byte) (ascii, control bool) {
+	const high = 0x8080808080808080
+	var wide uint64
+	at := 0
+	for ; at <= len(p)-32; at += 32 {
+		p := p[at : at+32 : at+32]
+		a, b, c, d := le.Uint64(p[:8]), le.Uint64(p[8:16]), le.Uint64(p[16:24]), le.Uint64(p[24:32])
+		wide |= a | b | c | d
+		if (low(a)|low(b)|low(c)|low(d))&high == 0 {
+			continue
+		}
+		for i, word := range [...]uint64{a, b, c, d} {
+			for low := low(word) & high; low != 0; low &= low - 1 {
+				if controls[p[8*i+bits.TrailingZeros64(low)>>3]] {
+					return false, true
+				}
+			}
+		}
+	}
+	for _, c := range p[at:] {
+		wide |= uint64(c)
+		control = control || controls[c]
+	}
+	return wide&high == 0, control
+}
+
+// low sets the high bit of each byte that is less than a space, and of some that are
+// not, but only above one that is.
+func low(word uint64) uint64 { return (word - 0x2020202020202020) &^ word }

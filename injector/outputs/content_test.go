@@ -1,0 +1,468 @@
+package outputs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/exec/redact"
+	"inject/exec/redact/redacttest"
+)
+
+const secret = "s3cr3t-v\"lue"
+
+// knows returns an inspector for values that are called A, B, …
+func knows(values ...string) *inspector {
+	var patterns []redact.Pattern
+	for i, v := range values {
+		patterns = append(patterns, redact.Pattern{Name: string(rune('A' + i)), Value: []byte(v)})
+	}
+	return newInspector(&Scanner{Redactor: redact.New(6, patterns...)})
+}
+
+// look inspects data, by reads of at most n bytes.
+func look(t testing.TB, in *inspector, name string, data []byte, n int) content {
+	t.Helper()
+	c, err := in.inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }}, bytes.NewReader(data), int64(len(data)))
+	require.NoError(t, err)
+	return c
+}
+
+// whole is a size of reads that cuts nothing.
+const whole = 1 << 30
+
+// mask rewrites data, by reads of n() bytes.
+func mask(t testing.TB, in *inspector, c content, data []byte, n func() int) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	err := in.rewrite(t.Context(), c, &chunks{bytes.NewReader(data), n}, &out)
+	return out.String(), err
+}
+
+// chunks is read by n() bytes.
+type chunks struct {
+	r io.Reader
+	n func() int
+}
+
+func (c *chunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), max(c.n(), 1))]) }
+
+func every(n int) func() int { return func() int { return n } }
+
+// finds searches data as a second redactor would, but for its masks.
+func finds(t testing.TB, in *inspector, data string) []redact.Find {
+	t.Helper()
+	var found []redact.Find
+	w := in.scanner.Redactor.Writer(io.Discard)
+	w.Found = func(f redact.Find) { found = append(found, f) }
+	for _, name := range "ABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		data = strings.ReplaceAll(data, "[redacted:"+string(name)+"]", "\x00")
+	}
+	_, err := io.WriteString(w, data)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return found
+}
+
+var textFiles = map[string]bool{
+	"":                       true,
+	"a":                      true,
+	"\t\n\v\f\r\b\x1b[0m":    true,
+	"\x7f\u0080\u009f":       true,
+	"\ufeffwith a mark":      true,
+	"ÄÖ €uro \U0001f600\n":   true,
+	"\x00":                   false,
+	"\x01":                   false,
+	"\x07":                   false,
+	"\x0e":                   false,
+	"\x1a":                   false,
+	"\x1c":                   false,
+	"\x1f":                   false,
+	"\xff":                   false,
+	"\xc3":                   false,
+	"\xc3a":                  false,
+	"\xa4":                   false,
+	"\xe2\x82":               false,
+	"\xe2\x82a":              false,
+	"\xed\xa0\x80":           false, // a surrogate
+	"\xf4\x90\x80\x80":       false, // above all characters
+	"\xc0\x80":               false, // a NUL in two bytes
+	"\xf0\x9f\x98":           false,
+	"\xf0\x9f\x98\x80\x9f":   false,
+	"\xff\xfea\x00":          false, // UTF-16
+	"binary \x00 in between": false,
+}
+
+// What a text is does not depend on where it is cut, or on what is around it.
+func TestTextCheck(t *testing.T) {
+	check := func(parts ...string) bool {
+		var c textCheck
+		for _, p := range parts {
+			c.write([]byte(p))
+		}
+		return c.valid()
+	}
+	for s, want := range textFiles {
+		for _, before := range []string{"", "x", strings.Repeat("x", 31), strings.Repeat("\n y\n", 50), "ä", strings.Repeat("ä", 40)} {
+			for _, behind := range []string{"", strings.Repeat("z", 40), "ö"} {
+				all := before + s + behind
+				require.Equalf(t, want, check(all), "%q", all)
+				for i := range len(all) + 1 {
+					require.Equalf(t, want, check(all[:i], all[i:]), "%q | %q", all[:i], all[i:])
+				}
+				require.Equalf(t, want, check(strings.Split(all, "")...), "%q in runes", all)
+				var bytewise []string
+				for i := range len(all) {
+					bytewise = append(bytewise, all[i:i+1])
+				}
+				require.Equalf(t, want, check(bytewise...), "%q in bytes", all)
+			}
+		}
+	}
+	// The plain rule.
+	for c := range 256 {
+		p := bytes.Repeat([]byte("text ä\n"), 9)
+		p[20] = byte(c)
+		want := utf8.Valid(p) && (c >= ' ' || strings.IndexByte("\b\t\n\v\f\r\x1b", byte(c)) >= 0)
+		require.Equalf(t, want, check(string(p)), "%#x", c)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	in := knows(secret, "123456789")
+	escaped := `s3cr3t-v\"lue`
+	for name, c := range map[string]struct {
+		file, data string
+		want       content
+	}{
+		"nothing":          {"a", "", content{kind: text}},
+		"a text":           {"a", "some text\n", content{kind: text}},
+		"found":            {"a", secret + " " + secret + " 123456789", content{kind: text, found: map[string]int{"A": 2, "B": 1}}},
+		"JSON":             {"a.txt", `{"a": "` + escaped + `"}`, content{kind: jsonText, found: map[string]int{"A": 1}}},
+		"JSON Lines":       {"a", `{"a": "` + escaped + `"}` + "\n[1]\n", content{kind: jsonText, found: map[string]int{"A": 1}}},
+		"no JSON":          {"a.json", `{"a": "` + escaped + `"`, content{kind: text, found: map[string]int{"A": 1}}},
+		"binary":           {"a.json", "\x00" + secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
+		"binary, clean":    {"a", "\x00", content{kind: opaque, why: "binary data"}},
+		"cut in a rune":    {"a", secret + "\xc3", content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
+		"a .pb":            {"x/inputs.pb", secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "a .pb file of an unknown kind"}},
+		"no outputs":       {"outputs.pb", secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "not the message of Flyte's that its name says"}},
+		"outputs.pb.txt":   {"outputs.pb.txt", secret, content{kind: text, found: map[string]int{"A": 1}}},
+		"a folder of .pb":  {"dir.pb/a", secret, content{kind: text, found: map[string]int{"A": 1}}},
+		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
+	} {
+		for _, n := range []int{1, 3, whole} {
+			require.Equal(t, c.want, look(t, in, c.file, []byte(c.data), n), name)
+		}
+	}
+}
+
+// A file may be longer than the buffer, and what matters be anywhere in it.
+func TestInspectLong(t *testing.T) {
+	in := knows(secret)
+	for _, size := range []int{bufferSize - 1, bufferSize, bufferSize + 1, 3*bufferSize + 17} {
+		data := bytes.Repeat([]byte("text ä\n"), size/8+1)[:size-1]
+		data = append(data[:len(data)-begun(data)], '\n')
+		require.Equal(t, content{kind: text}, look(t, in, "f", data, whole), size)
+		for _, at := range []int{0, bufferSize - 5, len(data) - len(secret)} {
+			if at+len(secret) > len(data) {
+				continue
+			}
+			with := append(append(slices.Clone(data[:at]), secret...), data[at:]...)
+			c := look(t, in, "f", with, whole)
+			require.Equal(t, map[string]int{"A": 1}, c.found)
+			with[len(with)-1] = 0
+			c = look(t, in, "f", with, whole)
+			require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}, c)
+		}
+		long := []byte(`["` + strings.Repeat("x", size) + `", "` + strings.ReplaceAll(secret, `"`, `\"`) + `"]`)
+		c := look(t, in, "f", long, whole)
+		require.Equal(t, content{kind: jsonText, found: map[string]int{"A": 1}}, c)
+		out, err := mask(t, in, c, long, every(whole))
+		require.NoError(t, err)
+		require.Equal(t, `["`+strings.Repeat("x", size)+`", "[redacted:A]"]`, out)
+		c = look(t, in, "f", long[:len(long)-1], whole)
+		require.Equal(t, content{kind: text, found: map[string]int{"A": 1}}, c)
+	}
+}
+
+// An inspector of many files mixes none of them up.
+func TestInspectMany(t *testing.T) {
+	in := knows(secret)
+	archive := zipped(t, "m", secret)
+	for range 3 {
+		require.Equal(t, content{kind: text, found: map[string]int{"A": 1}}, look(t, in, "f", []byte(secret), whole))
+		require.Equal(t, content{kind: text}, look(t, in, "f", []byte("{}"), whole))
+		require.Equal(t, map[string]int{"A": 1}, look(t, in, "f", archive, whole).found)
+		require.Equal(t, content{why: "binary data"}, look(t, in, "f", []byte{0}, whole))
+	}
+}
+
+func TestInspectFails(t *testing.T) {
+	in := knows(secret)
+	data := bytes.Repeat([]byte(secret), bufferSize/4)
+	at := bytes.NewReader(data)
+	broken := iotest.ErrReader(errors.ErrUnsupported)
+	for _, n := range []int64{0, 1, bufferSize, bufferSize + 1} {
+		_, err := in.inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at, at.Size())
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+	}
+	// By place, when there must be another look.
+	for _, begin := range []string{`[ "s3cr3t-v\"lue",`, "\x1f\x8b\x08\x00"} {
+		long := append([]byte(begin), data...)
+		_, err := in.inspect(t.Context(), "f", bytes.NewReader(long), brokenAt{}, int64(len(long)))
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+	}
+	c := look(t, in, "f", data, whole)
+	require.ErrorIs(t, in.rewrite(t.Context(), c, io.MultiReader(bytes.NewReader(data), broken), io.Discard), errors.ErrUnsupported)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close() //nolint:errcheck // nothing is in it
+	require.Error(t, in.rewrite(t.Context(), c, bytes.NewReader(data), full))
+	require.Error(t, in.rewrite(t.Context(), c, bytes.NewReader([]byte(secret)), full))
+	c.kind = opaque
+	_, err = mask(t, in, c, data, every(whole))
+	require.ErrorIs(t, err, errStill)
+}
+
+type brokenAt struct{}
+
+func (brokenAt) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+
+// until ends when it has been asked that often.
+type until struct {
+	context.Context //nolint:containedctx // it is one
+
+	left int
+}
+
+func (c *until) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Whenever a context ends, so does what is being done, with its error.
+func TestCanceled(t *testing.T) {
+	in := knows(secret)
+	random := rand.New(rand.NewPCG(1, 1))
+	noise := make([]byte, bufferSize)
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	tarred := tarball(t, map[string][]byte{"a": noise, "z.zip": zipped(t, "m", string(noise)+secret)})
+	for name, data := range map[string][]byte{
+		"text": bytes.Repeat([]byte(secret+"\n"), bufferSize/10),
+		"JSON": []byte("[" + strings.Repeat(`"s3cr3t-v\"lue", `, bufferSize/12) + "1]"),
+		"gzip": gzipped(t, tarred),
+		"tar":  tarred,
+	} {
+		for n := 0; ; n++ {
+			ctx := &until{t.Context(), n}
+			c, err := in.inspect(ctx, name, bytes.NewReader(data), bytes.NewReader(data), int64(len(data)))
+			if err == nil && c.kind != opaque {
+				err = in.rewrite(ctx, c, bytes.NewReader(data), io.Discard)
+			}
+			if err == nil {
+				require.Greater(t, n, 4, name)
+				require.Contains(t, c.found, "A", name)
+				break
+			}
+			require.ErrorIs(t, err, context.Canceled, name)
+		}
+	}
+}
+
+func TestMaskText(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 2))
+	values := redacttest.Values(6, seed)
+	values = append(values, []byte("line one\nand \"two\" \\\n"), []byte("Ä€\U0001f600-secret"), []byte("password"))
+	var named []string
+	var forms []redacttest.Pattern
+	for i, v := range values {
+		named = append(named, string(v))
+		for _, f := range redact.Forms(v, 6) {
+			if utf8.Valid(f.Bytes) && !bytes.ContainsRune(f.Bytes, 0) {
+				forms = append(forms, redacttest.Pattern{Name: string(rune('A' + i)), Value: f.Bytes})
+			}
+		}
+	}
+	in := knows(named...)
+	for range 300 {
+		var b []byte
+		for range random.IntN(20) {
+			form := forms[random.IntN(len(forms))].Value
+			b = append(b, form...)
+			b = append(b, strings.Repeat("tä\n", random.IntN(20))...)
+		}
+		c := look(t, in, "f", b, whole)
+		if len(c.found) == 0 {
+			continue
+		}
+		c.kind = text // also if it is JSON
+		want := string(redacttest.Mask(b, forms))
+		for _, n := range []func() int{every(1), every(whole), func() int { return random.IntN(50) }} {
+			out, err := mask(t, in, c, b, n)
+			require.NoErrorf(t, err, "seed %d", seed)
+			require.Equalf(t, want, out, "seed %d", seed)
+		}
+	}
+}
+
+// A mask that holds a value is none.
+func TestMaskEqualsValue(t *testing.T) {
+	in := newInspector(&Scanner{Redactor: redact.New(6,
+		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{Name: "q\"\\", Value: []byte("redacted")})})
+	for data, want := range map[string]string{
+		"my password":                          "my [redacted:password]",
+		`{"password": 1, "x": "not redacted"}`: `{"[redacted:password]": 1, "x": "not [redacted:q\"\\]"}`,
+	} {
+		c := look(t, in, "f", []byte(data), whole)
+		out, err := mask(t, in, c, []byte(data), every(whole))
+		require.NoError(t, err)
+		require.Equal(t, want, out)
+	}
+}
+
+// A value may begin and end in a character; what is left is UTF-8.
+func TestMaskTextInRunes(t *testing.T) {
+	in := knows("\xa4secret\xe2\x82", "\x98\x80 whole", "aaaaaa")
+	for data, want := range map[string]string{
+		"xäsecret€y":                      "x[redacted:A]y",
+		"äsecret€":                        "[redacted:A]",
+		"ää\xc3\xa4secret€€":              "ää[redacted:A]€",
+		"\U0001f600 whole\U0001f600":      "[redacted:B]\U0001f600",
+		"äsecret€aaaaaa\U0001f600 wholeä": "[redacted:A][redacted:C][redacted:B]ä",
+		"\xf0\x9f\x98\x80 whol":           "\U0001f600 whol",
+	} {
+		for _, n := range []int{1, 2, 3, 5, whole} {
+			c := look(t, in, "f", []byte(data), n)
+			require.Equal(t, text, c.kind)
+			out, err := mask(t, in, c, []byte(data), every(n))
+			require.NoError(t, err)
+			require.Equal(t, want, out)
+			out, err = mask(t, in, content{kind: jsonText}, []byte(`["`+data+`"]`), every(n))
+			require.NoError(t, err)
+			require.Equal(t, `["`+want+`"]`, out)
+		}
+	}
+}
+
+// What a million files need is not needed a million times.
+func TestInspectAllocates(t *testing.T) {
+	in := knows(secret)
+	ctx := t.Context()
+	var raw, at bytes.Reader
+	for name, data := range map[string][]byte{
+		"text": []byte(strings.Repeat("some text\n", 20)), "JSON": []byte(`{"a": [1, 2, 3]}`),
+		"binary": bytes.Repeat([]byte{0, 1, 2}, 100), "long": bytes.Repeat([]byte("some text\n"), 20_000),
+	} {
+		inspect := func() {
+			raw.Reset(data)
+			at.Reset(data)
+			_, err := in.inspect(ctx, "f", &raw, &at, int64(len(data)))
+			require.NoError(t, err)
+		}
+		inspect()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 1000 {
+			inspect()
+		}
+		runtime.ReadMemStats(&after)
+		require.Less(t, (after.TotalAlloc-before.TotalAlloc)/1000, uint64(1024), name)
+	}
+}
+
+func BenchmarkInspectSmall(b *testing.B) {
+	in := knows("hunter2-hunter2", secret, "0123456789abcdef")
+	data := []byte(strings.Repeat("a line of 20 letters", 10))
+	path := filepath.Join(b.TempDir(), "f")
+	require.NoError(b, os.WriteFile(path, data, 0o600))
+	for _, kind := range []string{"text", "binary"} {
+		b.Run(kind, func(b *testing.B) {
+			ctx := b.Context()
+			var raw, at bytes.Reader
+			b.ReportAllocs()
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				raw.Reset(data)
+				at.Reset(data)
+				if _, err := in.inspect(ctx, "f", &raw, &at, int64(len(data))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		data = append(data[:199:199], 0)
+	}
+}
+
+// Of 64 MiB, beside the redactor alone.
+func BenchmarkInspect(b *testing.B) {
+	values := redacttest.Values(10, 1)
+	var named []string
+	for _, v := range values {
+		named = append(named, string(v))
+	}
+	in := knows(named...)
+	const size = 64 << 20
+	json := []byte("[\n")
+	for i := 0; len(json) < size; i++ {
+		json = fmt.Appendf(json, "  {\"id\": %d, \"name\": \"somebody %d\", \"tags\": [\"one\", \"two\\n\", null], \"score\": %d.5e-3, \"on\": true},\n", i, i%77, i%1000)
+	}
+	found := bytes.Replace(json, []byte("somebody 5"), values[0], 1) // so that there is a second look
+	texts := map[string][]byte{
+		"text":       redacttest.Text("A", size, values, 1),
+		"umlauts":    bytes.Repeat([]byte("Größe und Maß, über alles geprüft: ja\n"), size/40),
+		"JSON":       append(json, "0]"...),
+		"JSON found": append(found, "0]"...),
+		"binary":     redacttest.Text("E", size, values, 1),
+	}
+	ctx := b.Context()
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		data := texts[name]
+		b.Run("redactor/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				w := in.scanner.Redactor.Writer(io.Discard)
+				if _, err := w.ReadFrom(struct{ io.Reader }{bytes.NewReader(data)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("inspect/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if _, err := in.inspect(ctx, "f", bytes.NewReader(data), bytes.NewReader(data), int64(len(data))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	for name, c := range map[string]content{"text": {kind: text}, "JSON found": {kind: jsonText}} {
+		data := texts[name]
+		b.Run("rewrite/"+name, func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if err := in.rewrite(ctx, c, bytes.NewReader(data), io.Discard); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

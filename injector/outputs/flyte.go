@@ -1,0 +1,247 @@
+package outputs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"inject/exec/redact"
+	"inject/resolver/idl/flyteidl2/core"
+	"inject/resolver/idl/flyteidl2/task"
+)
+
+// maxMessage bounds a message that is masked: all of it is in memory.
+const maxMessage = 64 << 20
+
+// messageKinds are the files that are messages of Flyte's, by name. Its copilot
+// writes errors.pb.
+var messageKinds = map[string]kind{"outputs.pb": outputsPB, "error.pb": errorPB, "errors.pb": errorPB}
+
+// flyteKind returns what a .pb file is, and why it is opaque if it is.
+func flyteKind(name string, at io.ReaderAt, size int64) (kind, string, error) {
+	k, ok := messageKinds[name]
+	if !ok {
+		return opaque, "a .pb file of an unknown kind", nil
+	}
+	if size > maxMessage {
+		return opaque, fmt.Sprintf("a message of more than %d MiB", maxMessage>>20), nil
+	}
+	b := make([]byte, size)
+	if _, err := at.ReadAt(b, 0); err != nil && err != io.EOF {
+		return opaque, "", err
+	}
+	if decode(k, b) == nil {
+		return opaque, "not the message of Flyte's that its name says", nil
+	}
+	return k, "", nil
+}
+
+// decode returns the message that b is, or nil. One of which nothing is known is
+// none: nearly anything can be read as that.
+func decode(k kind, b []byte) proto.Message {
+	var m proto.Message = &task.Outputs{}
+	if k == errorPB {
+		m = &core.ErrorDocument{}
+	}
+	if proto.Unmarshal(b, m) != nil {
+		return nil
+	}
+	known := false
+	r := m.ProtoReflect()
+	r.Range(func(protoreflect.FieldDescriptor, protoreflect.Value) bool {
+		known = true
+		return false
+	})
+	if !known && len(r.GetUnknown()) > 0 {
+		return nil
+	}
+	return m
+}
+
+// rewriteMessage writes r, a message, masked. A value that is in no text of it stays
+// and is an error: whoever reads bytes would find them broken.
+func (in *inspector) rewriteMessage(k kind, r io.Reader, w io.Writer) error {
+	b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
+	if err != nil {
+		return err
+	}
+	// As a sink does, what is left is searched with gaps for the masks; these are as
+	// long, because lengths are among what is searched.
+	left, err := in.masked(k, b, func(mask string) string { return strings.Repeat(string(gap), len(mask)) })
+	if err != nil {
+		return err
+	}
+	still := false
+	check := in.scanner.Redactor.Writer(io.Discard)
+	check.Found = func(redact.Find) { still = true }
+	if _, err := check.Write(left); err != nil {
+		return err
+	}
+	if err := check.Close(); err != nil {
+		return err
+	}
+	if still {
+		return fmt.Errorf("%w: it is not in a text", errStill)
+	}
+	b, err = in.masked(k, b, func(mask string) string { return mask })
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+// masked returns the message b with what stand returns for each mask.
+func (in *inspector) masked(k kind, b []byte, stand func(mask string) string) ([]byte, error) {
+	m := decode(k, b)
+	if m == nil || len(b) > maxMessage {
+		return nil, fmt.Errorf("%w: it changed", errStill)
+	}
+	t := texts{in.scanner.Redactor, stand}
+	outputs, isOutputs := m.(*task.Outputs)
+	var names []string
+	if isOutputs {
+		names = namesOf(outputs)
+	}
+	if err := t.message(m.ProtoReflect()); err != nil {
+		return nil, err
+	}
+	if isOutputs {
+		// They are a map on the wire.
+		for i, name := range distinct(names, namesOf(outputs)) {
+			outputs.Literals[i].Name = name
+		}
+	}
+	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
+}
+
+func namesOf(m *task.Outputs) []string {
+	names := make([]string, len(m.GetLiterals()))
+	for i, l := range m.GetLiterals() {
+		names[i] = l.GetName()
+	}
+	return names
+}
+
+// distinct returns the names that keys have once they are masked. Those that were
+// not and have become equal to another are numbered: one of both would be lost.
+func distinct(keys, masked []string) []string {
+	taken := map[string]int{} // the number of the next one like it
+	for i, key := range keys {
+		if masked[i] == key {
+			taken[key] = 2
+		}
+	}
+	names := slices.Clone(masked)
+	for i, key := range keys {
+		if masked[i] == key {
+			continue
+		}
+		for taken[names[i]] > 0 {
+			names[i] = fmt.Sprintf("%s-%d", masked[i], taken[masked[i]])
+			taken[masked[i]]++
+		}
+		taken[names[i]] = 2
+	}
+	return names
+}
+
+// texts masks the texts of a message.
+type texts struct {
+	redactor *redact.Redactor
+	stand    func(mask string) string
+}
+
+func (t texts) message(m protoreflect.Message) (err error) {
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsMap():
+			err = t.entries(f, v.Map())
+		case f.IsList():
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				var item protoreflect.Value
+				if item, err = t.value(f, v.List().Get(i)); err == nil {
+					v.List().Set(i, item)
+				}
+			}
+		default:
+			if v, err = t.value(f, v); err == nil {
+				m.Set(f, v)
+			}
+		}
+		return err == nil
+	})
+	return err
+}
+
+// entries masks a map.
+func (t texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) error {
+	type pair struct{ key, value protoreflect.Value }
+	var pairs []pair
+	m.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
+		pairs = append(pairs, pair{key.Value(), value})
+		return true
+	})
+	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.key.String(), b.key.String()) })
+	keys, masked := make([]string, len(pairs)), make([]string, len(pairs))
+	for i, p := range pairs {
+		key, err := t.value(f.MapKey(), p.key)
+		if err != nil {
+			return err
+		}
+		if pairs[i].value, err = t.value(f.MapValue(), p.value); err != nil {
+			return err
+		}
+		keys[i], masked[i] = p.key.String(), key.String()
+	}
+	names := distinct(keys, masked)
+	for i, p := range pairs {
+		if names[i] != keys[i] {
+			m.Clear(p.key.MapKey()) // all of them before a new one may have its name
+			pairs[i].key = protoreflect.ValueOfString(names[i])
+		}
+	}
+	for _, p := range pairs {
+		m.Set(p.key.MapKey(), p.value)
+	}
+	return nil
+}
+
+// value returns v, one of f, masked.
+func (t texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, error) {
+	switch f.Kind() {
+	case protoreflect.StringKind:
+		s, err := t.mask(v.String())
+		return protoreflect.ValueOfString(s), err
+	case protoreflect.MessageKind, protoreflect.GroupKind:
+		return v, t.message(v.Message())
+	default:
+		return v, nil
+	}
+}
+
+// mask masks s. A character of which a value has a part goes with it: no text may
+// be anything but UTF-8.
+func (t texts) mask(s string) (string, error) {
+	var out bytes.Buffer
+	found := false
+	w := t.redactor.Writer(&out)
+	w.Covered = func(_ []byte, mask string) error {
+		if found = true; mask != "" {
+			out.WriteString(t.stand(mask))
+		}
+		return nil
+	}
+	if _, err := io.WriteString(w, s); err != nil {
+		return "", err
+	}
+	if err := w.Close(); err != nil || !found {
+		return s, err
+	}
+	return strings.ToValidUTF8(out.String(), ""), nil
+}

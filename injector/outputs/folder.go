@@ -1,0 +1,477 @@
+package outputs
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"inject/exec/redact"
+)
+
+// A Policy says what becomes of a value in what a task leaves.
+type Policy string
+
+// The policies. Mask takes values out and refuses the file where that cannot be done;
+// Fail does the same, and any find is a failure; Warn only tells.
+const (
+	Mask Policy = "mask"
+	Fail Policy = "fail"
+	Warn Policy = "warn"
+)
+
+// A Folder is what a task leaves, in one folder and those below it.
+type Folder struct {
+	path     string
+	redactor *redact.Redactor
+	policy   Policy
+	known    map[signature]bool // files in which nothing is, see Watch
+}
+
+// OpenFolder returns the folder at path, which need not be there yet, for the values
+// that r knows when it is checked. It returns an error if there is something else.
+func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error) {
+	abs, err := filepath.Abs(path) // the working folder is another one in the end
+	if err != nil {
+		return nil, err
+	}
+	switch info, err := os.Stat(abs); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case !info.IsDir():
+		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
+	default:
+		// A link in its place is the operator's now, and the task's in the end.
+		if abs, err = filepath.EvalSymlinks(abs); err != nil {
+			return nil, err
+		}
+	}
+	return &Folder{path: abs, redactor: r, policy: policy}, nil
+}
+
+// A Finding is a file with values, or one of which that is not known, and what became
+// of it.
+type Finding struct {
+	Path    string         // below the folder
+	Found   map[string]int // how often each value is there, by its name
+	Why     string         // why it is not masked; "" if it is
+	Outcome string         // what was done, for people
+}
+
+// A Report is what was found. Of many findings only the first are listed.
+type Report struct {
+	Files    int // that were looked at
+	Masked   int
+	Refused  int // taken out of the folder
+	Left     int // neither masked nor taken out: still there
+	Findings []Finding
+}
+
+// maxFindings is how many findings are listed.
+const maxFindings = 100
+
+// Leaks reports whether a value may be in what is left, or was, and would be missed.
+func (r *Report) Leaks(p Policy) bool {
+	return r.Refused+r.Left > 0 && p != Warn || r.Masked > 0 && p == Fail
+}
+
+func (r *Report) add(f Finding, counter *int) {
+	*counter++
+	if len(r.Findings) < maxFindings {
+		r.Findings = append(r.Findings, f)
+	}
+}
+
+// A signature changes when a file does. Of what a program changes by way of memory that
+// is only so on some file systems, see [Folder.Watch].
+type signature struct {
+	dev, ino, mode, links uint64
+	size                  int64
+	changed, modified     unix.Timespec
+}
+
+// Check looks at all that is in the folder when nobody uses it any more. What has
+// values is masked, and whatever they cannot be taken out of, or is not looked at when
+// ctx ends, is moved out of the folder, into one beside it if that can be, else removed.
+// Nothing outside is changed, whatever the task does meanwhile. Folders and files are
+// opened one name after the other, no link is followed and no other file system
+// entered; such a one, and what can be neither masked nor moved, is left, and reported.
+func (f *Folder) Check(ctx context.Context) (Report, error) {
+	c := checker{Folder: f, ctx: ctx, in: newInspector(&Scanner{Redactor: f.redactor})}
+	parent, err := unix.Open(filepath.Dir(f.path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return c.report, nil
+	case err != nil:
+		return c.report, &fs.PathError{Op: "open", Path: filepath.Dir(f.path), Err: err}
+	}
+	defer unix.Close(parent) //nolint:errcheck // a folder
+	name := filepath.Base(f.path)
+	root, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT): // the task has left nothing
+		return c.report, nil
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		c.refuse(parent, name, ".", nil, "it is no folder any more")
+		return c.report, nil
+	case err != nil:
+		return c.report, &fs.PathError{Op: "open", Path: f.path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		_ = unix.Close(root)
+		return c.report, err
+	}
+	c.device = uint64(st.Dev) //nolint:unconvert // other systems have other types
+	c.folder(root, "", 0)
+	c.away.close()
+	return c.report, nil
+}
+
+// checker is one Check.
+type checker struct {
+	*Folder
+
+	ctx    context.Context //nolint:containedctx // it is one call's
+	in     *inspector
+	report Report
+	device uint64
+	away   quarantine
+}
+
+const (
+	// maxFolders is how many folders may be in one another: each is open.
+	maxFolders = 200
+	// batch is how many names of a folder are read at a time.
+	batch = 512
+	// attempts is how often a file is looked at that changes meanwhile.
+	attempts = 3
+)
+
+// folder looks at what is in the folder dir, which it closes. rel is where that is.
+func (c *checker) folder(dir int, rel string, depth int) {
+	d := os.NewFile(uintptr(dir), rel)
+	defer d.Close() //nolint:errcheck // read only
+	for {
+		entries, err := d.ReadDir(batch)
+		suspicious := c.holds(names(entries))
+		for _, e := range entries {
+			path := filepath.Join(rel, e.Name())
+			switch {
+			case c.ctx.Err() != nil:
+				c.refuse(dir, e.Name(), path, nil, "it was not looked at in time")
+			case suspicious && c.holds(e.Name()):
+				c.refuse(dir, e.Name(), path, nil, "its name holds a value")
+			default:
+				c.entry(dir, e, path, depth)
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return
+		case err != nil:
+			c.left(rel, nil, "it cannot be listed: "+err.Error())
+			return
+		}
+	}
+}
+
+// names returns all names with what no name has between them.
+func names(entries []os.DirEntry) string {
+	var b strings.Builder
+	for _, e := range entries {
+		b.WriteString(e.Name())
+		b.WriteByte('/')
+	}
+	return b.String()
+}
+
+// holds reports whether a value is in text.
+func (c *checker) holds(text string) (found bool) {
+	w := c.redactor.Writer(io.Discard)
+	w.Found = func(redact.Find) { found = true }
+	_, _ = io.WriteString(w, text) // which it cannot fail to do
+	_ = w.Close()
+	return found
+}
+
+// entry looks at what is in dir under one name. Pipes, sockets and devices have no
+// content of their own.
+func (c *checker) entry(dir int, e os.DirEntry, path string, depth int) {
+	switch kind := e.Type(); {
+	case kind.IsDir() && depth == maxFolders:
+		c.refuse(dir, e.Name(), path, nil, "it is in too many folders")
+	case kind.IsDir():
+		sub, err := openBeneath(dir, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY)
+		if err == nil && !c.sameDevice(sub) {
+			_, err = unix.Close(sub), unix.EXDEV
+		}
+		switch {
+		case err == nil:
+			c.folder(sub, path, depth+1)
+		case errors.Is(err, unix.EXDEV):
+			c.left(path, nil, "it is another file system: it needs an --outputs of its own")
+		case !errors.Is(err, unix.ENOENT):
+			c.refuse(dir, e.Name(), path, nil, "it cannot be read: "+err.Error())
+		}
+	case kind.IsRegular():
+		c.file(dir, e.Name(), path)
+	case kind&fs.ModeSymlink != 0:
+		target := make([]byte, unix.PathMax)
+		if n, err := unix.Readlinkat(dir, e.Name(), target); err == nil && c.holds(string(target[:n])) {
+			c.refuse(dir, e.Name(), path, nil, "the path that it leads to holds a value")
+		}
+	}
+}
+
+func (c *checker) sameDevice(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && uint64(st.Dev) == c.device //nolint:unconvert // other systems have other types
+}
+
+var errAgain = errors.New("it changes while it is looked at")
+
+// file looks at a file, and does what is to be done to it.
+func (c *checker) file(dir int, name, path string) {
+	c.report.Files++
+	err := errAgain
+	for n := 0; n < attempts && errors.Is(err, errAgain); n++ {
+		err = c.look(dir, name, path)
+	}
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT): // somebody has removed it
+	case c.ctx.Err() != nil:
+		c.refuse(dir, name, path, nil, "it was not looked at in time")
+	case errors.Is(err, unix.EXDEV):
+		c.left(path, nil, "it is another file system's")
+	case errors.Is(err, errAgain):
+		c.refuse(dir, name, path, nil, err.Error())
+	default:
+		c.refuse(dir, name, path, nil, "it cannot be read: "+err.Error())
+	}
+}
+
+// look opens a file, looks at it, and does what is to be done. What it has done it has
+// reported; an error is why it has done nothing.
+func (c *checker) look(dir int, name, path string) error {
+	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close() //nolint:errcheck // read only
+	st, before, err := stat(fd)
+	switch {
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errAgain // it was one a moment ago
+	case before.dev != c.device:
+		return unix.EXDEV
+	case c.known[before]:
+		return nil
+	}
+	seen, err := inspectFile(c.ctx, c.in, name, f, st)
+	if err != nil {
+		return err
+	}
+	if _, now, err := stat(fd); err != nil || now != before {
+		return errors.Join(err, errAgain)
+	}
+	switch {
+	case len(seen.found) == 0 && !seen.unchecked:
+	case c.policy == Warn:
+		c.report.add(Finding{path, seen.found, seen.why, "left as it is"}, &c.report.Left)
+	case seen.unchecked:
+		c.refuse(dir, name, path, seen.found, seen.why)
+	case seen.kind == opaque:
+		c.refuse(dir, name, path, seen.found, seen.why+", of which nothing can be masked")
+	case before.links > 1:
+		c.refuse(dir, name, path, seen.found, "it has other names (hard links)")
+	default:
+		return c.mask(dir, name, path, f, seen, st, before)
+	}
+	return nil
+}
+
+// inspectFile looks at an open file.
+func inspectFile(ctx context.Context, in *inspector, name string, f *os.File, st unix.Stat_t) (content, error) {
+	raw, at, size := io.Reader(f), io.ReaderAt(f), st.Size
+	if st.Blocks*512 < size { // there are holes
+		raw = &holes{fd: int(f.Fd()), size: size}
+		if size > sparseArchive {
+			at, size = strings.NewReader(""), 0
+		}
+	}
+	return in.inspect(ctx, name, raw, at, size)
+}
+
+// mask replaces a file by a masked one, at once, with its mode, owner and times. What
+// else it is called, its access lists and extended attributes are lost.
+func (c *checker) mask(dir int, name, path string, f *os.File, seen content, st unix.Stat_t, before signature) error {
+	temp := ".inject-" + rand.Text()
+	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		w := os.NewFile(uintptr(fd), path)
+		err = c.fill(w, f, seen)
+		if err == nil {
+			err = unix.UtimesNanoAt(dir, temp, times(st), unix.AT_SYMLINK_NOFOLLOW)
+		}
+		if err == nil {
+			err = w.Sync()
+		}
+		if err == nil {
+			err = replace(dir, temp, name, fd, before)
+		}
+		if err2 := w.Close(); err == nil {
+			err = err2
+		}
+		if err != nil {
+			_ = unix.Unlinkat(dir, temp, 0) // it is gone if all went well
+		}
+	}
+	switch {
+	case err == nil:
+		c.report.add(Finding{path, seen.found, "", "masked"}, &c.report.Masked)
+	case errors.Is(err, errAgain), c.ctx.Err() != nil:
+		return err
+	case errors.Is(err, errStill):
+		c.refuse(dir, name, path, seen.found, err.Error())
+	default:
+		c.refuse(dir, name, path, seen.found, "it cannot be masked: "+err.Error())
+	}
+	return nil
+}
+
+// fill makes w what f is to become.
+func (c *checker) fill(w, f *os.File, seen content) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := c.in.rewrite(c.ctx, seen, f, w); err != nil {
+		return err
+	}
+	like, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return keep(w, like)
+}
+
+// replace puts the file temp, which is open as fd, in the place of name, if that still
+// is what it was.
+func replace(dir int, temp, name string, fd int, before signature) error {
+	if now, err := statAt(dir, name); err != nil || now != before {
+		return errAgain
+	}
+	if err := unix.Renameat(dir, temp, dir, name); err != nil {
+		return err
+	}
+	// Whoever may write to the folder may have put something else under either name.
+	_, ours, err := stat(fd)
+	if now, err2 := statAt(dir, name); err != nil || err2 != nil || now.ino != ours.ino || now.dev != ours.dev {
+		return errAgain
+	}
+	return unix.Fsync(dir)
+}
+
+// refuse takes what is in dir under name out of the folder.
+func (c *checker) refuse(dir int, name, path string, found map[string]int, why string) {
+	if c.policy == Warn {
+		c.left(path, found, why)
+		return
+	}
+	to, err := c.away.take(filepath.Dir(c.path), dir, name)
+	if err != nil {
+		to, err = "removed", c.remove(dir, name, path)
+	}
+	switch {
+	case err == nil:
+		c.report.add(Finding{path, found, why, to}, &c.report.Refused)
+	case !errors.Is(err, fs.ErrNotExist):
+		c.left(path, found, why+"; and it cannot be removed: "+err.Error())
+	}
+}
+
+func (c *checker) left(path string, found map[string]int, why string) {
+	c.report.add(Finding{path, found, why, "left as it is"}, &c.report.Left)
+}
+
+// remove removes what is in dir under name, and all that is below it.
+func (c *checker) remove(dir int, name, path string) error {
+	err := unix.Unlinkat(dir, name, 0)
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	root, err := os.OpenRoot(c.path)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // a folder
+	return root.RemoveAll(path)
+}
+
+// A quarantine is a folder for what is taken out of another: beside it, so that it is
+// one step, whatever the size; and ours alone.
+type quarantine struct {
+	path string
+	fd   int
+	n    int
+	none bool // there is none: the folder is a file system of its own, or all in its folder is not ours
+}
+
+// take moves what is in dir under name into the quarantine below parent, and returns
+// where that is, for people.
+func (q *quarantine) take(parent string, dir int, name string) (string, error) {
+	if q.path == "" && !q.none {
+		var err error
+		if q.path, err = os.MkdirTemp(parent, ".inject-refused-*"); err == nil {
+			q.fd, err = unix.Open(q.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		}
+		q.none = err != nil
+	}
+	if q.none {
+		return "", unix.EXDEV
+	}
+	q.n++
+	kept := fmt.Sprintf("%d", q.n) // its name may hold a value
+	if err := unix.Renameat(dir, name, q.fd, kept); err != nil {
+		if errors.Is(err, unix.EXDEV) && q.n == 1 {
+			q.close()
+			q.none = true
+			_ = unix.Rmdir(q.path)
+		}
+		return "", err
+	}
+	return "moved to " + filepath.Join(q.path, kept), nil
+}
+
+func (q *quarantine) close() {
+	if q.path != "" && !q.none {
+		_ = unix.Close(q.fd)
+	}
+}
+
+// stat returns what fd is, and its signature.
+func stat(fd int) (st unix.Stat_t, s signature, err error) {
+	if err = unix.Fstat(fd, &st); err == nil {
+		s = signatureOf(&st)
+	}
+	return st, s, err
+}
+
+func statAt(dir int, name string) (signature, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return signature{}, err
+	}
+	return signatureOf(&st), nil
+}

@@ -1,0 +1,419 @@
+package outputs
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"inject/exec/redact"
+)
+
+// leak is what a task must not leave: new in each run, and awkward.
+var leak = "v\"'\\$ " + rand.Text()
+
+func leakRedactor() *redact.Redactor {
+	return redact.New(6, redact.Pattern{Name: "KEY", Value: []byte(leak)})
+}
+
+func folderOf(t *testing.T, dir string, p Policy) *Folder {
+	t.Helper()
+	f, err := OpenFolder(dir, leakRedactor(), p)
+	require.NoError(t, err)
+	return f
+}
+
+func checkFolder(t *testing.T, f *Folder) Report {
+	t.Helper()
+	r, err := f.Check(t.Context())
+	require.NoError(t, err)
+	return r
+}
+
+func put(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+}
+
+func get(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// outcomes are what became of which path.
+func outcomes(r Report) map[string]string {
+	all := map[string]string{}
+	for _, f := range r.Findings {
+		what, _, _ := strings.Cut(f.Outcome, " to ")
+		all[f.Path] = what
+		if f.Why != "" {
+			all[f.Path] += ": " + f.Why
+		}
+	}
+	return all
+}
+
+func TestFolder(t *testing.T) {
+	parent := t.TempDir()
+	dir, outside := parent+"/outputs", parent+"/outside"
+	put(t, outside, "outside "+leak)
+	put(t, dir+"/plain", "nothing")
+	put(t, dir+"/_ERROR", "it failed with "+leak+"\n")
+	put(t, dir+"/a/b/c/deep.txt", leak)
+	inJSON, err := json.Marshal(map[string]any{"token": leak, "n": 1})
+	require.NoError(t, err)
+	put(t, dir+"/o.json", string(inJSON))
+	put(t, dir+"/binary", "\x00\x01"+leak)
+	put(t, dir+"/one", leak)
+	require.NoError(t, os.Link(dir+"/one", parent+"/two"))
+	require.NoError(t, os.Symlink(outside, dir+"/link"))
+	require.NoError(t, os.Symlink("..", dir+"/up"))
+	require.NoError(t, os.Symlink("/x/"+leak, dir+"/told"))
+	require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o644))
+	put(t, dir+"/"+strings.ReplaceAll("name-"+leak, "/", "-"), "nothing")
+	require.NoError(t, os.Mkdir(dir+"/folder "+leak, 0o755))
+
+	then := time.Date(2020, 1, 2, 3, 4, 5, 6000, time.UTC)
+	require.NoError(t, os.Chmod(dir+"/_ERROR", 0o640))
+	require.NoError(t, os.Chtimes(dir+"/_ERROR", then, then))
+	if os.Geteuid() == 0 {
+		require.NoError(t, os.Chown(dir+"/_ERROR", 65534, 65533))
+	}
+	plain, err := os.Stat(dir + "/plain")
+	require.NoError(t, err)
+
+	r := checkFolder(t, folderOf(t, dir, Mask))
+	require.True(t, r.Leaks(Mask))
+	require.Equal(t, map[string]string{
+		"_ERROR": "masked", "a/b/c/deep.txt": "masked", "o.json": "masked",
+		"binary":         "moved: binary data, of which nothing can be masked",
+		"one":            "moved: it has other names (hard links)",
+		"told":           "moved: the path that it leads to holds a value",
+		"name-" + leak:   "moved: its name holds a value",
+		"folder " + leak: "moved: its name holds a value",
+	}, outcomes(r))
+	require.Equal(t, [4]int{6, 3, 5, 0}, [4]int{r.Files, r.Masked, r.Refused, r.Left})
+
+	require.Equal(t, "it failed with [redacted:KEY]\n", get(t, dir+"/_ERROR"))
+	require.Equal(t, "[redacted:KEY]", get(t, dir+"/a/b/c/deep.txt"))
+	require.JSONEq(t, `{"token":"[redacted:KEY]","n":1}`, get(t, dir+"/o.json"))
+	require.Equal(t, "outside "+leak, get(t, outside))
+	info, err := os.Stat(dir + "/_ERROR")
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o640), info.Mode())
+	require.True(t, info.ModTime().Equal(then))
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		require.Equal(t, [2]uint32{65534, 65533}, [2]uint32{owner.Uid, owner.Gid})
+	}
+	again, err := os.Stat(dir + "/plain")
+	require.NoError(t, err)
+	require.True(t, os.SameFile(plain, again), "a file without values is not touched")
+
+	// Nothing of ours is left in it; what was refused is beside it, for nobody else.
+	var there []string
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		there = append(there, e.Name())
+	}
+	require.Equal(t, []string{"_ERROR", "a", "fifo", "link", "o.json", "plain", "up"}, there)
+	aside, err := filepath.Glob(parent + "/.inject-refused-*")
+	require.NoError(t, err)
+	require.Len(t, aside, 1)
+	info, err = os.Stat(aside[0])
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700)|os.ModeDir, info.Mode())
+	kept, err := os.ReadDir(aside[0])
+	require.NoError(t, err)
+	require.Len(t, kept, 5)
+
+	// A second time there is nothing to do.
+	r = checkFolder(t, folderOf(t, dir, Fail))
+	require.False(t, r.Leaks(Fail))
+	require.Empty(t, r.Findings)
+}
+
+func TestPolicies(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	put(t, dir+"/text", leak)
+	put(t, dir+"/binary", "\x00"+leak)
+	r := checkFolder(t, folderOf(t, dir, Warn))
+	require.False(t, r.Leaks(Warn))
+	require.Len(t, r.Findings, 2)
+	require.Equal(t, leak, get(t, dir+"/text"))
+	require.Equal(t, "\x00"+leak, get(t, dir+"/binary"))
+	require.NoError(t, os.Remove(dir+"/binary"))
+	r = checkFolder(t, folderOf(t, dir, Fail))
+	require.True(t, r.Leaks(Fail))
+	require.False(t, r.Leaks(Mask))
+	require.Equal(t, "[redacted:KEY]", get(t, dir+"/text"))
+}
+
+// What is not looked at in time is taken away, folders as a whole.
+func TestOutOfTime(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	for i := range 2000 {
+		put(t, fmt.Sprintf("%s/f%d", dir, i), "x")
+	}
+	put(t, dir+"/sub/sub/f", "x")
+	require.NoError(t, os.Symlink("x", dir+"/link"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r, err := folderOf(t, dir, Mask).Check(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2002, r.Refused)
+	require.Len(t, r.Findings, maxFindings)
+	require.Contains(t, r.Findings[0].Why, "not looked at in time")
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+
+	// Also a large one, in the middle of it.
+	for asked := range 40 {
+		put(t, dir+"/large", strings.Repeat("x", 4<<20)+leak)
+		r, err = folderOf(t, dir, Mask).Check(&ending{t.Context(), asked})
+		require.NoError(t, err)
+		if r.Masked == 1 {
+			require.Greater(t, asked, 20)
+			require.Equal(t, "[redacted:KEY]", get(t, dir+"/large")[4<<20:])
+			return
+		}
+		require.Equal(t, 1, r.Refused)
+		require.NoFileExists(t, dir+"/large")
+		entries, err = os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Empty(t, entries)
+	}
+	t.Fatal("it was never looked at in time")
+}
+
+// ending is a context that ends when it has been asked that often.
+type ending struct {
+	context.Context //nolint:containedctx // it is one
+
+	left int
+}
+
+func (e *ending) Err() error {
+	if e.left--; e.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestNoFolder(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir+"/file", leak)
+	_, err := OpenFolder(dir+"/file", leakRedactor(), Mask)
+	require.ErrorContains(t, err, "not a directory")
+	_, err = OpenFolder(dir+"/file/x", leakRedactor(), Mask)
+	require.Error(t, err)
+
+	// The task need not leave anything.
+	require.Zero(t, checkFolder(t, folderOf(t, dir+"/none/either", Mask)))
+	require.Zero(t, checkFolder(t, folderOf(t, dir+"/none", Mask)))
+	// It makes the folder; or a file, or a link, in its place.
+	f := folderOf(t, dir+"/made", Mask)
+	put(t, dir+"/made/x", leak)
+	require.Equal(t, 1, checkFolder(t, f).Masked)
+	require.NoError(t, os.RemoveAll(dir+"/made"))
+	put(t, dir+"/made", leak)
+	require.Equal(t, map[string]string{".": "moved: it is no folder any more"}, outcomes(checkFolder(t, f)))
+	require.NoFileExists(t, dir+"/made")
+	put(t, dir+"/elsewhere/x", leak)
+	require.NoError(t, os.Symlink("elsewhere", dir+"/made"))
+	require.Equal(t, map[string]string{".": "moved: it is no folder any more"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, leak, get(t, dir+"/elsewhere/x"))
+	// A link that was there before is the operator's.
+	require.NoError(t, os.Symlink("elsewhere", dir+"/alias"))
+	require.Equal(t, 1, checkFolder(t, folderOf(t, dir+"/alias", Mask)).Masked)
+	require.Equal(t, "[redacted:KEY]", get(t, dir+"/elsewhere/x"))
+}
+
+func TestDepth(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	for range 1500 { // longer than a path can be, with what is above it
+		require.NoError(t, unix.Mkdirat(fd, "d", 0o755))
+		next, err := unix.Openat(fd, "d", unix.O_DIRECTORY, 0)
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(fd))
+		fd = next
+	}
+	require.NoError(t, unix.Close(fd))
+	r := checkFolder(t, folderOf(t, dir, Mask))
+	require.Equal(t, 1, r.Refused)
+	require.Contains(t, r.Findings[0].Why, "too many folders")
+	require.Contains(t, r.Findings[0].Outcome, "moved")
+}
+
+// Somebody with access to the folder puts files and links to the outside in the place
+// of one another while we look and mask: the outside stays as it is.
+func TestSwapping(t *testing.T) {
+	parent := t.TempDir()
+	dir, outside := parent+"/o", parent+"/outside"
+	put(t, outside, leak)
+	put(t, parent+"/folder/x", leak)
+	require.NoError(t, os.Chmod(outside, 0o604))
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	before, err := os.Stat(outside)
+	require.NoError(t, err)
+
+	var swaps atomic.Int64
+	var swapping sync.WaitGroup
+	swapping.Go(func() {
+		for swaps.Load() < 10_000 {
+			_ = os.WriteFile(dir+"/.new", []byte("text "+leak), 0o600)
+			_ = os.Rename(dir+"/.new", dir+"/x")
+			_ = os.Symlink(outside, dir+"/.link")
+			_ = os.Rename(dir+"/.link", dir+"/x")
+			_ = os.Mkdir(dir+"/sub", 0o755)
+			_ = os.WriteFile(dir+"/sub/x", []byte("text "+leak), 0o600)
+			_ = os.Rename(dir+"/sub", fmt.Sprintf("%s/moved-%d", parent, swaps.Load()%4))
+			_ = os.Symlink("../folder", dir+"/sub")
+			_ = os.Remove(dir + "/sub")
+			swaps.Add(1)
+		}
+	})
+	masked, checks := 0, 0
+	for swaps.Load() < 10_000 {
+		r := checkFolder(t, folderOf(t, dir, Mask))
+		masked += r.Masked
+		checks++
+	}
+	swapping.Wait()
+	t.Logf("%d checks, %d masked", checks, masked)
+	require.Positive(t, masked, "it was really masked meanwhile")
+	require.Equal(t, leak, get(t, outside))
+	require.Equal(t, leak, get(t, parent+"/folder/x"))
+	after, err := os.Stat(outside)
+	require.NoError(t, err)
+	require.Equal(t, before.Mode(), after.Mode())
+	require.True(t, before.ModTime().Equal(after.ModTime()))
+}
+
+// A million small files cost their time, and no memory each. They are a million names
+// of a thousand files, on a tmpfs if there is one, because to make so many takes longer
+// than to look at them.
+func TestManyFiles(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "outputs") //nolint:usetesting // not where tests are
+	if err != nil {
+		dir = t.TempDir()
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a test's
+	folders, files := 1000, 1000
+	if raced { // which is not what takes its time
+		folders = 50
+	}
+	for i := range files {
+		put(t, fmt.Sprintf("%s/0/%d", dir, i), "a small output")
+	}
+	for i := 1; i < folders; i++ {
+		sub := fmt.Sprintf("%s/%d", dir, i)
+		require.NoError(t, os.Mkdir(sub, 0o755))
+		for j := range files {
+			require.NoError(t, os.Link(fmt.Sprintf("%s/0/%d", dir, j), fmt.Sprintf("%s/%d", sub, j)))
+		}
+	}
+	put(t, dir+"/5/last", leak)
+	f := folderOf(t, dir, Mask)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	r := checkFolder(t, f)
+	t.Logf("%d files in %v", r.Files, time.Since(start))
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Equal(t, [2]int{folders*files + 1, 1}, [2]int{r.Files, r.Masked})
+	require.Less(t, after.HeapAlloc, before.HeapAlloc+8<<20)
+	require.Less(t, int(after.TotalAlloc-before.TotalAlloc)/(folders*files), 4096, "bytes a file")
+}
+
+// A terabyte of nothing takes no time, and what is in it is found.
+func TestSparse(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	put(t, dir+"/empty", "")
+	if err := os.Truncate(dir+"/empty", 1<<40); err != nil {
+		// As much as there may be, then.
+		require.NoError(t, os.Truncate(dir+"/empty", 1<<34))
+	}
+	info, err := os.Stat(dir + "/empty")
+	require.NoError(t, err)
+	start := time.Now()
+	require.Empty(t, checkFolder(t, folderOf(t, dir, Mask)).Findings)
+	require.Less(t, time.Since(start), 5*time.Second)
+	for _, at := range []int64{0, 3, 1<<20 - 5, info.Size() / 2, info.Size() - int64(len(leak))} {
+		f, err := os.OpenFile(dir+"/empty", os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte(leak), at)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		r := checkFolder(t, folderOf(t, dir, Warn))
+		require.Lenf(t, r.Findings, 1, "at %d", at)
+		require.Equal(t, map[string]int{"KEY": 1}, r.Findings[0].Found)
+		f, err = os.OpenFile(dir+"/empty", os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt(make([]byte, len(leak)), at)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	}
+}
+
+// What Watch has seen is not read again, and whatever changes is, also by way of memory.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	put(t, dir+"/before", "x")
+	f := folderOf(t, dir, Warn)
+	stop := f.Watch(t.Context())
+	put(t, dir+"/sub/after", strings.Repeat("x", 1<<20))
+	put(t, dir+"/sub/found", leak)
+	put(t, dir+"/sub/mapped", strings.Repeat("y", 64<<10))
+	mapped, err := os.OpenFile(dir+"/sub/mapped", os.O_RDWR, 0)
+	require.NoError(t, err)
+	memory, err := unix.Mmap(int(mapped.Fd()), 0, 64<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	require.NoError(t, err)
+	memory[0] = 'z' // the page is writable from here on, unless somebody syncs it
+	time.Sleep(4 * settled)
+	stop()
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd) //nolint:errcheck // a folder
+	if !tellsChanges(fd) {
+		require.Empty(t, f.known)
+	} else {
+		require.Len(t, f.known, 3)
+	}
+	copy(memory, leak)
+	require.NoError(t, unix.Munmap(memory))
+	require.NoError(t, mapped.Close())
+	r := checkFolder(t, f)
+	require.ElementsMatch(t, []string{"sub/found", "sub/mapped"}, slices.Collect(func(yield func(string) bool) {
+		for _, f := range r.Findings {
+			if !yield(f.Path) {
+				return
+			}
+		}
+	}))
+	// It ends where there is nothing, and at once.
+	folderOf(t, dir+"/none", Mask).Watch(t.Context())()
+	folderOf(t, dir, Mask).Watch(t.Context())()
+}

@@ -1,0 +1,123 @@
+package outputs
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// noOpenat2 is set when the kernel has no openat2(2), or a filter of system calls does
+// not know it.
+var noOpenat2 atomic.Bool
+
+// openBeneath opens what is in dir under one name: no link, and nothing that is mounted
+// there.
+func openBeneath(dir int, name string, flags int) (int, error) {
+	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	for !noOpenat2.Load() {
+		fd, err := unix.Openat2(dir, name, &unix.OpenHow{
+			Flags:   uint64(flags), //nolint:gosec // bits
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+		})
+		switch {
+		case errors.Is(err, unix.EAGAIN): // something was renamed meanwhile
+		case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+			noOpenat2.Store(true)
+		default:
+			return fd, err
+		}
+	}
+	return unix.Openat(dir, name, flags, 0)
+}
+
+func signatureOf(st *unix.Stat_t) signature {
+	return signature{
+		dev: st.Dev, ino: st.Ino, mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:unconvert // arm64 has other types
+		size: st.Size, changed: st.Ctim, modified: st.Mtim,
+	}
+}
+
+func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.Mtim} }
+
+// tellsChanges reports whether every change of the file fd changes its times from when
+// it was synced on: also one by way of memory, which tmpfs, for one, does not note.
+func tellsChanges(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
+		return unix.Fdatasync(fd) == nil
+	}
+	return false
+}
+
+const (
+	// holeLength is how much is read of a hole: longer than what a value has of zeros.
+	holeLength = 64 << 10
+	// sparseArchive is the size from which a file with holes is not opened as an archive.
+	sparseArchive = 1 << 30
+)
+
+// holes reads a file and passes over its holes, but for their beginnings.
+type holes struct {
+	fd   int
+	size int64
+	at   int64
+	end  int64 // of the data at at; or of what is read of the hole
+	hole bool
+}
+
+// Read implements [io.Reader].
+func (s *holes) Read(p []byte) (int, error) {
+	if s.at >= s.end {
+		if err := s.next(); err != nil {
+			return 0, err
+		}
+	}
+	p = p[:min(int64(len(p)), s.end-s.at)]
+	if s.hole {
+		clear(p)
+		s.at += int64(len(p))
+		return len(p), nil
+	}
+	n, err := unix.Pread(s.fd, p, s.at)
+	if n == 0 && err == nil {
+		return 0, io.EOF
+	}
+	s.at += int64(max(n, 0))
+	return max(n, 0), err
+}
+
+// next finds what comes at s.at: data, or a hole.
+func (s *holes) next() error {
+	if s.hole { // to its end
+		data, err := unix.Seek(s.fd, s.at, unix.SEEK_DATA)
+		if err != nil { // there is no more
+			return io.EOF
+		}
+		s.at, s.hole = data, false
+	} else if s.at >= s.size {
+		return io.EOF
+	}
+	data, err := unix.Seek(s.fd, s.at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		data, err = s.size, nil
+	}
+	if err != nil {
+		return err
+	}
+	if data > s.at {
+		s.hole, s.end = true, min(s.at+holeLength, data)
+		return nil
+	}
+	hole, err := unix.Seek(s.fd, s.at, unix.SEEK_HOLE)
+	s.end = hole
+	if err != nil || hole <= s.at {
+		s.end = s.size
+	}
+	return nil
+}
