@@ -169,10 +169,41 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 		hint := "its folder must be there and writable, and nothing may be in its place"
 		if target, err := os.Readlink(appears); err == nil && isPrivate(filepath.Dir(target)) {
 			hint = "another inject, which is running, has its file there: choose another place with --files-dir"
+		} else if isAtomic(filepath.Dir(appears)) {
+			hint = "inject init has placed its files there: mount it read-only here, or choose another place with --files-dir"
 		}
 		return "", secret.WithHint(fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err), "%s", hint)
 	}
 	return appears, nil
+}
+
+// alias makes d's file appear under the names by which other managers of Flyte's
+// secrets have it, too (see [task.Aliases]). A name that is taken, or cannot be made, is
+// left out: nobody declared it.
+func (f *folder) alias(d secret.Declaration, names []string, log hclog.Logger) {
+	for _, name := range names {
+		err := f.aliasAs(d, name)
+		if err != nil {
+			log.Debug("a file secret does not appear under another name, too", "secret", d.Key, "name", name, "error", err)
+		}
+	}
+}
+
+func (f *folder) aliasAs(d secret.Declaration, name string) error {
+	if err := linkAs(f.path, d.Key, name, 0o700); err != nil {
+		return err
+	}
+	// Of a folder's name only the folder has to appear.
+	top, _, _ := strings.Cut(name, "/")
+	at := filepath.Join(f.appears, top)
+	if f.appears == f.path || slices.Contains(f.links, at) {
+		return nil
+	}
+	if err := f.link(filepath.Join(f.path, top), at); err != nil {
+		f.links = f.links[:len(f.links)-1] // it is not ours
+		return err
+	}
+	return nil
 }
 
 // writeNew writes a file that must not exist, readable by the owner only.

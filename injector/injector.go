@@ -6,6 +6,7 @@ package injector
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"inject/exec"
 	"inject/exec/redact"
+	"inject/injector/outputs"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -41,6 +43,11 @@ type Options struct {
 	Redactor *redact.Redactor
 	// NoRedact gives the task our own stdout and stderr.
 	NoRedact bool
+	// Outputs, if not nil, is what the task leaves, which is checked when it and all
+	// its processes have ended. There is a part of Grace for that.
+	Outputs *outputs.Folder
+	// Policy is what becomes of values in Outputs.
+	Policy outputs.Policy
 
 	Command               []string
 	Stdin, Stdout, Stderr *os.File
@@ -54,8 +61,9 @@ type Options struct {
 	Log     hclog.Logger
 }
 
-// Run runs the task and returns how it ended. It returns an error, and has
-// started nothing and left nothing, if a secret could not be resolved or placed
+// Run runs the task and returns how it ended. It returns an error with that if a value
+// was in what it left (a [*LeakError]) or its output was lost. It returns an error, and
+// has started nothing and left nothing, if a secret could not be resolved or placed
 // (a [*resolver.Error] names all of those at once) or the command could not be
 // started (an [*exec.StartError], or an [*exec.StoppedError] if a signal asked us
 // to stop before). When nothing is to be masked or cleaned up
@@ -73,13 +81,18 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	}
 	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
 	err = mask(&p, o, resolved)
+	checked := o.Outputs != nil && !o.Redactor.Empty()
+	if checked {
+		p.Reserve, p.EndAll = reserve(o.Grace), true
+	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		places.remove(o.Log)
 		return exec.Status{}, err
 	}
-	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() {
+	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() && !checked {
 		return exec.Status{}, exec.Replace(p)
 	}
+	unwatch := func() {}
 	p.Started = func() {
 		places.forget()
 		for _, r := range resolved {
@@ -88,16 +101,24 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		if o.Started != nil {
 			o.Started()
 		}
+		if checked {
+			unwatch = o.Outputs.Watch(context.WithoutCancel(ctx))
+		}
 	}
-	status, err := exec.Run(context.WithoutCancel(ctx), p)
+	ctx = context.WithoutCancel(ctx)
+	status, err := exec.Run(ctx, p)
+	unwatch()
 	// Before anything is said: stderr may be stuck, files must not be.
 	places.remove(o.Log)
 	if err != nil {
 		return status, err
 	}
+	if checked {
+		err = checkOutputs(ctx, o, status)
+	}
 	lost := "; the rest of it is lost"
 	if status.OutputErr != nil && status.Code == 0 {
-		return status, fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost)
+		return status, errors.Join(err, fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost))
 	}
 	tell(func() {
 		switch {
@@ -111,7 +132,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 			o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
 		}
 	})
-	return status, nil
+	return status, err
 }
 
 // tell says something that is not worth being stuck for.

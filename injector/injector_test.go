@@ -138,9 +138,50 @@ func TestEnvironment(t *testing.T) {
 	}
 	a, b := []secret.Declaration{{Key: "A"}}, []secret.Declaration{{Key: "B"}}
 	scope := secret.Scope{Org: "flyte"}
-	require.Equal(t, digest(scope, a), digest(scope, slices.Clone(a)))
-	require.NotEqual(t, digest(scope, a), digest(scope, b))
-	require.NotEqual(t, digest(scope, a), digest(secret.Scope{Org: "o"}, a))
+	require.Equal(t, listDigest(a), listDigest(slices.Clone(a)))
+	require.NotEqual(t, listDigest(a), listDigest(b))
+	require.NotEqual(t, scopeDigest(scope), scopeDigest(secret.Scope{Org: "o"}))
+}
+
+func TestPlaced(t *testing.T) {
+	dir := t.TempDir()
+	at := filepath.Join(dir, "elsewhere")
+	declared := []secret.Declaration{
+		{Key: "A", Mount: secret.EnvVar}, {Key: "B", Mount: secret.File, EnvVar: "B_PATH"}, {Key: "C", Mount: secret.File, Path: at},
+	}
+	scope := secret.Scope{Org: "flyte", Project: "p", Domain: "d"}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "B"), nil, 0o600))
+	require.NoError(t, os.WriteFile(at, nil, 0o600))
+	parent := ParentVar + "=" + listDigest(declared) + scopeDigest(scope)
+	environ := []string{"A=", "_UNION_A=x", "B_PATH=" + dir + "/B", "FLYTE_SECRETS_DEFAULT_DIR=" + dir, parent}
+	other := secret.Scope{Org: "flyte"}
+	for _, c := range []struct {
+		environ  []string
+		scope    secret.Scope
+		said     bool
+		declared []secret.Declaration
+		placed   bool
+		errs     int
+	}{
+		{environ, scope, false, declared, true, 0},
+		{environ, scope, true, declared, true, 0},
+		{environ, other, false, declared, true, 0},
+		{environ, other, true, declared, false, 0}, // another scope was asked for
+		{environ, scope, false, declared[:2], false, 0},
+		{environ[:4], scope, false, declared, false, 0},
+		{[]string{parent}, scope, false, declared, true, 4}, // forged
+		{append(slices.Clone(environ[:4]), ParentVar+"=x"), scope, false, declared, false, 0},
+		{append(slices.Clone(environ[:3]), parent), scope, false, declared, true, 1},
+	} {
+		placed, err := Placed(c.environ, c.scope, c.said, c.declared)
+		require.Equal(t, c.placed, placed)
+		if c.errs == 0 {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, secret.ErrInvalid)
+		require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
+	}
 }
 
 // Sweeps go on while runs make, use and remove their folders: they never take a

@@ -2,9 +2,6 @@ package injector
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -36,10 +33,6 @@ const FlyteDir = "/etc/flyte/secrets"
 // maxVariable is the longest "NAME=value" that execve takes, in bytes: the
 // kernel's MAX_ARG_STRLEN, 32 pages, less the final NUL.
 var maxVariable = 32*os.Getpagesize() - 1
-
-// ParentVar holds a digest of the declared list that was placed, by which an
-// inject inside the task can tell that it was.
-const ParentVar = "INJECT_PARENT"
 
 // OwnPrefix begins our own variables, which hold the store's credentials and are
 // nobody else's.
@@ -84,7 +77,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 		switch {
 		case !ok || name == "":
 			p.env = append(p.env, v) // no variable, but the task's all the same
-		case !strings.HasPrefix(name, OwnPrefix):
+		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(resolved) == 0: // what it says stays true
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}
@@ -116,8 +109,13 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 		}
 		e.place(d, []byte(path))
 	}
+	if p.files != nil && len(e.errs) == 0 {
+		for i, names := range task.Aliases(o.Declared) {
+			p.files.alias(o.Declared[i], names, o.Log)
+		}
+	}
 	if len(resolved) > 0 {
-		e.set(ParentVar, digest(o.Scope, o.Declared))
+		e.set(ParentVar, listDigest(o.Declared)+scopeDigest(o.Scope))
 	}
 	if err := errors.Join(e.errs...); err != nil {
 		return nil, err
@@ -187,25 +185,6 @@ func (e *environment) fail(d secret.Declaration, format string, args ...any) {
 		"place it in a file: --secret-file %s", d.Key))
 }
 
-// digest is the value of ParentVar: a SHA-256 of each word of the scope and of the
-// declared list, after its length. A declaration has six, so that no two lists
-// have the same words.
-func digest(scope secret.Scope, declared []secret.Declaration) string {
-	var b []byte
-	words := func(all ...string) {
-		for _, word := range all {
-			b = binary.LittleEndian.AppendUint64(b, uint64(len(word)))
-			b = append(b, word...)
-		}
-	}
-	words(scope.Org, scope.Project, scope.Domain)
-	for _, d := range declared {
-		words(d.Group, d.Key, d.Version, d.Mount.String(), d.EnvVar, d.Path)
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}
-
 // WouldPlace returns where the value of d would go, for people: variables as
 // $NAME, files by their path.
 func WouldPlace(d secret.Declaration, filesDir string) []string {
@@ -232,12 +211,13 @@ func cleanJoin(dir, name string) string {
 }
 
 // appearsIn returns the folder in which file secrets appear: the one asked for,
-// Flyte's in a container where it can be written, or "" for our private one.
+// Flyte's in a container where it can be written and PlaceFiles has not done so, or ""
+// for our private one.
 func appearsIn(filesDir string) string {
 	switch {
 	case filesDir != "":
 		return absolute(filesDir)
-	case inContainer() && writable(FlyteDir):
+	case inContainer() && writable(FlyteDir) && !isAtomic(FlyteDir):
 		return FlyteDir
 	}
 	return ""

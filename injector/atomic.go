@@ -1,0 +1,192 @@
+package injector
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+
+	"inject/injector/task"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+// PlaceFiles places the file secrets among resolved in the folder dir for others to
+// read, and leaves them there, laid out as kubelet lays out a secret's volume: each name
+// is a link into ..data, which is a link to a folder of this call's, so that all of them
+// change at once and a reader never finds some of one call and some of another. What an
+// earlier call has placed and this one has not is removed.
+//
+// The files are 0400; 0440 for group, if that is not -1, or for dir's group where new
+// files get that (setgid, as with a pod's fsGroup). If it fails, what was there before
+// is as it was.
+func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.Logger) error {
+	dir = absolute(dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what is in it is for others
+		return cannotPlace(err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return cannotPlace(err)
+	}
+	if !inMemory(dir) {
+		log.Warn("the folder for files is on a disk, where values may outlive the pod: use an emptyDir with medium Memory", "folder", dir)
+	}
+	mode := fs.FileMode(0o400)
+	if group >= 0 || info.Mode()&fs.ModeSetgid != 0 {
+		mode = 0o440
+	}
+	// Kubelet's names, so that whatever passes over its folders passes over ours.
+	version, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
+	if err != nil {
+		return cannotPlace(err)
+	}
+	a := atomicFolder{dir: dir, version: version, mode: mode, group: group, log: log}
+	if err := a.fill(resolved); err != nil {
+		return errors.Join(err, os.RemoveAll(version))
+	}
+	if err := a.publish(); err != nil {
+		return cannotPlace(err)
+	}
+	return nil
+}
+
+// atomicFolder is one call of PlaceFiles.
+type atomicFolder struct {
+	dir, version string
+	mode         fs.FileMode
+	group        int
+	log          hclog.Logger
+	names        []string // that appear in dir
+}
+
+// fill writes the files, and links for their other names, into the new folder.
+func (a *atomicFolder) fill(resolved []resolver.Resolved) error {
+	declared := make([]secret.Declaration, len(resolved))
+	var errs []error
+	for i, r := range resolved {
+		declared[i] = r.Declaration
+		path := filepath.Join(a.version, r.Declaration.Key)
+		if err := a.write(path, r.Value.Reveal()); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, r.Declaration.Key, err))
+		}
+		a.names = append(a.names, r.Declaration.Key)
+	}
+	for i, names := range task.Aliases(declared) {
+		for _, name := range names {
+			if err := a.alias(declared[i].Key, name); err != nil {
+				a.log.Debug("a file secret does not appear under another name, too", "secret", declared[i].Key, "name", name, "error", err)
+			}
+		}
+	}
+	// Others pass through it; whoever may read is the files' to say.
+	if err := os.Chmod(a.version, 0o755); err != nil { //nolint:gosec // as above
+		errs = append(errs, cannotPlace(err))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *atomicFolder) write(path string, value []byte) error {
+	if err := writeNew(path, value); err != nil {
+		return err
+	}
+	if a.group >= 0 {
+		if err := os.Chown(path, -1, a.group); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(path, a.mode)
+}
+
+// alias makes key appear as name, too.
+func (a *atomicFolder) alias(key, name string) error {
+	if err := linkAs(a.version, key, name, 0o755); err != nil {
+		return err
+	}
+	if top, _, _ := strings.Cut(name, "/"); !slices.Contains(a.names, top) {
+		a.names = append(a.names, top)
+	}
+	return nil
+}
+
+// linkAs makes a link to key in dir under another name, which may be in a folder of
+// dir's, made with mode if it is not there.
+func linkAs(dir, key, name string, mode fs.FileMode) error {
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	target, err := filepath.Rel(filepath.Dir(path), filepath.Join(dir, key))
+	if err != nil {
+		return err
+	}
+	return os.Symlink(target, path)
+}
+
+const dataLink = "..data"
+
+// isAtomic reports whether the files in dir are those of a PlaceFiles, or kubelet's.
+func isAtomic(dir string) bool {
+	_, err := os.Readlink(filepath.Join(dir, dataLink))
+	return err == nil
+}
+
+// publish makes the new folder the one that is read, and removes the old one.
+func (a *atomicFolder) publish() error {
+	data, next := filepath.Join(a.dir, dataLink), filepath.Join(a.dir, dataLink+"_tmp")
+	old, err := os.Readlink(data)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, os.RemoveAll(a.version))
+	}
+	// Before the names: one that leads nowhere for a moment is worse than one that is new.
+	for _, step := range []func() error{
+		func() error { return removeLink(next) },
+		func() error { return os.Symlink(filepath.Base(a.version), next) },
+		func() error { return os.Rename(next, data) },
+	} {
+		if err := step(); err != nil {
+			return errors.Join(err, os.RemoveAll(a.version))
+		}
+	}
+	var errs []error
+	for _, name := range a.names {
+		errs = append(errs, a.name(name))
+	}
+	entries, err := os.ReadDir(a.dir)
+	errs = append(errs, err)
+	for _, e := range entries {
+		path := filepath.Join(a.dir, e.Name())
+		if target, err := os.Readlink(path); err == nil && filepath.Dir(target) == dataLink && !slices.Contains(a.names, e.Name()) {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	if strings.HasPrefix(old, "..2") && !strings.Contains(old, "/") {
+		errs = append(errs, os.RemoveAll(filepath.Join(a.dir, old)))
+	}
+	return errors.Join(errs...)
+}
+
+// name makes name a link into ..data, unless it is.
+func (a *atomicFolder) name(name string) error {
+	path, target := filepath.Join(a.dir, name), dataLink+"/"+name
+	if now, err := os.Readlink(path); err == nil && now == target {
+		return nil
+	}
+	return os.Symlink(target, path)
+}
+
+// removeLink removes a link that a killed call has left.
+func removeLink(path string) error {
+	err := unix.Unlink(path)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
