@@ -312,7 +312,7 @@ func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]strin
 	}
 	defer s.Close() //nolint:errcheck // read only
 	var keys []string
-	for info, err := range store.All(cmd.Context(), s, store.Filter{Org: a.flags.org, Domain: a.flags.domain, Project: a.flags.project}) {
+	for info, err := range store.All(cmd.Context(), s, store.Filter{Org: a.flags.orgName(), Domain: a.flags.domain, Project: a.flags.project}) {
 		if err != nil {
 			break
 		}

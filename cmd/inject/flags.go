@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"inject/exec/redact"
 	"inject/injector"
+	"inject/injector/outputs"
 	"inject/injector/task"
 	"inject/resolver/secret"
 )
@@ -21,7 +23,7 @@ import (
 // flags are all flags that several verbs share.
 type flags struct {
 	secrets, secretFiles []string
-	task                 string
+	task, podInfo        string
 	org, project, domain string
 
 	store, keyFile string
@@ -34,6 +36,8 @@ type flags struct {
 	mask      []string
 	minLength int
 	noRedact  bool
+	outputs   string
+	onLeak    string
 
 	grace          time.Duration
 	terminationLog string
@@ -58,13 +62,14 @@ func (f *flags) declareGroup() group {
 	return newGroup("declare", func(s *pflag.FlagSet) {
 		s.StringArrayVar(&f.secrets, "secret", nil, "declare a `[GROUP/]KEY[=ENV_VAR]` (repeat)")
 		s.StringArrayVar(&f.secretFiles, "secret-file", nil, "declare a `[GROUP/]KEY[=PATH]` that is placed in a file (repeat)")
-		s.StringVar(&f.task, "task", "", "declared list in `FILE`: YAML or JSON, shaped as a TaskEnvironment")
+		s.StringVar(&f.task, "task", "", "declared list in `FILE`: a TaskEnvironment in YAML or JSON, or Flyte's TaskTemplate or SecurityContext, binary or JSON")
+		s.StringVar(&f.podInfo, "pod-info", "", "declared list and scope in the downward-API `DIR` with labels and annotations (default: "+task.PodInfoDir+" if there)")
 	})
 }
 
 func (f *flags) scopeGroup() group {
 	return newGroup("scope", func(s *pflag.FlagSet) {
-		s.StringVar(&f.org, "org", secret.DefaultOrg, "the organization")
+		s.StringVar(&f.org, "org", "", "the organization (default: "+secret.DefaultOrg+")")
 		s.StringVarP(&f.project, "project", "p", "", "the project")
 		s.StringVarP(&f.domain, "domain", "d", "", "the domain")
 	})
@@ -97,14 +102,20 @@ func (f *flags) maskGroup() group {
 		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
 		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
 		s.BoolVar(&f.noRedact, "no-redact", false, "mask nothing")
+		s.StringVar(&f.outputs, "outputs", "", "check what the command leaves in `DIR`, too")
+		s.StringVar(&f.onLeak, "on-leak", string(outputs.Mask), "a value in the outputs: mask it, or remove the file; fail, too; or only warn")
 	})
 }
 
 func (f *flags) runGroup() group {
 	return newGroup("run", func(s *pflag.FlagSet) {
 		s.DurationVar(&f.grace, "grace", 20*time.Second, "from SIGTERM to SIGKILL, once we were asked to stop")
-		s.StringVar(&f.terminationLog, "termination-log", "", "`FILE` that gets the reason of a failure as a line of JSON (default: /dev/termination-log if there)")
+		f.messageFlag(s)
 	})
+}
+
+func (f *flags) messageFlag(s *pflag.FlagSet) {
+	s.StringVar(&f.terminationLog, "termination-log", "", "`FILE` that gets the reason of a failure as a line of JSON (default: /dev/termination-log if there)")
 }
 
 // addGroups gives cmd the flags of the groups, and a help that shows them under
@@ -197,6 +208,14 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	default:
 		return fmt.Errorf("%w: --on-conflict is overwrite, keep or error", secret.ErrInvalid)
 	}
+	switch p := outputs.Policy(a.flags.onLeak); p {
+	case "", outputs.Mask, outputs.Fail, outputs.Warn:
+	default:
+		return fmt.Errorf("%w: --on-leak is mask, fail or warn", secret.ErrInvalid)
+	}
+	if a.flags.outputs != "" && a.flags.noRedact {
+		return fmt.Errorf("%w: --outputs and --no-redact exclude each other: give one", secret.ErrInvalid)
+	}
 	if cmd.Flags().Lookup("redact-min-length") != nil {
 		if a.flags.minLength < 1 {
 			return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
@@ -213,32 +232,37 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-// runs notes that cmd is one that runs a command: its failures go to the
+// runs notes that cmd is one that a container starts: its failures go to the
 // termination message, those of its flags, too.
 func (a *app) runs(cmd *cobra.Command) {
-	a.running = !cmd.HasParent() || cmd.Name() == "run" && !cmd.Parent().HasParent()
+	a.running = !cmd.HasParent() || !cmd.Parent().HasParent() && (cmd.Name() == "run" || cmd.Name() == "init")
 }
+
+// orgName returns the org that the flags name.
+func (f *flags) orgName() string { return cmp.Or(f.org, secret.DefaultOrg) }
 
 // scope returns the scope that the flags name.
 func (a *app) scope() (secret.Scope, error) {
-	s := secret.Scope{Org: a.flags.org, Project: a.flags.project, Domain: a.flags.domain}
+	s := secret.Scope{Org: a.flags.orgName(), Project: a.flags.project, Domain: a.flags.domain}
 	return s, s.Validate()
 }
 
-// loadTask returns the declared list and the task's scope: flag, variable, file.
+// loadTask returns the declared list and the task's scope, wherever they are said.
 func (a *app) loadTask() (task.Task, secret.Scope, error) {
+	f := &a.flags
+	if f.podInfo == "" {
+		if info, err := os.Stat(task.PodInfoDir); err == nil && info.IsDir() {
+			f.podInfo = task.PodInfoDir
+		}
+	}
 	t, warnings, err := task.Load(task.Sources{
-		Secrets: a.flags.secrets, SecretFiles: a.flags.secretFiles, File: a.flags.task, Getenv: os.Getenv,
+		Secrets: f.secrets, SecretFiles: f.secretFiles, File: f.task, PodInfo: f.podInfo, Getenv: os.Getenv,
+		Org: f.org, Project: f.project, Domain: f.domain,
 	})
 	for _, w := range warnings {
 		a.log.Warn(w)
 	}
-	if a.flags.project == "" {
-		a.flags.project = t.Project
-	}
-	if a.flags.domain == "" {
-		a.flags.domain = t.Domain
-	}
+	f.org, f.project, f.domain = t.Org, t.Project, t.Domain
 	scope, err2 := a.scope()
 	if err := errors.Join(err, err2); err != nil {
 		return t, scope, err

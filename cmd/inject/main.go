@@ -51,7 +51,7 @@ type app struct {
 	log      hclog.Logger
 	status   exec.Status     // of the command
 	message  *os.File        // that the termination message goes to; nil to open the file that is named
-	running  bool            // the verb is run, whose failures go to the termination message
+	running  bool            // the verb is run or init, whose failures go to the termination message
 	stopped  <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
 
@@ -77,7 +77,10 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if e, ok := errors.AsType[*interruptedError](err); ok {
 		code = 128 + int(e.signal)
 	}
-	if a.running {
+	if a.status.Code != 0 { // the command's own failure came first
+		code = a.status.Code
+	}
+	if a.running && (a.status.Code == 0 || !a.hasMessage()) {
 		a.terminationMessage(err)
 	}
 	return code

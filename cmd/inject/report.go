@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec"
+	"inject/injector"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -68,6 +70,13 @@ func failures(err error) []failure {
 			return all
 		}
 	}
+	if e, ok := err.(*injector.LeakError); ok { //nolint:errorlint // as above
+		var all []failure
+		for _, line := range e.Lines() {
+			all = append(all, failure{text: line, err: e})
+		}
+		return all
+	}
 	f := failure{text: err.Error(), hint: secret.Hint(err), err: err}
 	if e, ok := errors.AsType[*secret.Error](err); ok {
 		f.key = e.Ref.Key
@@ -111,12 +120,9 @@ const maxTermination = 4096
 // terminationMessage writes why the task did not run, as one line of JSON, to
 // where kubelet looks for it. Names and scopes, never values.
 func (a *app) terminationMessage(err error) {
-	log := &a.flags.terminationLog
-	if *log = cmp.Or(*log, os.Getenv(twin("termination-log"))); *log == "" {
-		*log = "/dev/termination-log"
-		if _, err := os.Stat(*log); err != nil {
-			return
-		}
+	path := a.messagePath()
+	if path == "" {
+		return
 	}
 	message := struct {
 		Reason    string   `json:"reason"`
@@ -126,6 +132,9 @@ func (a *app) terminationMessage(err error) {
 		LookedIn  []string `json:"looked_in,omitempty"`
 	}{Reason: reason(err)}
 	message.Retryable = message.Reason == "unavailable"
+	if e, ok := errors.AsType[*injector.LeakError](err); ok {
+		message.Keys = e.Keys()
+	}
 	for _, f := range failures(err) {
 		if f.key != "" {
 			message.Keys = append(message.Keys, f.key)
@@ -144,7 +153,7 @@ func (a *app) terminationMessage(err error) {
 	}
 	err = a.keepMessage() // unless that was done: flags come first
 	if err == nil && a.message == nil {
-		a.message, err = os.OpenFile(*log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+		a.message, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
 	}
 	if err == nil {
 		_, err = a.masked(a.message).Write(append(b, '\n'))
@@ -153,6 +162,67 @@ func (a *app) terminationMessage(err error) {
 	if err != nil {
 		a.log.Warn("the termination message could not be written", "error", err)
 	}
+}
+
+// messagePath returns where the termination message is; "" for nowhere.
+func (a *app) messagePath() string {
+	log := &a.flags.terminationLog
+	if *log = cmp.Or(*log, os.Getenv(twin("termination-log"))); *log == "" {
+		const usual = "/dev/termination-log"
+		if _, err := os.Stat(usual); err == nil {
+			*log = usual
+		}
+	}
+	return *log
+}
+
+// hasMessage reports whether the command has left a termination message of its own.
+func (a *app) hasMessage() bool {
+	info, err := os.Stat(a.messagePath())
+	return err == nil && a.message == nil && info.Mode().IsRegular() && info.Size() > 0
+}
+
+// maxMessage is how much of the end of a termination message may matter: more than
+// kubelet reads, so that no part of a value that is cut is among what it does.
+const maxMessage = 64 << 10
+
+// maskMessage masks the termination message that the command has left. It is masked in
+// place: the file is mounted there, and cannot be replaced.
+func (a *app) maskMessage() {
+	if a.redactor.Empty() || !a.hasMessage() {
+		return
+	}
+	f, err := os.OpenFile(a.messagePath(), os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err == nil {
+		err = errors.Join(a.maskFile(f), f.Close())
+	}
+	if err != nil {
+		a.log.Warn("the command's termination message could not be masked", "error", err)
+	}
+}
+
+func (a *app) maskFile(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, min(info.Size(), maxMessage))
+	if _, err := f.ReadAt(b, info.Size()-int64(len(b))); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	var masked bytes.Buffer
+	w := a.redactor.Writer(&masked)
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil || bytes.Equal(masked.Bytes(), b) && len(b) == int(info.Size()) {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(masked.Bytes(), 0)
+	return err
 }
 
 // keepMessage makes the termination log's name one that holds in another working
@@ -189,6 +259,9 @@ func (a *app) keepMessage() (err error) {
 func reason(err error) string {
 	if _, ok := errors.AsType[*exec.StoppedError](err); ok {
 		return "stopped"
+	}
+	if _, ok := errors.AsType[*injector.LeakError](err); ok {
+		return "leak"
 	}
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
 		if e.Code == exec.CodeNotFound {

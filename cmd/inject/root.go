@@ -8,13 +8,17 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"inject/exec"
 	"inject/injector"
+	"inject/injector/outputs"
+	"inject/injector/task"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -33,6 +37,7 @@ func verbs() []namedVerb {
 		{"get", (*app).getCommand},
 		{"delete", (*app).deleteCommand},
 		{"explain", (*app).explainCommand},
+		{"init", (*app).initCommand},
 		{"redact", (*app).redactCommand},
 		{"version", (*app).versionCommand},
 	}
@@ -116,6 +121,8 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
 	}
+	f := &a.flags
+	said := f.org+f.project+f.domain != ""
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err
@@ -123,18 +130,37 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
-		Environ: os.Environ(), OnConflict: injector.Conflict(a.flags.onConflict), FilesDir: a.flags.filesDir,
-		Redactor: a.redactor, NoRedact: a.flags.noRedact,
+		Environ: os.Environ(), OnConflict: injector.Conflict(f.onConflict), FilesDir: f.filesDir,
+		Redactor: a.redactor, NoRedact: f.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
-		Grace: a.flags.grace, Log: a.log,
+		Grace: f.grace, Log: a.log,
 		Started: exec.LetGo, // nothing relative is needed any more: see prepare
 	}
-	if len(t.Declared) > 0 {
+	// With masks or outputs of our own there is work to do, whatever was placed.
+	if len(t.Declared) > 0 && f.mask == nil && f.outputs == "" {
+		placed, err := injector.Placed(o.Environ, scope, said, t.Declared)
+		if err != nil {
+			return err
+		}
+		if placed {
+			a.log.Debug("the secrets are placed already, by an inject above this one")
+			o.Declared = nil
+		}
+	}
+	if f.outputs != "" {
+		o.Policy = outputs.Policy(f.onLeak)
+		if o.Outputs, err = outputs.OpenFolder(f.outputs, a.redactor, o.Policy); err != nil {
+			return fmt.Errorf("%w: --outputs: %w", secret.ErrInvalid, err)
+		}
+	}
+	if len(o.Declared) > 0 || o.Outputs != nil {
 		// From before there is anything to clean up.
 		ctx, o.Signals = exec.TakeSignals(ctx)
 		defer o.Signals.Release()
 		a.stopped = ctx.Done()
-		opening, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
+	}
+	if len(o.Declared) > 0 {
+		opening, cancel := context.WithTimeout(ctx, f.resolveTimeout)
 		defer cancel()
 		s, err := a.openReader(opening)
 		if err != nil {
@@ -143,8 +169,11 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		o.Resolver, o.Release = resolver.Over(s), s.Close
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
-	o.Deadline = time.Now().Add(a.flags.resolveTimeout)
+	o.Deadline = time.Now().Add(f.resolveTimeout)
 	a.status, err = injector.Run(ctx, o)
+	if !f.noRedact {
+		a.maskMessage()
+	}
 	return stopped(ctx, explainStart(err))
 }
 
@@ -202,19 +231,23 @@ func noArgs(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) explainCommand() *cobra.Command {
-	output := outputFlag{choices: []string{"text", "json", "yaml"}, value: "text"}
+	output := outputFlag{choices: []string{"text", "json", "yaml", "annotations"}, value: "text"}
 	cmd := &cobra.Command{
 		Use:   "explain [flags]",
 		Short: "Show where each declared secret is looked for, is found and would go",
 		Long: `explain climbs the ladder for every declared secret as a run would, and shows each
 rung: whether the secret is there, which one wins, and where the value would be
-placed. It never shows a value. It fails if a run would.`,
+placed. It never shows a value. It fails if a run would.
+
+With -o annotations it looks nothing up, and writes the declared list as the
+annotations of a pod by which Flyte declares it.`,
 		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
-  inject explain --task task.yaml -o json`,
+  inject explain --task task.yaml -o json
+  inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
 		Args: noArgs,
 	}
 	f := &a.flags
-	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "text, json or yaml") })
+	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "text, json, yaml or annotations") })
 	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), show)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, output.value) }
 	return cmd
@@ -227,6 +260,12 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 	}
 	if len(t.Declared) == 0 {
 		return secret.WithHint(fmt.Errorf("%w: no secret is declared", secret.ErrInvalid), "declare one with --secret KEY, in INJECT_SECRETS or in a --task file")
+	}
+	if output == "annotations" {
+		if i := slices.IndexFunc(t.Declared, func(d secret.Declaration) bool { return d.Path != "" }); i >= 0 {
+			return fmt.Errorf("%w: %s: a path is nothing that Flyte can declare", secret.ErrInvalid, t.Declared[i].Key)
+		}
+		return printAs(a.stdout, "yaml", annotations(t.Declared))
 	}
 	climbs, err := a.climbNow(cmd.Context(), scope, t.Declared)
 	if err != nil {
@@ -252,6 +291,19 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 		return &resolver.Error{Failed: failed}
 	}
 	return nil
+}
+
+// annotations returns the names and values of what declares the list in a pod, in
+// order.
+func annotations(declared []secret.Declaration) *yaml.Node {
+	m := &yaml.Node{Kind: yaml.MappingNode}
+	for i, d := range declared {
+		name, value := &yaml.Node{}, &yaml.Node{}
+		name.SetString(task.AnnotationPrefix + strconv.Itoa(i))
+		value.SetString(task.EncodeAnnotation(d))
+		m.Content = append(m.Content, name, value)
+	}
+	return m
 }
 
 // explanation is a climb for people and programs.

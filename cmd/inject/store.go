@@ -30,7 +30,7 @@ func (a *app) openReader(ctx context.Context) (reader, error) {
 		return nil, err
 	}
 	if u.Scheme == "dir" {
-		return dir.Open(u.Path, a.flags.org)
+		return dir.Open(u.Path, a.flags.orgName())
 	}
 	return a.openSealed(ctx, u.Path, false)
 }

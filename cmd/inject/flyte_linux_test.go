@@ -1,0 +1,269 @@
+package main_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// awkwardHome is a home with a store in which K is a value that no quoting survives.
+func awkwardHome(t *testing.T) (home, value string) {
+	t.Helper()
+	home, value = t.TempDir(), "'\"$HOME`\\ $$ $(X) "+rand.Text()
+	require.NoError(t, command(home, "create", "secret", "K", "--value", value).Run())
+	return home, value
+}
+
+// How torchrun and its like start what they start: a task whose 64 processes each start
+// themselves again through inject. The inner ones look nothing up: the store is gone.
+func TestTree(t *testing.T) {
+	home, value := awkwardHome(t)
+	script := filepath.Join(home, "node.sh")
+	require.NoError(t, os.WriteFile(script, []byte(`
+printf 'rank %s of %s: %s\n' "$1" "$WORLD" "$V"
+for child in $((2 * $1)) $((2 * $1 + 1)); do
+  [ "$child" -gt 64 ] || `+binary+` run --secret K=V -- sh "$0" "$child" &
+done
+[ "$1" != 1 ] || mv "$HOME/.local" "$HOME/gone"
+wait
+[ "$1" != 1 ] || printf 'sum %s\n' "$(printf %s "$V" | cksum)"
+`), 0o600))
+	cmd := command(home, "--secret", "K=V", "--", "sh", script, "1")
+	cmd.Env = append(cmd.Env, "WORLD=64")
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	for rank := range 64 {
+		require.Contains(t, string(out), fmt.Sprintf("rank %d of 64: [redacted:K]\n", rank+1))
+	}
+	sum := exec.Command("cksum")
+	sum.Stdin = strings.NewReader(value)
+	want, err := sum.Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "sum "+string(want), "they have the real one")
+	require.NotContains(t, string(out), value)
+}
+
+// wrapped is what the SDK's runtime does of _F_EXEC_WRAPPER (flyte-sdk
+// src/flyte/_bin/runtime.py), and then the task.
+const wrapped = `
+import os, shlex, sys
+wrapper = os.environ.get("_F_EXEC_WRAPPER")
+if wrapper and os.environ.get("_F_EXEC_WRAPPED") != "1":
+    os.environ["_F_EXEC_WRAPPED"] = "1"
+    command = [os.path.expandvars(word) for word in shlex.split(wrapper)]
+    os.execvp(command[0], command + [sys.executable, *sys.argv])
+print("args", sys.argv[1:], flush=True)
+print(os.environ.get("V"))
+print(len(os.environ["V"]))
+sys.exit(7)
+`
+
+func TestExecWrapper(t *testing.T) {
+	need(t, "python3")
+	home, value := awkwardHome(t)
+	a0 := filepath.Join(home, "a0.py")
+	require.NoError(t, os.WriteFile(a0, []byte(wrapped), 0o600))
+	want := fmt.Sprintf("args ['--inputs', '$HOME x', '']\n[redacted:K]\n%d\n", len(value))
+	for _, outer := range [][]string{
+		{"python3"},
+		// An image whose entrypoint is inject, too.
+		{binary, "run", "--secret", "K=V", "--", "python3"},
+	} {
+		cmd := exec.Command(outer[0], append(outer[1:], a0, "--inputs", "$HOME x", "")...)
+		cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "BIN=" + binary, "_F_EXEC_WRAPPER=$BIN run --secret K=V --"}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		require.Error(t, err)
+		require.Equalf(t, 7, cmd.ProcessState.ExitCode(), "%s", stderr.String())
+		require.Equal(t, want, string(out))
+		require.Empty(t, stderr.String())
+	}
+}
+
+// An image's own entrypoint, chained: it gets its arguments, and its exec is nobody's
+// business.
+func TestChainedEntrypoint(t *testing.T) {
+	home, _ := awkwardHome(t)
+	entrypoint := filepath.Join(home, "entrypoint.sh")
+	require.NoError(t, os.WriteFile(entrypoint, []byte("#!/bin/sh\nexport SET=1\nexec \"$@\"\n"), 0o700))
+	out, err := command(home, "run", "--secret", "K=V", "--", entrypoint, "sh", "-c", `echo "$SET $V $1"; exit 5`, "a0", "--x=$y").Output()
+	require.Error(t, err)
+	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
+}
+
+// bomb writes a file that takes long to look into: a gigabyte of zeros, compressed.
+func bombs(t *testing.T, dir string, n int) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	one := filepath.Join(dir, "0.gz")
+	out, err := exec.Command("sh", "-c", "head -c 900000000 /dev/zero | gzip -1 > "+one).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	for i := 1; i < n; i++ {
+		require.NoError(t, os.Link(one, fmt.Sprintf("%s/%d.gz", dir, i)))
+	}
+}
+
+// There is a time for the outputs inside the grace: what could not be looked at by its
+// end is gone, and the run fails.
+func TestOutputsInGrace(t *testing.T) {
+	home, _ := awkwardHome(t)
+	dir := filepath.Join(home, "out")
+	bombs(t, dir, 40)
+	for name, script := range map[string]string{
+		"asked while it runs":   "echo ready; exec sleep 60",
+		"asked while we look":   "echo ready",
+		"it ignores being told": "trap '' TERM; echo ready; while :; do sleep 0.1; done",
+	} {
+		cmd := command(home, "--secret", "K", "--outputs", dir, "--grace", "2s", "--", "sh", "-c", script)
+		stdout, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Start())
+		line := make([]byte, 6)
+		_, err = stdout.Read(line)
+		require.NoError(t, err)
+		time.Sleep(500 * time.Millisecond)
+		start := time.Now()
+		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+		require.Error(t, cmd.Wait())
+		took := time.Since(start)
+		want := 143
+		switch name {
+		case "asked while we look":
+			want = 125
+		case "it ignores being told":
+			want = 137
+		}
+		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s: %s", name, stderr.String())
+		require.Contains(t, stderr.String(), "it was not looked at in time")
+		require.Less(t, took, 10*time.Second, name)
+		// What was looked at in time is there, and nothing else.
+		left, err := filepath.Glob(dir + "/*.gz")
+		require.NoError(t, err)
+		require.Less(t, len(left), 40, name)
+		aside, err := filepath.Glob(home + "/.inject-refused-*/*")
+		require.NoError(t, err)
+		require.Len(t, aside, 40-len(left))
+		for _, path := range aside { // back to where they were, under names that are free
+			require.NoError(t, os.Rename(path, fmt.Sprintf("%s/%s.gz", dir, rand.Text())))
+		}
+		require.NoError(t, exec.Command("sh", "-c", "rmdir "+home+"/.inject-refused-*").Run())
+	}
+}
+
+// Outputs on a disk that is full, or cannot be written: nothing with a value stays, or it
+// is said that it does.
+func TestOutputsThatCannotBeWritten(t *testing.T) {
+	home := sharedHome(t, 65534)
+	script := `set -e
+mkdir -p "$1/full" "$1/ro" && chmod 777 "$1/full" "$1/ro" && mount -t tmpfs -o size=64k,mode=777 none "$1/full"
+set +e
+` + binary + ` --secret K --outputs "$1/full" -- sh -c 'printf %s "$K" > "$1/full/text"; dd if=/dev/zero of="$1/full/fill" bs=1k 2> /dev/null || true' sh "$1"; echo "full $?"
+test -e "$1/full/text" && echo "LEFT"
+test -e "$1/full/fill" && echo "the rest is there"
+` + binary + ` --secret K -- sh -c 'printf %s "$K" > "$1/ro/text"' sh "$1" && mount -t tmpfs -o ro none "$1/full" && mount --bind "$1/ro" "$1/ro" && mount -o remount,bind,ro "$1/ro"
+` + binary + ` --secret K --outputs "$1/ro" -- true; echo "read-only $?"
+umount "$1/ro"; chmod 755 "$1/ro"; chown -R 0:0 "$1/ro"
+setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --outputs "$1/ro" -- true; echo "not ours $?"`
+	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", home)
+	needRoot(t)
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	text := string(out)
+	require.Contains(t, text, "full 125\n")
+	require.Contains(t, text, `outputs: "text": removed: it cannot be masked: `)
+	require.Contains(t, text, "no space left on device")
+	require.NotContains(t, text, "LEFT")
+	require.Contains(t, text, "the rest is there")
+	require.Contains(t, text, "read-only 125\n")
+	require.Contains(t, text, `outputs: "text": left as it is: it cannot be masked: read-only file system; and it cannot be removed: read-only file system (K 1)`)
+	require.Contains(t, text, "not ours 125\n")
+	require.Contains(t, text, `outputs: "text": left as it is: it cannot be masked: permission denied; and it cannot be removed: permission denied (K 1)`)
+}
+
+// A volume that is mounted noexec is told from one that is full, and leaves nothing.
+func TestInitNoexec(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	script := `mount -t tmpfs -o noexec,size=64m none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"
+mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"`
+	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.Contains(t, string(out), "nothing in "+dir+" can be executed: it is mounted noexec\nhint: copy to a volume without")
+	require.Contains(t, string(out), "no space left on device")
+	require.Equal(t, 2, strings.Count(string(out), "code 125\n"))
+	require.True(t, strings.HasSuffix(string(out), "code 125\n"), "%s", out)
+}
+
+// init needs little beside the copy: with the copy on a disk, whose pages are not its own,
+// what Go's runtime has.
+func TestInitMemory(t *testing.T) {
+	cmd := command(t.TempDir(), "init", "--copy-to", t.TempDir())
+	require.NoError(t, cmd.Run())
+	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	require.True(t, ok)
+	require.Less(t, usage.Maxrss, int64(16<<10), "KiB")
+}
+
+// While init places other files, a reader that opens the folder once finds all of one
+// time or all of another.
+func TestInitSwap(t *testing.T) {
+	home, dir := homeWithSecret(t), t.TempDir()
+	require.NoError(t, command(home, "create", "secret", "L", "the-value").Run())
+	place := func() {
+		out, err := command(home, "init", "--files", "--files-dir", dir, "--secret-file", "K", "--secret-file", "L").CombinedOutput()
+		require.NoErrorf(t, err, "%s", out)
+	}
+	place()
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		read := 0
+		defer func() { done <- read }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			data, err := os.OpenRoot(dir + "/..data") // a folder, whatever the link becomes
+			if err != nil {
+				t.Errorf("open: %v", err)
+				return
+			}
+			k, err := data.ReadFile("K")
+			l, err2 := data.ReadFile("L")
+			_ = data.Close()
+			if err != nil || err2 != nil {
+				continue // it was removed while we were in it
+			}
+			if !bytes.Equal(k, l) {
+				t.Errorf("%q and %q", k, l)
+			}
+			read++
+		}
+	}()
+	for i := range 20 {
+		for _, key := range []string{"K", "L"} {
+			require.NoError(t, command(home, "update", "secret", key, fmt.Sprintf("value-%d", i)).Run())
+		}
+		place()
+	}
+	close(stop)
+	require.Positive(t, <-done)
+	left, err := filepath.Glob(dir + "/..2*")
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"inject/exec"
+	"inject/injector"
+	"inject/resolver/secret"
+)
+
+// initFlags are the flags of inject init alone.
+type initFlags struct {
+	copyTo string
+	files  bool
+	group  int
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var f initFlags
+	cmd := &cobra.Command{
+		Use:   "init [--copy-to PATH] [--files] [flags]",
+		Short: "Prepare a pod: copy inject to a shared volume, place file secrets for others",
+		Long: `init is what a pod's init container runs. It needs no shell and nothing else in its
+image.
+
+With --copy-to it copies itself to PATH, or into PATH if that is a folder, for all
+users to execute: a task's container mounts that volume and starts through it. With
+--files it places the file secrets of the declared list in --files-dir for the other
+containers to read, as kubelet lays out a secret's volume. Both stay when it ends, so
+that a container may be restarted without it.`,
+		Example: `  inject init --copy-to /copy
+  inject init --files --files-dir /etc/flyte/secrets --pod-info /etc/podinfo`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
+	}
+	prepare := newGroup("prepare", func(s *pflagSet) {
+		s.StringVar(&f.copyTo, "copy-to", "", "copy this program to `PATH`, a file or a folder")
+		s.BoolVar(&f.files, "files", false, "place the file secrets in --files-dir (default: "+injector.FlyteDir+")")
+		s.IntVar(&f.group, "files-group", -1, "let the group `GID` read them, too (default: the folder's, where new files get that)")
+		s.StringVar(&a.flags.filesDir, "files-dir", "", "`DIR` for --files")
+	})
+	message := newGroup("message", func(s *pflagSet) { a.flags.messageFlag(s) })
+	g := &a.flags
+	addGroups(cmd, prepare, g.declareGroup(), g.scopeGroup(), g.storeGroup(), g.resolveGroup(), message)
+	return cmd
+}
+
+func (a *app) init(ctx context.Context, f initFlags) error {
+	if f.copyTo == "" && !f.files {
+		return secret.WithHint(fmt.Errorf("%w: nothing to prepare", secret.ErrInvalid), "--copy-to PATH copies inject there, --files places file secrets; inject init --help tells more")
+	}
+	if f.copyTo != "" {
+		if err := copySelf(f.copyTo); err != nil {
+			return fmt.Errorf("--copy-to: %w", err)
+		}
+	}
+	if !f.files {
+		return nil
+	}
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	// The variables are for whoever starts the task.
+	declared := slices.DeleteFunc(t.Declared, func(d secret.Declaration) bool { return d.Mount != secret.File })
+	var errs []error
+	for i, d := range declared {
+		if d.Path != "" {
+			errs = append(errs, secret.WithHint(fmt.Errorf("%w: %s: --files places it in --files-dir only", secret.ErrInvalid, d.Key), "--secret-file %s", d.Key))
+		}
+		declared[i].EnvVar = "" // a variable of the init container is nobody's
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if len(declared) == 0 {
+		a.log.Info("no file secret is declared: there is nothing to place")
+		return nil
+	}
+	resolved, err := a.resolveNow(ctx, scope, declared)
+	if err != nil {
+		return err
+	}
+	injector.Hide(a.log)
+	dir := a.flags.filesDir
+	if dir == "" {
+		dir = injector.FlyteDir
+	}
+	return injector.PlaceFiles(dir, f.group, resolved, a.log)
+}
+
+// copySelf puts a copy of this program at path, or in path if that is a folder, that
+// everybody may execute, at once: whoever starts it meanwhile gets the old or the new.
+// It goes by chunks that are small beside what a container may be allowed: of a volume
+// in memory the copy counts already.
+func copySelf(path string) (err error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, "inject")
+	}
+	dir := filepath.Dir(path)
+	if err := makeFolder(dir); err != nil {
+		return err
+	}
+	self, err := os.Open(exec.SelfPath())
+	if err != nil {
+		return fmt.Errorf("read this program: %w", err)
+	}
+	defer self.Close() //nolint:errcheck // read only
+	temp := filepath.Join(dir, ".inject-"+rand.Text())
+	w, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700) //nolint:gosec // to execute
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(temp)
+		}
+	}()
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{self}, make([]byte, 64<<10))
+	if err == nil {
+		err = w.Chmod(0o755) // whatever the umask
+	}
+	if err == nil {
+		err = w.Sync()
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	if noexec(temp) {
+		return secret.WithHint(fmt.Errorf("%w: nothing in %s can be executed: it is mounted noexec", secret.ErrInvalid, dir),
+			"copy to a volume without that mount option, such as an emptyDir")
+	}
+	return os.Rename(temp, path)
+}
+
+// makeFolder makes dir, and what is missing above it, for all to enter, whatever the
+// umask.
+func makeFolder(dir string) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := makeFolder(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as above
+		return err
+	}
+	return os.Chmod(dir, 0o755) //nolint:gosec // as above
+}
+
+// noexec reports whether path, which has the modes for it, cannot be executed.
+func noexec(path string) bool { return errors.Is(unix.Access(path, unix.X_OK), unix.EACCES) }
