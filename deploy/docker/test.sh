@@ -159,6 +159,29 @@ got=$("$docker" cp "$id:/etc/ssl/certs/ca-certificates.crt" - | tar -xOf - | gre
 [ "$got" -gt 0 ] || fail "no certificate in the CA bundle"
 ok "the CA bundle holds $got certificates"
 
+# The example, as its README says, but for the base: there is no registry here.
+"$docker" tag "$image" inject
+# shellcheck disable=SC2016 # the README's backquotes
+read -ra words < <(sed -n 's/.*`docker build \([^`]*\)`.*/\1/p' "$root/examples/README.md")
+value="$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')\"' \$HOME \`id\` \\"
+mkdir "$work/store"
+printf %s "$value" >"$work/store/MY_SECRET_KEY"
+chmod -R a+rX "$work/store"
+task=("${hard[@]}" -v "$work/store:/store:ro" -e INJECT_STORE=dir:///store -e INJECT_SECRETS=MY_SECRET_KEY=MY_SECRET_ENV_VAR my-task)
+for buildkit in 0 1; do
+  (cd "$root" && DOCKER_BUILDKIT=$buildkit "$docker" build --build-arg BASE="$base" "${words[@]}") >"$work/build.log" 2>&1 ||
+    { cat "$work/build.log" >&2; fail "docker build ${words[*]} (DOCKER_BUILDKIT=$buildkit)"; }
+  inspect 65532:65532 '{{.Config.User}}' my-task
+  inspect '[python3 /task.py]' '{{.Config.Cmd}}' my-task
+  # shellcheck disable=SC2016 # for the shell in the container
+  got=$("$docker" run --rm "${task[@]}" sh -c 'echo "$MY_SECRET_ENV_VAR"; printf %s "$MY_SECRET_ENV_VAR" | sha256sum; ls /task.py')
+  want="[redacted:MY_SECRET_KEY]
+$(printf %s "$value" | sha256sum)
+/task.py"
+  [ "$got" = "$want" ] || fail "the example's task printed '$got', expected '$want'"
+done
+ok "the example's image gives its task the secret, and masks it"
+
 # The last line says that nothing is left either.
 "$here/engine.sh" down "$work"
 [ ! -e "$work/engine" ] || fail "the engine's folder is still there"

@@ -48,6 +48,15 @@ run_pod() {
   try 60 phase_is "$2" Running Succeeded Failed || fail "the pod $2 did not start"
 }
 
+# load_image NAME FLAGS...: gives the cluster an image inject.test/NAME:1, with busybox in it.
+# shellcheck disable=SC2154 # set by test.sh
+load_image() {
+  local name=$1
+  shift
+  image "$name" "${applets[@]}" "$@" "$busybox=/bin/busybox"
+  "$here/cluster.sh" load "$work" "$work/images/$name.tar"
+}
+
 # wait_done NAME [SECONDS]: until all containers of the pod have ended.
 wait_done() { try "${2:-60}" phase_is "$1" Succeeded Failed || fail "the pod $1 did not end"; }
 
