@@ -9,7 +9,7 @@ FUZZ    ?= 300000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench figures fuzz generate image clean
+.PHONY: help build quickstart test race lint cross bench e2e figures fuzz generate image clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -35,7 +35,8 @@ lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is
 	$(LINT) run ./...
 	cd bench && $(GO) vet ./... && ../$(LINT) run ./...
 	cd bench/buildkite && $(GO) vet ./... && ../../$(LINT) run ./...
-	@if command -v shellcheck > /dev/null; then shellcheck quickstart.sh .ci/run deploy/docker/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
+	cd deploy/e2e/image && $(GO) vet ./... && ../../../$(LINT) run ./...
+	@if command -v shellcheck > /dev/null; then shellcheck -x quickstart.sh .ci/run deploy/docker/*.sh deploy/e2e/*.sh deploy/e2e/*/*.sh examples/*/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 cross: ## build and vet for the other platforms
 	@set -e; for p in linux/arm64 darwin/arm64; do \
@@ -57,6 +58,10 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
 	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
+	$(GO) test -run '^$$' -fuzz FuzzFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
+	$(GO) test -run '^$$' -fuzz FuzzAnnotation -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
+	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
+	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
 
 # Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
 generate: ## make the code of the messages in resolver/idl
@@ -64,7 +69,10 @@ generate: ## make the code of the messages in resolver/idl
 	cd resolver/idl && find . -name '*.proto' -printf '%P\n' | xargs protoc -I . --plugin=protoc-gen-go=../../bin/protoc-gen-go --go_out=. --go_opt=module=inject/resolver/idl
 
 image: ## build the container image with docker; GO_IMAGE names its base
-	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) .
+	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) -t inject .
+
+e2e: ## run it in the pods of a real Kubernetes, which is built for that first (root, Linux)
+	deploy/e2e/test.sh
 
 clean: ## remove what was built
 	rm -rf bin
