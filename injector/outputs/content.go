@@ -132,24 +132,21 @@ func (in *inspector) inspect(ctx context.Context, name string, raw io.Reader, at
 // are left in the buffer. It returns how many there were.
 func (in *inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
 	r = in.scanner.reader(ctx, r)
-	w := in.scanner.Redactor.Writer(io.Discard)
-	w.Found = in.count
+	// What is not a value says what the file is: with one in it that is no text, a text
+	// is still one, and can be masked.
 	in.text = textCheck{}
+	w := in.scanner.Redactor.Writer(&in.text)
+	w.Found, w.Covered = in.count, in.text.covered
 	n, err := fill(r, in.buf)
 	if err != nil && err != io.EOF { //nolint:errorlint // one that is wrapped is no end
 		return 0, err
 	}
-	in.text.write(in.buf[:n])
 	if _, err := w.Write(in.buf[:n]); err != nil {
 		return 0, err
 	}
 	var more int64
 	if err == nil {
-		more, err = w.ReadFrom(readFunc(func(p []byte) (int, error) {
-			n, err := r.Read(p)
-			in.text.write(p[:n])
-			return n, err
-		}))
+		more, err = w.ReadFrom(r)
 		if err != nil {
 			return 0, err
 		}
@@ -371,14 +368,33 @@ func begun(p []byte) int {
 // A textCheck tells a text from other bytes, however they come.
 type textCheck struct {
 	binary bool
-	n      int // of a character that goes on
+	ends   bool // what is next may be the end of a character of which a value has a part
+	n      int  // of a character that goes on
 	begun  [utf8.UTFMax]byte
 }
 
 // valid reports whether all that was written is a text.
 func (t *textCheck) valid() bool { return !t.binary && t.n == 0 }
 
+// Write implements [io.Writer].
+func (t *textCheck) Write(p []byte) (int, error) {
+	t.write(p)
+	return len(p), nil
+}
+
+// covered passes over a value. A character of which it has a part goes with it.
+func (t *textCheck) covered([]byte, string) error {
+	t.n, t.ends = 0, true
+	return nil
+}
+
 func (t *textCheck) write(p []byte) {
+	if t.ends {
+		for len(p) > 0 && !utf8.RuneStart(p[0]) {
+			p = p[1:]
+		}
+		t.ends = len(p) == 0
+	}
 	// In pieces, so that not all of a text is slow for a word of another language.
 	const size = 1 << 10
 	for ; len(p) > size; p = p[size:] {

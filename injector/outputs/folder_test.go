@@ -165,6 +165,18 @@ func TestPolicies(t *testing.T) {
 	require.Equal(t, "[redacted:KEY]", get(t, dir+"/text"))
 }
 
+// A value that is no text makes no binary file of a text.
+func TestTextAroundAValue(t *testing.T) {
+	value := "\xff\x00\x01" + rand.Text() + "\xc3"
+	dir := t.TempDir() + "/o"
+	put(t, dir+"/text", "é "+value+"€ and more")
+	put(t, dir+"/binary", "\x02 "+value)
+	f, err := OpenFolder(dir, redact.New(6, redact.Pattern{Name: "KEY", Value: []byte(value)}), Mask)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, of which nothing can be masked"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, "é [redacted:KEY]€ and more", get(t, dir+"/text"))
+}
+
 // What is not looked at in time is taken away, folders as a whole.
 func TestOutOfTime(t *testing.T) {
 	dir := t.TempDir() + "/o"

@@ -132,7 +132,7 @@ func likeGo(t testing.TB, data string, n int) {
 
 func TestMaskJSON(t *testing.T) {
 	service := "{\n  \"type\": \"service_account\",\n  \"id\": 12345678901,\n  \"on\": true\n}"
-	in := knows("sec\"ret\\\n", "87654321", "Ä€\U0001f600ä", `a": 12345`, service, "\U0001f511\U0001f511", `", "`+`", "`, "n\\u00", "\"quoted\"")
+	in := knows("sec\"ret\\\n", "87654321", "Ä€\U0001f600ä", `a": 12345`, service, "\U0001f511\U0001f511", "\"quoted\"")
 	for data, want := range map[string]string{
 		// Strings, as they are and escaped.
 		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // without its white space
