@@ -208,6 +208,9 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	default:
 		return fmt.Errorf("%w: --on-conflict is overwrite, keep or error", secret.ErrInvalid)
 	}
+	if f := cmd.Flags().Lookup("org"); f != nil && f.Changed && a.flags.org == "" {
+		return fmt.Errorf("%w: the org is empty", secret.ErrInvalid)
+	}
 	switch p := outputs.Policy(a.flags.onLeak); p {
 	case "", outputs.Mask, outputs.Fail, outputs.Warn:
 	default:

@@ -441,7 +441,8 @@ func TestFullScreen(t *testing.T) {
 		end           []string
 		changes       bool // from run to run, in its numbers
 	}{
-		{"vi", "vi -u NONE -N -n " + text, [][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}}, []string{":q!", "Enter"}, false},
+		// Of an Escape it waits a second for the rest of a key that begins with one.
+		{"vi", "vi -u NONE -N -n --cmd 'set ttimeout ttimeoutlen=1' " + text, [][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}}, []string{":q!", "Enter"}, false},
 		{"less", "less -N " + text, [][]string{{"Space"}, {"/line 250", "Enter"}, {"k"}, {"G"}}, []string{"q"}, false},
 		{"top", "top -d 600 -p " + strconv.Itoa(sleeper.Process.Pid), [][]string{{"t"}, {"m"}}, []string{"q"}, true},
 	} {

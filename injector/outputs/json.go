@@ -3,6 +3,7 @@ package outputs
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 const (
@@ -343,7 +344,7 @@ type jsonMasker struct {
 	open   []object // all that are, and arrays
 	key    bool     // the next string is a name, or this one
 	renew  bool     // this name has a mask in it
-	hash   uint64   // of this name
+	hash   uint64   // of what this name means
 	hashes int      // how many are remembered
 }
 
@@ -541,10 +542,22 @@ func (m *jsonMasker) end() {
 	if !m.drop {
 		m.ready = append(m.ready, m.unit...)
 		if m.where == inString && m.key {
-			m.hash = hash(m.hash, m.unit)
+			m.hash = hash(m.hash, meaning(m.unit))
 		}
 	}
 	m.unit, m.need, m.drop = m.unit[:0], 0, false
+}
+
+// meaning returns the character that a unit is: a name may be written in two ways.
+func meaning(unit []byte) []byte {
+	if len(unit) == 0 || unit[0] != '\\' {
+		return unit
+	}
+	var s string
+	if json.Unmarshal(slices.Concat([]byte{'"'}, unit, []byte{'"'}), &s) != nil {
+		return unit
+	}
+	return []byte(s)
 }
 
 // between follows c, which is in no string, number or literal.

@@ -161,9 +161,10 @@ func TestMaskJSON(t *testing.T) {
 
 		// Names stay different.
 		`{"87654321": 1, "ODc2NTQzMjE=": 2, "87654321 ": 3, "x": {"87654321": 4}, "3837363534333231": 5}`: `{"[redacted:B]": 1, "[redacted:B]-2": 2, "[redacted:B] ": 3, "x": {"[redacted:B]": 4}, "[redacted:B]-3": 5}`,
-		"{\"87654321\": 1}\n{\"87654321\": 1}":                  `{"[redacted:B]": 1}` + "\n" + `{"[redacted:B]": 1}`,
-		`[{"87654321": "87654321", "87654321-2": "87654321"}]`:  `[{"[redacted:B]": "[redacted:B]", "[redacted:B]-2": "[redacted:B]"}]`,
-		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`: `[{"[redacted:B]-2": 1, "[redacted:B]": 2, "[redacted:B]-3": 3}]`,
+		"{\"87654321\": 1}\n{\"87654321\": 1}":                                   `{"[redacted:B]": 1}` + "\n" + `{"[redacted:B]": 1}`,
+		`[{"87654321": "87654321", "87654321-2": "87654321"}]`:                   `[{"[redacted:B]": "[redacted:B]", "[redacted:B]-2": "[redacted:B]"}]`,
+		`{"87654321\u00e9x": 1, "ODc2NTQzMjE=éx": 2, "87654321\u00e9\u0078": 3}`: `{"[redacted:B]\u00e9x": 1, "[redacted:B]éx-2": 2, "[redacted:B]\u00e9\u0078-3": 3}`,
+		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`:                  `[{"[redacted:B]-2": 1, "[redacted:B]": 2, "[redacted:B]-3": 3}]`,
 	} {
 		for n := 1; n < len(data); n++ {
 			c := look(t, in, "f", []byte(data), n)
@@ -311,17 +312,24 @@ func plainJSON(t testing.TB, in *inspector, data string) string {
 		name := content.String()
 		if key {
 			taken := names[len(names)-1]
-			for n := 2; masked && taken[name]; n++ {
+			for n := 2; masked && taken[meant(t, name)]; n++ {
 				name = fmt.Sprintf("%s-%d", content.String(), n)
 			}
 			if masked {
-				taken[name] = true
+				taken[meant(t, name)] = true
 			}
 			key = false
 		}
 		out.WriteString(`"` + name + `"`)
 	}
 	return out.String()
+}
+
+// meant returns what is in a string.
+func meant(t testing.TB, inside string) (s string) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(`"`+inside+`"`), &s))
+	return s
 }
 
 // same says that after has as many values as before, at the same places. Names that
