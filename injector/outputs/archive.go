@@ -36,6 +36,9 @@ type bounds struct {
 
 var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20}
 
+// maxPadding is how far behind a tar archive another one is looked for.
+const maxPadding = 16 << 20
+
 // An uncheckedError is why a file could not be looked into.
 type uncheckedError string
 
@@ -379,6 +382,9 @@ func (d *digger) tar(ctx context.Context, in input, depth int) (is bool, err err
 	for t := tar.NewReader(r); ; is = true {
 		h, err := t.Next()
 		if err == io.EOF { //nolint:errorlint // as readers return it
+			if err := d.behindTar(ctx, r, places); err != nil {
+				return true, err
+			}
 			return is, names.Close()
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
@@ -410,6 +416,37 @@ func (d *digger) tar(ctx context.Context, in input, depth int) (is bool, err err
 			return true, err
 		}
 	}
+}
+
+// behindTar makes sure that what is behind the end of a tar archive is no other one: some
+// programs go on there.
+func (d *digger) behindTar(ctx context.Context, r io.Reader, places *io.SectionReader) error {
+	if places != nil { // the reader of tar may have stopped within a block
+		at, err := places.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return err
+		}
+		if _, err := places.Seek((at+headSize-1)/headSize*headSize, io.SeekStart); err != nil {
+			return err
+		}
+	}
+	var block [headSize]byte
+	for range maxPadding / headSize {
+		if err := ctx.Err(); err != nil {
+			return d.fail(err)
+		}
+		n, err := fill(r, block[:])
+		if err != nil && err != io.EOF { //nolint:errorlint // as readers return it
+			return err
+		}
+		switch {
+		case isTar(block[:n]):
+			return uncheckedError("there are several tar archives in it, one behind the other")
+		case n < headSize, block != [headSize]byte{}:
+			return nil
+		}
+	}
+	return nil
 }
 
 // sparse reports whether a member is not in the archive as it is read.
@@ -570,8 +607,9 @@ func (d *digger) findDirectory(in input) (directory, error) {
 	}
 	dir.begin = dir.end - int64(size)
 	dir.base = dir.begin - int64(offset)
-	// There may be a program before the archive, or its end says what is not so.
-	other := dir.base != 0 && has(in, int64(offset), directoryHeader)
+	// There may be a program before the archive, or its end says what is not so, or there
+	// is another archive, which some read and others do not.
+	other := dir.base != 0 && (has(in, int64(offset), directoryHeader) || has(in, 0, localHeader))
 	switch {
 	case dir.base >= 0 && dir.begin >= 0 && !other:
 		return dir, nil

@@ -207,7 +207,7 @@ func (in *inspector) rewrite(ctx context.Context, c content, raw io.Reader, w io
 	case jsonText:
 		m = &jsonMasker{out: out}
 	case outputsPB, errorPB:
-		return in.rewriteMessage(c.kind, cancelable(ctx, raw), w)
+		return in.rewriteMessage(ctx, c.kind, raw, w)
 	default:
 		return fmt.Errorf("%w: %s", errStill, c.why)
 	}
@@ -309,17 +309,12 @@ func (s *sink) close() error {
 type textMasker struct {
 	out   *sink
 	begun []byte // of a character, which may be covered
-	ends  bool   // what is next may be the end of one that was
+	rest  rest
 }
 
 func (t *textMasker) Write(p []byte) (int, error) {
 	n := len(p)
-	if t.ends {
-		for len(p) > 0 && !utf8.RuneStart(p[0]) {
-			p = p[1:]
-		}
-		t.ends = len(p) == 0
-	}
+	p = t.rest.behind(p)
 	for len(p) > 0 && len(t.begun) > 0 {
 		t.begun, p = append(t.begun, p[0]), p[1:]
 		if utf8.FullRune(t.begun) {
@@ -338,8 +333,9 @@ func (t *textMasker) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (t *textMasker) covered(_ []byte, mask string) error {
-	t.begun, t.ends = t.begun[:0], true
+func (t *textMasker) covered(p []byte, mask string) error {
+	t.begun = t.begun[:0]
+	t.rest.covered(p)
 	if mask == "" {
 		return nil
 	}
@@ -365,11 +361,37 @@ func begun(p []byte) int {
 	return 0
 }
 
+// A rest is the end of a character that begins in a value: it goes with that. What
+// only looks like one stays, or nobody would know how much of binary data goes.
+type rest struct {
+	last [utf8.UTFMax - 1]byte // of what is covered
+	n    int
+}
+
+// covered notes what a value ends with; it may come in parts.
+func (r *rest) covered(p []byte) {
+	p = append(r.last[:r.n:r.n], p[max(0, len(p)-len(r.last)):]...)
+	r.n = copy(r.last[:], p[max(0, len(p)-len(r.last)):])
+}
+
+// behind returns p, which is behind a value, without the rest of its last character.
+func (r *rest) behind(p []byte) []byte {
+	for len(p) > 0 && r.n > 0 {
+		if begun(r.last[:r.n]) == 0 || utf8.RuneStart(p[0]) {
+			r.n = 0
+			break
+		}
+		r.covered(p[:1])
+		p = p[1:]
+	}
+	return p
+}
+
 // A textCheck tells a text from other bytes, however they come.
 type textCheck struct {
 	binary bool
-	ends   bool // what is next may be the end of a character of which a value has a part
-	n      int  // of a character that goes on
+	rest   rest
+	n      int // of a character that goes on
 	begun  [utf8.UTFMax]byte
 }
 
@@ -383,18 +405,15 @@ func (t *textCheck) Write(p []byte) (int, error) {
 }
 
 // covered passes over a value. A character of which it has a part goes with it.
-func (t *textCheck) covered([]byte, string) error {
-	t.n, t.ends = 0, true
+func (t *textCheck) covered(p []byte, _ string) error {
+	t.binary = t.binary || t.n > 0 && utf8.RuneStart(p[0])
+	t.n = 0
+	t.rest.covered(p)
 	return nil
 }
 
 func (t *textCheck) write(p []byte) {
-	if t.ends {
-		for len(p) > 0 && !utf8.RuneStart(p[0]) {
-			p = p[1:]
-		}
-		t.ends = len(p) == 0
-	}
+	p = t.rest.behind(p)
 	// In pieces, so that not all of a text is slow for a word of another language.
 	const size = 1 << 10
 	for ; len(p) > size; p = p[size:] {

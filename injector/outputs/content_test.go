@@ -363,6 +363,42 @@ func TestMaskTextInRunes(t *testing.T) {
 	}
 }
 
+// A value that is no text may be in one.
+func TestMaskBinaryValues(t *testing.T) {
+	in := knows("\xffsecret\xfe\xe2", "\x00\x01secret\x02", "\xf0\x9fsecret\xf0")
+	for data, want := range map[string]string{
+		"a \xffsecret\xfe\xe2 b":               "a [redacted:A] b",
+		"a \xffsecret\xfe\xe2\x82\xac b":       "a [redacted:A] b",
+		"a \xffsecret\xfe\xe2\x82€ b":          "a [redacted:A]€ b",
+		"\x00\x01secret\x02\xffsecret\xfe\xe2": "[redacted:B]",
+		"\xf0\x9fsecret\xf0":                   "[redacted:C]",
+		"\xf0\x9fsecret\xf0\x9f\x98\x80":       "[redacted:C]",
+	} {
+		for n := 1; n < len(data)+1; n++ {
+			c := look(t, in, "f", []byte(data), n)
+			require.Equalf(t, text, c.kind, "%q", data)
+			out, err := mask(t, in, c, []byte(data), every(n))
+			require.NoError(t, err)
+			require.Equalf(t, want, out, "%q", data)
+			data, want := `["`+data+`", "ä"]`, `["`+want+`", "ä"]`
+			if strings.Contains(data, "\x00") {
+				continue // which no JSON has
+			}
+			c = look(t, in, "f", []byte(data), n)
+			require.Equalf(t, jsonText, c.kind, "%q", data)
+			out, err = mask(t, in, c, []byte(data), every(n))
+			require.NoError(t, err)
+			require.Equalf(t, want, out, "%q", data)
+		}
+	}
+	// What is behind it need be no rest of it.
+	for _, data := range []string{"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80", "\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2"} {
+		for n := 1; n < len(data)+1; n++ {
+			require.Equalf(t, opaque, look(t, in, "f", []byte(data), n).kind, "%q", data)
+		}
+	}
+}
+
 // What a million files need is not needed a million times.
 func TestInspectAllocates(t *testing.T) {
 	in := knows(secret)

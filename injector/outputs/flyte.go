@@ -2,6 +2,7 @@ package outputs
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -16,7 +17,7 @@ import (
 )
 
 // maxMessage bounds a message that is masked: all of it is in memory.
-const maxMessage = 64 << 20
+const maxMessage = 16 << 20
 
 // messageKinds are the files that are messages of Flyte's, by name. Its copilot
 // writes errors.pb.
@@ -65,14 +66,14 @@ func decode(k kind, b []byte) proto.Message {
 
 // rewriteMessage writes r, a message, masked. A value that is in no text of it stays
 // and is an error: whoever reads bytes would find them broken.
-func (in *inspector) rewriteMessage(k kind, r io.Reader, w io.Writer) error {
-	b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
+func (in *inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w io.Writer) error {
+	b, err := io.ReadAll(io.LimitReader(cancelable(ctx, r), maxMessage+1))
 	if err != nil {
 		return err
 	}
 	// As a sink does, what is left is searched with gaps for the masks; these are as
 	// long, because lengths are among what is searched.
-	left, err := in.masked(k, b, func(mask string) string { return strings.Repeat(string(gap), len(mask)) })
+	left, err := in.masked(ctx, k, b, func(mask string) string { return strings.Repeat(string(gap), len(mask)) })
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (in *inspector) rewriteMessage(k kind, r io.Reader, w io.Writer) error {
 	if still {
 		return fmt.Errorf("%w: it is not in a text", errStill)
 	}
-	b, err = in.masked(k, b, func(mask string) string { return mask })
+	b, err = in.masked(ctx, k, b, func(mask string) string { return mask })
 	if err != nil {
 		return err
 	}
@@ -97,12 +98,13 @@ func (in *inspector) rewriteMessage(k kind, r io.Reader, w io.Writer) error {
 }
 
 // masked returns the message b with what stand returns for each mask.
-func (in *inspector) masked(k kind, b []byte, stand func(mask string) string) ([]byte, error) {
+func (in *inspector) masked(ctx context.Context, k kind, b []byte, stand func(mask string) string) ([]byte, error) {
 	m := decode(k, b)
 	if m == nil || len(b) > maxMessage {
 		return nil, fmt.Errorf("%w: it changed", errStill)
 	}
-	t := texts{in.scanner.Redactor, stand}
+	t := texts{done: ctx.Err, redactor: in.scanner.Redactor, stand: stand, check: in.scanner.Redactor.Writer(io.Discard)}
+	t.check.Found = func(redact.Find) { t.found = true }
 	outputs, isOutputs := m.(*task.Outputs)
 	var names []string
 	if isOutputs {
@@ -153,11 +155,16 @@ func distinct(keys, masked []string) []string {
 
 // texts masks the texts of a message.
 type texts struct {
+	done     func() error
 	redactor *redact.Redactor
 	stand    func(mask string) string
+	// check tells whether there is anything to mask in a text: there are many, and in most
+	// there is not.
+	check *redact.Writer
+	found bool
 }
 
-func (t texts) message(m protoreflect.Message) (err error) {
+func (t *texts) message(m protoreflect.Message) (err error) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case f.IsMap():
@@ -180,7 +187,7 @@ func (t texts) message(m protoreflect.Message) (err error) {
 }
 
 // entries masks a map.
-func (t texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) error {
+func (t *texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) error {
 	type pair struct{ key, value protoreflect.Value }
 	var pairs []pair
 	m.Range(func(key protoreflect.MapKey, value protoreflect.Value) bool {
@@ -213,7 +220,7 @@ func (t texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) error
 }
 
 // value returns v, one of f, masked.
-func (t texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, error) {
+func (t *texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, error) {
 	switch f.Kind() {
 	case protoreflect.StringKind:
 		s, err := t.mask(v.String())
@@ -225,9 +232,19 @@ func (t texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (prot
 	}
 }
 
+// holdsGap reports whether a value may go on behind a gap.
+func holdsGap(s string) bool { return strings.Contains(s, string(gap)) }
+
 // mask masks s. A character of which a value has a part goes with it: no text may
 // be anything but UTF-8.
-func (t texts) mask(s string) (string, error) {
+func (t *texts) mask(s string) (string, error) {
+	if err := t.done(); err != nil {
+		return "", err
+	}
+	t.found = false
+	if _, err := io.WriteString(t.check, s+string(gap)); err != nil || !t.found && !holdsGap(s) {
+		return s, err
+	}
 	var out bytes.Buffer
 	found := false
 	w := t.redactor.Writer(&out)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,13 +31,15 @@ const (
 // A Folder is what a task leaves, in one folder and those below it.
 type Folder struct {
 	path     string
+	above    *os.File // what was there of it from the beginning: the folder it is in, or one above
+	below    string   // the way from there
 	redactor *redact.Redactor
 	policy   Policy
 	known    map[signature]bool // files in which nothing is, see Watch
 }
 
 // OpenFolder returns the folder at path, which need not be there yet, for the values
-// that r knows when it is checked. It returns an error if there is something else.
+// that r knows once it is watched or checked. It returns an error if there is something else.
 func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error) {
 	abs, err := filepath.Abs(path) // the working folder is another one in the end
 	if err != nil {
@@ -54,7 +57,20 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 			return nil, err
 		}
 	}
-	return &Folder{path: abs, redactor: r, policy: policy}, nil
+	f := &Folder{path: abs, redactor: r, policy: policy}
+	// Held open, so that the task can put nothing else in its place.
+	for above := filepath.Dir(abs); ; above = filepath.Dir(above) {
+		fd, err := unix.Open(above, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) && above != filepath.Dir(above) {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: above, Err: err}
+		}
+		f.above = os.NewFile(uintptr(fd), above)
+		f.below, err = filepath.Rel(above, abs)
+		return f, err
+	}
 }
 
 // A Finding is a file with values, or one of which that is not known, and what became
@@ -84,6 +100,9 @@ func (r *Report) Leaks(p Policy) bool {
 }
 
 func (r *Report) add(f Finding, counter *int) {
+	if counter == &r.Left && slices.ContainsFunc(r.Findings, func(g Finding) bool { return g.Path == f.Path }) {
+		return // its folder was listed again
+	}
 	*counter++
 	if len(r.Findings) < maxFindings {
 		r.Findings = append(r.Findings, f)
@@ -106,15 +125,19 @@ type signature struct {
 // entered; such a one, and what can be neither masked nor moved, is left, and reported.
 func (f *Folder) Check(ctx context.Context) (Report, error) {
 	c := checker{Folder: f, ctx: ctx, in: newInspector(&Scanner{Redactor: f.redactor})}
-	parent, err := unix.Open(filepath.Dir(f.path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return c.report, nil
-	case err != nil:
-		return c.report, &fs.PathError{Op: "open", Path: filepath.Dir(f.path), Err: err}
+	parent, name := int(f.above.Fd()), f.below
+	if above, last := filepath.Split(f.below); above != "" {
+		dir, err := openAt(parent, filepath.Clean(above), unix.O_RDONLY|unix.O_DIRECTORY)
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return c.report, nil
+		case err != nil:
+			return c.report, &fs.PathError{Op: "open", Path: filepath.Dir(f.path), Err: err}
+		}
+		defer unix.Close(dir) //nolint:errcheck // a folder
+		parent, name = dir, last
 	}
-	defer unix.Close(parent) //nolint:errcheck // a folder
-	name := filepath.Base(f.path)
+	c.away.parent, c.away.beside = parent, filepath.Dir(f.path)
 	root, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT): // the task has left nothing
@@ -145,6 +168,7 @@ type checker struct {
 	report Report
 	device uint64
 	away   quarantine
+	again  bool // the folder is listed another time
 }
 
 const (
@@ -152,44 +176,77 @@ const (
 	maxFolders = 200
 	// batch is how many names of a folder are read at a time.
 	batch = 512
-	// attempts is how often a file is looked at that changes meanwhile.
-	attempts = 3
+	// attempts is how often a file is looked at that changes meanwhile, and maxPasses how
+	// often a folder is listed.
+	attempts  = 3
+	maxPasses = 3
 )
 
 // folder looks at what is in the folder dir, which it closes. rel is where that is.
 func (c *checker) folder(dir int, rel string, depth int) {
 	d := os.NewFile(uintptr(dir), rel)
 	defer d.Close() //nolint:errcheck // read only
-	for {
-		entries, err := d.ReadDir(batch)
-		suspicious := c.holds(names(entries))
-		for _, e := range entries {
-			path := filepath.Join(rel, e.Name())
-			switch {
-			case c.ctx.Err() != nil:
-				c.refuse(dir, e.Name(), path, nil, "it was not looked at in time")
-			case suspicious && c.holds(e.Name()):
-				c.refuse(dir, e.Name(), path, nil, "its name holds a value")
-			default:
-				c.entry(dir, e, path, depth)
-			}
+	visited := map[string]bool{}
+	// Some file systems pass over a name when another one goes while they are listed. What
+	// is not looked at again in time was, the first time.
+	again := c.again
+	defer func() { c.again = again }()
+	for passes := range maxPasses {
+		c.again = passes > 0
+		changed, err := c.list(d, dir, rel, depth, visited)
+		if err == nil && changed {
+			_, err = d.Seek(0, io.SeekStart)
 		}
-		switch {
-		case err == io.EOF:
-			return
-		case err != nil:
+		if err != nil {
 			c.left(rel, nil, "it cannot be listed: "+err.Error())
+		}
+		if err != nil || !changed {
 			return
 		}
 	}
 }
 
-// names returns all names with what no name has between them.
-func names(entries []os.DirEntry) string {
+// list looks once at what is in a folder, but not at the folders in it that were visited,
+// and reports whether it took something out or put something in its place.
+func (c *checker) list(d *os.File, dir int, rel string, depth int, visited map[string]bool) (changed bool, err error) {
+	for err == nil {
+		var entries []os.DirEntry
+		entries, err = d.ReadDir(batch)
+		suspicious := c.holds(paths(rel, entries))
+		for _, e := range entries {
+			path := filepath.Join(rel, e.Name())
+			before := c.report.Masked + c.report.Refused
+			switch {
+			case c.ctx.Err() != nil && c.again:
+				return false, nil
+			case c.ctx.Err() != nil:
+				c.refuse(dir, e.Name(), path, nil, "it was not looked at in time")
+			case suspicious && c.holds(path):
+				c.refuse(dir, e.Name(), path, nil, "its name holds a value")
+			case !e.IsDir():
+				c.entry(dir, e, path)
+			case visited[e.Name()]:
+			default:
+				visited[e.Name()] = true
+				c.subfolder(dir, e.Name(), path, depth)
+				continue // what changed in it is its own
+			}
+			changed = changed || c.report.Masked+c.report.Refused > before
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return changed, err
+}
+
+// paths returns the paths of all, with what none has between them. A value may have a
+// slash in it.
+func paths(rel string, entries []os.DirEntry) string {
 	var b strings.Builder
 	for _, e := range entries {
-		b.WriteString(e.Name())
-		b.WriteByte('/')
+		b.WriteString(filepath.Join(rel, e.Name()))
+		b.WriteByte(0)
 	}
 	return b.String()
 }
@@ -203,25 +260,30 @@ func (c *checker) holds(text string) (found bool) {
 	return found
 }
 
-// entry looks at what is in dir under one name. Pipes, sockets and devices have no
-// content of their own.
-func (c *checker) entry(dir int, e os.DirEntry, path string, depth int) {
+// subfolder looks at what is in a folder in dir.
+func (c *checker) subfolder(dir int, name, path string, depth int) {
+	if depth == maxFolders {
+		c.refuse(dir, name, path, nil, "it is in too many folders")
+		return
+	}
+	sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err == nil && crossesMounts() && !c.sameDevice(sub) {
+		_, err = unix.Close(sub), unix.EXDEV
+	}
+	switch {
+	case err == nil:
+		c.folder(sub, path, depth+1)
+	case errors.Is(err, unix.EXDEV):
+		c.left(path, nil, "it is another file system: it needs an --outputs of its own")
+	case !errors.Is(err, unix.ENOENT):
+		c.refuse(dir, name, path, nil, "it cannot be read: "+err.Error())
+	}
+}
+
+// entry looks at what is in dir under one name, and is no folder. Pipes, sockets and
+// devices have no content of their own.
+func (c *checker) entry(dir int, e os.DirEntry, path string) {
 	switch kind := e.Type(); {
-	case kind.IsDir() && depth == maxFolders:
-		c.refuse(dir, e.Name(), path, nil, "it is in too many folders")
-	case kind.IsDir():
-		sub, err := openBeneath(dir, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY)
-		if err == nil && !c.sameDevice(sub) {
-			_, err = unix.Close(sub), unix.EXDEV
-		}
-		switch {
-		case err == nil:
-			c.folder(sub, path, depth+1)
-		case errors.Is(err, unix.EXDEV):
-			c.left(path, nil, "it is another file system: it needs an --outputs of its own")
-		case !errors.Is(err, unix.ENOENT):
-			c.refuse(dir, e.Name(), path, nil, "it cannot be read: "+err.Error())
-		}
 	case kind.IsRegular():
 		c.file(dir, e.Name(), path)
 	case kind&fs.ModeSymlink != 0:
@@ -241,13 +303,16 @@ var errAgain = errors.New("it changes while it is looked at")
 
 // file looks at a file, and does what is to be done to it.
 func (c *checker) file(dir int, name, path string) {
-	c.report.Files++
+	if !c.again {
+		c.report.Files++
+	}
 	err := errAgain
 	for n := 0; n < attempts && errors.Is(err, errAgain); n++ {
 		err = c.look(dir, name, path)
 	}
 	switch {
 	case err == nil, errors.Is(err, unix.ENOENT): // somebody has removed it
+	case c.ctx.Err() != nil && c.again:
 	case c.ctx.Err() != nil:
 		c.refuse(dir, name, path, nil, "it was not looked at in time")
 	case errors.Is(err, unix.EXDEV):
@@ -274,7 +339,7 @@ func (c *checker) look(dir int, name, path string) error {
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return errAgain // it was one a moment ago
-	case before.dev != c.device:
+	case before.dev != c.device && crossesMounts():
 		return unix.EXDEV
 	case c.known[before]:
 		return nil
@@ -304,14 +369,11 @@ func (c *checker) look(dir int, name, path string) error {
 
 // inspectFile looks at an open file.
 func inspectFile(ctx context.Context, in *inspector, name string, f *os.File, st unix.Stat_t) (content, error) {
-	raw, at, size := io.Reader(f), io.ReaderAt(f), st.Size
-	if st.Blocks*512 < size { // there are holes
-		raw = &holes{fd: int(f.Fd()), size: size}
-		if size > sparseArchive {
-			at, size = strings.NewReader(""), 0
-		}
+	raw := io.Reader(f)
+	if st.Blocks*512 < st.Size { // there are holes
+		raw = &holes{fd: int(f.Fd()), size: st.Size}
 	}
-	return in.inspect(ctx, name, raw, at, size)
+	return in.inspect(ctx, name, raw, f, st.Size)
 }
 
 // mask replaces a file by a masked one, at once, with its mode, owner and times. What
@@ -389,9 +451,9 @@ func (c *checker) refuse(dir int, name, path string, found map[string]int, why s
 		c.left(path, found, why)
 		return
 	}
-	to, err := c.away.take(filepath.Dir(c.path), dir, name)
+	to, err := c.away.take(dir, name)
 	if err != nil {
-		to, err = "removed", c.remove(dir, name, path)
+		to, err = "removed", c.remove(dir, name)
 	}
 	switch {
 	case err == nil:
@@ -406,35 +468,56 @@ func (c *checker) left(path string, found map[string]int, why string) {
 }
 
 // remove removes what is in dir under name, and all that is below it.
-func (c *checker) remove(dir int, name, path string) error {
+func (c *checker) remove(dir int, name string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	root, err := os.OpenRoot(c.path)
-	if err != nil {
+	sub, err2 := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err2 != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // a folder
-	return root.RemoveAll(path)
+	d := os.NewFile(uintptr(sub), name)
+	defer d.Close() //nolint:errcheck // read only
+	for {
+		entries, err := d.ReadDir(batch)
+		for _, e := range entries {
+			if err := c.remove(sub, e.Name()); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == nil:
+		case err != io.EOF:
+			return err
+		default:
+			return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+		}
+	}
 }
 
 // A quarantine is a folder for what is taken out of another: beside it, so that it is
 // one step, whatever the size; and ours alone.
 type quarantine struct {
-	path string
-	fd   int
-	n    int
-	none bool // there is none: the folder is a file system of its own, or all in its folder is not ours
+	parent int    // the folder in which it is
+	beside string // that one's path, for people
+	path   string
+	fd     int
+	n      int
+	none   bool // there is none: the folder is a file system of its own, or all in its folder is not ours
 }
 
-// take moves what is in dir under name into the quarantine below parent, and returns
-// where that is, for people.
-func (q *quarantine) take(parent string, dir int, name string) (string, error) {
+// take moves what is in dir under name into the quarantine, and returns where that is,
+// for people.
+func (q *quarantine) take(dir int, name string) (string, error) {
 	if q.path == "" && !q.none {
-		var err error
-		if q.path, err = os.MkdirTemp(parent, ".inject-refused-*"); err == nil {
-			q.fd, err = unix.Open(q.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		own := ".inject-refused-" + rand.Text()
+		q.path = filepath.Join(q.beside, own)
+		err := unix.Mkdirat(q.parent, own, 0o700)
+		if err == nil {
+			if q.fd, err = openBeneath(q.parent, own, unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+				_ = unix.Unlinkat(q.parent, own, unix.AT_REMOVEDIR)
+			}
 		}
 		q.none = err != nil
 	}
@@ -447,7 +530,7 @@ func (q *quarantine) take(parent string, dir int, name string) (string, error) {
 		if errors.Is(err, unix.EXDEV) && q.n == 1 {
 			q.close()
 			q.none = true
-			_ = unix.Rmdir(q.path)
+			_ = unix.Unlinkat(q.parent, filepath.Base(q.path), unix.AT_REMOVEDIR)
 		}
 		return "", err
 	}

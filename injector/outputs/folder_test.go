@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -326,9 +327,12 @@ func TestSwapping(t *testing.T) {
 // of a thousand files, on a tmpfs if there is one, because to make so many takes longer
 // than to look at them.
 func TestManyFiles(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "outputs") //nolint:usetesting // not where tests are
-	if err != nil {
-		dir = t.TempDir()
+	dir := t.TempDir()
+	var room unix.Statfs_t
+	if unix.Statfs("/dev/shm", &room) == nil && room.Ffree > 1_200_000 {
+		var err error
+		dir, err = os.MkdirTemp("/dev/shm", "outputs") //nolint:usetesting // not where tests are
+		require.NoError(t, err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a test's
 	folders, files := 1000, 1000
@@ -390,6 +394,28 @@ func TestSparse(t *testing.T) {
 	}
 }
 
+// An archive with holes is looked into, and so are two that are one file.
+func TestOddArchives(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir+"/leak", strings.Repeat(leak+"\n", 3))
+	put(t, dir+"/clean", "nothing")
+	script := `cd "$1" && gzip -k leak && mkdir o &&
+		cp leak.gz o/holes.gz && truncate -s 1100M o/holes.gz &&
+		tar czf o/holes.tgz leak && truncate -s 1100M o/holes.tgz &&
+		tar cf a.tar clean && tar cf b.tar leak.gz && cat a.tar b.tar > o/two.tar && cat a.tar b.tar | gzip > o/two.tar.gz &&
+		python3 -c 'import sys, zipfile
+for name, text in ("a", "leak"), ("b", "clean"):
+    with zipfile.ZipFile(name + ".zip", "w", zipfile.ZIP_DEFLATED) as z: z.write(text)' && cat a.zip b.zip > o/two.zip && cat b.zip a.zip > o/owt.zip && cat b.zip > o/one.zip && cat a.tar > o/one.tar`
+	out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+	require.Equal(t, map[string]string{
+		"holes.gz": "moved: a gzip archive, of which nothing can be masked", "holes.tgz": "moved: a gzip archive, of which nothing can be masked",
+		"two.tar":    "moved: there are several tar archives in it, one behind the other",
+		"two.tar.gz": "moved: there are several tar archives in it, one behind the other",
+		"two.zip":    "moved: damaged: a zip archive that may be read in two ways", "owt.zip": "moved: damaged: a zip archive that may be read in two ways",
+	}, outcomes(checkFolder(t, folderOf(t, dir+"/o", Mask))))
+}
+
 // What Watch has seen is not read again, and whatever changes is, also by way of memory.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir() + "/o"
@@ -406,15 +432,15 @@ func TestWatch(t *testing.T) {
 	memory[0] = 'z' // the page is writable from here on, unless somebody syncs it
 	time.Sleep(4 * settled)
 	stop()
+	copy(memory, leak) // it is known by now, if anything is
 	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
 	require.NoError(t, err)
 	defer unix.Close(fd) //nolint:errcheck // a folder
 	if !tellsChanges(fd) {
 		require.Empty(t, f.known)
 	} else {
-		require.Len(t, f.known, 3)
+		require.NotEmpty(t, f.known)
 	}
-	copy(memory, leak)
 	require.NoError(t, unix.Munmap(memory))
 	require.NoError(t, mapped.Close())
 	r := checkFolder(t, f)
@@ -428,4 +454,34 @@ func TestWatch(t *testing.T) {
 	// It ends where there is nothing, and at once.
 	folderOf(t, dir+"/none", Mask).Watch(t.Context())()
 	folderOf(t, dir, Mask).Watch(t.Context())()
+}
+
+// A value that has a slash in it may be in a path.
+func TestPath(t *testing.T) {
+	dir := t.TempDir() + "/o"
+	put(t, dir+"/plain/secret+value==", "nothing")
+	put(t, dir+"/plain/other", "nothing")
+	f, err := OpenFolder(dir, redact.New(6, redact.Pattern{Name: "KEY", Value: []byte("plain/secret+value==")}), Mask)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"plain/secret+value==": "moved: its name holds a value"}, outcomes(checkFolder(t, f)))
+	require.FileExists(t, dir+"/plain/other")
+}
+
+// What cannot be moved is removed, folders with all that is in them, and nothing else.
+func TestRemove(t *testing.T) {
+	parent := t.TempDir()
+	dir := parent + "/o"
+	put(t, dir+"/f "+leak+"/sub/x", "x")
+	put(t, parent+"/outside/x", "x")
+	require.NoError(t, os.Symlink("../../outside", dir+"/f "+leak+"/link"))
+	f := folderOf(t, dir, Mask)
+	c := checker{Folder: f, ctx: t.Context(), away: quarantine{none: true}, in: newInspector(&Scanner{Redactor: f.redactor})}
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	c.folder(fd, "", 0)
+	require.Equal(t, map[string]string{"f " + leak: "removed: its name holds a value"}, outcomes(c.report))
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+	require.FileExists(t, parent+"/outside/x")
 }

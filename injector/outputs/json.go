@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 )
 
 const (
@@ -445,8 +446,8 @@ func (m *jsonMasker) step(c byte, covered bool) (used bool, err error) {
 		return true, err
 	case len(m.unit) == 0:
 		m.need = length(c)
-	case c != '\\' && len(m.unit) == m.need:
-		m.end() // a surrogate without its other half
+	case c != '\\' && len(m.unit) == m.need, m.unit[0] >= 0x80 && utf8.RuneStart(c):
+		m.end() // a surrogate without its other half, or a value that is no UTF-8
 		return false, nil
 	}
 	if err := m.take(c, covered); err != nil {
@@ -496,7 +497,7 @@ func (m *jsonMasker) longer() int {
 
 // take adds c to the unit, or drops both.
 func (m *jsonMasker) take(c byte, covered bool) error {
-	if covered {
+	if covered && (m.where == inString || !m.drop) { // of a number there is one mask
 		m.drop = true
 		if err := m.stand(); err != nil {
 			return err

@@ -153,6 +153,7 @@ func TestMaskJSON(t *testing.T) {
 		"87654321\n1 87654321":             "\"[redacted:B]\"\n1 \"[redacted:B]\"",
 		`[-87654321.5e3,1]`:                `["[redacted:B]",1]`,
 		`{"x":187654321,"y":8765432}`:      `{"x":"[redacted:B]","y":8765432}`,
+		`[876543210087654321,1]`:           `["[redacted:B]",1]`,
 		`[1.87654321,87654321]`:            `["[redacted:B]","[redacted:B]"]`,
 		`{"a": 12345, "b": 1}`:             `{"[redacted:D]": "[redacted:D]", "b": 1}`,
 		`{"ba": 123456, "b": 1}`:           `{"b[redacted:D]": "[redacted:D]", "b": 1}`,
@@ -220,9 +221,21 @@ func TestMaskManyNames(t *testing.T) {
 
 // The plain rule: mark what is covered, then go by tokens and characters.
 var (
-	tokens     = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"\s\x{feff}]+|[\s\x{feff}]+`)
-	characters = regexp.MustCompile(`\\u[dD][89abAB][[:xdigit:]]{2}\\(?:u[[:xdigit:]]{4}|[^u])|\\u[[:xdigit:]]{4}|\\[^u]|(?s:.)`)
+	tokens  = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"\s\x{feff}]+|[\s\x{feff}]+`)
+	escapes = regexp.MustCompile(`^(?:\\u[dD][89abAB][[:xdigit:]]{2}\\(?:u[[:xdigit:]]{4}|[^u])|\\u[[:xdigit:]]{4}|\\[^u])`)
 )
+
+// characters returns where the characters of a string begin and end.
+func characters(inside string) (all [][2]int) {
+	for from, to := 0, 0; from < len(inside); from = to {
+		to = from + max(1, len(escapes.FindString(inside[from:])))
+		for need := from + length(inside[from]); to < need && to < len(inside) && inside[from] >= 0x80 && !utf8.RuneStart(inside[to]); {
+			to++
+		}
+		all = append(all, [2]int{from, to})
+	}
+	return all
+}
 
 // coverage returns the mask of the run that covers each byte, and which one that is.
 func coverage(t testing.TB, in *inspector, data string) (masks []string, runs []int) {
@@ -294,7 +307,7 @@ func plainJSON(t testing.TB, in *inspector, data string) string {
 		}
 		inside, base, last, masked := data[at[0]+1:at[1]-1], at[0]+1, 0, false
 		var content strings.Builder
-		for _, c := range characters.FindAllStringIndex(inside, -1) {
+		for _, c := range characters(inside) {
 			stays := true
 			for i := base + c[0]; i < base+c[1]; i++ {
 				if runs[i] == 0 {
@@ -490,6 +503,9 @@ func (w writer) value(depth int) {
 		w.b.WriteString([]string{"true", "false", "null"}[w.random.IntN(3)])
 	case 5:
 		if json.Valid([]byte(one)) { // a number, or a file that was pasted
+			if digit(one[0]) && w.random.IntN(2) == 0 {
+				w.b.WriteString("1" + one + "7") // in a longer one, or twice
+			}
 			w.b.WriteString(one)
 			return
 		}

@@ -49,18 +49,19 @@ func tellsChanges(fd int) bool {
 		return false
 	}
 	switch st.Type {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.OVERLAYFS_SUPER_MAGIC:
+	// Not overlayfs, which does as the file system below it does.
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
 		return unix.Fdatasync(fd) == nil
 	}
 	return false
 }
 
-const (
-	// holeLength is how much is read of a hole: longer than what a value has of zeros.
-	holeLength = 64 << 10
-	// sparseArchive is the size from which a file with holes is not opened as an archive.
-	sparseArchive = 1 << 30
-)
+// holeLength is how much is read of a hole: longer than what a value has of zeros.
+const holeLength = 64 << 10
+
+// crossesMounts reports whether openBeneath may open what is mounted. If it does not,
+// devices tell nothing more: on overlayfs those of files differ from those of folders.
+func crossesMounts() bool { return noOpenat2.Load() }
 
 // holes reads a file and passes over its holes, but for their beginnings.
 type holes struct {

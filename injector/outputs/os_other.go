@@ -27,8 +27,8 @@ func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.
 // known here.
 func tellsChanges(int) bool { return false }
 
-// sparseArchive is the size from which a file with holes is not opened as an archive.
-const sparseArchive = 1 << 30
+// crossesMounts reports whether openBeneath may open what is mounted.
+func crossesMounts() bool { return true }
 
 // holes reads a file; its holes are as long as they are.
 type holes struct {

@@ -54,7 +54,8 @@ func (f *Folder) watch(ctx context.Context) map[signature]bool {
 	}
 	defer events.Close() //nolint:errcheck // it has done its work
 	w := watcher{
-		folder: f, root: root, events: events, changed: map[string]time.Time{}, known: map[signature]bool{},
+		folder: f, root: root, events: events, changed: map[string]time.Time{},
+		seen: map[string]signature{}, known: map[signature]bool{},
 		in: newInspector(&Scanner{Redactor: f.redactor}),
 	}
 	w.add(f.path)
@@ -63,10 +64,11 @@ func (f *Folder) watch(ctx context.Context) map[signature]bool {
 	for {
 		select {
 		case <-ctx.Done():
+			w.last()
 			return w.known
-		case _, ok := <-events.Errors: // some were lost: Check does not need them
-			if !ok {
-				return w.known
+		case err := <-events.Errors:
+			if err != nil { // some were lost, so what is known may be old
+				return nil
 			}
 		case e := <-events.Events:
 			w.event(e)
@@ -82,6 +84,7 @@ type watcher struct {
 	events  *fsnotify.Watcher
 	folders int
 	changed map[string]time.Time // files, and when they last did
+	seen    map[string]signature // of those that are known, by their path
 	known   map[signature]bool
 	in      *inspector
 }
@@ -104,9 +107,34 @@ func (w *watcher) add(dir string) {
 	})
 }
 
+// note notes that a file changes. A long write changes its times as it begins, so what was
+// seen in the middle of one may have the times that it has in the end.
 func (w *watcher) note(path string) {
+	w.forget(path)
 	if len(w.changed) < maxWatched {
 		w.changed[path] = time.Now()
+	}
+}
+
+func (w *watcher) forget(path string) {
+	if s, ok := w.seen[path]; ok {
+		delete(w.known, s)
+		delete(w.seen, path)
+	}
+}
+
+// last takes the events that are on their way: whoever has caused them has ended.
+func (w *watcher) last() {
+	for end := time.After(time.Second); ; {
+		select {
+		case e := <-w.events.Events:
+			w.event(e)
+		case <-time.After(20 * time.Millisecond):
+			return
+		case <-end: // too many: nothing is known
+			clear(w.known)
+			return
+		}
 	}
 }
 
@@ -143,7 +171,7 @@ func (w *watcher) look(ctx context.Context) {
 
 // file looks at the file at rel, and remembers it if nothing is in it.
 func (w *watcher) file(ctx context.Context, rel string) {
-	fd, err := openAt(w.root, rel)
+	fd, err := openAt(w.root, rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return
 	}
@@ -164,19 +192,20 @@ func (w *watcher) file(ctx context.Context, rel string) {
 	}
 	seen, err := inspectFile(ctx, w.in, filepath.Base(rel), f, st)
 	if err != nil || len(seen.found) > 0 || seen.unchecked {
+		delete(w.known, before) // it has another name, perhaps
 		return
 	}
 	if _, now, err := stat(fd); err == nil && now == before {
-		w.known[before] = true
+		w.known[before], w.seen[filepath.Join(w.folder.path, rel)] = true, before
 	}
 }
 
-// openAt opens the file at rel below root, one name after the other.
-func openAt(root int, rel string) (int, error) {
+// openAt opens what is at rel below root, one name after the other.
+func openAt(root int, rel string, last int) (int, error) {
 	dir := root
 	for {
 		name, rest, more := strings.Cut(rel, string(filepath.Separator))
-		flags := unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+		flags := last
 		if more {
 			flags = unix.O_RDONLY | unix.O_DIRECTORY
 		}
