@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -11,21 +12,30 @@ import (
 )
 
 const (
-	// politely is how long what is left of a program has to end by itself, and
-	// forcibly how long the kernel has to end it.
-	politely = time.Second
-	forcibly = 5 * time.Second
+	// polite is how long what is left of a program has to end by itself, and forcible
+	// how long the kernel has to end it.
+	polite   = time.Second
+	forcible = 5 * time.Second
 )
 
 // endAll ends every process below us and reaps it: what the program left behind is
-// ours, as we are its subreaper or process 1. It reports whether none is left. The
-// program itself must have been reaped.
-func endAll() bool {
+// ours, as we are its subreaper or process 1. Not those in spared, which were there
+// before the program, and what is below them. It reports whether none is left. The
+// program itself must have been reaped. When there is no time it is not polite.
+func endAll(spared []int, inHaste bool) bool {
 	began := time.Now()
 	asked := map[int]bool{}
+	politely := polite
+	if inHaste {
+		politely = 0
+	}
 	for reapAll() {
 		since := time.Since(began)
-		for _, pid := range descendants() {
+		below, known := descendants(spared)
+		if known && len(below) == 0 {
+			return true
+		}
+		for _, pid := range below {
 			switch {
 			case since >= politely:
 				_ = unix.Kill(pid, unix.SIGKILL)
@@ -35,7 +45,7 @@ func endAll() bool {
 			}
 			asked[pid] = true
 		}
-		if since > politely+forcibly {
+		if since > politely+forcible {
 			return false
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -57,13 +67,14 @@ func reapAll() bool {
 	}
 }
 
-// descendants returns the processes below us. A number may be another's by the time
+// descendants returns the processes below us but for those in spared and below them, and
+// whether that is known. A number may be another's by the time
 // it is sent a signal only if its process has ended and was reaped meanwhile: by a
 // parent of its own, within microseconds, and numbers are not used again so soon.
-func descendants() (below []int) {
+func descendants(spared []int) (below []int, known bool) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	children := map[int][]int{}
 	for _, e := range entries {
@@ -81,9 +92,16 @@ func descendants() (below []int) {
 			children[parent] = append(children[parent], pid)
 		}
 	}
-	below = children[os.Getpid()]
+	if _, seen := children[os.Getppid()]; !seen {
+		return nil, false // an empty /proc, or another one's
+	}
+	for _, pid := range children[os.Getpid()] {
+		if !slices.Contains(spared, pid) {
+			below = append(below, pid)
+		}
+	}
 	for i := 0; i < len(below); i++ {
 		below = append(below, children[below[i]]...)
 	}
-	return below
+	return below, true
 }

@@ -48,6 +48,8 @@ type supervisor struct {
 	// asked is when we were asked to stop, and leave when to leave whatever is still
 	// unwritten then.
 	asked, leave time.Time
+	// others are our children from before the program, as of what has become us.
+	others []int
 	// reapsOrphans is set if what loses its parent below us becomes our child.
 	reapsOrphans bool
 	// noTerminal is why the program has none of its own.
@@ -125,6 +127,9 @@ func (s *supervisor) start(path string) (err error) {
 		attr.Files = append(attr.Files, f.Fd())
 	}
 	s.reapsOrphans = becomeSubreaper()
+	if s.p.EndAll {
+		s.others, _ = descendants(nil)
+	}
 	runtime.LockOSThread()
 	switch {
 	case s.screen != nil:
@@ -247,7 +252,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	result.Leaked, result.Abandoned = s.drain()
 	s.screen.close()
 	if s.p.EndAll {
-		result.Survived = !endAll() || !s.reapsOrphans
+		result.Survived = !endAll(s.others, !s.asked.IsZero()) || !s.reapsOrphans
 	}
 	result.Asked = s.asked
 	for _, st := range s.streams {

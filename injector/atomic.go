@@ -1,6 +1,7 @@
 package injector
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,10 +30,26 @@ import (
 // is as it was.
 func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.Logger) error {
 	dir = absolute(dir)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // what is in it is for others
+	made, err := makeAll(dir)
+	for _, path := range made { // what is in it is for others, whatever the umask
+		err = cmp.Or(err, os.Chmod(path, 0o755)) //nolint:gosec // as above
+	}
+	if err != nil {
 		return cannotPlace(err)
 	}
 	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+	}
+	if err != nil {
+		return cannotPlace(err)
+	}
+	// One at a time, so that what a killed one has left is nobody's.
+	lock, err := os.Open(dir) //nolint:gosec // the operator's choice
+	if err == nil {
+		defer lock.Close() //nolint:errcheck // a folder
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
 	if err != nil {
 		return cannotPlace(err)
 	}
@@ -49,13 +66,14 @@ func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.L
 		return cannotPlace(err)
 	}
 	a := atomicFolder{dir: dir, version: version, mode: mode, group: group, log: log}
-	if err := a.fill(resolved); err != nil {
+	err = a.fill(resolved)
+	if err == nil {
+		err = a.publish()
+	}
+	if err != nil {
 		return errors.Join(err, os.RemoveAll(version))
 	}
-	if err := a.publish(); err != nil {
-		return cannotPlace(err)
-	}
-	return nil
+	return a.sweep()
 }
 
 // atomicFolder is one call of PlaceFiles.
@@ -73,6 +91,10 @@ func (a *atomicFolder) fill(resolved []resolver.Resolved) error {
 	var errs []error
 	for i, r := range resolved {
 		declared[i] = r.Declaration
+		if err := a.free(r.Declaration.Key); err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		path := filepath.Join(a.version, r.Declaration.Key)
 		if err := a.write(path, r.Value.Reveal()); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, r.Declaration.Key, err))
@@ -107,13 +129,32 @@ func (a *atomicFolder) write(path string, value []byte) error {
 
 // alias makes key appear as name, too.
 func (a *atomicFolder) alias(key, name string) error {
+	top, _, inFolder := strings.Cut(name, "/")
+	if err := a.free(top); err != nil {
+		return err
+	}
 	if err := linkAs(a.version, key, name, 0o755); err != nil {
 		return err
 	}
-	if top, _, _ := strings.Cut(name, "/"); !slices.Contains(a.names, top) {
+	if inFolder { // whatever the umask
+		if err := os.Chmod(filepath.Join(a.version, filepath.Dir(name)), 0o755); err != nil { //nolint:gosec // as above
+			return err
+		}
+	}
+	if !slices.Contains(a.names, top) {
 		a.names = append(a.names, top)
 	}
 	return nil
+}
+
+// free returns an error if something that is not of ours has a name in dir.
+func (a *atomicFolder) free(name string) error {
+	path := filepath.Join(a.dir, name)
+	switch target, err := os.Readlink(path); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && filepath.Dir(target) == dataLink:
+		return nil
+	}
+	return secret.WithHint(fmt.Errorf("%w: something else is at %s", secret.ErrInvalid, path), "remove it, or choose another folder with --files-dir")
 }
 
 // linkAs makes a link to key in dir under another name, which may be in a folder of
@@ -138,37 +179,42 @@ func isAtomic(dir string) bool {
 	return err == nil
 }
 
-// publish makes the new folder the one that is read, and removes the old one.
+// publish makes the new folder the one that is read. If it fails, the old one is.
 func (a *atomicFolder) publish() error {
 	data, next := filepath.Join(a.dir, dataLink), filepath.Join(a.dir, dataLink+"_tmp")
-	old, err := os.Readlink(data)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, os.RemoveAll(a.version))
+	if _, err := os.Readlink(data); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return secret.WithHint(fmt.Errorf("%w: %s is no link, as inject init and kubelet make it", secret.ErrInvalid, data), "choose another folder with --files-dir")
 	}
-	// Before the names: one that leads nowhere for a moment is worse than one that is new.
-	for _, step := range []func() error{
-		func() error { return removeLink(next) },
-		func() error { return os.Symlink(filepath.Base(a.version), next) },
-		func() error { return os.Rename(next, data) },
-	} {
-		if err := step(); err != nil {
-			return errors.Join(err, os.RemoveAll(a.version))
+	// New names lead nowhere until the last step, after which all of them do.
+	for _, name := range a.names {
+		if err := a.name(name); err != nil {
+			return cannotPlace(err)
 		}
 	}
-	var errs []error
-	for _, name := range a.names {
-		errs = append(errs, a.name(name))
+	err := cmp.Or(removeLink(next), os.Symlink(filepath.Base(a.version), next))
+	if err == nil {
+		err = os.Rename(next, data)
 	}
+	if err != nil {
+		return cannotPlace(err)
+	}
+	return nil
+}
+
+// sweep removes names that are no longer placed, and the folders of earlier calls, also
+// of those that were killed.
+func (a *atomicFolder) sweep() error {
 	entries, err := os.ReadDir(a.dir)
-	errs = append(errs, err)
+	errs := []error{err}
 	for _, e := range entries {
 		path := filepath.Join(a.dir, e.Name())
-		if target, err := os.Readlink(path); err == nil && filepath.Dir(target) == dataLink && !slices.Contains(a.names, e.Name()) {
+		target, err := os.Readlink(path)
+		switch {
+		case err == nil && filepath.Dir(target) == dataLink && !slices.Contains(a.names, e.Name()):
 			errs = append(errs, os.Remove(path))
+		case e.IsDir() && strings.HasPrefix(e.Name(), "..2") && path != a.version:
+			errs = append(errs, os.RemoveAll(path))
 		}
-	}
-	if strings.HasPrefix(old, "..2") && !strings.Contains(old, "/") {
-		errs = append(errs, os.RemoveAll(filepath.Join(a.dir, old)))
 	}
 	return errors.Join(errs...)
 }

@@ -43,9 +43,9 @@ type Options struct {
 	Redactor *redact.Redactor
 	// NoRedact gives the task our own stdout and stderr.
 	NoRedact bool
-	// Outputs, if not nil, is what the task leaves, which is checked when it and all
-	// its processes have ended. There is a part of Grace for that.
-	Outputs *outputs.Folder
+	// Outputs are what the task leaves, which is checked when it and all its processes
+	// have ended. There is a part of Grace for that.
+	Outputs []*outputs.Folder
 	// Policy is what becomes of values in Outputs.
 	Policy outputs.Policy
 
@@ -56,9 +56,10 @@ type Options struct {
 	// Signals are those that were taken since we began; nil to take them when the
 	// task is started.
 	Signals *exec.Signals
-	// Started, if not nil, is called when the task is there, and we stay beside it.
-	Started func()
-	Log     hclog.Logger
+	// Started, if not nil, is called when the task is there, and we stay beside it; and
+	// Ended when it has ended, before its outputs are checked.
+	Started, Ended func()
+	Log            hclog.Logger
 }
 
 // Run runs the task and returns how it ended. It returns an error with that if a value
@@ -92,7 +93,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() && !checked {
 		return exec.Status{}, exec.Replace(p)
 	}
-	unwatch := func() {}
+	var unwatch []func()
 	p.Started = func() {
 		places.forget()
 		for _, r := range resolved {
@@ -102,16 +103,23 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 			o.Started()
 		}
 		if checked {
-			unwatch = o.Outputs.Watch(context.WithoutCancel(ctx))
+			for _, folder := range o.Outputs {
+				unwatch = append(unwatch, folder.Watch(context.WithoutCancel(ctx)))
+			}
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
-	unwatch()
+	for _, stop := range unwatch {
+		stop()
+	}
 	// Before anything is said: stderr may be stuck, files must not be.
 	places.remove(o.Log)
 	if err != nil {
 		return status, err
+	}
+	if o.Ended != nil {
+		o.Ended()
 	}
 	if checked {
 		err = checkOutputs(ctx, o, status)

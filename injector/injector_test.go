@@ -173,7 +173,7 @@ func TestPlaced(t *testing.T) {
 		{append(slices.Clone(environ[:4]), ParentVar+"=x"), scope, false, declared, false, 0},
 		{append(slices.Clone(environ[:3]), parent), scope, false, declared, true, 1},
 	} {
-		placed, err := Placed(c.environ, c.scope, c.said, c.declared)
+		placed, err := Placed(c.environ, "", c.scope, c.said, c.declared)
 		require.Equal(t, c.placed, placed)
 		if c.errs == 0 {
 			require.NoError(t, err)
@@ -181,6 +181,11 @@ func TestPlaced(t *testing.T) {
 		}
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
+	}
+	for there, want := range map[string]bool{dir: true, filepath.Join(dir, "elsewhere"): false} {
+		placed, err := Placed(environ, there, scope, true, declared)
+		require.NoError(t, err)
+		require.Equal(t, want, placed)
 	}
 }
 

@@ -2,6 +2,7 @@ package injector
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -62,7 +63,7 @@ func Findings(r outputs.Report) []string {
 		lines = append(lines, line)
 	}
 	if more := r.Masked + r.Refused + r.Left - len(r.Findings); more > 0 {
-		lines = append(lines, fmt.Sprintf("outputs: and %d more: %d masked, %d removed, %d left as they are", more, r.Masked, r.Refused, r.Left))
+		lines = append(lines, fmt.Sprintf("outputs: and %d more; in all %d masked, %d taken out, %d left as they are", more, r.Masked, r.Refused, r.Left))
 	}
 	return lines
 }
@@ -78,13 +79,21 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)
 		defer cancel()
 	}
-	report, err := o.Outputs.Check(ctx)
-	if err != nil {
-		return fmt.Errorf("check the outputs: %w", err)
+	var report outputs.Report
+	var errs []error
+	for _, folder := range o.Outputs {
+		r, err := folder.Check(ctx)
+		report.Add(r)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
+		}
 	}
-	o.Log.Debug("outputs", "files", report.Files, "masked", report.Masked, "removed", report.Refused, "left", report.Left)
+	o.Log.Debug("outputs", "files", report.Files, "masked", report.Masked, "taken out", report.Refused, "left", report.Left)
 	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
-		return &LeakError{report, status.Survived}
+		errs = append(errs, &LeakError{report, status.Survived})
+	}
+	if errs != nil {
+		return errors.Join(errs...)
 	}
 	tell(func() {
 		for _, line := range Findings(report) {

@@ -18,11 +18,12 @@ import (
 // which an inject inside the task can tell that its work is done.
 const ParentVar = "INJECT_PARENT"
 
-// Placed reports whether an inject above us has placed the declared list, so that what
-// we start has it and is masked, too. The scope is compared only if whoever started us
-// said it: an inject above us may know it from what is not passed on. It returns an error
-// if the environment says so and it is not so.
-func Placed(environ []string, scope secret.Scope, said bool, declared []secret.Declaration) (bool, error) {
+// Placed reports whether an inject above us has placed the declared list where it would
+// be placed here, so that what we start has it and is masked, too, as far as it writes to
+// what that one has given it. The scope is compared only if it was said here: an inject
+// above us may know it from what is not passed on. It returns an error if the environment
+// says so and it is not so.
+func Placed(environ []string, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration) (bool, error) {
 	variables := map[string]string{}
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
@@ -30,7 +31,8 @@ func Placed(environ []string, scope secret.Scope, said bool, declared []secret.D
 	}
 	list, at := listDigest(declared), scopeDigest(scope)
 	parent := variables[ParentVar]
-	if !strings.HasPrefix(parent, list) || said && parent != list+at {
+	dir := variables["FLYTE_SECRETS_DEFAULT_DIR"]
+	if !strings.HasPrefix(parent, list) || said && parent != list+at || filesDir != "" && absolute(filesDir) != dir {
 		return false, nil
 	}
 	var errs []error
@@ -41,7 +43,7 @@ func Placed(environ []string, scope secret.Scope, said bool, declared []secret.D
 			}
 		}
 		if d.Mount == secret.File {
-			path := cleanJoin(variables["FLYTE_SECRETS_DEFAULT_DIR"], task.FileName(d))
+			path := cleanJoin(dir, task.FileName(d))
 			if info, err := os.Stat(path); !filepath.IsAbs(path) || err != nil || !info.Mode().IsRegular() {
 				errs = append(errs, notPlaced(d, "there is no file "+path))
 			}

@@ -114,7 +114,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 			p.files.alias(o.Declared[i], names, o.Log)
 		}
 	}
-	if len(resolved) > 0 {
+	if len(resolved) > 0 && !o.NoRedact { // an inner inject would take it that we mask
 		e.set(ParentVar, listDigest(o.Declared)+scopeDigest(o.Scope))
 	}
 	if err := errors.Join(e.errs...); err != nil {

@@ -36,7 +36,7 @@ type flags struct {
 	mask      []string
 	minLength int
 	noRedact  bool
-	outputs   string
+	outputs   []string
 	onLeak    string
 
 	grace          time.Duration
@@ -102,7 +102,7 @@ func (f *flags) maskGroup() group {
 		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
 		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
 		s.BoolVar(&f.noRedact, "no-redact", false, "mask nothing")
-		s.StringVar(&f.outputs, "outputs", "", "check what the command leaves in `DIR`, too")
+		s.StringArrayVar(&f.outputs, "outputs", nil, "check what the command leaves in `DIR`, too (repeat)")
 		s.StringVar(&f.onLeak, "on-leak", string(outputs.Mask), "a value in the outputs: mask it, or remove the file; fail, too; or only warn")
 	})
 }
@@ -216,7 +216,7 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	default:
 		return fmt.Errorf("%w: --on-leak is mask, fail or warn", secret.ErrInvalid)
 	}
-	if a.flags.outputs != "" && a.flags.noRedact {
+	if a.flags.outputs != nil && a.flags.noRedact {
 		return fmt.Errorf("%w: --outputs and --no-redact exclude each other: give one", secret.ErrInvalid)
 	}
 	if cmd.Flags().Lookup("redact-min-length") != nil {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -99,12 +101,15 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	return injector.PlaceFiles(dir, f.group, resolved, a.log)
 }
 
+// globEscaper makes a path stand for itself in a pattern.
+var globEscaper = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
+
 // copySelf puts a copy of this program at path, or in path if that is a folder, that
 // everybody may execute, at once: whoever starts it meanwhile gets the old or the new.
 // It goes by chunks that are small beside what a container may be allowed: of a volume
 // in memory the copy counts already.
 func copySelf(path string) (err error) {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
+	if info, err := os.Stat(path); err == nil && info.IsDir() || strings.HasSuffix(path, "/") {
 		path = filepath.Join(path, "inject")
 	}
 	dir := filepath.Dir(path)
@@ -116,7 +121,16 @@ func copySelf(path string) (err error) {
 		return fmt.Errorf("read this program: %w", err)
 	}
 	defer self.Close() //nolint:errcheck // read only
-	temp := filepath.Join(dir, ".inject-"+rand.Text())
+	// What one that was killed has left would fill a small volume.
+	const prefix = ".inject-copy-"
+	if left, err := filepath.Glob(filepath.Join(globEscaper.Replace(dir), prefix+"*")); err == nil {
+		for _, path := range left {
+			if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > time.Minute {
+				_ = os.Remove(path)
+			}
+		}
+	}
+	temp := filepath.Join(dir, prefix+rand.Text())
 	w, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700) //nolint:gosec // to execute
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec"
+	"inject/exec/redact"
 	"inject/injector"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -143,11 +143,11 @@ func (a *app) terminationMessage(err error) {
 			}
 		}
 	}
-	message.Message = err.Error()
+	message.Message = a.mask(err.Error())
 	b, _ := json.Marshal(message) // texts only
 	for len(b) >= maxTermination {
 		// Cut what repeats the most; keys are also in the log.
-		message.Message = message.Message[:len(message.Message)/2]
+		message.Message = strings.ToValidUTF8(message.Message[:len(message.Message)/2], "")
 		message.Keys = message.Keys[:len(message.Keys)/2]
 		b, _ = json.Marshal(message)
 	}
@@ -156,12 +156,19 @@ func (a *app) terminationMessage(err error) {
 		a.message, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
 	}
 	if err == nil {
-		_, err = a.masked(a.message).Write(append(b, '\n'))
+		_, err = a.message.Write(append(b, '\n'))
 		err = errors.Join(err, a.message.Close())
 	}
 	if err != nil {
 		a.log.Warn("the termination message could not be written", "error", err)
 	}
+}
+
+// mask returns text with every value masked that is known.
+func (a *app) mask(text string) string {
+	var b strings.Builder
+	_, _ = io.WriteString(a.masked(&b), text)
+	return b.String()
 }
 
 // messagePath returns where the termination message is; "" for nowhere.
@@ -178,51 +185,67 @@ func (a *app) messagePath() string {
 
 // hasMessage reports whether the command has left a termination message of its own.
 func (a *app) hasMessage() bool {
-	info, err := os.Stat(a.messagePath())
-	return err == nil && a.message == nil && info.Mode().IsRegular() && info.Size() > 0
+	info, err := os.Lstat(a.messagePath())
+	return err == nil && a.message == nil && (info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
 }
-
-// maxMessage is how much of the end of a termination message may matter: more than
-// kubelet reads, so that no part of a value that is cut is among what it does.
-const maxMessage = 64 << 10
 
 // maskMessage masks the termination message that the command has left. It is masked in
-// place: the file is mounted there, and cannot be replaced.
-func (a *app) maskMessage() {
+// place: the file is mounted there, and cannot be replaced. If that fails, nothing is left
+// of it, or it is an error.
+func (a *app) maskMessage() error {
 	if a.redactor.Empty() || !a.hasMessage() {
-		return
+		return nil
 	}
-	f, err := os.OpenFile(a.messagePath(), os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	path := a.messagePath()
+	err := a.maskFile(path)
+	if errors.Is(err, unix.EACCES) && os.Chmod(path, 0o600) == nil { // the command has closed it
+		err = a.maskFile(path)
+	}
 	if err == nil {
-		err = errors.Join(a.maskFile(f), f.Close())
+		return nil
 	}
-	if err != nil {
-		a.log.Warn("the command's termination message could not be masked", "error", err)
+	a.log.Warn("the command's termination message could not be masked, and is removed", "error", err)
+	if os.Remove(path) == nil || os.Truncate(path, 0) == nil {
+		return nil
 	}
+	return fmt.Errorf("the command's termination message, %s, can be neither masked nor removed: %w", path, err)
 }
 
-func (a *app) maskFile(f *os.File) error {
-	info, err := f.Stat()
+// maskFile masks a file in its place. Of a long one only the end is kept, of which kubelet
+// reads the last 4 KiB.
+func (a *app) maskFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // the operator's file
 	if err != nil {
 		return err
 	}
-	b := make([]byte, min(info.Size(), maxMessage))
-	if _, err := f.ReadAt(b, info.Size()-int64(len(b))); err != nil && !errors.Is(err, io.EOF) {
-		return err
-	}
-	var masked bytes.Buffer
+	defer f.Close() //nolint:errcheck // what matters is written by then
+	found := false
+	var masked tail
 	w := a.redactor.Writer(&masked)
-	if _, err := w.Write(b); err != nil {
-		return err
+	w.Found = func(redact.Find) { found = true }
+	if _, err = w.ReadFrom(f); err == nil {
+		err = w.Close()
 	}
-	if err := w.Close(); err != nil || bytes.Equal(masked.Bytes(), b) && len(b) == int(info.Size()) {
+	if err != nil || !found {
 		return err
 	}
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	_, err = f.WriteAt(masked.Bytes(), 0)
+	_, err = f.WriteAt(masked.b, 0)
 	return err
+}
+
+// tail keeps the end of what is written.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	const most = 64 << 10
+	t.b = append(t.b, p...)
+	if len(t.b) > 2*most {
+		t.b = t.b[:copy(t.b, t.b[len(t.b)-most:])]
+	}
+	return len(p), nil
 }
 
 // keepMessage makes the termination log's name one that holds in another working

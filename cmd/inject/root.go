@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -122,7 +121,6 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
 	}
 	f := &a.flags
-	said := f.org+f.project+f.domain != ""
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err
@@ -136,9 +134,9 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		Grace: f.grace, Log: a.log,
 		Started: exec.LetGo, // nothing relative is needed any more: see prepare
 	}
-	// With masks or outputs of our own there is work to do, whatever was placed.
-	if len(t.Declared) > 0 && f.mask == nil && f.outputs == "" {
-		placed, err := injector.Placed(o.Environ, scope, said, t.Declared)
+	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
+		said := t.Org+t.Project+t.Domain != ""
+		placed, err := injector.Placed(o.Environ, f.filesDir, scope, said, t.Declared)
 		if err != nil {
 			return err
 		}
@@ -147,11 +145,13 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 			o.Declared = nil
 		}
 	}
-	if f.outputs != "" {
-		o.Policy = outputs.Policy(f.onLeak)
-		if o.Outputs, err = outputs.OpenFolder(f.outputs, a.redactor, o.Policy); err != nil {
+	o.Policy = outputs.Policy(f.onLeak)
+	for _, dir := range f.outputs {
+		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)
+		if err != nil {
 			return fmt.Errorf("%w: --outputs: %w", secret.ErrInvalid, err)
 		}
+		o.Outputs = append(o.Outputs, folder)
 	}
 	if len(o.Declared) > 0 || o.Outputs != nil {
 		// From before there is anything to clean up.
@@ -170,11 +170,20 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(f.resolveTimeout)
-	a.status, err = injector.Run(ctx, o)
+	var messageErr error
 	if !f.noRedact {
-		a.maskMessage()
+		o.Ended = func() { messageErr = a.maskMessage() }
 	}
-	return stopped(ctx, explainStart(err))
+	a.status, err = injector.Run(ctx, o)
+	return stopped(ctx, errors.Join(explainStart(err), messageErr))
+}
+
+// hasOwnWork reports whether we were told to do something that an inject above us, which
+// has placed our declared list, was perhaps not.
+func (a *app) hasOwnWork(cmd *cobra.Command) bool {
+	return slices.ContainsFunc([]string{
+		"mask", "outputs", "no-redact", "redact-min-length", "store", "key-file", "on-conflict", "termination-log",
+	}, cmd.Flags().Changed)
 }
 
 // explainStart adds what was probably meant to a command that was not found, and
@@ -275,6 +284,7 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 	var failed []resolver.Climb
 	for i, c := range climbs {
 		explained[i] = explain(scope, c, a.flags.filesDir)
+		explained[i].Source = t.Source
 		if c.Err != nil {
 			failed = append(failed, c)
 		}
@@ -293,15 +303,14 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 	return nil
 }
 
-// annotations returns the names and values of what declares the list in a pod, in
-// order.
+// annotations returns what declares the list in a pod, in order.
 func annotations(declared []secret.Declaration) *yaml.Node {
 	m := &yaml.Node{Kind: yaml.MappingNode}
-	for i, d := range declared {
-		name, value := &yaml.Node{}, &yaml.Node{}
-		name.SetString(task.AnnotationPrefix + strconv.Itoa(i))
-		value.SetString(task.EncodeAnnotation(d))
-		m.Content = append(m.Content, name, value)
+	for name, value := range task.Annotations(declared) {
+		var pair [2]yaml.Node
+		pair[0].SetString(name)
+		pair[1].SetString(value)
+		m.Content = append(m.Content, &pair[0], &pair[1])
 	}
 	return m
 }
@@ -313,6 +322,7 @@ type explanation struct {
 	Place  []string `json:"place" yaml:"place"`
 	Rungs  []rung   `json:"rungs" yaml:"rungs"`
 	Winner string   `json:"winner,omitempty" yaml:"winner,omitempty"`
+	Source string   `json:"declared_in" yaml:"declared_in"`
 	Error  string   `json:"error,omitempty" yaml:"error,omitempty"`
 }
 

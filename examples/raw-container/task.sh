@@ -2,7 +2,7 @@
 # What a raw container task (flyte.extras.ContainerTask) runs. What is in /var/outputs when it ends are its outputs;
 # _ERROR there is why it failed. Here the password is, carelessly, in all of them.
 #   task.sh [OUTPUTS [USER]]
-# Nobody writes --outputs into a pod: INJECT_OUTPUTS=/var/outputs is the same.
+# In a pod, set INJECT_OUTPUTS=/var/outputs.
 set -eu
 outputs=${1:-/var/outputs} user=${2:-app}
 if [ "$user" != app ]; then

@@ -99,6 +99,12 @@ func (r *Report) Leaks(p Policy) bool {
 	return r.Refused+r.Left > 0 && p != Warn || r.Masked > 0 && p == Fail
 }
 
+// Add adds what was found in another folder.
+func (r *Report) Add(other Report) {
+	r.Files, r.Masked, r.Refused, r.Left = r.Files+other.Files, r.Masked+other.Masked, r.Refused+other.Refused, r.Left+other.Left
+	r.Findings = append(r.Findings, other.Findings[:min(len(other.Findings), maxFindings-len(r.Findings))]...)
+}
+
 func (r *Report) add(f Finding, counter *int) {
 	if counter == &r.Left && slices.ContainsFunc(r.Findings, func(g Finding) bool { return g.Path == f.Path }) {
 		return // its folder was listed again

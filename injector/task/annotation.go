@@ -4,6 +4,8 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"iter"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/prototext"
@@ -45,6 +47,18 @@ func EncodeAnnotation(d secret.Declaration) string {
 	}
 	field("env_var", quote(d.EnvVar))
 	return annotationEncoding.EncodeToString([]byte(b.String()))
+}
+
+// Annotations returns the annotations, names and values, by which a pod declares the
+// list, in order.
+func Annotations(declared []secret.Declaration) iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for i, d := range declared {
+			if !yield(AnnotationPrefix+strconv.Itoa(i), EncodeAnnotation(d)) {
+				return
+			}
+		}
+	}
 }
 
 // quote returns text as golang/protobuf's text format has it, and "" for "".

@@ -7,6 +7,7 @@ package task
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -301,7 +302,12 @@ func isAlias(name string) bool {
 const maxFile = 16 << 20
 
 func readFile(path string) (Task, error) {
-	b, err := os.ReadFile(path) //nolint:gosec // the user's own file
+	f, err := os.Open(path) //nolint:gosec // the user's own file
+	if err != nil {
+		return Task{}, fmt.Errorf("%w: --task: %w", secret.ErrInvalid, err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return Task{}, fmt.Errorf("%w: --task: %w", secret.ErrInvalid, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -81,6 +82,9 @@ func numbers(b []byte) []protoreflect.FieldNumber {
 
 func fromMessages(file string, id *core.Identifier, security *core.SecurityContext) (Task, error) {
 	var l list
+	if len(unknownNumbers(security)) > 0 {
+		l.add(file, secret.Declaration{}, badSecret("the binary format", true))
+	}
 	for i, one := range security.GetSecrets() {
 		d, err := declaration(one)
 		l.add(fmt.Sprintf("%s: secrets[%d]", file, i), d, err)
@@ -100,9 +104,10 @@ var (
 // parseJSON reads a core.TaskTemplate or core.SecurityContext in JSON. It reports
 // whether text is one; what is not may be a TaskEnvironment.
 func parseJSON(file string, text []byte) (Task, bool, error) {
-	var fields map[string]json.RawMessage
-	_ = json.Unmarshal(text, &fields) // what is no JSON is YAML's to complain of
-	fields = camelCase(fields)
+	if !json.Valid(text) {
+		return Task{}, false, nil // YAML's to complain of
+	}
+	fields, twice := object(text)
 	switch {
 	case hasAny(fields, "id", "type", "securityContext", "taskTypeVersion", "container", "k8sPod"):
 	case hasAny(fields, "runAs", "tokens") || declaresMessages(fields["secrets"]):
@@ -110,13 +115,15 @@ func parseJSON(file string, text []byte) (Task, bool, error) {
 	default:
 		return Task{}, false, nil
 	}
+	if twice != "" {
+		return Task{}, true, fmt.Errorf("%w: %s: %s is given twice", secret.ErrInvalid, file, twice)
+	}
 	if err := onlyFields(fields, templateFields); err != nil {
 		return Task{}, true, fmt.Errorf("%w: %s: TaskTemplate: %w", secret.ErrInvalid, file, err)
 	}
 	id := &core.Identifier{}
 	if raw, ok := fields["id"]; ok {
-		lax := protojson.UnmarshalOptions{DiscardUnknown: true}
-		if lax.Unmarshal(raw, id) != nil {
+		if protojson.Unmarshal(raw, id) != nil { // one that is misspelt is no scope
 			return Task{}, true, fmt.Errorf("%w: %s: id is no Identifier of Flyte's", secret.ErrInvalid, file)
 		}
 	}
@@ -132,11 +139,13 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 	if len(security) == 0 {
 		return nil, nil
 	}
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(security, &fields) != nil {
+	fields, twice := object(security)
+	switch {
+	case fields == nil:
 		return nil, fmt.Errorf("%w: securityContext is no object", secret.ErrInvalid)
+	case twice != "":
+		return nil, fmt.Errorf("%w: securityContext: %s is given twice", secret.ErrInvalid, twice)
 	}
-	fields = camelCase(fields)
 	if err := onlyFields(fields, securityFields); err != nil {
 		return nil, fmt.Errorf("%w: SecurityContext: %w", secret.ErrInvalid, err)
 	}
@@ -162,9 +171,8 @@ func declaresMessages(secrets json.RawMessage) bool {
 	var list []json.RawMessage
 	_ = json.Unmarshal(secrets, &list) // of what is no list nothing is said
 	return slices.ContainsFunc(list, func(raw json.RawMessage) bool {
-		var fields map[string]json.RawMessage
-		_ = json.Unmarshal(raw, &fields) // a key alone is text
-		return hasAny(camelCase(fields), "groupVersion", "mountRequirement", "envVar")
+		fields, _ := object(raw) // a key alone is text
+		return hasAny(fields, "groupVersion", "mountRequirement", "envVar")
 	})
 }
 
@@ -172,20 +180,40 @@ func hasAny(fields map[string]json.RawMessage, names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { _, ok := fields[name]; return ok })
 }
 
-// camelCase returns fields with their names as protobuf's JSON writes them; it reads
-// those of the .proto, too.
-func camelCase(fields map[string]json.RawMessage) map[string]json.RawMessage {
-	renamed := make(map[string]json.RawMessage, len(fields))
-	for name, raw := range fields {
-		words := strings.Split(name, "_")
-		for i := range words[1:] {
-			if word := words[i+1]; word != "" {
-				words[i+1] = strings.ToUpper(word[:1]) + word[1:]
-			}
-		}
-		renamed[strings.Join(words, "")] = raw
+// object returns the fields of text, which is JSON, by their names as protobuf's JSON
+// writes them; it reads those of the .proto, too. It returns nil if it is no object, and
+// the name of a field that is there twice.
+func object(text json.RawMessage) (fields map[string]json.RawMessage, twice string) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return nil, ""
 	}
-	return renamed
+	fields = map[string]json.RawMessage{}
+	for d.More() {
+		name, err := d.Token()
+		text, ok := name.(string)
+		var raw json.RawMessage
+		if err != nil || !ok || d.Decode(&raw) != nil {
+			return nil, ""
+		}
+		if text = camelCase(text); fields[text] != nil && fieldName(&yaml.Node{Value: text}) == text {
+			twice = text
+		}
+		fields[text] = raw
+	}
+	return fields, twice
+}
+
+// camelCase returns the name that a_name has in protobuf's JSON.
+func camelCase(name string) string {
+	words := strings.Split(name, "_")
+	for i, word := range words[1:] {
+		if word == "" {
+			return name
+		}
+		words[i+1] = strings.ToUpper(word[:1]) + word[1:]
+	}
+	return strings.Join(words, "")
 }
 
 func onlyFields(fields map[string]json.RawMessage, known []string) error {
