@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	osexec "os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -277,6 +278,26 @@ func TestEndAll(t *testing.T) {
 	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
 	require.NoError(t, err)
 	require.NoError(t, unix.Kill(n, unix.SIGKILL))
+}
+
+// What was there before the program, as with a script that has become us, is not the
+// program's.
+func TestEndAllSparesOthers(t *testing.T) {
+	dir := t.TempDir()
+	script := `sleep 60 & echo $! > "$1/before"; shift; exec "$@"`
+	left := `setsid sleep 60 & echo $! > ` + dir + `/left`
+	cmd := osexec.Command("sh", "-c", script, "sh", dir, os.Args[0], "role", "supervise", "sh", "-c", left)
+	cmd.Env = append(os.Environ(), "EXEC_TEST_END_ALL=1")
+	require.NoError(t, cmd.Run())
+	pidIn := func(name string) int {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		require.NoError(t, err)
+		return n
+	}
+	require.NoError(t, unix.Kill(pidIn("before"), unix.SIGKILL))
+	require.ErrorIs(t, unix.Kill(pidIn("left"), 0), unix.ESRCH)
 }
 
 // The program is killed early enough for what the caller has to do.

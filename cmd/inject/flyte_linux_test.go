@@ -133,6 +133,7 @@ func TestOutputsInGrace(t *testing.T) {
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
 		line := make([]byte, 6)
 		_, err = stdout.Read(line)
 		require.NoError(t, err)
@@ -163,6 +164,49 @@ func TestOutputsInGrace(t *testing.T) {
 		}
 		require.NoError(t, exec.Command("sh", "-c", "rmdir "+home+"/.inject-refused-*").Run())
 	}
+}
+
+// What the task leaves running is ended in haste when we were asked to stop: its outputs
+// have their time.
+func TestLeftoverInGrace(t *testing.T) {
+	home, _ := awkwardHome(t)
+	dir := filepath.Join(home, "out")
+	script := `mkdir "$1"; for i in 1 2 3; do echo fine > "$1/$i"; done
+(setsid sh -c 'trap "" TERM; while :; do sleep 0.1; done' > /dev/null 2>&1 &); echo ready; exec sleep 60`
+	cmd := command(home, "--secret", "K", "--outputs", dir, "--grace", "4s", "--", "sh", "-c", script, "sh", dir)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	_, err = stdout.Read(make([]byte, 6))
+	require.NoError(t, err)
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	require.Error(t, cmd.Wait())
+	require.Equalf(t, 143, cmd.ProcessState.ExitCode(), "%s", stderr.String())
+	require.Empty(t, stderr.String())
+	left, err := filepath.Glob(dir + "/*")
+	require.NoError(t, err)
+	require.Len(t, left, 3)
+}
+
+// The task's own termination message is masked before anything that may take long.
+func TestMessageIsMaskedFirst(t *testing.T) {
+	home, value := awkwardHome(t)
+	dir, message := filepath.Join(home, "out"), filepath.Join(home, "message")
+	bombs(t, dir, 16)
+	cmd := command(home, "--secret", "K", "--outputs", dir, "--termination-log", message, "--", "sh", "-c", `printf 'it was %s' "$K" > "$1"`, "sh", message)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Wait() })
+	require.Eventually(t, func() bool {
+		b, _ := os.ReadFile(message)
+		return string(b) == "it was [redacted:K]"
+	}, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill(), "it was still looking at the outputs")
+	b, err := os.ReadFile(message)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), value)
 }
 
 // Outputs on a disk that is full, or cannot be written: nothing with a value stays, or it
