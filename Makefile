@@ -61,6 +61,7 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzAnnotation -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
+	$(GO) test -run '^$$' -fuzz FuzzArchive -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
 	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
 
 # Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.

@@ -487,14 +487,15 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 		kill := exec.Command("tmux", "-S", filepath.Join(home, "tmux"), "kill-server")
 		_ = kill.Run() // it may have ended with its session
 	}()
-	// A screen that has stood still for a while is done.
+	// A screen that has stood still for a while is done; an empty one has not begun.
 	settled := func() string {
 		last, still := "", 0
-		for range 200 {
-			now := tmux("capture-pane", "-p", "-e") + tmux("display-message", "-p", "#{cursor_x},#{cursor_y} #{cursor_flag} #{alternate_on}")
-			if now != last {
+		for range 400 {
+			screen := tmux("capture-pane", "-p", "-e")
+			now := screen + tmux("display-message", "-p", "#{cursor_x},#{cursor_y} #{cursor_flag} #{alternate_on}")
+			if now != last || strings.TrimSpace(screen) == "" {
 				last, still = now, 0
-			} else if still++; still == 8 && strings.TrimSpace(now) != "" {
+			} else if still++; still == 12 {
 				break
 			}
 			time.Sleep(25 * time.Millisecond)
