@@ -60,7 +60,7 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 	f := &Folder{path: abs, redactor: r, policy: policy}
 	// Held open, so that the task can put nothing else in its place.
 	for above := filepath.Dir(abs); ; above = filepath.Dir(above) {
-		fd, err := unix.Open(above, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Open(above, passing|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) && above != filepath.Dir(above) {
 			continue
 		}
@@ -133,7 +133,7 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 	c := checker{Folder: f, ctx: ctx, in: newInspector(&Scanner{Redactor: f.redactor})}
 	parent, name := int(f.above.Fd()), f.below
 	if above, last := filepath.Split(f.below); above != "" {
-		dir, err := openAt(parent, filepath.Clean(above), unix.O_RDONLY|unix.O_DIRECTORY)
+		dir, err := openAt(parent, filepath.Clean(above), passing)
 		switch {
 		case errors.Is(err, unix.ENOENT):
 			return c.report, nil

@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// passing opens a folder to pass through it, for which it need not be readable.
+const passing = unix.O_PATH | unix.O_DIRECTORY
+
 // noOpenat2 is set when the kernel has no openat2(2), or a filter of system calls does
 // not know it.
 var noOpenat2 atomic.Bool

@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// passing opens a folder to pass through it.
+const passing = unix.O_RDONLY | unix.O_DIRECTORY
+
 // openBeneath opens what is in dir under one name, if that is no link.
 func openBeneath(dir int, name string, flags int) (int, error) {
 	return unix.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

@@ -207,7 +207,7 @@ func openAt(root int, rel string, last int) (int, error) {
 		name, rest, more := strings.Cut(rel, string(filepath.Separator))
 		flags := last
 		if more {
-			flags = unix.O_RDONLY | unix.O_DIRECTORY
+			flags = passing
 		}
 		fd, err := openBeneath(dir, name, flags)
 		if dir != root {
