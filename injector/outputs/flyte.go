@@ -17,7 +17,7 @@ import (
 )
 
 // maxMessage bounds a message that is masked: all of it is in memory.
-const maxMessage = 16 << 20
+const maxMessage = 8 << 20
 
 // messageKinds are the files that are messages of Flyte's, by name. Its copilot
 // writes errors.pb.

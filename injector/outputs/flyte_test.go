@@ -205,7 +205,7 @@ func TestLongOutputs(t *testing.T) {
 	m := &task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str(secret + strings.Repeat("x", maxMessage))}}}
 	b := encode(t, m)
 	c := look(t, in, "outputs.pb", b, whole)
-	require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "a message of more than 16 MiB"}, c)
+	require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "a message of more than 8 MiB"}, c)
 	// It grew since.
 	require.ErrorIs(t, in.rewrite(t.Context(), content{kind: outputsPB}, bytes.NewReader(b), &bytes.Buffer{}), errStill)
 	require.ErrorIs(t, in.rewrite(t.Context(), content{kind: errorPB}, strings.NewReader("no message"), &bytes.Buffer{}), errStill)
