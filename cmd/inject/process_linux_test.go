@@ -475,8 +475,9 @@ func shape(screens []string) []string {
 // has begun and after each group of keys.
 func screens(t *testing.T, home, command string, keys [][]string, end []string) []string {
 	t.Helper()
+	server := filepath.Join(t.TempDir(), "tmux") // not the last one's, which may be ending still
 	tmux := func(args ...string) string {
-		cmd := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", filepath.Join(home, "tmux")}, args...)...)
+		cmd := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", server}, args...)...)
 		cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TERM=xterm-256color", "LANG=C.UTF-8"}
 		out, err := cmd.CombinedOutput()
 		require.NoErrorf(t, err, "tmux %v: %s", args, out)
@@ -484,7 +485,7 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 	}
 	tmux("new-session", "-d", "-x", "100", "-y", "30", command)
 	defer func() {
-		kill := exec.Command("tmux", "-S", filepath.Join(home, "tmux"), "kill-server")
+		kill := exec.Command("tmux", "-S", server, "kill-server")
 		_ = kill.Run() // it may have ended with its session
 	}()
 	// A screen that has stood still for a while is done; an empty one has not begun.
@@ -510,7 +511,7 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 	tmux(append([]string{"send-keys"}, end...)...)
 	gone := false
 	for range 200 {
-		check := exec.Command("tmux", "-S", filepath.Join(home, "tmux"), "has-session")
+		check := exec.Command("tmux", "-S", server, "has-session")
 		if _, ok := errors.AsType[*exec.ExitError](check.Run()); ok {
 			gone = true
 			break
