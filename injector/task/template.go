@@ -8,7 +8,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -196,8 +195,8 @@ func object(text json.RawMessage) (fields map[string]json.RawMessage, twice stri
 		if err != nil || !ok || d.Decode(&raw) != nil {
 			return nil, ""
 		}
-		if text = camelCase(text); fields[text] != nil && fieldName(&yaml.Node{Value: text}) == text {
-			twice = text
+		if text = camelCase(text); fields[text] != nil {
+			twice = fieldName(text)
 		}
 		fields[text] = raw
 	}

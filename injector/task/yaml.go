@@ -102,7 +102,7 @@ func (p *parser) fields(n *yaml.Node, at string, known map[string]func(at string
 				names = append(names, name)
 			}
 			slices.Sort(names)
-			p.fail(at+fieldName(key), key, "unknown field (known: %s)", strings.Join(names, ", "))
+			p.fail(at+fieldName(key.Value), key, "unknown field (known: %s)", strings.Join(names, ", "))
 		case seen[key.Value]:
 			p.fail(at+key.Value, key, "given twice")
 		case value.Tag != "!!null":
@@ -112,10 +112,10 @@ func (p *parser) fields(n *yaml.Node, at string, known map[string]func(at string
 	}
 }
 
-// fieldName returns an unknown field's name if it looks like one.
-func fieldName(key *yaml.Node) string {
-	if len(key.Value) <= 40 && secret.ValidKey(key.Value) == nil {
-		return key.Value
+// fieldName returns a field's name if it looks like one.
+func fieldName(name string) string {
+	if len(name) <= 40 && secret.ValidKey(name) == nil {
+		return name
 	}
 	return "?"
 }
