@@ -101,9 +101,6 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	return injector.PlaceFiles(dir, f.group, resolved, a.log)
 }
 
-// globEscaper makes a path stand for itself in a pattern.
-var globEscaper = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
-
 // copySelf puts a copy of this program at path, or in path if that is a folder, that
 // everybody may execute, at once: whoever starts it meanwhile gets the old or the new.
 // It goes by chunks that are small beside what a container may be allowed: of a volume
@@ -123,11 +120,10 @@ func copySelf(path string) (err error) {
 	defer self.Close() //nolint:errcheck // read only
 	// What one that was killed has left would fill a small volume.
 	const prefix = ".inject-copy-"
-	if left, err := filepath.Glob(filepath.Join(globEscaper.Replace(dir), prefix+"*")); err == nil {
-		for _, path := range left {
-			if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > time.Minute {
-				_ = os.Remove(path)
-			}
+	entries, _ := os.ReadDir(dir) // what cannot be listed is not swept
+	for _, e := range entries {
+		if info, err := e.Info(); strings.HasPrefix(e.Name(), prefix) && err == nil && time.Since(info.ModTime()) > time.Minute {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
 	temp := filepath.Join(dir, prefix+rand.Text())
