@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"inject/injector/task"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -27,7 +26,7 @@ import (
 //
 // The files are 0400; 0440 for group, if that is not -1, or for dir's group where new
 // files get that (setgid, as with a pod's fsGroup). If it fails, what was there before
-// is as it was.
+// is as it was; at the worst there are new names beside it that lead nowhere.
 func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.Logger) error {
 	dir = absolute(dir)
 	made, err := makeAll(dir)
@@ -73,7 +72,11 @@ func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.L
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(version))
 	}
-	return a.sweep()
+	// They are placed, whatever else is there.
+	if err := a.sweep(); err != nil {
+		log.Warn("files of earlier calls could not be removed", "folder", dir, "error", err)
+	}
+	return nil
 }
 
 // atomicFolder is one call of PlaceFiles.
@@ -101,13 +104,7 @@ func (a *atomicFolder) fill(resolved []resolver.Resolved) error {
 		}
 		a.names = append(a.names, r.Declaration.Key)
 	}
-	for i, names := range task.Aliases(declared) {
-		for _, name := range names {
-			if err := a.alias(declared[i].Key, name); err != nil {
-				a.log.Debug("a file secret does not appear under another name, too", "secret", declared[i].Key, "name", name, "error", err)
-			}
-		}
-	}
+	aliasAll(declared, a.alias, a.log)
 	// Others pass through it; whoever may read is the files' to say.
 	if err := os.Chmod(a.version, 0o755); err != nil { //nolint:gosec // as above
 		errs = append(errs, cannotPlace(err))

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"inject/injector/task"
 	"inject/resolver/secret"
 )
 
@@ -177,20 +178,22 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 	return appears, nil
 }
 
-// alias makes d's file appear under the names by which other managers of Flyte's
-// secrets have it, too (see [task.Aliases]). A name that is taken, or cannot be made, is
-// left out: nobody declared it.
-func (f *folder) alias(d secret.Declaration, names []string, log hclog.Logger) {
-	for _, name := range names {
-		err := f.aliasAs(d, name)
-		if err != nil {
-			log.Debug("a file secret does not appear under another name, too", "secret", d.Key, "name", name, "error", err)
+// aliasAll makes files appear under the names by which other managers of Flyte's secrets
+// have them, too (see [task.Aliases]). A name that is taken, or cannot be made, is left
+// out: nobody declared it.
+func aliasAll(declared []secret.Declaration, alias func(key, name string) error, log hclog.Logger) {
+	for i, names := range task.Aliases(declared) {
+		for _, name := range names {
+			if err := alias(declared[i].Key, name); err != nil {
+				log.Debug("a file secret does not appear under another name, too", "secret", declared[i].Key, "name", name, "error", err)
+			}
 		}
 	}
 }
 
-func (f *folder) aliasAs(d secret.Declaration, name string) error {
-	if err := linkAs(f.path, d.Key, name, 0o700); err != nil {
+// alias makes key's file appear as name, too.
+func (f *folder) alias(key, name string) error {
+	if err := linkAs(f.path, key, name, 0o700); err != nil {
 		return err
 	}
 	// Of a folder's name only the folder has to appear.

@@ -110,9 +110,7 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 		e.place(d, []byte(path))
 	}
 	if p.files != nil && len(e.errs) == 0 {
-		for i, names := range task.Aliases(o.Declared) {
-			p.files.alias(o.Declared[i], names, o.Log)
-		}
+		aliasAll(o.Declared, p.files.alias, o.Log)
 	}
 	if len(resolved) > 0 && !o.NoRedact { // an inner inject would take it that we mask
 		e.set(ParentVar, listDigest(o.Declared)+scopeDigest(o.Scope))
