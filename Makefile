@@ -66,8 +66,11 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 
 # Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
 generate: ## make the code of the messages in resolver/idl
-	cd tools && $(GO) build -o ../bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
-	cd resolver/idl && find . -name '*.proto' -printf '%P\n' | xargs protoc -I . --plugin=protoc-gen-go=../../bin/protoc-gen-go --go_out=. --go_opt=module=inject/resolver/idl
+	cd tools && $(GO) build -o ../bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc connectrpc.com/connect/cmd/protoc-gen-connect-go
+	cd resolver/idl && find . -name '*.proto' -printf '%P\n' | PATH="$(CURDIR)/bin:$$PATH" xargs protoc -I . \
+		--go_out=. --go_opt=module=inject/resolver/idl \
+		--go-grpc_out=. --go-grpc_opt=module=inject/resolver/idl \
+		--connect-go_out=. --connect-go_opt=module=inject/resolver/idl,simple=true
 
 image: ## build the container image with docker; GO_IMAGE names its base
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) -t inject .

@@ -87,6 +87,24 @@ type Store interface {
 	Manager
 }
 
+// An Importer is a Manager that also creates many secrets at once. Safe for
+// concurrent use.
+type Importer interface {
+	Manager
+	// Import stores all of secrets, or none of them: then its error joins a
+	// [*secret.Error] with the Op create for each that is in the way, or tells why
+	// nothing could be stored. Two at one ref are [secret.ErrInvalid]. What a Manager
+	// promises of a change holds for all of them together.
+	Import(ctx context.Context, secrets []New) error
+}
+
+// New is a secret that is to be created.
+type New struct {
+	Ref   secret.Ref
+	Value secret.Value
+	Type  Type
+}
+
 // A Filter selects secrets by the scope they are stored at. Empty fields select
 // everything, so {Domain: "d"} selects the domain's secrets and those of every
 // project in it, as Flyte's ListSecrets does.
