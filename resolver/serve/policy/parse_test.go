@@ -1,0 +1,368 @@
+package policy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/policy"
+)
+
+// rule returns a policy whose second rule, from line 4 on, is called b and has text.
+func rule(text string) string {
+	return "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- name: b\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n"
+}
+
+// below returns a policy whose second rule matches a token with the capture me, in line
+// 5, and has text from line 6 on.
+func below(text string) string { return rule("identity: {token: \"{me}\"}\n" + text) }
+
+var good = []string{
+	example,
+	"version: 1\nrules: []",
+	"{\"version\": 1, \"rules\": [{\"name\": \"x\", \"identity\": {\"token\": \"t\"}}]}",
+	"---\n# a comment\nversion: 1\nrules: []\n...\n",
+	rule("identity: {token: b}"),
+	rule("identity: {token: b}\nmanage: []\nlist: [{}]\nresolve: {}"),
+	rule("identity: {dns: '*.a.{b}', token: '*x*'}\nlist: [{org: 'a*', project: '*', domain: '{b}*'}]"),
+	rule("identity: {issuer: i}"),
+	rule("identity: {issuer: i, subject: '**', audience: 'a/**', claim.x: '*', 'claim.https://x/y.z': a}"),
+	rule("identity: {spiffe: 'spiffe://{a}/{b_}/{_c}/x-{d__d}-y'}\nresolve: {org: '{a}', project: 'x{b_}x', domain: '{_c}'}\nlist: [{project: '*-{d__d}-*'}]"),
+	rule("identity: {token: &t b}\nlist: &l [&s {project: p}]\nmanage: *l\nresolve: *s"),
+	rule("identity: {token: b}\nresolve: {keys: [a, A, -, _]}"),
+	rule("identity: {token: 'é \\ $ ^ ( ['}\nlist: [{project: 'é.-$'}]"),
+	below("list: [{project: '{me}'}, {project: '*{me}*x*'}]"),
+	below("list: [{project: " + strings.Repeat("x", 62) + "*}, {domain: '{me}'}]"),
+}
+
+// beyond marks mistakes that no schema can tell.
+const beyond = "(beyond the schema) "
+
+// noName is said of a pattern that no name matches.
+const noName = `no name matches: one has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`
+
+// bad are files and what is said of them, after "invalid policy".
+var bad = []struct{ text, want string }{
+	// The file.
+	{"", ": the file is empty"},
+	{"# nothing\n", ": the file is empty"},
+	{"---\n", ": line 2: expected fields, found nothing"},
+	{"[]", ": line 1: expected fields, found a list"},
+	{"\xff", ": no YAML: invalid leading UTF-8 octet"},
+	{"version: 1\nrules: [\n", ": no YAML: line 2: did not find expected node content"},
+	{"version: 1\nrules: []\n---\nversion: 1\nrules: []\n", ": line 3: a second document: a policy is one"},
+	{"version: 1\nrules: []\n---\n[\n", ": no YAML: line 4: did not find expected node content"},
+	{"rules: []", ": line 1: version: missing: this is version 1"},
+	{"version: 1", `: line 1: rules: missing: without any nothing is allowed, which is said with "rules: []"`},
+	{"version: 2\nrules: []", ": line 1: version: not 1, the only one there is"},
+	{"version: '1'\nrules: []", ": line 1: version: not 1, the only one there is"},
+	{"version: 1\nrules:\n", ": line 2: rules: expected a list, found nothing"},
+	{"version: 1\nrules: {a: b}\n", ": line 2: rules: expected a list, found fields"},
+	{"version: 1\nrules: [x]\n", ": line 2: rules[0]: expected fields, found text"},
+	{"version: 1\nrules: []\nrules: []\n", ": line 3: rules: given twice, first in line 2"},
+	{"version: 1\nrule: []\n", ":\n  line 1: rules: missing: without any nothing is allowed, which is said with \"rules: []\"\n  line 2: rule: unknown field, did you mean rules? (known: version, rules)"},
+	{"version: 1\nrules: []\n1: x\n", ": line 3: a field's name must be text, found a number"},
+	{"version: 1\nrules: []\n? [a]\n: x\n", ": line 3: a field's name must be text, found a list"},
+	{"version: 1\nrules: []\n\"a\\nb\": x\n", ": line 3: ?: unknown field (known: version, rules)"},
+	{"version: 1\nrules: !!set {}\n", ": line 2: rules: expected a list, found fields"},
+	{"version: 1\nrules: []\n<<: {}\n", ": line 3: a field's name must be text, found something else"},
+
+	// A rule.
+	{rule("manag: []\nidentity: {token: b}"), ": line 5: rules[1].manag: unknown field, did you mean manage? (known: name, identity, manage, list, resolve)"},
+	{rule("allow: []\nidentity: {token: b}"), ": line 5: rules[1].allow: unknown field (known: name, identity, manage, list, resolve)"},
+	{rule("identity: {token: b}\nidentity: {token: c}"), ": line 6: rules[1].identity: given twice, first in line 5"},
+	{rule("list: []"), ": line 4: rules[1].identity: missing: who is this rule for?"},
+	{"version: 1\nrules:\n- identity: {token: a}\n", ": line 3: rules[0].name: missing: the audit log needs it"},
+	{"version: 1\nrules:\n- {name: '', identity: {token: a}}\n", ": line 3: rules[0].name: empty: leave it out or say something"},
+	{"version: 1\nrules:\n- {name: 7, identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a number: it needs quotes"},
+	{"version: 1\nrules:\n- {name: [], identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a list"},
+	{"version: 1\nrules:\n- {name: ' a', identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
+	{"version: 1\nrules:\n- {name: \"a\\nb\", identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
+	{beyond + "version: 1\nrules:\n- {name: \"a\\u202eb\", identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
+	{"version: 1\nrules:\n- {name: " + strings.Repeat("x", 101) + ", identity: {token: a}}\n", ": line 3: rules[0].name: 101 bytes long (at most 100)"},
+	{beyond + "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- {name: a, identity: {token: b}}\n", `: line 4: rules[1].name: "a" is the name of the rule in line 3, too`},
+
+	// Its identity.
+	{rule("identity: {}"), ": line 5: rules[1].identity: empty: that would match everybody"},
+	{rule("identity:"), ": line 5: rules[1].identity: expected fields, found nothing"},
+	{rule("identity: [token]"), ": line 5: rules[1].identity: expected fields, found a list"},
+	{rule("identity: {toke: b}"), ": line 5: rules[1].identity.toke: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
+	{rule("identity: {claim.NAME: b, Token: c}"), ":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: alone it is whoever any issuer says\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
+	{rule("identity: {token: b, token: c}"), ": line 5: rules[1].identity.token: given twice, first in line 5"},
+	{rule("identity: {token: ''}"), ": line 5: rules[1].identity.token: empty: leave it out or say something"},
+	{rule("identity: {token: 12}"), ": line 5: rules[1].identity.token: expected text, found a number: it needs quotes"},
+	{rule("identity: {token: [a, b]}"), ": line 5: rules[1].identity.token: expected text, found a list"},
+	{beyond + rule("identity: {token: !!binary aGk=}"), ": line 5: rules[1].identity.token: expected text, found something else"},
+	{rule("identity: {token: *}"), `: no YAML: line 5: did not find expected alphabetic or numeric character (a pattern that begins with * needs quotes: "*")`},
+	{rule("identity: {token: *all}"), `: no YAML: unknown anchor 'all' referenced (a pattern that begins with * needs quotes: "*")`},
+	{rule("identity: {token: {me}}\nlist: [{project: {me}}]"), ":\n  line 5: rules[1].identity.token: expected text, found fields: a capture needs quotes, \"{me}\"\n  line 6: rules[1].list[0].project: expected text, found fields: a capture needs quotes, \"{me}\""},
+	{rule("identity: {subject: s}"), ": line 5: rules[1].identity.subject: needs issuer beside it: alone it is whoever any issuer says"},
+	{rule("identity: {audience: a, token: t}"), ": line 5: rules[1].identity.audience: needs issuer beside it: alone it is whoever any issuer says"},
+	{rule("identity: {claim.x: a, spiffe: 'spiffe://x/a'}"), ": line 5: rules[1].identity.claim.x: needs issuer beside it: alone it is whoever any issuer says"},
+	{rule("identity: {issuer: i, claim.: a}"), ": line 5: rules[1].identity.claim.: not a claim's name: it is ASCII without white space"},
+	{rule("identity: {issuer: i, 'claim.a b': a}"), ": line 5: rules[1].identity.claim.a b: not a claim's name: it is ASCII without white space"},
+	{rule("identity: {issuer: i, claims: a}"), ": line 5: rules[1].identity.claims: unknown attribute (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
+	{rule("identity: {issuer: 'https://*.example.org'}"), ": line 5: rules[1].identity.issuer: an issuer is literal: no wildcard and no capture"},
+	{rule("identity: {issuer: 'https://{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.issuer: an issuer is literal: no wildcard and no capture"},
+	{rule("identity: {spiffe: example.org/a}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
+	{rule("identity: {spiffe: '**'}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
+	{rule("identity: {token: 'a**'}"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
+	{rule("identity: {token: '**/a'}"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
+	{rule("identity: {token: 'a/**{b}'}\nlist: [{project: '{b}'}]"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
+	{rule("identity: {token: '***'}"), `: line 5: rules[1].identity.token: "***" has no meaning`},
+	{rule("identity: {dns: '**.a'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
+	{rule("identity: {dns: '**'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
+	{rule("identity: {token: 'a{'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
+	{rule("identity: {token: 'a}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
+	{rule("identity: {token: '{}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
+	{rule("identity: {token: '{A}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
+	{rule("identity: {token: '{a{b}}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
+	{rule("identity: {token: '{a}-{b}'}\nlist: [{project: '{a}', domain: '{b}'}]"), `: line 5: rules[1].identity.token: a capture is the only wildcard between two "/": else there would be several ways to match`},
+	{rule("identity: {token: 'x/{a}*/y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.token: a capture is the only wildcard between two "/": else there would be several ways to match`},
+	{rule("identity: {dns: '*{a}.y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.dns: a capture is the only wildcard between two ".": else there would be several ways to match`},
+	{beyond + rule("identity: {token: '{a}/{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.token: {a} is captured twice"},
+	{beyond + rule("identity: {token: '{a}', dns: '{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.dns: {a} is captured twice"},
+	{beyond + rule("identity: {token: '{a}/{b}/{c}/{d}/{e}'}"), ": line 5: rules[1].identity.token: over 4 captures in a rule"},
+	{beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity: capture {b} is not used: "*" is what captures nothing`},
+	{beyond + rule("identity: {token: '{a}'}"), `: line 5: rules[1].identity: capture {a} is not used: "*" is what captures nothing`},
+
+	// What it may.
+	{below("list: [{project: '{me}'}, {projct: p}]"), ": line 6: rules[1].list[1].projct: unknown field, did you mean project? (known: org, project, domain)"},
+	{below("list: [{project: '{me}'}, {project: p, keys: [K]}]"), ": line 6: rules[1].list[1].keys: unknown field (known: org, project, domain)"},
+	{below("list: [{project: '{me}'}]\nmanage: {project: p}"), ": line 7: rules[1].manage: expected a list, found fields"},
+	{below("list: [{project: '{me}'}]\nmanage:"), ": line 7: rules[1].manage: expected a list, found nothing"},
+	{below("list: [{project: '{me}'}]\nmanage: ['*']"), ": line 7: rules[1].manage[0]: expected fields, found text"},
+	{below("list: [{project: '{me}'}]\nmanage:\n- {project: p}\n-\n"), ": line 9: rules[1].manage[1]: expected fields, found nothing"},
+	{below("list: [{project: '{me}'}, {project: ''}]"), ": line 6: rules[1].list[1].project: empty: leave it out or say something"},
+	{below("list: [{project: '{me}'}, {domain: true}]"), ": line 6: rules[1].list[1].domain: expected text, found a truth value: it needs quotes"},
+	{below("list: [{project: '{me}'}, {domain: null}]"), ": line 6: rules[1].list[1].domain: expected text, found nothing"},
+	{below("list: [{project: '{me}'}, {domain: '**'}]"), `: line 6: rules[1].list[1].domain: "**" has no meaning here: "*" is any name and none`},
+	{below("list: [{project: '{me}{me}'}]"), ": line 6: rules[1].list[0].project: only one capture: of two it could not be told where the first ends"},
+	{below("list: [{project: '{me}/x'}]"), `: line 6: rules[1].list[0].project: ` + noName},
+	{below("list: [{project: '{me}'}]\nmanage: [{project: a__b}, {project: '*__a'}]"), ":\n  line 7: rules[1].manage[0].project: " + noName + "\n  line 7: rules[1].manage[1].project: " + noName},
+	{below("list: [{project: '{me}'}, {project: '_*'}]"), ": line 6: rules[1].list[1].project: " + noName},
+	{below("list: [{project: '{me}'}, {domain: '*_'}]"), ": line 6: rules[1].list[1].domain: " + noName},
+	{below("list: [{project: '{me}'}, {org: '.'}]"), ": line 6: rules[1].list[1].org: " + noName},
+	{below("list: [{project: '{me}'}, {project: '..'}]"), ": line 6: rules[1].list[1].project: " + noName},
+	{below("list: [{project: '{me}'}, {project: 'a b'}]"), ": line 6: rules[1].list[1].project: " + noName},
+	{below("list: [{project: '{me}'}, {domain: '{me}__'}]"), ": line 6: rules[1].list[1].domain: " + noName},
+	{below("list: [{project: '{me}'}, {project: '_{me}'}]"), ": line 6: rules[1].list[1].project: " + noName},
+	{below("list: [{project: '{me}'}, {project: " + strings.Repeat("x", 64) + "}]"), ": line 6: rules[1].list[1].project: " + noName},
+	{beyond + below("list: [{project: '{you}', domain: '{me}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
+	{beyond + below("list: [{project: '{you}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
+
+	// What it may resolve.
+	{below("resolve: [{project: '{me}'}]"), ": line 6: rules[1].resolve: expected fields, found a list"},
+	{below("resolve: {project: '*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
+	{below("resolve: {project: 'a-*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
+	{below("resolve: {project: '{me}{me}'}"), ": line 6: rules[1].resolve.project: only one capture: of two it could not be told where the first ends"},
+	{below("resolve: {project: a/b, domain: '{me}'}"), `: line 6: rules[1].resolve.project: ` + noName},
+	{beyond + below("resolve: {project: '{me}', domain: '{domain}'}"), ": line 6: rules[1].resolve.domain: {domain} is not captured by the rule's identity"},
+	{below("resolve: {project: '{me}', key: [A]}"), ": line 6: rules[1].resolve.key: unknown field, did you mean keys? (known: org, project, domain, keys)"},
+	{below("resolve: {project: '{me}', keys: []}"), ": line 6: rules[1].resolve.keys: empty: without keys all of the scope may be resolved, so none must be said by leaving resolve out"},
+	{below("resolve: {project: '{me}', keys: A}"), ": line 6: rules[1].resolve.keys: expected a list, found text"},
+	{below("resolve: {project: '{me}', keys: [A, 'DB_*']}"), ": line 6: rules[1].resolve.keys[1]: a wildcard is refused: each key is named, or keys left out for all of the scope"},
+	{below("resolve: {project: '{me}', keys: [A, B, A]}"), ": line 6: rules[1].resolve.keys[2]: A is given twice"},
+	{below("resolve: {project: '{me}', keys: ['a b']}"), ": line 6: rules[1].resolve.keys[0]: invalid: the key has ' ' at position 2 (only letters, digits, - and _ are allowed)"},
+	{below("resolve: {project: '{me}', keys: [1]}"), ": line 6: rules[1].resolve.keys[0]: expected text, found a number: it needs quotes"},
+	{below("resolve: {project: '{me}', keys: ['']}"), ": line 6: rules[1].resolve.keys[0]: empty: leave it out or say something"},
+}
+
+// TestParseRefuses holds each bad file to what is said of it, to the letter.
+func TestParseRefuses(t *testing.T) {
+	for i, c := range bad {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			text := strings.TrimPrefix(c.text, beyond)
+			p, err := policy.Parse([]byte(text))
+			require.Nil(t, p, text)
+			require.ErrorIs(t, err, secret.ErrInvalid, text)
+			require.EqualError(t, err, "invalid policy"+c.want, text)
+		})
+	}
+}
+
+// All mistakes are told at once, in the order of the file, up to a limit.
+func TestParseTellsAll(t *testing.T) {
+	_, err := policy.Parse([]byte(`rules:
+- name: a
+  resolve: {project: "*"}
+  identity: {tokn: x}
+- name: a
+  identity: {subject: s, spiffe: x}
+  list: [{project: "{p}"}]
+verson: 1
+`))
+	require.EqualError(t, err, `invalid policy:
+  line 1: version: missing: this is version 1
+  line 3: rules[0].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"
+  line 4: rules[0].identity.tokn: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)
+  line 5: rules[1].name: "a" is the name of the rule in line 2, too
+  line 6: rules[1].identity.subject: needs issuer beside it: alone it is whoever any issuer says
+  line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://
+  line 8: verson: unknown field, did you mean version? (known: version, rules)`)
+
+	_, err = policy.Parse([]byte("version: 1\nrules:\n" + strings.Repeat("- x\n", 25)))
+	lines := strings.Split(err.Error(), "\n")
+	require.Len(t, lines, 22)
+	require.Equal(t, "  line 22: rules[19]: expected fields, found text", lines[20])
+	require.Equal(t, "  and 5 more", lines[21])
+}
+
+// What stands where the name of a token belongs may be the token.
+func TestParseQuotesNoToken(t *testing.T) {
+	for _, token := range []string{"{s3cr3t-t0k3n}", "s3cr3t-t0k3n***", "s3cr3t-t0k3n}", "{a}s3cr3t-t0k3n{b}", "**s3cr3t-t0k3n"} {
+		_, err := policy.Parse([]byte(rule(fmt.Sprintf("identity: {token: %q}", token))))
+		require.ErrorContains(t, err, "identity.token: ")
+		require.NotContains(t, err.Error(), "s3cr3t")
+	}
+}
+
+// Files that are larger than they are long.
+func TestParseIsBounded(t *testing.T) {
+	_, err := policy.Parse([]byte("version: 1\nrules: []\n#" + strings.Repeat("x", 1<<20)))
+	require.EqualError(t, err, "invalid policy: 1048598 bytes (at most 1048576)")
+	_, err = policy.Parse([]byte("version: 1\nrules: []\n#" + strings.Repeat("x", 1<<20-22)))
+	require.NoError(t, err)
+
+	var b strings.Builder
+	b.WriteString("version: 1\nrules:\n- {name: a, identity: {token: a}, list: &l [")
+	b.WriteString(strings.Repeat("{},", 2000) + "]}\n")
+	for i := range 1000 { // two million scopes
+		fmt.Fprintf(&b, "- {name: r%d, identity: {token: a}, list: *l}\n", i)
+	}
+	_, err = policy.Parse([]byte(b.String()))
+	require.EqualError(t, err, "invalid policy: line 3: too large: over 200000 texts, lists and maps, aliases counted as what they stand for")
+	for _, text := range []string{
+		"version: 1\nrules: &a [*a]\n", "version: 1\nrules: &a\n- *a\n- {name: &n [*n], identity: &i {token: *i}}\n",
+		"&a {version: 1, rules: [*a]}", strings.Repeat("[", 20000), strings.Repeat("{a: ", 5000), "version: 1\nrules: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000),
+	} {
+		_, err := policy.Parse([]byte(text))
+		require.ErrorIs(t, err, secret.ErrInvalid)
+	}
+
+	text := "version: 1\nrules:\n"
+	for i := range 10000 {
+		text += fmt.Sprintf("- {name: %d x, identity: {token: t%d}, list: [{project: p}]}\n", i, i)
+	}
+	p, err := policy.Parse([]byte(text))
+	require.NoError(t, err)
+	require.Equal(t, "9999 x", p.For(subject{"token": {"t9999"}}).Rule())
+}
+
+func compiledSchema(t testing.TB) *jsonschema.Schema {
+	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(policy.Schema()))
+	require.NoError(t, err)
+	c := jsonschema.NewCompiler()
+	require.NoError(t, c.AddResource("policy.json", schema))
+	compiled, err := c.Compile("policy.json")
+	require.NoError(t, err)
+	return compiled
+}
+
+// The schema accepts and refuses what Parse does, as far as a schema can tell.
+func TestSchema(t *testing.T) {
+	schema := compiledSchema(t)
+	for _, text := range good {
+		parse(t, text)
+		var doc any
+		require.NoError(t, yaml.Unmarshal([]byte(text), &doc), text)
+		require.NoError(t, schema.Validate(doc), text)
+	}
+	refused := 0
+	for _, c := range bad {
+		text, isBeyond := strings.CutPrefix(c.text, beyond)
+		var doc any
+		if err := yaml.Unmarshal([]byte(text), &doc); err != nil || strings.Contains(text, "\n---\n") ||
+			strings.Contains(c.want, "found something else") && strings.Contains(text, "<<") {
+			require.False(t, isBeyond, text) // no YAML, or not what the schema is asked about
+			continue
+		}
+		if err := schema.Validate(doc); isBeyond {
+			require.NoError(t, err, text)
+		} else {
+			require.Error(t, err, text)
+			refused++
+		}
+	}
+	require.Greater(t, refused, 60)
+	policy.Schema()[0] = 'x'
+	require.EqualValues(t, '{', policy.Schema()[0], "a caller's copy is its own")
+}
+
+// The examples of the documentation are policies, each of them, and the first is the one
+// that TestExample decides by.
+func TestDocumentation(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/policy.md")
+	require.NoError(t, err)
+	schema := compiledSchema(t)
+	blocks := strings.Split(string(text), "```yaml\n")[1:]
+	require.GreaterOrEqual(t, len(blocks), 2)
+	for i, block := range blocks {
+		block, _, ok := strings.Cut(block, "```")
+		require.True(t, ok)
+		if !strings.HasPrefix(block, "version:") { // a rule alone
+			block = "version: 1\nrules:\n" + block
+		}
+		parse(t, block)
+		var doc, want any
+		require.NoError(t, yaml.Unmarshal([]byte(block), &doc))
+		require.NoError(t, schema.Validate(doc))
+		if i == 0 {
+			require.NoError(t, yaml.Unmarshal([]byte(example), &want))
+			require.Equal(t, want, doc)
+		}
+	}
+}
+
+// FuzzParse: nothing panics, what Parse accepts the schema accepts, and who is nobody may
+// nothing.
+func FuzzParse(f *testing.F) {
+	for _, text := range good {
+		f.Add([]byte(text))
+	}
+	for _, c := range bad {
+		f.Add([]byte(strings.TrimPrefix(c.text, beyond)))
+	}
+	schema := compiledSchema(f)
+	subjects := []subject{
+		{"token": {"a", "b/c", "*"}, "dns": {"x.a.b"}}, {"spiffe": {"spiffe://a/b/c/x-d-y"}}, {"issuer": {"i"}, "subject": {"s"}, "claim.x": {"y"}},
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := policy.Parse(text)
+		if err != nil {
+			if p != nil || !errors.Is(err, secret.ErrInvalid) {
+				t.Fatalf("%v", err)
+			}
+			return
+		}
+		if g := p.For(subject{}); g != (policy.Grant{}) {
+			t.Fatalf("rule %q matches nobody", g.Rule())
+		}
+		for _, s := range subjects {
+			g := p.For(s)
+			scope, err := g.Bind(secret.Scope{})
+			if err == nil && scope.Validate() != nil {
+				t.Fatalf("bound to %+v", scope)
+			}
+			g.May(policy.List, scope)
+		}
+		var doc any
+		switch err := yaml.Unmarshal(text, &doc); {
+		case err != nil && strings.Contains(err.Error(), "excessive aliasing"): // bounds of its own
+		case err != nil:
+			t.Fatalf("a policy, and to YAML none: %v", err)
+		default:
+			if err := schema.Validate(doc); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
