@@ -1,0 +1,186 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/watch"
+)
+
+// tokenPrefix begins every token, so that one that has leaked is recognised by what scans
+// for them.
+const tokenPrefix = "inj_"
+
+// Tokens knows the tokens whose hashes are in a file. It has a line for each:
+//
+//	NAME sha256:HEX [expires=RFC3339]
+//
+// NAME is for the policy and the audit log: letters, digits and ._@:/- , at most 128, a
+// letter or a digit first. HEX is the SHA-256 of the token. What follows a # at the
+// beginning of a line or after white space is a comment. Method is token, Name and the
+// attribute token are NAME. [NewToken] makes a token with its line.
+type Tokens struct {
+	file *watch.Watched[map[[sha256.Size]byte]token]
+}
+
+type token struct {
+	name    string
+	expires time.Time // zero: never
+}
+
+// NewTokens reads the file at path and keeps it current until ctx ends. It fails if the
+// file cannot be read, is not of that form, or may be written by its group or by others
+// ([secret.ErrInvalid]); later that goes to log and the tokens stay as they were. Reading is nobody's harm: a
+// token is 256 random bits, so its hash does not give it away.
+func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, error) {
+	file, err := watch.Load(ctx, path, func(b []byte) (map[[sha256.Size]byte]token, error) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if mode := info.Mode().Perm(); mode&0o022 != 0 {
+			return nil, fmt.Errorf("others than its owner may write to it (mode %04o): chmod go-w", mode)
+		}
+		return parseTokens(b)
+	}, log)
+	if err != nil {
+		return nil, fmt.Errorf("%w: token file: %w", secret.ErrInvalid, err)
+	}
+	return &Tokens{file}, nil
+}
+
+// Loaded returns when the tokens were read as they are now.
+func (t *Tokens) Loaded() time.Time { return t.file.Loaded() }
+
+// Err returns why the file as it is now is not in use; nil if it is.
+func (t *Tokens) Err() error { return t.file.Err() }
+
+// Authenticate implements [Authenticator]. A bearer without the prefix of our tokens is
+// ErrNone.
+func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error) {
+	bearer := c.Bearer.Reveal()
+	if !bytes.HasPrefix(bearer, []byte(tokenPrefix)) {
+		return Identity{}, fmt.Errorf("%w: no token of ours", ErrNone)
+	}
+	// How long the look-up takes depends on the hash of what was sent. Nobody can choose a
+	// hash that agrees with another's in its first bits and learn from it the token, so a
+	// map is as good as a comparison in constant time of each.
+	found, ok := t.file.Current()[sha256.Sum256(bearer)]
+	if !ok {
+		return Identity{}, refuse("token", ReasonUnknown, "it is not in the token file")
+	}
+	if !found.expires.IsZero() && !time.Now().Before(found.expires) {
+		return Identity{}, refuse("token", ReasonExpired, "%s has expired (%s)", found.name, found.expires.UTC().Format(time.RFC3339))
+	}
+	return New("token", found.name, map[string][]string{"token": {found.name}}), nil
+}
+
+// NewToken returns a new token and the line for the token file that lets it in as name.
+// The line has no end of line and no expiry: " expires=RFC3339" may be added. The error
+// wraps [secret.ErrInvalid] and does not quote name.
+func NewToken(name string) (value secret.Value, line string, err error) {
+	if err := validTokenName(name); err != nil {
+		return secret.Value{}, "", fmt.Errorf("%w: %w", secret.ErrInvalid, err)
+	}
+	var random [32]byte
+	_, _ = rand.Read(random[:]) // never fails (Go 1.24)
+	text := base64.RawURLEncoding.AppendEncode([]byte(tokenPrefix), random[:])
+	sum := sha256.Sum256(text)
+	return secret.NewValue(text), name + " sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+var tokenName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@:/-]{0,127}$`)
+
+func validTokenName(name string) error {
+	switch {
+	case strings.HasPrefix(name, tokenPrefix):
+		return errors.New("there is a token where its name belongs (not shown): whoever can read this has it, so make a new one")
+	case !tokenName.MatchString(name):
+		return errors.New("the name of a token is letters, digits and ._@:/- , at most 128, a letter or a digit first")
+	}
+	return nil
+}
+
+// maxTokenErrors is how many lines one error names.
+const maxTokenErrors = 20
+
+// parseTokens reads a token file. Its error names the lines that are wrong and quotes none
+// of them: there may be a token in one, by mistake.
+func parseTokens(b []byte) (map[[sha256.Size]byte]token, error) {
+	tokens := map[[sha256.Size]byte]token{}
+	names, hashes := map[string]int{}, map[[sha256.Size]byte]int{}
+	var errs []error
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		n++
+		fields := strings.Fields(line)
+		for i, field := range fields {
+			if strings.HasPrefix(field, "#") {
+				fields = fields[:i]
+				break
+			}
+		}
+		if len(fields) == 0 {
+			continue
+		}
+		sum, one, err := parseToken(fields)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
+		case names[one.name] != 0:
+			errs = append(errs, fmt.Errorf("line %d: the name of line %d again", n, names[one.name]))
+		case hashes[sum] != 0:
+			errs = append(errs, fmt.Errorf("line %d: the hash of line %d again", n, hashes[sum]))
+		default:
+			names[one.name], hashes[sum], tokens[sum] = n, n, one
+		}
+		if len(errs) == maxTokenErrors {
+			break
+		}
+	}
+	if errs != nil {
+		return nil, errors.Join(errs...)
+	}
+	return tokens, nil
+}
+
+func parseToken(fields []string) (sum [sha256.Size]byte, one token, err error) {
+	if err := validTokenName(fields[0]); err != nil {
+		return sum, one, err
+	}
+	one.name = fields[0]
+	if len(fields) < 2 {
+		return sum, one, errors.New("no hash: a line is NAME sha256:HEX [expires=RFC3339]")
+	}
+	digits, ok := strings.CutPrefix(fields[1], "sha256:")
+	decoded, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(decoded) != sha256.Size {
+		return sum, one, errors.New("the hash is not sha256: and 64 hexadecimal digits")
+	}
+	copy(sum[:], decoded)
+	if len(fields) == 2 {
+		return sum, one, nil
+	}
+	expires, ok := strings.CutPrefix(fields[2], "expires=")
+	if !ok || len(fields) > 3 {
+		return sum, one, errors.New("after the hash there may only be expires=RFC3339")
+	}
+	one.expires, err = time.Parse(time.RFC3339, expires)
+	if err != nil || one.expires.IsZero() {
+		return sum, one, errors.New("expires is not a time like 2030-12-31T23:59:59Z")
+	}
+	return sum, one, nil
+}
