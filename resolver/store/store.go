@@ -105,6 +105,25 @@ type New struct {
 	Type  Type
 }
 
+// Importable returns for each of secrets why no store could import it, nil where
+// one could: what [Writable] says, and [secret.ErrInvalid] for one at the ref of
+// an earlier one. Every Import begins with it.
+func Importable(secrets []New) []error {
+	errs := make([]error, len(secrets))
+	seen := make(map[secret.Ref]bool, len(secrets))
+	for i, n := range secrets {
+		err := Writable(n.Ref, n.Value)
+		if err == nil && seen[n.Ref] {
+			err = fmt.Errorf("%w: it is there twice", secret.ErrInvalid)
+		}
+		seen[n.Ref] = true
+		if err != nil {
+			errs[i] = &secret.Error{Op: "create", Ref: n.Ref, Err: err}
+		}
+	}
+	return errs
+}
+
 // A Filter selects secrets by the scope they are stored at. Empty fields select
 // everything, so {Domain: "d"} selects the domain's secrets and those of every
 // project in it, as Flyte's ListSecrets does.

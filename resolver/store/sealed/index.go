@@ -66,12 +66,19 @@ func (x *index) find(want name) (uint64, error) {
 // set writes e, or removes its name when its version is 0, and every node from
 // there up to the root.
 func (x *index) set(e entry) error {
+	return x.setAll([]entry{e})
+}
+
+// setAll sets each of entries; the root is written once.
+func (x *index) setAll(entries []entry) error {
 	n, err := x.load(nil, x.root)
 	if err != nil {
 		return err
 	}
-	if err := x.setIn(&n, 0, e); err != nil {
-		return err
+	for _, e := range entries {
+		if err := x.setIn(&n, 0, e); err != nil {
+			return err
+		}
 	}
 	if err := x.save(nil, &n); err != nil {
 		return err

@@ -69,8 +69,9 @@ type Options struct {
 type Store struct {
 	o Options
 
-	mu   sync.RWMutex // held for writing while the file is opened or closed
-	made madeKey
+	mu     sync.RWMutex // held for writing while the file is opened or closed
+	made   madeKey
+	closed bool
 	*openFile
 }
 
@@ -107,7 +108,7 @@ type keys struct {
 	record cipher.AEAD
 }
 
-var _ store.Store = (*Store)(nil)
+var _ store.Importer = (*Store)(nil)
 
 // Open opens the store that o describes. The caller closes it.
 func Open(ctx context.Context, o Options) (*Store, error) {
@@ -255,10 +256,12 @@ func (k *keys) nameOf(ref secret.Ref) name {
 	return name(h.Sum(nil))
 }
 
-// Close gives the file back.
+// Close gives the file back, after the operations that are under way. Those that
+// come later fail with [secret.ErrUnavailable].
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	if s.openFile == nil {
 		return nil
 	}
@@ -576,20 +579,54 @@ func (t *tx) find(ref secret.Ref) (entry, error) {
 func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, entry) error) error {
 	err := errors.Join(ctx.Err(), ref.Validate())
 	if err == nil {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		err = secret.ErrNotFound
-		if s.openFile != nil {
-			err = s.view(func(t *tx) error {
+		err = s.use(ctx, secret.ErrNotFound, func() error {
+			return s.view(func(t *tx) error {
 				e, err := t.find(ref)
 				if err != nil {
 					return err
 				}
 				return fn(t, e)
 			})
-		}
+		})
 	}
 	return s.opError(op, ref, err)
+}
+
+// use runs fn while the file is open, or returns absent if there is none. A file
+// that another process has made since is opened: a server that was started
+// without one must not say that there is nothing in it.
+func (s *Store) use(ctx context.Context, absent error, fn func() error) error {
+	s.mu.RLock()
+	if s.openFile == nil {
+		s.mu.RUnlock()
+		if err := s.openExisting(ctx); err != nil {
+			return err
+		}
+		s.mu.RLock()
+	}
+	defer s.mu.RUnlock()
+	if s.openFile == nil {
+		return absent
+	}
+	return fn()
+}
+
+// errClosed is not absence, of which the ladder would make a wider scope's value.
+var errClosed = fmt.Errorf("%w: the store is closed", secret.ErrUnavailable)
+
+func (s *Store) openExisting(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errClosed
+	case s.openFile != nil:
+		return nil
+	}
+	if err := s.open(ctx); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *Store) opError(op string, ref secret.Ref, err error) error {
@@ -628,41 +665,45 @@ func (s *Store) List(ctx context.Context, f store.Filter, limit int, token strin
 	if err := ctx.Err(); err != nil {
 		return nil, "", fmt.Errorf("list: %w", err)
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.openFile == nil {
-		if token != "" {
-			return nil, "", fmt.Errorf("list: %w: the token is not of this store", secret.ErrInvalid)
-		}
-		return nil, "", nil
+	var empty error
+	if token != "" {
+		empty = errNotOurToken
 	}
-	after, err := s.keys.parseToken(token)
+	err = s.use(ctx, empty, func() error {
+		after, err := s.keys.parseToken(token)
+		if err != nil {
+			return err
+		}
+		var last name
+		err = s.view(func(t *tx) error {
+			return t.index.walk(after, func(e entry) (bool, error) {
+				if err := ctx.Err(); err != nil {
+					return false, err
+				}
+				if len(page) == limit {
+					next = s.keys.newToken(last)
+					return false, nil
+				}
+				info, _, err := t.loadInfo(e)
+				if err == nil && f.Match(info.Ref) {
+					page = append(page, info)
+				}
+				last = e.name
+				return true, err
+			})
+		})
+		if err != nil {
+			return fileError(s.o.Path, err)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, "", fmt.Errorf("list: %w", err)
 	}
-	var last name
-	err = s.view(func(t *tx) error {
-		return t.index.walk(after, func(e entry) (bool, error) {
-			if err := ctx.Err(); err != nil {
-				return false, err
-			}
-			if len(page) == limit {
-				next = s.keys.newToken(last)
-				return false, nil
-			}
-			info, _, err := t.loadInfo(e)
-			if err == nil && f.Match(info.Ref) {
-				page = append(page, info)
-			}
-			last = e.name
-			return true, err
-		})
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("list: %w", fileError(s.o.Path, err))
-	}
 	return page, next, nil
 }
+
+var errNotOurToken = fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
 
 // A token is the name after which a page begins, and a tag that shows that it
 // is ours: any other 32 bytes would be a place to begin, too.
@@ -682,28 +723,25 @@ func (k *keys) parseToken(token string) (*name, error) {
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || len(b) != nameSize+16 || !hmac.Equal(b[nameSize:], k.tag(name(b[:nameSize]))) {
-		return nil, fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
+		return nil, errNotOurToken
 	}
 	n := name(b[:nameSize])
 	return &n, nil
 }
 
+var errReading = fmt.Errorf("%w: the store is open for reading", secret.ErrInvalid)
+
 // change runs fn in a write transaction.
 func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.Value, fn func(*tx) error) error {
 	err := errors.Join(ctx.Err(), store.Writable(ref, v))
 	if err == nil && !s.o.Write {
-		err = fmt.Errorf("%w: the store is open for reading", secret.ErrInvalid)
+		err = errReading
 	}
 	if err == nil && op == "create" {
 		err = s.make(ctx)
 	}
 	if err == nil {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		err = secret.ErrNotFound
-		if s.openFile != nil {
-			err = s.update(fn)
-		}
+		err = s.use(ctx, secret.ErrNotFound, func() error { return s.update(fn) })
 	}
 	return s.opError(op, ref, err)
 }
@@ -712,7 +750,10 @@ func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.
 func (s *Store) make(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.openFile != nil {
+	switch {
+	case s.closed:
+		return errClosed
+	case s.openFile != nil:
 		return nil
 	}
 	err := s.open(ctx)

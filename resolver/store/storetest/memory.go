@@ -3,6 +3,8 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +15,8 @@ import (
 )
 
 // Memory returns an empty store that forgets everything with the process: the
-// plainest one that passes the suite, for the tests of what stands on a store.
+// plainest one that passes the suite, for the tests of what stands on a store. It
+// is a [store.Importer], too.
 func Memory() store.Store { return &memory{secrets: map[secret.Ref]entry{}} }
 
 type entry struct {
@@ -102,6 +105,28 @@ func (m *memory) Delete(ctx context.Context, ref secret.Ref) error {
 		delete(m.secrets, ref)
 		return nil
 	})
+}
+
+func (m *memory) Import(ctx context.Context, secrets []store.New) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	errs := store.Importable(secrets)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, n := range secrets {
+		if _, ok := m.secrets[n.Ref]; ok && errs[i] == nil {
+			errs[i] = &secret.Error{Op: "create", Ref: n.Ref, Err: secret.ErrExists}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, n := range secrets {
+		m.secrets[n.Ref] = entry{store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}, bytes.Clone(n.Value.Reveal())}
+	}
+	return nil
 }
 
 func (m *memory) List(ctx context.Context, f store.Filter, limit int, token string) ([]store.Info, string, error) {

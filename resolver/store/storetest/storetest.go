@@ -60,8 +60,8 @@ var Scopes = []secret.Scope{
 	{Org: "flyte", Project: "my_project"},
 }
 
-// Run asserts everything that a [store.Store] promises. open returns an empty
-// store, which is closed by the test's cleanup.
+// Run asserts everything that a [store.Store] promises, and a [store.Importer] if
+// it is one. open returns an empty store, which is closed by the test's cleanup.
 func Run(t *testing.T, open func(*testing.T) store.Store) {
 	RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) ReadLister {
 		s := open(t)
@@ -76,6 +76,10 @@ func Run(t *testing.T, open func(*testing.T) store.Store) {
 	t.Run("Refusals", func(t *testing.T) { testRefusals(t, open(t)) })
 	t.Run("TokensSurviveWrites", func(t *testing.T) { testTokens(t, open(t)) })
 	t.Run("Concurrent", func(t *testing.T) { testConcurrent(t, open(t)) })
+	if _, ok := open(t).(store.Importer); ok {
+		t.Run("Import", func(t *testing.T) { testImport(t, open(t)) })
+		t.Run("ConcurrentImport", func(t *testing.T) { testConcurrentImport(t, open(t)) })
+	}
 }
 
 // RunReader asserts what a store promises that can only be read. open returns
@@ -378,6 +382,140 @@ func testConcurrent(t *testing.T, s store.Store) {
 	require.Len(t, winners, 1, "exactly one create of a secret succeeds")
 	requireValue(t, s, shared, bytes.Repeat([]byte{byte(winners[0])}, 100+winners[0])) //nolint:gosec // under 64
 	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
+}
+
+// testImport imports what nothing is in the way of, and what several things are in
+// the way of, all of which must be named.
+func testImport(t *testing.T, s store.Store) {
+	i, ok := s.(store.Importer)
+	require.True(t, ok)
+	ref := func(key string) secret.Ref { return secret.Ref{Scope: Scopes[3], Key: key} }
+	small := func(key string) store.New {
+		return store.New{Ref: ref(key), Value: secret.NewValue([]byte("value of " + key))}
+	}
+	require.NoError(t, i.Import(t.Context(), nil))
+	require.Empty(t, list(t, s, store.Filter{}, 0))
+
+	// Refused, each for its own reason, beside one that could have been.
+	require.NoError(t, s.Create(t.Context(), ref("old"), secret.NewValue([]byte("old")), store.Regular))
+	refused := []store.New{small("fine"), small("old"), small("twice"), small("twice"), small("twice")}
+	large := small("large")
+	large.Value = secret.NewValue(make([]byte, store.MaxValue+1))
+	refused = append(refused, large)
+	type refusal struct {
+		ref secret.Ref
+		err error
+	}
+	want := []refusal{{ref("old"), secret.ErrExists}, {ref("twice"), secret.ErrInvalid}, {ref("twice"), secret.ErrInvalid}, {ref("large"), secret.ErrInvalid}}
+	for _, bad := range badRefs() {
+		refused = append(refused, store.New{Ref: bad})
+		want = append(want, refusal{bad, secret.ErrInvalid})
+	}
+	got := joined(i.Import(t.Context(), refused))
+	require.Len(t, got, len(want), "everything that is in the way is told, and nothing else")
+	for n, w := range want {
+		requireError(t, got[n], w.err, "create", w.ref)
+		require.NotContains(t, got[n].Error(), "value of")
+	}
+	require.Equal(t, []secret.Ref{ref("old")}, list(t, s, store.Filter{}, 0), "none of them is stored")
+	requireValue(t, s, ref("old"), []byte("old"))
+
+	// Each alone is in the way, too.
+	requireError(t, i.Import(t.Context(), []store.New{small("fine"), small("old")}), secret.ErrExists, "create", ref("old"))
+	require.ErrorIs(t, i.Import(t.Context(), []store.New{small("fine"), small("fine")}), secret.ErrInvalid)
+	require.ErrorIs(t, i.Import(t.Context(), []store.New{small("fine"), large}), secret.ErrInvalid)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, i.Import(ctx, []store.New{small("fine")}), context.Canceled)
+	require.Equal(t, []secret.Ref{ref("old")}, list(t, s, store.Filter{}, 0))
+
+	// The twin that is allowed: every scope, type and kind of value, and many.
+	var all []store.New
+	for _, scope := range Scopes {
+		for name, b := range Values(t) {
+			all = append(all, store.New{Ref: secret.Ref{Scope: scope, Key: name}, Value: secret.NewValue(b), Type: store.ImagePull})
+		}
+	}
+	for n := range 300 {
+		all = append(all, small(fmt.Sprintf("many%d", n)))
+	}
+	refs := []secret.Ref{ref("old")}
+	require.NoError(t, i.Import(t.Context(), all))
+	for _, n := range all {
+		refs = append(refs, n.Ref)
+		requireValue(t, s, n.Ref, n.Value.Reveal())
+		info, err := s.Describe(t.Context(), n.Ref)
+		require.NoError(t, err)
+		require.Equal(t, n.Type, info.Type)
+		require.False(t, info.Created.IsZero())
+		require.Equal(t, info.Created, info.Updated)
+	}
+	require.ElementsMatch(t, refs, list(t, s, store.Filter{}, 0))
+	require.Len(t, joined(i.Import(t.Context(), all)), len(all))
+	// What was imported is a secret like any other.
+	require.NoError(t, s.Update(t.Context(), ref("many0"), secret.NewValue([]byte("new"))))
+	requireValue(t, s, ref("many0"), []byte("new"))
+	require.NoError(t, s.Delete(t.Context(), ref("many1")))
+	require.NoError(t, i.Import(t.Context(), []store.New{small("many1")}))
+	requireValue(t, s, ref("many1"), []byte("value of many1"))
+}
+
+// testConcurrentImport lets several import the same secrets, which one of them
+// does, beside readers who see all of them or none.
+func testConcurrentImport(t *testing.T, s store.Store) {
+	i, ok := s.(store.Importer)
+	require.True(t, ok)
+	const importers, secrets = 16, 20
+	ref := func(n int) secret.Ref {
+		return secret.Ref{Scope: Scopes[n%len(Scopes)], Key: fmt.Sprintf("K%d", n)}
+	}
+	won := make(chan int, importers)
+	var wg sync.WaitGroup
+	for mine := range importers {
+		set := make([]store.New, secrets)
+		for n := range set {
+			set[n] = store.New{Ref: ref(n), Value: secret.NewValue(fmt.Appendf(nil, "importer %d", mine))}
+		}
+		wg.Go(func() {
+			switch err := i.Import(t.Context(), set); {
+			case err == nil:
+				won <- mine
+			case !errors.Is(err, secret.ErrExists) || len(joined(err)) != secrets:
+				t.Errorf("import: %v", err)
+			}
+		})
+		wg.Go(func() {
+			// The first one that is there is followed by all others.
+			there := false
+			for n := range set {
+				_, _, err := s.Get(t.Context(), set[n].Ref)
+				if err != nil && (there || !errors.Is(err, secret.ErrNotFound)) {
+					t.Errorf("half an import was seen: %v", err)
+				}
+				there = there || err == nil
+			}
+		})
+	}
+	wg.Wait()
+	close(won)
+	var winners []int
+	for mine := range won {
+		winners = append(winners, mine)
+	}
+	require.Len(t, winners, 1, "exactly one import of the same secrets succeeds")
+	for n := range secrets {
+		requireValue(t, s, ref(n), fmt.Appendf(nil, "importer %d", winners[0]))
+	}
+	require.Len(t, list(t, s, store.Filter{}, 0), secrets)
+}
+
+// joined returns the errors that err joins.
+func joined(err error) []error {
+	var j interface{ Unwrap() []error }
+	if errors.As(err, &j) {
+		return j.Unwrap()
+	}
+	return nil
 }
 
 // list returns the refs that f selects, limit a page, and checks the pages.

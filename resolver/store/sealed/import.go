@@ -1,0 +1,105 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// Import implements [store.Importer], in one transaction of the file: what a
+// reader sees, and what a power cut leaves, is all of secrets or none. The first
+// one makes the store file, as the first Create does.
+func (s *Store) Import(ctx context.Context, secrets []store.New) error {
+	err := ctx.Err()
+	if err == nil && !s.o.Write {
+		err = errReading
+	}
+	if err == nil && len(secrets) > 0 {
+		err = s.importAll(ctx, secrets)
+	}
+	if _, ok := errors.AsType[*secret.Error](err); err == nil || ok {
+		return err
+	}
+	if errors.Is(err, secret.ErrCorrupt) || errors.Is(err, secret.ErrUnavailable) {
+		err = fileError(s.o.Path, err)
+	}
+	return fmt.Errorf("import: %w", err)
+}
+
+func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
+	refused := store.Importable(secrets)
+	if err := errors.Join(refused...); err != nil {
+		// Nothing will be stored, nor a file made; what else is in the way is told.
+		return s.use(ctx, err, func() error {
+			return s.view(func(t *tx) error {
+				_, err := t.findFree(ctx, secrets, refused)
+				return err
+			})
+		})
+	}
+	if err := s.make(ctx); err != nil {
+		return err
+	}
+	return s.use(ctx, errClosed, func() error {
+		return s.update(func(t *tx) error {
+			free, err := t.findFree(ctx, secrets, refused)
+			if err != nil {
+				return err
+			}
+			return t.saveNew(ctx, free)
+		})
+	})
+}
+
+// named is a secret to be stored, with its name in the index.
+type named struct {
+	name name
+	store.New
+}
+
+// findFree returns secrets with their names if nothing is stored at any of them,
+// and else the errors of those that are in the way, those already refused included.
+func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error) ([]named, error) {
+	free := make([]named, 0, len(secrets))
+	for i, n := range secrets {
+		if refused[i] != nil {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		e, err := t.find(n.Ref)
+		switch {
+		case err == nil:
+			refused[i] = &secret.Error{Op: "create", Ref: n.Ref, Err: secret.ErrExists}
+		case !errors.Is(err, secret.ErrNotFound):
+			return nil, err
+		}
+		free = append(free, named{e.name, n})
+	}
+	return free, errors.Join(refused...)
+}
+
+// saveNew stores secrets, none of which is there.
+func (t *tx) saveNew(ctx context.Context, secrets []named) error {
+	// In the order of the index: neighbours are in the same pages.
+	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[:], b.name[:]) })
+	now := time.Now().UTC().Round(0)
+	entries := make([]entry, len(secrets))
+	for i, n := range secrets {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := t.putRecord(n.name, store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}, n.Value); err != nil {
+			return err
+		}
+		entries[i] = entry{n.name, t.id}
+	}
+	return t.index.setAll(entries)
+}

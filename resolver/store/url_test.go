@@ -1,0 +1,84 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+func TestParseURL(t *testing.T) {
+	local := []string{store.SchemeFile, store.SchemeDir}
+	every := []string{store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC}
+	for _, c := range []struct{ text, scheme, path, host string }{
+		{"file:///a/b.db", "file", "/a/b.db", ""},
+		{"FILE:///a", "file", "/a", ""},
+		{"file:a/b.db", "file", "a/b.db", ""},
+		{"file:a%3Fb%23c", "file", "a?b#c", ""},
+		{"file:///a%20b%25", "file", "/a b%", ""},
+		{"dir:///", "dir", "/", ""},
+		{"grpcs://example.com:8093", "grpcs", "", "example.com:8093"},
+		{"grpcs://[2001:db8::1]:1", "grpcs", "", "[2001:db8::1]:1"},
+		{"grpcs://127.0.0.1:65535", "grpcs", "", "127.0.0.1:65535"},
+		{"grpc://localhost:8093", "grpc", "", "localhost:8093"},
+		{"grpc://LocalHost:8093", "grpc", "", "LocalHost:8093"},
+		{"grpc://127.0.0.1:8093", "grpc", "", "127.0.0.1:8093"},
+		{"grpc://127.255.3.4:8093", "grpc", "", "127.255.3.4:8093"},
+		{"grpc://[::1]:8093", "grpc", "", "[::1]:8093"},
+	} {
+		u, err := store.ParseURL(c.text, every...)
+		require.NoError(t, err, c.text)
+		require.Equal(t, c.scheme, u.Scheme, c.text)
+		require.Equal(t, c.path, u.Path, c.text)
+		require.Equal(t, c.host, u.Host, c.text)
+	}
+
+	const noServer, noPath = "host:port of the server is missing", "a path is missing"
+	for _, c := range []struct {
+		schemes          []string
+		text, want, hint string
+	}{
+		{local, "", "--store is not a URL", "a file is file:///path/to/secrets.db, a mounted folder dir:///path/to/folder"},
+		{local, "/a/b.db", "--store is not a URL", "a file is file:///path/to/secrets.db"},
+		{local, "://findme", "--store is not a URL", ""},
+		{local, "file://findme:findme\x7f@h/p", "--store is not a URL", ""},
+		{local, "https://h/p", `unknown scheme "https"`, "known are file:///path/to/secrets.db and dir:///path/to/folder"},
+		{local, "grpcs://h:1", `unknown scheme "grpcs"`, ""},
+		{[]string{"dir"}, "file:///a", `unknown scheme "file"`, "known is dir:///path/to/folder"},
+		{every, "https://h", `unknown scheme "https"`, "known are file:///path/to/secrets.db, dir:///path/to/folder, grpcs://host:port and grpc://127.0.0.1:port"},
+		{local, "file:///a?b", "no query or fragment", "%3F"},
+		{local, "file:///a?", "no query or fragment", ""},
+		{local, "file:///a#b", "no query or fragment", ""},
+		{local, "file://relative/path", noPath, "three slashes begin an absolute path: file:///path"},
+		{local, "dir:", noPath, "dir:///path"},
+		{local, "dir://", noPath, ""},
+		{local, "file://findme:findme@/a", "there is a user in it", "file:///path"},
+		{every, "grpcs://findme:findme@h:1", "there is a user in it", "grpcs://host:port"},
+		{every, "grpcs://findme@h:1", "there is a user in it", ""},
+		{every, "grpcs://h", noServer, "grpcs://host:port"},
+		{every, "grpcs://:8093", noServer, ""},
+		{every, "grpcs://h:0", noServer, ""},
+		{every, "grpcs://h:65536", noServer, ""},
+		{every, "grpcs://h:", noServer, ""},
+		{every, "grpcs:h:8093", noServer, ""},
+		{every, "grpc:///path", noServer, "grpc://127.0.0.1:port"},
+		{every, "grpcs://h:1/", "no path, query or fragment", "ends with the port"},
+		{every, "grpcs://h:1/p", "no path, query or fragment", ""},
+		{every, "grpcs://h:1?q", "no path, query or fragment", ""},
+		{every, "grpcs://h:1#f", "no path, query or fragment", ""},
+		{every, "grpc://example.com:8093", "in the clear", "use TLS: grpcs://example.com:8093"},
+		{every, "grpc://localhost.example.com:1", "in the clear", ""},
+		{every, "grpc://128.0.0.1:1", "in the clear", ""},
+		{every, "grpc://0.0.0.0:1", "in the clear", ""},
+		{every, "grpc://[::]:1", "in the clear", "grpcs://[::]:1"},
+	} {
+		_, err := store.ParseURL(c.text, c.schemes...)
+		require.ErrorIs(t, err, secret.ErrInvalid, c.text)
+		require.ErrorContains(t, err, c.want, c.text)
+		require.Contains(t, secret.Hint(err), c.hint, c.text)
+		require.NotEmpty(t, secret.Hint(err), c.text)
+		require.NotContains(t, err.Error()+secret.Hint(err), "findme", c.text)
+	}
+}
