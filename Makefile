@@ -63,6 +63,9 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
 	$(GO) test -run '^$$' -fuzz FuzzArchive -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
 	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/policy
+	$(GO) test -run '^$$' -fuzz FuzzTokens -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/identity
+	$(GO) test -run '^$$' -fuzz FuzzBearer -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/identity
 
 # Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
 generate: ## make the code of the messages in resolver/idl

@@ -51,6 +51,9 @@ var floors = []struct {
 	{2, "inject/injector/outputs"},
 	{3, "inject/injector"},
 	{3, "inject/resolver/rpc"},
+	{1, "inject/resolver/serve/watch"},
+	{2, "inject/resolver/serve/identity"},
+	{2, "inject/resolver/serve/policy"},
 	{3, "inject/resolver/serve"},
 	{3, "inject/resolver/store/all"},
 	{1, "inject/resolver/store/storetest"}, // for tests
@@ -58,6 +61,7 @@ var floors = []struct {
 	{1, "inject/resolver/store"},
 	{0, "inject/resolver/secret"},
 	{0, "inject/resolver/idl"},
+	{3, "inject/resolver/resolvertest"}, // for tests
 	{2, "inject/resolver"},
 	{-1, "inject/exec/terminal"},
 	{0, "inject/exec"},

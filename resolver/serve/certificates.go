@@ -1,0 +1,153 @@
+package serve
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/watch"
+)
+
+// CertificateFiles say what the server shows and what it asks for.
+type CertificateFiles struct {
+	Cert     string // PEM: the certificate and what is between it and its CA
+	Key      string // PEM: its private key; "" if it is in Cert
+	ClientCA string // PEM: who signs the certificates of clients; "" to ask for none
+}
+
+// Certificates are those files, kept current: a new connection gets what they hold by
+// then, and none that there is ends. Safe for concurrent use.
+type Certificates struct {
+	log               hclog.Logger
+	cert, key, client *watch.Watched[[]byte] // client is nil to ask for none
+
+	mu        sync.Mutex
+	pair      *tls.Certificate
+	ca        *x509.CertPool
+	made      [3][]byte // of which pair and ca are made
+	refused   [3][]byte // of which they could not be made
+	lastError error
+}
+
+// LoadCertificates reads the files and watches them until ctx ends. A certificate and a
+// key that do not belong together, as there are for a moment while they are replaced one
+// after the other, are not used: those before them are.
+func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Logger) (*Certificates, error) {
+	keep := func(path string) (*watch.Watched[[]byte], error) {
+		return watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, nil }, log)
+	}
+	c := &Certificates{log: log}
+	var err, err2, err3 error
+	c.cert, err = keep(files.Cert)
+	c.key, err2 = keep(cmp.Or(files.Key, files.Cert))
+	if files.ClientCA != "" {
+		c.client, err3 = keep(files.ClientCA)
+	}
+	if err := errors.Join(err, err2, err3); err != nil {
+		return nil, fmt.Errorf("%w: certificates: %w", secret.ErrInvalid, err)
+	}
+	if _, _, err := c.current(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// current returns what the files hold, or what they held when it was of use; the error
+// tells why it is not what they hold.
+func (c *Certificates) current() (*tls.Certificate, *x509.CertPool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := [3][]byte{c.cert.Current(), c.key.Current()}
+	if c.client != nil {
+		now[2] = c.client.Current()
+	}
+	same := func(a, b [3][]byte) bool {
+		return bytes.Equal(a[0], b[0]) && bytes.Equal(a[1], b[1]) && bytes.Equal(a[2], b[2])
+	}
+	switch {
+	case c.pair != nil && same(now, c.made):
+		c.lastError = nil
+		return c.pair, c.ca, nil
+	case c.lastError != nil && same(now, c.refused):
+		return c.pair, c.ca, c.lastError
+	}
+	pair, ca, err := parseCertificates(now)
+	if err != nil {
+		c.refused, c.lastError = now, err
+		if c.pair != nil {
+			c.log.Error("the certificates cannot be used, and those before them are", "error", err)
+		}
+		return c.pair, c.ca, err
+	}
+	if c.pair != nil {
+		c.log.Info("the certificates were replaced", "expires", pair.Leaf.NotAfter)
+	}
+	c.pair, c.ca, c.made, c.lastError = pair, ca, now, nil
+	return pair, ca, nil
+}
+
+func parseCertificates(files [3][]byte) (*tls.Certificate, *x509.CertPool, error) {
+	pair, err := tls.X509KeyPair(files[0], files[1])
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: the server's certificate and key: %w", secret.ErrInvalid, err)
+	}
+	if files[2] == nil {
+		return &pair, nil, nil
+	}
+	ca := x509.NewCertPool()
+	if !ca.AppendCertsFromPEM(files[2]) {
+		return nil, nil, fmt.Errorf("%w: there is no certificate in the file of client CAs", secret.ErrInvalid)
+	}
+	return &pair, ca, nil
+}
+
+// Err returns why what the files hold is not in use; nil if it is.
+func (c *Certificates) Err() error {
+	_, _, err := c.current()
+	watched := []*watch.Watched[[]byte]{c.cert, c.key}
+	if c.client != nil {
+		watched = append(watched, c.client)
+	}
+	for _, w := range watched {
+		err = errors.Join(err, w.Err())
+	}
+	return err
+}
+
+// NotAfter returns when the server's certificate expires.
+func (c *Certificates) NotAfter() time.Time {
+	pair, _, _ := c.current()
+	return pair.Leaf.NotAfter
+}
+
+// TLS returns the configuration of a listener: TLS 1.3, HTTP/2 or HTTP/1.1, and a
+// client's certificate where there is a CA for one. A client without one may have a
+// token instead.
+func (c *Certificates) TLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			pair, ca, _ := c.current()
+			one := &tls.Config{
+				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
+				Certificates: []tls.Certificate{*pair},
+				// A ticket would let a client in again whose CA is no longer trusted.
+				SessionTicketsDisabled: true,
+			}
+			if ca != nil {
+				one.ClientAuth, one.ClientCAs = tls.VerifyClientCertIfGiven, ca
+			}
+			return one, nil
+		},
+	}
+}

@@ -1,0 +1,113 @@
+package serve
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // a name's form, of Flyte's
+	"encoding/hex"
+	"errors"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	injectv1 "inject/resolver/idl/inject/v1"
+	"inject/resolver/secret"
+)
+
+const reasonInvalid = "a name, a scope or a value is not one"
+
+// kinds are the ways in which an operation fails, the worst first: of an error that is
+// several, the first is told.
+var kinds = []struct {
+	err     error
+	outcome string // in the audit log and in metrics
+	code    connect.Code
+	failure injectv1.Failure_Code
+}{
+	{secret.ErrCorrupt, "corrupt", connect.CodeDataLoss, injectv1.Failure_CODE_CORRUPT},
+	{secret.ErrDenied, "denied", connect.CodePermissionDenied, injectv1.Failure_CODE_DENIED},
+	{secret.ErrInvalid, "invalid", connect.CodeInvalidArgument, injectv1.Failure_CODE_INVALID},
+	{secret.ErrExists, "exists", connect.CodeAlreadyExists, injectv1.Failure_CODE_EXISTS},
+	{secret.ErrNotFound, "not found", connect.CodeNotFound, injectv1.Failure_CODE_NOT_FOUND},
+	{context.Canceled, "canceled", connect.CodeCanceled, injectv1.Failure_CODE_UNAVAILABLE},
+	{context.DeadlineExceeded, "too late", connect.CodeDeadlineExceeded, injectv1.Failure_CODE_UNAVAILABLE},
+	{secret.ErrUnavailable, "unavailable", connect.CodeUnavailable, injectv1.Failure_CODE_UNAVAILABLE},
+}
+
+const outcomeFailed = "failed"
+
+// outcome is a word for how an operation ended.
+func outcome(err error) string {
+	if err == nil {
+		return "done"
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k.outcome
+		}
+	}
+	return outcomeFailed
+}
+
+// answer returns err as the caller is told it. What the store says of its own files,
+// disks and peers is for our log; names that the caller gave, and what is wrong with
+// them, are theirs. The texts about secrets that are and are not there are those of
+// Flyte's server (flyteorg/flyte v2.0.43, secret/service/secret_service.go).
+func (g *guard) answer(err error, ref secret.Ref) error {
+	if err == nil {
+		return nil
+	}
+	for _, k := range kinds {
+		if !errors.Is(err, k.err) {
+			continue
+		}
+		text := k.err.Error()
+		switch k.code { //nolint:exhaustive // the others say no more than their kind
+		case connect.CodeInvalidArgument:
+			text = causes(err)
+		case connect.CodeAlreadyExists:
+			// There the secret is an object of Kubernetes, and this is the object's name.
+			sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
+			text = `secrets "` + hex.EncodeToString(sum[:]) + `" already exists`
+		case connect.CodeNotFound:
+			text = "secret " + ref.Key + " not found"
+		case connect.CodeUnavailable, connect.CodeDataLoss:
+			g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
+			text += " (request " + g.caller.request + ": the server's log says more)"
+		}
+		return connect.NewError(k.code, errors.New(text))
+	}
+	g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
+	return connect.NewError(connect.CodeInternal, errors.New("request "+g.caller.request+" failed: the server's log says why"))
+}
+
+// causes is what an error says, without the operation and the secret, which the caller
+// has named, and without lines.
+func causes(err error) string {
+	if e, ok := errors.AsType[*secret.Error](err); ok {
+		err = e.Err
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
+// failure is err in the answer to a Resolve or an Import; nil if err is.
+func (g *guard) failure(err error) *injectv1.Failure {
+	if err == nil {
+		return nil
+	}
+	for _, k := range kinds {
+		if !errors.Is(err, k.err) {
+			continue
+		}
+		f := &injectv1.Failure{Code: k.failure}
+		switch k.failure { //nolint:exhaustive // the others say no more than their kind
+		case injectv1.Failure_CODE_INVALID:
+			f.Message = strings.TrimPrefix(causes(err), k.err.Error()+": ")
+		case injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT:
+			g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
+			f.Message = "request " + g.caller.request + ": the server's log says more"
+		}
+		return f
+	}
+	g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
+	return &injectv1.Failure{Code: injectv1.Failure_CODE_UNSPECIFIED, Message: "request " + g.caller.request + ": the server's log says more"}
+}

@@ -1,0 +1,285 @@
+package serve
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+	"inject/resolver/store"
+)
+
+// A caller is who sent one request, and what they may.
+type caller struct {
+	identity identity.Identity
+	grant    policy.Grant
+	request  string // our number of the request
+	client   string // the caller's own
+	remote   string
+}
+
+// record begins a line of the audit log.
+func (c *caller) record(verb string, scope secret.Scope) *record {
+	return &record{
+		Time: time.Now().UTC(), Request: c.request, Client: c.client, Remote: c.remote,
+		Method: c.identity.Method, Who: c.identity.Name, Rule: c.grant.Rule(),
+		Verb: verb, Scope: auditedScope(scope),
+	}
+}
+
+// A guard is the store for one request: every operation is decided and audited before
+// it is done, and what the caller may not know is not told.
+type guard struct {
+	*Server
+
+	caller *caller
+}
+
+var _ store.Importer = (*guard)(nil)
+
+// decide writes the line of a decision.
+func (g *guard) decide(ctx context.Context, r *record, decision string) error {
+	r.Decision = decision
+	g.metrics.decided(r.Verb, decision)
+	return g.log(ctx, r)
+}
+
+func (s *Server) log(ctx context.Context, r *record) error {
+	err := s.o.Audit.write(ctx, r)
+	if err != nil {
+		s.metrics.auditErrors.Inc()
+		s.o.Log.Error("the audit log cannot be written, so nothing is answered", "error", err)
+	}
+	return err
+}
+
+// decoy is a secret that nothing has: looking for it takes as long as for one that is
+// absent.
+func decoy(at secret.Scope) secret.Ref {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+	return secret.Ref{Scope: at, Key: "absent-" + hex.EncodeToString(b[:])}
+}
+
+// change decides on a change of ref, does it, and says in the log how it ended. on does
+// it to a ref: to another one if the caller may not even know whether ref is there.
+func (g *guard) change(ctx context.Context, verb string, ref secret.Ref, v secret.Value, on func(store.Manager, secret.Ref) error) error {
+	r := g.caller.record(verb, ref.Scope)
+	r.Key = auditedKey(ref.Key)
+	err := store.Writable(ref, v)
+	if err != nil {
+		r.Reason = reasonInvalid
+		return errors.Join(g.decide(ctx, r, invalid), g.opError(verb, ref, err))
+	}
+	if !g.caller.grant.May(policy.Manage, ref.Scope) {
+		if err := g.decide(ctx, r, denied); err != nil {
+			return err
+		}
+		switch {
+		case verb == "create", g.caller.grant.May(policy.List, ref.Scope):
+			return g.opError(verb, ref, secret.ErrDenied)
+		case g.manager != nil:
+			_ = on(g.manager, decoy(ref.Scope))
+		}
+		return g.opError(verb, ref, secret.ErrNotFound)
+	}
+	if err := g.decide(ctx, r, allowed); err != nil {
+		return err
+	}
+	if g.manager == nil {
+		err = errReadOnly
+	} else {
+		err = g.timed(verb, func() error { return on(g.manager, ref) })
+	}
+	g.ended(ctx, r, err)
+	return err
+}
+
+// ended adds how an allowed change ended. It has been decided, logged and done, so that
+// a log which fails now only shows in metrics.
+func (g *guard) ended(ctx context.Context, r *record, err error) {
+	r.Time, r.Outcome = time.Now().UTC(), outcome(err)
+	_ = g.log(context.WithoutCancel(ctx), r)
+}
+
+func (g *guard) opError(verb string, ref secret.Ref, err error) error {
+	return &secret.Error{Op: verb, Ref: ref, Err: err}
+}
+
+// Create implements [store.Manager].
+func (g *guard) Create(ctx context.Context, ref secret.Ref, v secret.Value, t store.Type) error {
+	return g.change(ctx, "create", ref, v, func(m store.Manager, ref secret.Ref) error { return m.Create(ctx, ref, v, t) })
+}
+
+// Update implements [store.Manager].
+func (g *guard) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
+	return g.change(ctx, "update", ref, v, func(m store.Manager, ref secret.Ref) error { return m.Update(ctx, ref, v) })
+}
+
+// Delete implements [store.Manager].
+func (g *guard) Delete(ctx context.Context, ref secret.Ref) error {
+	return g.change(ctx, "delete", ref, secret.Value{}, func(m store.Manager, ref secret.Ref) error { return m.Delete(ctx, ref) })
+}
+
+// Import implements [store.Importer]. All secrets must be at one scope.
+func (g *guard) Import(ctx context.Context, secrets []store.New) error {
+	if len(secrets) == 0 {
+		return fmt.Errorf("%w: nothing to import", secret.ErrInvalid)
+	}
+	scope := secrets[0].Ref.Scope
+	r := g.caller.record("import", scope)
+	var errs []error
+	for _, n := range secrets {
+		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(n.Ref.Key)})
+		if err := store.Writable(n.Ref, n.Value); err != nil {
+			errs = append(errs, g.opError("create", n.Ref, err))
+		}
+	}
+	if errs != nil {
+		r.Reason = reasonInvalid
+		return errors.Join(append(errs, g.decide(ctx, r, invalid))...)
+	}
+	if !g.caller.grant.May(policy.Manage, scope) {
+		return errors.Join(g.decide(ctx, r, denied), fmt.Errorf("import: %w", secret.ErrDenied))
+	}
+	if err := g.decide(ctx, r, allowed); err != nil {
+		return err
+	}
+	var err error
+	if g.importer == nil {
+		err = errReadOnly
+	} else {
+		err = g.timed("import", func() error { return g.importer.Import(ctx, secrets) })
+	}
+	g.ended(ctx, r, err)
+	return err
+}
+
+var errReadOnly = fmt.Errorf("%w: this store is read-only", secret.ErrInvalid)
+
+// Describe implements [store.Lister].
+func (g *guard) Describe(ctx context.Context, ref secret.Ref) (store.Info, error) {
+	r := g.caller.record("get", ref.Scope)
+	r.Key = auditedKey(ref.Key)
+	if err := ref.Validate(); err != nil {
+		r.Reason = reasonInvalid
+		return store.Info{}, errors.Join(g.decide(ctx, r, invalid), g.opError("get", ref, err))
+	}
+	may := g.caller.grant.May(policy.List, ref.Scope)
+	at, decision := ref, allowed
+	if !may {
+		at, decision = decoy(ref.Scope), denied
+	}
+	var info store.Info
+	err := g.timed("get", func() (err error) {
+		info, err = g.backend.Describe(ctx, at)
+		return err
+	})
+	if may {
+		r.Outcome = outcome(err)
+	}
+	if err := g.decide(ctx, r, decision); err != nil {
+		return store.Info{}, err
+	}
+	if !may {
+		if err == nil || errors.Is(err, secret.ErrNotFound) {
+			err = secret.ErrNotFound
+		}
+		return store.Info{}, g.opError("get", ref, err)
+	}
+	return info, err
+}
+
+// maxEmptyPages is how many pages of the backend are read for one page in which there
+// is something that the caller may see.
+const maxEmptyPages = 16
+
+// List implements [store.Lister]: of what f selects, what the caller may list.
+func (g *guard) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+	r := g.caller.record("list", secret.Scope{})
+	if scope := (secret.Scope{Org: f.Org, Domain: f.Domain, Project: f.Project}); scope.Validate() != nil {
+		r.Reason = reasonInvalid
+		return nil, "", errors.Join(g.decide(ctx, r, invalid), scope.Validate())
+	}
+	r.Scope = &auditScope{f.Org, f.Domain, f.Project}
+	if !g.caller.grant.MayAny(policy.List, f) {
+		return nil, "", errors.Join(g.decide(ctx, r, denied), fmt.Errorf("list: %w", secret.ErrDenied))
+	}
+	next = token
+	for range maxEmptyPages {
+		var all []store.Info
+		err = g.timed("list", func() (err error) {
+			all, next, err = g.backend.List(ctx, f, limit, next)
+			return err
+		})
+		for _, info := range all {
+			if g.caller.grant.May(policy.List, info.Ref.Scope) {
+				page = append(page, info)
+			}
+		}
+		if err != nil || next == "" || len(page) > 0 {
+			break
+		}
+	}
+	r.Outcome, r.Count = outcome(err), len(page)
+	if err2 := g.decide(ctx, r, allowed); err2 != nil || err != nil {
+		return nil, "", errors.Join(err, err2)
+	}
+	return page, next, nil
+}
+
+// taskReader is what the ladder of one Resolve reads. It decides on each key; the whole
+// is audited when it is resolved, before anything is told.
+type taskReader struct{ *guard }
+
+// Get implements [store.Reader].
+func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
+	at := ref
+	may := t.caller.grant.MayResolve(ref.Key)
+	if !may {
+		at = decoy(ref.Scope)
+	}
+	err = t.timed("read", func() error {
+		v, info, err = t.backend.Get(ctx, at)
+		return err
+	})
+	if !may && err == nil {
+		v, info, err = secret.Value{}, store.Info{}, secret.ErrNotFound
+	}
+	if e, ok := errors.AsType[*secret.Error](err); ok && !may { // which names the decoy
+		err = e.Err
+	}
+	return v, info, err
+}
+
+// listingReader is a taskReader for those who may list something: a secret that was not
+// found is looked for where they may see it.
+type listingReader struct{ taskReader }
+
+// Describe implements [store.Lister]; nothing calls it.
+func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info, error) {
+	return l.guard.Describe(ctx, ref)
+}
+
+// List implements [store.Lister]. It is help for people, and goes through a whole org:
+// one at a time, and nobody waits for it.
+func (l listingReader) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+	select {
+	case l.helping <- struct{}{}:
+		defer func() { <-l.helping }()
+	default:
+		return nil, "", fmt.Errorf("%w: another search is under way", secret.ErrUnavailable)
+	}
+	all, next, err := l.backend.List(ctx, f, limit, token)
+	for _, info := range all {
+		if l.caller.grant.May(policy.List, info.Ref.Scope) {
+			page = append(page, info)
+		}
+	}
+	return page, next, err
+}

@@ -1,0 +1,164 @@
+package serve
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+)
+
+type callerKey struct{}
+
+// requestHeader has the number of a request: the client's own, if it gives one, and in
+// the answer ours. Flyte's clients send it.
+const requestHeader = "X-Request-Id"
+
+// identify finds out who is calling before a byte of the request's body is read, and
+// answers those who are nobody, or too many.
+func (s *Server) identify(next http.Handler) http.Handler {
+	refusals := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &caller{request: newRequest(), client: clientRequest(r), remote: remote(r)}
+		w.Header().Set(requestHeader, c.request)
+		err := s.admit(r, c)
+		if err != nil {
+			s.metrics.refused(connect.CodeOf(err))
+			_ = refusals.Write(w, r, err) // a client that has gone needs no answer
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// admit fills in who c is and what they may.
+func (s *Server) admit(r *http.Request, c *caller) error {
+	if s.o.Authenticator == nil {
+		// A page in a browser may have any name resolved to this machine, and so reach
+		// what listens on loopback only: but it says that name.
+		if !isLoopback(r.Host) {
+			return connect.NewError(connect.CodePermissionDenied, errors.New("this server answers requests to localhost only"))
+		}
+		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
+		return nil
+	}
+	who, err := s.o.Authenticator.Authenticate(r.Context(), credentials(r))
+	if err != nil {
+		return s.unidentified(r, c, err)
+	}
+	c.identity = who
+	if !s.limits.allow(who.Method + " " + who.Name) {
+		s.o.Log.Warn("too many requests of one identity", "identity", who.Name)
+		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests of this identity: try again later"))
+	}
+	c.grant = s.o.Policy().For(who)
+	return nil
+}
+
+// unidentified answers a request of nobody. What is wrong with its credentials is for
+// our log: who tries some out is not helped.
+func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
+	record := c.record(strings.TrimPrefix(r.URL.Path, "/"), secret.Scope{})
+	if len(record.Verb) > 100 || strings.ContainsFunc(record.Verb, func(r rune) bool { return r < ' ' || r > '~' }) {
+		record.Verb = "unknown"
+	}
+	if errors.Is(err, secret.ErrUnavailable) {
+		s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
+		return connect.NewError(connect.CodeUnavailable, errors.New("who is calling cannot be found out now (request "+c.request+": the server's log says more)"))
+	}
+	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
+	s.metrics.decided("identify", unauthenticated)
+	if err := s.log(r.Context(), record); err != nil {
+		return connect.NewError(connect.CodeUnavailable, secret.ErrUnavailable)
+	}
+	s.o.Log.Info("a caller was refused", "request", c.request, "remote", c.remote, "error", err)
+	text := "the credentials were refused (request " + c.request + ": the server's log says why)"
+	if errors.Is(err, identity.ErrNone) {
+		text = "no credentials: a client certificate or a bearer token is needed"
+	}
+	return connect.NewError(connect.CodeUnauthenticated, errors.New(text))
+}
+
+func credentials(r *http.Request) identity.Credentials {
+	c := identity.Credentials{TLS: r.TLS}
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if ok && strings.EqualFold(scheme, "bearer") {
+		c.Bearer = secret.NewValue([]byte(strings.TrimSpace(token)))
+	}
+	return c
+}
+
+func newRequest() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+	return hex.EncodeToString(b[:])
+}
+
+// clientRequest returns the client's own number of r, "" if it has none or one that
+// would be something else in a log.
+func clientRequest(r *http.Request) string {
+	id := r.Header.Get(requestHeader)
+	odd := func(c rune) bool {
+		return c != '-' && c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+	}
+	if len(id) > 64 || strings.ContainsFunc(id, odd) {
+		return ""
+	}
+	return id
+}
+
+func remote(r *http.Request) string {
+	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		return addr.String()
+	}
+	return ""
+}
+
+// isLoopback reports whether host, with or without a port, is a name of this machine
+// that needs no resolver.
+func isLoopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
+}
+
+// intercept counts every call that was understood.
+func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		start := time.Now()
+		answer, err := next(ctx, r)
+		code := "ok"
+		if err != nil {
+			code = connect.CodeOf(err).String()
+		}
+		s.metrics.answered(r.Spec().Procedure, code, time.Since(start))
+		return answer, err
+	}
+}
+
+// recovered answers a request whose handler panicked. What it panicked with is not
+// logged: a value may be in it. Of the stack, what is there are addresses.
+func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header, what any) error {
+	request := ""
+	if c, ok := ctx.Value(callerKey{}).(*caller); ok {
+		request = c.request
+	}
+	s.o.Log.Error("a request's handler panicked", "request", request, "method", spec.Procedure, "type", fmt.Sprintf("%T", what), "stack", string(debug.Stack()))
+	return connect.NewError(connect.CodeInternal, errors.New("request "+request+" failed: the server's log says why"))
+}

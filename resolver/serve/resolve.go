@@ -1,0 +1,141 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"inject/resolver"
+	secretpb "inject/resolver/idl/flyteidl2/secret"
+	injectv1 "inject/resolver/idl/inject/v1"
+	"inject/resolver/secret"
+	"inject/resolver/serve/policy"
+	"inject/resolver/store"
+)
+
+// resolveService answers what a task's entrypoint asks.
+type resolveService struct{ *Server }
+
+// Resolve implements our own service.
+func (s *resolveService) Resolve(ctx context.Context, r *injectv1.ResolveRequest) (*injectv1.ResolveResponse, error) {
+	g := s.guard(ctx)
+	climbs, err := g.resolve(ctx, r)
+	if err != nil {
+		return nil, g.answer(err, secret.Ref{})
+	}
+	failed := false
+	for _, c := range climbs {
+		failed = failed || c.Err != nil
+	}
+	answer := &injectv1.ResolveResponse{Climbs: make([]*injectv1.Climb, len(climbs))}
+	for i, c := range climbs {
+		answer.Climbs[i] = g.climbed(c, !failed && !r.GetNamesOnly())
+	}
+	return answer, nil
+}
+
+// resolve decides whether the caller is a task, climbs for its declared list, and
+// writes the one line about it before anything is told.
+func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]resolver.Climb, error) {
+	verb := "resolve"
+	if req.GetNamesOnly() {
+		verb = "explain"
+	}
+	var asked secret.Scope
+	if req.GetScope() != nil {
+		asked = scopeOf(req.GetScope())
+	}
+	r := g.caller.record(verb, secret.Scope{})
+	if n := len(req.GetSecrets()); n == 0 || n > maxDeclared {
+		r.Reason = fmt.Sprintf("%d declarations", n)
+		return nil, errors.Join(g.decide(ctx, r, invalid),
+			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are resolved at once)", secret.ErrInvalid, n, maxDeclared))
+	}
+	if asked != (secret.Scope{}) && asked.Validate() != nil {
+		r.Reason = reasonInvalid
+		return nil, errors.Join(g.decide(ctx, r, invalid), asked.Validate())
+	}
+	for _, d := range req.GetSecrets() {
+		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(d.GetKey())})
+	}
+	scope, err := g.caller.grant.Bind(asked)
+	if err != nil {
+		r.Claimed, r.Reason = auditedScope(asked), "not the caller's scope"
+		return nil, errors.Join(g.decide(ctx, r, denied), err)
+	}
+	r.Scope = auditedScope(scope)
+
+	declared := make([]secret.Declaration, len(req.GetSecrets()))
+	for i, d := range req.GetSecrets() {
+		declared[i] = secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()}
+	}
+	var reader store.Reader = taskReader{g}
+	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
+		reader = listingReader{taskReader{g}}
+	}
+	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
+	if err != nil {
+		r.Reason = reasonInvalid
+		return nil, errors.Join(g.decide(ctx, r, invalid), err)
+	}
+	decision, bytes := allowed, 0
+	for i, c := range climbs {
+		bytes += c.Value.Len()
+		r.Secrets[i].Outcome = outcome(c.Err)
+		if c.Err == nil {
+			r.Secrets[i].At = auditedScope(c.Info.Ref.Scope)
+		}
+		if !g.caller.grant.MayResolve(c.Declaration.Key) {
+			decision, r.Secrets[i].Outcome = denied, denied
+		}
+	}
+	if bytes > maxAnswer && !req.GetNamesOnly() {
+		r.Reason = "too large an answer"
+		return nil, errors.Join(g.decide(ctx, r, invalid),
+			fmt.Errorf("%w: the values together have %d bytes (at most %d are sent at once)", secret.ErrInvalid, bytes, maxAnswer))
+	}
+	return climbs, g.decide(ctx, r, decision)
+}
+
+// climbed is how one declaration was resolved, with its value if values are told.
+func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
+	out := &injectv1.Climb{}
+	for _, rung := range c.Tried {
+		out.Tried = append(out.Tried, &injectv1.Rung{Scope: toScope(rung.Scope), Failure: g.rungFailure(rung.Err)})
+	}
+	for _, s := range c.Elsewhere {
+		out.Elsewhere = append(out.Elsewhere, toScope(s))
+	}
+	if c.Err != nil {
+		out.Outcome = &injectv1.Climb_Failure{Failure: g.failure(c.Err)}
+		return out
+	}
+	found := &injectv1.Found{
+		Scope: toScope(c.Info.Ref.Scope), Type: secretpb.SecretType(c.Info.Type), //nolint:gosec // two small numbers
+		CreatedTime: timestamppb.New(c.Info.Created), UpdatedTime: timestamppb.New(c.Info.Updated),
+	}
+	if values {
+		found.Value = c.Value.Reveal()
+	}
+	out.Outcome = &injectv1.Climb_Found{Found: found}
+	return out
+}
+
+// rungFailure is the kind of err only: the climb's own failure says the rest.
+func (g *guard) rungFailure(err error) *injectv1.Failure {
+	if err == nil {
+		return nil
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return &injectv1.Failure{Code: k.failure}
+		}
+	}
+	return &injectv1.Failure{}
+}
+
+func toScope(s secret.Scope) *injectv1.Scope {
+	return &injectv1.Scope{Organization: s.Org, Domain: s.Domain, Project: s.Project}
+}

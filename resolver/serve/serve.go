@@ -1,0 +1,118 @@
+package serve
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
+	"inject/resolver/idl/flyteidl2/secret/secretconnect"
+	"inject/resolver/idl/inject/v1/injectv1connect"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+	"inject/resolver/store"
+)
+
+// Backend is what a Server serves. Where it is a [store.Manager] or [store.Importer],
+// too, secrets can be managed.
+type Backend interface {
+	store.Reader
+	store.Lister
+}
+
+// Options say what is served, to whom. All but Authenticator, Policy and Rate are
+// required.
+type Options struct {
+	Store Backend
+	// Authenticator tells who is calling. nil: nobody is asked, and everyone may do
+	// everything; only requests that were sent to a name of this machine are answered.
+	Authenticator identity.Authenticator
+	// Policy returns what is in force. Not called where everyone may do everything.
+	Policy func() *policy.Policy
+	Audit  *Audit
+	Log    hclog.Logger
+	// Metrics is where ours are registered.
+	Metrics prometheus.Registerer
+	// Cluster is the name that Flyte's clients are told for where secrets are.
+	Cluster string
+	// Rate is how many requests a second one identity may send in the long run, and
+	// Burst how many at once. Rate 0: any number.
+	Rate  float64
+	Burst int
+}
+
+// What a request may bring and take. A message that is larger is refused whole.
+const (
+	maxMessage  = 4 << 20  // bytes, also after gzip: a value of 1 MiB in JSON, and many small ones
+	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB)
+	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
+	maxTime     = 30 * time.Second
+)
+
+// Server answers requests. Safe for concurrent use.
+type Server struct {
+	o        Options
+	backend  Backend
+	manager  store.Manager  // nil if the backend is read-only
+	importer store.Importer // nil if the backend has none
+	metrics  *metrics
+	limits   *limits
+	helping  chan struct{} // holds a token while a search for help is under way
+}
+
+// New returns a server of what o says.
+func New(o Options) *Server {
+	s := &Server{o: o, backend: o.Store, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1)}
+	s.manager, _ = o.Store.(store.Manager)
+	s.importer, _ = o.Store.(store.Importer)
+	return s
+}
+
+// Handler returns the handler of every service: Connect, gRPC and gRPC-Web, binary and
+// JSON, with the health service and reflection, which say nothing of secrets and ask
+// nobody who they are.
+func (s *Server) Handler() http.Handler {
+	options := []connect.HandlerOption{
+		connect.WithReadMaxBytes(maxMessage),
+		connect.WithRecover(s.recovered),
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.intercept)),
+	}
+	mux := http.NewServeMux()
+	handle := func(path string, h http.Handler) { mux.Handle(path, s.identify(h)) }
+	handle(secretconnect.NewSecretServiceHandler(&secretService{s}, options...))
+	handle(clusterconnect.NewClusterServiceHandler(clusterService{}, options...))
+	handle(injectv1connect.NewResolveServiceHandler(&resolveService{s}, options...))
+	handle(injectv1connect.NewImportServiceHandler(&importService{s}, options...))
+	names := []string{
+		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
+		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName,
+	}
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...)))
+	reflector := grpcreflect.NewStaticReflector(names...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	return mux
+}
+
+// guard returns the store as the caller of ctx may use it.
+func (s *Server) guard(ctx context.Context) *guard {
+	c, ok := ctx.Value(callerKey{}).(*caller)
+	if !ok {
+		panic("a request that was not identified") // a handler outside of identify
+	}
+	return &guard{s, c}
+}
+
+// timed runs an operation on the backend and counts it.
+func (s *Server) timed(op string, fn func() error) error {
+	start := time.Now()
+	err := fn()
+	s.metrics.backend(op, time.Since(start), err)
+	return err
+}
