@@ -25,8 +25,8 @@ const helpTime = 2 * time.Second
 // A Resolver turns a declared list into values for a task at a scope.
 type Resolver interface {
 	// Resolve returns one Resolved for each declaration, in the order declared, or
-	// an [*Error] that names every declaration that failed. ctx is the one deadline
-	// for all of them.
+	// an [*Error] that names every declaration that failed, or another error when
+	// none could be looked up. ctx is the one deadline for all of them.
 	Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error)
 }
 

@@ -1,0 +1,158 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"inject/resolver"
+	"inject/resolver/idl/flyteidl2/core"
+	injectv1 "inject/resolver/idl/inject/v1"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+var _ resolver.Resolver = (*Client)(nil)
+
+// Resolve implements [resolver.Resolver] in one round trip.
+func (c *Client) Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Resolved, error) {
+	climbs, err := c.Climb(ctx, task, declared)
+	if err != nil {
+		return nil, err
+	}
+	return resolver.Values(climbs)
+}
+
+// Climb returns how the server resolves each declaration, in the order declared,
+// failures included. If one of them failed there is no value in the others. Its
+// error is that of a bad scope, or why the server could not be asked.
+func (c *Client) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+	return c.climb(ctx, task, declared, false)
+}
+
+// Explain is Climb without values: they do not leave the server.
+func (c *Client) Explain(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+	return c.climb(ctx, task, declared, true)
+}
+
+func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret.Declaration, namesOnly bool) ([]resolver.Climb, error) {
+	if err := task.Validate(); err != nil {
+		return nil, err
+	}
+	climbs := make([]resolver.Climb, len(declared))
+	request := &injectv1.ResolveRequest{Scope: toScope(task), NamesOnly: namesOnly}
+	var asked []*resolver.Climb
+	for i, d := range declared {
+		climbs[i].Declaration = d
+		if err := secret.ValidKey(d.Key); err != nil { // it may be a value: it stays here
+			climbs[i].Err = err
+			climbs[i].Tried = []resolver.Rung{{Scope: task.Ladder()[0], Err: err}}
+			request.NamesOnly = true // nothing will come of it, but every failure is told at once
+			continue
+		}
+		// What shapes the names of variables and files is nothing that a server needs.
+		request.Secrets = append(request.Secrets, &core.Secret{
+			Group: strings.ToValidUTF8(d.Group, "\ufffd"), GroupVersion: strings.ToValidUTF8(d.Version, "\ufffd"), Key: d.Key,
+		})
+		asked = append(asked, &climbs[i])
+	}
+	if len(asked) == 0 {
+		return climbs, nil
+	}
+	response, err := c.resolving.Resolve(ctx, request, grpc.MaxCallRecvMsgSize(maxResolved))
+	if err != nil {
+		return nil, fmt.Errorf("resolve: %w", err)
+	}
+	if len(response.GetClimbs()) != len(asked) {
+		return nil, fmt.Errorf("resolve: %w", c.nonsense("%d answers to %d declarations", len(response.GetClimbs()), len(asked)))
+	}
+	for i, climb := range asked {
+		if err := c.fill(ctx, task, climb, response.GetClimbs()[i], request.GetNamesOnly()); err != nil {
+			return nil, fmt.Errorf("resolve %s: %w", climb.Declaration.Key, err)
+		}
+	}
+	return climbs, nil
+}
+
+// fill puts what the server answers to a declaration into climb.
+func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Climb, answer *injectv1.Climb, namesOnly bool) error {
+	key := climb.Declaration.Key
+	for _, r := range answer.GetTried() {
+		rung := resolver.Rung{Scope: fromScope(r.GetScope())}
+		if r.GetFailure() != nil {
+			rung.Err = failure(ctx, r.GetFailure())
+		}
+		climb.Tried = append(climb.Tried, rung)
+		if !slices.Contains(task.Ladder(), rung.Scope) {
+			return c.nonsense("it looked where this task does not reach")
+		}
+	}
+	for _, s := range answer.GetElsewhere() {
+		climb.Elsewhere = append(climb.Elsewhere, fromScope(s))
+		if err := fromScope(s).Validate(); err != nil {
+			return c.nonsense("%w", err)
+		}
+	}
+	switch outcome := answer.GetOutcome().(type) {
+	case *injectv1.Climb_Failure:
+		climb.Err = failure(ctx, outcome.Failure)
+	case *injectv1.Climb_Found:
+		found := outcome.Found
+		if !namesOnly {
+			climb.Value = secret.NewValue(found.GetValue())
+		}
+		found.Value = nil
+		climb.Info = store.Info{
+			Ref: secret.Ref{Scope: fromScope(found.GetScope()), Key: key}, Type: store.Type(found.GetType()),
+		}
+		climb.Info.Created, climb.Info.Updated = timeOf(found.GetCreatedTime()), timeOf(found.GetUpdatedTime())
+		// A server that is wrong about the scope may be wrong about the secret.
+		if !slices.Contains(task.Ladder(), climb.Info.Ref.Scope) {
+			return c.nonsense("it found the secret where this task does not reach")
+		}
+	default:
+		return c.nonsense("neither a secret nor why there is none")
+	}
+	return nil
+}
+
+// failure returns the error that the server tells.
+func failure(ctx context.Context, f *injectv1.Failure) error {
+	sentinel := map[injectv1.Failure_Code]error{
+		injectv1.Failure_CODE_NOT_FOUND:   secret.ErrNotFound,
+		injectv1.Failure_CODE_EXISTS:      secret.ErrExists,
+		injectv1.Failure_CODE_DENIED:      secret.ErrDenied,
+		injectv1.Failure_CODE_UNAVAILABLE: secret.ErrUnavailable,
+		injectv1.Failure_CODE_CORRUPT:     secret.ErrCorrupt,
+		injectv1.Failure_CODE_INVALID:     secret.ErrInvalid,
+	}[f.GetCode()]
+	if sentinel == nil { // none of the kinds, or one of a newer server's
+		sentinel = errFailed
+	}
+	err := told(sentinel, f.GetMessage())
+	if ours := ctx.Err(); ours != nil && errors.Is(err, secret.ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", err, ours)
+	}
+	return err
+}
+
+func toScope(s secret.Scope) *injectv1.Scope {
+	return &injectv1.Scope{Organization: s.Org, Domain: s.Domain, Project: s.Project}
+}
+
+func fromScope(s *injectv1.Scope) secret.Scope {
+	return scope(s.GetOrganization(), s.GetDomain(), s.GetProject())
+}
+
+// scope returns the scope that is named on the wire, where the default org may
+// be left out.
+func scope(org, domain, project string) secret.Scope {
+	if org == "" {
+		org = secret.DefaultOrg
+	}
+	return secret.Scope{Org: org, Domain: domain, Project: project}
+}

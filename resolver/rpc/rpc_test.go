@@ -1,0 +1,498 @@
+package rpc_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"inject/resolver/idl/flyteidl2/core"
+	secretpb "inject/resolver/idl/flyteidl2/secret"
+	injectv1 "inject/resolver/idl/inject/v1"
+	"inject/resolver/resolvertest"
+	"inject/resolver/rpc"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/storetest"
+)
+
+var (
+	flyte = secret.Scope{Org: "flyte"}
+	refK  = secret.Ref{Scope: flyte, Key: "K"}
+)
+
+func TestResolver(t *testing.T) {
+	resolvertest.Run(t, func(t *testing.T, s store.Store) resolvertest.Resolver { return serve(t, &server{store: s}) })
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store {
+		s := memory()
+		return remote{serve(t, s), s.store}
+	})
+}
+
+// All are created, or none, and each that is in the way is told.
+func TestImport(t *testing.T) {
+	s := memory()
+	c := serve(t, s)
+	value := storetest.Value(t, 64)
+	news := func(scope secret.Scope, keys ...string) (all []store.New) {
+		for _, key := range keys {
+			all = append(all, store.New{Ref: secret.Ref{Scope: scope, Key: key}, Value: secret.NewValue(value), Type: store.ImagePull})
+		}
+		return all
+	}
+	require.NoError(t, c.Import(t.Context(), nil))
+	for _, scope := range storetest.Scopes {
+		require.NoError(t, c.Import(t.Context(), news(scope, "A", "B")))
+		v, info, err := s.store.Get(t.Context(), secret.Ref{Scope: scope, Key: "B"})
+		require.NoError(t, err)
+		require.True(t, v.Equal(secret.NewValue(value)))
+		require.Equal(t, store.ImagePull, info.Type)
+	}
+	sent := len(s.seen())
+	err := c.Import(t.Context(), news(flyte, "A", "C", "B"))
+	list, ok := err.(interface{ Unwrap() []error })
+	require.True(t, ok)
+	require.Len(t, list.Unwrap(), 2)
+	for i, key := range []string{"A", "B"} {
+		require.Equal(t, fmt.Sprintf("create %s at org flyte: secret already exists", key), list.Unwrap()[i].Error())
+		require.ErrorIs(t, list.Unwrap()[i], secret.ErrExists)
+	}
+	_, err = c.Describe(t.Context(), secret.Ref{Scope: flyte, Key: "C"})
+	require.ErrorIs(t, err, secret.ErrNotFound, "all or nothing")
+	require.Len(t, s.seen(), sent+2)
+
+	// What can never be leaves this process not at all.
+	large := news(flyte, "D", "E", "F", "G", "H")
+	for i := range large {
+		large[i].Value = secret.NewValue(make([]byte, store.MaxValue))
+	}
+	mixed := append(news(flyte, "D"), news(storetest.Scopes[1], "E")...)
+	for _, all := range [][]store.New{large, mixed, news(flyte, "D", "D"), news(flyte, "D", "no key"), news(secret.Scope{}, "D")} {
+		require.ErrorIs(t, c.Import(t.Context(), all), secret.ErrInvalid)
+	}
+	require.Len(t, s.seen(), sent+2)
+	require.NoError(t, c.Import(t.Context(), large[:3]))
+}
+
+// What travels is the scope, and of each declaration what says which secret it is.
+func TestRequest(t *testing.T) {
+	s := memory()
+	c := serve(t, s)
+	d := secret.Declaration{Group: "g", Key: "K", Version: "v1", Mount: secret.File, EnvVar: "CANARY", Path: "/canary/path"}
+	climbs, err := c.Climb(t.Context(), resolvertest.Task, []secret.Declaration{d, {Key: "a value where a name belongs"}})
+	require.NoError(t, err)
+	require.Equal(t, d, climbs[0].Declaration)
+	require.ErrorIs(t, climbs[0].Err, secret.ErrNotFound)
+	require.ErrorIs(t, climbs[1].Err, secret.ErrInvalid)
+	want := &injectv1.ResolveRequest{
+		Scope:     &injectv1.Scope{Organization: "flyte", Domain: "development", Project: "p"},
+		Secrets:   []*core.Secret{{Group: "g", GroupVersion: "v1", Key: "K"}},
+		NamesOnly: true, // since nothing comes of it
+	}
+	require.True(t, proto.Equal(want, s.seen()[0]), "%v", s.seen()[0])
+	_, err = c.Resolve(t.Context(), resolvertest.Task, []secret.Declaration{{Key: "a value where a name belongs"}})
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.Len(t, s.seen(), 1, "nothing to ask for")
+}
+
+// To explain, no value leaves the server.
+func TestExplain(t *testing.T) {
+	s := memory()
+	require.NoError(t, s.store.Create(t.Context(), refK, secret.NewValue([]byte("value")), store.Regular))
+	c := serve(t, s)
+	for _, namesOnly := range []bool{true, false} {
+		call, want := c.Explain, ""
+		if !namesOnly {
+			call, want = c.Climb, "value"
+		}
+		climbs, err := call(t.Context(), resolvertest.Task, resolvertest.Declare("K"))
+		require.NoError(t, err)
+		require.NoError(t, climbs[0].Err)
+		require.Len(t, climbs[0].Tried, 4)
+		require.Equal(t, refK, climbs[0].Info.Ref)
+		require.Equal(t, want, string(climbs[0].Value.Reveal()))
+		request, ok := s.seen()[len(s.seen())-1].(*injectv1.ResolveRequest)
+		require.True(t, ok)
+		require.Equal(t, namesOnly, request.GetNamesOnly())
+	}
+}
+
+// The token is read for each call, and what is wrong with one is told without it.
+func TestToken(t *testing.T) {
+	s := memory()
+	a, config := config(t)
+	token := "canary-" + rand.Text()
+	path := a.write("token", []byte(token+"\n"))
+	o := rpc.Options{Address: s.start(t, "127.0.0.1:0", config), TLS: true, CAFile: a.file, TokenFile: path}
+	c := open(t, o)
+	s.before = func(proto.Message) (proto.Message, error) {
+		if last := s.tokens[len(s.tokens)-1]; last != "Bearer "+token {
+			return nil, status.Error(codes.Unauthenticated, "no such token: "+last)
+		}
+		return nil, nil //nolint:nilnil // goes on
+	}
+	require.NoError(t, c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
+	wrong := "canary-" + rand.Text()
+	a.write("token", []byte(wrong+"\r\n"))
+	err := c.Delete(t.Context(), refK)
+	require.ErrorIs(t, err, secret.ErrDenied)
+	require.Contains(t, secret.Hint(err), "expired")
+	require.NotContains(t, err.Error(), "canary", "though the server repeats it")
+	s.mu.Lock()
+	require.Contains(t, s.tokens, "Bearer "+wrong, "a token that is not known is one that was sent")
+	s.mu.Unlock()
+
+	for name, content := range map[string]string{
+		"empty": "", "line": "\n", "two lines": token + "\n" + token, "two": token + " " + token, "not ASCII": token + "\xc3\xa9",
+		"NUL": token + "\x00", "newlines": token + "\n\n", "long": strings.Repeat(token, 1000), "huge": strings.Repeat(token, 100000),
+	} {
+		a.write("token", []byte(content))
+		_, err := rpc.Open(o)
+		for _, err := range []error{err, c.Delete(t.Context(), refK)} {
+			require.ErrorIsf(t, err, secret.ErrInvalid, name)
+			require.ErrorContains(t, err, path)
+			require.NotContains(t, err.Error(), "canary")
+		}
+	}
+	require.NoError(t, os.Remove(path))
+	require.ErrorIs(t, c.Delete(t.Context(), refK), secret.ErrInvalid)
+	require.ErrorContains(t, c.Delete(t.Context(), refK), "no such file")
+	a.write("token", []byte(token))
+	require.NoError(t, c.Delete(t.Context(), refK))
+
+	s.before = func(proto.Message) (proto.Message, error) { return nil, status.Error(codes.Unauthenticated, "who?") }
+	o.TokenFile = ""
+	_, err = open(t, o).Describe(t.Context(), refK)
+	require.ErrorIs(t, err, secret.ErrDenied)
+	require.Contains(t, secret.Hint(err), "--token-file")
+}
+
+// Without TLS there is a server on this machine only, and nothing to steal.
+func TestPlain(t *testing.T) {
+	s := memory()
+	address := s.start(t, "127.0.0.1:0", nil)
+	require.NoError(t, open(t, rpc.Options{Address: address}).Create(t.Context(), refK, secret.Value{}, store.Regular))
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	require.NoError(t, open(t, rpc.Options{Address: "127.0.0.1:" + port}).Delete(t.Context(), refK))
+	a := newAuthority(t)
+	token := a.write("token", []byte("t"))
+	for _, o := range []rpc.Options{
+		{Address: "injectd.example:443"},
+		{Address: "10.0.0.1:443"},
+		{Address: "0.0.0.0:443"},
+		{Address: "localhost.example:443"},
+		{Address: address, TokenFile: token},
+		{Address: address, CAFile: a.file},
+		{Address: address, CertFile: a.file},
+		{Address: ""},
+		{Address: "localhost"},
+		{Address: ":443", TLS: true},
+		{Address: "localhost:", TLS: true},
+	} {
+		_, err := rpc.Open(o)
+		require.ErrorIsf(t, err, secret.ErrInvalid, "%+v", o)
+		require.NotEmpty(t, secret.Hint(err))
+	}
+	require.Len(t, s.seen(), 2)
+}
+
+// Which server it is and who is calling is sure, or nothing is asked; and what is
+// wrong is told within some seconds.
+func TestTLS(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	cert, key := a.issue("task", time.Now().Add(time.Hour))
+	both := a.write("both.pem", append(slices.Clone(cert), key...))
+	certFile, keyFile := a.write("cert.pem", cert), a.write("key.pem", key)
+	foreign := other.write("both.pem", slices.Concat(other.issue("task", time.Now().Add(time.Hour))))
+	asking := a.server()
+	asking.ClientAuth = tls.RequireAndVerifyClientCert
+	old := a.server()
+	old.MaxVersion = tls.VersionTLS12
+	for name, test := range map[string]struct {
+		config     *tls.Config
+		o          rpc.Options
+		want       error // nil for the twin that is allowed
+		text, hint string
+	}{
+		"right":               {a.server(), rpc.Options{CAFile: a.file}, nil, "", ""},
+		"another authority":   {a.server(), rpc.Options{CAFile: other.file}, secret.ErrUnavailable, "unknown authority", other.file},
+		"the system's":        {a.server(), rpc.Options{}, secret.ErrUnavailable, "unknown authority", "--ca-file"},
+		"expired":             {a.tls("localhost", time.Now().Add(-time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "expired", "renewed"},
+		"another name":        {a.tls("elsewhere.example", time.Now().Add(time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "elsewhere.example", "for the name in --store"},
+		"without TLS":         {nil, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "does not look like a TLS handshake", "does not speak TLS"},
+		"TLS 1.2":             {old, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "protocol version", "TLS 1.3"},
+		"certificate and key": {asking, rpc.Options{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}, nil, "", ""},
+		"both in one file":    {asking, rpc.Options{CAFile: a.file, CertFile: both}, nil, "", ""},
+		"no certificate":      {asking, rpc.Options{CAFile: a.file}, secret.ErrDenied, "certificate required", "--cert-file"},
+		"another's":           {asking, rpc.Options{CAFile: a.file, CertFile: foreign}, secret.ErrDenied, "does not accept our certificate", "--cert-file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each that fails waits for a server to come back
+			s := memory()
+			test.o.Address, test.o.TLS = s.start(t, "127.0.0.1:0", test.config), true
+			start := time.Now()
+			_, err := open(t, test.o).Climb(t.Context(), flyte, resolvertest.Declare("K"))
+			if test.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, test.want)
+			require.ErrorContains(t, err, test.text)
+			require.ErrorContains(t, err, test.o.Address)
+			require.Contains(t, secret.Hint(err), test.hint)
+			require.Less(t, time.Since(start), time.Minute)
+			require.Empty(t, s.seen())
+		})
+	}
+}
+
+// Files that are wrong are told when the client is made.
+func TestFiles(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.issue("task", time.Now().Add(time.Hour))
+	_, otherKey := a.issue("task", time.Now().Add(time.Hour))
+	certFile, keyFile, other := a.write("cert.pem", cert), a.write("key.pem", key), a.write("other.pem", otherKey)
+	garbage := a.write("garbage", []byte("canary"))
+	good := rpc.Options{Address: "localhost:1", TLS: true, CAFile: a.file, CertFile: certFile, KeyFile: keyFile}
+	open(t, good)
+	for _, change := range []func(*rpc.Options){
+		func(o *rpc.Options) { o.CAFile = garbage },
+		func(o *rpc.Options) { o.CAFile = keyFile },
+		func(o *rpc.Options) { o.CAFile = a.dir },
+		func(o *rpc.Options) { o.CAFile = "/nowhere" },
+		func(o *rpc.Options) { o.CertFile = garbage },
+		func(o *rpc.Options) { o.CertFile = "" },
+		func(o *rpc.Options) { o.KeyFile = "" },
+		func(o *rpc.Options) { o.KeyFile = other },
+		func(o *rpc.Options) { o.KeyFile = garbage },
+		func(o *rpc.Options) { o.KeyFile = "/nowhere" },
+		func(o *rpc.Options) { o.TokenFile = "/nowhere" },
+		func(o *rpc.Options) { o.CAFile = "/dev/zero" },
+	} {
+		o := good
+		change(&o)
+		_, err := rpc.Open(o)
+		require.ErrorIsf(t, err, secret.ErrInvalid, "%+v", o)
+		require.NotContains(t, err.Error(), "canary")
+	}
+	o := good
+	o.CAFile, o.KeyFile, o.TokenFile = garbage, other, "/nowhere"
+	_, err := rpc.Open(o)
+	for _, path := range []string{garbage, other, "/nowhere"} {
+		require.ErrorContains(t, err, path, "everything that is wrong is told")
+	}
+}
+
+// A certificate that was renewed is the one that the next connection has.
+func TestRenewal(t *testing.T) {
+	s := memory()
+	a, config := config(t)
+	config.ClientAuth = tls.RequireAndVerifyClientCert
+	renew := func(name string) string {
+		return a.write("both.pem", slices.Concat(a.issue(name, time.Now().Add(time.Hour))))
+	}
+	address := s.start(t, "127.0.0.1:0", config)
+	c := open(t, rpc.Options{Address: address, TLS: true, CAFile: a.file, CertFile: renew("first")})
+	for _, name := range []string{"first", "second"} {
+		renew(name)
+		s.callers = nil
+		_, err := c.Climb(t.Context(), flyte, resolvertest.Declare("K"))
+		require.NoError(t, err)
+		s.stop()
+		require.Equal(t, []string{name}, s.callers)
+		require.Equal(t, address, s.start(t, address, config))
+	}
+}
+
+// A server that restarts is waited for, if the call can be made again. A change
+// is made once.
+func TestRestart(t *testing.T) {
+	s := memory()
+	a, config := config(t)
+	address := s.start(t, "127.0.0.1:0", config)
+	c := open(t, rpc.Options{Address: address, TLS: true, CAFile: a.file})
+	require.NoError(t, c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
+	s.stop()
+	err := c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular)
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.ErrorContains(t, err, address)
+	require.Contains(t, secret.Hint(err), "injectd")
+	back := make(chan struct{})
+	time.AfterFunc(time.Second, func() { s.start(t, address, config); close(back) })
+	got, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K"))
+	<-back
+	require.NoError(t, err)
+	require.Equal(t, "v", string(got[0].Value.Reveal()))
+
+	var calls atomic.Int64
+	s.before = func(proto.Message) (proto.Message, error) {
+		if calls.Add(1) < 4 {
+			return nil, status.Error(codes.Unavailable, "starting")
+		}
+		return nil, nil //nolint:nilnil // goes on
+	}
+	for name, call := range map[string]func() error{
+		"resolve":  func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K")); return err },
+		"describe": func() error { _, err := c.Describe(t.Context(), refK); return err },
+		"list":     func() error { _, _, err := c.List(t.Context(), store.Filter{}, 0, ""); return err },
+	} {
+		calls.Store(0)
+		require.NoErrorf(t, call(), name)
+		require.EqualValues(t, 4, calls.Load())
+	}
+	for name, call := range map[string]func() error{
+		"create": func() error { return c.Create(t.Context(), refK, secret.Value{}, store.Regular) },
+		"update": func() error { return c.Update(t.Context(), refK, secret.Value{}) },
+		"delete": func() error { return c.Delete(t.Context(), refK) },
+		"import": func() error { return c.Import(t.Context(), []store.New{{Ref: refK}}) },
+	} {
+		calls.Store(0)
+		require.ErrorIsf(t, call(), secret.ErrUnavailable, name)
+		require.EqualValuesf(t, 1, calls.Load(), "%s may have been made", name)
+	}
+	v, _, err := s.store.Get(t.Context(), refK)
+	require.NoError(t, err)
+	require.Equal(t, 1, v.Len())
+}
+
+// Nobody is there: that is told in some seconds, and sooner if there is no time.
+func TestNobody(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := l.Addr().String()
+	require.NoError(t, l.Close())
+	c := open(t, rpc.Options{Address: address})
+	start := time.Now()
+	_, err = c.Resolve(t.Context(), flyte, resolvertest.Declare("K"))
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.ErrorContains(t, err, address)
+	require.ErrorContains(t, err, "connection refused")
+	require.Less(t, time.Since(start), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = c.Resolve(ctx, flyte, resolvertest.Declare("K"))
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+
+	_, err = open(t, rpc.Options{Address: "nowhere.invalid:443", TLS: true}).Describe(ctx, refK)
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+}
+
+// A proxy gets a tunnel: the certificate that counts is the server's.
+func TestProxy(t *testing.T) {
+	s := memory()
+	a := newAuthority(t)
+	behindProxy <- s.start(t, "127.0.0.1:0", a.tls(proxied, time.Now().Add(time.Hour)))
+	c := open(t, rpc.Options{Address: proxied + ":443", TLS: true, CAFile: a.file, TokenFile: a.write("token", []byte("t"))})
+	require.NoError(t, c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
+	require.Equal(t, []string{"Bearer t"}, s.tokens)
+}
+
+// Each code is a kind of error, and what the server says is shown if it says more,
+// as far as it may be.
+func TestErrors(t *testing.T) {
+	s := memory()
+	c := serve(t, s)
+	value := storetest.Value(t, 40)
+	for _, test := range []struct {
+		code          codes.Code
+		message, text string
+		want          error
+	}{
+		{codes.NotFound, "secret K not found", "create K at org flyte: secret not found", secret.ErrNotFound},
+		{codes.AlreadyExists, `secrets "x" already exists`, "create K at org flyte: secret already exists", secret.ErrExists},
+		{codes.PermissionDenied, "access denied", "create K at org flyte: access denied", secret.ErrDenied},
+		{codes.PermissionDenied, "not you", "create K at org flyte: access denied: not you", secret.ErrDenied},
+		{codes.Unauthenticated, "who?", "create K at org flyte: access denied: who?", secret.ErrDenied},
+		{codes.InvalidArgument, "invalid: so\x1b[31m; \nand so", `create K at org flyte: invalid: so\x1b[31m; \nand so`, secret.ErrInvalid},
+		{codes.Unavailable, "full", "full", secret.ErrUnavailable},
+		{codes.DeadlineExceeded, "too late", "too late", secret.ErrUnavailable},
+		{codes.Canceled, "stopping", "stopping", secret.ErrUnavailable},
+		{codes.ResourceExhausted, "too many requests", "store unavailable: too many requests", secret.ErrUnavailable},
+		{codes.DataLoss, "store damaged (request 1)", "create K at org flyte: store damaged (request 1)", secret.ErrCorrupt},
+		{codes.Internal, "request 1 failed", "the server failed with Internal: request 1 failed", nil},
+		{codes.Unimplemented, "unknown service", "Unimplemented: unknown service", nil},
+		{codes.Unknown, strings.Repeat("x", 100000), "…", nil},
+		{codes.Internal, string(value), "create K at org flyte: the server failed with Internal", nil},
+	} {
+		s.before = func(proto.Message) (proto.Message, error) {
+			return nil, status.Error(test.code, strings.ToValidUTF8(test.message, "?"))
+		}
+		err := c.Create(t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular)
+		require.ErrorContains(t, err, test.text)
+		require.Less(t, len(err.Error()), 500)
+		for _, kind := range []error{secret.ErrNotFound, secret.ErrExists, secret.ErrDenied, secret.ErrInvalid, secret.ErrUnavailable, secret.ErrCorrupt} {
+			require.Equalf(t, kind == test.want, errors.Is(err, kind), "%v is %v", err, kind) //nolint:errorlint // the same one
+		}
+		if test.want == nil {
+			require.Contains(t, secret.Hint(err), "not an injectd")
+		}
+		require.NotContains(t, err.Error(), string(value[30:]))
+		require.NotErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	}
+}
+
+// What no injectd answers is believed by nobody.
+func TestNonsense(t *testing.T) {
+	s := memory()
+	c := serve(t, s)
+	at := func(domain string) *injectv1.Scope { return &injectv1.Scope{Domain: domain} }
+	found := func(scope *injectv1.Scope) *injectv1.Climb {
+		return &injectv1.Climb{Outcome: &injectv1.Climb_Found{Found: &injectv1.Found{Scope: scope, Value: []byte("canary")}}}
+	}
+	answer := func(climbs ...*injectv1.Climb) proto.Message { return &injectv1.ResolveResponse{Climbs: climbs} }
+	absent := &injectv1.Climb_Failure{Failure: &injectv1.Failure{Code: injectv1.Failure_CODE_NOT_FOUND}}
+	resolve := func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K")); return err }
+	s.before = func(proto.Message) (proto.Message, error) { return answer(found(nil)), nil }
+	require.NoError(t, resolve(), "the default org may be left out")
+	describe := func() error { _, err := c.Describe(t.Context(), refK); return err }
+	list := func() error { _, _, err := c.List(t.Context(), store.Filter{}, 0, "t"); return err }
+	for i, test := range []struct {
+		answer proto.Message
+		call   func() error
+	}{
+		{answer(), resolve},
+		{answer(found(nil), found(nil)), resolve},
+		{answer(found(at("development"))), resolve},
+		{answer(found(&injectv1.Scope{Organization: "other"})), resolve},
+		{answer(&injectv1.Climb{}), resolve},
+		{answer(&injectv1.Climb{Outcome: absent, Tried: []*injectv1.Rung{{Scope: at("d")}}}), resolve},
+		{answer(&injectv1.Climb{Outcome: absent, Elsewhere: []*injectv1.Scope{at("\x1b[31m")}}), resolve},
+		{&secretpb.GetSecretResponse{}, describe},
+		{&secretpb.GetSecretResponse{Secret: described(store.Info{Ref: secret.Ref{Scope: flyte, Key: "L"}})}, describe},
+		{&secretpb.ListSecretsResponse{Secrets: []*secretpb.Secret{{}}}, list},
+		{&secretpb.ListSecretsResponse{Token: "t"}, list},
+		{&injectv1.ImportResponse{Failures: []*injectv1.ImportFailure{{Name: "L"}}}, func() error { return c.Import(t.Context(), []store.New{{Ref: refK}}) }},
+	} {
+		s.before = func(proto.Message) (proto.Message, error) { return test.answer, nil }
+		err := test.call()
+		require.ErrorContainsf(t, err, "makes no sense", "%d", i)
+		require.Contains(t, secret.Hint(err), "not an injectd")
+		require.NotContains(t, err.Error(), "canary")
+		require.NotContains(t, err.Error(), "\x1b")
+	}
+	s.before = func(proto.Message) (proto.Message, error) {
+		big := found(nil)
+		big.GetFound().Value = make([]byte, 65<<20)
+		return answer(big), nil
+	}
+	require.ErrorIs(t, resolve(), secret.ErrInvalid)
+}
