@@ -1,0 +1,290 @@
+package serve_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"inject/resolver/serve"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+	"inject/resolver/store"
+	"inject/resolver/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// authority is a CA of one test.
+type authority struct {
+	t    *testing.T
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+	dir  string
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	cert, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	a := &authority{t, key, cert, t.TempDir()}
+	writePEM(t, a.path("ca.pem"), "CERTIFICATE", der)
+	return a
+}
+
+func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
+
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+}
+
+// issue makes a certificate that is used as change says, and returns its files.
+func (a *authority) issue(name string, change func(*x509.Certificate)) (cert, key string) {
+	a.t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(a.t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	change(template)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, k.Public(), a.key)
+	require.NoError(a.t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+	require.NoError(a.t, err)
+	writePEM(a.t, a.path(name+".pem"), "CERTIFICATE", der)
+	writePEM(a.t, a.path(name+".key"), "PRIVATE KEY", pkcs8)
+	return a.path(name + ".pem"), a.path(name + ".key")
+}
+
+func (a *authority) server() serve.CertificateFiles {
+	cert, key := a.issue("server", func(c *x509.Certificate) {
+		c.DNSNames, c.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	})
+	return serve.CertificateFiles{Cert: cert, Key: key, ClientCA: a.path("ca.pem")}
+}
+
+// spiffe makes a client's certificate for an ID.
+func (a *authority) spiffe(name, id string) *tls.Certificate {
+	u, err := url.Parse(id)
+	require.NoError(a.t, err)
+	cert, key := a.issue(name, func(c *x509.Certificate) { c.URIs = []*url.URL{u} })
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	require.NoError(a.t, err)
+	return &pair
+}
+
+// running is a server on a port of its own, with everything real but the store.
+type running struct {
+	*authority
+
+	address  string
+	backend  store.Store
+	audit    *lockedBuffer
+	log      *lockedBuffer
+	registry *prometheus.Registry
+	stop     func()
+}
+
+// lockedBuffer is what a log is written to while a test reads it.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	b    bytes.Buffer
+	fail error
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail != nil {
+		return 0, l.fail
+	}
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) setFail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail = err
+}
+
+// lines returns the lines that were added since there were n.
+func (l *lockedBuffer) lines(t *testing.T, n int) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range strings.Lines(l.String()) {
+		var m map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &m), "every line is one JSON object")
+		all = append(all, m)
+	}
+	require.GreaterOrEqual(t, len(all), n)
+	return all[n:]
+}
+
+// start starts a server with the policy and the chain of authenticators, mTLS if none.
+func start(t *testing.T, policyText string, change func(*serve.Options), chain ...identity.Authenticator) *running {
+	t.Helper()
+	r := &running{authority: newAuthority(t), backend: storetest.Memory(), audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry()}
+	ctx, cancel := context.WithCancel(context.Background())
+	logger := hclog.New(&hclog.LoggerOptions{Output: r.log, Level: hclog.Debug})
+	p, err := policy.Parse([]byte(policyText))
+	require.NoError(t, err)
+	certificates, err := serve.LoadCertificates(ctx, r.server(), logger)
+	require.NoError(t, err)
+	if chain == nil {
+		chain = []identity.Authenticator{identity.MTLS{}}
+	}
+	o := serve.Options{
+		Store: r.backend, Authenticator: identity.Chain(chain), Policy: func() *policy.Policy { return p },
+		Audit: serve.NewAudit(r.audit), Log: logger, Metrics: r.registry, Cluster: "test",
+	}
+	if change != nil {
+		change(&o)
+	}
+	limits := serve.Limits{Connections: 2000, Streams: 100}
+	port, err := serve.Listen(ctx, "127.0.0.1:0", certificates, limits)
+	require.NoError(t, err)
+	r.address = port.Addr().String()
+	done := make(chan error, 1)
+	go func() {
+		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, logger), port, 5*time.Second)
+	}()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+// client returns a client that shows cert, none if it is nil.
+func (r *running) client(cert *tls.Certificate) *http.Client {
+	pool := x509.NewCertPool()
+	pool.AddCert(r.cert)
+	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
+	if cert != nil {
+		config.Certificates = []tls.Certificate{*cert}
+	}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// call sends a Connect request in JSON and returns the status and the answer.
+func (r *running) call(c *http.Client, method, body string, header ...string) (int, map[string]any) {
+	r.t.Helper()
+	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "https://"+r.address+"/"+method, strings.NewReader(body))
+	require.NoError(r.t, err)
+	request.Header.Set("Content-Type", "application/json")
+	for i := 0; i < len(header); i += 2 {
+		request.Header.Set(header[i], header[i+1])
+	}
+	answer, err := c.Do(request)
+	require.NoError(r.t, err)
+	defer answer.Body.Close() //nolint:errcheck // read whole
+	b, err := io.ReadAll(answer.Body)
+	require.NoError(r.t, err)
+	var m map[string]any
+	require.NoErrorf(r.t, json.Unmarshal(b, &m), "%s", b)
+	return answer.StatusCode, m
+}
+
+const rules = `
+version: 1
+rules:
+  - name: platform
+    identity: {spiffe: "spiffe://example.org/platform"}
+    manage: [{project: "*", domain: "*"}]
+    list: [{project: "*", domain: "*"}]
+  - name: tasks
+    identity: {spiffe: "spiffe://example.org/project/{project}/domain/{domain}"}
+    resolve: {project: "{project}", domain: "{domain}"}
+`
+
+// Who may manage creates, who is a task resolves at its own scope, and each is refused
+// what the other may; every decision is a line of the audit log, and no value is.
+func TestDecisions(t *testing.T) {
+	r := start(t, rules, nil)
+	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	task := r.client(r.spiffe("task", "spiffe://example.org/project/p/domain/d"))
+	value := rand.Text()
+	create := fmt.Sprintf(`{"id":{"name":"K","project":"p","domain":"d"},"secretSpec":{"stringValue":%q}}`, value)
+	const createSecret, resolve = "flyteidl2.secret.SecretService/CreateSecret", "inject.v1.ResolveService/Resolve"
+
+	status, answer := r.call(task, createSecret, create)
+	require.Equal(t, http.StatusForbidden, status, answer)
+	status, answer = r.call(platform, createSecret, create)
+	require.Equal(t, http.StatusOK, status, answer)
+	status, answer = r.call(platform, resolve, `{"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusForbidden, status, answer)
+	status, answer = r.call(task, resolve, `{"scope":{"project":"other","domain":"d"},"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusForbidden, status, answer)
+	status, answer = r.call(task, resolve, `{"secrets":[{"key":"K"}]}`, "X-Request-Id", "of-the-client")
+	require.Equal(t, http.StatusOK, status, answer)
+	require.Contains(t, r.audit.String(), `"client":"of-the-client"`)
+	require.Contains(t, fmt.Sprint(answer), base64.StdEncoding.EncodeToString([]byte(value)))
+	status, answer = r.call(r.client(nil), resolve, `{"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusUnauthorized, status, answer)
+
+	// Absent and denied are told in the same words.
+	status, absent := r.call(platform, "flyteidl2.secret.SecretService/GetSecret", `{"id":{"name":"N"}}`)
+	require.Equal(t, http.StatusNotFound, status)
+	status, answer = r.call(task, "flyteidl2.secret.SecretService/GetSecret", `{"id":{"name":"N"}}`)
+	require.Equal(t, http.StatusNotFound, status)
+	require.Equal(t, absent, answer)
+
+	var decisions []any
+	for _, line := range r.audit.lines(t, 0) {
+		decisions = append(decisions, line["decision"])
+	}
+	require.Equal(t, []any{"denied", "allowed", "allowed", "denied", "denied", "allowed", "unauthenticated", "allowed", "denied"}, decisions)
+	require.Contains(t, r.audit.String()+value, value, "the search finds what is there")
+	require.NotContains(t, r.audit.String()+r.log.String(), value)
+
+	// Without its line nothing is told.
+	r.audit.setFail(os.ErrClosed)
+	status, answer = r.call(task, resolve, `{"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.NotContains(t, fmt.Sprint(answer), base64.StdEncoding.EncodeToString([]byte(value)))
+}
