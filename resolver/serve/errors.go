@@ -15,14 +15,16 @@ import (
 
 const reasonInvalid = "a name, a scope or a value is not one"
 
-// kinds are the ways in which an operation fails, the worst first: of an error that is
-// several, the first is told.
-var kinds = []struct {
+// A kind is one way in which an operation fails.
+type kind struct {
 	err     error
 	outcome string // in the audit log and in metrics
 	code    connect.Code
 	failure injectv1.Failure_Code
-}{
+}
+
+// kinds are all of them, the worst first: of an error that is several, the first is told.
+var kinds = []kind{
 	{secret.ErrCorrupt, "corrupt", connect.CodeDataLoss, injectv1.Failure_CODE_CORRUPT},
 	{secret.ErrDenied, "denied", connect.CodePermissionDenied, injectv1.Failure_CODE_DENIED},
 	{secret.ErrInvalid, "invalid", connect.CodeInvalidArgument, injectv1.Failure_CODE_INVALID},
@@ -33,19 +35,24 @@ var kinds = []struct {
 	{secret.ErrUnavailable, "unavailable", connect.CodeUnavailable, injectv1.Failure_CODE_UNAVAILABLE},
 }
 
-const outcomeFailed = "failed"
+// unknown is the kind of what is none of them.
+var unknown = kind{outcome: "failed", code: connect.CodeInternal, failure: injectv1.Failure_CODE_UNSPECIFIED}
+
+func kindOf(err error) kind {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k
+		}
+	}
+	return unknown
+}
 
 // outcome is a word for how an operation ended.
 func outcome(err error) string {
 	if err == nil {
 		return "done"
 	}
-	for _, k := range kinds {
-		if errors.Is(err, k.err) {
-			return k.outcome
-		}
-	}
-	return outcomeFailed
+	return kindOf(err).outcome
 }
 
 // answer returns err as the caller is told it. What the store says of its own files,
@@ -56,28 +63,27 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	if err == nil {
 		return nil
 	}
-	for _, k := range kinds {
-		if !errors.Is(err, k.err) {
-			continue
-		}
-		text := k.err.Error()
-		switch k.code { //nolint:exhaustive // the others say no more than their kind
-		case connect.CodeInvalidArgument:
-			text = causes(err)
-		case connect.CodeAlreadyExists:
-			// There the secret is an object of Kubernetes, and this is the object's name.
-			sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
-			text = `secrets "` + hex.EncodeToString(sum[:]) + `" already exists`
-		case connect.CodeNotFound:
-			text = "secret " + ref.Key + " not found"
-		case connect.CodeUnavailable, connect.CodeDataLoss:
-			g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
-			text += " (request " + g.caller.request + ": the server's log says more)"
-		}
-		return connect.NewError(k.code, errors.New(text))
+	k := kindOf(err)
+	var text string
+	switch k.code { //nolint:exhaustive // the others say no more than their kind
+	case connect.CodeInternal:
+		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
+		text = "request " + g.caller.request + " failed: the server's log says why"
+	case connect.CodeInvalidArgument:
+		text = causes(err)
+	case connect.CodeAlreadyExists:
+		// There the secret is an object of Kubernetes, and this is the object's name.
+		sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
+		text = `secrets "` + hex.EncodeToString(sum[:]) + `" already exists`
+	case connect.CodeNotFound:
+		text = "secret " + ref.Key + " not found"
+	case connect.CodeUnavailable, connect.CodeDataLoss:
+		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
+		text = k.err.Error() + " (request " + g.caller.request + ": the server's log says more)"
+	default:
+		text = k.err.Error()
 	}
-	g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
-	return connect.NewError(connect.CodeInternal, errors.New("request "+g.caller.request+" failed: the server's log says why"))
+	return connect.NewError(k.code, errors.New(text))
 }
 
 // causes is what an error says, without the operation and the secret, which the caller
@@ -94,20 +100,17 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
 	}
-	for _, k := range kinds {
-		if !errors.Is(err, k.err) {
-			continue
-		}
-		f := &injectv1.Failure{Code: k.failure}
-		switch k.failure { //nolint:exhaustive // the others say no more than their kind
-		case injectv1.Failure_CODE_INVALID:
-			f.Message = strings.TrimPrefix(causes(err), k.err.Error()+": ")
-		case injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT:
-			g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
-			f.Message = "request " + g.caller.request + ": the server's log says more"
-		}
-		return f
+	k := kindOf(err)
+	f := &injectv1.Failure{Code: k.failure}
+	switch k.failure { //nolint:exhaustive // the others say no more than their kind
+	case injectv1.Failure_CODE_INVALID:
+		f.Message = strings.TrimPrefix(causes(err), k.err.Error()+": ")
+	case injectv1.Failure_CODE_UNSPECIFIED:
+		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
+		f.Message = "request " + g.caller.request + ": the server's log says more"
+	case injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT:
+		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
+		f.Message = "request " + g.caller.request + ": the server's log says more"
 	}
-	g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
-	return &injectv1.Failure{Code: injectv1.Failure_CODE_UNSPECIFIED, Message: "request " + g.caller.request + ": the server's log says more"}
+	return f
 }

@@ -103,7 +103,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
 	out := &injectv1.Climb{}
 	for _, rung := range c.Tried {
-		out.Tried = append(out.Tried, &injectv1.Rung{Scope: toScope(rung.Scope), Failure: g.rungFailure(rung.Err)})
+		out.Tried = append(out.Tried, &injectv1.Rung{Scope: toScope(rung.Scope), Failure: rungFailure(rung.Err)})
 	}
 	for _, s := range c.Elsewhere {
 		out.Elsewhere = append(out.Elsewhere, toScope(s))
@@ -124,16 +124,11 @@ func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
 }
 
 // rungFailure is the kind of err only: the climb's own failure says the rest.
-func (g *guard) rungFailure(err error) *injectv1.Failure {
+func rungFailure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
 	}
-	for _, k := range kinds {
-		if errors.Is(err, k.err) {
-			return &injectv1.Failure{Code: k.failure}
-		}
-	}
-	return &injectv1.Failure{}
+	return &injectv1.Failure{Code: kindOf(err).failure}
 }
 
 func toScope(s secret.Scope) *injectv1.Scope {
