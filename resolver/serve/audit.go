@@ -149,6 +149,16 @@ func (a *Audit) Err() error {
 	return nil
 }
 
+// Probe returns nil if the log can be written. After a line that could not be it tries
+// one that tells of nothing, so that who sends requests only to a server that is ready
+// learns when it is so again.
+func (a *Audit) Probe(ctx context.Context) error {
+	if a.Err() == nil {
+		return nil
+	}
+	return a.write(ctx, &record{Time: time.Now().UTC(), Request: newRequest(), Verb: "probe", Decision: allowed})
+}
+
 // write appends r. When it fails the caller must not do, or tell, what r says.
 func (a *Audit) write(ctx context.Context, r *record) error {
 	line, err := json.Marshal(r)

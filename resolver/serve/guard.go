@@ -49,6 +49,15 @@ func (g *guard) decide(ctx context.Context, r *record, decision string) error {
 	return g.log(ctx, r)
 }
 
+// decided is decide for what comes to nothing because of err. Without its line not even
+// that is told.
+func (g *guard) decided(ctx context.Context, r *record, decision string, err error) error {
+	if failed := g.decide(ctx, r, decision); failed != nil {
+		return failed
+	}
+	return err
+}
+
 func (s *Server) log(ctx context.Context, r *record) error {
 	err := s.o.Audit.write(ctx, r)
 	if err != nil {
@@ -74,7 +83,7 @@ func (g *guard) change(ctx context.Context, verb string, ref secret.Ref, v secre
 	err := store.Writable(ref, v)
 	if err != nil {
 		r.Reason = reasonInvalid
-		return errors.Join(g.decide(ctx, r, invalid), g.opError(verb, ref, err))
+		return g.decided(ctx, r, invalid, g.opError(verb, ref, err))
 	}
 	if !g.caller.grant.May(policy.Manage, ref.Scope) {
 		if err := g.decide(ctx, r, denied); err != nil {
@@ -142,10 +151,10 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	}
 	if errs != nil {
 		r.Reason = reasonInvalid
-		return errors.Join(append(errs, g.decide(ctx, r, invalid))...)
+		return g.decided(ctx, r, invalid, errors.Join(errs...))
 	}
 	if !g.caller.grant.May(policy.Manage, scope) {
-		return errors.Join(g.decide(ctx, r, denied), fmt.Errorf("import: %w", secret.ErrDenied))
+		return g.decided(ctx, r, denied, fmt.Errorf("import: %w", secret.ErrDenied))
 	}
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
@@ -168,7 +177,7 @@ func (g *guard) Describe(ctx context.Context, ref secret.Ref) (store.Info, error
 	r.Key = auditedKey(ref.Key)
 	if err := ref.Validate(); err != nil {
 		r.Reason = reasonInvalid
-		return store.Info{}, errors.Join(g.decide(ctx, r, invalid), g.opError("get", ref, err))
+		return store.Info{}, g.decided(ctx, r, invalid, g.opError("get", ref, err))
 	}
 	may := g.caller.grant.May(policy.List, ref.Scope)
 	at, decision := ref, allowed
@@ -204,11 +213,11 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 	r := g.caller.record("list", secret.Scope{})
 	if scope := (secret.Scope{Org: f.Org, Domain: f.Domain, Project: f.Project}); scope.Validate() != nil {
 		r.Reason = reasonInvalid
-		return nil, "", errors.Join(g.decide(ctx, r, invalid), scope.Validate())
+		return nil, "", g.decided(ctx, r, invalid, scope.Validate())
 	}
 	r.Scope = &auditScope{f.Org, f.Domain, f.Project}
 	if !g.caller.grant.MayAny(policy.List, f) {
-		return nil, "", errors.Join(g.decide(ctx, r, denied), fmt.Errorf("list: %w", secret.ErrDenied))
+		return nil, "", g.decided(ctx, r, denied, fmt.Errorf("list: %w", secret.ErrDenied))
 	}
 	next = token
 	for range maxEmptyPages {
@@ -227,8 +236,8 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 		}
 	}
 	r.Outcome, r.Count = outcome(err), len(page)
-	if err2 := g.decide(ctx, r, allowed); err2 != nil || err != nil {
-		return nil, "", errors.Join(err, err2)
+	if err := g.decided(ctx, r, allowed, err); err != nil {
+		return nil, "", err
 	}
 	return page, next, nil
 }
@@ -244,10 +253,7 @@ func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, in
 	if !may {
 		at = decoy(ref.Scope)
 	}
-	err = t.timed("read", func() error {
-		v, info, err = t.backend.Get(ctx, at)
-		return err
-	})
+	v, info, err = t.backend.Get(ctx, at)
 	if !may && err == nil {
 		v, info, err = secret.Value{}, store.Info{}, secret.ErrNotFound
 	}

@@ -17,14 +17,12 @@ import (
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
 	"inject/resolver/store"
+	"inject/resolver/store/flight"
 )
 
 // Backend is what a Server serves. Where it is a [store.Manager] or [store.Importer],
-// too, secrets can be managed.
-type Backend interface {
-	store.Reader
-	store.Lister
-}
+// too, secrets can be managed. Those who ask for a secret at the same time share a read.
+type Backend = flight.Backend
 
 // Options say what is served, to whom. All but Authenticator, Policy and Rate are
 // required.
@@ -68,9 +66,10 @@ type Server struct {
 
 // New returns a server of what o says.
 func New(o Options) *Server {
-	s := &Server{o: o, backend: o.Store, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1)}
-	s.manager, _ = o.Store.(store.Manager)
-	s.importer, _ = o.Store.(store.Importer)
+	s := &Server{o: o, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1)}
+	s.backend = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
+	s.manager, _ = s.backend.(store.Manager)
+	s.importer, _ = s.backend.(store.Importer)
 	return s
 }
 

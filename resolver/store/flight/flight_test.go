@@ -1,0 +1,216 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/flight"
+	"inject/resolver/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(*testing.T) store.Store {
+		s, ok := flight.New(storetest.Memory(), nil).(store.Store)
+		require.True(t, ok)
+		return s
+	})
+}
+
+// What the backend can do, and no more, can be done through it.
+func TestKinds(t *testing.T) {
+	memory := storetest.Memory()
+	_, manages := flight.New(struct{ flight.Backend }{memory}, nil).(store.Manager)
+	require.False(t, manages)
+	managed := flight.New(struct{ store.Store }{memory}, nil)
+	_, manages = managed.(store.Manager)
+	require.True(t, manages)
+	_, imports := managed.(store.Importer)
+	require.False(t, imports)
+	_, imports = flight.New(memory, nil).(store.Importer)
+	require.True(t, imports)
+}
+
+// slow is a store whose reads wait until they are let go, after they have read.
+type slow struct {
+	store.Store
+
+	reads atomic.Int64
+	hold  chan struct{}
+	fail  error
+	panic any
+}
+
+func (s *slow) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
+	s.reads.Add(1)
+	v, info, err := s.Store.Get(ctx, ref)
+	if s.hold != nil {
+		select {
+		case <-s.hold:
+		case <-ctx.Done():
+			return secret.Value{}, store.Info{}, context.Cause(ctx)
+		}
+	}
+	if s.panic != nil {
+		panic(s.panic)
+	}
+	if s.fail != nil {
+		return secret.Value{}, store.Info{}, s.fail
+	}
+	return v, info, err
+}
+
+var ref = secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "p", Domain: "d"}, Key: "K"}
+
+// Ten thousand who ask at the same time cost one read, and all get what it found.
+func TestTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		value := storetest.Value(t, 40)
+		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
+		var observed atomic.Int64
+		f := flight.New(s, func(time.Duration, error) { observed.Add(1) })
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(value), store.Regular))
+		var wg sync.WaitGroup
+		var right atomic.Int64
+		for range 10_000 {
+			wg.Go(func() {
+				v, info, err := f.Get(t.Context(), ref)
+				if err == nil && v.Equal(secret.NewValue(value)) && info.Ref == ref {
+					right.Add(1)
+				}
+			})
+		}
+		synctest.Wait() // all of them wait
+		close(s.hold)
+		wg.Wait()
+		require.EqualValues(t, 10_000, right.Load())
+		require.EqualValues(t, 1, s.reads.Load())
+		require.EqualValues(t, 1, observed.Load())
+		_, _, err := f.Get(t.Context(), ref)
+		require.NoError(t, err)
+		require.EqualValues(t, 2, s.reads.Load(), "and nothing is kept")
+	})
+}
+
+// Whoever asks after a change was made sees it, while a read from before is still under way.
+func TestChangesAreSeen(t *testing.T) {
+	first, second := storetest.Value(t, 20), storetest.Value(t, 20)
+	for name, change := range map[string]func(context.Context, store.Importer) error{
+		"update": func(ctx context.Context, s store.Importer) error { return s.Update(ctx, ref, secret.NewValue(second)) },
+		"delete and create": func(ctx context.Context, s store.Importer) error {
+			return errors.Join(s.Delete(ctx, ref), s.Create(ctx, ref, secret.NewValue(second), store.Regular))
+		},
+		"delete and import": func(ctx context.Context, s store.Importer) error {
+			return errors.Join(s.Delete(ctx, ref), s.Import(ctx, []store.New{{Ref: ref, Value: secret.NewValue(second)}}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				memory, ok := storetest.Memory().(store.Importer)
+				require.True(t, ok)
+				s := &slow{Store: memory.(store.Store), hold: make(chan struct{})} //nolint:errcheck // it is one
+				f, ok := flight.New(both{s, memory}, nil).(store.Importer)
+				require.True(t, ok)
+				reader, ok := f.(store.Reader)
+				require.True(t, ok)
+				require.NoError(t, f.Create(t.Context(), ref, secret.NewValue(first), store.Regular))
+				get := func(want []byte) func() {
+					var v secret.Value
+					var err error
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						v, _, err = reader.Get(t.Context(), ref)
+					}()
+					synctest.Wait()
+					return func() {
+						<-done
+						require.NoError(t, err)
+						require.True(t, v.Equal(secret.NewValue(want)))
+					}
+				}
+				before := get(first)
+				joined := get(first)
+				require.NoError(t, change(t.Context(), f))
+				after := get(second)
+				close(s.hold)
+				before()
+				joined()
+				after()
+				require.EqualValues(t, 2, s.reads.Load())
+			})
+		})
+	}
+}
+
+// both reads slowly and changes at once.
+type both struct {
+	*slow
+	importer store.Importer
+}
+
+func (b both) Import(ctx context.Context, secrets []store.New) error {
+	return b.importer.Import(ctx, secrets)
+}
+
+// Whoever gives up leaves, and the others get what they wait for, also if it was the
+// first of them.
+func TestGivingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
+		f := flight.New(s, nil)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(storetest.Value(t, 9)), store.Regular))
+		ctx, cancel := context.WithCancel(t.Context())
+		gone, stays := make(chan error, 1), make(chan error, 1)
+		get := func(ctx context.Context, to chan error) {
+			_, _, err := f.Get(ctx, ref)
+			to <- err
+		}
+		go get(ctx, gone)
+		synctest.Wait()
+		go get(t.Context(), stays)
+		synctest.Wait()
+		cancel()
+		err := <-gone
+		require.ErrorIs(t, err, secret.ErrUnavailable)
+		require.ErrorIs(t, err, context.Canceled)
+		close(s.hold)
+		require.NoError(t, <-stays)
+		require.EqualValues(t, 1, s.reads.Load())
+	})
+}
+
+// A backend that never answers is given up in the end, not waited for by a goroutine each.
+func TestNeverAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := flight.New(&slow{Store: storetest.Memory(), hold: make(chan struct{})}, nil)
+		_, _, err := f.Get(t.Context(), ref)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+// Failures are everyone's, and a panic is one, which tells nothing of what is in it.
+func TestFailures(t *testing.T) {
+	s := &slow{Store: storetest.Memory(), fail: secret.ErrCorrupt}
+	f := flight.New(s, nil)
+	_, _, err := f.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrCorrupt)
+	s.fail, s.panic = nil, "canary"
+	_, _, err = f.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.NotContains(t, err.Error(), "canary")
+	s.panic = nil
+	_, _, err = f.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrNotFound)
+}
