@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,32 +12,70 @@ import (
 // forbidden is what must never be linked into inject, and why: it starts in
 // front of every task, in every pod.
 var forbidden = map[string]string{
-	"k8s.io/":                    "client-go alone adds 26 MB and 10 ms to every task",
-	"sigs.k8s.io/":               "the same",
-	"github.com/aws/":            "10 MB; a cloud's store is behind injectd",
-	"cloud.google.com/":          "17 MB; a cloud's store is behind injectd",
-	"github.com/Azure/":          "9 MB; a cloud's store is behind injectd",
-	"github.com/hashicorp/vault": "8 MB; Vault is behind injectd",
-	"net/http":                   "6 MB, and an HTTP server or client is nothing that a task's entrypoint has",
-	"testing":                    "test code in the product",
-	"github.com/stretchr/":       "test code in the product",
-	"pgregory.net/":              "test code in the product",
-	"inject/resolver/serve":      "the server's end of the wire",
-	"inject/resolver/store/all":  "every backend; only injectd has them",
-	"expvar":                     "opens a door to what is in memory",
-	"net/http/pprof":             "opens a door to what is in memory",
+	"k8s.io/":                      "client-go alone adds 26 MB and 10 ms to every task",
+	"sigs.k8s.io/":                 "the same",
+	"github.com/aws/":              "10 MB; a cloud's store is behind injectd",
+	"cloud.google.com/":            "17 MB; a cloud's store is behind injectd",
+	"google.golang.org/api/":       "the same",
+	"github.com/Azure/":            "9 MB; a cloud's store is behind injectd",
+	"github.com/hashicorp/vault":   "8 MB; Vault is behind injectd",
+	"github.com/openbao/":          "the same",
+	"go.etcd.io/etcd":              "the store of Kubernetes, which is behind injectd",
+	"connectrpc.com/":              "the server's protocols; a task's entrypoint speaks gRPC",
+	"github.com/prometheus/":       "nobody can scrape a task's entrypoint",
+	"github.com/go-jose/":          "whose a token is, the server finds out",
+	"golang.org/x/net/trace":       "3 MB of pages that nobody can open; a build has the tag grpcnotrace",
+	"html/template":                "the same",
+	"testing":                      "test code in the product",
+	"github.com/stretchr/":         "test code in the product",
+	"pgregory.net/":                "test code in the product",
+	"inject/resolver/resolvertest": "test code in the product",
+	"inject/resolver/serve":        "the server's end of the wire",
+	"inject/resolver/store/all":    "every backend; only injectd has them",
+	"inject/resolver/store/flight": "what many ask at the same time; a task asks once",
+	"expvar":                       "opens a door to what is in memory",
+	"net/http/pprof":               "opens a door to what is in memory",
+}
+
+// linked returns what is linked into inject, with the imports of each.
+func linked(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`, ".").Output()
+	require.NoError(t, err)
+	deps := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		deps[words[0]] = words[1:]
+	}
+	require.Contains(t, deps, "inject/resolver/rpc", "the list is the real one")
+	return deps
 }
 
 func TestDependencies(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
-	require.NoError(t, err)
-	deps := strings.Fields(string(out))
-	require.Contains(t, deps, "inject/exec", "the list is the real one")
-	for _, dep := range deps {
+	for dep := range linked(t) {
 		for prefix, why := range forbidden {
 			if dep == strings.TrimSuffix(prefix, "/") || strings.HasPrefix(dep, strings.TrimSuffix(prefix, "/")+"/") {
 				t.Errorf("inject links %s: %s", dep, why)
 			}
+		}
+	}
+}
+
+// An HTTP server or client is nothing that a task's entrypoint has: gRPC is the one
+// that needs what net/http knows of the protocol.
+func TestOnlyGRPCHasHTTP(t *testing.T) {
+	var users []string
+	for dep, imports := range linked(t) {
+		first, _, _ := strings.Cut(dep, "/")
+		standard := first != "inject" && !strings.Contains(first, ".")
+		if !standard && slices.Contains(imports, "net/http") {
+			users = append(users, dep)
+		}
+	}
+	require.NotEmpty(t, users)
+	for _, dep := range users {
+		if !strings.HasPrefix(dep+"/", "google.golang.org/grpc/") && !strings.HasPrefix(dep, "golang.org/x/net/http") {
+			t.Errorf("%s imports net/http: only gRPC may, for its protocol", dep)
 		}
 	}
 }
@@ -47,6 +86,7 @@ var floors = []struct {
 	prefix string
 }{
 	{4, "inject/cmd/"},
+	{1, "inject/cli"},
 	{2, "inject/injector/task"},
 	{2, "inject/injector/outputs"},
 	{3, "inject/injector"},

@@ -59,12 +59,18 @@ func (k *Key) readFile() ([]byte, error) {
 
 // newDataKey makes a data key and wraps it.
 func (k *Key) newDataKey() (madeKey, error) {
-	recipients, err := k.recipients()
+	key := make([]byte, dataKeySize)
+	_, _ = rand.Read(key) // never fails (Go 1.24)
+	return k.wrap(key, "the new store")
+}
+
+// wrap wraps the data key. What it takes to open it again is durable when wrap
+// returns. A passphrase that is asked for is that of what.
+func (k *Key) wrap(key []byte, what string) (madeKey, error) {
+	recipients, err := k.recipients(what)
 	if err != nil {
 		return madeKey{}, err
 	}
-	key := make([]byte, dataKeySize)
-	_, _ = rand.Read(key) // never fails (Go 1.24)
 	var b bytes.Buffer
 	w, err := age.Encrypt(&b, recipients...)
 	if err == nil {
@@ -194,7 +200,7 @@ func (k *Key) ask(what string, confirm bool) (secret.Value, error) {
 	return phrase, err
 }
 
-func (k *Key) recipients() ([]age.Recipient, error) {
+func (k *Key) recipients(what string) ([]age.Recipient, error) {
 	var ids []age.Identity
 	var err error
 	text := k.Text.Reveal()
@@ -204,7 +210,7 @@ func (k *Key) recipients() ([]age.Recipient, error) {
 	case text != nil:
 		ids, err = k.parse(text)
 	case k.Passphrase:
-		phrase, err := k.ask("the new store", true)
+		phrase, err := k.ask(what, true)
 		if err != nil {
 			return nil, err
 		}
@@ -265,7 +271,7 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 		err = publish(k.File, func(temp string) error {
 			text := fmt.Sprintf("# made by inject: opens the store of secrets; keep a copy\n# created: %s\n# public key: %s\n%s\n",
 				time.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
-			return writeSynced(temp, []byte(text))
+			return writeNew(temp, func(f *os.File) error { _, err := f.WriteString(text); return err })
 		})
 		switch {
 		case err == nil:

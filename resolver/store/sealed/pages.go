@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"io"
 	"sort"
-	"sync"
 
 	"inject/resolver/secret"
 )
@@ -22,6 +21,7 @@ const (
 	metaSize       = 64 // magic 4, version 4, page size 4, flags 4, root 16, freelist 8, pages 8, txid 8, checksum 8
 	branchPage     = 0x01
 	leafPage       = 0x02
+	freelistPage   = 0x10    // the ids of free pages, in order; their number is the first one if count is 0xFFFF
 	maxDepth       = 32      // of pages; four levels hold a million secrets
 	maxElement     = 2 << 20 // bytes of a key or value, more than the longest record has
 	bucketFlag     = 0x01    // of a leaf's element: its value is a bucket, which begins with its root page
@@ -33,6 +33,7 @@ var native = binary.NativeEndian
 type meta struct {
 	pageSize int64
 	root     uint64 // the page of the bucket of buckets
+	freelist uint64 // the page that tells which are free
 	pages    uint64 // the file's length in pages, at least
 	txid     uint64
 }
@@ -83,7 +84,7 @@ func readMeta(f io.ReaderAt, at int64) (meta, error) {
 	if native.Uint32(b[:]) != boltMagic || native.Uint32(b[4:]) != boltVersion || native.Uint64(b[metaSize-8:]) != sum.Sum64() {
 		return meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
-	m := meta{pageSize: int64(native.Uint32(b[8:])), root: native.Uint64(b[16:]), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
+	m := meta{pageSize: int64(native.Uint32(b[8:])), root: native.Uint64(b[16:]), freelist: native.Uint64(b[32:]), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
 	if m.pageSize < 512 || m.pageSize > 1<<16 || m.pageSize&(m.pageSize-1) != 0 {
 		return meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
@@ -166,32 +167,6 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 	return i, exact, err
 }
 
-// pageCache is branch pages of a file that does not change. A nil one holds
-// nothing.
-type pageCache struct {
-	mu    sync.Mutex
-	known map[uint64]page
-}
-
-func (c *pageCache) get(id uint64) (page, bool) {
-	if c == nil {
-		return page{}, false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p, ok := c.known[id]
-	return p, ok
-}
-
-func (c *pageCache) put(id uint64, p page) {
-	if c == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.known[id] = p
-}
-
 // lookup returns the value of key, and its element's flags, in the tree of pages
 // below root; nil if there is none. It takes the way that bbolt takes, but trusts
 // nothing on it.
@@ -235,6 +210,11 @@ func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageC
 
 // bucketRoot returns the root page of our bucket.
 func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, cache *pageCache) (uint64, error) {
+	if cache != nil {
+		if id := cache.bucket.Load(); id != 0 {
+			return id, nil
+		}
+	}
 	v, flags, err := lookup(f, pageSize, root, bucketName, cache)
 	if err != nil {
 		return 0, err
@@ -242,5 +222,9 @@ func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, cache *pageCache) (u
 	if len(v) < 8 || flags&bucketFlag == 0 || native.Uint64(v) == 0 {
 		return 0, damaged("its bucket is missing")
 	}
-	return native.Uint64(v), nil
+	id := native.Uint64(v)
+	if cache != nil {
+		cache.bucket.Store(id)
+	}
+	return id, nil
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,20 @@ var (
 	formatKey  = []byte("format")
 	wrappedKey = []byte("key")
 	paddingKey = []byte("padding")
+)
+
+// The first byte of the keys of nodes and of records.
+const (
+	nodePrefix   = 'n'
+	recordPrefix = 'r'
+)
+
+// mapped is how much of the address space bbolt gets for the file; a 32-bit one is
+// too small. The file grows to twice its size, but by no more and no less than these.
+const (
+	mapped    = strconv.IntSize / 64 << 30
+	minGrowth = 32 << 10
+	maxGrowth = 16 << 20
 )
 
 // listPage is how many secrets a page of List holds if the caller does not say.
@@ -69,6 +84,7 @@ type Options struct {
 type Store struct {
 	o Options
 
+	long   sync.RWMutex // held for reading by what reads all of the file; before mu
 	mu     sync.RWMutex // held for writing while the file is opened or closed
 	made   madeKey
 	closed bool
@@ -85,19 +101,16 @@ type openFile struct {
 	meta meta      // when the file was opened
 	db   *bbolt.DB // nil if it was opened for reading: looking a key up takes no more than pages.go
 	keys keys
+	// writing is held while a transaction is written, and by who must not meet one.
+	writing sync.Mutex
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
 	broken atomic.Bool
-	seen   *seen    // nil where the file may change
-	note   *os.File // of who serves the store, locked; nil if nobody does
-}
-
-// seen is what was read of a file that cannot change while we have it open:
-// lookups share the upper levels of the index and of bbolt's pages.
-type seen struct {
-	mu    sync.Mutex
-	nodes map[string]node
-	pages pageCache
+	// doubtful is set when a commit failed and may have been made: a failing disk may
+	// give one answer now and another later, and what is kept would be of neither.
+	doubtful atomic.Bool
+	seen     *seen
+	note     *os.File // of who serves the store, locked; nil if nobody does
 }
 
 // keys are derived from the data key, one for each use.
@@ -127,10 +140,7 @@ func (s *Store) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		opened := &openFile{file: f}
-		if !s.o.Write {
-			opened.seen = &seen{nodes: map[string]node{}, pages: pageCache{known: map[uint64]page{}}}
-		}
+		opened := &openFile{file: f, seen: newSeen()}
 		wrapped, err := opened.init(s.o)
 		if err != nil {
 			_ = opened.close()
@@ -208,6 +218,9 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 				OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f.file, nil },
 				// Statistics cost every transaction, and nobody reads them.
 				NoStatistics: true,
+				// bbolt maps more when the file grows past it, and for that waits for those
+				// who read, and lets nobody begin to. A Backup reads for long.
+				InitialMmapSize: mapped,
 			})
 			return err
 		})
@@ -226,6 +239,17 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 		if v := binary.BigEndian.Uint32(v); v != format {
 			return secret.WithHint(fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)", secret.ErrInvalid, v, format), "a newer inject made this store: upgrade this one")
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f.wrapped()
+}
+
+// wrapped returns the wrapped data key.
+func (f *openFile) wrapped() (wrapped []byte, err error) {
+	err = f.view(func(t *tx) error {
 		wrapped, err = t.get(wrappedKey)
 		return err
 	})
@@ -309,29 +333,28 @@ type tx struct {
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
+	nodes  *nodeCache // nil in a write transaction: it changes what it has loaded
+	pages  *pageCache
 }
 
 // begin returns the transaction id on the tree whose bucket of buckets is at the
-// page root, and whose index was committed by the transaction committed.
-func (f *openFile) begin(id, root, committed uint64) (*tx, error) {
-	bucket, err := bucketRoot(f.file, f.meta.pageSize, root, f.pages())
-	t := &tx{openFile: f, id: id, root: bucket, walked: map[string]bool{}}
-	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
-	return t, err
-}
-
-func (f *openFile) pages() *pageCache {
-	if f.seen == nil {
-		return nil
+// page root, and whose index was committed by the transaction committed. It reads
+// what is not in known, which is nil if everything is to be read, and adds to it.
+func (f *openFile) begin(id, root, committed uint64, known *seen) (t *tx, err error) {
+	t = &tx{openFile: f, id: id}
+	if known != nil && !f.doubtful.Load() {
+		t.nodes, t.pages = &known.nodes, known.pagesAt(id)
 	}
-	return &f.seen.pages
+	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
+	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, t.pages)
+	return t, err
 }
 
 // view runs fn in a read transaction. What it reads is read from the file; bbolt,
 // where it has the file, keeps the transaction's pages from being used again.
 func (f *openFile) view(fn func(*tx) error) error {
 	if f.db == nil {
-		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid)
+		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid, f.seen)
 		if err != nil {
 			return err
 		}
@@ -343,7 +366,7 @@ func (f *openFile) view(fn func(*tx) error) error {
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
 			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
-			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id)
+			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id, f.seen)
 			if err != nil {
 				return err
 			}
@@ -353,6 +376,8 @@ func (f *openFile) view(fn func(*tx) error) error {
 }
 
 func (f *openFile) update(fn func(*tx) error) error {
+	f.writing.Lock()
+	defer f.writing.Unlock()
 	if f.broken.Load() {
 		return errBroken
 	}
@@ -374,6 +399,8 @@ func (f *openFile) update(fn func(*tx) error) error {
 		outcome := "the change may not have been made"
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 			outcome = "nothing was changed"
+		} else {
+			f.doubtful.Store(true)
 		}
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
 	}
@@ -382,10 +409,13 @@ func (f *openFile) update(fn func(*tx) error) error {
 
 func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
 	id := uint64(bt.ID()) //nolint:gosec // as in view
-	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1)
+	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1, nil)
 	if err != nil {
 		return nil, err
 	}
+	// bbolt lets the file grow by this, or to what is mapped if that is less.
+	f.db.AllocSize = int(max(minGrowth, min(bt.Size(), maxGrowth)))
+	t.walked = map[string]bool{}
 	if t.bucket = bt.Bucket(bucketName); t.bucket == nil {
 		return nil, damaged("its bucket is missing")
 	}
@@ -409,7 +439,7 @@ func (t *tx) walk(key []byte) error {
 // the transaction ends.
 func (t *tx) get(key []byte) (v []byte, err error) {
 	if t.bucket == nil {
-		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, t.pages())
+		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, t.pages)
 	} else if err = t.walk(key); err == nil {
 		v = t.bucket.Get(key) // with what this transaction has changed
 	}
@@ -433,8 +463,8 @@ func (t *tx) remove(key []byte) error {
 	return t.bucket.Delete(key)
 }
 
-func nodeKey(prefix []byte) []byte { return append([]byte{'n'}, prefix...) }
-func recordKey(n name) []byte      { return append([]byte{'r'}, n[:]...) }
+func nodeKey(prefix []byte) []byte { return append([]byte{nodePrefix}, prefix...) }
+func recordKey(n name) []byte      { return append([]byte{recordPrefix}, n[:]...) }
 
 // boundTo is the associated data of what is stored under key, written as version.
 func boundTo(key []byte, version uint64, part string) []byte {
@@ -459,22 +489,14 @@ func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
 }
 
 func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
-	if t.seen == nil {
-		return t.openNode(prefix, version)
+	if n, ok := t.nodes.get(prefix, version); ok {
+		return n, nil
 	}
-	t.seen.mu.Lock()
-	known, ok := t.seen.nodes[string(prefix)]
-	t.seen.mu.Unlock()
-	if ok {
-		return known, nil
+	n, err := t.openNode(prefix, version)
+	if err == nil {
+		t.nodes.put(prefix, version, n)
 	}
-	opened, err := t.openNode(prefix, version)
-	if err == nil && opened.children != nil { // leaves are many, and seldom met again
-		t.seen.mu.Lock()
-		t.seen.nodes[string(prefix)] = opened
-		t.seen.mu.Unlock()
-	}
-	return opened, err
+	return n, err
 }
 
 func (t *tx) openNode(prefix []byte, version uint64) (node, error) {

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"inject/resolver/secret"
+)
+
+// Each takes err apart where errors were joined, as by [errors.Join], and returns
+// them in order; an error that is none of these is returned alone, and of a nil
+// error nothing.
+func Each(err error) []error {
+	if err == nil {
+		return nil
+	}
+	list, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	// A list, and not a text with several causes.
+	var lines []string
+	var all []error
+	for _, e := range list.Unwrap() {
+		lines = append(lines, e.Error())
+		all = append(all, Each(e)...)
+	}
+	if err.Error() != strings.Join(lines, "\n") {
+		return []error{err}
+	}
+	return all
+}
+
+// FlagError is for [cobra.Command.SetFlagErrorFunc]. It says what is wrong with a
+// flag, and what was probably meant, without quoting the argument, in which a value
+// may be. What it returns wraps [secret.ErrInvalid].
+func FlagError(cmd *cobra.Command, err error) error {
+	what, near, least := "an unknown flag", "", 3
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if d := Distance(e.GetSpecifiedName(), f.Name); d < least {
+				least = d
+				near = "; did you mean --" + f.Name + "?"
+			}
+		})
+	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		what = "no argument for --" + e.GetFlag().Name
+	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		what = fmt.Sprintf("the argument of --%s is not a %s (not shown)", e.GetFlag().Name, e.GetFlag().Value.Type())
+	}
+	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
+		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
+}
+
+// Distance returns how many letters must be changed, added or removed to make b of
+// a (Levenshtein's).
+func Distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}

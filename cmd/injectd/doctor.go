@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"inject/cli"
+	"inject/resolver/secret"
+	"inject/resolver/serve/identity"
+	"inject/resolver/store"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "doctor [flags]",
+		Short: "Check everything that serve would need, and every secret of the store",
+		Long: `doctor takes the flags of serve and looks at what they lead to: certificates and how
+long they last, policy, tokens, keys of issuers, the audit log, and the store, each
+secret of which is opened once. It changes nothing, and works beside a server. It
+ends with 1 if serve would fail or a secret is damaged.`,
+		Example: "  injectd doctor --store file:///var/lib/inject/secrets.db --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem",
+		Args:    cli.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), &f) },
+	}
+	cli.AddGroups(cmd, f.listenGroup(), a.servedGroup(), f.accessFlags.group(), f.limitsGroup())
+	return cmd
+}
+
+// finding is what doctor has to say of one thing. Without an error or a warning it is
+// well.
+type finding struct {
+	what, is string
+	warning  string
+	err      error
+}
+
+// soon is when a certificate that expires is worth a word.
+const soon = 14 * 24 * time.Hour
+
+func (a *app) doctor(ctx context.Context, f *serveFlags) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.log.SetLevel(hclog.Off) // what is wrong is told below
+	findings := slices.Concat(a.lookAtAccess(ctx, f), []finding{lookAtAudit(f.audit), a.lookAtStore(ctx)})
+	var b strings.Builder
+	bad := 0
+	for _, x := range findings {
+		state := "ok"
+		switch {
+		case x.err != nil:
+			state, x.is = "fail", strings.ReplaceAll(x.err.Error(), "\n", "; ")
+			bad++
+		case x.warning != "":
+			state, x.is = "warn", x.warning
+		}
+		fmt.Fprintf(&b, "%-5s %-14s %s\n", state, x.what, x.is)
+		if hint := secret.Hint(x.err); hint != "" {
+			fmt.Fprintf(&b, "%20s hint: %s\n", "", hint)
+		}
+	}
+	if _, err := io.WriteString(&messages{a.key, a.stdout}, b.String()); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return fmt.Errorf("%w: %d of %d are not well", secret.ErrInvalid, bad, len(findings))
+	}
+	return nil
+}
+
+func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
+	if f.insecure {
+		found := finding{what: "access", warning: "--insecure: everyone on this machine may do everything"}
+		found.err = f.check()
+		return []finding{found}
+	}
+	who, err := f.open(ctx, a.log)
+	if err != nil {
+		var all []finding
+		for _, e := range cli.Each(err) {
+			all = append(all, finding{what: "access", err: e})
+		}
+		return all
+	}
+	all := []finding{{what: "policy", is: f.policy}}
+	left := time.Until(who.certificates.NotAfter())
+	certificate := finding{what: "certificate", is: "expires " + who.certificates.NotAfter().Format(time.RFC3339)}
+	switch {
+	case left <= 0:
+		certificate.err = errors.New("has expired " + who.certificates.NotAfter().Format(time.RFC3339))
+	case left < soon:
+		certificate.warning = certificate.is
+	}
+	all = append(all, certificate)
+	if f.certificates.ClientCA != "" {
+		all = append(all, finding{what: "mtls", is: f.certificates.ClientCA})
+	}
+	if f.tokenFile != "" {
+		all = append(all, finding{what: "tokens", is: f.tokenFile})
+	}
+	for _, one := range who.chain {
+		if j, ok := one.(*identity.JWT); ok {
+			found := finding{what: "jwt", is: j.Issuer()}
+			if err := j.Err(); err != nil {
+				found.err = err
+			}
+			all = append(all, found)
+		}
+	}
+	return all
+}
+
+// lookAtAudit tells whether the audit log can be appended to, and makes none.
+func lookAtAudit(path string) finding {
+	found := finding{what: "audit log", is: path}
+	if path == "-" {
+		found.is = "on stdout"
+		return found
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0) //nolint:gosec // the operator's file
+	if err == nil {
+		err = file.Close()
+	} else if errors.Is(err, os.ErrNotExist) {
+		found.is += ", which serve makes"
+		_, err = os.Stat(filepath.Dir(path))
+	}
+	found.err = err
+	return found
+}
+
+// lookAtStore opens every secret once, by way of the server if there is one.
+func (a *app) lookAtStore(ctx context.Context) finding {
+	u, err := a.url()
+	if err != nil {
+		return finding{what: "store", err: err}
+	}
+	found := finding{what: "store", is: u.Redacted()}
+	if u.Scheme != store.SchemeFile {
+		s, _, err := a.openServed(ctx, "")
+		n := 0
+		if err == nil {
+			for _, e := range store.All(ctx, s, store.Filter{}) {
+				n, err = n+1, errors.Join(err, e)
+			}
+			err = errors.Join(err, s.Close())
+		}
+		found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, n), err
+		return found
+	}
+	path, err := a.filePath()
+	if err != nil {
+		return finding{what: "store", err: err}
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		found.warning = found.is + " is not there yet: the first secret makes it"
+		return found
+	case err == nil && info.Mode().Perm()&0o077 != 0:
+		found.warning = fmt.Sprintf("%s may be read by others (mode %v): chmod 600", found.is, info.Mode().Perm())
+	}
+	n, err := a.maintain(ctx, work{Do: "verify"})
+	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, n), err
+	return found
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/pflag"
+
+	"inject/cli"
+	"inject/resolver/secret"
+	"inject/resolver/serve"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+)
+
+// accessFlags say who may do what.
+type accessFlags struct {
+	certificates serve.CertificateFiles
+	jwt          []string
+	tokenFile    string
+	policy       string
+	insecure     bool
+}
+
+func (f *accessFlags) group() cli.Group {
+	return cli.NewGroup("access", func(s *pflag.FlagSet) {
+		s.StringVar(&f.certificates.Cert, "cert-file", "", "the server's certificate and what is between it and its CA, PEM, in `FILE`")
+		s.StringVar(&f.certificates.Key, "cert-key-file", "", "its private key, PEM, in `FILE` (default: in that of --cert-file)")
+		s.StringVar(&f.certificates.ClientCA, "client-ca-file", "", "who signs the certificates of clients, PEM, in `FILE`")
+		s.StringArrayVar(&f.jwt, "jwt", nil, "an issuer of tokens (repeat): `issuer=URL,audience=TEXT,keys=FILE|URL`[,ca=FILE][,algorithms=RS256+ES256]")
+		s.StringVar(&f.tokenFile, "token-file", "", "names and hashes of tokens, as injectd token makes them, in `FILE`")
+		s.StringVar(&f.policy, "policy", "", "which identity may do what where, in `FILE` (see docs/policy.md)")
+		s.BoolVar(&f.insecure, "insecure", false, "to develop: no TLS, and everyone on this machine may do everything")
+	})
+}
+
+// check finds what does not go together.
+func (f *accessFlags) check() error {
+	var errs []error
+	refuse := func(hint, format string, args ...any) {
+		errs = append(errs, secret.WithHint(fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...), "%s", hint))
+	}
+	given := map[string]bool{
+		"cert-file": f.certificates.Cert != "", "cert-key-file": f.certificates.Key != "", "client-ca-file": f.certificates.ClientCA != "",
+		"jwt": f.jwt != nil, "token-file": f.tokenFile != "", "policy": f.policy != "",
+	}
+	if f.insecure {
+		for _, name := range []string{"cert-file", "cert-key-file", "client-ca-file", "jwt", "token-file", "policy"} {
+			if given[name] {
+				refuse("leave one of the two out", "--insecure asks nobody who they are, and --%s is there to do so", name)
+			}
+		}
+		return errors.Join(errs...)
+	}
+	if !given["cert-file"] {
+		refuse("give a certificate, or --insecure to develop on this machine alone", "--cert-file is missing: values are only sent over TLS")
+	}
+	if !given["client-ca-file"] && !given["jwt"] && !given["token-file"] {
+		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "nobody could be identified")
+	}
+	if !given["policy"] {
+		refuse("docs/policy.md is its format; injectd policy prints its schema", "--policy is missing, and what it does not allow is denied")
+	}
+	return errors.Join(errs...)
+}
+
+// access is who is calling and what they may, kept current.
+type access struct {
+	certificates *serve.Certificates // nil with --insecure, as is what follows
+	chain        identity.Chain
+	policy       *policy.File
+	sources      map[string]interface{ Err() error } // by flag; each tells why it is not as new as its file
+}
+
+// open reads everything that f names, and keeps it current until ctx ends. The error
+// names every one that cannot be used.
+func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, error) {
+	if err := f.check(); err != nil || f.insecure {
+		return &access{}, err
+	}
+	a := &access{sources: map[string]interface{ Err() error }{}}
+	var errs []error
+	failed := func(flag string, err error) bool {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		}
+		return err != nil
+	}
+	var err error
+	if a.certificates, err = serve.LoadCertificates(ctx, f.certificates, log.Named("certificates")); !failed("cert-file", err) {
+		a.sources["cert-file"] = a.certificates
+	}
+	if f.certificates.ClientCA != "" {
+		a.chain = append(a.chain, identity.MTLS{})
+	}
+	for _, text := range f.jwt {
+		o, err := parseJWT(text)
+		if failed("jwt", err) {
+			continue
+		}
+		o.Log = log.Named("jwt")
+		j, err := identity.NewJWT(ctx, o)
+		if !failed("jwt", err) {
+			a.chain = append(a.chain, j)
+			a.sources["jwt "+j.Issuer()] = j
+		}
+	}
+	if f.tokenFile != "" {
+		tokens, err := identity.NewTokens(ctx, f.tokenFile, log.Named("tokens"))
+		if !failed("token-file", err) {
+			a.chain = append(a.chain, tokens)
+			a.sources["token-file"] = tokens
+		}
+	}
+	if a.policy, err = policy.Open(ctx, f.policy, log.Named("policy")); !failed("policy", err) {
+		a.sources["policy"] = a.policy
+	}
+	return a, errors.Join(errs...)
+}
+
+// parseJWT parses the argument of --jwt.
+func parseJWT(text string) (o identity.JWTOptions, err error) {
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(text, ",") {
+		name, value, ok := strings.Cut(part, "=")
+		if !ok || value == "" || seen[name] {
+			return o, badJWT()
+		}
+		seen[name] = true
+		switch name {
+		case "issuer":
+			o.Issuer = value
+		case "audience":
+			o.Audience = value
+		case "keys":
+			o.Keys = value
+		case "ca":
+			o.CAFile = value
+		case "algorithms":
+			o.Algorithms = strings.Split(value, "+")
+		default:
+			return o, badJWT()
+		}
+	}
+	return o, nil
+}
+
+func badJWT() error {
+	return secret.WithHint(fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),
+		"--jwt issuer=https://issuer.example.org,audience=inject,keys=https://issuer.example.org/keys")
+}

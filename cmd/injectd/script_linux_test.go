@@ -1,0 +1,303 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/require"
+)
+
+// binaries is a folder with the real injectd and inject, built once.
+var binaries string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "injectd-test")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Chmod(dir, 0o755) // for the tests that drop to another user
+	binaries = dir
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace",
+		"-ldflags", "-s -w -X main.version=v0.0.0-test", "-o", dir+"/", "inject/cmd/inject", "inject/cmd/injectd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s", out)
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// process is a server that runs.
+type process struct {
+	cmd    *exec.Cmd
+	store  string // its address, as a --store
+	ops    string // the address of its port for operations
+	stdout *output
+	stderr *output
+	ended  chan struct{} // closed when it has, with the error in err
+	err    error
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// startServer starts injectd serve, and returns when it serves, or has failed.
+func startServer(dir string, environ []string, args ...string) (*process, error) {
+	cmd := exec.Command(filepath.Join(binaries, "injectd"), append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
+	cmd.Dir, cmd.Env = dir, environ
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p := &process{cmd: cmd, stdout: &output{}, stderr: &output{}, ended: make(chan struct{})}
+	cmd.Stdout = p.stdout
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	serving := make(chan struct{})
+	go func() {
+		defer close(p.ended)
+		lines := bufio.NewReader(said)
+		for {
+			line, err := lines.ReadString('\n')
+			_, _ = io.WriteString(p.stderr, line)
+			var l struct {
+				Message string `json:"@message"`
+				Address string `json:"address"`
+			}
+			if json.Unmarshal([]byte(line), &l) == nil {
+				switch l.Message {
+				case "operations are served":
+					p.ops = l.Address
+				case "serving":
+					p.store = l.Address
+					close(serving)
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		p.err = cmd.Wait()
+	}()
+	select {
+	case <-serving:
+		return p, nil
+	case <-p.ended:
+		return nil, fmt.Errorf("injectd serve: %w: %s", p.err, p.stderr)
+	case <-time.After(time.Minute):
+		_ = cmd.Process.Kill()
+		return nil, fmt.Errorf("injectd serve does not serve: %s", p.stderr)
+	}
+}
+
+// host returns the address of p, without a scheme.
+func (p *process) host() string {
+	u, err := url.Parse(p.store)
+	if err != nil {
+		panic(err)
+	}
+	return u.Host
+}
+
+// stop asks p to stop and waits until it has.
+func (p *process) stop(sig os.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return p.err
+	case <-time.After(time.Minute):
+		_ = p.cmd.Process.Kill()
+		return fmt.Errorf("injectd does not stop: %s", p.stderr)
+	}
+}
+
+// TestScript runs testdata/*.txtar on the real binaries. Beside testscript's own
+// commands there are:
+//
+//	serve NAME FLAG...    starts injectd serve; $NAME is its --store, $NAME_HOST its host:port, $NAME_OPS its port for operations
+//	stop NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
+//	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE (raw, as JSON or as base64 has it)
+//	nobody CMD...         CMD exits with 0 as a user who owns nothing
+//	flip FILE N           changes byte N of a file
+//
+// v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
+// certificate of the server (server.pem, server.key) and of clients: platform, task (of
+// project p, domain d) and other, whose SPIFFE IDs are those of policy.yaml.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", binaries+":"+os.Getenv("PATH"))
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "runtime"))
+			for _, dir := range []string{"home", "v", "runtime"} {
+				if err := os.Mkdir(filepath.Join(e.WorkDir, dir), 0o700); err != nil {
+					return err
+				}
+			}
+			for name, awkward := range map[string]string{"a": "'\"$HOME`\\\n\xff\xfe%s", "b": "$(id)\t\xc3'\n"} {
+				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()), 0o600); err != nil {
+					return err
+				}
+			}
+			if err := os.WriteFile(filepath.Join(e.WorkDir, "policy.yaml"), []byte(policyFile), 0o600); err != nil {
+				return err
+			}
+			return makePKI(filepath.Join(e.WorkDir, "pki"))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve": func(ts *testscript.TestScript, neg bool, args []string) {
+				p, err := startServer(ts.MkAbs("."), scriptEnv(ts), args[1:]...)
+				if neg {
+					if err == nil {
+						ts.Fatalf("it serves")
+					}
+					ts.Check(os.WriteFile(ts.MkAbs(args[0]+".err"), []byte(err.Error()), 0o600))
+					return
+				}
+				ts.Check(err)
+				ts.Setenv(args[0], p.store)
+				ts.Setenv(args[0]+"_HOST", p.host())
+				ts.Setenv(args[0]+"_OPS", p.ops)
+				servers.Store(ts.MkAbs(args[0]), p)
+				ts.Defer(func() { _ = p.cmd.Process.Kill() })
+			},
+			"stop": func(ts *testscript.TestScript, neg bool, args []string) {
+				sig := syscall.SIGTERM
+				if len(args) > 1 && args[1] == "KILL" {
+					sig = syscall.SIGKILL
+				}
+				v, ok := servers.Load(ts.MkAbs(args[0]))
+				if !ok {
+					ts.Fatalf("no server %s", args[0])
+				}
+				p, ok := v.(*process)
+				if !ok {
+					ts.Fatalf("no server %s", args[0])
+				}
+				err := p.stop(sig)
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]+".out"), []byte(p.stdout.String()), 0o600))
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]+".err"), []byte(p.stderr.String()), 0o600))
+				if (err != nil) != neg {
+					ts.Fatalf("it ended with %v: %s", err, p.stderr)
+				}
+			},
+			"noleak": func(ts *testscript.TestScript, _ bool, args []string) { noLeak(ts, args) },
+			"nobody": func(ts *testscript.TestScript, neg bool, args []string) {
+				cmd := exec.Command("env", args...)
+				cmd.Dir, cmd.Env = ts.MkAbs("."), scriptEnv(ts)
+				if os.Geteuid() == 0 {
+					// testscript's folders are root's alone.
+					for dir := ts.MkAbs("."); dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
+						ts.Check(os.Chmod(dir, 0o755))
+					}
+					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+				}
+				out, err := cmd.CombinedOutput()
+				ts.Logf("%s", out)
+				ts.Check(os.WriteFile(ts.MkAbs("nobody.out"), out, 0o600))
+				if (err != nil) != neg {
+					ts.Fatalf("%v", err)
+				}
+			},
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				b := []byte(ts.ReadFile(args[0]))
+				i, err := strconv.Atoi(args[1])
+				ts.Check(err)
+				b[i%len(b)] ^= 0xff
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+			},
+		},
+	})
+}
+
+// servers are those that scripts have started, by the script's folder and their name.
+var servers sync.Map
+
+func scriptEnv(ts *testscript.TestScript) []string {
+	var environ []string
+	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "INJECT_KEY"} {
+		if v := ts.Getenv(name); v != "" {
+			environ = append(environ, name+"="+v)
+		}
+	}
+	return environ
+}
+
+func noLeak(ts *testscript.TestScript, files []string) {
+	texts := map[string]string{"stdout": ts.ReadFile("stdout"), "stderr": ts.ReadFile("stderr")}
+	for _, f := range files {
+		texts[f] = ts.ReadFile(f)
+	}
+	for _, name := range []string{"v/a", "v/b"} {
+		value := ts.ReadFile(name)
+		forms := encoded(value)
+		if leaked(value+" and more", forms) == "" || leaked("x"+forms[len(forms)-1], forms) == "" {
+			ts.Fatalf("the search finds nothing")
+		}
+		for where, text := range texts {
+			if form := leaked(text, forms); form != "" {
+				ts.Fatalf("%s is in %s, as %q", name, where, form)
+			}
+		}
+	}
+}
+
+// policyFile is the policy of the scripts.
+const policyFile = `version: 1
+rules:
+  - name: platform
+    identity: {spiffe: "spiffe://example.org/platform"}
+    manage: [{project: "*", domain: "*"}]
+    list: [{project: "*", domain: "*"}]
+  - name: tasks
+    identity: {spiffe: "spiffe://example.org/project/{project}/domain/{domain}"}
+    resolve: {project: "{project}", domain: "{domain}"}
+  - name: alice
+    identity: {token: alice}
+    manage: [{project: "alice", domain: "*"}]
+    list: [{project: "alice", domain: "*"}]
+`
+
+func TestVersion(t *testing.T) {
+	out, err := exec.Command(filepath.Join(binaries, "injectd"), "version").Output()
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(out), "injectd v0.0.0-test ("), "%s", out)
+}

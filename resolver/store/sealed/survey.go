@@ -1,0 +1,178 @@
+package sealed
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+)
+
+// pageSet is a set of a file's pages.
+type pageSet []uint64
+
+func newPageSet(pages uint64) pageSet { return make(pageSet, pages/64+1) }
+func (s pageSet) has(id uint64) bool  { return s[id/64]&(1<<(id%64)) != 0 }
+func (s pageSet) add(id uint64)       { s[id/64] |= 1 << (id % 64) }
+func (s pageSet) end(id, limit uint64) uint64 {
+	in := s.has(id)
+	for id < limit && s.has(id) == in {
+		id++
+	}
+	return id
+}
+
+// survey is all pages of a transaction, looked at once.
+type survey struct {
+	f     io.ReaderAt
+	m     meta
+	used  pageSet // with the two meta pages
+	nodes int     // keys of the index's nodes
+	known int     // keys of records
+}
+
+// surveyPages reads every page that the transaction of the meta page m needs, and
+// returns which they are. What bbolt builds on must hold for all of them: each is in
+// one place only and not in the list of free pages, and the keys are in order. It
+// needs memory for a bit per page.
+func surveyPages(ctx context.Context, f io.ReaderAt, m meta) (*survey, error) {
+	s := &survey{f: f, m: m, used: newPageSet(m.pages)}
+	s.used.add(0)
+	s.used.add(1)
+	ours := uint64(0)
+	err := s.tree(ctx, m.root, nil, nil, 0, func(p page, key []byte, flags uint32, at, n int64) error {
+		v, err := p.bytes(at, n)
+		if err == nil && (ours != 0 || flags&bucketFlag == 0 || len(v) < 8 || !bytes.Equal(key, bucketName)) {
+			err = damaged("there is something beside its bucket")
+		}
+		if err == nil {
+			ours = native.Uint64(v)
+		}
+		return err
+	})
+	if err == nil {
+		// An inline bucket, or none, begins with 0, which is the page of a meta.
+		err = s.tree(ctx, ours, nil, nil, 0, func(_ page, key []byte, flags uint32, _, _ int64) error {
+			switch {
+			case flags != 0 || len(key) == 0:
+				return damaged("there is something in its bucket that does not belong there")
+			case key[0] == nodePrefix:
+				s.nodes++
+			case key[0] == recordPrefix:
+				s.known++
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		err = s.free(ctx)
+	}
+	return s, err
+}
+
+// take reads the page id and notes that it and what belongs to it are used.
+func (s *survey) take(id uint64) (page, error) {
+	if id < 2 || id >= s.m.pages {
+		return page{}, damaged("there is no page %d", id)
+	}
+	p, err := readPage(s.f, s.m.pageSize, id)
+	if err != nil {
+		return page{}, err
+	}
+	n := uint64(p.size / s.m.pageSize) //nolint:gosec // positive
+	if n > s.m.pages-id {
+		return page{}, damaged("page %d is longer than the file", id)
+	}
+	for i := id; i < id+n; i++ {
+		if s.used.has(i) {
+			return page{}, damaged("page %d is in two places", i)
+		}
+		s.used.add(i)
+	}
+	return p, nil
+}
+
+// tree looks at the pages from id on, whose keys must not be less than least and,
+// unless it is nil, must be less than below. It calls each with every element of a
+// leaf: the page, its key and flags, and where its value is.
+func (s *survey) tree(ctx context.Context, id uint64, least, below []byte, depth int, each func(p page, key []byte, flags uint32, at, n int64) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if depth == maxDepth {
+		return damaged("the pages lead nowhere")
+	}
+	p, err := s.take(id)
+	if err != nil {
+		return err
+	}
+	if p.kind() != leafPage && (p.kind() != branchPage || p.count() == 0) {
+		return damaged("page %d is of a wrong kind", id)
+	}
+	var last []byte
+	for i := range p.count() {
+		e, key, at, err := p.element(i)
+		if err != nil {
+			return err
+		}
+		if i == 0 && bytes.Compare(key, least) < 0 || i > 0 && bytes.Compare(key, last) <= 0 || below != nil && bytes.Compare(key, below) >= 0 {
+			return damaged("the keys of page %d are not in order", id)
+		}
+		last = key
+		if p.kind() == leafPage {
+			n := int64(native.Uint32(e[12:]))
+			if n > maxElement || at+n > p.size {
+				return damaged("page %d is malformed", id)
+			}
+			if err := each(p, key, native.Uint32(e), at, n); err != nil {
+				return err
+			}
+			continue
+		}
+		end := below
+		if i+1 < p.count() {
+			if _, end, _, err = p.element(i + 1); err != nil {
+				return err
+			}
+		}
+		if err := s.tree(ctx, native.Uint64(e[8:]), key, end, depth+1, each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// free looks at the list of free pages: bbolt writes over them.
+func (s *survey) free(ctx context.Context) error {
+	p, err := s.take(s.m.freelist)
+	if err != nil {
+		return err
+	}
+	if p.kind() != freelistPage {
+		return damaged("page %d is of a wrong kind", s.m.freelist)
+	}
+	n, at := int64(p.count()), int64(pageHeaderSize)
+	if n == 0xFFFF { // the number does not fit there
+		b, err := p.bytes(at, 8)
+		if err != nil {
+			return err
+		}
+		n, at = int64(min(native.Uint64(b), s.m.pages)), at+8 //nolint:gosec // bounded
+	}
+	if n > (p.size-at)/8 {
+		return damaged("page %d is malformed", s.m.freelist)
+	}
+	ids := bufio.NewReader(io.NewSectionReader(s.f, p.at+at, 8*n))
+	last := uint64(1)
+	for range n {
+		var id uint64
+		if err := binary.Read(ids, native, &id); err != nil {
+			return damaged("the file is cut short")
+		}
+		if id <= last || id >= s.m.pages || s.used.has(id) {
+			return damaged("page %d is not as free as the list of free pages says", id)
+		}
+		last = id
+	}
+	return ctx.Err()
+}
