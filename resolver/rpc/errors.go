@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,7 +40,12 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
 		return secret.WithHint(fmt.Errorf("%w: %d bytes are too many for one request (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "send them in parts")
 	}
-	if c.o.TokenFile != "" {
+	if _, ok := ctx.Deadline(); !ok && c.o.Timeout > 0 {
+		limited, cancel := context.WithTimeout(ctx, c.o.Timeout)
+		defer cancel()
+		ctx = limited
+	}
+	if c.hasToken() {
 		token, err := c.token()
 		if err != nil {
 			return err
@@ -81,10 +87,14 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 	case codes.AlreadyExists:
 		return secret.ErrExists
 	case codes.PermissionDenied:
-		return secret.WithHint(told(secret.ErrDenied, message), "the server knows who is calling, and does not let them do this; its operator can")
+		message, hint, ok := strings.Cut(message, "; hint: ")
+		if !ok {
+			hint = c.o.Address + " knows who is calling, and does not let them do this; its operator can"
+		}
+		return secret.WithHint(told(secret.ErrDenied, message), "%s", printable(hint))
 	case codes.Unauthenticated:
-		hint := "the server does not know who is calling: --token-file FILE, or --cert-file FILE, says it"
-		if c.o.TokenFile != "" || c.o.CertFile != "" {
+		hint := c.o.Address + " does not know who is calling: --token-file FILE, or --cert-file FILE, says it"
+		if c.hasToken() || c.o.CertFile != "" {
 			hint = "is the token or certificate one for " + c.o.Address + ", and has it expired?"
 		}
 		return secret.WithHint(told(secret.ErrDenied, message), "%s", hint)
@@ -122,11 +132,13 @@ func ended(ctx context.Context, code codes.Code) error {
 }
 
 // wrapping is what gRPC puts around the error of a connection.
-var wrapping = regexp.MustCompile(`^.*desc = ("transport: (?:Error while dialing: )?.*"|".*")$`)
+var wrapping = sync.OnceValue(func() *regexp.Regexp { // a run in which nothing fails does without
+	return regexp.MustCompile(`^.*desc = ("transport: (?:Error while dialing: )?.*"|".*")$`)
+})
 
 // unavailable says why there is no connection, and what to do about it.
 func (c *Client) unavailable(message string) error {
-	if m := wrapping.FindStringSubmatch(message); m != nil {
+	if m := wrapping().FindStringSubmatch(message); m != nil {
 		if text, err := strconv.Unquote(m[1]); err == nil {
 			message = strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
 		}

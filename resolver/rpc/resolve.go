@@ -30,6 +30,10 @@ func (c *Client) Resolve(ctx context.Context, task secret.Scope, declared []secr
 // Climb returns how the server resolves each declaration, in the order declared,
 // failures included. If one of them failed there is no value in the others. Its
 // error is that of a bad scope, or why the server could not be asked.
+//
+// A task of the default org that names no domain and no project says nothing of its
+// scope: it gets that of the caller, as the server knows it. It is the scope of the
+// first rung, and the others are of its ladder.
 func (c *Client) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
 	return c.climb(ctx, task, declared, false)
 }
@@ -44,13 +48,16 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 		return nil, err
 	}
 	climbs := make([]resolver.Climb, len(declared))
-	request := &injectv1.ResolveRequest{Scope: toScope(task), NamesOnly: namesOnly}
-	var asked []*resolver.Climb
+	request := &injectv1.ResolveRequest{NamesOnly: namesOnly}
+	said := task != secret.Scope{Org: secret.DefaultOrg}
+	if said {
+		request.Scope = toScope(task)
+	}
+	var asked, refused []*resolver.Climb
 	for i, d := range declared {
 		climbs[i].Declaration = d
-		if err := secret.ValidKey(d.Key); err != nil { // it may be a value: it stays here
-			climbs[i].Err = err
-			climbs[i].Tried = []resolver.Rung{{Scope: task.Ladder()[0], Err: err}}
+		if climbs[i].Err = secret.ValidKey(d.Key); climbs[i].Err != nil { // it may be a value: it stays here
+			refused = append(refused, &climbs[i])
 			request.NamesOnly = true // nothing will come of it, but every failure is told at once
 			continue
 		}
@@ -60,20 +67,28 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 		})
 		asked = append(asked, &climbs[i])
 	}
-	if len(asked) == 0 {
-		return climbs, nil
-	}
-	response, err := c.resolving.Resolve(ctx, request, grpc.MaxCallRecvMsgSize(maxResolved))
-	if err != nil {
-		return nil, fmt.Errorf("resolve: %w", err)
-	}
-	if len(response.GetClimbs()) != len(asked) {
-		return nil, fmt.Errorf("resolve: %w", c.nonsense("%d answers to %d declarations", len(response.GetClimbs()), len(asked)))
-	}
-	for i, climb := range asked {
-		if err := c.fill(ctx, task, climb, response.GetClimbs()[i], request.GetNamesOnly()); err != nil {
-			return nil, fmt.Errorf("resolve %s: %w", climb.Declaration.Key, err)
+	if len(asked) > 0 {
+		response, err := c.resolving.Resolve(ctx, request, grpc.MaxCallRecvMsgSize(maxResolved))
+		if err != nil {
+			return nil, fmt.Errorf("resolve: %w", err)
 		}
+		if len(response.GetClimbs()) != len(asked) {
+			return nil, fmt.Errorf("resolve: %w", c.nonsense("%d answers to %d declarations", len(response.GetClimbs()), len(asked)))
+		}
+		if first := response.GetClimbs()[0].GetTried(); !said && len(first) > 0 {
+			task = fromScope(first[0].GetScope())
+			if err := task.Validate(); err != nil {
+				return nil, fmt.Errorf("resolve: %w", c.nonsense("%w", err))
+			}
+		}
+		for i, climb := range asked {
+			if err := c.fill(ctx, task, climb, response.GetClimbs()[i], request.GetNamesOnly()); err != nil {
+				return nil, fmt.Errorf("resolve %s: %w", climb.Declaration.Key, err)
+			}
+		}
+	}
+	for _, climb := range refused {
+		climb.Tried = []resolver.Rung{{Scope: task, Err: climb.Err}}
 	}
 	return climbs, nil
 }

@@ -80,8 +80,15 @@ type Options struct {
 	// connection, so that they can be renewed. Both "" for none.
 	CertFile, KeyFile string
 	// TokenFile holds a bearer token, which is read for each call, since it is
-	// renewed, too; "" for none. It is sent to Address and nowhere else.
+	// renewed, too; "" for the one in Token, or none. It is sent to Address and
+	// nowhere else.
 	TokenFile string
+	// Token is a bearer token, as a file would hold it; empty for none. Not beside
+	// TokenFile.
+	Token secret.Value
+	// Timeout ends a call whose context has no deadline, so that a server that never
+	// answers is an error. Zero for no limit.
+	Timeout time.Duration
 }
 
 // A Client is a server that is asked over one connection: a [resolver.Resolver]
@@ -136,7 +143,7 @@ func (c *Client) loopback(host string) error {
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return secret.WithHint(fmt.Errorf("%w: without TLS a server is asked on localhost only, not at %.80q", secret.ErrInvalid, host), "grpcs://%s", c.o.Address)
 	}
-	if c.o.TokenFile != "" || c.o.CAFile != "" || c.o.CertFile != "" || c.o.KeyFile != "" {
+	if c.hasToken() || c.o.CAFile != "" || c.o.CertFile != "" || c.o.KeyFile != "" {
 		return secret.WithHint(fmt.Errorf("%w: a token or a certificate needs TLS", secret.ErrInvalid), "grpcs://%s, or leave them out", c.o.Address)
 	}
 	c.handshake.TransportCredentials = insecure.NewCredentials()
@@ -164,7 +171,7 @@ func (c *Client) secure() error {
 		errs = append(errs, err)
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate() }
 	}
-	if c.o.TokenFile != "" {
+	if c.hasToken() {
 		_, err := c.token()
 		errs = append(errs, err)
 	}
@@ -192,16 +199,22 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 			where += " and " + c.o.KeyFile
 		}
 		return nil, secret.WithHint(fmt.Errorf("%w: the client's certificate and key in %s: %w", secret.ErrInvalid, where, err),
-			"PEM: the certificate in --cert-file, its private key there, too, or in --key-file")
+			"PEM: the certificate in --cert-file, its private key there, too, or in --key-file, which for a server is that key")
 	}
 	return &pair, nil
 }
 
-// token reads the bearer token. Errors name the file, never what is in it.
+func (c *Client) hasToken() bool { return c.o.TokenFile != "" || c.o.Token.Len() > 0 }
+
+// token returns the bearer token. Errors say where it is, never what it is.
 func (c *Client) token() (secret.Value, error) {
-	b, err := readFile(c.o.TokenFile, maxToken+2)
-	if err != nil {
-		return secret.Value{}, err
+	b, where := c.o.Token.Reveal(), "that was given"
+	if c.o.TokenFile != "" {
+		var err error
+		if b, err = readFile(c.o.TokenFile, maxToken+2); err != nil {
+			return secret.Value{}, err
+		}
+		where = "in " + c.o.TokenFile
 	}
 	for _, end := range []byte("\n\r") { // of a line, as editors and Windows leave it
 		if n := len(b); n > 0 && b[n-1] == end {
@@ -221,7 +234,7 @@ func (c *Client) token() (secret.Value, error) {
 		}
 	}
 	if why != "" {
-		return secret.Value{}, fmt.Errorf("%w: the token in %s %s", secret.ErrInvalid, c.o.TokenFile, why)
+		return secret.Value{}, fmt.Errorf("%w: the token %s %s", secret.ErrInvalid, where, why)
 	}
 	return secret.NewValue(b), nil
 }

@@ -111,6 +111,46 @@ func TestRequest(t *testing.T) {
 	require.Len(t, s.seen(), 1, "nothing to ask for")
 }
 
+// A task that says nothing of its scope gets the server's answer for the caller's, with
+// the rungs of that ladder; one that says a scope has it sent.
+func TestUnsaid(t *testing.T) {
+	for _, bound := range append(resolvertest.Task.Ladder(), secret.Scope{Org: "acme", Domain: "d", Project: "p"}) {
+		s := memory()
+		s.bound = bound
+		at := bound.Ladder()[len(bound.Ladder())-1]
+		require.NoError(t, s.store.Create(t.Context(), secret.Ref{Scope: at, Key: "K"}, secret.NewValue([]byte("value")), store.Regular))
+		c := serve(t, s)
+		climbs, err := c.Climb(t.Context(), flyte, resolvertest.Declare("no key", "K", "L"))
+		require.NoError(t, err)
+		for i, climb := range climbs {
+			require.Equal(t, bound, climb.Tried[0].Scope)
+			require.Len(t, climb.Tried, []int{1, len(bound.Ladder()), len(bound.Ladder())}[i])
+		}
+		require.ErrorIs(t, climbs[0].Err, secret.ErrInvalid)
+		require.Equal(t, at, climbs[1].Info.Ref.Scope)
+		require.ErrorIs(t, climbs[2].Err, secret.ErrNotFound)
+		got, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K"))
+		require.NoError(t, err)
+		require.Equal(t, "value", string(got[0].Value.Reveal()))
+
+		for _, task := range []secret.Scope{{Org: "acme"}, {Org: "flyte", Domain: "d"}, {Org: "flyte", Project: "p"}} {
+			_, err := c.Explain(t.Context(), task, resolvertest.Declare("K"))
+			require.NoError(t, err)
+		}
+		var scopes []*injectv1.Scope
+		for _, m := range s.seen() {
+			r, ok := m.(*injectv1.ResolveRequest)
+			require.True(t, ok)
+			scopes = append(scopes, r.GetScope())
+		}
+		require.Nil(t, scopes[0])
+		require.Nil(t, scopes[1])
+		for i, task := range []*injectv1.Scope{{Organization: "acme"}, {Organization: "flyte", Domain: "d"}, {Organization: "flyte", Project: "p"}} {
+			require.True(t, proto.Equal(task, scopes[2+i]), "%v", scopes)
+		}
+	}
+}
+
 // To explain, no value leaves the server.
 func TestExplain(t *testing.T) {
 	s := memory()
@@ -176,6 +216,15 @@ func TestToken(t *testing.T) {
 	a.write("token", []byte(token))
 	require.NoError(t, c.Delete(t.Context(), refK))
 
+	// One that is not in a file.
+	o.TokenFile, o.Token = "", secret.NewValue([]byte(token+"\n"))
+	require.NoError(t, open(t, o).Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
+	o.Token = secret.NewValue([]byte(token + " two"))
+	_, err = rpc.Open(o)
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.NotContains(t, err.Error(), "canary")
+	o.Token = secret.Value{}
+
 	s.before = func(proto.Message) (proto.Message, error) { return nil, status.Error(codes.Unauthenticated, "who?") }
 	o.TokenFile = ""
 	_, err = open(t, o).Describe(t.Context(), refK)
@@ -199,6 +248,7 @@ func TestPlain(t *testing.T) {
 		{Address: "0.0.0.0:443"},
 		{Address: "localhost.example:443"},
 		{Address: address, TokenFile: token},
+		{Address: address, Token: secret.NewValue([]byte("t"))},
 		{Address: address, CAFile: a.file},
 		{Address: address, CertFile: a.file},
 		{Address: ""},
@@ -395,6 +445,29 @@ func TestNobody(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 }
 
+// A server that never answers is an outage, even if nobody has said how long to wait.
+func TestTimeout(t *testing.T) {
+	s := memory()
+	stop := make(chan struct{})
+	s.before = func(proto.Message) (proto.Message, error) {
+		<-stop
+		return nil, status.Error(codes.Unavailable, "too late")
+	}
+	address := s.start(t, "127.0.0.1:0", nil)
+	t.Cleanup(func() { close(stop) }) // before the server is stopped
+	c := open(t, rpc.Options{Address: address, Timeout: 50 * time.Millisecond})
+	for _, call := range []func() error{
+		func() error { return c.Delete(t.Context(), refK) },
+		func() error { _, _, err := c.List(t.Context(), store.Filter{}, 0, ""); return err },
+		func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K")); return err },
+	} {
+		err := call()
+		require.ErrorIs(t, err, secret.ErrUnavailable)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "no answer from "+address+" in time")
+	}
+}
+
 // A proxy gets a tunnel: the certificate that counts is the server's.
 func TestProxy(t *testing.T) {
 	s := memory()
@@ -420,6 +493,7 @@ func TestErrors(t *testing.T) {
 		{codes.AlreadyExists, `secrets "x" already exists`, "create K at org flyte: secret already exists", secret.ErrExists},
 		{codes.PermissionDenied, "access denied", "create K at org flyte: access denied", secret.ErrDenied},
 		{codes.PermissionDenied, "not you", "create K at org flyte: access denied: not you", secret.ErrDenied},
+		{codes.PermissionDenied, "access denied: not you; hint: do\x1b[31m so", "create K at org flyte: access denied: not you", secret.ErrDenied},
 		{codes.Unauthenticated, "who?", "create K at org flyte: access denied: who?", secret.ErrDenied},
 		{codes.InvalidArgument, "invalid: so\x1b[31m; \nand so", `create K at org flyte: invalid: so\x1b[31m; \nand so`, secret.ErrInvalid},
 		{codes.Unavailable, "full", "full", secret.ErrUnavailable},
@@ -444,6 +518,9 @@ func TestErrors(t *testing.T) {
 		if test.want == nil {
 			require.Contains(t, secret.Hint(err), "not an injectd")
 		}
+		if test.code == codes.PermissionDenied {
+			require.Contains(t, secret.Hint(err), map[bool]string{true: `do\x1b[31m so`, false: "its operator can"}[strings.Contains(test.message, "hint")])
+		}
 		require.NotContains(t, err.Error(), string(value[30:]))
 		require.NotErrorIs(t, err, context.Canceled)
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
@@ -460,9 +537,20 @@ func TestNonsense(t *testing.T) {
 	}
 	answer := func(climbs ...*injectv1.Climb) proto.Message { return &injectv1.ResolveResponse{Climbs: climbs} }
 	absent := &injectv1.Climb_Failure{Failure: &injectv1.Failure{Code: injectv1.Failure_CODE_NOT_FOUND}}
-	resolve := func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K")); return err }
+	task := secret.Scope{Org: "flyte", Project: "p"}
+	resolve := func() error { _, err := c.Resolve(t.Context(), task, resolvertest.Declare("K")); return err }
+	unsaid := func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K", "L")); return err }
+	tried := func(at ...*injectv1.Scope) *injectv1.Climb {
+		climb := found(at[len(at)-1])
+		for _, scope := range at {
+			climb.Tried = append(climb.Tried, &injectv1.Rung{Scope: scope})
+		}
+		return climb
+	}
 	s.before = func(proto.Message) (proto.Message, error) { return answer(found(nil)), nil }
 	require.NoError(t, resolve(), "the default org may be left out")
+	s.before = func(proto.Message) (proto.Message, error) { return answer(tried(at("d"), nil), tried(at("d"))), nil }
+	require.NoError(t, unsaid())
 	describe := func() error { _, err := c.Describe(t.Context(), refK); return err }
 	list := func() error { _, _, err := c.List(t.Context(), store.Filter{}, 0, "t"); return err }
 	for i, test := range []struct {
@@ -475,6 +563,10 @@ func TestNonsense(t *testing.T) {
 		{answer(found(&injectv1.Scope{Organization: "other"})), resolve},
 		{answer(&injectv1.Climb{}), resolve},
 		{answer(&injectv1.Climb{Outcome: absent, Tried: []*injectv1.Rung{{Scope: at("d")}}}), resolve},
+		{answer(tried(at("d"), nil), tried(at("e"))), unsaid},
+		{answer(tried(at("d"), at("e")), tried(at("d"))), unsaid},
+		{answer(tried(at("\x1b[31m")), tried(at("\x1b[31m"))), unsaid},
+		{answer(found(at("d")), found(at("d"))), unsaid},
 		{answer(&injectv1.Climb{Outcome: absent, Elsewhere: []*injectv1.Scope{at("\x1b[31m")}}), resolve},
 		{&secretpb.GetSecretResponse{}, describe},
 		{&secretpb.GetSecretResponse{Secret: described(store.Info{Ref: secret.Ref{Scope: flyte, Key: "L"}})}, describe},

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -165,6 +166,8 @@ type server struct {
 	store store.Store
 	stop  func()
 
+	bound secret.Scope // of a task that does not say its own; zero for the default org
+
 	mu       sync.Mutex
 	requests []proto.Message // as they have come
 	tokens   []string
@@ -289,6 +292,10 @@ func (s *server) Resolve(ctx context.Context, r *injectv1.ResolveRequest) (*inje
 		declared = append(declared, secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()})
 	}
 	scope := secret.Scope{Org: r.GetScope().GetOrganization(), Domain: r.GetScope().GetDomain(), Project: r.GetScope().GetProject()}
+	if r.GetScope() == nil {
+		scope = s.bound
+		scope.Org = cmp.Or(scope.Org, secret.DefaultOrg)
+	}
 	climbs, err := resolver.Over(s.store).Climb(ctx, scope, declared)
 	if err != nil {
 		return nil, err

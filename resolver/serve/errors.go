@@ -15,6 +15,13 @@ import (
 
 const reasonInvalid = "a name, a scope or a value is not one"
 
+// told is a denial that the caller is told in full, with what to do about it: it names
+// nothing but what they have said themselves, and what they are bound to.
+type told struct{ err error }
+
+func (t *told) Error() string { return t.err.Error() }
+func (t *told) Unwrap() error { return t.err }
+
 // A kind is one way in which an operation fails.
 type kind struct {
 	err     error
@@ -71,6 +78,14 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 		text = "request " + g.caller.request + " failed: the server's log says why"
 	case connect.CodeInvalidArgument:
 		text = causes(err)
+	case connect.CodePermissionDenied:
+		text = k.err.Error()
+		if t, ok := errors.AsType[*told](err); ok {
+			text = t.Error()
+			if hint := secret.Hint(t); hint != "" {
+				text += "; hint: " + hint // where package rpc cuts it
+			}
+		}
 	case connect.CodeAlreadyExists:
 		// There the secret is an object of Kubernetes, and this is the object's name.
 		sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
@@ -86,13 +101,17 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	return connect.NewError(k.code, errors.New(text))
 }
 
-// causes is what an error says, without the operation and the secret, which the caller
-// has named, and without lines.
+// causes is what an error of the kind invalid says, without the kind, the operation and
+// the secret, which the caller has named, and without lines.
 func causes(err error) string {
 	if e, ok := errors.AsType[*secret.Error](err); ok {
 		err = e.Err
 	}
-	return strings.ReplaceAll(err.Error(), "\n", "; ")
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(line, secret.ErrInvalid.Error()+": ")
+	}
+	return strings.Join(lines, "; ")
 }
 
 // failure is err in the answer to a Resolve or an Import; nil if err is.
@@ -104,7 +123,7 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	f := &injectv1.Failure{Code: k.failure}
 	switch k.failure { //nolint:exhaustive // the others say no more than their kind
 	case injectv1.Failure_CODE_INVALID:
-		f.Message = strings.TrimPrefix(causes(err), k.err.Error()+": ")
+		f.Message = causes(err)
 	case injectv1.Failure_CODE_UNSPECIFIED:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"

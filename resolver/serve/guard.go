@@ -138,7 +138,9 @@ func (g *guard) Delete(ctx context.Context, ref secret.Ref) error {
 // Import implements [store.Importer]. All secrets must be at one scope.
 func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if len(secrets) == 0 {
-		return fmt.Errorf("%w: nothing to import", secret.ErrInvalid)
+		r := g.caller.record("import", secret.Scope{})
+		r.Reason = "0 secrets"
+		return g.decided(ctx, r, invalid, fmt.Errorf("%w: nothing to import", secret.ErrInvalid))
 	}
 	scope := secrets[0].Ref.Scope
 	r := g.caller.record("import", scope)
@@ -243,17 +245,18 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 }
 
 // taskReader is what the ladder of one Resolve reads. It decides on each key; the whole
-// is audited when it is resolved, before anything is told.
-type taskReader struct{ *guard }
+// is audited when it is resolved, before anything is told. It is no [store.Lister], as the
+// guard is: a ladder would then list what the task may not.
+type taskReader struct{ g *guard }
 
 // Get implements [store.Reader].
 func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
 	at := ref
-	may := t.caller.grant.MayResolve(ref.Key)
+	may := t.g.caller.grant.MayResolve(ref.Key)
 	if !may {
 		at = decoy(ref.Scope)
 	}
-	v, info, err = t.backend.Get(ctx, at)
+	v, info, err = t.g.backend.Get(ctx, at)
 	if !may && err == nil {
 		v, info, err = secret.Value{}, store.Info{}, secret.ErrNotFound
 	}
@@ -269,21 +272,21 @@ type listingReader struct{ taskReader }
 
 // Describe implements [store.Lister]; nothing calls it.
 func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info, error) {
-	return l.guard.Describe(ctx, ref)
+	return l.g.Describe(ctx, ref)
 }
 
 // List implements [store.Lister]. It is help for people, and goes through a whole org:
 // one at a time, and nobody waits for it.
 func (l listingReader) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
 	select {
-	case l.helping <- struct{}{}:
-		defer func() { <-l.helping }()
+	case l.g.helping <- struct{}{}:
+		defer func() { <-l.g.helping }()
 	default:
 		return nil, "", fmt.Errorf("%w: another search is under way", secret.ErrUnavailable)
 	}
-	all, next, err := l.backend.List(ctx, f, limit, token)
+	all, next, err := l.g.backend.List(ctx, f, limit, token)
 	for _, info := range all {
-		if l.caller.grant.May(policy.List, info.Ref.Scope) {
+		if l.g.caller.grant.May(policy.List, info.Ref.Scope) {
 			page = append(page, info)
 		}
 	}

@@ -41,6 +41,8 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
 		defer cancel()
+		// The library refuses a message that is too large, and then reads on to its end.
+		r.Body = http.MaxBytesReader(w, r.Body, maxMessage+1<<10)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -142,6 +144,8 @@ func isLoopback(host string) bool {
 func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		start := time.Now()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
 		answer, err := next(ctx, r)
 		code := "ok"
 		if err != nil {

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,12 +22,16 @@ import (
 type Limits struct {
 	Connections int // at the same time; more wait to be accepted
 	Streams     int // requests at the same time on one connection
+
+	// How long a client may take; zero for what is usual. Who is slower is cut off.
+	HeaderTime  time.Duration // for the TLS handshake, and for saying what is wanted: 10 s
+	RequestTime time.Duration // for sending all of it: 30 s
+	IdleTime    time.Duration // until the next request: 3 min
 }
 
-// What a connection may take. Who is slower is cut off; who is idle is asked to come
-// again.
+// What a connection may take.
 const (
-	headerTime   = 10 * time.Second // also for the TLS handshake
+	headerTime   = 10 * time.Second
 	idleTime     = 3 * time.Minute
 	maxHeader    = 16 << 10 // bytes
 	pingAfter    = 30 * time.Second
@@ -75,12 +80,14 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
+	requestTime := cmp.Or(l.RequestTime, maxTime)
 	return &http.Server{
 		Handler:   h,
 		Protocols: &protocols,
 		// A request is short: one whose body comes in drops, or whose answer is not
 		// fetched, holds memory. The handler's own time ends before.
-		ReadHeaderTimeout: headerTime, ReadTimeout: maxTime, WriteTimeout: maxTime + 10*time.Second, IdleTimeout: idleTime,
+		ReadHeaderTimeout: cmp.Or(l.HeaderTime, headerTime), ReadTimeout: requestTime,
+		WriteTimeout: requestTime + 10*time.Second, IdleTimeout: cmp.Or(l.IdleTime, idleTime),
 		MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,

@@ -11,6 +11,7 @@ import (
 // caller chose: those are in the audit log.
 type metrics struct {
 	requests    *prometheus.CounterVec
+	inFlight    prometheus.Gauge
 	seconds     *prometheus.HistogramVec
 	refusals    *prometheus.CounterVec
 	decisions   *prometheus.CounterVec
@@ -31,6 +32,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		requests:    counter("requests_total", "Calls that were understood, by method and status code.", "method", "code"),
+		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "inject", Name: "requests_in_flight", Help: "Calls that were understood and are being answered."}),
 		seconds:     seconds("request_seconds", "How long a call took, by method.", "method"),
 		refusals:    counter("refusals_total", "Requests that were refused before they were read, by status code.", "code"),
 		decisions:   counter("decisions_total", "Lines of the audit log, by verb and decision.", "verb", "decision"),
@@ -38,7 +40,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		backendTime: seconds("backend_seconds", "How long an operation of the store took.", "operation"),
 		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "inject", Name: "audit_errors_total", Help: "Lines of the audit log that could not be written; the requests were not answered."}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors)
+	r.MustRegister(m.requests, m.inFlight, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors)
 	return m
 }
 

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -43,27 +42,31 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if req.GetNamesOnly() {
 		verb = "explain"
 	}
-	var asked secret.Scope
-	if req.GetScope() != nil {
-		asked = scopeOf(req.GetScope())
-	}
+	// Nothing is filled in: an org that is not said is that of the caller.
+	asked := secret.Scope{Org: req.GetScope().GetOrganization(), Domain: req.GetScope().GetDomain(), Project: req.GetScope().GetProject()}
 	r := g.caller.record(verb, secret.Scope{})
 	if n := len(req.GetSecrets()); n == 0 || n > maxDeclared {
 		r.Reason = fmt.Sprintf("%d declarations", n)
-		return nil, errors.Join(g.decide(ctx, r, invalid),
+		return nil, g.decided(ctx, r, invalid,
 			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are resolved at once)", secret.ErrInvalid, n, maxDeclared))
 	}
-	if asked != (secret.Scope{}) && asked.Validate() != nil {
+	if err := scopeOf(req.GetScope()).Validate(); err != nil {
 		r.Reason = reasonInvalid
-		return nil, errors.Join(g.decide(ctx, r, invalid), asked.Validate())
+		return nil, g.decided(ctx, r, invalid, err)
 	}
 	for _, d := range req.GetSecrets() {
 		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(d.GetKey())})
 	}
 	scope, err := g.caller.grant.Bind(asked)
 	if err != nil {
-		r.Claimed, r.Reason = auditedScope(asked), "not the caller's scope"
-		return nil, errors.Join(g.decide(ctx, r, denied), err)
+		if asked != (secret.Scope{}) {
+			r.Claimed = &auditScope{asked.Org, asked.Domain, asked.Project}
+		}
+		r.Reason = "not the caller's scope"
+		if !g.caller.grant.MayAny(policy.Resolve, store.Filter{}) {
+			r.Reason = "no task"
+		}
+		return nil, g.decided(ctx, r, denied, &told{err})
 	}
 	r.Scope = auditedScope(scope)
 
@@ -75,10 +78,12 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{taskReader{g}}
 	}
-	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
+	reading, end := g.flights.Begin(ctx)
+	climbs, err := resolver.Over(reader).Climb(reading, scope, declared)
+	end()
 	if err != nil {
 		r.Reason = reasonInvalid
-		return nil, errors.Join(g.decide(ctx, r, invalid), err)
+		return nil, g.decided(ctx, r, invalid, err)
 	}
 	decision, bytes := allowed, 0
 	for i, c := range climbs {
@@ -93,7 +98,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	}
 	if bytes > maxAnswer && !req.GetNamesOnly() {
 		r.Reason = "too large an answer"
-		return nil, errors.Join(g.decide(ctx, r, invalid),
+		return nil, g.decided(ctx, r, invalid,
 			fmt.Errorf("%w: the values together have %d bytes (at most %d are sent at once)", secret.ErrInvalid, bytes, maxAnswer))
 	}
 	return climbs, g.decide(ctx, r, decision)

@@ -56,7 +56,8 @@ const (
 // Server answers requests. Safe for concurrent use.
 type Server struct {
 	o        Options
-	backend  Backend
+	flights  *flight.Flights
+	backend  Backend        // behind the flights
 	manager  store.Manager  // nil if the backend is read-only
 	importer store.Importer // nil if the backend has none
 	metrics  *metrics
@@ -67,7 +68,8 @@ type Server struct {
 // New returns a server of what o says.
 func New(o Options) *Server {
 	s := &Server{o: o, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1)}
-	s.backend = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
+	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
+	s.backend = s.flights.Store()
 	s.manager, _ = s.backend.(store.Manager)
 	s.importer, _ = s.backend.(store.Importer)
 	return s

@@ -2,6 +2,7 @@ package serve_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -41,13 +42,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // authority is a CA of one test.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 	dir  string
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -67,7 +68,7 @@ func newAuthority(t *testing.T) *authority {
 
 func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
 
-func writePEM(t *testing.T, path, kind string, der []byte) {
+func writePEM(t testing.TB, path, kind string, der []byte) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }
@@ -109,16 +110,29 @@ func (a *authority) spiffe(name, id string) *tls.Certificate {
 	return &pair
 }
 
+// setup says how a server of a test differs from others.
+type setup struct {
+	policy string
+	change func(*serve.Options)
+	chain  []identity.Authenticator // nil: mTLS
+	limits serve.Limits
+	drain  time.Duration
+}
+
 // running is a server on a port of its own, with everything real but the store.
 type running struct {
 	*authority
 
-	address  string
-	backend  store.Store
-	audit    *lockedBuffer
-	log      *lockedBuffer
-	registry *prometheus.Registry
-	stop     func()
+	address      string
+	backend      store.Store
+	audit        *lockedBuffer
+	log          *lockedBuffer
+	registry     *prometheus.Registry
+	files        serve.CertificateFiles
+	certificates *serve.Certificates
+	policyPath   string
+	policy       *policy.File
+	stop         func() // ends it, when what is under way has been answered
 }
 
 // lockedBuffer is what a log is written to while a test reads it.
@@ -143,6 +157,13 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// from returns what was written after the first n bytes.
+func (l *lockedBuffer) from(n int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b.Bytes()[n:])
+}
+
 func (l *lockedBuffer) setFail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,7 +171,7 @@ func (l *lockedBuffer) setFail(err error) {
 }
 
 // lines returns the lines that were added since there were n.
-func (l *lockedBuffer) lines(t *testing.T, n int) []map[string]any {
+func (l *lockedBuffer) lines(t testing.TB, n int) []map[string]any {
 	t.Helper()
 	var all []map[string]any
 	for line := range strings.Lines(l.String()) {
@@ -163,32 +184,42 @@ func (l *lockedBuffer) lines(t *testing.T, n int) []map[string]any {
 }
 
 // start starts a server with the policy and the chain of authenticators, mTLS if none.
-func start(t *testing.T, policyText string, change func(*serve.Options), chain ...identity.Authenticator) *running {
+func start(t testing.TB, policyText string, change func(*serve.Options), chain ...identity.Authenticator) *running {
+	t.Helper()
+	return setup{policy: policyText, change: change, chain: chain}.start(t)
+}
+
+func (s setup) start(t testing.TB) *running {
 	t.Helper()
 	r := &running{authority: newAuthority(t), backend: storetest.Memory(), audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry()}
 	ctx, cancel := context.WithCancel(context.Background())
 	logger := hclog.New(&hclog.LoggerOptions{Output: r.log, Level: hclog.Debug})
-	p, err := policy.Parse([]byte(policyText))
+	r.policyPath = r.path("policy.yaml")
+	require.NoError(t, os.WriteFile(r.policyPath, []byte(s.policy), 0o600))
+	var err error
+	r.policy, err = policy.Open(ctx, r.policyPath, logger)
 	require.NoError(t, err)
-	certificates, err := serve.LoadCertificates(ctx, r.server(), logger)
+	r.files = r.server()
+	r.certificates, err = serve.LoadCertificates(ctx, r.files, logger)
 	require.NoError(t, err)
-	if chain == nil {
-		chain = []identity.Authenticator{identity.MTLS{}}
+	if s.chain == nil {
+		s.chain = []identity.Authenticator{identity.MTLS{}}
 	}
 	o := serve.Options{
-		Store: r.backend, Authenticator: identity.Chain(chain), Policy: func() *policy.Policy { return p },
+		Store: r.backend, Authenticator: identity.Chain(s.chain), Policy: r.policy.Current,
 		Audit: serve.NewAudit(r.audit), Log: logger, Metrics: r.registry, Cluster: "test",
 	}
-	if change != nil {
-		change(&o)
+	if s.change != nil {
+		s.change(&o)
 	}
-	limits := serve.Limits{Connections: 2000, Streams: 100}
-	port, err := serve.Listen(ctx, "127.0.0.1:0", certificates, limits)
+	s.limits.Connections = cmp.Or(s.limits.Connections, 2000)
+	s.limits.Streams = cmp.Or(s.limits.Streams, 100)
+	port, err := serve.Listen(ctx, "127.0.0.1:0", r.certificates, s.limits)
 	require.NoError(t, err)
 	r.address = port.Addr().String()
 	done := make(chan error, 1)
 	go func() {
-		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, logger), port, 5*time.Second)
+		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), s.limits, logger), port, cmp.Or(s.drain, 5*time.Second))
 	}()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
@@ -211,8 +242,16 @@ func (r *running) client(cert *tls.Certificate) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// call sends a Connect request in JSON and returns the status and the answer.
-func (r *running) call(c *http.Client, method, body string, header ...string) (int, map[string]any) {
+// answered is an answer in JSON.
+type answered struct {
+	status int
+	header http.Header
+	body   map[string]any
+	raw    string
+}
+
+// request is a Connect request in JSON.
+func (r *running) request(method, body string, header ...string) *http.Request {
 	r.t.Helper()
 	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "https://"+r.address+"/"+method, strings.NewReader(body))
 	require.NoError(r.t, err)
@@ -220,14 +259,27 @@ func (r *running) call(c *http.Client, method, body string, header ...string) (i
 	for i := 0; i < len(header); i += 2 {
 		request.Header.Set(header[i], header[i+1])
 	}
-	answer, err := c.Do(request)
+	return request
+}
+
+// ask sends it and returns the answer.
+func (r *running) ask(c *http.Client, method, body string, header ...string) answered {
+	r.t.Helper()
+	answer, err := c.Do(r.request(method, body, header...))
 	require.NoError(r.t, err)
 	defer answer.Body.Close() //nolint:errcheck // read whole
 	b, err := io.ReadAll(answer.Body)
 	require.NoError(r.t, err)
-	var m map[string]any
-	require.NoErrorf(r.t, json.Unmarshal(b, &m), "%s", b)
-	return answer.StatusCode, m
+	a := answered{status: answer.StatusCode, header: answer.Header, raw: string(b)}
+	require.NoErrorf(r.t, json.Unmarshal(b, &a.body), "%s", b)
+	return a
+}
+
+// call is ask for those to whom the status and the answer are enough.
+func (r *running) call(c *http.Client, method, body string, header ...string) (int, map[string]any) {
+	r.t.Helper()
+	a := r.ask(c, method, body, header...)
+	return a.status, a.body
 }
 
 const rules = `

@@ -3,6 +3,7 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"inject/resolver"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/flight"
@@ -22,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(*testing.T) store.Store {
-		s, ok := flight.New(storetest.Memory(), nil).(store.Store)
+		s, ok := flight.New(storetest.Memory(), nil).Store().(store.Store)
 		require.True(t, ok)
 		return s
 	})
@@ -31,14 +33,14 @@ func TestStore(t *testing.T) {
 // What the backend can do, and no more, can be done through it.
 func TestKinds(t *testing.T) {
 	memory := storetest.Memory()
-	_, manages := flight.New(struct{ flight.Backend }{memory}, nil).(store.Manager)
+	_, manages := flight.New(struct{ flight.Backend }{memory}, nil).Store().(store.Manager)
 	require.False(t, manages)
-	managed := flight.New(struct{ store.Store }{memory}, nil)
+	managed := flight.New(struct{ store.Store }{memory}, nil).Store()
 	_, manages = managed.(store.Manager)
 	require.True(t, manages)
 	_, imports := managed.(store.Importer)
 	require.False(t, imports)
-	_, imports = flight.New(memory, nil).(store.Importer)
+	_, imports = flight.New(memory, nil).Store().(store.Importer)
 	require.True(t, imports)
 }
 
@@ -79,7 +81,7 @@ func TestTogether(t *testing.T) {
 		value := storetest.Value(t, 40)
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
 		var observed atomic.Int64
-		f := flight.New(s, func(time.Duration, error) { observed.Add(1) })
+		f := flight.New(s, func(time.Duration, error) { observed.Add(1) }).Store()
 		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(value), store.Regular))
 		var wg sync.WaitGroup
 		var right atomic.Int64
@@ -103,6 +105,37 @@ func TestTogether(t *testing.T) {
 	})
 }
 
+// Ten thousand tasks that start together cost one read for each rung of each secret, also
+// where the rungs are read one after the other, and not all at the same time.
+func TestTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
+		flights := flight.New(s, nil)
+		org := ref
+		org.Scope, org.Key = secret.Scope{Org: ref.Org}, "LAST"
+		values := map[string]secret.Value{"K": secret.NewValue(storetest.Value(t, 20)), "LAST": secret.NewValue(storetest.Value(t, 20))}
+		require.NoError(t, s.Create(t.Context(), ref, values["K"], store.Regular))
+		require.NoError(t, s.Create(t.Context(), org, values["LAST"], store.Regular))
+		var wg sync.WaitGroup
+		var right atomic.Int64
+		for range 10_000 {
+			wg.Go(func() {
+				ctx, end := flights.Begin(t.Context())
+				defer end()
+				climbs, err := resolver.Over(flights.Store()).Climb(ctx, ref.Scope, []secret.Declaration{{Key: "K"}, {Key: "LAST"}})
+				if err == nil && climbs[0].Value.Equal(values["K"]) && climbs[1].Value.Equal(values["LAST"]) {
+					right.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		close(s.hold)
+		wg.Wait()
+		require.EqualValues(t, 10_000, right.Load())
+		require.EqualValues(t, 5, s.reads.Load(), "K at its first rung, LAST at all four")
+	})
+}
+
 // Whoever asks after a change was made sees it, while a read from before is still under way.
 func TestChangesAreSeen(t *testing.T) {
 	first, second := storetest.Value(t, 20), storetest.Value(t, 20)
@@ -120,7 +153,7 @@ func TestChangesAreSeen(t *testing.T) {
 				memory, ok := storetest.Memory().(store.Importer)
 				require.True(t, ok)
 				s := &slow{Store: memory.(store.Store), hold: make(chan struct{})} //nolint:errcheck // it is one
-				f, ok := flight.New(both{s, memory}, nil).(store.Importer)
+				f, ok := flight.New(both{s, memory}, nil).Store().(store.Importer)
 				require.True(t, ok)
 				reader, ok := f.(store.Reader)
 				require.True(t, ok)
@@ -164,12 +197,67 @@ func (b both) Import(ctx context.Context, secrets []store.New) error {
 	return b.importer.Import(ctx, secrets)
 }
 
+// Whoever has begun before a read is given what it found, though it has ended; whoever
+// begins later, or asks after a change, is not, and nothing is kept for nobody.
+func TestBegin(t *testing.T) {
+	s := &slow{Store: storetest.Memory()}
+	flights := flight.New(s, nil)
+	f, ok := flights.Store().(store.Store)
+	require.True(t, ok)
+	first, second := secret.NewValue(storetest.Value(t, 20)), secret.NewValue(storetest.Value(t, 20))
+	require.NoError(t, f.Create(t.Context(), ref, first, store.Regular))
+	get := func(ctx context.Context, want secret.Value, reads int) {
+		t.Helper()
+		v, _, err := f.Get(ctx, ref)
+		require.NoError(t, err)
+		require.True(t, v.Equal(want))
+		require.EqualValues(t, reads, s.reads.Load())
+	}
+	early, endEarly := flights.Begin(t.Context())
+	earlier, endEarlier := flights.Begin(t.Context())
+	get(early, first, 1)
+	get(earlier, first, 1)
+	get(early, first, 1)
+	get(t.Context(), first, 2) // has not begun, so what it asks is read now
+	get(early, first, 2)
+	late, endLate := flights.Begin(t.Context())
+	get(late, first, 3)
+	require.NoError(t, f.Update(t.Context(), ref, second))
+	get(early, second, 4)
+	get(late, second, 4)
+	endLate()
+	endEarly()
+	get(earlier, second, 4)
+	endEarlier()
+	again, endAgain := flights.Begin(t.Context())
+	get(again, second, 5)
+	endAgain()
+
+	// What is too much is read again, and not lost.
+	long, endLong := flights.Begin(t.Context())
+	other := ref
+	for i := range 5000 {
+		other.Key = fmt.Sprintf("K%d", i)
+		_, _, err := f.Get(long, other)
+		require.ErrorIs(t, err, secret.ErrNotFound)
+	}
+	require.EqualValues(t, 5005, s.reads.Load())
+	_, _, err := f.Get(long, other)
+	require.ErrorIs(t, err, secret.ErrNotFound)
+	require.EqualValues(t, 5005, s.reads.Load(), "the last is there")
+	other.Key = "K0"
+	_, _, err = f.Get(long, other)
+	require.ErrorIs(t, err, secret.ErrNotFound)
+	require.EqualValues(t, 5006, s.reads.Load(), "the first is not")
+	endLong()
+}
+
 // Whoever gives up leaves, and the others get what they wait for, also if it was the
 // first of them.
 func TestGivingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
-		f := flight.New(s, nil)
+		f := flight.New(s, nil).Store()
 		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(storetest.Value(t, 9)), store.Regular))
 		ctx, cancel := context.WithCancel(t.Context())
 		gone, stays := make(chan error, 1), make(chan error, 1)
@@ -194,7 +282,7 @@ func TestGivingUp(t *testing.T) {
 // A backend that never answers is given up in the end, not waited for by a goroutine each.
 func TestNeverAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := flight.New(&slow{Store: storetest.Memory(), hold: make(chan struct{})}, nil)
+		f := flight.New(&slow{Store: storetest.Memory(), hold: make(chan struct{})}, nil).Store()
 		_, _, err := f.Get(t.Context(), ref)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
@@ -203,7 +291,7 @@ func TestNeverAnswers(t *testing.T) {
 // Failures are everyone's, and a panic is one, which tells nothing of what is in it.
 func TestFailures(t *testing.T) {
 	s := &slow{Store: storetest.Memory(), fail: secret.ErrCorrupt}
-	f := flight.New(s, nil)
+	f := flight.New(s, nil).Store()
 	_, _, err := f.Get(t.Context(), ref)
 	require.ErrorIs(t, err, secret.ErrCorrupt)
 	s.fail, s.panic = nil, "canary"

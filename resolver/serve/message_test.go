@@ -1,0 +1,114 @@
+package serve
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/rand"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/idl/flyteidl2/secret/secretconnect"
+)
+
+// A message that is too large is not read on, also where it is small on the wire; one that
+// cannot be understood is not repeated, since a value may be in the wrong place.
+func TestMessages(t *testing.T) {
+	path, handler := secretconnect.NewSecretServiceHandler(secretconnect.UnimplementedSecretServiceHandler{}, messages())
+	mux := http.NewServeMux()
+	mux.Handle(path, handler)
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	send := func(kind, encoding, body string) (*http.Response, string) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+secretconnect.SecretServiceCreateSecretProcedure, strings.NewReader(body))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", kind)
+		if encoding != "" {
+			request.Header.Set(encoding, "gzip")
+		}
+		answer, err := server.Client().Do(request)
+		require.NoError(t, err)
+		defer answer.Body.Close() //nolint:errcheck // read whole
+		b, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		return answer, string(b)
+	}
+	understood := func(body string) bool { return strings.Contains(body, connect.CodeUnimplemented.String()) }
+	member := func(b []byte) []byte {
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		_, err := w.Write(b)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		return z.Bytes()
+	}
+	// zip returns a message with a field of n zeros. Several gzips are one.
+	block := make([]byte, 1<<20)
+	zipped := member(block)
+	zip := func(n int) string {
+		b := member(binary.AppendUvarint([]byte{0x7a}, uint64(n))) //nolint:gosec // not below 0
+		b = append(b, bytes.Repeat(zipped, n/len(block))...)
+		return string(append(b, member(block[:n%len(block)])...))
+	}
+	enveloped := func(s string) string {
+		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s //nolint:gosec // a small one
+	}
+	const header = 5
+	for n, want := range map[int]bool{1: true, maxMessage - header: true, maxMessage - header + 1: false, 4 * maxMessage: false} {
+		small := zip(n)
+		for range 2 { // the second time with what the first has left in pools
+			answer, body := send("application/proto", "Content-Encoding", small)
+			require.Equalf(t, want, understood(body), "%d: %s", n, body)
+			if !want {
+				require.Equal(t, http.StatusTooManyRequests, answer.StatusCode)
+				require.Contains(t, body, errTooLong.Error())
+			}
+			answer, body = send("application/grpc", "Grpc-Encoding", enveloped(small))
+			status := answer.Header.Get("Grpc-Status") + answer.Trailer.Get("Grpc-Status")
+			require.Equalf(t, map[bool]string{true: "12", false: "8"}[want], status, "%d: %s", n, body)
+		}
+	}
+	// Of an endless one no more than what may be in a message is looked at.
+	i := &inflater{}
+	endless := &counting{r: strings.NewReader(zip(8 * maxMessage))}
+	require.NoError(t, i.Reset(endless))
+	n, err := io.Copy(io.Discard, i)
+	require.ErrorIs(t, err, errTooLong)
+	require.EqualValues(t, maxMessage+1, n)
+	require.Less(t, 2*endless.n, len(zip(8*maxMessage)))
+
+	value := rand.Text()
+	_, body := send("application/json", "", `{"id":{"name":"K"},"unknown":1,"secretSpec":{"stringValue":"`+value+`"}}`)
+	require.True(t, understood(body), body)
+	for _, json := range []string{
+		value, `{"secretSpec":{"stringValue":` + value + `}}`, `{"secretSpec":{"binaryValue":"` + value + `!"}}`, `{"secretSpec":"` + value + `"}`,
+		`{"id":{"name":"K","name":"` + value + `"}}`, `{"secretSpec":{"stringValue":"` + value + `\x"}}`,
+	} {
+		for _, kind := range []string{"application/json", "application/json; charset=utf-8"} {
+			answer, body := send(kind, "", json)
+			require.Equal(t, http.StatusBadRequest, answer.StatusCode, body)
+			require.Contains(t, body, "it is not the JSON of a flyteidl2.secret.CreateSecretRequest (line 1:")
+			require.NotContains(t, body, value)
+		}
+	}
+	_, body = send("application/json", "", "")
+	require.Contains(t, body, "it is not the JSON of a flyteidl2.secret.CreateSecretRequest")
+}
+
+// counting counts what is read of r.
+type counting struct {
+	r io.Reader
+	n int
+}
+
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
+}
