@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	secretpb "inject/resolver/idl/flyteidl2/secret"
+	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/secret"
 )
 
@@ -36,6 +37,10 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 		hidden = append(hidden, r.GetSecretSpec().GetBinaryValue())
 	case *secretpb.UpdateSecretRequest:
 		hidden = append(hidden, r.GetSecretSpec().GetBinaryValue())
+	case *injectv1.ImportRequest:
+		for _, n := range r.GetSecrets() {
+			hidden = append(hidden, n.GetValue())
+		}
 	}
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
 		return secret.WithHint(fmt.Errorf("%w: %d bytes are too many for one request (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "send them in parts")

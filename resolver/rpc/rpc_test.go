@@ -173,6 +173,33 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A value that a server repeats is not in the error, whichever call it was sent with.
+func TestRepeatedValue(t *testing.T) {
+	s := memory()
+	a, config := config(t)
+	c := open(t, rpc.Options{Address: s.start(t, "127.0.0.1:0", config), TLS: true, CAFile: a.file})
+	canary := "canary-" + rand.Text()
+	value := secret.NewValue([]byte(canary))
+	repeated := canary
+	s.before = func(proto.Message) (proto.Message, error) {
+		return nil, status.Error(codes.InvalidArgument, "no good: "+repeated)
+	}
+	for name, call := range map[string]func() error{
+		"create": func() error { return c.Create(t.Context(), refK, value, store.Regular) },
+		"update": func() error { return c.Update(t.Context(), refK, value) },
+		"import": func() error { return c.Import(t.Context(), []store.New{{Ref: refK, Value: value}}) },
+	} {
+		repeated = "canary of its own"
+		err := call()
+		require.ErrorIs(t, err, secret.ErrInvalid, name)
+		require.ErrorContains(t, err, repeated, name+": what a server says is told")
+		repeated = canary
+		err = call()
+		require.ErrorIs(t, err, secret.ErrInvalid, name)
+		require.NotContains(t, err.Error(), canary, name)
+	}
+}
+
 // The token is read for each call, and what is wrong with one is told without it.
 func TestToken(t *testing.T) {
 	s := memory()
