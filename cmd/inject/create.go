@@ -1,23 +1,25 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
 
-type pflagSet = pflag.FlagSet
-
 // valueFlags say where the value of a create or update comes from.
 type valueFlags struct {
 	value, fromFile string
+	fromEnvFile     string
 	typ             string
 
 	fromDockerConfig             bool
@@ -25,15 +27,21 @@ type valueFlags struct {
 	registry, username, password string
 }
 
-func (v *valueFlags) group() group {
-	return newGroup("value", func(s *pflagSet) {
+func (v *valueFlags) group() cli.Group {
+	return cli.NewGroup("value", func(s *pflag.FlagSet) {
 		s.StringVar(&v.value, "value", "", "the value itself (like VALUE, it stays in your shell's history)")
 		s.StringVar(&v.fromFile, "from-file", "", "the bytes of `FILE`, as they are; - for stdin")
 	})
 }
 
-func (v *valueFlags) typeGroup() group {
-	return newGroup("type", func(s *pflagSet) {
+func (v *valueFlags) manyGroup() cli.Group {
+	return cli.NewGroup("many at once", func(s *pflag.FlagSet) {
+		s.StringVar(&v.fromEnvFile, "from-env-file", "", "all secrets of `FILE`, of lines KEY=value, or none if one of them cannot be created; - for stdin")
+	})
+}
+
+func (v *valueFlags) typeGroup() cli.Group {
+	return cli.NewGroup("type", func(s *pflag.FlagSet) {
 		s.StringVar(&v.typ, "type", store.Regular.String(), "regular, or image_pull: credentials of a registry")
 		s.StringVar(&v.registry, "registry", "", "image_pull: the registry, such as ghcr.io")
 		s.StringVar(&v.username, "username", "", "image_pull: the user")
@@ -81,23 +89,41 @@ func atMost(n int) cobra.PositionalArgs {
 func (a *app) createCommand() *cobra.Command {
 	var v valueFlags
 	cmd := &cobra.Command{
-		Use:   "secret NAME [VALUE]",
-		Short: "Create a secret at exactly one scope",
+		Use:   "secret {NAME [VALUE] | --from-env-file FILE}",
+		Short: "Create a secret, or all those of a .env file, at exactly one scope",
 		Long: `Create a secret at the scope that -p and -d name: the whole org without them. The
 value is an argument, a file, what is piped in, or else asked for without being
-shown. Its bytes are kept as they are.`,
+shown. Its bytes are kept as they are.
+
+--from-env-file creates all secrets of a .env file, and prints "KEY created" for
+each; or it creates none, and tells of every one that is in the way. The file has
+lines KEY=value, or export KEY=value, blank ones, and comments that begin with #:
+  KEY=value           a comment may follow: white space, then #
+  KEY='value'         as it is
+  KEY="value"         with \n \r \t \" \\ \$
+A value in quotes may have several lines. Nothing is expanded: $VARIABLE stays
+$VARIABLE. A line that programs read differently is refused, and not guessed at.`,
 		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
   inject create secret MY_SECRET_KEY my_secret_value
   inject create secret -p my_project -d development TLS_KEY --from-file tls.key
   pass show api | inject create secret API_KEY           # all bytes, a final newline included
-  inject create secret ghcr --type image_pull --registry ghcr.io --username me`,
-		Args: keyArg(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.create(cmd, args, v) },
+  inject create secret ghcr --type image_pull --registry ghcr.io --username me
+  inject create secret --from-env-file .env -p my_project -d development`,
+		Args: atMost(2),
 	}
-	key := newGroup("key of a new store", func(s *pflagSet) {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if given(cmd, "from-env-file") {
+			return a.importFile(cmd, args, v)
+		}
+		if err := keyArg(1)(cmd, args); err != nil {
+			return err
+		}
+		return a.create(cmd, args, v)
+	}
+	key := cli.NewGroup("key of a new store", func(s *pflag.FlagSet) {
 		s.BoolVar(&a.flags.passphrase, "passphrase", false, "protect a new store with a passphrase, asked for, instead of a key file")
 	})
-	addGroups(cmd, v.group(), a.flags.scopeGroup(), v.typeGroup(), a.flags.storeGroup(), key)
+	cli.AddGroups(cmd, v.group(), v.manyGroup(), a.flags.scopeGroup(), v.typeGroup(), a.flags.storeGroup(), key)
 	return verb("create", "Create a secret", cmd)
 }
 
@@ -131,7 +157,7 @@ func (a *app) updateCommand() *cobra.Command {
 		Args:              keyArg(1),
 		ValidArgsFunction: a.completeKeys,
 	}
-	addGroups(cmd, v.group(), a.flags.scopeGroup(), a.flags.storeGroup())
+	cli.AddGroups(cmd, v.group(), a.flags.scopeGroup(), a.flags.storeGroup())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := a.ref(args[0])
 		if err != nil {
@@ -155,7 +181,7 @@ func (a *app) deleteCommand() *cobra.Command {
 		Args:              keyArg(0),
 		ValidArgsFunction: a.completeKeys,
 	}
-	addGroups(cmd, a.flags.scopeGroup(), a.flags.storeGroup())
+	cli.AddGroups(cmd, a.flags.scopeGroup(), a.flags.storeGroup())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := a.ref(args[0])
 		if err != nil {
@@ -191,6 +217,9 @@ func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, co
 	var found []secret.Scope
 	for info, err2 := range store.All(cmd.Context(), l, store.Filter{Org: ref.Org}) {
 		if err2 != nil {
+			if len(found) == 0 {
+				return err // nobody knows
+			}
 			break // less help
 		}
 		if info.Ref.Key == ref.Key {
@@ -211,20 +240,16 @@ func (a *app) ref(key string) (secret.Ref, error) {
 
 // value returns the value of a create or update from wherever it is given.
 func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.Ref) (secret.Value, store.Type, error) {
-	typ := store.Regular
-	switch v.typ {
-	case "", store.Regular.String():
-	case store.ImagePull.String():
-		typ = store.ImagePull
-	default:
-		return secret.Value{}, typ, fmt.Errorf("%w: --type is regular or image_pull", secret.ErrInvalid)
+	typ, err := v.storeType(ref.Scope)
+	if err != nil {
+		return secret.Value{}, typ, err
 	}
 	var sources []string
 	if len(args) > 0 {
 		sources = append(sources, "VALUE")
 	}
 	for _, name := range []string{"value", "from-file", "registry", "from-docker-config"} {
-		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() != "false" {
+		if given(cmd, name) {
 			sources = append(sources, "--"+name)
 		}
 	}
@@ -232,9 +257,6 @@ func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.
 		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
 	}
 	if typ == store.ImagePull {
-		if ref.Project != "" || ref.Domain != "" {
-			return secret.Value{}, typ, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
-		}
 		value, err := a.imagePull(cmd, v, sources)
 		return value, typ, err
 	}
@@ -245,13 +267,33 @@ func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.
 	return value, typ, err
 }
 
+// storeType returns the type that the flags name, if there may be one at scope.
+func (v *valueFlags) storeType(scope secret.Scope) (store.Type, error) {
+	switch v.typ {
+	case "", store.Regular.String():
+		return store.Regular, nil
+	case store.ImagePull.String():
+		if scope.Project != "" || scope.Domain != "" {
+			return 0, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
+		}
+		return store.ImagePull, nil
+	}
+	return 0, fmt.Errorf("%w: --type is regular or image_pull", secret.ErrInvalid)
+}
+
+// given reports whether a flag was given, and not to say no.
+func given(cmd *cobra.Command, name string) bool {
+	f := cmd.Flags().Lookup(name)
+	return f != nil && f.Changed && (f.Value.Type() != "bool" || f.Value.String() == "true")
+}
+
 func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, sources []string) (secret.Value, error) {
 	switch {
 	case len(args) > 0:
 		a.historyHint()
 		return secret.NewValue([]byte(args[0])), nil
 	case cmd.Flags().Changed("value"):
-		if os.Getenv(twin("value")) == "" {
+		if os.Getenv(cli.Twin("value")) == "" {
 			a.historyHint()
 		}
 		return secret.NewValue([]byte(v.value)), nil
@@ -264,12 +306,12 @@ func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, source
 		}
 		defer f.Close() //nolint:errcheck // read only
 		return readValue(f, v.fromFile)
-	case isTerminal(a.stdin):
+	case cli.IsTerminal(a.stdin):
 		t := a.terminal()
 		if t == nil {
 			break
 		}
-		return t.ask("Enter secret value: ")
+		return t.Ask("Enter secret value: ")
 	default:
 		value, err := readValue(a.stdin, "stdin")
 		if err != nil || value.Len() > 0 {
@@ -294,10 +336,13 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 
 // historyHint tells a person, and only a person, where an argument ends up.
 func (a *app) historyHint() {
-	if isTerminal(a.stderr) {
+	if cli.IsTerminal(a.stderr) {
 		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
 	}
 }
+
+// completeTime is how long somebody who has pressed a key is left to wait.
+const completeTime = 2 * time.Second
 
 // completeKeys completes a secret's name, from a store that opens without
 // asking anybody.
@@ -306,13 +351,15 @@ func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]strin
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	a.stdin, a.stderr = nil, nil
-	s, err := a.openReader(cmd.Context())
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
+	defer cancel()
+	s, err := a.openReader(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer s.Close() //nolint:errcheck // read only
 	var keys []string
-	for info, err := range store.All(cmd.Context(), s, store.Filter{Org: a.flags.orgName(), Domain: a.flags.domain, Project: a.flags.project}) {
+	for info, err := range store.All(ctx, s, store.Filter{Org: a.flags.orgName(), Domain: a.flags.domain, Project: a.flags.project}) {
 		if err != nil {
 			break
 		}

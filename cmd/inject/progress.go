@@ -16,7 +16,7 @@ import (
 type progress struct {
 	w           io.Writer
 	width       int
-	total, done int64 // bytes
+	total, done int64 // bytes; a total of 0 is not known
 	path        string
 	next        time.Time // when to draw it; zero for never
 	visible     bool
@@ -34,7 +34,7 @@ func newProgress(a *app, files []outputs.File) *progress {
 		p.total += f.Size
 	}
 	width, _, err := term.GetSize(int(a.stderr.Fd()))
-	if err == nil && width > 0 && p.total > 0 && os.Getenv("TERM") != "dumb" {
+	if err == nil && width > 0 && os.Getenv("TERM") != "dumb" {
 		p.width, p.next = width, time.Now().Add(barPatience)
 	}
 	return p
@@ -46,14 +46,40 @@ func (p *progress) at(f outputs.File) { p.path = printable(f.Path) }
 // add tells that n more bytes were read.
 func (p *progress) add(n int) {
 	p.done += int64(n)
-	if p.next.IsZero() || time.Now().Before(p.next) {
+	if p.total == 0 || p.next.IsZero() || time.Now().Before(p.next) {
 		return
 	}
-	p.next, p.visible = time.Now().Add(barEvery), true
 	part := min(float64(p.done)/float64(p.total), 1) // a file may have grown
 	full := int(part * barCells)
-	line := []rune(fmt.Sprintf("[%s%s] %3.0f%% of %s  %s", strings.Repeat("#", full), strings.Repeat(" ", barCells-full), 100*part, size(p.total), p.path))
-	_, _ = fmt.Fprintf(p.w, "\r%s\x1b[K", string(line[:min(len(line), p.width-1)]))
+	p.draw(fmt.Sprintf("[%s%s] %3.0f%% of %s  %s", strings.Repeat("#", full), strings.Repeat(" ", barCells-full), 100*part, size(p.total), p.path))
+}
+
+// during returns what fn does, of which nobody knows how much is done: a mark moves
+// to and fro in the bar.
+func (p *progress) during(what string, fn func() error) error {
+	if p.next.IsZero() {
+		return fn()
+	}
+	defer p.clear()
+	done := make(chan error, 1)
+	go func() { done <- fn() }()
+	const mark, way = "###", barCells - len("###")
+	for at := 0; ; at = (at + 1) % (2 * way) {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(time.Until(p.next)):
+			left := min(at, 2*way-at)
+			p.draw(fmt.Sprintf("[%s%s%s] %s", strings.Repeat(" ", left), mark, strings.Repeat(" ", way-left), what))
+		}
+	}
+}
+
+// draw shows line as the bar.
+func (p *progress) draw(line string) {
+	p.next, p.visible = time.Now().Add(barEvery), true
+	runes := []rune(line)
+	_, _ = fmt.Fprintf(p.w, "\r%s\x1b[K", string(runes[:min(len(runes), p.width-1)]))
 }
 
 // clear takes the bar away, for what is printed instead of it.

@@ -393,7 +393,7 @@ func TestHostileGzip(t *testing.T) {
 		return answer, string(b)
 	}
 	enveloped := func(s string) string {
-		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s //nolint:gosec // a small one
+		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s
 	}
 	answer, body := send("application/proto", "Content-Encoding", small)
 	require.Equal(t, http.StatusOK, answer.StatusCode, body)
@@ -485,8 +485,11 @@ func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 	ask := func(stream uint32) error {
 		b.Reset()
 		for _, f := range []hpack.HeaderField{
-			{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "https"}, {Name: ":authority", Value: "localhost"},
-			{Name: ":path", Value: "/" + secrets + "ListSecrets"}, {Name: "content-type", Value: "application/json"},
+			{Name: ":method", Value: "POST"},
+			{Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "localhost"},
+			{Name: ":path", Value: "/" + secrets + "ListSecrets"},
+			{Name: "content-type", Value: "application/json"},
 		} {
 			require.NoError(t, encoder.WriteField(f))
 		}
@@ -501,7 +504,7 @@ func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 		return 0
 	}
 	for i := range n {
-		stream := uint32(2*i + 1) //nolint:gosec // a small one
+		stream := uint32(2*i + 1)
 		if ask(stream) != nil || framer.WriteRSTStream(stream, http2.ErrCodeCancel) != nil {
 			return i
 		}

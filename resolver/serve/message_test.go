@@ -52,12 +52,12 @@ func TestMessages(t *testing.T) {
 	block := make([]byte, 1<<20)
 	zipped := member(block)
 	zip := func(n int) string {
-		b := member(binary.AppendUvarint([]byte{0x7a}, uint64(n))) //nolint:gosec // not below 0
+		b := member(binary.AppendUvarint([]byte{0x7a}, uint64(n)))
 		b = append(b, bytes.Repeat(zipped, n/len(block))...)
 		return string(append(b, member(block[:n%len(block)])...))
 	}
 	enveloped := func(s string) string {
-		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s //nolint:gosec // a small one
+		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s
 	}
 	const header = 5
 	for n, want := range map[int]bool{1: true, maxMessage - header: true, maxMessage - header + 1: false, 4 * maxMessage: false} {

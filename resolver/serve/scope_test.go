@@ -47,27 +47,33 @@ rules:
 		denial string
 	}{
 		{
-			"flyte", secret.Scope{Org: "flyte", Project: "p", Domain: "d"},
+			"flyte",
+			secret.Scope{Org: "flyte", Project: "p", Domain: "d"},
 			[]secret.Scope{{}, {Org: "flyte", Project: "p", Domain: "d"}, {Project: "p", Domain: "d"}},
 			"access denied: this identity resolves as a task of project p, domain d and of no other scope" + hint + " -p p -d d",
 		},
 		{
-			"acme", secret.Scope{Org: "acme", Project: "p", Domain: "d"},
+			"acme",
+			secret.Scope{Org: "acme", Project: "p", Domain: "d"},
 			[]secret.Scope{{}, {Org: "acme", Project: "p", Domain: "d"}, {Project: "p", Domain: "d"}},
 			"access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope" + hint + " --org acme -p p -d d",
 		},
 		{
-			"project", secret.Scope{Org: "flyte", Project: "p"},
+			"project",
+			secret.Scope{Org: "flyte", Project: "p"},
 			[]secret.Scope{{}, {Org: "flyte", Project: "p"}, {Project: "p"}},
 			"access denied: this identity resolves as a task of project p and of no other scope" + hint + " -p p",
 		},
 		{
-			"org", secret.Scope{Org: "flyte"},
+			"org",
+			secret.Scope{Org: "flyte"},
 			[]secret.Scope{{}, {Org: "flyte"}},
 			"access denied: this identity resolves as a task of org flyte and of no other scope" + hint,
 		},
 		{
-			"none", secret.Scope{}, nil,
+			"none",
+			secret.Scope{},
+			nil,
 			"access denied: this identity may not resolve secrets; hint: the policy needs a rule with resolve that matches it first",
 		},
 	} {

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,11 +113,12 @@ func (a *authority) spiffe(name, id string) *tls.Certificate {
 
 // setup says how a server of a test differs from others.
 type setup struct {
-	policy string
-	change func(*serve.Options)
-	chain  []identity.Authenticator // nil: mTLS
-	limits serve.Limits
-	drain  time.Duration
+	policy  string
+	change  func(*serve.Options)
+	chain   []identity.Authenticator // nil: mTLS
+	limits  serve.Limits
+	drain   time.Duration
+	overdue bool // it will not have answered by the end of drain
 }
 
 // running is a server on a port of its own, with everything real but the store.
@@ -132,7 +134,7 @@ type running struct {
 	certificates *serve.Certificates
 	policyPath   string
 	policy       *policy.File
-	stop         func() // ends it, when what is under way has been answered
+	ended        func() error // tells it to end, and returns how it has
 }
 
 // lockedBuffer is what a log is written to while a test reads it.
@@ -140,6 +142,8 @@ type lockedBuffer struct {
 	mu   sync.Mutex
 	b    bytes.Buffer
 	fail error
+	full bool // there are room bytes left
+	room int
 }
 
 func (l *lockedBuffer) Write(p []byte) (int, error) {
@@ -148,7 +152,19 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	if l.fail != nil {
 		return 0, l.fail
 	}
+	if l.full && len(p) > l.room {
+		n, _ := l.b.Write(p[:l.room])
+		l.room = 0
+		return n, syscall.ENOSPC
+	}
 	return l.b.Write(p)
+}
+
+// setRoom leaves room for n more bytes; for any number if n is below 0.
+func (l *lockedBuffer) setRoom(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full, l.room = n >= 0, n
 }
 
 func (l *lockedBuffer) String() string {
@@ -202,30 +218,35 @@ func (s setup) start(t testing.TB) *running {
 	r.files = r.server()
 	r.certificates, err = serve.LoadCertificates(ctx, r.files, logger)
 	require.NoError(t, err)
-	if s.chain == nil {
-		s.chain = []identity.Authenticator{identity.MTLS{}}
+	chain := identity.Chain(s.chain)
+	if chain == nil {
+		chain = identity.Chain{identity.MTLS{}}
 	}
 	o := serve.Options{
-		Store: r.backend, Authenticator: identity.Chain(s.chain), Policy: r.policy.Current,
+		Store: r.backend, Authenticator: chain, Policy: r.policy.Current,
 		Audit: serve.NewAudit(r.audit), Log: logger, Metrics: r.registry, Cluster: "test",
 	}
 	if s.change != nil {
 		s.change(&o)
 	}
-	s.limits.Connections = cmp.Or(s.limits.Connections, 2000)
-	s.limits.Streams = cmp.Or(s.limits.Streams, 100)
-	port, err := serve.Listen(ctx, "127.0.0.1:0", r.certificates, s.limits)
+	limits := s.limits
+	limits.Connections, limits.Streams = cmp.Or(limits.Connections, 2000), cmp.Or(limits.Streams, 100)
+	port, err := serve.Listen(ctx, "127.0.0.1:0", r.certificates, limits)
 	require.NoError(t, err)
 	r.address = port.Addr().String()
 	done := make(chan error, 1)
 	go func() {
-		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), s.limits, logger), port, cmp.Or(s.drain, 5*time.Second))
+		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, logger), port, cmp.Or(s.drain, 5*time.Second))
 	}()
-	r.stop = sync.OnceFunc(func() {
+	r.ended = sync.OnceValue(func() error {
 		cancel()
-		require.NoError(t, <-done)
+		return <-done
 	})
-	t.Cleanup(r.stop)
+	t.Cleanup(func() {
+		if err := r.ended(); !s.overdue {
+			require.NoError(t, err)
+		}
+	})
 	return r
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -101,6 +102,62 @@ func BenchmarkOpenResolve(b *testing.B) {
 	for _, n := range sizes {
 		b.ReportMetric(median(n)/1e3, fmt.Sprintf("µs-among-%d", n))
 		b.ReportMetric(median(n)/median(10), fmt.Sprintf("x-of-10-among-%d", n))
+	}
+}
+
+// BenchmarkGetMany gets secrets of which none is met twice in a row from a store that
+// is open for writing, as a server does, among a thousand and a million. They take
+// turns, by the hundred; what counts is the ratio of the medians, which should be
+// under 1.5, and what memory a server with a million needs.
+func BenchmarkGetMany(b *testing.B) {
+	dir := b.TempDir()
+	key := Key{File: filepath.Join(dir, "key.txt")}
+	sizes := []int{1000, 1_000_000}
+	stores := map[int]*Store{}
+	for _, n := range sizes {
+		path := filepath.Join(dir, fmt.Sprint(n))
+		fill(b, path, key, n)
+		s, err := Open(b.Context(), Options{Path: path, Write: true, Key: key})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer s.Close() //nolint:errcheck // a benchmark's
+		stores[n] = s
+		for range min(n, 200_000) { // to know what a server knows that has run for a while
+			getRandom(b, s, n)
+		}
+	}
+	times := map[int][]time.Duration{}
+	b.ResetTimer()
+	for b.Loop() {
+		for _, n := range sizes {
+			start := time.Now()
+			for range 100 {
+				getRandom(b, stores[n], n)
+			}
+			times[n] = append(times[n], time.Since(start))
+		}
+	}
+	median := func(n int) float64 {
+		slices.Sort(times[n])
+		return float64(times[n][len(times[n])/2]) / 100
+	}
+	b.ReportMetric(0, "ns/op") // of both together: no use
+	for _, n := range sizes {
+		b.ReportMetric(median(n)/1e3, fmt.Sprintf("µs-among-%d", n))
+	}
+	b.ReportMetric(median(1_000_000)/median(1000), "x-of-1000-among-1000000")
+	runtime.GC()
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	b.ReportMetric(float64(mem.HeapAlloc)/(1<<20), "MiB-heap")
+	runtime.KeepAlive(stores)
+}
+
+func getRandom(b *testing.B, s *Store, n int) {
+	b.Helper()
+	if _, _, err := s.Get(context.Background(), benchRef(rand.IntN(n))); err != nil {
+		b.Fatal(err)
 	}
 }
 

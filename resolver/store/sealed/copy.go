@@ -148,16 +148,12 @@ func (s *Store) Backup(ctx context.Context, to string) error {
 	return nil
 }
 
-// vacant returns nil if there is nothing at path.
+// vacant returns an error if there is something at path.
 func vacant(path string) error {
-	_, err := os.Lstat(path)
-	switch {
-	case err == nil:
+	if _, err := os.Lstat(path); err == nil {
 		return existing(path)
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
 	}
-	return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	return nil // or it will not be made, which tells why
 }
 
 // copyError says what err is that came of copying s to the file to.
@@ -194,10 +190,8 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	if err := vacant(o.Path); errors.Is(err, secret.ErrExists) {
+	if err := vacant(o.Path); err != nil {
 		return 0, secret.WithHint(err, "end what uses it and move it away first: a backup is never put over a store")
-	} else if err != nil {
-		return 0, err
 	}
 	if held, ok := readNote(o.Path); ok {
 		return 0, secret.WithHint(fmt.Errorf("%w: the store that was at %s is still held by %s", secret.ErrUnavailable, o.Path, held), "end it first: it would go on with the file that was moved away")

@@ -52,14 +52,28 @@ func history(t *testing.T, o sealed.Options) map[secret.Ref][]byte {
 }
 
 // check reads everything from the store at o and returns an error unless each
-// answer is right or an error that does not claim absence.
+// answer is right or an error that does not claim absence, and Verify knows of it.
 func check(o sealed.Options, want map[secret.Ref][]byte) error {
 	return checkAnswers(o, want, notAbsent)
 }
 
 // checkWhole is check for a store that must not be damaged.
 func checkWhole(o sealed.Options, want map[secret.Ref][]byte) error {
-	return checkAnswers(o, want, func(err error) error { return err })
+	err := checkAnswers(o, want, func(err error) error { return err })
+	if err != nil {
+		return err
+	}
+	o.Write = false
+	s, err := sealed.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // read only
+	n, err := s.Verify(ctx)
+	if err == nil && n != count(want) {
+		err = fmt.Errorf("Verify counts %d secrets of %d", n, count(want))
+	}
+	return err
 }
 
 func checkAnswers(o sealed.Options, want map[secret.Ref][]byte, notAbsent func(error) error) error {
@@ -69,35 +83,48 @@ func checkAnswers(o sealed.Options, want map[secret.Ref][]byte, notAbsent func(e
 		return notAbsent(err)
 	}
 	defer s.Close() //nolint:errcheck // of a damaged store
+	met, err := answers(s, want)
+	if met != nil {
+		if err := notAbsent(met); err != nil {
+			return err
+		}
+		if _, err := s.Verify(ctx); !errors.Is(err, secret.ErrCorrupt) {
+			return fmt.Errorf("Verify did not find what was met: %w: %w", met, err)
+		}
+	}
+	return err
+}
+
+// answers reads everything from s. It returns an error unless each answer is right or
+// damage, and the damage that it met.
+func answers(s *sealed.Store, want map[secret.Ref][]byte) (met, err error) {
 	for ref, b := range want {
-		switch v, info, err := s.Get(ctx, ref); {
+		v, info, err := s.Get(ctx, ref)
+		switch {
 		case err == nil && (b == nil || !bytes.Equal(v.Reveal(), b) || info.Ref != ref):
-			return fmt.Errorf("%v: a wrong value", ref)
-		case err != nil && b != nil:
-			if err := notAbsent(err); err != nil {
-				return fmt.Errorf("%v: %w", ref, err)
+			return met, fmt.Errorf("%v: a wrong value", ref)
+		case errors.Is(err, secret.ErrNotFound):
+			if b != nil {
+				return met, fmt.Errorf("%v: reported as absent", ref)
 			}
+		case err != nil:
+			met = err
 		}
 	}
 	listed := 0
 	for info, err := range store.All(ctx, s, store.Filter{}) {
 		if err != nil {
-			return notAbsent(err)
+			return err, nil
 		}
 		if want[info.Ref] == nil {
-			return fmt.Errorf("%v is listed", info.Ref)
+			return met, fmt.Errorf("%v is listed", info.Ref)
 		}
 		listed++
 	}
-	for _, b := range want {
-		if b != nil {
-			listed--
-		}
+	if listed != count(want) {
+		return met, errors.New("a wrong number of secrets is listed")
 	}
-	if listed != 0 {
-		return errors.New("a wrong number of secrets is listed")
-	}
-	return nil
+	return met, nil
 }
 
 // notAbsent returns nil if err is a fair report of damage.

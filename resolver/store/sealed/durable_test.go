@@ -32,7 +32,11 @@ func runChild() {
 	if dir := os.Getenv("SEALED_TEST_WRITER"); dir != "" {
 		from, _ := strconv.Atoi(os.Getenv("SEALED_TEST_FROM"))
 		to, _ := strconv.Atoi(os.Getenv("SEALED_TEST_TO"))
-		if err := writer(dir, from, to); err != nil {
+		err := writer(dir, from, to)
+		if err == nil && os.Getenv("SEALED_TEST_REWRAP") != "" {
+			err = rewrapper(dir)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -95,6 +99,22 @@ func writer(dir string, from, to int) error {
 	return nil
 }
 
+// newKey is the key that rewrapper gives the store.
+func newKey(dir string) sealed.Key { return sealed.Key{File: filepath.Join(dir, "new", "key.txt")} }
+
+// rewrapper makes another key open the store, and acknowledges it.
+func rewrapper(dir string) error {
+	s, err := sealed.Open(ctx, options(dir))
+	if err != nil {
+		return err
+	}
+	if err := s.Rewrap(ctx, newKey(dir)); err != nil {
+		return err
+	}
+	fmt.Println("ack rewrap")
+	return s.Close()
+}
+
 func writerCommand(dir string, from, to int) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "SEALED_TEST_WRITER="+dir, fmt.Sprintf("SEALED_TEST_FROM=%d", from), fmt.Sprintf("SEALED_TEST_TO=%d", to))
@@ -151,20 +171,18 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestEverySyncPoint records the system calls of a writer, and rebuilds what a
-// power cut would have left on the disk at every point between them: what was
-// synced, with none, all, and random choices of what was not. Whatever had been
-// acknowledged by then must be there.
-func TestEverySyncPoint(t *testing.T) {
+// everySyncPoint records the system calls of a writer, and rebuilds what a power cut
+// would have left on the disk at every point between them: what was synced, with
+// none, all, and random choices of what was not. check is told the folder of each,
+// and how much had been acknowledged by then.
+func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check func(state string, acked int) error) {
+	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
 		t.Skip("strace is not installed (CI installs it)")
 	}
 	require.NoError(t, err)
-	dir := t.TempDir()
 	log := filepath.Join(t.TempDir(), "log")
-	const steps = 45
-	writer := writerCommand(dir, 0, steps)
 	cmd := exec.Command(strace, append([]string{
 		"-f", "-y", "-xx", "-s", "100000000", "-o", log,
 		"-e", "trace=write,pwrite64,ftruncate,fsync,fdatasync,linkat,mkdirat,renameat,renameat2", "--", writer.Path,
@@ -184,15 +202,51 @@ func TestEverySyncPoint(t *testing.T) {
 		for variant := range 4 {
 			state := t.TempDir()
 			d.crash(t, state, variant)
-			_, err := checkSteps(state, acked)
-			require.NoErrorf(t, err, "variant %d after %.200s", variant, call)
+			require.NoErrorf(t, check(state, acked), "variant %d after %.200s", variant, call)
 			require.NoError(t, os.RemoveAll(state))
 			checked++
 		}
 	}
-	require.Equal(t, steps, last, "every step was recorded")
-	require.Greater(t, checked, steps*4)
+	require.Equal(t, acks, last, "every step was recorded")
+	require.Greater(t, checked, acks*4)
 	t.Logf("%d states of the disk", checked)
+}
+
+// Whatever had been acknowledged is there after a power cut.
+func TestEverySyncPoint(t *testing.T) {
+	const steps = 45
+	dir := t.TempDir()
+	everySyncPoint(t, dir, writerCommand(dir, 0, steps), steps, func(state string, acked int) error {
+		_, err := checkSteps(state, acked)
+		return err
+	})
+}
+
+// A power cut while the key is changed leaves a store that the old key opens or the
+// new one, and the new one alone once that was acknowledged.
+func TestRewrapSyncPoints(t *testing.T) {
+	const steps = 5
+	dir := t.TempDir()
+	cmd := writerCommand(dir, 0, steps)
+	cmd.Env = append(cmd.Env, "SEALED_TEST_REWRAP=1")
+	byOld, byNew := 0, 0
+	everySyncPoint(t, dir, cmd, steps+1, func(state string, acked int) error {
+		_, old := checkSteps(state, min(acked, steps))
+		o := options(state)
+		o.Key = newKey(state)
+		renewed := checkWhole(o, stateAfter(steps))
+		switch {
+		case old == nil && acked <= steps:
+			byOld++
+			return nil
+		case errors.Is(old, secret.ErrDenied) && renewed == nil && acked >= steps:
+			byNew++
+			return nil
+		}
+		return fmt.Errorf("old key: %w; new key: %w", old, renewed)
+	})
+	require.Positive(t, byOld)
+	require.Positive(t, byNew)
 }
 
 // disk is what a recorded process did to the files under root.

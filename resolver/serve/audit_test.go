@@ -1,0 +1,121 @@
+package serve_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve"
+)
+
+// everyVerb are requests of each kind, for a secret that is called K.
+var everyVerb = map[string]string{
+	secrets + "CreateSecret": `{"id":{"name":"NEW","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
+	secrets + "UpdateSecret": `{"id":{"name":"K","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
+	secrets + "DeleteSecret": `{"id":{"name":"K","project":"web","domain":"development"}}`,
+	secrets + "GetSecret":    `{"id":{"name":"K","project":"web","domain":"development"}}`,
+	secrets + "ListSecrets":  `{}`,
+	resolve:                  `{"secrets":[{"key":"K"}]}`,
+	imported:                 `{"scope":{"project":"web","domain":"development"},"secrets":[{"name":"NEW2","value":"dg=="}]}`,
+}
+
+// Without its line nothing is done, told or even denied; with a disk that has room again
+// everything is as before.
+func TestAuditFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	log, err := serve.OpenAudit(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, log.Close()) })
+	r := start(t, matrixPolicy, func(o *serve.Options) { o.Audit = log })
+	ref := secret.Ref{Scope: webDevelopment, Key: "K"}
+	value := r.seedAt(ref)
+	callers := map[string]*http.Client{
+		"platform":  r.client(r.spiffe("platform", "spiffe://example.org/platform/p")),
+		"task":      r.client(r.spiffe("task", "spiffe://example.org/project/web/domain/development/task/t")),
+		"elsewhere": r.client(r.spiffe("elsewhere", "spiffe://example.org/elsewhere")),
+		"nobody":    r.client(nil),
+	}
+	require.Equal(t, http.StatusOK, r.ask(callers["task"], resolve, everyVerb[resolve]).status)
+
+	require.NoError(t, os.Rename(path, path+".1"))
+	require.NoError(t, os.Symlink("/dev/full", path))
+	require.NoError(t, log.Reopen())
+	failures := 0.0
+	for name, c := range callers {
+		for method, body := range everyVerb {
+			for _, body := range []string{body, strings.ReplaceAll(strings.ReplaceAll(body, `"K"`, `"no key"`), "NEW", "no key")} {
+				a := r.ask(c, method, body)
+				require.Equalf(t, http.StatusServiceUnavailable, a.status, "%s, %s: %s", name, method, a.raw)
+				require.Equal(t, "unavailable", a.body["code"])
+				require.Contains(t, a.body["message"], "store unavailable")
+				failures++
+			}
+		}
+	}
+	require.ErrorIs(t, log.Err(), syscall.ENOSPC)
+	require.Error(t, log.Probe(t.Context()))
+	require.InDelta(t, failures, metric(t, r.registry, "inject_audit_errors_total"), 0)
+	require.Equal(t, []secret.Ref{ref}, everything(t, r))
+	requireValueAt(t, r, ref, value)
+
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, log.Reopen())
+	require.NoError(t, log.Probe(t.Context()))
+	require.NoError(t, log.Err())
+	for name, want := range map[string]int{"task": http.StatusOK, "elsewhere": http.StatusForbidden, "nobody": http.StatusUnauthorized} {
+		require.Equal(t, want, r.ask(callers[name], resolve, everyVerb[resolve]).status)
+	}
+	for method, body := range everyVerb {
+		if method != resolve {
+			require.Equal(t, http.StatusOK, r.ask(callers["platform"], method, body).status, method)
+			if method == secrets+"DeleteSecret" {
+				r.seedAt(ref)
+			}
+		}
+	}
+	lines := 0
+	for _, file := range []string{path + ".1", path} {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(b)) {
+			require.True(t, json.Valid([]byte(line)))
+			lines++
+		}
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode())
+	}
+	require.Equal(t, 1+1+3+6+4, lines, "four of the six are changes, which have a second line")
+}
+
+// A line that went out in part does not spoil the next one.
+func TestAuditCutLine(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	client := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	list := func() int { return r.ask(client, secrets+"ListSecrets", `{}`).status }
+	require.Equal(t, http.StatusOK, list())
+	for _, room := range []int{0, 1, 100} {
+		r.audit.setRoom(room)
+		require.Equal(t, http.StatusServiceUnavailable, list())
+		require.Equal(t, http.StatusServiceUnavailable, list())
+		r.audit.setRoom(-1)
+		require.Equal(t, http.StatusOK, list())
+	}
+	whole, cut := 0, 0
+	for line := range strings.Lines(r.audit.String()) {
+		if json.Valid([]byte(line)) {
+			whole++
+		} else {
+			cut++
+		}
+	}
+	require.Equal(t, 4, whole)
+	require.Equal(t, 2, cut)
+}

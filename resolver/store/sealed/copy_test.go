@@ -1,0 +1,543 @@
+package sealed_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/sealed"
+	"inject/resolver/store/storetest"
+)
+
+// content fills s with awkward values at every scope, and deletes one again.
+func content(t *testing.T, s *sealed.Store) map[secret.Ref][]byte {
+	t.Helper()
+	want := map[secret.Ref][]byte{}
+	for name, b := range storetest.Values(t) {
+		for i, scope := range storetest.Scopes {
+			if ref := (secret.Ref{Scope: scope, Key: name}); len(b) < 1000 || i == 0 {
+				want[ref] = b
+				require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(b), store.Regular))
+			}
+		}
+	}
+	gone := secret.Ref{Scope: storetest.Scopes[0], Key: "awkward"}
+	require.NoError(t, s.Delete(t.Context(), gone))
+	want[gone] = nil
+	return want
+}
+
+func count(want map[secret.Ref][]byte) (n int) {
+	for _, b := range want {
+		if b != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// verify opens the store at o, which must be whole, and returns how many secrets it has.
+func verify(t *testing.T, o sealed.Options) int {
+	t.Helper()
+	o.Write = false
+	s := open(t, o)
+	n, err := s.Verify(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	return n
+}
+
+func TestBackup(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	want := content(t, s)
+	for _, write := range []bool{true, false} {
+		if !write {
+			require.NoError(t, s.Close())
+			o.Write = false
+			s = open(t, o)
+		}
+		to := o
+		to.Path = filepath.Join(t.TempDir(), "made", "backup")
+		require.NoError(t, s.Backup(t.Context(), to.Path))
+		info, err := os.Stat(to.Path)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode())
+		entries, err := os.ReadDir(filepath.Dir(to.Path))
+		require.NoError(t, err)
+		require.Len(t, entries, 1, "nothing temporary is left")
+
+		require.NoError(t, checkWhole(to, want))
+		require.Equal(t, count(want), verify(t, to))
+		b, err := os.ReadFile(to.Path)
+		require.NoError(t, err)
+		for ref, v := range want {
+			for _, form := range [][]byte{v, []byte(base64.StdEncoding.EncodeToString(v)), []byte(ref.Key), []byte(ref.Project)} {
+				if len(form) < 4 {
+					continue
+				}
+				require.True(t, bytes.Contains(append(bytes.Clone(b), form...), form), "the search must find a planted value")
+				require.False(t, bytes.Contains(b, form), "neither names nor values are in the file")
+			}
+		}
+
+		require.ErrorIs(t, s.Backup(t.Context(), to.Path), secret.ErrExists)
+		again, err := os.ReadFile(to.Path)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(b, again), "the one that is there is left alone")
+	}
+}
+
+// A backup is a store like any other: it goes on, whatever the number of
+// transactions it has seen.
+func TestBackupGoesOn(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	want := content(t, s)
+	for i := range 4 {
+		ref := secret.Ref{Scope: storetest.Scopes[1], Key: fmt.Sprintf("K%d", i)}
+		want[ref] = storetest.Value(t, 50)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
+		to, now := o, maps.Clone(want)
+		to.Path = filepath.Join(t.TempDir(), "backup")
+		require.NoError(t, s.Backup(t.Context(), to.Path))
+		for j := range 3 {
+			ref.Key = fmt.Sprintf("after%d", j)
+			now[ref] = storetest.Value(t, 6000) // takes free pages, too
+			w := open(t, to)
+			require.NoError(t, w.Create(t.Context(), ref, secret.NewValue(now[ref]), store.Regular))
+			require.NoError(t, w.Close())
+			require.NoError(t, checkWhole(to, now))
+			require.Equal(t, count(now), verify(t, to))
+		}
+	}
+}
+
+// Backups are taken while secrets are created, updated, deleted and read.
+func TestBackupWhileWriting(t *testing.T) {
+	o := options(t.TempDir())
+	s := open(t, o)
+	content(t, s)
+	var mu sync.Mutex
+	acked := map[secret.Ref][]byte{} // what is there; a writer's own refs
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range 3 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ref := secret.Ref{Scope: storetest.Scopes[w], Key: fmt.Sprintf("w%d-%d", w, i)}
+				v := storetest.Value(t, i%3000)
+				if err := s.Create(ctx, ref, secret.NewValue(v), store.Regular); err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				acked[ref] = v
+				mu.Unlock()
+				if _, _, err := s.Get(ctx, ref); err != nil {
+					t.Error(err)
+				}
+				// What is acknowledged stays; something else comes and goes.
+				ref.Key = "shortlived"
+				if err := errors.Join(s.Create(ctx, ref, secret.NewValue(v), store.Regular), s.Update(ctx, ref, secret.NewValue(v)), s.Delete(ctx, ref)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 6 {
+		mu.Lock()
+		before := maps.Clone(acked)
+		mu.Unlock()
+		to := o
+		to.Path = filepath.Join(t.TempDir(), "backup")
+		require.NoError(t, s.Backup(t.Context(), to.Path))
+		require.GreaterOrEqual(t, verify(t, to), len(before))
+		to.Write = false
+		b := open(t, to)
+		for ref, v := range before {
+			got, _, err := b.Get(t.Context(), ref)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(v, got.Reveal()), ref)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	require.NotEmpty(t, acked)
+	_, err := s.Verify(t.Context())
+	require.NoError(t, err)
+}
+
+// cancelAfter is a context that is cancelled when it has been looked at n times.
+type cancelAfter struct {
+	context.Context
+
+	n *atomic.Int64
+}
+
+func (c cancelAfter) Err() error {
+	if c.n.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// everyCancel calls do with contexts that are cancelled ever later until it succeeds.
+func everyCancel(t *testing.T, do func(context.Context) error, left func()) {
+	t.Helper()
+	for n := int64(0); ; n++ {
+		c := cancelAfter{t.Context(), &atomic.Int64{}}
+		c.n.Store(n)
+		err := do(c)
+		if err == nil {
+			require.Positive(t, n)
+			return
+		}
+		require.ErrorIs(t, err, context.Canceled)
+		left()
+	}
+}
+
+func TestBackupRefused(t *testing.T) {
+	dir := t.TempDir()
+	o := options(dir)
+	s := open(t, o)
+	to := filepath.Join(dir, "backups", "b")
+	err := s.Backup(t.Context(), to)
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.ErrorContains(t, err, "no file yet")
+	require.NotEmpty(t, secret.Hint(err))
+	require.NoFileExists(t, to)
+
+	content(t, s)
+	everyCancel(t, func(c context.Context) error { return s.Backup(c, to) }, func() {
+		entries, err := os.ReadDir(filepath.Dir(to))
+		require.True(t, err == nil || errors.Is(err, os.ErrNotExist))
+		require.Empty(t, entries)
+	})
+	require.FileExists(t, to)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	err = s.Backup(t.Context(), filepath.Join(dir, "file", "b"))
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.NotEmpty(t, secret.Hint(err))
+	require.NoError(t, os.Symlink("nothing", filepath.Join(dir, "link")))
+	require.ErrorIs(t, s.Backup(t.Context(), filepath.Join(dir, "link")), secret.ErrExists)
+
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.Backup(t.Context(), to+"2"), secret.ErrUnavailable)
+	require.NoFileExists(t, to+"2")
+}
+
+// backedUp returns the backup of a store with a past, its content, and options
+// that restore it without the cost of a key file.
+func backedUp(t *testing.T) (o sealed.Options, from string, want map[secret.Ref][]byte) {
+	t.Helper()
+	o, _, want = damageStore(t)
+	from = filepath.Join(t.TempDir(), "backup")
+	s := open(t, o)
+	require.NoError(t, s.Backup(t.Context(), from))
+	require.NoError(t, s.Close())
+	o.Path = filepath.Join(t.TempDir(), "data", "restored.db")
+	return o, from, want
+}
+
+func TestRestore(t *testing.T) {
+	o, from, want := backedUp(t)
+	o.Write = false // neither matters
+	o.Address = "grpcs://127.0.0.1:8093"
+	n, err := sealed.Restore(t.Context(), o, from)
+	require.NoError(t, err)
+	require.Equal(t, count(want), n)
+	require.NoFileExists(t, o.Path+".holder")
+	for path, mode := range map[string]os.FileMode{o.Path: 0o600, filepath.Dir(o.Path): 0o700 | os.ModeDir} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode(), path)
+	}
+	entries, err := os.ReadDir(filepath.Dir(o.Path))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "nothing temporary is left")
+	require.NoError(t, checkWhole(o, want))
+
+	o.Write, o.Address = true, ""
+	s := open(t, o)
+	ref := secret.Ref{Scope: storetest.Scopes[0], Key: "new"}
+	want[ref] = storetest.Value(t, 100)
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
+	before, err := os.ReadFile(o.Path)
+	require.NoError(t, err)
+	for _, open := range []bool{true, false} {
+		_, err = sealed.Restore(t.Context(), o, from)
+		require.ErrorIs(t, err, secret.ErrExists)
+		require.Contains(t, secret.Hint(err), "move it away first")
+		after, err := os.ReadFile(o.Path)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(before, after))
+		if open {
+			require.NoError(t, s.Close())
+		}
+	}
+	require.NoError(t, checkWhole(o, want))
+}
+
+// A store that was moved away from under its server is still the server's.
+func TestRestoreUnderServer(t *testing.T) {
+	o, from, want := backedUp(t)
+	_, err := sealed.Restore(t.Context(), o, from)
+	require.NoError(t, err)
+	served := o
+	served.Address = "grpcs://127.0.0.1:8093"
+	s := open(t, served)
+	require.NoError(t, os.Rename(o.Path, o.Path+".old"))
+	_, err = sealed.Restore(t.Context(), o, from)
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+	require.ErrorContains(t, err, "held by")
+	require.NotEmpty(t, secret.Hint(err))
+	require.NoFileExists(t, o.Path)
+	require.NoError(t, s.Close())
+	_, err = sealed.Restore(t.Context(), o, from)
+	require.NoError(t, err)
+	require.NoError(t, checkWhole(o, want))
+}
+
+// What is not a whole backup, of this key, puts nothing there.
+func TestRestoreRefused(t *testing.T) {
+	o, from, want := backedUp(t)
+	file, err := os.ReadFile(from)
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Dir(o.Path), 0o700))
+	bad := filepath.Join(t.TempDir(), "bad")
+	restore := func(o sealed.Options, b []byte) error {
+		require.NoError(t, os.WriteFile(bad, b, 0o600))
+		_, err := sealed.Restore(t.Context(), o, bad)
+		if err != nil {
+			entries, err := os.ReadDir(filepath.Dir(o.Path))
+			require.NoError(t, err)
+			require.Empty(t, entries)
+		}
+		return err
+	}
+	stride := 97
+	if raceEnabled {
+		stride *= 11
+	}
+	refused := 0
+	for i := 0; i < len(file); i += stride {
+		b := bytes.Clone(file)
+		b[i] ^= 1 << (i % 8)
+		err := restore(o, b)
+		if err != nil {
+			require.NoError(t, notAbsent(err))
+			refused++
+			continue
+		}
+		// Nothing uses that byte: what was installed is all there, and can be changed.
+		require.NoErrorf(t, checkWhole(o, want), "byte %d", i)
+		require.NoError(t, os.Remove(o.Path))
+	}
+	require.Positive(t, refused)
+	for size := range len(file) / os.Getpagesize() {
+		for _, within := range []int{0, 100} {
+			err := restore(o, file[:size*os.Getpagesize()+within])
+			require.NoError(t, notAbsent(err))
+			require.Errorf(t, err, "cut to %d pages", size)
+		}
+	}
+	require.ErrorIs(t, restore(o, bytes.Repeat([]byte("hello "), 9000)), secret.ErrInvalid)
+
+	other, err := age.GenerateX25519Identity()
+	require.NoError(t, err)
+	wrong := o
+	wrong.Key = textKey(other.String())
+	require.ErrorIs(t, restore(wrong, file), secret.ErrDenied)
+	wrong.Key = sealed.Key{File: filepath.Join(t.TempDir(), "none")}
+	require.ErrorIs(t, restore(wrong, file), secret.ErrDenied)
+	require.NoFileExists(t, wrong.Key.File)
+	_, err = sealed.Restore(t.Context(), o, bad+".none")
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.NotErrorIs(t, err, secret.ErrNotFound)
+
+	everyCancel(t, func(c context.Context) error { _, err := sealed.Restore(c, o, from); return err }, func() {
+		entries, err := os.ReadDir(filepath.Dir(o.Path))
+		require.NoError(t, err)
+		require.Empty(t, entries)
+	})
+	require.NoError(t, checkWhole(o, want))
+}
+
+// stanzas returns the wrapped data keys in a file, of every time that it has seen.
+func stanzas(t *testing.T, path string) []string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	all := regexp.MustCompile(`-> (X25519|scrypt) [A-Za-z0-9+/]{22,}`).FindAllString(string(b), -1)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func TestRewrap(t *testing.T) {
+	dir := t.TempDir()
+	o := options(dir)
+	s := open(t, o)
+	want := content(t, s)
+	require.NoError(t, s.Backup(t.Context(), filepath.Join(dir, "backup")))
+	var notices []string
+	keys := []sealed.Key{
+		{File: filepath.Join(dir, "new", "key.txt"), Notice: func(text string) { notices = append(notices, text) }},
+		{Passphrase: true, Ask: func(_ string, confirm bool) (secret.Value, error) {
+			require.True(t, confirm)
+			return secret.NewValue([]byte("correct horse")), nil
+		}},
+		{File: o.Key.File}, // back to the first
+	}
+	again := []sealed.Key{{File: keys[0].File}, textKey("correct horse"), o.Key}
+	for i, key := range keys {
+		ref := secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("before%d", i)}
+		want[ref] = storetest.Value(t, 300)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
+		old := stanzas(t, o.Path)
+		require.Len(t, old, 1)
+		require.NoError(t, s.Rewrap(t.Context(), key))
+		now := stanzas(t, o.Path)
+		require.Len(t, now, 1, "the old one is nowhere in the file")
+		require.NotEqual(t, old, now)
+
+		// The open store goes on.
+		ref.Key = fmt.Sprintf("after%d", i)
+		want[ref] = storetest.Value(t, 300)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
+		got, _, err := s.Get(t.Context(), ref)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want[ref], got.Reveal()))
+		n, err := s.Verify(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, count(want), n)
+		require.NoError(t, s.Close())
+
+		for j, key := range again {
+			o := o
+			o.Key = key
+			if err := checkWhole(o, want); i == j {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, secret.ErrDenied, "key %d after %d", j, i)
+			}
+		}
+		o.Key = again[i]
+		s = open(t, o)
+	}
+	require.Len(t, notices, 1)
+	require.Contains(t, notices[0], keys[0].File)
+	info, err := os.Stat(keys[0].File)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+
+	// A backup is of the key that the store had.
+	back := options(t.TempDir())
+	back.Key = again[0]
+	_, err = sealed.Restore(t.Context(), back, filepath.Join(dir, "backup"))
+	require.ErrorIs(t, err, secret.ErrDenied)
+}
+
+func TestRewrapRefused(t *testing.T) {
+	dir := t.TempDir()
+	o := options(dir)
+	s := open(t, o)
+	to := sealed.Key{File: filepath.Join(dir, "new.txt")}
+	require.ErrorIs(t, s.Rewrap(t.Context(), to), secret.ErrInvalid)
+	require.NoFileExists(t, to.File, "no key for nothing")
+	want := content(t, s)
+	file, err := os.ReadFile(o.Path)
+	require.NoError(t, err)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+	require.Error(t, s.Rewrap(t.Context(), sealed.Key{File: filepath.Join(dir, "file", "key.txt")}))
+	require.ErrorContains(t, s.Rewrap(t.Context(), sealed.Key{Passphrase: true, Ask: func(string, bool) (secret.Value, error) {
+		return secret.Value{}, errors.New("interrupted")
+	}}), "interrupted")
+	cancelled, cancel := context.WithCancel(t.Context())
+	require.ErrorIs(t, s.Rewrap(cancelled, sealed.Key{Passphrase: true, Ask: func(string, bool) (secret.Value, error) {
+		cancel()
+		return secret.NewValue([]byte("p")), nil
+	}}), context.Canceled)
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.Rewrap(t.Context(), to), secret.ErrUnavailable)
+	o.Write = false
+	r := open(t, o)
+	require.ErrorIs(t, r.Rewrap(t.Context(), to), secret.ErrInvalid)
+	require.NoFileExists(t, to.File)
+
+	after, err := os.ReadFile(o.Path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(file, after), "nothing was changed")
+	require.NoError(t, checkWhole(o, want))
+}
+
+// All that a store does at once.
+func TestRewrapMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	o := options(dir)
+	s := open(t, o)
+	content(t, s)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w, do := range []func(i int) error{
+		func(i int) error {
+			return s.Create(ctx, secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("a%d", i)}, secret.NewValue(storetest.Value(t, 40)), store.Regular)
+		},
+		func(int) error {
+			_, _, err := s.Get(ctx, secret.Ref{Scope: storetest.Scopes[1], Key: "awkward"})
+			return err
+		},
+		func(int) error { _, err := s.Verify(ctx); return err },
+		func(i int) error { return s.Backup(ctx, filepath.Join(dir, fmt.Sprintf("backup%d", i))) },
+	} {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := do(i); err != nil {
+						t.Errorf("%d: %v", w, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	key := o.Key
+	for i := range 5 {
+		key = sealed.Key{File: filepath.Join(dir, fmt.Sprintf("key%d.txt", i))}
+		require.NoError(t, s.Rewrap(t.Context(), key))
+		time.Sleep(10 * time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	require.NoError(t, s.Close())
+	o.Key = key
+	require.Positive(t, verify(t, o))
+	require.Len(t, stanzas(t, o.Path), 1)
+}

@@ -1,0 +1,217 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/storetest"
+)
+
+// newStore returns options of a store of n secrets, none at first, and opens it.
+func newStore(t *testing.T, n int) (Options, *Store) {
+	t.Helper()
+	dir := t.TempDir()
+	o := Options{Path: filepath.Join(dir, "db"), Write: true, Key: Key{File: filepath.Join(dir, "key.txt")}}
+	s := reopen(t, o)
+	if n > 0 {
+		require.NoError(t, s.Import(t.Context(), someSecrets(t, 0, n)))
+	}
+	return o, s
+}
+
+func reopen(t *testing.T, o Options) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+// someSecrets are secrets with the numbers from first on.
+func someSecrets(t *testing.T, first, n int) []store.New {
+	t.Helper()
+	secrets := make([]store.New, n)
+	for i := range secrets {
+		secrets[i] = store.New{Ref: benchRef(first + i), Value: secret.NewValue(storetest.Value(t, 40))}
+	}
+	return secrets
+}
+
+// tamper changes the file at path in place.
+func tamper(t *testing.T, path string, change func(b []byte)) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	was := bytes.Clone(b)
+	change(b)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer f.Close() //nolint:errcheck // what was written is read again
+	changed := 0
+	for i := range b {
+		if b[i] != was[i] {
+			_, err := f.WriteAt(b[i:i+1], int64(i))
+			require.NoError(t, err)
+			changed++
+		}
+	}
+	require.Positive(t, changed)
+}
+
+// spoil changes one byte at the distance d behind key, wherever it is in b.
+func spoil(b, key []byte, d int) {
+	for at := 0; ; {
+		i := bytes.Index(b[at:], key)
+		if i < 0 {
+			return
+		}
+		at += i + len(key)
+		if at+d < len(b) {
+			b[at+d] ^= 1
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	o, s := newStore(t, 0)
+	n, err := s.Verify(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NoFileExists(t, o.Path)
+	require.NoError(t, s.Import(t.Context(), someSecrets(t, 0, 1000)))
+	for i := 1000; i > 0; i /= 2 {
+		n, err = s.Verify(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, i, n)
+		for j := i / 2; j < i; j++ {
+			require.NoError(t, s.Delete(t.Context(), benchRef(j)))
+		}
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = s.Verify(cancelled)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, s.Close())
+	_, err = s.Verify(t.Context())
+	require.ErrorIs(t, err, secret.ErrUnavailable)
+}
+
+// What is damaged while the store is open is found, although lookups know the way;
+// it is named, as far as it has a name left, and what is whole is counted.
+func TestVerifyNames(t *testing.T) {
+	for _, write := range []bool{true, false} {
+		const secrets = 1000
+		o, s := newStore(t, secrets)
+		require.NoError(t, s.Close())
+		o.Write = write
+		s = reopen(t, o)
+		for i := range secrets {
+			_, _, err := s.Get(t.Context(), benchRef(i))
+			require.NoError(t, err)
+		}
+		record := func(i int) []byte { return recordKey(s.keys.nameOf(benchRef(i))) }
+		const head = 2 // the length of the sealed info
+		tamper(t, o.Path, func(b []byte) {
+			spoil(b, record(3), head+100) // the info
+			spoil(b, record(4), head+sealedLength(b, record(4))+30)
+		})
+		n, err := s.Verify(t.Context())
+		require.ErrorIs(t, err, secret.ErrCorrupt)
+		require.NotEmpty(t, secret.Hint(err))
+		require.Equal(t, secrets-2, n)
+		require.ErrorContains(t, err, benchRef(4).String())
+		require.ErrorContains(t, err, fmt.Sprintf("%x", record(3)[1:9]))
+		require.Equal(t, 2, strings.Count(err.Error(), "sealed was changed"))
+
+		// A node takes the secrets below it along.
+		prefix := record(5)[1:2]
+		tamper(t, o.Path, func(b []byte) { spoil(b, nodeKey(prefix), 30) })
+		n, err = s.Verify(t.Context())
+		require.ErrorIs(t, err, secret.ErrCorrupt)
+		require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
+		require.Less(t, n, secrets-2)
+
+		// However much it is, the error stays short.
+		tamper(t, o.Path, func(b []byte) {
+			for i := range secrets {
+				spoil(b, record(i), head+50)
+			}
+		})
+		n, err = s.Verify(t.Context())
+		require.Zero(t, n)
+		require.ErrorContains(t, err, "times more")
+		require.Less(t, strings.Count(err.Error(), "\n"), maxDamage+2)
+	}
+}
+
+// sealedLength returns the length of the sealed info of a record.
+func sealedLength(b, key []byte) int {
+	at := bytes.LastIndex(b, key) + len(key)
+	return int(binary.BigEndian.Uint16(b[at:]))
+}
+
+// What no read meets, and a write would build on.
+func TestVerifyFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(b []byte, m meta)
+		text  string
+	}{
+		"a meta page": {func(b []byte, m meta) { b[int64(1-m.txid%2)*m.pageSize+pageHeaderSize+60] ^= 1 }, "is not whole"},
+		"a page in use is free": {func(b []byte, m meta) {
+			free := b[int64(m.freelist)*m.pageSize:]
+			native.PutUint64(free[pageHeaderSize:], m.root)
+		}, "not as free"},
+		"no list of free pages": {func(b []byte, m meta) { b[int64(m.freelist)*m.pageSize+8] ^= 1 }, "of a wrong kind"},
+		"more free pages":       {func(b []byte, m meta) { b[int64(m.freelist)*m.pageSize+11] = 0xfe }, "malformed"},
+		"an endless list": {func(b []byte, m meta) {
+			free := b[int64(m.freelist)*m.pageSize:]
+			native.PutUint16(free[10:], 0xffff)
+			native.PutUint64(free[pageHeaderSize:], 1<<60)
+		}, "not as free"},
+		"something beside a bucket": {func(b []byte, m meta) { b[int64(m.root)*m.pageSize+pageHeaderSize] ^= bucketFlag }, "beside its bucket"},
+	} {
+		o, s := newStore(t, 300)
+		for i := range 10 {
+			require.NoError(t, s.Update(t.Context(), benchRef(i), secret.Value{})) // frees pages
+		}
+		_, err := s.Verify(t.Context())
+		require.NoError(t, err)
+		m, _, err := s.readHead()
+		require.NoError(t, err)
+		tamper(t, o.Path, func(b []byte) { c.spoil(b, m) })
+		_, err = s.Verify(t.Context())
+		require.ErrorIs(t, err, secret.ErrCorrupt, name)
+		require.ErrorContains(t, err, c.text, name)
+		err = s.Backup(t.Context(), o.Path+".copy")
+		require.ErrorIs(t, err, secret.ErrCorrupt, name)
+		require.NoFileExists(t, o.Path+".copy")
+	}
+}
+
+func TestVerifyStray(t *testing.T) {
+	for _, key := range [][]byte{recordKey(name{1}), nodeKey([]byte{1, 2, 3})} {
+		_, s := newStore(t, 10)
+		require.NoError(t, s.update(func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.setAll(nil)) }))
+		n, err := s.Verify(t.Context())
+		require.ErrorIs(t, err, secret.ErrCorrupt)
+		require.ErrorContains(t, err, "does not know")
+		require.Equal(t, 10, n)
+	}
+	_, s := newStore(t, 10)
+	require.NoError(t, s.update(func(t *tx) error {
+		return errors.Join(t.put(wrappedKey, bytes.Repeat([]byte("x"), 200)), t.index.setAll(nil))
+	}))
+	_, err := s.Verify(t.Context())
+	require.ErrorContains(t, err, "wrapped data key")
+}
