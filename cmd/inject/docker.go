@@ -67,10 +67,10 @@ func (a *app) askRegistry(v *valueFlags, auths map[string]dockerAuth) error {
 		answer *string
 		ask    func() (string, error)
 	}{
-		{"registry", &v.registry, func() (string, error) { return t.line("Registry (e.g., ghcr.io, docker.io): ") }},
-		{"username", &v.username, func() (string, error) { return t.line("Username: ") }},
+		{"registry", &v.registry, func() (string, error) { return t.Line("Registry (e.g., ghcr.io, docker.io): ") }},
+		{"username", &v.username, func() (string, error) { return t.Line("Username: ") }},
 		{"password", &v.password, func() (string, error) {
-			value, err := t.ask("Password: ")
+			value, err := t.Ask("Password: ")
 			return string(value.Reveal()), err
 		}},
 	} {

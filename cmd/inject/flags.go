@@ -4,15 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"inject/cli"
 	"inject/exec/redact"
 	"inject/injector"
 	"inject/injector/outputs"
@@ -26,10 +25,10 @@ type flags struct {
 	task, podInfo        string
 	org, project, domain string
 
-	store, keyFile string
-	passphrase     bool
-	resolveTimeout time.Duration
-	lockTimeout    time.Duration
+	store, keyFile, tokenFile, caFile, certFile string
+	passphrase                                  bool
+	resolveTimeout                              time.Duration
+	lockTimeout                                 time.Duration
 
 	onConflict, filesDir string
 
@@ -44,61 +43,50 @@ type flags struct {
 	logLevel       string
 }
 
-// A group is flags that belong together, under a heading of the help.
-type group struct {
-	name string
-	set  *pflag.FlagSet
-}
-
-func newGroup(name string, define func(*pflag.FlagSet)) group {
-	set := pflag.NewFlagSet(name, pflag.ContinueOnError)
-	set.SortFlags = false
-	define(set)
-	set.VisitAll(func(f *pflag.Flag) { f.Usage += " [$" + twin(f.Name) + "]" })
-	return group{name, set}
-}
-
-func (f *flags) declareGroup() group {
-	return newGroup("declare", func(s *pflag.FlagSet) {
-		s.StringArrayVar(&f.secrets, "secret", nil, "declare a `[GROUP/]KEY[=ENV_VAR]` (repeat)")
-		s.StringArrayVar(&f.secretFiles, "secret-file", nil, "declare a `[GROUP/]KEY[=PATH]` that is placed in a file (repeat)")
+func (f *flags) declareGroup() cli.Group {
+	return cli.NewGroup("declare", func(s *pflag.FlagSet) {
+		s.StringArrayVar(&f.secrets, "secret", nil, "declare a `[GROUP/]KEY[=ENV_VAR]` (repeat) [$"+task.SecretsEnv+"]")
+		s.StringArrayVar(&f.secretFiles, "secret-file", nil, "declare a `[GROUP/]KEY[=PATH]` that is placed in a file (repeat) [$"+task.SecretFilesEnv+"]")
 		s.StringVar(&f.task, "task", "", "declared list in `FILE`: a TaskEnvironment in YAML or JSON, or Flyte's TaskTemplate or SecurityContext, binary or JSON")
 		s.StringVar(&f.podInfo, "pod-info", "", "declared list and scope in the downward-API `DIR` with labels and annotations (default: "+task.PodInfoDir+" if there)")
 	})
 }
 
-func (f *flags) scopeGroup() group {
-	return newGroup("scope", func(s *pflag.FlagSet) {
+func (f *flags) scopeGroup() cli.Group {
+	return cli.NewGroup("scope", func(s *pflag.FlagSet) {
 		s.StringVar(&f.org, "org", "", "the organization (default: "+secret.DefaultOrg+")")
 		s.StringVarP(&f.project, "project", "p", "", "the project")
 		s.StringVarP(&f.domain, "domain", "d", "", "the domain")
 	})
 }
 
-func (f *flags) storeGroup() group {
-	return newGroup("store", func(s *pflag.FlagSet) {
-		s.StringVar(&f.store, "store", "", "`URL` of the store: file:///PATH, dir:///PATH (default: your own sealed file)")
-		s.StringVar(&f.keyFile, "key-file", "", "age identities that open the store, in `FILE` (default: your own); or the identity or passphrase itself in $INJECT_KEY")
+func (f *flags) storeGroup() cli.Group {
+	return cli.NewGroup("store", func(s *pflag.FlagSet) {
+		s.StringVar(&f.store, "store", "", "`URL` of the store: file:///PATH, dir:///PATH, grpcs://HOST:PORT, grpc://127.0.0.1:PORT (default: your own sealed file)")
+		s.StringVar(&f.keyFile, "key-file", "", "the key of the store, in `FILE`: of a file age identities that open it (default: your own), or the identity or passphrase itself in $INJECT_KEY; of a server the private key of --cert-file")
+		s.StringVar(&f.tokenFile, "token-file", "", "a bearer token that tells a server who you are, in `FILE`; or the token itself in $INJECT_TOKEN")
+		s.StringVar(&f.certFile, "cert-file", "", "a certificate that tells a server who you are, in `FILE`, with its private key there or in --key-file")
+		s.StringVar(&f.caFile, "ca-file", "", "the authorities that a server's certificate may be of, in `FILE` (default: the system's)")
 		s.DurationVar(&f.lockTimeout, "lock-timeout", 10*time.Second, "how long to wait for others who use the store file")
 		s.StringVar(&f.logLevel, "log-level", "warn", "what to say on stderr: debug, info, warn, error, off")
 	})
 }
 
-func (f *flags) resolveGroup() group {
-	return newGroup("resolve", func(s *pflag.FlagSet) {
+func (f *flags) resolveGroup() cli.Group {
+	return cli.NewGroup("resolve", func(s *pflag.FlagSet) {
 		s.DurationVar(&f.resolveTimeout, "resolve-timeout", time.Minute, "for all secrets together")
 	})
 }
 
-func (f *flags) placeGroup() group {
-	return newGroup("place", func(s *pflag.FlagSet) {
+func (f *flags) placeGroup() cli.Group {
+	return cli.NewGroup("place", func(s *pflag.FlagSet) {
 		s.StringVar(&f.onConflict, "on-conflict", string(injector.Overwrite), "a variable that is already set: overwrite, keep or error")
 		s.StringVar(&f.filesDir, "files-dir", "", "`DIR` in which files appear (default: "+injector.FlyteDir+" in a container where it can be written, else a private folder)")
 	})
 }
 
-func (f *flags) maskGroup() group {
-	return newGroup("mask", func(s *pflag.FlagSet) {
+func (f *flags) maskGroup() cli.Group {
+	return cli.NewGroup("mask", func(s *pflag.FlagSet) {
 		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
 		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
 		s.BoolVar(&f.noRedact, "no-redact", false, "mask nothing")
@@ -107,8 +95,8 @@ func (f *flags) maskGroup() group {
 	})
 }
 
-func (f *flags) runGroup() group {
-	return newGroup("run", func(s *pflag.FlagSet) {
+func (f *flags) runGroup() cli.Group {
+	return cli.NewGroup("run", func(s *pflag.FlagSet) {
 		s.DurationVar(&f.grace, "grace", 20*time.Second, "from SIGTERM to SIGKILL, once we were asked to stop")
 		f.messageFlag(s)
 	})
@@ -118,71 +106,9 @@ func (f *flags) messageFlag(s *pflag.FlagSet) {
 	s.StringVar(&f.terminationLog, "termination-log", "", "`FILE` that gets the reason of a failure as a line of JSON (default: /dev/termination-log if there)")
 }
 
-// addGroups gives cmd the flags of the groups, and a help that shows them under
-// their headings.
-func addGroups(owner *cobra.Command, groups ...group) {
-	owner.Flags().SortFlags = false
-	for _, g := range groups {
-		owner.Flags().AddFlagSet(g.set)
-	}
-	owner.SetUsageFunc(func(cmd *cobra.Command) error {
-		var b strings.Builder
-		fmt.Fprintf(&b, "Usage:\n  %s\n", cmd.UseLine())
-		if cmd.HasAvailableSubCommands() {
-			b.WriteString("\nVerbs:\n")
-			for _, sub := range cmd.Commands() {
-				if sub.IsAvailableCommand() || sub.Name() == "help" {
-					fmt.Fprintf(&b, "  %-12s %s\n", sub.Name(), sub.Short)
-				}
-			}
-		}
-		if cmd.HasExample() {
-			fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
-		}
-		for _, g := range groups {
-			if cmd != owner { // which has inherited this function, not the flags
-				break
-			}
-			fmt.Fprintf(&b, "\n%s:\n%s", strings.ToUpper(g.name[:1])+g.name[1:], g.set.FlagUsages())
-		}
-		_, err := io.WriteString(cmd.OutOrStderr(), b.String())
-		return err
-	})
-}
-
-// twin returns the variable that stands for a flag.
-func twin(flag string) string {
-	switch flag {
-	case "secret":
-		return task.SecretsEnv
-	case "secret-file":
-		return task.SecretFilesEnv
-	}
-	return "INJECT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-// applyTwins sets every flag that was not given from its variable. An empty
-// variable is as good as none.
-func applyTwins(cmd *cobra.Command) error {
-	var errs []error
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		name := twin(f.Name)
-		value := os.Getenv(name)
-		if f.Changed || value == "" || f.Name == "help" || name == task.SecretsEnv || name == task.SecretFilesEnv {
-			return
-		}
-		if f.Value.Set(value) != nil { // whose error quotes the value
-			err := fmt.Errorf("%w: %s is not a %s, as --%s needs (not shown)", secret.ErrInvalid, name, f.Value.Type(), f.Name)
-			if f.Name == "passphrase" {
-				err = secret.WithHint(err, "it only says whether a new store gets a passphrase; the passphrase itself goes in INJECT_KEY")
-			}
-			errs = append(errs, err)
-			return
-		}
-		f.Changed = true
-	})
-	return errors.Join(errs...)
-}
+// applyTwins sets every flag that was not given from its variable. Those of the
+// declared list are lists of their own, which package task reads.
+func applyTwins(cmd *cobra.Command) error { return cli.ApplyTwins(cmd, "secret", "secret-file") }
 
 // prepare is called before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
@@ -274,44 +200,8 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	return t, scope, nil
 }
 
-// flagError says what is wrong with a flag without quoting the argument, in
-// which a value may be.
+// flagError is [cli.FlagError] that knows whose failure it is.
 func (a *app) flagError(cmd *cobra.Command, err error) error {
 	a.runs(cmd)
-	what, near, least := "an unknown flag", "", 3
-	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if d := distance(e.GetSpecifiedName(), f.Name); d < least {
-				least = d
-				near = "; did you mean --" + f.Name + "?"
-			}
-		})
-	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
-		what = "no argument for --" + e.GetFlag().Name
-	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		what = fmt.Sprintf("the argument of --%s is not a %s (not shown)", e.GetFlag().Name, e.GetFlag().Value.Type())
-	}
-	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
-		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
-}
-
-// distance is how many letters must be changed, added or removed to make b of a
-// (Levenshtein's).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
+	return cli.FlagError(cmd, err)
 }

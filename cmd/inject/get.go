@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -48,8 +50,8 @@ what may read them is a task.`,
 		Args:              atMost(1),
 		ValidArgsFunction: a.completeKeys,
 	}
-	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "table, json, yaml or name") })
-	addGroups(cmd, show, a.flags.scopeGroup(), a.flags.storeGroup())
+	show := cli.NewGroup("output", func(s *pflag.FlagSet) { s.VarP(&output, "output", "o", "table, json, yaml or name") })
+	cli.AddGroups(cmd, show, a.flags.scopeGroup(), a.flags.storeGroup())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.get(cmd, args, output.value) }
 	return verb("get", "List secrets, or show one; never a value", cmd)
 }

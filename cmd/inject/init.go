@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"inject/cli"
 	"inject/exec"
 	"inject/injector"
 	"inject/resolver/secret"
@@ -42,18 +44,18 @@ containers to read, as kubelet lays out a secret's volume. Both stay when it end
 that a container may be restarted without it.`,
 		Example: `  inject init --copy-to /copy
   inject init --files --files-dir /etc/flyte/secrets --pod-info /etc/podinfo`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
 	}
-	prepare := newGroup("prepare", func(s *pflagSet) {
+	prepare := cli.NewGroup("prepare", func(s *pflag.FlagSet) {
 		s.StringVar(&f.copyTo, "copy-to", "", "copy this program to `PATH`, a file or a folder")
 		s.BoolVar(&f.files, "files", false, "place the file secrets in --files-dir (default: "+injector.FlyteDir+")")
 		s.IntVar(&f.group, "files-group", -1, "let the group `GID` read them, too (default: the folder's, where new files get that)")
 		s.StringVar(&a.flags.filesDir, "files-dir", "", "`DIR` for --files")
 	})
-	message := newGroup("message", func(s *pflagSet) { a.flags.messageFlag(s) })
+	message := cli.NewGroup("message", func(s *pflag.FlagSet) { a.flags.messageFlag(s) })
 	g := &a.flags
-	addGroups(cmd, prepare, g.declareGroup(), g.scopeGroup(), g.storeGroup(), g.resolveGroup(), message)
+	cli.AddGroups(cmd, prepare, g.declareGroup(), g.scopeGroup(), g.storeGroup(), g.resolveGroup(), message)
 	return cmd
 }
 

@@ -47,7 +47,7 @@ type app struct {
 
 	flags    flags
 	redactor *redact.Redactor // every value of the task's; all that we say passes it
-	key      *redact.Redactor // what opens the store; all that we say passes it, too
+	key      *redact.Redactor // what opens the store or is sent to it; all that we say passes it, too
 	log      hclog.Logger
 	status   exec.Status     // of the command
 	message  *os.File        // that the termination message goes to; nil to open the file that is named
@@ -57,7 +57,9 @@ type app struct {
 
 // main runs the program and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
-	a.redactor, a.key = redact.New(1), redact.New(1, redact.Pattern{Name: "INJECT_KEY", Value: []byte(os.Getenv("INJECT_KEY"))})
+	a.redactor, a.key = redact.New(1), redact.New(1,
+		redact.Pattern{Name: keyVar, Value: []byte(os.Getenv(keyVar))},
+		redact.Pattern{Name: tokenVar, Value: []byte(os.Getenv(tokenVar))})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})

@@ -20,7 +20,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"inject/cli"
 	"inject/exec"
 	"inject/exec/redact"
 	"inject/injector"
@@ -62,18 +64,18 @@ not followed. Without them several files are one stream, as cat makes of them.`,
 		},
 	}
 	f := &a.flags
-	mask := newGroup("mask", func(s *pflagSet) {
+	mask := cli.NewGroup("mask", func(s *pflag.FlagSet) {
 		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
 		s.StringVar(&r.valuesFrom, "values-from", "", "mask the values in `FILE`, too: one a line, or a JSON array of texts; - for stdin")
 		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
 	})
-	files := newGroup("what to do", func(s *pflagSet) {
+	files := cli.NewGroup("what to do", func(s *pflag.FlagSet) {
 		s.BoolVar(&r.check, "check", false, "only tell where values are; exit with 1 if there are any")
 		s.VarP(&r.output, "output", "o", "of --check: text or json")
 		s.BoolVar(&r.inPlace, "in-place", false, "replace each file that holds a value by a masked one")
 		s.BoolVar(&r.stats, "stats", false, "tell on stderr what was found: how often, by name and form")
 	})
-	addGroups(cmd, mask, files, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup())
+	cli.AddGroups(cmd, mask, files, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup())
 	return cmd
 }
 
@@ -111,7 +113,7 @@ func (r *redactFlags) validate(cmd *cobra.Command, paths []string) error {
 		return wrong("--check and --in-place exclude each other: give one")
 	case r.inPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("--in-place needs files to replace"), "%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
-	case cmd.Flags().Changed("output") && !r.check && os.Getenv(twin("output")) == "": // which is of other verbs, too
+	case cmd.Flags().Changed("output") && !r.check && os.Getenv(cli.Twin("output")) == "": // which is of other verbs, too
 		return wrong("--output needs --check")
 	case r.valuesFrom == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("stdin cannot be both the values and the text"), "--values-from FILE, or name the files to mask")
@@ -318,7 +320,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 // stream returns a stream that is masked to f: one for a person if f is a terminal. If
 // it is a pipe it is made to hold more.
 func (a *app) stream(f *os.File) *redact.Writer {
-	if isTerminal(f) {
+	if cli.IsTerminal(f) {
 		return a.redactor.TerminalWriter(f)
 	}
 	exec.WidenPipe(f)

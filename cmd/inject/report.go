@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"inject/cli"
 	"inject/exec"
 	"inject/exec/redact"
 	"inject/injector"
@@ -46,42 +47,29 @@ type failure struct {
 	err        error
 }
 
-// failures takes err apart: the failed climbs of a declared list, and errors
-// that were joined.
+// failures takes err apart: the failed climbs of a declared list, the leaks of a
+// task, and errors that were joined.
 func failures(err error) []failure {
-	if e, ok := err.(*resolver.Error); ok { //nolint:errorlint // taken apart level by level
-		all := make([]failure, len(e.Failed))
-		for i, c := range e.Failed {
-			all[i] = climbFailure(c)
-		}
-		return all
-	}
-	if list, ok := err.(interface{ Unwrap() []error }); ok {
-		// A list, as errors.Join makes it, and not a text with several causes.
-		var lines []string
-		for _, e := range list.Unwrap() {
-			lines = append(lines, e.Error())
-		}
-		if err.Error() == strings.Join(lines, "\n") {
-			var all []failure
-			for _, e := range list.Unwrap() {
-				all = append(all, failures(e)...)
+	var all []failure
+	for _, err := range cli.Each(err) {
+		switch e := err.(type) { //nolint:errorlint // taken apart level by level
+		case *resolver.Error:
+			for _, c := range e.Failed {
+				all = append(all, climbFailure(c))
 			}
-			return all
+		case *injector.LeakError:
+			for _, line := range e.Lines() {
+				all = append(all, failure{text: line, err: e})
+			}
+		default:
+			f := failure{text: err.Error(), hint: secret.Hint(err), err: err}
+			if e, ok := errors.AsType[*secret.Error](err); ok {
+				f.key = e.Ref.Key
+			}
+			all = append(all, f)
 		}
 	}
-	if e, ok := err.(*injector.LeakError); ok { //nolint:errorlint // as above
-		var all []failure
-		for _, line := range e.Lines() {
-			all = append(all, failure{text: line, err: e})
-		}
-		return all
-	}
-	f := failure{text: err.Error(), hint: secret.Hint(err), err: err}
-	if e, ok := errors.AsType[*secret.Error](err); ok {
-		f.key = e.Ref.Key
-	}
-	return []failure{f}
+	return all
 }
 
 func climbFailure(c resolver.Climb) failure {
@@ -174,7 +162,7 @@ func (a *app) mask(text string) string {
 // messagePath returns where the termination message is; "" for nowhere.
 func (a *app) messagePath() string {
 	log := &a.flags.terminationLog
-	if *log = cmp.Or(*log, os.Getenv(twin("termination-log"))); *log == "" {
+	if *log = cmp.Or(*log, os.Getenv(cli.Twin("termination-log"))); *log == "" {
 		const usual = "/dev/termination-log"
 		if _, err := os.Stat(usual); err == nil {
 			*log = usual

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"inject/cli"
 	"inject/exec"
 	"inject/injector"
 	"inject/injector/outputs"
@@ -109,7 +111,7 @@ func (a *app) runCommand() *cobra.Command {
 // that is none: the rest is the command, untouched.
 func (a *app) runFlags(cmd *cobra.Command) {
 	f := &a.flags
-	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), f.maskGroup(), f.runGroup())
+	cli.AddGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), f.maskGroup(), f.runGroup())
 	cmd.Flags().SetInterspersed(false)
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -166,7 +168,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		o.Resolver, o.Release = resolver.Over(s), s.Close
+		o.Resolver, o.Release = s, s.Close
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(f.resolveTimeout)
@@ -182,7 +184,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 // has placed our declared list, was perhaps not.
 func (a *app) hasOwnWork(cmd *cobra.Command) bool {
 	return slices.ContainsFunc([]string{
-		"mask", "outputs", "no-redact", "redact-min-length", "store", "key-file", "on-conflict", "termination-log",
+		"mask", "outputs", "no-redact", "redact-min-length", "store", "key-file", "token-file", "ca-file", "cert-file", "on-conflict", "termination-log",
 	}, cmd.Flags().Changed)
 }
 
@@ -202,7 +204,7 @@ func explainStart(err error) error {
 			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
 	}
 	for _, v := range verbs() {
-		if distance(v.name, e.Name) <= 2 {
+		if cli.Distance(v.name, e.Name) <= 2 {
 			return secret.WithHint(err, "did you mean: inject %s", v.name)
 		}
 	}
@@ -212,7 +214,7 @@ func explainStart(err error) error {
 // stopped returns why we stopped, if err is because we did, else err.
 func stopped(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
-		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) || errors.Is(err, errInterrupted) {
+		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) || errors.Is(err, cli.ErrInterrupted) {
 			return e
 		}
 	}
@@ -223,20 +225,12 @@ func (*app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Tell which inject this is",
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "inject %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
-}
-
-// noArgs is [cobra.NoArgs] without quoting what was given.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return secret.WithHint(fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()), "%s --help", cmd.CommandPath())
-	}
-	return nil
 }
 
 func (a *app) explainCommand() *cobra.Command {
@@ -253,11 +247,11 @@ annotations of a pod by which Flyte declares it.`,
 		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
   inject explain --task task.yaml -o json
   inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 	}
 	f := &a.flags
-	show := newGroup("output", func(s *pflagSet) { s.VarP(&output, "output", "o", "text, json, yaml or annotations") })
-	addGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), show)
+	show := cli.NewGroup("output", func(s *pflag.FlagSet) { s.VarP(&output, "output", "o", "text, json, yaml or annotations") })
+	cli.AddGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), show)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, output.value) }
 	return cmd
 }
@@ -276,9 +270,12 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 		}
 		return printAs(a.stdout, "yaml", annotations(t.Declared))
 	}
-	climbs, err := a.climbNow(cmd.Context(), scope, t.Declared)
+	climbs, err := a.explainNow(cmd.Context(), scope, t.Declared)
 	if err != nil {
 		return err
+	}
+	if tried := climbs[0].Tried; len(tried) > 0 {
+		scope = tried[0].Scope // the caller's own, if the task says none and a server knows it
 	}
 	explained := make([]explanation, len(climbs))
 	var failed []resolver.Climb
@@ -333,19 +330,22 @@ type rung struct {
 
 func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
 	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: injector.WouldPlace(c.Declaration, filesDir)}
-	for i, scope := range task.Ladder() {
-		r := rung{scope.String(), "not tried"}
-		if i < len(c.Tried) {
-			switch err := c.Tried[i].Err; {
-			case err == nil:
-				r.Result, e.Winner = "found", scope.String()
-			case errors.Is(err, secret.ErrNotFound):
-				r.Result = "not found"
-			default:
-				r.Result = c.Err.Error()
-			}
+	for _, tried := range c.Tried {
+		r := rung{Scope: tried.Scope.String()}
+		switch {
+		case tried.Err == nil:
+			r.Result, e.Winner = "found", r.Scope
+		case errors.Is(tried.Err, secret.ErrNotFound):
+			r.Result = "not found"
+		default:
+			r.Result = c.Err.Error()
 		}
 		e.Rungs = append(e.Rungs, r)
+	}
+	for _, scope := range task.Ladder() {
+		if !slices.ContainsFunc(c.Tried, func(tried resolver.Rung) bool { return tried.Scope == scope }) {
+			e.Rungs = append(e.Rungs, rung{scope.String(), "not tried"})
+		}
 	}
 	if c.Err != nil {
 		e.Error = c.Err.Error()

@@ -4,89 +4,151 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net/url"
 	"os"
-	"path/filepath"
+	"strings"
+	"time"
 
+	"inject/cli"
 	"inject/injector"
 	"inject/resolver"
+	"inject/resolver/rpc"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/dir"
 	"inject/resolver/store/sealed"
 )
 
+// Variables that hold what a file may hold, too.
+const (
+	keyVar   = "INJECT_KEY"
+	tokenVar = "INJECT_TOKEN"
+)
+
+// answerTime is how long a server may take to answer what has no time of its own:
+// all but resolving.
+const answerTime = time.Minute
+
 // reader is a store that is open for reading.
-type reader interface {
-	store.Reader
+type reader struct {
 	store.Lister
+	resolver.Resolver
+	io.Closer
+	// explain tells how a declared list is resolved, without values if those would
+	// have to come from elsewhere.
+	explain func(context.Context, secret.Scope, []secret.Declaration) ([]resolver.Climb, error)
+}
+
+// manager is a store that is open for changing it; perhaps a [store.Importer].
+type manager interface {
+	store.Manager
 	io.Closer
 }
 
 // openReader opens the store for reading.
-func (a *app) openReader(ctx context.Context) (reader, error) {
+func (a *app) openReader(ctx context.Context) (*reader, error) {
 	u, err := a.storeURL()
 	if err != nil {
 		return nil, err
 	}
-	if u.Scheme == "dir" {
-		return dir.Open(u.Path, a.flags.orgName())
+	if isServer(u) {
+		c, err := a.openServer(u)
+		if err != nil {
+			return nil, err
+		}
+		return &reader{c, c, c, c.Explain}, nil
 	}
-	return a.openSealed(ctx, u.Path, false)
+	var s interface {
+		store.Reader
+		store.Lister
+		io.Closer
+	}
+	if u.Scheme == store.SchemeDir {
+		s, err = dir.Open(u.Path, a.flags.orgName())
+	} else {
+		s, err = a.openSealed(ctx, u.Path, false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ladder := resolver.Over(s)
+	return &reader{s, ladder, s, ladder.Climb}, nil
 }
 
 // openManager opens the store for changing it.
-func (a *app) openManager(ctx context.Context) (*sealed.Store, error) {
+func (a *app) openManager(ctx context.Context) (manager, error) {
 	u, err := a.storeURL()
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if u.Scheme == "dir" {
+	case isServer(u):
+		return a.openServer(u)
+	case u.Scheme == store.SchemeDir:
 		return nil, secret.WithHint(fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid), "change the files in %s where they come from", u.Path)
 	}
 	return a.openSealed(ctx, u.Path, true)
 }
 
-// storeURL returns the store's address, with a path of the file system.
+// storeURL returns the store's address.
 func (a *app) storeURL() (*url.URL, error) {
-	if a.flags.store == "" {
-		path, err := userPath("XDG_DATA_HOME", ".local/share", "secrets.db")
-		return &url.URL{Scheme: "file", Path: path}, err
+	f := &a.flags
+	u := &url.URL{Scheme: store.SchemeFile}
+	var err error
+	if f.store == "" {
+		u.Path, err = cli.UserPath("XDG_DATA_HOME", ".local/share", "secrets.db")
+	} else {
+		u, err = store.ParseURL(f.store, store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC)
 	}
-	// What is not a URL is not quoted: userinfo may be in it.
-	u, err := url.Parse(a.flags.store)
-	if err != nil || u.Scheme == "" {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store is not a URL", secret.ErrInvalid), "a file is file:///path/to/secrets.db, a mounted folder dir:///path/to/folder")
+	if err != nil || isServer(u) {
+		return u, err
 	}
-	if u.Scheme != "file" && u.Scheme != "dir" {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store: unknown scheme %.20q", secret.ErrInvalid, u.Scheme), "known are file:///path/to/secrets.db and dir:///path/to/folder")
-	}
-	if u.Opaque != "" { // file:relative/path
-		if u.Path, err = url.PathUnescape(u.Opaque); err != nil {
-			u.Path = u.Opaque
+	// Who forgets --store must not change another store than they mean.
+	for flag, value := range map[string]string{"token-file": f.tokenFile, "ca-file": f.caFile, "cert-file": f.certFile} {
+		if typed(flag, value) {
+			return nil, secret.WithHint(fmt.Errorf("%w: --%s is for a server, and the store is %s", secret.ErrInvalid, flag, u.Path), "name the server: --store grpcs://host:port")
 		}
-	}
-	if u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store: a path has no query or fragment", secret.ErrInvalid), "in a URL a ? of a path is %%3F, and a # is %%23")
-	}
-	if u.Host != "" || u.Path == "" {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store: a path is missing", secret.ErrInvalid), "three slashes begin an absolute path: %s:///path", u.Scheme)
 	}
 	return u, nil
 }
 
-// userPath returns where the user keeps a file of ours, by the XDG Base
-// Directory Specification.
-func userPath(variable, fallback, name string) (string, error) {
-	base := os.Getenv(variable)
-	if !filepath.IsAbs(base) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", secret.WithHint(fmt.Errorf("%w: there is no home folder for a store: %w", secret.ErrInvalid, err), "set HOME, or choose a store with --store file:///path/to/secrets.db")
-		}
-		base = filepath.Join(home, fallback)
+func isServer(u *url.URL) bool { return u.Scheme == store.SchemeGRPCS || u.Scheme == store.SchemeGRPC }
+
+// typed reports whether a flag's value is of the command line and not what its
+// variable says.
+func typed(flag, value string) bool { return value != "" && value != os.Getenv(cli.Twin(flag)) }
+
+// openServer opens the server at u, which is asked nothing yet.
+func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
+	f := &a.flags
+	o := rpc.Options{
+		Address: u.Host, TLS: u.Scheme == store.SchemeGRPCS,
+		CAFile: f.caFile, CertFile: f.certFile, TokenFile: f.tokenFile, Timeout: answerTime,
 	}
-	return filepath.Join(base, "inject", name), nil
+	if f.certFile != "" || typed("key-file", f.keyFile) { // else the variable's is of another store
+		o.KeyFile = f.keyFile
+	}
+	variable := cli.Twin("token-file")
+	if f.tokenFile == "" {
+		variable = tokenVar
+		o.Token = secret.NewValue([]byte(os.Getenv(tokenVar)))
+	}
+	// Whoever has but the command line in their hands gets no token sent to a server of
+	// theirs: it goes where it was set for.
+	if (o.Token.Len() > 0 || f.tokenFile != "" && !typed("token-file", f.tokenFile)) && !sameServer(u, os.Getenv(cli.Twin("store"))) {
+		return nil, secret.WithHint(fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one", secret.ErrInvalid, variable, cli.Twin("store")),
+			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store", cli.Twin("store"), u.Scheme, u.Host)
+	}
+	injector.Hide(a.log) // from before a token or key is read
+	// What GODEBUG has HTTP/2 tell goes there, and is what is received.
+	log.SetOutput(io.Discard)
+	return rpc.Open(o)
+}
+
+// sameServer reports whether address is that of u.
+func sameServer(u *url.URL, address string) bool {
+	other, err := store.ParseURL(address, store.SchemeGRPCS, store.SchemeGRPC)
+	return err == nil && other.Scheme == u.Scheme && strings.EqualFold(other.Host, u.Host)
 }
 
 func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.Store, error) {
@@ -96,14 +158,14 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 		Notice:     func(text string) { a.say(text) },
 	}
 	if ask := a.terminal(); ask != nil {
-		key.Ask = ask.passphrase
+		key.Ask = ask.Passphrase
 	}
 	if key.File == "" {
-		if text := os.Getenv("INJECT_KEY"); text != "" {
+		if text := os.Getenv(keyVar); text != "" {
 			key.Text = secret.NewValue([]byte(text))
 		}
 		var err error
-		if key.File, err = userPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
+		if key.File, err = cli.UserPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
 			return nil, err
 		}
 	}
@@ -116,14 +178,18 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 
 // resolveNow resolves a declared list and gives the store back.
 func (a *app) resolveNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]resolver.Resolved, error) {
-	climbs, err := a.climbNow(ctx, scope, declared)
-	if err != nil {
-		return nil, err
-	}
-	return resolver.Values(climbs)
+	return fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Resolved, error) {
+		return s.Resolve(ctx, scope, declared)
+	})
 }
 
-func (a *app) climbNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+// explainNow tells how a declared list is resolved, and gives the store back.
+func (a *app) explainNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+	return fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Climb, error) { return s.explain(ctx, scope, declared) })
+}
+
+// fromStore opens the store for fn, which has the time for resolving.
+func fromStore[T any](ctx context.Context, a *app, fn func(context.Context, *reader) ([]T, error)) ([]T, error) {
 	s, err := a.openReader(ctx)
 	if err != nil {
 		return nil, err
@@ -131,5 +197,5 @@ func (a *app) climbNow(ctx context.Context, scope secret.Scope, declared []secre
 	defer s.Close() //nolint:errcheck // read only
 	ctx, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
 	defer cancel()
-	return resolver.Over(s).Climb(ctx, scope, declared)
+	return fn(ctx, s)
 }

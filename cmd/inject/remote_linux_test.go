@@ -1,0 +1,450 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/serve"
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
+	"inject/resolver/store/storetest"
+)
+
+// serverRules are who may what on the server of these tests.
+const serverRules = `
+version: 1
+rules:
+  - name: platform
+    identity: {token: platform}
+    manage: [{project: "*", domain: "*"}]
+    list: [{project: "*", domain: "*"}]
+  - name: tasks
+    identity: {spiffe: "spiffe://example.org/project/{project}/domain/{domain}"}
+    resolve: {project: "{project}", domain: "{domain}"}
+  - name: one key
+    identity: {token: one-key}
+    resolve: {project: p, domain: d, keys: [K]}
+`
+
+// server is the server's real end of the wire, on a port of its own.
+type server struct {
+	t       *testing.T
+	dir     string
+	store   string // its address
+	address string
+	tokens  map[string]string // by name
+	audit   *lockedBuffer
+	stop    func()
+
+	authority *x509.Certificate
+	key       *ecdsa.PrivateKey
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// path returns a file of the server's folder.
+func (s *server) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *server) write(name, text string) string {
+	s.t.Helper()
+	require.NoError(s.t, os.WriteFile(s.path(name), []byte(text), 0o600))
+	return s.path(name)
+}
+
+// issue writes a certificate and its key to NAME.pem and NAME.key: the authority's own
+// if there is none yet.
+func (s *server) issue(name string, change func(*x509.Certificate)) {
+	s.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(s.t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	change(template)
+	parent, signer := s.authority, s.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	require.NoError(s.t, err)
+	if s.authority == nil {
+		s.key = key
+		s.authority, err = x509.ParseCertificate(der)
+		require.NoError(s.t, err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(s.t, err)
+	s.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	s.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+}
+
+// startServer starts a server: with TLS, or for everyone on this machine.
+func startServer(t *testing.T, tls bool) *server {
+	t.Helper()
+	s := &server{t: t, dir: t.TempDir(), tokens: map[string]string{}, audit: &lockedBuffer{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	o := serve.Options{
+		Store: storetest.Memory(), Audit: serve.NewAudit(s.audit), Log: hclog.NewNullLogger(),
+		Metrics: prometheus.NewRegistry(), Cluster: "test",
+	}
+	var certificates *serve.Certificates
+	if tls {
+		s.issue("ca", func(c *x509.Certificate) {
+			c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
+		})
+		s.issue("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+		s.issue("task", func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: "example.org", Path: "/project/p/domain/d"}}
+		})
+		var err error
+		certificates, err = serve.LoadCertificates(ctx, serve.CertificateFiles{Cert: s.path("server.pem"), Key: s.path("server.key"), ClientCA: s.path("ca.pem")}, o.Log)
+		require.NoError(t, err)
+		lines := ""
+		for _, name := range []string{"platform", "one-key"} {
+			token, line, err := identity.NewToken(name)
+			require.NoError(t, err)
+			s.tokens[name] = string(token.Reveal())
+			s.write(name+".token", s.tokens[name]+"\n")
+			lines += line + "\n"
+		}
+		tokens, err := identity.NewTokens(ctx, s.write("tokens", lines), o.Log)
+		require.NoError(t, err)
+		o.Authenticator = identity.Chain{identity.MTLS{}, tokens}
+		p, err := policy.Parse([]byte(serverRules))
+		require.NoError(t, err)
+		o.Policy = func() *policy.Policy { return p }
+	}
+	limits := serve.Limits{Connections: 100, Streams: 100}
+	port, err := serve.Listen(ctx, "127.0.0.1:0", certificates, limits)
+	require.NoError(t, err)
+	s.address = port.Addr().String()
+	s.store = "grpc://" + s.address
+	if tls {
+		s.store = "grpcs://" + s.address
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, o.Log), port, 5*time.Second)
+	}()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// A call is one run of inject against a server: what it printed and its exit code.
+type call struct {
+	t              *testing.T
+	stdout, stderr string
+	code           int
+}
+
+// inject runs it with args, with more in its environment.
+func (s *server) inject(stdin string, env []string, args ...string) call {
+	s.t.Helper()
+	cmd := command(s.dir, args...)
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok {
+		require.NoError(s.t, err)
+	} else {
+		require.Less(s.t, exit.ExitCode(), 128, stderr.String())
+	}
+	return call{s.t, stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// as are the flags of who is calling.
+func (s *server) as(name string, args ...string) []string {
+	flags := []string{"--store", s.store, "--ca-file", s.path("ca.pem"), "--token-file", s.path(name + ".token")}
+	if name == "task" {
+		flags = []string{"--store", s.store, "--ca-file", s.path("ca.pem"), "--cert-file", s.path("task.pem"), "--key-file", s.path("task.key")}
+	}
+	if len(args) > 1 && args[1] == "secret" {
+		return append(args[:2:2], append(flags, args[2:]...)...)
+	}
+	return append(args[:1:1], append(flags, args[1:]...)...)
+}
+
+// ok requires that it went well.
+func (c call) ok() call {
+	c.t.Helper()
+	require.Equal(c.t, 0, c.code, c.stderr)
+	return c
+}
+
+// failed requires that inject failed, and said each of texts.
+func (c call) failed(texts ...string) call {
+	c.t.Helper()
+	require.Equal(c.t, 125, c.code, c.stderr)
+	for _, text := range texts {
+		require.Contains(c.t, c.stderr, text)
+	}
+	return c
+}
+
+// without requires that no value is in what was printed, nor in files, in a form in
+// which it could be.
+func (c call) without(values ...string) call {
+	c.t.Helper()
+	hides := func(text, value string) bool {
+		quoted := fmt.Sprintf("%q", value)
+		for _, form := range []string{
+			value, quoted[1 : len(quoted)-1], base64.StdEncoding.EncodeToString([]byte(value)), hex.EncodeToString([]byte(value)), value[len(value)-20:],
+		} {
+			if strings.Contains(text, form) {
+				return false
+			}
+		}
+		return true
+	}
+	for _, value := range values {
+		require.False(c.t, hides(c.stdout+c.stderr+value, value), "the search finds a planted value")
+		require.True(c.t, hides(c.stdout, value), "stdout has it")
+		require.True(c.t, hides(c.stderr, value), "stderr has it")
+	}
+	return c
+}
+
+func awkward() string { return "'\"$HOME`\\\n\xff%s " + rand.Text() }
+
+// A secret's life against a server is what it is against a file.
+func TestServer(t *testing.T) {
+	s := startServer(t, true)
+	first, second := awkward(), awkward()
+	s.inject(first, nil, s.as("platform", "create", "secret", "K", "-p", "p", "--from-file", "-")...).ok().without(first)
+	s.inject(first, nil, s.as("platform", "create", "secret", "K", "-p", "p")...).failed("K at project p: secret already exists", "inject update secret K -p p").without(first)
+	s.inject(first, nil, s.as("platform", "create", "secret", "FILE")...).ok()
+	s.inject(second, nil, s.as("platform", "update", "secret", "K", "-p", "p")...).ok().without(second)
+
+	require.Contains(t, s.inject("", nil, s.as("platform", "get", "secret")...).ok().without(first, second).stdout, "p        -       K     regular")
+	require.Equal(t, "FILE\n", s.inject("", nil, s.as("platform", "get", "secret", "FILE", "-o", "name")...).ok().stdout)
+	s.inject("", nil, s.as("platform", "get", "secret", "K")...).failed("secret not found", "it is at project p: inject get secret K -p p")
+	complete := append([]string{"__complete"}, s.as("platform", "delete", "secret")...)
+	require.Contains(t, s.inject("", nil, append(complete, "")...).ok().stdout, "FILE\nK\n")
+
+	// The task says nothing of its scope: the server knows it.
+	got := s.inject("", nil, s.as("task", "run", "--secret", "K=V", "--secret-file", "FILE", "--files-dir", s.path("files"), "--",
+		"sh", "-c", `printf %s "$V" > "$1/k"; cat "$1/files/FILE" > "$1/file"; printf 'it is <%s>' "$V"; cat "$1/files/FILE" >&2`, "sh", s.dir)...).ok().without(first, second)
+	require.Equal(t, "it is <[redacted:K]>", got.stdout)
+	require.Equal(t, "[redacted:FILE]", got.stderr)
+	for name, want := range map[string]string{"k": second, "file": first} {
+		b, err := os.ReadFile(s.path(name))
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	require.NoDirExists(t, s.path("files"))
+
+	got = s.inject("", nil, s.as("task", "explain", "--secret", "K", "--secret-file", "FILE")...).ok().without(first, second)
+	require.Contains(t, got.stdout, "task scope:  project p, domain d\n")
+	require.Regexp(t, `(?m)^  1  project p, domain d +not found\n\* 2  project p +found\n  3  domain d +not tried\n  4  org flyte +not tried$`, got.stdout)
+	require.Regexp(t, `(?m)^\* 4  org flyte +found$`, got.stdout)
+	s.inject("", nil, s.as("task", "explain", "-p", "other", "-d", "d", "--secret", "K")...).failed("denied")
+
+	s.inject("", nil, s.as("task", "init", "--files", "--secret-file", "K", "--files-dir", s.path("placed"))...).ok().without(second)
+	b, err := os.ReadFile(s.path("placed/K"))
+	require.NoError(t, err)
+	require.Equal(t, second, string(b))
+
+	require.Equal(t, "<[redacted:K]>", s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout)
+
+	got = s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).ok()
+	require.Equal(t, "deleted secret K at project p\n", got.stdout)
+	s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).failed("secret not found", "it is at no scope of org flyte")
+	s.inject("", nil, s.as("task", "run", "--secret", "K", "--secret", "L", "--", "echo", "started")...).failed(
+		"K: secret not found", "L: secret not found", "looked in: project p, domain d; project p; domain d; org flyte")
+	call{t: t, stdout: s.audit.String()}.without(first, second)
+}
+
+// On this machine there is a server without TLS, which asks nobody who they are.
+func TestServerOnLoopback(t *testing.T) {
+	s := startServer(t, false)
+	value := awkward()
+	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
+	require.Equal(t, "[redacted:K]", s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c", `printf %s "$K"`).ok().without(value).stdout)
+	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed("TLS with "+s.address, "hint: the server does not speak TLS there")
+	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get", "secret").failed("a token or a certificate needs TLS").without(value)
+	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
+}
+
+// Who is not known, or not let in, is told why and what to do; and a server that is not
+// the right one is told nothing.
+func TestServerRefuses(t *testing.T) {
+	s, other := startServer(t, true), startServer(t, true)
+	value := awkward()
+	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
+	s.inject(value, nil, s.as("platform", "create", "secret", "OTHER")...).ok()
+	wrong := "inj_" + rand.Text() + rand.Text()
+	address, ca, token := []string{"--store", s.store}, []string{"--ca-file", s.path("ca.pem")}, []string{"--token-file", s.path("one-key.token")}
+	for name, c := range map[string]struct {
+		args [][]string
+		told []string
+	}{
+		"no token":              {[][]string{address, ca}, []string{"no credentials", s.address, "--token-file"}},
+		"another token":         {[][]string{address, ca, {"--token-file", s.write("wrong", wrong)}}, []string{"the credentials were refused", s.address, "expired"}},
+		"the system's CAs":      {[][]string{address, token}, []string{"TLS with " + s.address, "unknown authority", "--ca-file"}},
+		"another CA":            {[][]string{address, token, {"--ca-file", other.path("ca.pem")}}, []string{"TLS with " + s.address, "another authority", other.path("ca.pem")}},
+		"another's certificate": {[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}}, []string{s.address + " does not accept our certificate", "--cert-file"}},
+		"no key":                {[][]string{address, ca, {"--cert-file", s.path("task.pem")}}, []string{"the client's certificate and key in " + s.path("task.pem"), "for a server is that key"}},
+		"no certificate":        {[][]string{address, ca, {"--key-file", s.path("task.key")}}, []string{"a private key without its certificate", "--cert-file"}},
+		"no TLS":                {[][]string{{"--store", "grpc://" + s.address}}, []string{s.address, "does the server want TLS?"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // an outage is waited for
+			s := *s
+			s.t = t
+			got := s.inject("", nil, append(slices.Concat(c.args...), "--secret", "K", "--", "echo", "started")...).failed(c.told...).without(value, wrong, s.tokens["one-key"])
+			require.Empty(t, got.stdout)
+		})
+	}
+
+	// A key that is denied looks as one that is not there.
+	denied := s.inject("", nil, s.as("one-key", "run", "--secret", "OTHER", "--", "true")...).failed("OTHER: secret not found").without(value)
+	absent := s.inject("", nil, s.as("one-key", "run", "--secret", "ABSENT", "--", "true")...).failed("ABSENT: secret not found")
+	require.Equal(t, absent.stderr, strings.ReplaceAll(denied.stderr, "OTHER", "ABSENT"))
+	s.inject("", nil, s.as("one-key", "run", "--secret", "K", "--", "true")...).ok()
+	denied = s.inject("", nil, s.as("one-key", "delete", "secret", "OTHER")...).failed("secret not found")
+	absent = s.inject("", nil, s.as("one-key", "delete", "secret", "ABSENT")...).failed("secret not found")
+	require.Equal(t, absent.stderr, strings.ReplaceAll(denied.stderr, "OTHER", "ABSENT"))
+	require.NotContains(t, denied.stderr, "it is at no scope", "nobody has looked")
+	s.inject("", nil, s.as("one-key", "create", "secret", "NEW", "v")...).failed("denied")
+
+	// Without a server's address they would be of no use, and another store would be changed.
+	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file"} {
+		s.inject("", nil, "create", "secret", flag, s.path("ca.pem"), "K", "v").failed(flag+" is for a server", "--store grpcs://host:port")
+	}
+	require.NoDirExists(t, s.path(".local"))
+}
+
+// A token of the environment is sent only where the environment says: who has but the
+// command line in their hands cannot have it sent to themselves.
+func TestTokenGoesNowhereElse(t *testing.T) {
+	s, other := startServer(t, true), startServer(t, true)
+	text, file := "INJECT_TOKEN="+s.tokens["one-key"], "INJECT_TOKEN_FILE="+s.path("one-key.token")
+	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()
+	for _, token := range []string{text, file} {
+		variable, _, _ := strings.Cut(token, "=")
+		for _, env := range [][]string{{token}, {token, "INJECT_STORE=" + s.store}, {token, "INJECT_STORE=file:///nowhere"}} {
+			s.inject("", env, "--store", other.store, "--ca-file", other.path("ca.pem"), "--secret", "K", "--", "true").
+				failed("the token of "+variable+" goes only to the server in INJECT_STORE", "INJECT_STORE="+other.store).without(s.tokens["one-key"])
+		}
+		ca := "INJECT_CA_FILE=" + s.path("ca.pem")
+		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store}, "--secret", "K", "--", "true").ok()
+		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store}, "--store", "GRPCS"+strings.TrimPrefix(s.store, "grpcs"), "--secret", "K", "--", "true").ok()
+		s.inject("", []string{token, ca}, s.as("platform", "get", "secret")...).ok() // its own, from the command line
+		// What is for another store, and what another store has no use for.
+		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"}, "--secret", "K", "--", "true").ok()
+		s.inject("v", []string{token, ca, "INJECT_STORE=" + s.store}, "create", "secret", "--store", "file://"+s.path(variable), "K").ok()
+	}
+	require.Empty(t, other.audit.String(), "nothing was asked there")
+}
+
+// The task sees neither the token nor where it is, and debugging of what is below us
+// prints no value.
+func TestTokenIsOurs(t *testing.T) {
+	s := startServer(t, true)
+	value := awkward()
+	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
+	env := []string{
+		"INJECT_STORE=" + s.store, "INJECT_CA_FILE=" + s.path("ca.pem"), "INJECT_TOKEN=" + s.tokens["one-key"], "CANARY=" + rand.Text(),
+		"GODEBUG=http2debug=2", "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99",
+	}
+	got := s.inject("", env, "--secret", "K", "--no-redact", "--", "env", "-u", "K", "-u", "_UNION_K").ok().without(value, s.tokens["one-key"])
+	require.Contains(t, got.stdout, "CANARY=")
+	require.NotContains(t, strings.ReplaceAll(got.stdout, "INJECT_PARENT=", ""), "INJECT_")
+
+	// What a person makes of it is not told, either.
+	s.inject("", env, "--secret", "K", "--", s.tokens["one-key"]+"/no/such/command")
+	got = s.inject("", env, "--task", s.path(s.tokens["one-key"]), "--", "true").failed("[redacted:INJECT_TOKEN]").without(s.tokens["one-key"])
+	require.NotContains(t, got.stderr, "inj_")
+}
+
+// A server that is down, or that never answers, is an outage: the task may be tried
+// again.
+func TestServerIsDown(t *testing.T) {
+	s := startServer(t, true)
+	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close() //nolint:errcheck // of a test
+	go func() {
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+		}
+	}()
+	s.stop()
+	for _, c := range []struct{ address, timeout, text string }{
+		{s.address, "1m", "connection refused"},
+		{silent.Addr().String(), "1s", "no answer from " + silent.Addr().String() + " in time"},
+	} {
+		s.store = "grpcs://" + c.address
+		message := s.path("message")
+		s.inject("", nil, s.as("task", "run", "--secret", "K", "--resolve-timeout", c.timeout, "--termination-log", message, "--", "touch", s.path("started"))...).failed(c.address, c.text)
+		b, err := os.ReadFile(message)
+		require.NoError(t, err)
+		var m struct {
+			Reason, Message string
+			Retryable       bool
+		}
+		require.NoError(t, json.Unmarshal(b, &m))
+		require.Equal(t, "unavailable", m.Reason)
+		require.True(t, m.Retryable)
+		require.Contains(t, m.Message, c.address)
+		require.NoFileExists(t, s.path("started"))
+	}
+	s.store = "grpcs://" + s.address
+	s.inject("", nil, s.as("platform", "create", "secret", "L", "value of l")...).failed("L at org flyte: ", s.address, "hint: is an injectd running there")
+}
