@@ -17,9 +17,11 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"inject/cli"
 	"inject/exec/redact"
+	"inject/injector"
 	"inject/resolver/secret"
 )
 
@@ -50,6 +52,11 @@ func (a *app) main(ctx context.Context, args []string) int {
 		Name: "injectd", Level: hclog.Info, Output: &messages{a.key, a.stderr},
 		JSONFormat: !cli.IsTerminal(a.stderr),
 	})
+	// Values and what opens the store come into our memory by many ways, and the latter is
+	// in our environment. Neither is for others of our user, nor for a core. Where a core
+	// goes to a program that limit says nothing; the kernel then makes none because of Hide.
+	injector.Hide(a.log)
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // less is always allowed
 	root := a.rootCommand()
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {

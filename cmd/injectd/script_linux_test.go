@@ -156,15 +156,21 @@ func (p *process) stop(sig os.Signal) error {
 //	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE (raw, as JSON or as base64 has it)
 //	nobody CMD...         CMD exits with 0 as a user who owns nothing
 //	flip FILE N           changes byte N of a file
+//	rows, pages, audited  what clients of others send, and what is answered: see wire_linux_test.go
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
 // certificate of the server (server.pem, server.key) and of clients: platform, task (of
 // project p, domain d) and other, whose SPIFFE IDs are those of policy.yaml.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir:       "testdata",
+		Condition: has,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("PATH", binaries+":"+os.Getenv("PATH"))
+			made, err := filepath.Abs("../../bin") // grpcurl
+			if err != nil {
+				return err
+			}
+			e.Setenv("PATH", binaries+":"+os.Getenv("PATH")+":"+made)
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "runtime"))
 			for _, dir := range []string{"home", "v", "runtime"} {
@@ -219,7 +225,10 @@ func TestScript(t *testing.T) {
 					ts.Fatalf("it ended with %v: %s", err, p.stderr)
 				}
 			},
-			"noleak": func(ts *testscript.TestScript, _ bool, args []string) { noLeak(ts, args) },
+			"rows":    rows,
+			"pages":   pages,
+			"audited": audited,
+			"noleak":  func(ts *testscript.TestScript, _ bool, args []string) { noLeak(ts, args) },
 			"nobody": func(ts *testscript.TestScript, neg bool, args []string) {
 				cmd := exec.Command("env", args...)
 				cmd.Dir, cmd.Env = ts.MkAbs("."), scriptEnv(ts)

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"inject/cli"
-	"inject/injector"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/all"
@@ -98,7 +97,6 @@ func (a *app) sealedOptions(path, served string) (sealed.Options, error) {
 	key, err := a.keyOf(a.store.keyFile)
 	return sealed.Options{
 		Path: path, Write: true, Key: key, LockTimeout: a.store.lockTimeout, Address: served,
-		Opened:  func() { injector.Hide(a.log) },
 		Waiting: func(holder string) { a.log.Info("waiting for " + holder + ", who uses the store") },
 	}, err
 }

@@ -74,11 +74,11 @@ build() {
     { cat "$work/build.log" >&2; fail "docker build of $image (DOCKER_BUILDKIT=$buildkit)"; }
 }
 
-# machine IMAGE ARCH: the ELF header's e_machine, two bytes at 18, of the image's binary.
+# machine IMAGE ARCH BINARY: the ELF header's e_machine, two bytes at 18, of the image's binary.
 machine() {
   local id
   id=$("$docker" create --network none --platform "linux/$2" "$1")
-  "$docker" cp "$id:/inject" - | tar -xOf - >"$work/elf"
+  "$docker" cp "$id:/$3" - | tar -xOf - >"$work/elf"
   "$docker" rm "$id" >/dev/null
   od -An -tu1 -j18 -N2 "$work/elf" | xargs
 }
@@ -99,13 +99,17 @@ declare -A elf=([amd64]='62 0' [arm64]='183 0')
 
 # One builder each, so that both are seen to accept the Dockerfile. The legacy one gets no
 # platform: what it builds is for the machine it runs on.
+build 0 "local/injectd:$native" --target injectd
 build 0 "local/inject:$native"
+build 1 "local/injectd:$foreign" --target injectd --platform "linux/$foreign"
 build 1 "local/inject:$foreign" --platform "linux/$foreign"
-for arch in "$native" "$foreign"; do
-  inspect "$arch" '{{.Architecture}}' "local/inject:$arch"
-  got=$(machine "local/inject:$arch" "$arch")
-  [ "$got" = "${elf[$arch]}" ] || fail "linux/$arch: ELF machine '$got', expected '${elf[$arch]}'"
-  ok "linux/$arch builds, and its binary is for $arch ($(stat -c %s "$work/elf") bytes)"
+for binary in inject injectd; do
+  for arch in "$native" "$foreign"; do
+    inspect "$arch" '{{.Architecture}}' "local/$binary:$arch"
+    got=$(machine "local/$binary:$arch" "$arch" "$binary")
+    [ "$got" = "${elf[$arch]}" ] || fail "linux/$arch: ELF machine of $binary '$got', expected '${elf[$arch]}'"
+    ok "linux/$arch: $binary builds, and its binary is for $arch ($(stat -c %s "$work/elf") bytes)"
+  done
 done
 
 image=local/inject:$native
@@ -147,11 +151,16 @@ listing() {
 }
 tar -cf - --files-from /dev/null | "$docker" import - local/empty:test >/dev/null
 listing local/empty:test /none >"$work/empty"
-listing "$image" >"$work/full"
-got=$(comm -13 "$work/empty" "$work/full" | xargs)
-want='etc/group etc/passwd etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt inject'
-[ "$got" = "$want" ] || fail "the image holds '$got', expected '$want'"
-ok "the image holds the binary, the certificates, the user, and nothing else"
+holds() {
+  local got
+  listing "$1" >"$work/full"
+  got=$(comm -13 "$work/empty" "$work/full" | xargs)
+  [ "$got" = "$2" ] || fail "$1 holds '$got', expected '$2'"
+}
+certificates='etc/group etc/passwd etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt'
+holds "$image" "$certificates inject"
+holds "local/injectd:$native" "$certificates injectd var var/lib var/lib/inject"
+ok "the images hold their binary, the certificates, the user, and nothing else"
 
 id=$("$docker" create --network none "$image")
 got=$("$docker" cp "$id:/etc/ssl/certs/ca-certificates.crt" - | tar -xOf - | grep -c 'BEGIN CERTIFICATE') || true
@@ -181,6 +190,80 @@ $(printf %s "$value" | sha256sum)
   [ "$got" = "$want" ] || fail "the example's task printed '$got', expected '$want'"
 done
 ok "the example's image gives its task the secret, and masks it"
+
+# The server's image: certificates and tokens as an operator makes them, and the example's
+# task, which resolves from it over TLS.
+server=local/injectd:$native
+inspect 65532:65532 '{{.Config.User}}' "$server"
+inspect '[/injectd]' '{{.Config.Entrypoint}}' "$server"
+inspect '[serve]' '{{.Config.Cmd}}' "$server"
+mkdir "$work/etc"
+for name in platform task; do
+  "$docker" run --rm --network none "$server" token "$name" >"$work/etc/$name.token" 2>"$work/line"
+  sed -n "/^$name sha256:/p" "$work/line" >>"$work/etc/tokens"
+done
+[ "$(wc -l <"$work/etc/tokens")" = 2 ] || fail "injectd token printed no line for the token file: $(cat "$work/line")"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca \
+  -keyout "$work/ca.key" -out "$work/etc/ca.pem" 2>/dev/null
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=injectd \
+  -keyout "$work/etc/server.key" -out "$work/server.csr" 2>/dev/null
+openssl x509 -req -in "$work/server.csr" -CA "$work/etc/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 2 \
+  -extfile <(echo 'subjectAltName=IP:127.0.0.1') -out "$work/etc/server.pem" 2>/dev/null
+cat >"$work/etc/policy.yaml" <<'POLICY'
+version: 1
+rules:
+  - name: platform
+    identity: {token: platform}
+    manage: [{project: "*", domain: "*"}]
+    list: [{project: "*", domain: "*"}]
+  - name: task
+    identity: {token: task}
+    resolve: {project: p, domain: d}
+POLICY
+chmod -R a+rX,go-w "$work/etc"
+port=$((20000 + $$ % 10000))
+# up: the server runs, on its own volume, as little as it may.
+up() {
+  "$docker" run -d --name injectd --network host --read-only --cap-drop ALL --security-opt no-new-privileges \
+    -v state:/var/lib/inject -v "$work/etc:/etc/inject:ro" \
+    -e "INJECT_LISTEN=127.0.0.1:$port" -e "INJECT_OPS_LISTEN=127.0.0.1:$((port + 1))" \
+    -e INJECT_CERT_FILE=/etc/inject/server.pem -e INJECT_CERT_KEY_FILE=/etc/inject/server.key \
+    -e INJECT_TOKEN_FILE=/etc/inject/tokens -e INJECT_POLICY=/etc/inject/policy.yaml "$server" >/dev/null
+  for _ in $(seq 100); do
+    if exec 3<>"/dev/tcp/127.0.0.1/$((port + 1))"; then
+      printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
+      grep -q '200 OK' <&3 && return
+    fi 2>/dev/null
+    sleep 0.1
+  done
+  fail "the server is not ready: $("$docker" logs injectd 2>&1)"
+}
+down() {
+  "$docker" stop -t 30 injectd >/dev/null
+  inspect 0 '{{.State.ExitCode}}' injectd
+  "$docker" logs injectd >"$work/log" 2>&1
+  "$docker" rm injectd >/dev/null
+  ! grep -qF "$value" "$work/log" || fail "the value is in the server's log"
+}
+of() { client=(--network host -v "$work/etc:/etc/inject:ro" -e "INJECT_STORE=grpcs://127.0.0.1:$port" -e INJECT_CA_FILE=/etc/inject/ca.pem -e "INJECT_TOKEN_FILE=/etc/inject/$1.token"); }
+up
+of platform
+printf %s "$value" | "$docker" run --rm -i "${client[@]}" "$image" create secret MY_SECRET_KEY --from-file - -p p -d d
+got=$("$docker" run --rm "${client[@]}" "$image" get secret -o name)
+[ "$got" = MY_SECRET_KEY ] || fail "get secret printed '$got'"
+down
+grep -qF '"key":"MY_SECRET_KEY","decision":"allowed"' "$work/log" || fail "the audit log has no line of the create: $(cat "$work/log")"
+up # again: what was stored is there
+of task
+# shellcheck disable=SC2016 # for the shell in the container
+got=$("$docker" run --rm "${client[@]}" -e INJECT_SECRETS=MY_SECRET_KEY=MY_SECRET_ENV_VAR my-task sh -c 'echo "$MY_SECRET_ENV_VAR"; printf %s "$MY_SECRET_ENV_VAR" | sha256sum')
+want="[redacted:MY_SECRET_KEY]
+$(printf %s "$value" | sha256sum)"
+[ "$got" = "$want" ] || fail "the task printed '$got', expected '$want'"
+! "$docker" run --rm "${client[@]}" "$image" get secret >"$work/denied" 2>&1 || fail "a task may list: $(cat "$work/denied")"
+grep -q denied "$work/denied" || fail "a task that lists is told: $(cat "$work/denied")"
+down
+ok "the server's image serves the example's task over TLS, keeps its store and ends with 0"
 
 # The last line says that nothing is left either.
 "$here/engine.sh" down "$work"

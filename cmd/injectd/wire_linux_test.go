@@ -1,0 +1,683 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	_ "inject/resolver/idl/flyteidl2/cluster" // the messages of the tables
+	_ "inject/resolver/idl/flyteidl2/secret"
+	_ "inject/resolver/idl/inject/v1"
+)
+
+// The wire as clients of others see it. What is said, and what must be answered, is in
+// the tables testdata/wire/*.rows; each client is sent through the same ones:
+//
+//	curl-json, curl2-json      Connect, JSON, with HTTP/1.1 and HTTP/2
+//	curl-proto, curl2-proto    Connect as the flyte command speaks it: binary, made by protoc, gzipped
+//	grpcurl                    gRPC, by reflection
+//	node-connect, node-grpc, node-grpc-web   Flyte's own generated client (deploy/wire/client.js)
+//
+// A row is a method with its request in JSON, and on the next line the HTTP status (the
+// one that Connect has; gRPC has its code only) with the answer in JSON, or the code and
+// message of an error. In a table
+//
+//	$A, $B, $TEXT       are v/a, v/b and the text $A, in base64
+//	$MIB, $MORE, $OVER  are 1 MiB, 1 MiB and a byte, 4 MiB, in base64
+//	<K o d p TYPE>      is what is told of a secret; - stands for what is not set
+//	TIME                is a time of the last hour
+//	...                 ends a message of which only the beginning is compared: the rest differs by protocol
+//
+// The secrets of a list have no order.
+
+// deployWire has what is not Go's: the node client, and grpcurl's version.
+const deployWire = "../../deploy/wire"
+
+// has is the condition of scripts that a client is there. In CI all are.
+func has(cond string) (bool, error) {
+	name, ok := strings.CutPrefix(cond, "has:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %s", cond)
+	}
+	var err error
+	switch name {
+	case "flyteidl2":
+		if _, err = exec.LookPath("node"); err == nil {
+			_, err = os.Stat(filepath.Join(deployWire, "node_modules", "@flyteorg", name))
+		}
+	case "grpcurl":
+		_, err = os.Stat("../../bin/grpcurl")
+	default:
+		_, err = exec.LookPath(name)
+	}
+	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") != "" {
+		return false, err
+	}
+	return err == nil, nil
+}
+
+// A row is a request, and the answer that it must get.
+type row struct {
+	line    int
+	method  string // SERVICE/METHOD
+	request string // JSON
+	want    reply
+	begins  bool // want.message is its beginning
+}
+
+// A reply is what a client got.
+type reply struct {
+	Status  int    `json:"status,omitempty"` // of HTTP; 0 where the client does not tell
+	Code    string `json:"code,omitempty"`   // as Connect writes it, "" for none
+	Message string `json:"message,omitempty"`
+	Answer  any    `json:"answer,omitempty"` // JSON
+}
+
+func (r reply) String() string {
+	b, _ := json.Marshal(r) // texts and numbers
+	return string(b)
+}
+
+var toldOf = regexp.MustCompile(`<(\S+) (\S+) (\S+) (\S+) (\S+)>`)
+
+// described is what is told of a secret, for a match of toldOf.
+func described(match string) string {
+	f := toldOf.FindStringSubmatch(match)
+	id := fmt.Sprintf(`{"name":%q,"organization":%q`, f[1], f[2])
+	for i, level := range []string{"domain", "project"} {
+		if f[3+i] != "-" {
+			id += fmt.Sprintf(`,%q:%q`, level, f[3+i])
+		}
+	}
+	metadata := `{"createdTime":"TIME","secretStatus":{"overallStatus":"FULLY_PRESENT",
+		"clusterStatus":[{"cluster":{"organization":"` + f[2] + `","name":"inject"},"presenceStatus":"PRESENT"}]}`
+	if f[5] != "-" {
+		metadata += `,"type":"` + f[5] + `"`
+	}
+	return `{"id":` + id + `},"secretMetadata":` + metadata + `}}`
+}
+
+// readTable reads testdata/wire/NAME.rows.
+func readTable(ts *testscript.TestScript, name string) []row {
+	b, err := os.ReadFile(filepath.Join("testdata", "wire", name+".rows"))
+	ts.Check(err)
+	value := func(name string) []byte { return []byte(ts.ReadFile("v/" + name)) }
+	long := func(n int) string {
+		return base64.StdEncoding.EncodeToString(bytes.Repeat(value("a"), n/len(value("a"))+1)[:n])
+	}
+	a := base64.StdEncoding.EncodeToString(value("a"))
+	expand := strings.NewReplacer(
+		"$A", a, "$B", base64.StdEncoding.EncodeToString(value("b")), "$TEXT", base64.StdEncoding.EncodeToString([]byte(a)),
+		"$MIB", long(1<<20), "$MORE", long(1<<20+1), "$OVER", long(4<<20))
+	var rows []row
+	var open bool // the last row has no answer yet
+	for i, line := range strings.Split(string(b), "\n") {
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		first, rest, ok := strings.Cut(line, " ")
+		if !ok {
+			ts.Fatalf("%s:%d: %s", name, i+1, line)
+		}
+		if !open {
+			rows = append(rows, row{line: i + 1, method: first, request: expand.Replace(rest)})
+			open = true
+			continue
+		}
+		r := &rows[len(rows)-1]
+		open = false
+		r.want.Status, err = strconv.Atoi(first)
+		ts.Check(err)
+		if r.want.Status == http.StatusOK {
+			rest = expand.Replace(toldOf.ReplaceAllStringFunc(rest, described))
+			r.want.Answer = sorted(ts, []byte(rest))
+			continue
+		}
+		r.want.Code, r.want.Message, _ = strings.Cut(rest, " ")
+		r.want.Message, r.begins = strings.CutSuffix(r.want.Message, "...")
+	}
+	if open || len(rows) == 0 {
+		ts.Fatalf("%s: the last row has no answer", name)
+	}
+	return rows
+}
+
+// sorted reads an answer; what differs from run to run is taken out of it.
+func sorted(ts *testscript.TestScript, b []byte) any {
+	var answer any
+	if err := json.Unmarshal(b, &answer); err != nil {
+		ts.Fatalf("%v: %q", err, b)
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for _, name := range []string{"createdTime", "updatedTime"} {
+				text, ok := v[name].(string)
+				if !ok || text == "TIME" {
+					continue
+				}
+				at, err := time.Parse(time.RFC3339Nano, text)
+				ts.Check(err)
+				if age := time.Since(at); age < 0 || age > time.Hour {
+					ts.Fatalf("%s is %s", name, text)
+				}
+				v[name] = "TIME"
+			}
+			for name, child := range v {
+				walk(child)
+				if list, ok := child.([]any); ok && name == "secrets" {
+					slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+				}
+			}
+		case []any:
+			for _, child := range v {
+				walk(child)
+			}
+		}
+	}
+	walk(answer)
+	return answer
+}
+
+// A wire is a client that is sent requests, one after the other.
+type wire struct {
+	ts       *testscript.TestScript
+	kind     string
+	base     string // http://HOST:PORT or https://HOST:PORT
+	identity string // whose certificate of pki/, "" for none
+	node     *nodeClient
+}
+
+// newWire returns the client of args: KIND BASE [IDENTITY].
+func newWire(ts *testscript.TestScript, args []string) *wire {
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: CLIENT URL [IDENTITY]")
+	}
+	w := &wire{ts: ts, kind: args[0], base: args[1]}
+	if len(args) == 3 {
+		w.identity = args[2]
+	}
+	if protocol, ok := strings.CutPrefix(w.kind, "node-"); ok {
+		w.node = startNode(w, protocol)
+	}
+	return w
+}
+
+func (w *wire) close() {
+	if w.node != nil {
+		w.ts.Check(w.node.close())
+	}
+}
+
+// send sends a request and returns the reply, and notes that there was one.
+func (w *wire) send(method, request string) reply {
+	uuid, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	w.ts.Check(err)
+	id := strings.TrimSpace(string(uuid))
+	var r reply
+	switch {
+	case w.node != nil:
+		r = w.node.send(w.ts, id, method, request)
+	case w.kind == "grpcurl":
+		r = w.grpcurl(id, method, request)
+	default:
+		r = w.curl(id, method, request)
+	}
+	notes, _ := sent.LoadOrStore(w.ts.MkAbs("."), &[]note{})
+	if list, ok := notes.(*[]note); ok { // of one script, which sends one after the other
+		n := note{id: id, method: method, code: r.Code, identity: w.identity, namesOnly: strings.Contains(request, `"namesOnly":true`)}
+		if answer, ok := r.Answer.(map[string]any); ok && answer["failures"] != nil {
+			n.code = "already_exists" // of an import, which tells it in its answer
+		}
+		*list = append(*list, n)
+	}
+	return r
+}
+
+// program runs a program and returns what it writes, and how it ended.
+func (w *wire) program(stdin []byte, name string, args ...string) (stdout, stderr []byte, status int) {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = w.ts.MkAbs(".")
+	cmd.Stdin = bytes.NewReader(stdin)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	err := cmd.Run()
+	if ended, ok := errors.AsType[*exec.ExitError](err); ok {
+		return out.Bytes(), said.Bytes(), ended.ExitCode()
+	}
+	w.ts.Check(err)
+	return out.Bytes(), said.Bytes(), 0
+}
+
+// must is program for those that must succeed.
+func (w *wire) must(stdin []byte, name string, args ...string) []byte {
+	stdout, stderr, status := w.program(stdin, name, args...)
+	if status != 0 {
+		w.ts.Fatalf("%s %q: status %d: %s", name, args, status, stderr)
+	}
+	return stdout
+}
+
+func (w *wire) curl(id, method, request string) reply {
+	args := []string{
+		"-sS", "--max-time", "60", "-o", "curl.body", "-D", "curl.head", "--data-binary", "@-",
+		"-w", "%{http_version} %{http_code}", "-H", "x-request-id: " + id, "-H", "connect-protocol-version: 1",
+	}
+	secure := strings.HasPrefix(w.base, "https:")
+	version := "1.1"
+	switch {
+	case !strings.HasPrefix(w.kind, "curl2-"):
+		args = append(args, "--http1.1")
+	case secure:
+		args, version = append(args, "--http2"), "2"
+	default:
+		args, version = append(args, "--http2-prior-knowledge"), "2"
+	}
+	if secure {
+		args = append(args, "--cacert", "pki/ca.pem")
+		if w.identity != "" {
+			args = append(args, "--cert", "pki/"+w.identity+".pem", "--key", "pki/"+w.identity+".key")
+		}
+	}
+	body := []byte(request)
+	binary := strings.HasSuffix(w.kind, "-proto")
+	if binary {
+		body = w.must(w.encode(method, request), "gzip")
+		args = append(args, "-A", "connectrpc/0.9", "-H", "content-type: application/proto", "-H", "content-encoding: gzip", "-H", "accept-encoding: gzip")
+	} else {
+		args = append(args, "-H", "content-type: application/json")
+	}
+	told := string(w.must(body, "curl", append(args, w.base+"/"+method)...))
+	spoke, code, _ := strings.Cut(told, " ")
+	if spoke != version {
+		w.ts.Fatalf("HTTP %s was spoken, not %s", spoke, version)
+	}
+	status, err := strconv.Atoi(code)
+	w.ts.Check(err)
+	answer := []byte(w.ts.ReadFile("curl.body"))
+	head, err := http.ReadResponse(bufio.NewReader(strings.NewReader(w.head())), nil)
+	w.ts.Check(err)
+	_ = head.Body.Close()
+	if head.Header.Get("Content-Encoding") == "gzip" {
+		if !binary {
+			w.ts.Fatalf("the answer is gzipped, unasked")
+		}
+		unzip, err := gzip.NewReader(bytes.NewReader(answer))
+		w.ts.Check(err)
+		answer, err = io.ReadAll(unzip)
+		w.ts.Check(err)
+	} else if binary && status == http.StatusOK && len(answer) > 0 {
+		w.ts.Fatalf("the answer is not gzipped: %q", answer)
+	}
+	return w.answered(method, status, head.Header, answer, binary)
+}
+
+// head returns the last header of an answer: before it there may be that of 100 Continue.
+func (w *wire) head() string {
+	heads := strings.Split(strings.TrimSpace(strings.ReplaceAll(w.ts.ReadFile("curl.head"), "\r\n", "\n")), "\n\n")
+	last := strings.ReplaceAll(heads[len(heads)-1], "\n", "\r\n") + "\r\n\r\n"
+	return strings.Replace(last, "HTTP/2 ", "HTTP/2.0 ", 1)
+}
+
+// answered reads an answer as the Connect protocol has it.
+func (w *wire) answered(method string, status int, header http.Header, body []byte, binary bool) reply {
+	if id := header.Get("X-Request-Id"); len(id) != 16 {
+		w.ts.Fatalf("the answer has the number %q", id)
+	}
+	kind := header.Get("Content-Type")
+	if status == http.StatusOK && binary {
+		if kind != "application/proto" {
+			w.ts.Fatalf("the answer is %q", kind)
+		}
+		return reply{Status: status, Answer: sorted(w.ts, w.decode(method, body))}
+	}
+	if kind != "application/json" {
+		w.ts.Fatalf("the answer is %q: %q", kind, body)
+	}
+	if status == http.StatusOK {
+		return reply{Status: status, Answer: sorted(w.ts, body)}
+	}
+	r := reply{Status: status}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields() // an error is its code and its message
+	if err := decoder.Decode(&r); err != nil || r.Status != status || r.Answer != nil {
+		w.ts.Fatalf("%v: %q", err, body)
+	}
+	return r
+}
+
+// messages are those of a method, and the file that it is in.
+func (w *wire) messages(method string) (in, out protoreflect.MessageDescriptor, file string) {
+	service, name, _ := strings.Cut(method, "/")
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	w.ts.Check(err)
+	s, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok || s.Methods().ByName(protoreflect.Name(name)) == nil {
+		w.ts.Fatalf("no method %s", method)
+	}
+	m := s.Methods().ByName(protoreflect.Name(name))
+	return m.Input(), m.Output(), d.ParentFile().Path()
+}
+
+func (w *wire) protoc(flag string, message protoreflect.MessageDescriptor, file string, stdin []byte) []byte {
+	idl, err := filepath.Abs("../../resolver/idl")
+	w.ts.Check(err)
+	return w.must(stdin, "protoc", "-I", idl, flag+"="+string(message.FullName()), file)
+}
+
+// encode makes a request's bytes. protoc makes them, of the text format that JSON is
+// rewritten to.
+func (w *wire) encode(method, request string) []byte {
+	in, _, file := w.messages(method)
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(in.FullName())
+	w.ts.Check(err)
+	m := kind.New().Interface()
+	w.ts.Check(protojson.Unmarshal([]byte(request), m))
+	text, err := prototext.Marshal(m)
+	w.ts.Check(err)
+	return w.protoc("--encode", in, file, text)
+}
+
+// decode returns what protoc reads in an answer, in JSON.
+func (w *wire) decode(method string, answer []byte) []byte {
+	_, out, file := w.messages(method)
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(out.FullName())
+	w.ts.Check(err)
+	m := kind.New().Interface()
+	w.ts.Check(prototext.Unmarshal(w.protoc("--decode", out, file, answer), m))
+	b, err := protojson.Marshal(m)
+	w.ts.Check(err)
+	return b
+}
+
+var grpcurlError = regexp.MustCompile(`(?s)^ERROR:\n  Code: (\w+)\n  Message: (.*)\n$`)
+
+// capital is a letter that begins a word of a code's name, as gRPC writes it.
+var capital = regexp.MustCompile(`([a-z])([A-Z])`)
+
+func (w *wire) grpcurl(id, method, request string) reply {
+	args := []string{"-max-time", "60", "-H", "x-request-id: " + id, "-d", "@"}
+	host, secure := strings.CutPrefix(w.base, "https://")
+	if secure {
+		args = append(args, "-cacert", "pki/ca.pem")
+		if w.identity != "" {
+			args = append(args, "-cert", "pki/"+w.identity+".pem", "-key", "pki/"+w.identity+".key")
+		}
+	} else {
+		host = strings.TrimPrefix(w.base, "http://")
+		args = append(args, "-plaintext")
+	}
+	bin, err := filepath.Abs("../../bin/grpcurl")
+	w.ts.Check(err)
+	stdout, stderr, status := w.program([]byte(request), bin, append(args, host, method)...)
+	if status == 0 {
+		return reply{Answer: sorted(w.ts, stdout)}
+	}
+	m := grpcurlError.FindSubmatch(stderr)
+	if m == nil {
+		w.ts.Fatalf("grpcurl: status %d: %s", status, stderr)
+	}
+	return reply{Code: strings.ToLower(capital.ReplaceAllString(string(m[1]), "${1}_$2")), Message: string(m[2])}
+}
+
+// A nodeClient is deploy/wire/client.js, which takes a request a line.
+type nodeClient struct {
+	cmd     *exec.Cmd
+	stdin   io.WriteCloser
+	answers *bufio.Reader
+	stderr  bytes.Buffer
+}
+
+// bundled makes one file of the client and Flyte's generated code, which is TypeScript.
+var bundled = sync.OnceValues(func() (string, error) {
+	out := filepath.Join(binaries, "client.mjs")
+	cmd := exec.Command("node", "node_modules/esbuild/bin/esbuild", "client.js", "--bundle", "--platform=node", "--format=esm", "--log-level=warning", "--outfile="+out)
+	cmd.Dir = deployWire
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("esbuild: %w: %s", err, said)
+	}
+	return out, nil
+})
+
+func startNode(w *wire, protocol string) *nodeClient {
+	program, err := bundled()
+	w.ts.Check(err)
+	args := []string{program, protocol, w.base}
+	if strings.HasPrefix(w.base, "https:") {
+		args = append(args, w.ts.MkAbs("pki/ca.pem"))
+		if w.identity != "" {
+			args = append(args, w.ts.MkAbs("pki/"+w.identity+".pem"), w.ts.MkAbs("pki/"+w.identity+".key"))
+		}
+	}
+	n := &nodeClient{cmd: exec.Command("node", args...)}
+	n.cmd.Stderr = &n.stderr
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	n.stdin, err = n.cmd.StdinPipe()
+	w.ts.Check(err)
+	stdout, err := n.cmd.StdoutPipe()
+	w.ts.Check(err)
+	n.answers = bufio.NewReader(stdout)
+	w.ts.Check(n.cmd.Start())
+	return n
+}
+
+func (n *nodeClient) send(ts *testscript.TestScript, id, method, request string) reply {
+	line, err := json.Marshal(map[string]any{"id": id, "method": method, "request": json.RawMessage(request)})
+	ts.Check(err)
+	_, err = n.stdin.Write(append(line, '\n'))
+	ts.Check(err)
+	told, err := n.answers.ReadBytes('\n')
+	if err != nil {
+		_ = n.close()
+		ts.Fatalf("node: %v: %s", err, n.stderr.String())
+	}
+	var r struct {
+		Code, Message string
+		Answer        json.RawMessage
+	}
+	ts.Check(json.Unmarshal(told, &r))
+	if r.Code != "" {
+		return reply{Code: r.Code, Message: r.Message}
+	}
+	return reply{Answer: sorted(ts, r.Answer)}
+}
+
+func (n *nodeClient) close() error {
+	return errors.Join(n.stdin.Close(), n.cmd.Wait())
+}
+
+// rows sends the rows of a table: rows TABLE CLIENT URL [IDENTITY].
+func rows(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: rows TABLE CLIENT URL [IDENTITY]")
+	}
+	table := readTable(ts, args[0])
+	w := newWire(ts, args[1:])
+	defer w.close()
+	for _, row := range table {
+		got := w.send(row.method, row.request)
+		want := row.want
+		if got.Status == 0 {
+			want.Status = 0
+		}
+		if row.begins && strings.HasPrefix(got.Message, want.Message) {
+			want.Message = got.Message
+		}
+		if !reflect.DeepEqual(got, want) {
+			ts.Fatalf("%s.rows:%d: %s %.200s\ngot  %.2000s\nwant %.2000s", args[0], row.line, row.method, row.request, got, want)
+		}
+	}
+	ts.Logf("%d rows", len(table))
+}
+
+// pages goes through a list by its tokens, while secrets are created and deleted:
+// pages CLIENT URL [IDENTITY]. Those that are there all the time are told exactly once.
+func pages(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("pages has no opposite")
+	}
+	w := newWire(ts, args)
+	defer w.close()
+	do := func(method, name string) {
+		id := fmt.Sprintf(`{"id":{"name":%q,"domain":"d","project":"pages"}`, name)
+		if method == "CreateSecret" {
+			id += `,"secretSpec":{"binaryValue":"AA=="}`
+		}
+		if r := w.send("flyteidl2.secret.SecretService/"+method, id+"}"); r.Code != "" {
+			ts.Fatalf("%s %s: %s", method, name, r)
+		}
+	}
+	stays, goes := map[string]int{}, []string{}
+	for i := range 9 {
+		name := fmt.Sprintf("K%d", i)
+		do("CreateSecret", name)
+		if i < 6 {
+			stays[name] = 0
+		} else {
+			goes = append(goes, name)
+		}
+	}
+	const limit = 2
+	token, n := "", 0
+	for ; n == 0 || token != ""; n++ {
+		if n > 100 {
+			ts.Fatalf("the list has no end")
+		}
+		request, err := json.Marshal(map[string]any{"domain": "d", "project": "pages", "limit": limit, "token": token})
+		ts.Check(err)
+		r := w.send("flyteidl2.secret.SecretService/ListSecrets", string(request))
+		b, err := json.Marshal(r.Answer)
+		ts.Check(err)
+		var page struct {
+			Secrets []struct{ ID struct{ Name string } }
+			Token   string
+		}
+		ts.Check(json.Unmarshal(b, &page))
+		if r.Code != "" || len(page.Secrets) > limit {
+			ts.Fatalf("page %d: %s", n, r)
+		}
+		for _, s := range page.Secrets {
+			if _, ok := stays[s.ID.Name]; ok {
+				stays[s.ID.Name]++
+			}
+		}
+		token = page.Token
+		if n < len(goes) {
+			do("DeleteSecret", goes[n])
+			do("CreateSecret", "N"+goes[n])
+		}
+	}
+	if n < 3 {
+		ts.Fatalf("there were %d pages", n)
+	}
+	for name, times := range stays {
+		if times != 1 {
+			ts.Fatalf("%s was told %d times", name, times)
+		}
+		do("DeleteSecret", name)
+	}
+	for _, name := range goes {
+		do("DeleteSecret", "N"+name)
+	}
+}
+
+// A note is a request that was sent.
+type note struct {
+	id, method, code, identity string
+	namesOnly                  bool
+}
+
+// sent are the requests of each script, by its folder.
+var sent sync.Map
+
+// verbs are the words of the audit log for methods. Of the others it tells nothing, as
+// nothing is decided.
+var verbs = map[string]string{
+	"CreateSecret": "create", "UpdateSecret": "update", "DeleteSecret": "delete", "GetSecret": "get", "ListSecrets": "list",
+	"Import": "import", "Resolve": "resolve",
+}
+
+// audited compares an audit log with all that the script has sent: audited LOG.
+func audited(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: audited LOG")
+	}
+	type line struct{ Request, Client, Verb, Decision, Outcome string }
+	lines := map[string][]line{}
+	for text := range strings.Lines(ts.ReadFile(args[0])) {
+		var l line
+		ts.Check(json.Unmarshal([]byte(text), &l))
+		lines[l.Client] = append(lines[l.Client], l)
+	}
+	notes, _ := sent.LoadAndDelete(ts.MkAbs("."))
+	list, ok := notes.(*[]note)
+	if !ok {
+		ts.Fatalf("nothing was sent")
+	}
+	for _, n := range *list {
+		_, method, _ := strings.Cut(n.method, "/")
+		verb := verbs[method]
+		if n.namesOnly {
+			verb = "explain"
+		}
+		want := []line{{Verb: verb}}
+		switch {
+		case n.code == "unauthenticated":
+			want[0].Verb, want[0].Decision = n.method, n.code
+		case verb == "", n.code == "resource_exhausted": // nothing was understood
+			want = nil
+		case n.code == "invalid_argument":
+			want[0].Decision = "invalid"
+		case n.code == "permission_denied", n.code == "not_found" && n.identity != "" && n.identity != "platform":
+			want[0].Decision = "denied"
+		default:
+			want[0].Decision = "allowed"
+			ended := map[string]string{"": "done", "already_exists": "exists", "not_found": "not found"}[n.code]
+			switch verb {
+			case "resolve", "explain": // tell it of each secret
+			case "get", "list":
+				want[0].Outcome = ended
+			default: // once when it was decided, and once when it was done
+				want = append(want, line{Verb: verb, Decision: "allowed", Outcome: ended})
+			}
+		}
+		got := lines[n.id]
+		delete(lines, n.id)
+		for i := range got {
+			if i < len(want) {
+				want[i].Client, want[i].Request = n.id, got[0].Request
+			}
+		}
+		if !slices.Equal(got, want) {
+			ts.Fatalf("%s of %s, answered with %q\ngot  %+v\nwant %+v", n.method, n.identity, n.code, got, want)
+		}
+	}
+	for id, l := range lines {
+		ts.Fatalf("nobody has sent %q: %+v", id, l)
+	}
+	ts.Logf("%d requests", len(*list))
+}
