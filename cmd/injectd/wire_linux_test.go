@@ -621,17 +621,19 @@ var verbs = map[string]string{
 	"Import": "import", "Resolve": "resolve",
 }
 
-// audited compares an audit log with all that the script has sent: audited LOG.
+// audited compares audit logs with all that the script has sent: audited LOG...
 func audited(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: audited LOG")
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: audited LOG...")
 	}
 	type line struct{ Request, Client, Verb, Decision, Outcome string }
 	lines := map[string][]line{}
-	for text := range strings.Lines(ts.ReadFile(args[0])) {
-		var l line
-		ts.Check(json.Unmarshal([]byte(text), &l))
-		lines[l.Client] = append(lines[l.Client], l)
+	for _, log := range args {
+		for text := range strings.Lines(ts.ReadFile(log)) {
+			var l line
+			ts.Check(json.Unmarshal([]byte(text), &l))
+			lines[l.Client] = append(lines[l.Client], l)
+		}
 	}
 	notes, _ := sent.LoadAndDelete(ts.MkAbs("."))
 	list, ok := notes.(*[]note)

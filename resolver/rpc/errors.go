@@ -122,16 +122,17 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 }
 
 // ended returns the error of ctx if it is the reason for code. The server counts
-// our deadline, too, and may be the first to say so.
+// our deadline, too, and may be the first to say so: then the last moment is waited
+// for, so that who asks ctx is told the same.
 func ended(ctx context.Context, code codes.Code) error {
+	if deadline, ok := ctx.Deadline(); ok && code == codes.DeadlineExceeded && time.Until(deadline) < time.Second {
+		<-ctx.Done()
+	}
 	if err := ctx.Err(); err != nil {
 		if cause := context.Cause(ctx); cause != err { //nolint:errorlint // the same, or one that was given
 			return fmt.Errorf("%w: %w", err, cause)
 		}
 		return err
-	}
-	if deadline, ok := ctx.Deadline(); ok && code == codes.DeadlineExceeded && time.Until(deadline) < time.Second {
-		return context.DeadlineExceeded
 	}
 	return nil
 }

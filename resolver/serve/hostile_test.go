@@ -203,6 +203,7 @@ func TestHostileMessages(t *testing.T) {
 		status, body := post(test.kind, test.body)
 		require.Equalf(t, test.want, status, "%s %.100q: %s", test.kind, test.body, body)
 		require.Less(t, len(body), 1000)
+		require.NotContains(t, body, text, "a value may have been given in the wrong place")
 	}
 	for _, key := range []string{"J", "P"} {
 		_, err := r.backend.Describe(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: key})
@@ -404,6 +405,7 @@ func TestHostileGzip(t *testing.T) {
 		answer, body = send("application/proto", "Content-Encoding", bomb)
 		require.Equal(t, http.StatusTooManyRequests, answer.StatusCode, body)
 		require.Contains(t, body, "resource_exhausted")
+		require.Contains(t, body, "it is not read on")
 		answer, body = send("application/grpc", "Grpc-Encoding", enveloped(bomb))
 		require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
 	}

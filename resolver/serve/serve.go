@@ -80,7 +80,7 @@ func New(o Options) *Server {
 // nobody who they are.
 func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
-		connect.WithReadMaxBytes(maxMessage),
+		messages(),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.intercept)),
 	}

@@ -29,13 +29,16 @@ type entry struct {
 // node is one node of the index: a leaf, sorted by name, or inner.
 type node struct {
 	leaf     []entry
-	children []uint64 // versions of the nodes below; nil in a leaf
+	short    []shortEntry // in place of leaf, where it is good enough: in find
+	children []uint64     // versions of the nodes below; nil in a leaf
 }
 
 // index reads and writes the tree inside one transaction of the file.
 type index struct {
 	// load opens the node at prefix that was written as version.
 	load func(prefix []byte, version uint64) (node, error)
+	// look is load for those who only look a name up: a leaf may be short.
+	look func(prefix []byte, version uint64) (node, error)
 	// save seals n at prefix as version now; a nil n removes the node.
 	save func(prefix []byte, n *node) error
 	root uint64 // the version of the root
@@ -46,11 +49,14 @@ type index struct {
 func (x *index) find(want name) (uint64, error) {
 	version := x.root
 	for depth := range nameSize {
-		n, err := x.load(want[:depth], version)
+		n, err := x.look(want[:depth], version)
 		if err != nil {
 			return 0, err
 		}
-		if n.children == nil {
+		switch {
+		case n.short != nil:
+			return searchShort(n.short, want[depth:depth+shortSize]), nil
+		case n.children == nil:
 			if i, ok := n.search(want); ok {
 				return n.leaf[i].version, nil
 			}

@@ -173,11 +173,13 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageCache) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
-		p, ok := cache.get(id)
-		if !ok {
-			if p, err = readPage(f, pageSize, id); err != nil {
-				return nil, 0, err
-			}
+		if b, ok := cache.get(id); ok {
+			id = b.child(key)
+			continue
+		}
+		p, err := readPage(f, pageSize, id)
+		if err != nil {
+			return nil, 0, err
 		}
 		i, exact, err := p.search(key)
 		switch {
@@ -195,7 +197,9 @@ func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageC
 		case p.kind() != branchPage || p.count() == 0:
 			return nil, 0, damaged("page %d is of a wrong kind", id)
 		}
-		cache.put(id, p)
+		if err := cache.put(id, p); err != nil {
+			return nil, 0, err
+		}
 		if !exact && i > 0 {
 			i--
 		}

@@ -333,7 +333,7 @@ type tx struct {
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
-	nodes  *nodeCache // nil in a write transaction: it changes what it has loaded
+	nodes  *nodeCache // nil in a write transaction, where a version may be its own
 	pages  *pageCache
 }
 
@@ -345,7 +345,7 @@ func (f *openFile) begin(id, root, committed uint64, known *seen) (t *tx, err er
 	if known != nil && !f.doubtful.Load() {
 		t.nodes, t.pages = &known.nodes, known.pagesAt(id)
 	}
-	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
+	t.index = index{root: committed, now: id, load: t.loadNode, look: t.lookNode, save: t.saveNode}
 	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, t.pages)
 	return t, err
 }
@@ -488,18 +488,18 @@ func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
 	return plain, nil
 }
 
-func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
+func (t *tx) lookNode(prefix []byte, version uint64) (node, error) {
 	if n, ok := t.nodes.get(prefix, version); ok {
 		return n, nil
 	}
-	n, err := t.openNode(prefix, version)
+	n, err := t.loadNode(prefix, version)
 	if err == nil {
 		t.nodes.put(prefix, version, n)
 	}
 	return n, err
 }
 
-func (t *tx) openNode(prefix []byte, version uint64) (node, error) {
+func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
 	key := nodeKey(prefix)
 	b, err := t.get(key)
 	if err != nil {

@@ -40,7 +40,7 @@ func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 // verify is Verify of the open file. No Rewrap may be under way.
 func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 	err = s.snapshot(func(t *tx, m meta, _ []byte) error {
-		t.nodes, t.pages = nil, newPageCache(t.id)
+		t.pages = newPageCache(t.id) // what was read before is read again
 		v := verification{tx: t}
 		pages, err := surveyPages(ctx, t.file, m)
 		if v.note(err) {
@@ -92,7 +92,7 @@ func (v *verification) err() error {
 // walk looks at the node at prefix and everything below it. It returns errors that
 // are not damage.
 func (v *verification) walk(ctx context.Context, prefix []byte, version uint64) error {
-	n, err := v.openNode(prefix, version)
+	n, err := v.loadNode(prefix, version)
 	if err != nil {
 		if v.note(fmt.Errorf("the index at %x, and all that it knows below: %w", prefix, err)) {
 			return err
