@@ -38,7 +38,8 @@ type untilEnd struct {
 func (u untilEnd) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(u.t.Context(), cancel)()
+	stop := context.AfterFunc(u.t.Context(), cancel)
+	defer stop()
 	return u.Store.Get(ctx, ref)
 }
 

@@ -382,16 +382,19 @@ func TestHostileGzip(t *testing.T) {
 	bomb := zip(binary.AppendUvarint([]byte{0x0a}, large)) + strings.Repeat(zip(make([]byte, 1<<20)), large>>20)
 	require.Less(t, len(bomb), 1<<20)
 	small := zip([]byte("\x0a\x03\x0a\x01Z\x12\x03\x0a\x01v"))
-	send := func(kind, encoding, body string) (*http.Response, string) {
-		request := r.request(secrets+"CreateSecret", body)
+	post := func(c *http.Client, method, kind, encoding, body string) (*http.Response, string) {
+		request := r.request(method, body)
 		request.Header.Set("Content-Type", kind)
 		request.Header.Set(encoding, "gzip")
-		answer, err := platform.Do(request)
+		answer, err := c.Do(request)
 		require.NoError(t, err)
 		defer answer.Body.Close() //nolint:errcheck // read whole
 		b, err := io.ReadAll(answer.Body)
 		require.NoError(t, err)
 		return answer, string(b)
+	}
+	send := func(kind, encoding, body string) (*http.Response, string) {
+		return post(platform, secrets+"CreateSecret", kind, encoding, body)
 	}
 	enveloped := func(s string) string {
 		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s
@@ -408,9 +411,14 @@ func TestHostileGzip(t *testing.T) {
 		require.Contains(t, body, "it is not read on")
 		answer, body = send("application/grpc", "Grpc-Encoding", enveloped(bomb))
 		require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
+		// Of nobody, where nobody is asked who they are.
+		for _, method := range []string{"grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
+			answer, body = post(r.client(nil), method, "application/grpc", "Grpc-Encoding", enveloped(bomb))
+			require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
+		}
 	}
 	runtime.ReadMemStats(&after)
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(large), "in all four together less than one of them would take")
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(large), "in all eight together less than one of them would take")
 	_, body = send("application/proto", "Content-Encoding", small)
 	require.Contains(t, body, "already_exists", "it serves on")
 	_, body = send("application/proto", "Content-Encoding", small[:10])

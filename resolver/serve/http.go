@@ -140,10 +140,13 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
 }
 
-// intercept counts every call that was understood.
+// intercept counts every call that was understood, and has its reads begin together with
+// those of others.
 func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		start := time.Now()
+		ctx, end := s.flights.Begin(ctx)
+		defer end()
 		s.metrics.inFlight.Inc()
 		defer s.metrics.inFlight.Dec()
 		answer, err := next(ctx, r)

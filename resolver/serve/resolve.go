@@ -78,9 +78,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{taskReader{g}}
 	}
-	reading, end := g.flights.Begin(ctx)
-	climbs, err := resolver.Over(reader).Climb(reading, scope, declared)
-	end()
+	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)

@@ -94,10 +94,10 @@ func (s *Server) Handler() http.Handler {
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
 		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName,
 	}
-	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...)))
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messages()))
 	reflector := grpcreflect.NewStaticReflector(names...)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, messages()))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, messages()))
 	return mux
 }
 

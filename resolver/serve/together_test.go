@@ -84,7 +84,7 @@ func TestTasksThatStartTogether(t *testing.T) {
 			TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS13},
 			ForceAttemptHTTP2: true, MaxConnsPerHost: 1,
 		}
-		defer transport.CloseIdleConnections()
+		t.Cleanup(transport.CloseIdleConnections)
 		clients[i] = &http.Client{Transport: transport}
 	}
 	var wg sync.WaitGroup

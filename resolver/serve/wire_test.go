@@ -380,7 +380,7 @@ func testPages(t *testing.T, r *running, w wire) {
 				want = append(want, ref)
 			}
 		}
-		for _, limit := range []int32{0, -1, 1, 3, 10, 100_000} {
+		for _, limit := range []int32{0, -1, 4, 100_000} {
 			got, count := pages(t, w, f, limit, nothing)
 			require.ElementsMatchf(t, want, got, "%+v", f)
 			if limit > 0 {
