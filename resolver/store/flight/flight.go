@@ -2,10 +2,10 @@
 // everyone who asks for it at the same time: ten thousand tasks that start together
 // cost the backend one read per secret.
 //
-// It is no cache. What was read is given to those who asked while it was being read, and
-// to those who had begun before that (see [Flights.Begin]), and to nobody who begins
-// later; and what was read before a change is given to nobody who asks after the change
-// was made. So a write is seen by the next read.
+// It is no cache. What was read is given to those who asked while it was being read, or
+// had begun by then (see [Flights.Begin]), and to nobody who begins later; and what was
+// read before a change is given to nobody who asks after the change was made. So a write
+// is seen by the next read.
 package flight
 
 import (
@@ -43,7 +43,7 @@ type Flights struct {
 	observe func(time.Duration, error)
 
 	mu      sync.Mutex
-	clock   uint64             // one more with each beginning
+	clock   uint64             // one more with each beginning, and each end of a flight
 	begun   *list.List         // of uint64: when those who have not ended began, in order
 	flights map[string]*flight // by the ID of what is read: the latest of each
 	landed  *list.List         // of *flight: those of flights that have ended, in that order
@@ -76,7 +76,7 @@ func (f *Flights) Store() Backend {
 type beganKey struct{}
 
 // Begin says that who has ctx begins to read several secrets, one after the other, and
-// may be given what was read at any time from now on, also by others. The reads are
+// may be given what is being read at any time from now on, also by others. The reads are
 // those under the context that is returned; end is called when they are done, once.
 func (f *Flights) Begin(ctx context.Context) (_ context.Context, end func()) {
 	f.mu.Lock()
@@ -91,7 +91,7 @@ func (f *Flights) Begin(ctx context.Context) (_ context.Context, end func()) {
 	}
 }
 
-// forget drops what is of no use: what was read before the first of those who have not
+// forget drops what is of no use: what had been read when the first of those who have not
 // ended began, and what is too much.
 func (f *Flights) forget() {
 	first := f.clock + 1
@@ -100,7 +100,7 @@ func (f *Flights) forget() {
 	}
 	for e := f.landed.Front(); e != nil; e = f.landed.Front() {
 		l, _ := e.Value.(*flight)
-		if l.begun > first && f.landed.Len() <= keepReads && f.bytes <= keepBytes {
+		if l.ended > first && f.landed.Len() <= keepReads && f.bytes <= keepBytes {
 			break
 		}
 		f.drop(l)
@@ -120,7 +120,7 @@ func (f *Flights) drop(l *flight) {
 // A flight is one read of the backend.
 type flight struct {
 	id      string
-	begun   uint64
+	ended   uint64        // when it did
 	done    chan struct{} // closed when it has ended, with what follows
 	element *list.Element // in landed; nil if it is not there
 
@@ -135,13 +135,12 @@ func (f *Flights) join(ctx context.Context, ref secret.Ref) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if l := f.flights[id]; l != nil {
-		if began, ok := ctx.Value(beganKey{}).(uint64); l.element == nil || ok && began < l.begun {
+		if began, ok := ctx.Value(beganKey{}).(uint64); l.element == nil || ok && began < l.ended {
 			return l
 		}
 		f.drop(l)
 	}
-	f.clock++
-	l := &flight{id: id, begun: f.clock, done: make(chan struct{})}
+	l := &flight{id: id, done: make(chan struct{})}
 	f.flights[id] = l
 	go f.fly(context.WithoutCancel(ctx), ref, l)
 	return l
@@ -154,6 +153,8 @@ func (f *Flights) fly(ctx context.Context, ref secret.Ref, l *flight) {
 	f.read(ctx, ref, l)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.clock++
+	l.ended = f.clock
 	close(l.done)
 	if f.flights[l.id] == l { // and no change has dropped it
 		l.element = f.landed.PushBack(l)
