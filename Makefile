@@ -11,7 +11,7 @@ FUZZ    ?= 300000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench e2e figures fuzz generate image clean
+.PHONY: help build quickstart test race lint cross bench e2e figures fuzz generate image wire clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -31,6 +31,15 @@ race: ## pass the tests with the race detector (needs a C compiler)
 # The linters are in a module of their own: what they need is not what we need.
 $(LINT): tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# The tests of the wire use what is there of them; where INJECT_TEST_NO_SKIP is set, all.
+bin/grpcurl: deploy/wire/go.mod deploy/wire/go.sum
+	cd deploy/wire && $(GO) build -o ../../$@ github.com/fullstorydev/grpcurl/cmd/grpcurl
+
+deploy/wire/node_modules: deploy/wire/package.json deploy/wire/package-lock.json
+	cd deploy/wire && npm ci --no-audit --no-fund --loglevel=error && touch node_modules
+
+wire: bin/grpcurl deploy/wire/node_modules ## fetch the clients of others that the wire is tested with (needs npm)
 
 lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is there
 	$(GO) vet ./...
