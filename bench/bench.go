@@ -28,6 +28,7 @@ type config struct {
 	quick     bool
 	json      string
 	inject    string
+	injectd   string
 	buildkite string
 	only      []string
 }
@@ -62,6 +63,8 @@ var sections = []section{
 	{buildName, "Getting ready", false, false, (*bench).build},
 	{compareName, "Beside other programs", true, false, (*bench).compare},
 	{startName, "To start true", true, true, (*bench).start},
+	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", true, true, (*bench).resolve},
+	{manyName, "To resolve five secrets among many", true, true, (*bench).many},
 }
 
 func sectionNames() []string {

@@ -57,6 +57,7 @@ func measure(ctx context.Context, args []string) error {
 	flags.BoolVar(&c.quick, "quick", false, "only what has a target, without the other programs")
 	flags.StringVar(&c.json, "json", "", "write the results to `FILE`, too")
 	flags.StringVar(&c.inject, "inject", "../bin/inject", "the `PATH` of the binary that is measured")
+	flags.StringVar(&c.injectd, "injectd", "../bin/injectd", "the `PATH` of the server that is measured")
 	flags.StringVar(&c.buildkite, "buildkite", "buildkite", "the `DIR` of the program with buildkite's replacer")
 	only := flags.String("only", "", "only these `sections`: "+strings.Join(sectionNames(), ","))
 	if err := flags.Parse(args); err != nil {

@@ -190,9 +190,14 @@ func cells(r Row) []string {
 func heads(rows []Row) []string {
 	versus := "ratio"
 	for _, r := range rows {
-		if r.Versus != "" {
-			versus = "to " + r.Versus
+		if r.Versus == "" {
+			continue
 		}
+		if versus != "ratio" && versus != "to "+r.Versus {
+			versus = "ratio" // to what each row names
+			break
+		}
+		versus = "to " + r.Versus
 	}
 	return []string{"text", "values", "what", "median", "quartiles", versus, "target"}
 }

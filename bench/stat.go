@@ -79,3 +79,12 @@ func millis(times []time.Duration) Stat {
 	}
 	return statOf(v)
 }
+
+// perSecond are how often a second what took these times is done.
+func perSecond(times []time.Duration) Stat {
+	v := make([]float64, len(times))
+	for i, t := range times {
+		v[i] = 1 / t.Seconds()
+	}
+	return statOf(v)
+}

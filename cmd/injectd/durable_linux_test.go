@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -24,6 +27,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/sealed"
+	"inject/resolver/store/sealed/disktest"
 )
 
 // task is a scope whose ladder reaches every secret of these tests.
@@ -139,6 +143,34 @@ func (w *writer) check(there map[secret.Ref][]byte) (made bool, err error) {
 	}
 	w.underWay = nil
 	return made, nil
+}
+
+// The check of what is there after a kill finds what must not be.
+func TestWriterCheck(t *testing.T) {
+	a, b, c := secret.Ref{Scope: task, Key: "A"}, secret.Ref{Scope: task, Key: "B"}, secret.Ref{Scope: task, Key: "C"}
+	one, two := []byte("1"), []byte("2")
+	type values = map[secret.Ref][]byte
+	for _, test := range []struct {
+		there values
+		made  bool
+		err   string
+	}{
+		{there: values{a: one}},
+		{there: values{a: one, b: one, c: two}, made: true},
+		{there: values{a: one, b: one}, err: "of the change under way"},
+		{there: values{a: one, b: one, c: one}, err: "not as it was acknowledged"},
+		{there: values{a: two}, err: "not as it was acknowledged"},
+		{there: values{b: one, c: two}, err: "not as it was acknowledged"},
+	} {
+		w := &writer{refs: []secret.Ref{a, b, c}, state: values{a: one}, underWay: values{b: one, c: two}}
+		made, err := w.check(test.there)
+		if test.err != "" {
+			require.ErrorContains(t, err, test.err)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, test.made, made)
+	}
 }
 
 // everything returns what a server has, as it tells a task.
@@ -289,4 +321,165 @@ func killed(t *testing.T, dir string, environ, flags []string, after time.Durati
 	time.Sleep(after)
 	require.NoError(t, cmd.Process.Kill())
 	require.ErrorContains(t, cmd.Wait(), "signal: killed")
+}
+
+// A step is something that a client has a server do, and what has changed when it is done.
+type step struct {
+	do             func(context.Context, *rpc.Client) error
+	changed        map[secret.Ref][]byte // nil is one that is deleted
+	backup, rotate bool
+}
+
+// newSteps returns 45 changes of every kind, a backup and a change of the key among them.
+// maintain has injectd look after the store.
+func newSteps(maintain func(args ...string) error) []step {
+	var steps []step
+	state := map[secret.Ref][]byte{}
+	ladder := task.Ladder()
+	for n := range 45 {
+		ref := secret.Ref{Scope: ladder[n%4], Key: fmt.Sprintf("K%d", n%9)}
+		v := secret.NewValue(awkward())
+		s := step{changed: map[secret.Ref][]byte{ref: v.Reveal()}}
+		switch {
+		case n == 12 || n == 35:
+			s.changed = map[secret.Ref][]byte{}
+			var all []store.New
+			for i := range 6 {
+				ref := secret.Ref{Scope: ladder[0], Key: fmt.Sprintf("IMPORTED%d_%d", n, i)}
+				s.changed[ref] = awkward()
+				all = append(all, store.New{Ref: ref, Value: secret.NewValue(s.changed[ref])})
+			}
+			s.do = func(ctx context.Context, c *rpc.Client) error { return c.Import(ctx, all) }
+		case n == 20:
+			s = step{backup: true, do: func(context.Context, *rpc.Client) error { return maintain("backup", "backup.db") }}
+		case n == 30:
+			s = step{rotate: true, do: func(context.Context, *rpc.Client) error {
+				return maintain("keys", "rotate", "--new-key-file", "key2.txt")
+			}}
+		case state[ref] == nil:
+			s.do = func(ctx context.Context, c *rpc.Client) error { return c.Create(ctx, ref, v, store.Regular) }
+		case n%5 == 0:
+			s.changed[ref] = nil
+			s.do = func(ctx context.Context, c *rpc.Client) error { return c.Delete(ctx, ref) }
+		default:
+			s.do = func(ctx context.Context, c *rpc.Client) error { return c.Update(ctx, ref, v) }
+		}
+		maps.Copy(state, s.changed)
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+// stepsAreIn returns an error unless the store in dir is what steps leave, and the backup if
+// they made one.
+func stepsAreIn(ctx context.Context, dir string, steps []step) error {
+	state, key := map[secret.Ref][]byte{}, "key.txt"
+	for _, s := range steps {
+		maps.Copy(state, s.changed)
+		if s.backup {
+			if err := storeIs(ctx, filepath.Join(dir, "backup.db"), filepath.Join(dir, key), state); err != nil {
+				return fmt.Errorf("the backup: %w", err)
+			}
+		}
+		if s.rotate {
+			key = "key2.txt"
+		}
+	}
+	return storeIs(ctx, filepath.Join(dir, "secrets.db"), filepath.Join(dir, key), state)
+}
+
+func storeIs(ctx context.Context, path, key string, state map[secret.Ref][]byte) error {
+	s, err := sealed.Open(ctx, sealed.Options{Path: path, Key: sealed.Key{File: key}})
+	if err != nil {
+		return err
+	}
+	defer s.Close() //nolint:errcheck // read only
+	known := 0
+	for ref, want := range state {
+		v, _, err := s.Get(ctx, ref)
+		switch {
+		case want == nil && !errors.Is(err, secret.ErrNotFound):
+			return fmt.Errorf("%v was deleted: %w", ref, err)
+		case want != nil && err != nil:
+			return err
+		case want != nil && !bytes.Equal(want, v.Reveal()): // to compare it
+			return fmt.Errorf("%v is another value", ref)
+		case want != nil:
+			known++
+		}
+	}
+	n, err := s.Verify(ctx)
+	if err == nil && n != known {
+		err = fmt.Errorf("there are %d secrets, and should be %d", n, known)
+	}
+	return err
+}
+
+// attach has strace, with options, look at a server until the server ends or it is told to
+// stop.
+func attach(t *testing.T, p *process, options ...string) (stop func()) {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+		t.Skip("strace is not installed (CI installs it)")
+	}
+	require.NoError(t, err)
+	cmd := exec.Command(strace, append([]string{"-p", strconv.Itoa(p.cmd.Process.Pid)}, options...)...)
+	said := &output{}
+	cmd.Stderr = said
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return strings.Contains(said.String(), "attached") }, time.Minute, time.Millisecond, "strace: %s", said)
+	return func() {
+		_ = cmd.Process.Signal(os.Interrupt) // it may have ended with the server
+		_ = cmd.Wait()                       // it says that it was interrupted
+	}
+}
+
+// TestEverySyncPoint records the system calls of a server, and rebuilds what a power cut
+// would have left on the disk at every point between them. A line of the audit log, or of
+// the log, that says of a change that it is done comes before the answer: whatever has one
+// must be there.
+func TestEverySyncPoint(t *testing.T) {
+	dir, beside := t.TempDir(), t.TempDir()
+	environ := []string{"HOME=" + dir}
+	flags := []string{"--store", "file://" + dir + "/secrets.db"}
+	audit := filepath.Join(beside, "audit.log")
+	p, err := startServer(dir, environ, append(flags, "--insecure", "--ops-listen=", "--key-file", filepath.Join(dir, "key.txt"), "--audit-log", audit)...)
+	require.NoError(t, err)
+	log := filepath.Join(beside, "strace.log")
+	detached := attach(t, p, disktest.Strace(log)...)
+	steps := newSteps(func(args ...string) error {
+		cmd := exec.Command(filepath.Join(binaries, "injectd"), append(args, flags...)...)
+		cmd.Dir, cmd.Env = dir, environ
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
+	c := connect(t, p)
+	for n, s := range steps {
+		require.NoErrorf(t, s.do(t.Context(), c), "step %d", n)
+	}
+	require.NoError(t, c.Close())
+	require.NoError(t, p.stop(syscall.SIGTERM), p.stderr)
+	detached()
+	disktest.EverySyncPoint(t, dir, log, len(steps), func(fd int, path string, data []byte) int {
+		switch {
+		case path == audit:
+			return bytes.Count(data, []byte(`"outcome":"done"`))
+		case fd == 2:
+			return bytes.Count(data, []byte("maintenance done"))
+		}
+		return 0
+	}, func(state string, acked int) error {
+		err := stepsAreIn(t.Context(), state, steps[:acked])
+		if err == nil || acked == len(steps) {
+			return err
+		}
+		if err2 := stepsAreIn(t.Context(), state, steps[:acked+1]); err2 != nil { // which is under way
+			return fmt.Errorf("after %d acknowledged steps: %w; with one more: %w", acked, err, err2)
+		}
+		return nil
+	})
 }

@@ -152,10 +152,11 @@ func (p *process) stop(sig os.Signal) error {
 // commands there are:
 //
 //	serve NAME FLAG...    starts injectd serve; $NAME is its --store, $NAME_HOST its host:port, $NAME_OPS its port for operations
-//	stop NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
+//	down NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
+//	                      (testscript's own "stop" ends the script, as one that has passed)
 //	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE (raw, as JSON or as base64 has it)
 //	nobody CMD...         CMD exits with 0 as a user who owns nothing
-//	flip FILE N           changes byte N of a file
+//	flip FILE N           changes byte N of each page of a store but the first two, which say where the rest is
 //	rows, pages, audited  what clients of others send, and what is answered: see wire_linux_test.go
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
@@ -205,7 +206,7 @@ func TestScript(t *testing.T) {
 				servers.Store(ts.MkAbs(args[0]), p)
 				ts.Defer(func() { _ = p.cmd.Process.Kill() })
 			},
-			"stop": func(ts *testscript.TestScript, neg bool, args []string) {
+			"down": func(ts *testscript.TestScript, neg bool, args []string) {
 				sig := syscall.SIGTERM
 				if len(args) > 1 && args[1] == "KILL" {
 					sig = syscall.SIGKILL
@@ -250,7 +251,10 @@ func TestScript(t *testing.T) {
 				b := []byte(ts.ReadFile(args[0]))
 				i, err := strconv.Atoi(args[1])
 				ts.Check(err)
-				b[i%len(b)] ^= 0xff
+				page := os.Getpagesize()
+				for i += 2 * page; i < len(b); i += page {
+					b[i] ^= 0xff
+				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
 			},
 		},

@@ -659,15 +659,9 @@ func (c *conductor) strace(inject string, during func()) {
 	c.t.Helper()
 	log := filepath.Join(c.dir, "strace.log")
 	calls, _, _ := strings.Cut(inject, ":")
-	cmd := exec.Command("strace", "-f", "-p", fmt.Sprint(c.server.cmd.Process.Pid), "-o", log, "-e", "trace="+calls, "-e", "inject="+inject)
-	var said output
-	cmd.Stderr = &said
-	require.NoError(c.t, cmd.Start())
-	attached := func() bool { return strings.Contains(said.String(), "attached") }
-	c.until("strace is attached: "+said.String(), attached)
+	stop := attach(c.t, c.server, "-f", "-o", log, "-e", "trace="+calls, "-e", "inject="+inject)
 	during()
-	require.NoError(c.t, cmd.Process.Signal(os.Interrupt))
-	_ = cmd.Wait() // it says that it was interrupted
+	stop()
 	require.Regexp(c.t, `\((INJECTED|DELAYED)\)`, read(c.t, log), "strace did something")
 }
 

@@ -52,14 +52,16 @@ func fill(tb testing.TB, path string, key Key, n int) {
 			if err != nil {
 				return err
 			}
-			for _, it := range batch {
+			entries := make([]entry, len(batch))
+			for i, it := range batch {
 				t.walked = map[string]bool{string(recordKey(it.name)): true}
 				if err := t.putRecord(it.name, it.info, secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
 					return err
 				}
-				if err := t.index.setIn(&root, 0, entry{it.name, t.id}); err != nil {
-					return err
-				}
+				entries[i] = entry{it.name, t.id}
+			}
+			if err := t.index.setIn(&root, 0, entries); err != nil {
+				return err
 			}
 			return t.saveNode(nil, &root)
 		})
@@ -121,7 +123,7 @@ func BenchmarkGetMany(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		defer s.Close() //nolint:errcheck // a benchmark's
+		b.Cleanup(func() { _ = s.Close() })
 		stores[n] = s
 		for range min(n, 300_000) { // to know what a server knows that has run for a while
 			getRandom(b, s, n)

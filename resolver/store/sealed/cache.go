@@ -97,7 +97,7 @@ func nodeID(prefix []byte) (id uint64, ok bool) {
 		return 0, false
 	}
 	var b [8]byte
-	b[0] = byte(len(prefix))
+	b[0] = byte(len(prefix)) //nolint:gosec // at most 7
 	copy(b[1:], prefix)
 	return binary.BigEndian.Uint64(b[:]), true
 }

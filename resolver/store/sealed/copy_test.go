@@ -191,7 +191,7 @@ func TestBackupWhileWriting(t *testing.T) {
 
 // cancelAfter is a context that is cancelled when it has been looked at n times.
 type cancelAfter struct {
-	context.Context
+	context.Context //nolint:containedctx // it is one
 
 	n *atomic.Int64
 }

@@ -1,7 +1,6 @@
 package sealed_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -11,10 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +20,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/sealed"
+	"inject/resolver/store/sealed/disktest"
 	"inject/resolver/store/storetest"
 )
 
@@ -35,6 +33,9 @@ func runChild() {
 		err := writer(dir, from, to)
 		if err == nil && os.Getenv("SEALED_TEST_REWRAP") != "" {
 			err = rewrapper(dir)
+		}
+		if from := os.Getenv("SEALED_TEST_RESTORE"); err == nil && from != "" {
+			err = copier(dir, from)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -115,6 +116,27 @@ func rewrapper(dir string) error {
 	return s.Close()
 }
 
+// copier makes a store of the backup from, and a backup of that, and acknowledges both.
+func copier(dir, from string) error {
+	o := options(dir)
+	o.Key.File = os.Getenv("SEALED_TEST_KEY")
+	if _, err := sealed.Restore(ctx, o, from); err != nil {
+		return err
+	}
+	fmt.Println("ack restored")
+	s, err := sealed.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := s.Backup(ctx, backupIn(dir)); err != nil {
+		return err
+	}
+	fmt.Println("ack backed up")
+	return s.Close()
+}
+
+func backupIn(dir string) string { return filepath.Join(dir, "backups", "b") }
+
 func writerCommand(dir string, from, to int) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "SEALED_TEST_WRITER="+dir, fmt.Sprintf("SEALED_TEST_FROM=%d", from), fmt.Sprintf("SEALED_TEST_TO=%d", to))
@@ -171,10 +193,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// everySyncPoint records the system calls of a writer, and rebuilds what a power cut
-// would have left on the disk at every point between them: what was synced, with
-// none, all, and random choices of what was not. check is told the folder of each,
-// and how much had been acknowledged by then.
+// everySyncPoint records a writer, and has check look at what a power cut would have left
+// of dir at every point: see [disktest.EverySyncPoint].
 func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check func(state string, acked int) error) {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
@@ -183,33 +203,16 @@ func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check 
 	}
 	require.NoError(t, err)
 	log := filepath.Join(t.TempDir(), "log")
-	cmd := exec.Command(strace, append([]string{
-		"-f", "-y", "-xx", "-s", "100000000", "-o", log,
-		"-e", "trace=write,pwrite64,ftruncate,fsync,fdatasync,linkat,mkdirat,renameat,renameat2", "--", writer.Path,
-	}, writer.Args[1:]...)...)
+	cmd := exec.Command(strace, slices.Concat(disktest.Strace(log), []string{"--", writer.Path}, writer.Args[1:])...)
 	cmd.Env = writer.Env
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
-	text, err := os.ReadFile(log)
-	require.NoError(t, err)
-
-	d := disk{root: dir, files: map[string]*file{}}
-	checked, last := 0, 0
-	for _, call := range calls(t, string(text)) {
-		acked := d.do(t, call)
-		require.GreaterOrEqual(t, acked, last)
-		last = acked
-		for variant := range 4 {
-			state := t.TempDir()
-			d.crash(t, state, variant)
-			require.NoErrorf(t, check(state, acked), "variant %d after %.200s", variant, call)
-			require.NoError(t, os.RemoveAll(state))
-			checked++
+	disktest.EverySyncPoint(t, dir, log, acks, func(fd int, _ string, data []byte) int {
+		if fd != 1 {
+			return 0
 		}
-	}
-	require.Equal(t, acks, last, "every step was recorded")
-	require.Greater(t, checked, acks*4)
-	t.Logf("%d states of the disk", checked)
+		return bytes.Count(data, []byte("ack "))
+	}, check)
 }
 
 // Whatever had been acknowledged is there after a power cut.
@@ -249,171 +252,40 @@ func TestRewrapSyncPoints(t *testing.T) {
 	require.Positive(t, byNew)
 }
 
-// disk is what a recorded process did to the files under root.
-type disk struct {
-	root  string
-	files map[string]*file
-	links []link // in order
-	acked int
-}
-
-type file struct {
-	content []byte
-	synced  []byte
-	writes  []func([]byte) []byte // since the last sync
-}
-
-type link struct {
-	path   string
-	target *file // nil: a folder
-	synced bool
-}
-
-var (
-	callLine = regexp.MustCompile(`^(\d+) +(.*)$`)
-	hexByte  = regexp.MustCompile(`\\x[0-9a-f]{2}`)
-	// pwrite64(5</path>, "\x00…", 4096, 8192) = 4096
-	callForm = regexp.MustCompile(`^(\w+)\((.*)\) += (-?\d+)`)
-)
-
-// calls returns the successful calls of an strace log, in the order in which
-// they returned.
-func calls(t *testing.T, log string) []string {
-	var all []string
-	begun := map[string]string{}
-	lines := bufio.NewScanner(strings.NewReader(log))
-	lines.Buffer(nil, 1<<30)
-	for lines.Scan() {
-		m := callLine.FindStringSubmatch(lines.Text())
-		require.NotNil(t, m)
-		pid, call := m[1], m[2]
-		if before, ok := strings.CutSuffix(call, " <unfinished ...>"); ok {
-			begun[pid] = before
-			continue
-		}
-		if strings.HasPrefix(call, "<... ") {
-			_, rest, _ := strings.Cut(call, "resumed>")
-			call = begun[pid] + rest
-		}
-		if form := callForm.FindStringSubmatch(call); form != nil && !strings.HasPrefix(form[3], "-") {
-			all = append(all, call)
-		}
-	}
-	require.NoError(t, lines.Err())
-	return all
-}
-
-func unhex(s string) []byte {
-	return []byte(hexByte.ReplaceAllStringFunc(s, func(h string) string {
-		n, _ := strconv.ParseUint(h[2:], 16, 8)
-		return string([]byte{byte(n)})
-	}))
-}
-
-// do applies one call and returns how many steps were acknowledged so far.
-func (d *disk) do(t *testing.T, call string) int {
-	form := callForm.FindStringSubmatch(call)
-	name, args := form[1], form[2]
-	quoted := regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`).FindAllStringSubmatch(args, -1)
-	path := "" // of the descriptor
-	if m := regexp.MustCompile(`^\d+<([^>]*)>`).FindStringSubmatch(args); m != nil {
-		path = string(unhex(m[1]))
-	}
-	numbers := regexp.MustCompile(`, (\d+)`).FindAllStringSubmatch(args, -1)
-	number := func(i int) int {
-		n, err := strconv.Atoi(numbers[i][1])
-		require.NoError(t, err, call)
-		return n
-	}
-	inside := strings.HasPrefix(path, d.root+"/")
-	switch name {
-	case "write":
-		data := unhex(quoted[0][1])
-		if strings.HasPrefix(args, "1<") {
-			d.acked += bytes.Count(data, []byte("ack "))
-		} else if inside {
-			f := d.file(path)
-			f.write(func(b []byte) []byte { return append(b, data...) })
-		}
-	case "pwrite64":
-		require.True(t, inside, call)
-		data, at := unhex(quoted[0][1]), number(len(numbers)-1)
-		d.file(path).write(func(b []byte) []byte {
-			if len(b) < at+len(data) {
-				b = append(b, make([]byte, at+len(data)-len(b))...)
+// A power cut while a store is copied leaves a whole copy, or none; a whole one once
+// that was acknowledged.
+func TestCopySyncPoints(t *testing.T) {
+	o := options(t.TempDir())
+	want := history(t, o)
+	from := backupIn(filepath.Dir(o.Path))
+	s := open(t, o)
+	require.NoError(t, s.Backup(t.Context(), from))
+	require.NoError(t, s.Close())
+	dir := t.TempDir()
+	cmd := writerCommand(dir, 0, 0)
+	cmd.Env = append(cmd.Env, "SEALED_TEST_RESTORE="+from, "SEALED_TEST_KEY="+o.Key.File)
+	absent, whole := 0, 0
+	everySyncPoint(t, dir, cmd, 2, func(state string, acked int) error {
+		for i, path := range []string{options(state).Path, backupIn(state)} {
+			_, err := os.Stat(path)
+			switch {
+			case errors.Is(err, fs.ErrNotExist) && acked <= i:
+				absent++
+				continue
+			case err == nil:
+				whole++
+				o := o
+				o.Path = path
+				err = checkWhole(o, want)
 			}
-			copy(b[at:], data)
-			return b
-		})
-	case "ftruncate":
-		size := number(0)
-		d.file(path).write(func(b []byte) []byte {
-			if len(b) > size {
-				return b[:size]
-			}
-			return append(b, make([]byte, size-len(b))...)
-		})
-	case "fsync", "fdatasync":
-		if f := d.files[path]; f != nil {
-			f.synced, f.writes = slices.Clone(f.content), nil
-			break
-		}
-		for i, l := range d.links {
-			if filepath.Dir(l.path) == path {
-				d.links[i].synced = true
+			if err != nil {
+				return err
 			}
 		}
-	case "mkdirat":
-		if p := string(unhex(quoted[0][1])); strings.HasPrefix(p, d.root+"/") {
-			d.links = append(d.links, link{path: p})
-		}
-	case "linkat", "renameat2":
-		from, to := string(unhex(quoted[0][1])), string(unhex(quoted[1][1]))
-		d.files[to] = d.file(from)
-		d.links = append(d.links, link{path: to, target: d.files[to]})
-	default:
-		require.Fail(t, "an unexpected call", call)
-	}
-	return d.acked
-}
-
-func (d *disk) file(path string) *file {
-	f := d.files[path]
-	if f == nil {
-		f = &file{}
-		d.files[path] = f
-	}
-	return f
-}
-
-func (f *file) write(w func([]byte) []byte) {
-	f.content = w(f.content)
-	f.writes = append(f.writes, w)
-}
-
-// crash writes to dir what a power cut would leave now: everything synced, and
-// of the rest nothing (variant 0), all (1) or a random choice.
-func (d *disk) crash(t *testing.T, dir string, variant int) {
-	lucky := func() bool { return variant == 1 || variant > 1 && rand.IntN(2) == 0 }
-	made := map[string]bool{d.root: true}
-	for _, l := range d.links {
-		if !made[filepath.Dir(l.path)] || !l.synced && !lucky() {
-			continue
-		}
-		path := dir + strings.TrimPrefix(l.path, d.root)
-		if l.target == nil {
-			made[l.path] = true
-			require.NoError(t, os.Mkdir(path, 0o700))
-			continue
-		}
-		b := slices.Clone(l.target.synced)
-		for _, w := range l.target.writes {
-			if lucky() {
-				b = w(b)
-			}
-		}
-		require.NoError(t, os.WriteFile(path, b, 0o600))
-	}
+		return nil
+	})
+	require.Positive(t, absent)
+	require.Positive(t, whole)
 }
 
 // What cannot be made is an error that says that nothing was; a disk that fills

@@ -75,16 +75,15 @@ func (x *index) set(e entry) error {
 	return x.setAll([]entry{e})
 }
 
-// setAll sets each of entries; the root is written once.
+// setAll sets each of entries, which are in the order of their names. A node that
+// several are below is written once.
 func (x *index) setAll(entries []entry) error {
 	n, err := x.load(nil, x.root)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if err := x.setIn(&n, 0, e); err != nil {
-			return err
-		}
+	if err := x.setIn(&n, 0, entries); err != nil {
+		return err
 	}
 	if err := x.save(nil, &n); err != nil {
 		return err
@@ -93,32 +92,57 @@ func (x *index) setAll(entries []entry) error {
 	return nil
 }
 
-// setIn changes n, which covers e.name[:depth], and saves the nodes below it.
-func (x *index) setIn(n *node, depth int, e entry) error {
+// setIn changes n, which covers the first depth bytes of the names of entries, and
+// saves the nodes below it.
+func (x *index) setIn(n *node, depth int, entries []entry) error {
 	if n.children == nil {
-		n.setLeaf(e)
+		for _, e := range entries {
+			n.setLeaf(e)
+		}
 		if len(n.leaf) <= leafMax || depth == nameSize-1 {
 			return nil
 		}
 		return x.split(n, depth)
 	}
-	prefix := e.name[:depth+1]
+	for len(entries) > 0 {
+		end := sameUpTo(entries, depth)
+		if err := x.setBelow(n, depth, entries[:end]); err != nil {
+			return err
+		}
+		entries = entries[end:]
+	}
+	return nil
+}
+
+// setBelow changes the one node below n that covers all of entries, and saves it.
+func (x *index) setBelow(n *node, depth int, entries []entry) error {
+	prefix := entries[0].name[:depth+1]
+	version := &n.children[entries[0].name[depth]]
 	var child node
-	if version := n.children[e.name[depth]]; version != 0 {
+	if *version != 0 {
 		var err error
-		if child, err = x.load(prefix, version); err != nil {
+		if child, err = x.load(prefix, *version); err != nil {
 			return err
 		}
 	}
-	if err := x.setIn(&child, depth+1, e); err != nil {
+	if err := x.setIn(&child, depth+1, entries); err != nil {
 		return err
 	}
 	if child.empty() {
-		n.children[e.name[depth]] = 0
+		*version = 0
 		return x.save(prefix, nil)
 	}
-	n.children[e.name[depth]] = x.now
+	*version = x.now
 	return x.save(prefix, &child)
+}
+
+// sameUpTo returns how many of entries have the byte at depth that the first one has.
+func sameUpTo(entries []entry, depth int) int {
+	end := slices.IndexFunc(entries, func(e entry) bool { return e.name[depth] != entries[0].name[depth] })
+	if end < 0 {
+		return len(entries)
+	}
+	return end
 }
 
 // split makes an inner node of the leaf n at depth.
@@ -126,11 +150,7 @@ func (x *index) split(n *node, depth int) error {
 	entries := n.leaf
 	*n = node{children: make([]uint64, fanOut)}
 	for len(entries) > 0 {
-		first := entries[0].name
-		end := slices.IndexFunc(entries, func(e entry) bool { return e.name[depth] != first[depth] })
-		if end < 0 {
-			end = len(entries)
-		}
+		first, end := entries[0].name, sameUpTo(entries, depth)
 		child := node{leaf: entries[:end:end]}
 		entries = entries[end:]
 		if len(child.leaf) > leafMax {

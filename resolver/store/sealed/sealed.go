@@ -333,17 +333,20 @@ type tx struct {
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
-	nodes  *nodeCache // nil in a write transaction, where a version may be its own
-	pages  *pageCache
+	nodes  *nodeCache // nil if nothing is to be kept
+	pages  *pageCache // nil in a write transaction, too: bbolt does not know what we know
 }
 
 // begin returns the transaction id on the tree whose bucket of buckets is at the
-// page root, and whose index was committed by the transaction committed. It reads
-// what is not in known, which is nil if everything is to be read, and adds to it.
-func (f *openFile) begin(id, root, committed uint64, known *seen) (t *tx, err error) {
+// page root, and whose index was committed by the transaction committed: id itself,
+// unless id is one that writes.
+func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 	t = &tx{openFile: f, id: id}
-	if known != nil && !f.doubtful.Load() {
-		t.nodes, t.pages = &known.nodes, known.pagesAt(id)
+	if !f.doubtful.Load() {
+		t.nodes = &f.seen.nodes
+		if committed == id {
+			t.pages = f.seen.pagesAt(id)
+		}
 	}
 	t.index = index{root: committed, now: id, load: t.loadNode, look: t.lookNode, save: t.saveNode}
 	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, t.pages)
@@ -354,7 +357,7 @@ func (f *openFile) begin(id, root, committed uint64, known *seen) (t *tx, err er
 // where it has the file, keeps the transaction's pages from being used again.
 func (f *openFile) view(fn func(*tx) error) error {
 	if f.db == nil {
-		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid, f.seen)
+		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid)
 		if err != nil {
 			return err
 		}
@@ -366,7 +369,7 @@ func (f *openFile) view(fn func(*tx) error) error {
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
 			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
-			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id, f.seen)
+			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id)
 			if err != nil {
 				return err
 			}
@@ -409,7 +412,7 @@ func (f *openFile) update(fn func(*tx) error) error {
 
 func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
 	id := uint64(bt.ID()) //nolint:gosec // as in view
-	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1, nil)
+	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1)
 	if err != nil {
 		return nil, err
 	}
@@ -488,7 +491,12 @@ func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// lookNode is loadNode for those who only look: what is known of the node will do.
+// What a transaction has written itself is never known.
 func (t *tx) lookNode(prefix []byte, version uint64) (node, error) {
+	if t.bucket != nil && version == t.id {
+		return t.loadNode(prefix, version)
+	}
 	if n, ok := t.nodes.get(prefix, version); ok {
 		return n, nil
 	}

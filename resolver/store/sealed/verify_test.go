@@ -69,18 +69,20 @@ func tamper(t *testing.T, path string, change func(b []byte)) {
 	require.Positive(t, changed)
 }
 
-// spoil changes one byte at the distance d behind key, wherever it is in b.
-func spoil(b, key []byte, d int) {
-	for at := 0; ; {
-		i := bytes.Index(b[at:], key)
-		if i < 0 {
-			return
-		}
-		at += i + len(key)
-		if at+d < len(b) {
-			b[at+d] ^= 1
-		}
-	}
+// placeOf returns where in the file what is stored under key begins.
+func placeOf(t *testing.T, s *Store, key []byte) (place int64) {
+	t.Helper()
+	require.NoError(t, s.snapshot(func(tx *tx, m meta, _ []byte) error {
+		pages := survey{f: tx.file, m: m, used: newPageSet(m.pages)}
+		return pages.tree(t.Context(), tx.root, nil, nil, 0, func(p page, k []byte, _ uint32, at, _ int64) error {
+			if bytes.Equal(k, key) {
+				place = p.at + at
+			}
+			return nil
+		})
+	}))
+	require.Positive(t, place)
+	return place
 }
 
 func TestVerify(t *testing.T) {
@@ -111,7 +113,7 @@ func TestVerify(t *testing.T) {
 // it is named, as far as it has a name left, and what is whole is counted.
 func TestVerifyNames(t *testing.T) {
 	for _, write := range []bool{true, false} {
-		const secrets = 1000
+		const secrets = 300
 		o, s := newStore(t, secrets)
 		require.NoError(t, s.Close())
 		o.Write = write
@@ -121,10 +123,14 @@ func TestVerifyNames(t *testing.T) {
 			require.NoError(t, err)
 		}
 		record := func(i int) []byte { return recordKey(s.keys.nameOf(benchRef(i))) }
-		const head = 2 // the length of the sealed info
+		places := make([]int64, secrets)
+		for i := range places {
+			places[i] = placeOf(t, s, record(i))
+		}
 		tamper(t, o.Path, func(b []byte) {
-			spoil(b, record(3), head+100) // the info
-			spoil(b, record(4), head+sealedLength(b, record(4))+30)
+			b[places[3]+100] ^= 1 // in the info
+			at := places[4]
+			b[at+2+int64(binary.BigEndian.Uint16(b[at:]))+30] ^= 1 // in the value
 		})
 		n, err := s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
@@ -136,7 +142,8 @@ func TestVerifyNames(t *testing.T) {
 
 		// A node takes the secrets below it along.
 		prefix := record(5)[1:2]
-		tamper(t, o.Path, func(b []byte) { spoil(b, nodeKey(prefix), 30) })
+		node := placeOf(t, s, nodeKey(prefix))
+		tamper(t, o.Path, func(b []byte) { b[node+30] ^= 1 })
 		n, err = s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
 		require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
@@ -144,8 +151,8 @@ func TestVerifyNames(t *testing.T) {
 
 		// However much it is, the error stays short.
 		tamper(t, o.Path, func(b []byte) {
-			for i := range secrets {
-				spoil(b, record(i), head+50)
+			for _, at := range places {
+				b[at+50] ^= 1
 			}
 		})
 		n, err = s.Verify(t.Context())
@@ -153,12 +160,6 @@ func TestVerifyNames(t *testing.T) {
 		require.ErrorContains(t, err, "times more")
 		require.Less(t, strings.Count(err.Error(), "\n"), maxDamage+2)
 	}
-}
-
-// sealedLength returns the length of the sealed info of a record.
-func sealedLength(b, key []byte) int {
-	at := bytes.LastIndex(b, key) + len(key)
-	return int(binary.BigEndian.Uint16(b[at:]))
 }
 
 // What no read meets, and a write would build on.

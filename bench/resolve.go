@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"slices"
+	"time"
+
+	"inject/resolver"
+	"inject/resolver/rpc"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+	"inject/resolver/store/sealed"
+)
+
+const (
+	resolveName = "resolve"
+	manyName    = "many"
+)
+
+// The targets: of the rate in times of etcd's, of the 99th percentile in times of the
+// median, of a resolve among many secrets in times of one among few, and in MiB.
+const (
+	rateTarget     = 1
+	tailTarget     = 3
+	manyTarget     = 1.5
+	residentTarget = 100
+)
+
+const (
+	few  = 1000
+	many = 1_000_000
+	// projects is how many have secrets, and a task each. Each has its own certificate,
+	// and policy lets it resolve in its own project and domain only.
+	projects = 40
+	// importSize is how many secrets a store is given at once.
+	importSize = 100_000
+)
+
+// A list is five names that a task declares. It is found at every rung of the ladder:
+// two at the first, and one at each of the others, so that it takes eleven lookups.
+type list struct{ project, number int }
+
+var rungs = [...]int{0, 0, 1, 2, 3}
+
+var domains = [...]string{"development", "staging", "production"}
+
+// task is the scope of the tasks of a project.
+func task(project int) secret.Scope {
+	return secret.Scope{Org: secret.DefaultOrg, Domain: domains[project%len(domains)], Project: fmt.Sprint("project-", project)}
+}
+
+// refs are where the secrets of l are.
+func (l list) refs() (refs [len(rungs)]secret.Ref) {
+	ladder := task(l.project).Ladder()
+	for i, rung := range rungs {
+		refs[i] = secret.Ref{Scope: ladder[rung], Key: fmt.Sprintf("TASK_%d_%d_SECRET_%d", l.project, l.number, i)}
+	}
+	return refs
+}
+
+// A filling is the secrets of a store: n of them, none of which any other run has.
+type filling struct {
+	n    int
+	salt string
+}
+
+func newFilling(n int) filling {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
+	return filling{n, hex.EncodeToString(b[:])}
+}
+
+// value is the value of the secret at ref.
+func (f filling) value(ref secret.Ref) []byte { return []byte(f.salt + ref.ID()) }
+
+// perProject is how many lists a project has.
+func (f filling) perProject() int { return f.n / len(rungs) / projects }
+
+// choose returns any of the lists of a project.
+func (f filling) choose(r *mathrand.Rand, project int) list {
+	return list{project, r.IntN(f.perProject())}
+}
+
+// refs yields where all secrets are.
+func (f filling) refs(yield func(secret.Ref) bool) {
+	for project := range projects {
+		for number := range f.perProject() {
+			for _, ref := range (list{project, number}).refs() {
+				if !yield(ref) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// seal makes the store of f at path.
+func (f filling) seal(ctx context.Context, path, key string) (err error) {
+	s, err := sealed.Open(ctx, sealed.Options{Path: path, Write: true, Key: sealed.Key{File: key}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	var secrets []store.New
+	for ref := range f.refs {
+		secrets = append(secrets, store.New{Ref: ref, Value: secret.NewValue(f.value(ref))})
+		if len(secrets) == importSize {
+			if err := s.Import(ctx, secrets); err != nil {
+				return err
+			}
+			secrets = secrets[:0]
+		}
+	}
+	return s.Import(ctx, secrets)
+}
+
+// A comparison is what the servers of a run have in common.
+type comparison struct {
+	*bench
+
+	authority *authority
+	server    pair
+	tasks     [projects]pair
+	policy    string
+}
+
+func (b *bench) newComparison() (*comparison, error) {
+	if _, err := os.Stat(b.injectd); err != nil {
+		return nil, fmt.Errorf("%w (make build)", err)
+	}
+	a, err := b.newAuthority()
+	if err != nil {
+		return nil, err
+	}
+	c := &comparison{bench: b, authority: a}
+	if c.server, err = b.issue(a, "server", ""); err != nil {
+		return nil, err
+	}
+	for i := range projects {
+		id := fmt.Sprintf("spiffe://example.org/project/%s/domain/%s", task(i).Project, task(i).Domain)
+		if c.tasks[i], err = b.issue(a, task(i).Project, id); err != nil {
+			return nil, err
+		}
+	}
+	c.policy, err = b.file("policy.yaml", []byte(`version: 1
+rules:
+- name: tasks
+  identity: {spiffe: "spiffe://example.org/project/{project}/domain/{domain}"}
+  resolve: {project: "{project}", domain: "{domain}"}
+`))
+	return c, err
+}
+
+// serve makes a store of f and serves it.
+func (c *comparison) serve(section string, f filling) (*server, error) {
+	name := fmt.Sprintf("%s-%d", section, f.n)
+	path, key := c.path(name+".db"), c.path(name+".key")
+	begin := time.Now()
+	if err := f.seal(c.ctx, path, key); err != nil {
+		return nil, err
+	}
+	c.report.note(section, "%d secrets were imported in %.0f s", f.n, time.Since(begin).Seconds())
+	return c.startInjectd(c.authority, c.server, c.policy, path, key)
+}
+
+// clients connects n clients of a server, each as one of the tasks.
+func (c *comparison) clients(n int, open func(project int) (*client, error)) ([]*client, error) {
+	var all []*client
+	for i := range n {
+		one, err := open(i % projects)
+		if err != nil {
+			return nil, errors.Join(err, closeClients(all))
+		}
+		one.rand = mathrand.New(mathrand.NewPCG(seed, uint64(i))) //nolint:gosec // which secrets are asked for is no secret
+		all = append(all, one)
+	}
+	if err := connect(c.ctx, all); err != nil {
+		return nil, errors.Join(err, closeClients(all))
+	}
+	return all, nil
+}
+
+func closeClients(all []*client) error {
+	var errs []error
+	for _, c := range all {
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
+}
+
+// injectdClient returns a client as inject is one.
+func (c *comparison) injectdClient(s *server, f filling, project int) (*client, error) {
+	opened, err := rpc.Open(rpc.Options{
+		Address: s.address, TLS: true, CAFile: c.authority.file,
+		CertFile: c.tasks[project].cert, KeyFile: c.tasks[project].key, Timeout: limit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ask := func(ctx context.Context, r *mathrand.Rand) error {
+		refs := f.choose(r, project).refs()
+		declared := make([]secret.Declaration, len(refs))
+		for i, ref := range refs {
+			declared[i].Key = ref.Key
+		}
+		resolved, err := opened.Resolve(ctx, task(project), declared)
+		if err != nil {
+			return err
+		}
+		return right(f, refs[:], resolved)
+	}
+	return &client{ask: ask, close: opened.Close}, nil
+}
+
+// right returns an error if what was resolved is not what is stored at refs.
+func right(f filling, refs []secret.Ref, resolved []resolver.Resolved) error {
+	if len(resolved) != len(refs) {
+		return fmt.Errorf("wrong answer: %d secrets, not %d", len(resolved), len(refs))
+	}
+	for i, ref := range refs {
+		if got := resolved[i]; got.Info.Ref != ref || !bytes.Equal(got.Value.Reveal(), f.value(ref)) { // made up a moment ago, to be compared
+			return fmt.Errorf("wrong answer: not the secret at %s %s", ref.Scope, ref.Key)
+		}
+	}
+	return nil
+}
+
+// resolve compares the rate with that of etcd, which has the same secrets in the clear,
+// and tells how even the answers are.
+func (b *bench) resolve() (err error) {
+	c, err := b.newComparison()
+	if err != nil {
+		return err
+	}
+	f := newFilling(few)
+	ours, err := c.serve(resolveName, f)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ours.stop()) }()
+	theirs, err := c.startEtcd(c.authority, c.server)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, theirs.stop()) }()
+	if err := c.fillEtcd(theirs, f); err != nil {
+		return err
+	}
+	for _, load := range []struct {
+		clients, rounds int
+		while           time.Duration
+	}{
+		{1, c.rounds, 300 * time.Millisecond},
+		{64, c.rounds, 500 * time.Millisecond},
+		{1000, (c.rounds + 1) / 2, 2 * time.Second},
+	} {
+		if err := c.besideEtcd(ours, theirs, f, load.clients, load.rounds, load.while); err != nil {
+			return fmt.Errorf("%d clients: %w", load.clients, err)
+		}
+	}
+	return nil
+}
+
+func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, while time.Duration) (err error) {
+	clients, err := c.clients(n, func(project int) (*client, error) { return c.injectdClient(ours, f, project) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeClients(clients)) }()
+	readers, err := c.etcdClients(n, theirs, f)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, readers.close()) }()
+
+	injectd := &side{name: "injectd", server: ours, clients: clients, while: while}
+	atOnce := &side{name: "etcd, five at once", server: theirs, clients: readers.atOnce, while: while}
+	inTurn := &side{name: "etcd, in sequence", server: theirs, clients: readers.inTurn, while: while}
+	together := &side{name: "etcd, one transaction", server: theirs, clients: readers.together, while: while}
+	all := []*side{injectd, atOnce, inTurn, together}
+	if err := c.compete(resolveName, rounds, all...); err != nil {
+		return err
+	}
+	etcd := atOnce // or what is faster: a good user would find out
+	if median(inTurn.of(each)) < median(atOnce.of(each)) {
+		etcd = inTurn
+	}
+	row := func(name, unit string, value Stat) Row {
+		return Row{Section: resolveName, Workload: fmt.Sprintf("%d clients", n), Name: name, Unit: unit, Value: value}
+	}
+	for _, s := range all {
+		r := row(s.name+": rate, to etcd's faster reads", "/s", perSecond(s.of(each)))
+		r.versus("etcd's faster reads", ratios(s.of(each), etcd.of(each)))
+		if s == injectd {
+			r.atLeast(rateTarget)
+		}
+		c.report.add(r)
+	}
+	for _, s := range []*side{injectd, etcd} {
+		r := row(s.name+": CPU time of the server, to etcd's", "ms", millis(s.of(cpu)))
+		r.versus("etcd's", ratios(etcd.of(cpu), s.of(cpu)))
+		c.report.add(r)
+	}
+	for _, s := range []*side{injectd, etcd} {
+		r := row(s.name+": 99th percentile, to the median", "ms", millis(s.of(p99)))
+		r.versus("the median", ratios(s.of(p50), s.of(p99)))
+		if s == injectd {
+			r.Target = &Target{fmt.Sprintf("< %d×", tailTarget), r.Ratio.Median < tailTarget}
+		}
+		c.report.add(r)
+	}
+	return nil
+}
+
+// many compares resolves among many secrets with those among few, and tells what the
+// server of many has in memory.
+func (b *bench) many() (err error) {
+	c, err := b.newComparison()
+	if err != nil {
+		return err
+	}
+	var sides []*side
+	fillings := []filling{newFilling(few), newFilling(many)}
+	for _, f := range fillings {
+		s, err2 := c.serve(manyName, f)
+		if err2 != nil {
+			return err2
+		}
+		defer func() { err = errors.Join(err, s.stop()) }() //nolint:revive // at the end of all
+		clients, err2 := c.clients(64, func(project int) (*client, error) { return c.injectdClient(s, f, project) })
+		if err2 != nil {
+			return err2
+		}
+		defer func() { err = errors.Join(err, closeClients(clients)) }() //nolint:revive // at the end of all
+		sides = append(sides, &side{name: fmt.Sprintf("among %d", f.n), server: s, clients: clients, while: 500 * time.Millisecond})
+	}
+	// Until the server keeps of many what it will.
+	for range 5 {
+		if err := sides[1].run(c.ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.compete(manyName, c.rounds, sides...); err != nil {
+		return err
+	}
+	for _, measured := range []struct {
+		name string
+		time func(round) time.Duration
+	}{{"time of a resolve", each}, {"CPU time of the server", cpu}} {
+		for i, s := range sides {
+			r := Row{Section: manyName, Workload: "64 clients", Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
+			r.versus("few", ratios(sides[0].of(measured.time), s.of(measured.time)))
+			if i > 0 {
+				r.Target = &Target{fmt.Sprintf("≤ %g×", manyTarget), r.Ratio.Median <= manyTarget}
+			}
+			c.report.add(r)
+		}
+	}
+	return c.memoryOf(sides[1].server, fillings[1])
+}
+
+// memoryOf tells what a server has in memory while 1 000 clients ask.
+func (c *comparison) memoryOf(s *server, f filling) (err error) {
+	clients, err := c.clients(1000, func(project int) (*client, error) { return c.injectdClient(s, f, project) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeClients(clients)) }()
+	program, err := os.Stat(c.injectd)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := drive(c.ctx, clients, 5*time.Second)
+		done <- err
+	}()
+	var own, files, beside []float64
+	for asking := true; asking; {
+		select {
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+			asking = false
+		case <-time.After(100 * time.Millisecond):
+		}
+		o, f, err := s.resident()
+		if err != nil {
+			return err
+		}
+		// The files are the program and the store. Of the program no more can be in memory
+		// than there is.
+		own, files = append(own, o), append(files, f)
+		beside = append(beside, o+min(f, float64(program.Size())/(1<<20)))
+	}
+	row := func(name string, value []float64) Row {
+		return Row{Section: manyName, Workload: "1000 clients", Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}
+	}
+	peak := row("peak of memory beside the mapped store", []float64{slices.Max(beside)})
+	peak.atMost(residentTarget)
+	c.report.add(peak)
+	c.report.add(row("memory that is its own", own))
+	c.report.add(row("memory that is of files", files))
+	return nil
+}

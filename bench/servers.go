@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A server is a process that is asked.
+type server struct {
+	cmd     *exec.Cmd
+	address string // host:port
+	store   string // its file; "" of etcd
+}
+
+// start starts a server and returns its stderr. However we end, it ends with us.
+func (s *server) start() (io.Reader, error) {
+	s.cmd.Env = environ()
+	s.cmd.WaitDelay = time.Second
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	said, err := s.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	return said, s.cmd.Start()
+}
+
+// stop asks the server to end. One that then fails has not only been slow.
+func (s *server) stop() error {
+	if s.cmd == nil {
+		return nil
+	}
+	cmd := s.cmd
+	s.cmd = nil
+	err := cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil && !endedBy(err, syscall.SIGTERM) {
+		return fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err)
+	}
+	return err
+}
+
+// endedBy reports whether err is that of a process that the signal ended, as etcd ends
+// itself once it has stopped.
+func endedBy(err error, signal syscall.Signal) bool {
+	e, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return false
+	}
+	status, ok := e.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == signal
+}
+
+// startInjectd serves the store file at path as the product is run, with an audit log,
+// to clients whose certificates are of a.
+func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) (*server, error) {
+	s := &server{store: path}
+	s.cmd = exec.CommandContext(b.ctx, b.injectd, "serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", //nolint:gosec // what is measured
+		"--store", "file://"+path, "--key-file", key, "--cert-file", cert.cert, "--cert-key-file", cert.key,
+		"--client-ca-file", a.file, "--policy", policy, "--audit-log", path+".audit", "--rate", "0")
+	said, err := s.start()
+	if err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(said)
+	var text strings.Builder
+	for s.address == "" && lines.Scan() {
+		text.WriteString(lines.Text() + "\n")
+		var line struct {
+			Message string `json:"@message"`
+			Address string `json:"address"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "serving" {
+			u, err := url.Parse(line.Address)
+			if err != nil {
+				return nil, errors.Join(err, s.stop())
+			}
+			s.address = u.Host
+		}
+	}
+	if s.address == "" {
+		return nil, fmt.Errorf("injectd serve: %w: %s", s.cmd.Wait(), text.String())
+	}
+	go io.Copy(io.Discard, said) //nolint:errcheck // until it ends
+	return s, nil
+}
+
+// startEtcd starts etcd with what it has by default, and TLS as injectd has it. It does
+// not ask which client may read what.
+func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
+	ports, err := freePorts(b.ctx, 2)
+	if err != nil {
+		return nil, err
+	}
+	path, err := exec.LookPath("etcd")
+	if err != nil {
+		return nil, fmt.Errorf("%w (apt-get install etcd-server)", err)
+	}
+	s := &server{address: ports[0]}
+	peers := "http://" + ports[1]
+	s.cmd = exec.CommandContext(b.ctx, path, "--name", "bench", "--data-dir", b.path("etcd"), "--log-level", "error", //nolint:gosec // what is compared
+		"--listen-client-urls", "https://"+s.address, "--advertise-client-urls", "https://"+s.address,
+		"--cert-file", cert.cert, "--key-file", cert.key, "--client-cert-auth", "--trusted-ca-file", a.file,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "bench="+peers)
+	said, err := s.start()
+	if err != nil {
+		return nil, err
+	}
+	go io.Copy(io.Discard, said) //nolint:errcheck // until it ends
+	return s, nil
+}
+
+// freePorts returns addresses on which nobody listens now: etcd does not say which port
+// it was given.
+func freePorts(ctx context.Context, n int) (addresses []string, err error) {
+	var config net.ListenConfig
+	for range n {
+		l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() //nolint:errcheck,revive // all of them are open until there are enough, so that none is given twice
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
+}
+
+// cpu returns how long the server has computed so far.
+func (s *server) cpu() (time.Duration, error) {
+	text, err := os.ReadFile(s.proc("stat"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ") // after its name, which may hold anything
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("no times")
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	const tick = time.Second / 100 // Linux tells it so everywhere
+	return time.Duration(user+system) * tick, errors.Join(err, err2)
+}
+
+// resident is what the server has in memory, in MiB: its own, and of files.
+func (s *server) resident() (own, files float64, err error) {
+	text, err := os.ReadFile(s.proc("status"))
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		var kind string
+		var kib float64
+		if n, _ := fmt.Sscanf(line, "%s %f kB", &kind, &kib); n != 2 {
+			continue
+		}
+		switch kind {
+		case "RssAnon:", "RssShmem:":
+			own += kib / 1024
+		case "RssFile:":
+			files = kib / 1024
+		}
+	}
+	if own == 0 {
+		return 0, 0, errors.New("no RssAnon")
+	}
+	return own, files, nil
+}
+
+func (s *server) proc(file string) string {
+	return filepath.Join("/proc", fmt.Sprint(s.cmd.Process.Pid), file)
+}

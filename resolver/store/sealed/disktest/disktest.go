@@ -1,0 +1,232 @@
+// Package disktest rebuilds what a power cut would have left on the disk of a process
+// that was recorded with strace: what was synced, and any choice of what was not. It is
+// for tests, knows files and folders only, and starts nothing.
+package disktest
+
+import (
+	"bufio"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Strace returns the options with which strace records what EverySyncPoint needs, in the
+// file log.
+func Strace(log string) []string {
+	return []string{
+		"-f", "-y", "-xx", "-s", "100000000", "-o", log,
+		"-e", "trace=write,pwrite64,ftruncate,fsync,fdatasync,linkat,mkdirat,renameat,renameat2",
+	}
+}
+
+// EverySyncPoint rebuilds what a power cut would have left of the folder root, which was
+// empty when the record in the file log began, at every point between two calls of the
+// process: with none, all, and random choices of what was not synced. It calls check with
+// the folder of each, and with how many acknowledgements there were by then; they are
+// counted by acknowledged in what was written to a descriptor, whose file is path. It
+// fails the test on an error of check, and unless there were acks of them in the end.
+func EverySyncPoint(t *testing.T, root, log string, acks int, acknowledged func(fd int, path string, data []byte) int, check func(dir string, acked int) error) {
+	t.Helper()
+	text, err := os.ReadFile(log) //nolint:gosec // a test's
+	require.NoError(t, err)
+	d := disk{root: root, acknowledged: acknowledged, files: map[string]*file{}}
+	checked := 0
+	for _, call := range calls(t, string(text)) {
+		if !d.do(t, call) {
+			continue // there is no more to lose, and no more that must not be
+		}
+		for variant := range 4 {
+			dir := t.TempDir()
+			d.crash(t, dir, variant)
+			require.NoErrorf(t, check(dir, d.acked), "variant %d after %.200s", variant, call)
+			require.NoError(t, os.RemoveAll(dir))
+			checked++
+		}
+	}
+	require.Equal(t, acks, d.acked, "every acknowledgement was recorded")
+	require.Greater(t, checked, acks*4)
+	t.Logf("%d states of the disk", checked)
+}
+
+// disk is what a recorded process did to the files under root.
+type disk struct {
+	root         string
+	acknowledged func(fd int, path string, data []byte) int
+	files        map[string]*file
+	links        []link // in order
+	acked        int
+}
+
+type file struct {
+	content []byte
+	synced  []byte
+	writes  []func([]byte) []byte // since the last sync
+}
+
+type link struct {
+	path   string
+	target *file // nil: a folder
+	synced bool
+}
+
+var (
+	callLine = regexp.MustCompile(`^(\d+) +(.*)$`)
+	hexByte  = regexp.MustCompile(`\\x[0-9a-f]{2}`)
+	// pwrite64(5</path>, "\x00…", 4096, 8192) = 4096
+	callForm   = regexp.MustCompile(`^(\w+)\((.*)\) += (-?\d+)`)
+	descriptor = regexp.MustCompile(`^(\d+)<([^>]*)>`)
+	quotedText = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
+	numberForm = regexp.MustCompile(`, (\d+)`)
+)
+
+// calls returns the successful calls of an strace log, in the order in which
+// they returned.
+func calls(t *testing.T, log string) []string {
+	t.Helper()
+	var all []string
+	begun := map[string]string{}
+	lines := bufio.NewScanner(strings.NewReader(log))
+	lines.Buffer(nil, 1<<30)
+	for lines.Scan() {
+		m := callLine.FindStringSubmatch(lines.Text())
+		require.NotNil(t, m)
+		pid, call := m[1], m[2]
+		if before, ok := strings.CutSuffix(call, " <unfinished ...>"); ok {
+			begun[pid] = before
+			continue
+		}
+		if strings.HasPrefix(call, "<... ") {
+			_, rest, _ := strings.Cut(call, "resumed>")
+			call = begun[pid] + rest
+		}
+		if form := callForm.FindStringSubmatch(call); form != nil && !strings.HasPrefix(form[3], "-") {
+			all = append(all, call)
+		}
+	}
+	require.NoError(t, lines.Err())
+	return all
+}
+
+func unhex(s string) []byte {
+	return []byte(hexByte.ReplaceAllStringFunc(s, func(h string) string {
+		n, _ := strconv.ParseUint(h[2:], 16, 8)
+		return string([]byte{byte(n)})
+	}))
+}
+
+// do applies one call, and reports whether it changed or acknowledged anything.
+func (d *disk) do(t *testing.T, call string) bool {
+	t.Helper()
+	form := callForm.FindStringSubmatch(call)
+	name, args := form[1], form[2]
+	quoted := quotedText.FindAllStringSubmatch(args, -1)
+	fd, path := -1, ""
+	if m := descriptor.FindStringSubmatch(args); m != nil {
+		fd, _ = strconv.Atoi(m[1])
+		path = string(unhex(m[2]))
+	}
+	numbers := numberForm.FindAllStringSubmatch(args, -1)
+	number := func(i int) int {
+		n, err := strconv.Atoi(numbers[i][1])
+		require.NoError(t, err, call)
+		return n
+	}
+	inside := strings.HasPrefix(path, d.root+"/")
+	switch name {
+	case "write":
+		data := unhex(quoted[0][1])
+		if inside {
+			d.file(path).write(func(b []byte) []byte { return append(b, data...) })
+			break
+		}
+		n := d.acknowledged(fd, path, data)
+		d.acked += n
+		return n > 0
+	case "pwrite64":
+		require.True(t, inside, call)
+		data, at := unhex(quoted[0][1]), number(len(numbers)-1)
+		d.file(path).write(func(b []byte) []byte {
+			if len(b) < at+len(data) {
+				b = append(b, make([]byte, at+len(data)-len(b))...)
+			}
+			copy(b[at:], data)
+			return b
+		})
+	case "ftruncate":
+		size := number(0)
+		d.file(path).write(func(b []byte) []byte {
+			if len(b) > size {
+				return b[:size]
+			}
+			return append(b, make([]byte, size-len(b))...)
+		})
+	case "fsync", "fdatasync":
+		if f := d.files[path]; f != nil {
+			f.synced, f.writes = slices.Clone(f.content), nil
+			break
+		}
+		for i, l := range d.links {
+			if filepath.Dir(l.path) == path {
+				d.links[i].synced = true
+			}
+		}
+	case "mkdirat":
+		if p := string(unhex(quoted[0][1])); strings.HasPrefix(p, d.root+"/") {
+			d.links = append(d.links, link{path: p})
+		}
+	case "linkat", "renameat2":
+		from, to := string(unhex(quoted[0][1])), string(unhex(quoted[1][1]))
+		d.files[to] = d.file(from)
+		d.links = append(d.links, link{path: to, target: d.files[to]})
+	default:
+		require.Fail(t, "an unexpected call", call)
+	}
+	return true
+}
+
+func (d *disk) file(path string) *file {
+	f := d.files[path]
+	if f == nil {
+		f = &file{}
+		d.files[path] = f
+	}
+	return f
+}
+
+func (f *file) write(w func([]byte) []byte) {
+	f.content = w(f.content)
+	f.writes = append(f.writes, w)
+}
+
+// crash writes to dir what a power cut would leave now: everything synced, and
+// of the rest nothing (variant 0), all (1) or a random choice.
+func (d *disk) crash(t *testing.T, dir string, variant int) {
+	t.Helper()
+	lucky := func() bool { return variant == 1 || variant > 1 && rand.IntN(2) == 0 } //nolint:gosec // chance, no secret
+	made := map[string]bool{d.root: true}
+	for _, l := range d.links {
+		if !made[filepath.Dir(l.path)] || !l.synced && !lucky() {
+			continue
+		}
+		path := dir + strings.TrimPrefix(l.path, d.root)
+		if l.target == nil {
+			made[l.path] = true
+			require.NoError(t, os.Mkdir(path, 0o700))
+			continue
+		}
+		b := slices.Clone(l.target.synced)
+		for _, w := range l.target.writes {
+			if lucky() {
+				b = w(b)
+			}
+		}
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+	}
+}
