@@ -136,6 +136,6 @@ func (b *bench) compete(section string, rounds int, sides ...*side) error {
 			n += r.n
 		}
 	}
-	b.report.note(section, "%d clients: %d answers, each looked at and right", len(sides[0].clients), n)
+	b.report.note(section, "%s: %d answers, each looked at and right", workload(len(sides[0].clients)), n)
 	return nil
 }

@@ -1,9 +1,11 @@
 // Command bench measures how fast values are masked, beside what else could be
 // done, and tells it as a table, as JSON and as the page docs/redaction.md. It is
 // a module of its own, so that what draws a plot is not what the product is built
-// of. It knows the product from outside: its binary, its package exec/redact, and
+// of. It knows the product from outside: its binaries, its package exec/redact, and
 // the plain rule in exec/redact/redacttest that all outputs are held to. It also
-// measures what it costs to start a command; to open a store is the store's own.
+// measures what it costs to start a command, and how fast injectd answers, beside
+// etcd: for that it fills stores and asks as inject does, by the packages that do
+// so. To open a store is the store's own.
 package main
 
 import (

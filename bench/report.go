@@ -116,7 +116,11 @@ func (r *Report) verdict() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d of %d targets met; %d outputs compared with the plain rule, byte for byte", met, all, r.Checked)
+	verdict := fmt.Sprintf("%d of %d targets met", met, all)
+	if r.Checked > 0 {
+		verdict += fmt.Sprintf("; %d outputs compared with the plain rule, byte for byte", r.Checked)
+	}
+	return verdict
 }
 
 func (r *Report) write(file string) error {

@@ -262,7 +262,7 @@ func (b *bench) resolve() (err error) {
 		{1000, (c.rounds + 1) / 2, 2 * time.Second},
 	} {
 		if err := c.besideEtcd(ours, theirs, f, load.clients, load.rounds, load.while); err != nil {
-			return fmt.Errorf("%d clients: %w", load.clients, err)
+			return fmt.Errorf("%s: %w", workload(load.clients), err)
 		}
 	}
 	return nil
@@ -293,7 +293,7 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 		etcd = inTurn
 	}
 	row := func(name, unit string, value Stat) Row {
-		return Row{Section: resolveName, Workload: fmt.Sprintf("%d clients", n), Name: name, Unit: unit, Value: value}
+		return Row{Section: resolveName, Workload: workload(n), Name: name, Unit: unit, Value: value}
 	}
 	for _, s := range all {
 		r := row(s.name+": rate, to etcd's faster reads", "/s", perSecond(s.of(each)))
@@ -315,6 +315,13 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 			r.Target = &Target{fmt.Sprintf("< %d×", tailTarget), r.Ratio.Median < tailTarget}
 		}
 		c.report.add(r)
+	}
+	for _, s := range []*side{injectd, etcd} {
+		own, _, err := s.server.resident()
+		if err != nil {
+			return err
+		}
+		c.report.add(row(s.name+": memory that is its own", "MiB", statOf([]float64{own})))
 	}
 	return nil
 }
@@ -355,7 +362,7 @@ func (b *bench) many() (err error) {
 		time func(round) time.Duration
 	}{{"time of a resolve", each}, {"CPU time of the server", cpu}} {
 		for i, s := range sides {
-			r := Row{Section: manyName, Workload: "64 clients", Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
+			r := Row{Section: manyName, Workload: workload(len(s.clients)), Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
 			r.versus("few", ratios(sides[0].of(measured.time), s.of(measured.time)))
 			if i > 0 {
 				r.Target = &Target{fmt.Sprintf("≤ %g×", manyTarget), r.Ratio.Median <= manyTarget}
@@ -363,23 +370,26 @@ func (b *bench) many() (err error) {
 			c.report.add(r)
 		}
 	}
-	return c.memoryOf(sides[1].server, fillings[1])
-}
-
-// memoryOf tells what a server has in memory while 1 000 clients ask.
-func (c *comparison) memoryOf(s *server, f filling) (err error) {
-	clients, err := c.clients(1000, func(project int) (*client, error) { return c.injectdClient(s, f, project) })
+	if err := c.memoryOf(sides[1].server, fillings[1], sides[1].clients); err != nil {
+		return err
+	}
+	clients, err := c.clients(1000, func(project int) (*client, error) { return c.injectdClient(sides[1].server, fillings[1], project) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeClients(clients)) }()
+	return c.memoryOf(sides[1].server, fillings[1], clients)
+}
+
+// memoryOf tells what a server has in memory while clients ask.
+func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 	program, err := os.Stat(c.injectd)
 	if err != nil {
 		return err
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := drive(c.ctx, clients, 5*time.Second)
+		_, err := drive(c.ctx, clients, 4*time.Second)
 		done <- err
 	}()
 	var own, files, beside []float64
@@ -402,7 +412,7 @@ func (c *comparison) memoryOf(s *server, f filling) (err error) {
 		beside = append(beside, o+min(f, float64(program.Size())/(1<<20)))
 	}
 	row := func(name string, value []float64) Row {
-		return Row{Section: manyName, Workload: "1000 clients", Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}
+		return Row{Section: manyName, Workload: workload(len(clients)), Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}
 	}
 	peak := row("peak of memory beside the mapped store", []float64{slices.Max(beside)})
 	peak.atMost(residentTarget)
@@ -410,4 +420,11 @@ func (c *comparison) memoryOf(s *server, f filling) (err error) {
 	c.report.add(row("memory that is its own", own))
 	c.report.add(row("memory that is of files", files))
 	return nil
+}
+
+func workload(clients int) string {
+	if clients == 1 {
+		return "1 client"
+	}
+	return fmt.Sprintf("%d clients", clients)
 }

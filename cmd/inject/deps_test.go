@@ -96,7 +96,7 @@ var floors = []struct {
 	{2, "inject/resolver/serve/policy"},
 	{3, "inject/resolver/serve"},
 	{3, "inject/resolver/store/all"},
-	{1, "inject/resolver/store/storetest"}, // for tests
+	{1, "inject/resolver/store/storetest"},       // for tests
 	{0, "inject/resolver/store/sealed/disktest"}, // for tests
 	{2, "inject/resolver/store/"},
 	{1, "inject/resolver/store"},

@@ -60,9 +60,9 @@ type writer struct {
 // short; some take pages of their own in the store.
 func awkward() []byte {
 	sizes := []int{0, 1, 16, 200, 200, 3000, 9000, 120_000}
-	b := make([]byte, sizes[rand.IntN(len(sizes))])
-	_, _ = crand.Read(b)
-	return append(b, "'\"$HOME`\\\n\xff%s\x00\r\n"...)
+	random := make([]byte, sizes[rand.IntN(len(sizes))])
+	_, _ = crand.Read(random)
+	return slices.Concat(random, []byte("'\"$HOME`\\\n\xff%s\x00\r\n"))
 }
 
 // run changes secrets, one after the other, until it is told nothing any more. It calls
@@ -290,8 +290,8 @@ func underLoad(t *testing.T, p *process, writers []*writer, changes int) (acks i
 	}
 	for _, w := range writers {
 		c := connect(t, p)
-		defer c.Close() //nolint:errcheck // it has no connection any more
 		group.Go(func() error {
+			defer c.Close() //nolint:errcheck // it has no connection any more
 			return w.run(ctx, c, func() {
 				if done.Add(1) == int64(changes) {
 					close(enough)

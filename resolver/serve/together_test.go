@@ -102,5 +102,5 @@ func TestTasksThatStartTogether(t *testing.T) {
 	wg.Wait()
 	require.EqualValues(t, tasks, right.Load())
 	require.EqualValues(t, 5, backend.reads.Load(), "FIRST at its first rung, LAST at all four")
-	require.EqualValues(t, 5, metric(t, r.registry, "inject_backend_operations_total", "operation=read"))
+	require.InDelta(t, 5, metric(t, r.registry, "inject_backend_operations_total", "operation=read"), 0)
 }
