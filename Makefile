@@ -37,7 +37,7 @@ bin/grpcurl: deploy/wire/go.mod deploy/wire/go.sum
 	cd deploy/wire && $(GO) build -o ../../$@ github.com/fullstorydev/grpcurl/cmd/grpcurl
 
 deploy/wire/node_modules: deploy/wire/package.json deploy/wire/package-lock.json
-	cd deploy/wire && npm ci --no-audit --no-fund --loglevel=error && touch node_modules
+	cd deploy/wire && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules
 
 wire: bin/grpcurl deploy/wire/node_modules ## fetch the clients of others that the wire is tested with (needs npm)
 

@@ -75,7 +75,11 @@ func (a *app) control(ctx context.Context, path string, m any) {
 	path = controlPath(path)
 	_ = os.Remove(path) // of a server that was killed: the store's lock is ours
 	config := net.ListenConfig{}
-	l, err := config.Listen(ctx, "unix", path)
+	err := os.MkdirAll(filepath.Dir(path), 0o700) // else the first secret makes it
+	var l net.Listener
+	if err == nil {
+		l, err = config.Listen(ctx, "unix", path)
+	}
 	if err == nil {
 		err = os.Chmod(path, 0o600)
 	}

@@ -41,8 +41,9 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
 		defer cancel()
-		// The library refuses a message that is too large, and then reads on to its end.
-		r.Body = http.MaxBytesReader(w, r.Body, maxMessage+1<<10)
+		// The library refuses a message that is too large, and then reads on to its end: so
+		// that it has one, but not so soon that HTTP/2 is cut off where an answer would be.
+		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

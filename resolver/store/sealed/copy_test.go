@@ -25,13 +25,14 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// content fills s with awkward values at every scope, and deletes one again.
-func content(t *testing.T, s *sealed.Store) map[secret.Ref][]byte {
+// content fills s with awkward values of at most longest bytes at every scope, and
+// deletes one again.
+func content(t *testing.T, s *sealed.Store, longest int) map[secret.Ref][]byte {
 	t.Helper()
 	want := map[secret.Ref][]byte{}
 	for name, b := range storetest.Values(t) {
 		for i, scope := range storetest.Scopes {
-			if ref := (secret.Ref{Scope: scope, Key: name}); len(b) < 1000 || i == 0 {
+			if ref := (secret.Ref{Scope: scope, Key: name}); len(b) <= longest && (len(b) < 1000 || i == 0) {
 				want[ref] = b
 				require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(b), store.Regular))
 			}
@@ -66,7 +67,7 @@ func verify(t *testing.T, o sealed.Options) int {
 func TestBackup(t *testing.T) {
 	o := options(t.TempDir())
 	s := open(t, o)
-	want := content(t, s)
+	want := content(t, s, store.MaxValue)
 	for _, write := range []bool{true, false} {
 		if !write {
 			require.NoError(t, s.Close())
@@ -109,7 +110,7 @@ func TestBackup(t *testing.T) {
 func TestBackupGoesOn(t *testing.T) {
 	o := options(t.TempDir())
 	s := open(t, o)
-	want := content(t, s)
+	want := content(t, s, 100)
 	for i := range 4 {
 		ref := secret.Ref{Scope: storetest.Scopes[1], Key: fmt.Sprintf("K%d", i)}
 		want[ref] = storetest.Value(t, 50)
@@ -133,7 +134,7 @@ func TestBackupGoesOn(t *testing.T) {
 func TestBackupWhileWriting(t *testing.T) {
 	o := options(t.TempDir())
 	s := open(t, o)
-	content(t, s)
+	content(t, s, 100)
 	var mu sync.Mutex
 	acked := map[secret.Ref][]byte{} // what is there; a writer's own refs
 	stop := make(chan struct{})
@@ -230,7 +231,7 @@ func TestBackupRefused(t *testing.T) {
 	require.NotEmpty(t, secret.Hint(err))
 	require.NoFileExists(t, to)
 
-	content(t, s)
+	content(t, s, 100)
 	everyCancel(t, func(c context.Context) error { return s.Backup(c, to) }, func() {
 		entries, err := os.ReadDir(filepath.Dir(to))
 		require.True(t, err == nil || errors.Is(err, os.ErrNotExist))
@@ -401,7 +402,7 @@ func TestRewrap(t *testing.T) {
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)
-	want := content(t, s)
+	want := content(t, s, 100)
 	require.NoError(t, s.Backup(t.Context(), filepath.Join(dir, "backup")))
 	var notices []string
 	keys := []sealed.Key{
@@ -468,7 +469,7 @@ func TestRewrapRefused(t *testing.T) {
 	to := sealed.Key{File: filepath.Join(dir, "new.txt")}
 	require.ErrorIs(t, s.Rewrap(t.Context(), to), secret.ErrInvalid)
 	require.NoFileExists(t, to.File, "no key for nothing")
-	want := content(t, s)
+	want := content(t, s, 100)
 	file, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
 
@@ -500,7 +501,7 @@ func TestRewrapMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)
-	content(t, s)
+	content(t, s, 100)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for w, do := range []func(i int) error{

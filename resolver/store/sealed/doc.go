@@ -45,4 +45,22 @@
 // what the meta pages need; before it follows a path of pages, the path is walked;
 // and what faults or panics nevertheless is reported as [secret.ErrCorrupt]. No
 // cursor is used: every access is by key, on a path that was walked.
+//
+// # What is kept in memory
+//
+// Nodes of the index and branch pages that were read, up to a number of bytes: never
+// a record, so that no value is older than the read that returns it. A node is known
+// by its version, and what a write has changed has another one as soon as the write
+// is committed; pages are known for one transaction. What a transaction has yet to
+// commit is not kept, since its number is used again if it fails. When a commit failed
+// and may have been made, nothing is kept until the file is opened again.
+//
+// # Copies
+//
+// A backup is the file as a transaction left it, with both its meta pages, and zeros
+// where pages are free: what was deleted, and what older keys open, is not in it.
+// bbolt's own copy would do neither, and puts the newer meta page first, where it
+// belongs only after every other transaction. Before pages are copied, all of them are
+// surveyed: that each is in the tree once and not free, with its keys in order. Verify
+// and Restore do so, too, for what no lookup meets may still mislead a write.
 package sealed
