@@ -661,8 +661,11 @@ func (c *conductor) strace(inject string, during func()) {
 	calls, _, _ := strings.Cut(inject, ":")
 	stop := attach(c.t, c.server, "-f", "-o", log, "-e", "trace="+calls, "-e", "inject="+inject)
 	during()
+	c.until("strace did something", func() bool {
+		text := read(c.t, log)
+		return strings.Contains(text, "(INJECTED)") || strings.Contains(text, "(DELAYED)")
+	})
 	stop()
-	require.Regexp(c.t, `\((INJECTED|DELAYED)\)`, read(c.t, log), "strace did something")
 }
 
 func (c *conductor) update(ref secret.Ref, v []byte) error {
@@ -677,15 +680,14 @@ func (c *conductor) update(ref secret.Ref, v []byte) error {
 	return err
 }
 
-// faulty is a fault. Each ends when all is well again.
-func (c *conductor) all() []struct {
+// A fault is made, seen and ended by its function.
+type fault struct {
 	name string
 	make func()
-} {
-	return []struct {
-		name string
-		make func()
-	}{
+}
+
+func (c *conductor) all() []fault {
+	return []fault{
 		{"slow disk", func() {
 			c.strace("fdatasync:delay_enter=10000", func() { c.progress(100) })
 		}},

@@ -130,16 +130,16 @@ func (c *nodeCache) put(prefix []byte, version uint64, n node) {
 type pageCache struct {
 	txid     uint64
 	bucket   atomic.Uint64 // the bucket's root page; 0 if it is not known yet
-	branches *cache[uint64, branch]
+	branches *cache[uint64, *branch]
 }
 
 func newPageCache(txid uint64) *pageCache {
-	return &pageCache{txid: txid, branches: newCache[uint64, branch](keepBranches)}
+	return &pageCache{txid: txid, branches: newCache[uint64, *branch](keepBranches)}
 }
 
-func (c *pageCache) get(id uint64) (branch, bool) {
+func (c *pageCache) get(id uint64) (*branch, bool) {
 	if c == nil {
-		return branch{}, false
+		return nil, false
 	}
 	return c.branches.get(id)
 }
@@ -164,13 +164,13 @@ type branch struct {
 	pages []uint64
 }
 
-func newBranch(p page) (branch, error) {
+func newBranch(p page) (*branch, error) {
 	n := p.count()
-	b := branch{heads: make([]uint64, n), ends: make([]uint32, n), pages: make([]uint64, n)}
+	b := &branch{heads: make([]uint64, n), ends: make([]uint32, n), pages: make([]uint64, n)}
 	for i := range n {
 		e, key, _, err := p.element(i)
 		if err != nil {
-			return branch{}, err
+			return nil, err
 		}
 		b.keys = append(b.keys, key...)
 		b.heads[i], b.ends[i], b.pages[i] = head(key), uint32(len(b.keys)), native.Uint64(e[8:]) //nolint:gosec // keys of a page, which are bounded
@@ -188,7 +188,7 @@ func head(key []byte) uint64 {
 
 // child returns the page that key is below: that of the last element whose key is
 // not greater, or else the first.
-func (b branch) child(key []byte) uint64 {
+func (b *branch) child(key []byte) uint64 {
 	h := head(key)
 	i := sort.Search(len(b.heads), func(i int) bool { return b.heads[i] > h }) - 1
 	for i > 0 && b.heads[i] == h && bytes.Compare(b.keys[b.ends[i-1]:b.ends[i]], key) > 0 {

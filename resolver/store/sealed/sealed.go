@@ -103,6 +103,9 @@ type openFile struct {
 	keys keys
 	// writing is held while a transaction is written, and by who must not meet one.
 	writing sync.Mutex
+	// reading is held for reading by who reads what bbolt keeps for them. After a commit
+	// that failed it keeps nothing for those who had begun before: they end first.
+	reading sync.RWMutex
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
 	broken atomic.Bool
@@ -366,6 +369,8 @@ func (f *openFile) view(fn func(*tx) error) error {
 	if f.broken.Load() {
 		return errBroken
 	}
+	f.reading.RLock()
+	defer f.reading.RUnlock()
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
 			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
@@ -404,6 +409,10 @@ func (f *openFile) update(fn func(*tx) error) error {
 			outcome = "nothing was changed"
 		} else {
 			f.doubtful.Store(true)
+			// bbolt reads its list of free pages again, from the meta page that was
+			// perhaps taken: on it is what older readers still read.
+			f.reading.Lock()
+			f.reading.Unlock() //nolint:staticcheck // nothing is done: who had begun has ended
 		}
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
 	}
