@@ -100,6 +100,7 @@ func (c *changing) step(t *testing.T) {
 	case 7:
 		c.failing(t)
 		c.s.doubtful.Store(false) // we know that nothing was written
+		c.s.unsynced = false
 	}
 }
 

@@ -106,6 +106,9 @@ type openFile struct {
 	// reading is held for reading by who reads what bbolt keeps for them. After a commit
 	// that failed it keeps nothing for those who had begun before: they end first.
 	reading sync.RWMutex
+	// unsynced is set with doubtful, until the current meta page is known to be on the
+	// disk. Who holds writing uses it.
+	unsynced bool
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
 	broken atomic.Bool
@@ -389,6 +392,11 @@ func (f *openFile) update(fn func(*tx) error) error {
 	if f.broken.Load() {
 		return errBroken
 	}
+	if f.unsynced {
+		if err := f.syncMeta(); err != nil {
+			return secret.WithHint(fmt.Errorf("%w: nothing was changed: %w", secret.ErrUnavailable, err), "see that its disk works")
+		}
+	}
 	var refused error
 	err := f.guard(func() error {
 		return f.db.Update(func(bt *bbolt.Tx) error {
@@ -409,6 +417,7 @@ func (f *openFile) update(fn func(*tx) error) error {
 			outcome = "nothing was changed"
 		} else {
 			f.doubtful.Store(true)
+			f.unsynced = true
 			// bbolt reads its list of free pages again, from the meta page that was
 			// perhaps taken: on it is what older readers still read.
 			f.reading.Lock()
@@ -417,6 +426,26 @@ func (f *openFile) update(fn func(*tx) error) error {
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
 	}
 	return err
+}
+
+// syncMeta writes the current meta page once more. After a sync that failed the kernel
+// takes the page for written, and no later sync helps: the next change would write over
+// what the meta page on the disk, the one before, still leads to, and next to that one its
+// own would not belong.
+func (f *openFile) syncMeta() error {
+	m, head, err := f.readHead()
+	if err != nil {
+		return err
+	}
+	at := int64(m.txid%2) * m.pageSize
+	if _, err := f.file.WriteAt(head[at:at+m.pageSize], at); err != nil {
+		return err
+	}
+	if err := f.file.Sync(); err != nil {
+		return err
+	}
+	f.unsynced = false
+	return nil
 }
 
 func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {

@@ -31,7 +31,8 @@ func Strace(log string) []string {
 // process: with none, all, and random choices of what was not synced. It calls check with
 // the folder of each, and with how many acknowledgements there were by then; they are
 // counted by acknowledged in what was written to a descriptor, whose file is path. It
-// fails the test on an error of check, and unless there were acks of them in the end.
+// fails the test on an error of check, and unless there were acks of them in the end. A
+// sync that failed may have been of no use, nor are those after it to what it left.
 func EverySyncPoint(t *testing.T, root, log string, acks int, acknowledged func(fd int, path string, data []byte) int, check func(dir string, acked int) error) {
 	t.Helper()
 	text, err := os.ReadFile(log) //nolint:gosec // a test's
@@ -67,7 +68,14 @@ type disk struct {
 type file struct {
 	content []byte
 	synced  []byte
-	writes  []func([]byte) []byte // since the last sync
+	writes  []write // since, or if one of them is lost also some that were synced
+}
+
+// A write is kept when it was synced. It is lost when a sync failed: the kernel takes what
+// it could not write for written, so that no later sync helps.
+type write struct {
+	do         func([]byte) []byte
+	kept, lost bool
 }
 
 type link struct {
@@ -86,8 +94,8 @@ var (
 	numberForm = regexp.MustCompile(`, (\d+)`)
 )
 
-// calls returns the successful calls of an strace log, in the order in which
-// they returned.
+// calls returns the successful calls and failed syncs of an strace log, in the order in
+// which they returned.
 func calls(t *testing.T, log string) []string {
 	t.Helper()
 	var all []string
@@ -106,7 +114,8 @@ func calls(t *testing.T, log string) []string {
 			_, rest, _ := strings.Cut(call, "resumed>")
 			call = begun[pid] + rest
 		}
-		if form := callForm.FindStringSubmatch(call); form != nil && !strings.HasPrefix(form[3], "-") {
+		form := callForm.FindStringSubmatch(call)
+		if form != nil && (!strings.HasPrefix(form[3], "-") || strings.HasSuffix(form[1], "sync")) {
 			all = append(all, call)
 		}
 	}
@@ -168,10 +177,12 @@ func (d *disk) do(t *testing.T, call string) bool {
 			return append(b, make([]byte, size-len(b))...)
 		})
 	case "fsync", "fdatasync":
+		failed := strings.HasPrefix(form[3], "-")
 		if f := d.files[path]; f != nil {
-			f.synced, f.writes = slices.Clone(f.content), nil
+			f.sync(failed)
 			break
 		}
+		require.False(t, failed, call) // of a folder, which nobody makes fail
 		for i, l := range d.links {
 			if filepath.Dir(l.path) == path {
 				d.links[i].synced = true
@@ -200,9 +211,21 @@ func (d *disk) file(path string) *file {
 	return f
 }
 
-func (f *file) write(w func([]byte) []byte) {
-	f.content = w(f.content)
-	f.writes = append(f.writes, w)
+func (f *file) write(do func([]byte) []byte) {
+	f.content = do(f.content)
+	f.writes = append(f.writes, write{do: do})
+}
+
+func (f *file) sync(failed bool) {
+	whole := !failed
+	for i, w := range f.writes {
+		f.writes[i].kept = w.kept || !w.lost && !failed
+		f.writes[i].lost = !f.writes[i].kept
+		whole = whole && f.writes[i].kept
+	}
+	if whole {
+		f.synced, f.writes = slices.Clone(f.content), nil
+	}
 }
 
 // crash writes to dir what a power cut would leave now: everything synced, and
@@ -223,8 +246,8 @@ func (d *disk) crash(t *testing.T, dir string, variant int) {
 		}
 		b := slices.Clone(l.target.synced)
 		for _, w := range l.target.writes {
-			if lucky() {
-				b = w(b)
+			if w.kept || lucky() {
+				b = w.do(b)
 			}
 		}
 		require.NoError(t, os.WriteFile(path, b, 0o600))
