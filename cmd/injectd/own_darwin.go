@@ -1,26 +1,12 @@
 package main
 
-import (
-	"net"
-	"os"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// own reports whether the other end of a unix socket is of our own user, or root.
-func own(c net.Conn) bool {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return false
-	}
-	raw, err := u.SyscallConn()
+// peer returns whose the other end of the unix socket fd is.
+func peer(fd int) (uid uint32, err error) {
+	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
-		return false
+		return 0, err
 	}
-	var peer *unix.Xucred
-	var err2 error
-	err = raw.Control(func(fd uintptr) {
-		peer, err2 = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
-	})
-	return err == nil && err2 == nil && (peer.Uid == 0 || int(peer.Uid) == os.Geteuid())
+	return cred.Uid, nil
 }
