@@ -19,6 +19,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // makePKI makes a CA, a server's certificate and some of clients in dir.
@@ -40,7 +43,31 @@ func makePKI(dir string) error {
 	} {
 		err = errors.Join(err, issue(dir, name, id, ca, key))
 	}
-	return err
+	return errors.Join(err, makeIssuer(dir))
+}
+
+// makeIssuer makes the keys of an issuer (jwks.json) and a token of it for a task of the
+// repository acme/p (ci.token) in dir.
+func makeIssuer(dir string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	const id = "1"
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}}})
+	if err != nil {
+		return err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	token, err := jwt.Signed(signer).Claims(map[string]any{
+		"iss": "https://ci.example.org", "sub": "job", "aud": "inject", "repository": "acme/p",
+		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
+	}).Serialize()
+	return errors.Join(err, os.WriteFile(filepath.Join(dir, "jwks.json"), keys, 0o600), os.WriteFile(filepath.Join(dir, "ci.token"), []byte(token), 0o600))
 }
 
 func issue(dir, name, id string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) error {

@@ -161,7 +161,8 @@ func (p *process) stop(sig os.Signal) error {
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
 // certificate of the server (server.pem, server.key) and of clients: platform, task (of
-// project p, domain d) and other, whose SPIFFE IDs are those of policy.yaml.
+// project p, domain d) and other, whose SPIFFE IDs are those of policy.yaml; and an
+// issuer's keys (jwks.json) and token (ci.token).
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:       "testdata",
