@@ -84,7 +84,11 @@ func isFault(sig syscall.Signal) bool {
 }
 
 // isJob reports whether sig stops or continues. Which of these comes last decides, and
-// that can only be told where one thread alone has them all.
+// that can only be told where one thread alone has them all. The kernel prefers that
+// thread, but while it blocks signals (it has just started a program) or has others to
+// see to, another one has them first and hands them over: if that takes it longer than
+// the time to the next signal, which is a millisecond on a machine with much to do, the
+// order is lost.
 func isJob(sig syscall.Signal) bool {
 	switch sig {
 	case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGCONT:
