@@ -78,7 +78,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{taskReader{g}}
 	}
-	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
+	climbs, err := g.climb(ctx, reader, scope, declared)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
@@ -100,6 +100,16 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 			fmt.Errorf("%w: the values together have %d bytes (at most %d are sent at once)", secret.ErrInvalid, bytes, maxAnswer))
 	}
 	return climbs, g.decide(ctx, r, decision)
+}
+
+// climb resolves the declared list when it is its turn.
+func (g *guard) climb(ctx context.Context, reader store.Reader, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+	select {
+	case g.climbing <- struct{}{}:
+		defer func() { <-g.climbing }()
+	case <-ctx.Done(): // each of the reads will say so
+	}
+	return resolver.Over(reader).Climb(ctx, task, declared)
 }
 
 // climbed is how one declaration was resolved, with its value if values are told.

@@ -51,6 +51,9 @@ const (
 	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB)
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = 30 * time.Second
+	// maxClimbing is how many Resolves are looked up at the same time. The others wait
+	// with little more than what they ask: a thousand that are looked up take 100 MiB.
+	maxClimbing = 64
 )
 
 // Server answers requests. Safe for concurrent use.
@@ -63,11 +66,12 @@ type Server struct {
 	metrics  *metrics
 	limits   *limits
 	helping  chan struct{} // holds a token while a search for help is under way
+	climbing chan struct{} // holds a token for each climb that is under way
 }
 
 // New returns a server of what o says.
 func New(o Options) *Server {
-	s := &Server{o: o, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1)}
+	s := &Server{o: o, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1), climbing: make(chan struct{}, maxClimbing)}
 	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
 	s.backend = s.flights.Store()
 	s.manager, _ = s.backend.(store.Manager)

@@ -9,12 +9,13 @@ import (
 	"sync/atomic"
 )
 
-// What is kept of the file, in bytes: enough for the index of a million secrets and
-// for all branch pages on the way to them, with room to spare.
+// What is kept of the file, in bytes: of a million secrets all inner nodes of the index
+// and most of the rest on the way to them. Twice as much takes a tenth of the time off a
+// lookup, and 40 MiB of memory.
 const (
 	keepInner    = 8 << 20
-	keepLeaves   = 32 << 20
-	keepBranches = 16 << 20
+	keepLeaves   = 8 << 20
+	keepBranches = 8 << 20
 )
 
 // seen is what was read of the file on the way to records, and opened: a lookup
