@@ -363,6 +363,9 @@ func TestServerRefuses(t *testing.T) {
 		s.inject("", nil, "create", "secret", flag, s.path("ca.pem"), "K", "v").failed(flag+" is for a server", "--store grpcs://host:port")
 	}
 	require.NoDirExists(t, s.path(".local"))
+	// And this one says how a file is made here, which none is.
+	s.inject("", nil, s.as("platform", "create", "secret", "--passphrase", "NEW", "v")...).failed("--passphrase is for a store file")
+	s.inject("", []string{"INJECT_PASSPHRASE=true"}, s.as("platform", "create", "secret", "NEW2", "v")...).ok()
 }
 
 // A token of the environment is sent only where the environment says: who has but the

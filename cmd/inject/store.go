@@ -82,6 +82,8 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case isServer(u) && a.flags.passphrase && os.Getenv(cli.Twin("passphrase")) == "":
+		return nil, fmt.Errorf("%w: --passphrase is for a store file that is made here; how a server protects its own is said there", secret.ErrInvalid)
 	case isServer(u):
 		return a.openServer(u)
 	case u.Scheme == store.SchemeDir:

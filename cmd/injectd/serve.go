@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -108,7 +109,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}
-	tuneMemory()
+	defer runtime.KeepAlive(tuneMemory())
 	// What is kept current, and every goroutine, ends with it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -185,21 +186,20 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 
 // tuneMemory has the garbage collected less often than Go would with so little that is
 // alive, where a collection every sixty requests is what the slowest of them wait for;
-// and, when there is more, before it has doubled. $GOGC has the last word.
-func tuneMemory() {
+// and, when there is more, before it has doubled. $GOGC has the last word. It holds as
+// long as what is returned is kept.
+func tuneMemory() (ballast []byte) {
 	if os.Getenv("GOGC") != "" {
-		return
+		return nil
 	}
 	const (
 		// It is never touched, and so no memory: only Go counts it.
-		ballast = 32 << 20
+		size    = 32 << 20
 		percent = 50
 	)
-	uncollected = make([]byte, ballast)
 	debug.SetGCPercent(percent)
+	return make([]byte, size)
 }
-
-var uncollected []byte
 
 // afterDelay returns a context that ends when running does, or a while after stopping.
 func afterDelay(running, stopping context.Context, delay time.Duration) context.Context {

@@ -398,10 +398,12 @@ func (f *openFile) update(fn func(*tx) error) error {
 		}
 	}
 	var refused error
+	var id uint64
 	err := f.guard(func() error {
 		return f.db.Update(func(bt *bbolt.Tx) error {
 			t, err := f.beginUpdate(bt)
 			if err == nil {
+				id = t.id
 				err = fn(t)
 			}
 			refused = err
@@ -410,10 +412,11 @@ func (f *openFile) update(fn func(*tx) error) error {
 	})
 	if err != nil && refused == nil && !errors.Is(err, secret.ErrCorrupt) {
 		// The commit failed. Pages are written before the meta page that makes them
-		// count, so what finds no room has changed nothing; of a failing disk, which
-		// may have taken the meta page, that cannot be said.
+		// count, so what found no room for them has changed nothing; of a failing disk,
+		// which may have taken the meta page, that cannot be said.
+		full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
 		outcome := "the change may not have been made"
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+		if m, _, err := f.readHead(); full && err == nil && m.txid < id {
 			outcome = "nothing was changed"
 		} else {
 			f.doubtful.Store(true)
@@ -809,7 +812,16 @@ func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.
 		err = s.make(ctx)
 	}
 	if err == nil {
-		err = s.use(ctx, secret.ErrNotFound, func() error { return s.update(fn) })
+		err = s.use(ctx, secret.ErrNotFound, func() error {
+			return s.update(func(t *tx) error {
+				// Nobody waits any more for what had to wait for its turn: to make it now
+				// would be to change a secret minutes after that was given up.
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return fn(t)
+			})
+		})
 	}
 	return s.opError(op, ref, err)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -215,4 +216,21 @@ func TestVerifyStray(t *testing.T) {
 	}))
 	_, err := s.Verify(t.Context())
 	require.ErrorContains(t, err, "wrapped data key")
+}
+
+// A change that nobody waits for any more is not made when its turn comes.
+func TestAbandonedChange(t *testing.T) {
+	_, s := newStore(t, 1)
+	ref := secret.Ref{Scope: secret.Scope{Org: "o"}, Key: "LATE"}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.writing.Lock()
+	done := make(chan error)
+	go func() { done <- s.Create(ctx, ref, secret.NewValue([]byte("v")), store.Regular) }()
+	time.Sleep(20 * time.Millisecond) // it may be waiting for its turn by then
+	cancel()
+	s.writing.Unlock()
+	require.ErrorIs(t, <-done, context.Canceled)
+	_, _, err := s.Get(t.Context(), ref)
+	require.ErrorIs(t, err, secret.ErrNotFound)
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
 }
