@@ -102,7 +102,8 @@ lines KEY=value, or export KEY=value, blank ones, and comments that begin with #
   KEY='value'         as it is
   KEY="value"         with \n \r \t \" \\ \$
 A value in quotes may have several lines. Nothing is expanded: $VARIABLE stays
-$VARIABLE. A line that programs read differently is refused, and not guessed at.`,
+$VARIABLE. A line that programs read differently is refused, and not guessed at.
+A server takes up to 4096 secrets and 4 MiB at once.`,
 		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
   inject create secret MY_SECRET_KEY my_secret_value
   inject create secret -p my_project -d development TLS_KEY --from-file tls.key

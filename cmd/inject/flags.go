@@ -64,7 +64,7 @@ func (f *flags) storeGroup() cli.Group {
 	return cli.NewGroup("store", func(s *pflag.FlagSet) {
 		s.StringVar(&f.store, "store", "", "`URL` of the store: file:///PATH, dir:///PATH, grpcs://HOST:PORT, grpc://127.0.0.1:PORT (default: your own sealed file)")
 		s.StringVar(&f.keyFile, "key-file", "", "the key of the store, in `FILE`: of a file age identities that open it (default: your own), or the identity or passphrase itself in $INJECT_KEY; of a server the private key of --cert-file")
-		s.StringVar(&f.tokenFile, "token-file", "", "a bearer token that tells a server who you are, in `FILE`; or the token itself in $INJECT_TOKEN")
+		s.StringVar(&f.tokenFile, "token-file", "", "a bearer token that tells a server who you are, in `FILE`; or the token itself in $INJECT_TOKEN; what a variable says goes only to the server in $INJECT_STORE")
 		s.StringVar(&f.certFile, "cert-file", "", "a certificate that tells a server who you are, in `FILE`, with its private key there or in --key-file")
 		s.StringVar(&f.caFile, "ca-file", "", "the authorities that a server's certificate may be of, in `FILE` (default: the system's)")
 		s.DurationVar(&f.lockTimeout, "lock-timeout", 10*time.Second, "how long to wait for others who use the store file")

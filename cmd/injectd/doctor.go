@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"inject/cli"
 	"inject/resolver/secret"
@@ -84,7 +85,11 @@ func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
 		found.err = f.check()
 		return []finding{found}
 	}
-	who, err := f.open(ctx, a.log)
+	err := f.check()
+	var who *access
+	if err == nil {
+		who, err = f.open(ctx, a.log)
+	}
 	if err != nil {
 		var all []finding
 		for _, e := range cli.Each(err) {
@@ -138,6 +143,41 @@ func lookAtAudit(path string) finding {
 	return found
 }
 
+// canBeMade returns nil if this user may make a file at path, and the folders to it.
+func canBeMade(path string) error {
+	dir := filepath.Dir(path)
+	for {
+		_, err := os.Stat(dir)
+		if err == nil || dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = unix.ENOTDIR
+	}
+	if err == nil {
+		err = unix.Access(dir, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return secret.WithHint(fmt.Errorf("%w: %s cannot be made in %s: %w", secret.ErrUnavailable, filepath.Base(path), dir, err), "it is to be a folder of the user that serves")
+	}
+	return nil
+}
+
+// keyCanBeMade returns nil if the store's key is there, is no file, or can be made.
+func (a *app) keyCanBeMade() error {
+	key, err := a.keyOf(a.store.keyFile)
+	if err != nil || key.File == "" || key.Text.Len() > 0 || key.Passphrase {
+		return err
+	}
+	if _, err := os.Stat(key.File); err == nil {
+		return nil
+	}
+	return canBeMade(key.File)
+}
+
 // lookAtStore opens every secret once, by way of the server if there is one.
 func (a *app) lookAtStore(ctx context.Context) finding {
 	u, err := a.url()
@@ -165,6 +205,7 @@ func (a *app) lookAtStore(ctx context.Context) finding {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		found.warning = found.is + " is not there yet: the first secret makes it"
+		found.err = errors.Join(canBeMade(path), a.keyCanBeMade())
 		return found
 	case err == nil && info.Mode().Perm()&0o077 != 0:
 		found.warning = fmt.Sprintf("%s may be read by others (mode %v): chmod 600", found.is, info.Mode().Perm())

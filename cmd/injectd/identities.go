@@ -90,15 +90,20 @@ func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, erro
 		return err != nil
 	}
 	var err error
-	if a.certificates, err = serve.LoadCertificates(ctx, f.certificates, log.Named("certificates")); !failed("cert-file", err) {
+	if a.certificates, err = serve.LoadCertificates(ctx, f.certificates, log.Named("certificates")); err == nil {
 		a.sources["cert-file"] = a.certificates
 	}
+	errs = append(errs, err) // it says which of the files
 	if f.certificates.ClientCA != "" {
 		a.chain = append(a.chain, identity.MTLS{})
 	}
 	for _, text := range f.jwt {
 		o, err := parseJWT(text)
 		if failed("jwt", err) {
+			continue
+		}
+		if a.sources["jwt "+o.Issuer] != nil {
+			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is there twice", secret.ErrInvalid, o.Issuer), "one of each: whose token it is does not say for which of the two it is meant"))
 			continue
 		}
 		o.Log = log.Named("jwt")

@@ -105,7 +105,8 @@ every decision is a line of the audit log.`,
 		Example: `  injectd serve --insecure                                    # to develop: your own store, this machine only
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
       --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml
-  injectd doctor --store file:///var/lib/inject/secrets.db --policy policy.yaml
+  injectd doctor --store file:///var/lib/inject/secrets.db \
+      --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml
   injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets.db`,
 		Args:              knownVerb,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -125,8 +127,8 @@ lets its holder in as NAME: on stderr, or at the end of --token-file.`,
 			}
 			if file == "" {
 				a.say("the line for the token file is\n%s", line)
-			} else if err := appendLine(file, line); err != nil {
-				return fmt.Errorf("%w: --token-file: %w", secret.ErrUnavailable, err)
+			} else if err := addToken(file, line); err != nil {
+				return fmt.Errorf("--token-file: %w", err)
 			}
 			_, err = a.stdout.Write(append(token.Reveal(), '\n')) // to whom it is made for
 			return err
@@ -136,6 +138,25 @@ lets its holder in as NAME: on stderr, or at the end of --token-file.`,
 		s.StringVar(&file, "token-file", "", "add the hash to `FILE`, which is made if it is not there")
 	}))
 	return cmd
+}
+
+// addToken adds the line of a token to a file that is good with it: of one that is not a
+// server takes nothing, neither what is new nor what is missing.
+func addToken(path, line string) error {
+	there, err := os.ReadFile(path) //nolint:gosec // the operator's file
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	if err := identity.CheckTokens(there); err != nil {
+		return err
+	}
+	if err := identity.CheckTokens([]byte(string(there) + "\n" + line)); err != nil {
+		return secret.WithHint(err, "who has a token gets another one when its line is deleted, or under another name")
+	}
+	if err := appendLine(path, line); err != nil {
+		return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // appendLine adds a line to a file, on a line of its own, and makes it durable.

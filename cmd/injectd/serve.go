@@ -89,6 +89,13 @@ func (f *serveFlags) check() error {
 	if f.rate < 0 || f.rate > 0 && f.burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
+	for flag, address := range map[string]string{"listen": f.listen, "ops-listen": f.opsListen} {
+		if _, _, err := net.SplitHostPort(address); err != nil && (flag == "listen" || address != "") {
+			errs = append(errs, fmt.Errorf("%w: --%s: an address is HOST:PORT", secret.ErrInvalid, flag))
+		} else if flag == "listen" && f.insecure {
+			errs = append(errs, serve.CheckLoopback(address))
+		}
+	}
 	return errors.Join(append(errs, f.accessFlags.check())...)
 }
 

@@ -43,7 +43,7 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 		}
 	}
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
-		return secret.WithHint(fmt.Errorf("%w: %d bytes are too many for one request (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "send them in parts")
+		return secret.WithHint(fmt.Errorf("%w: %d bytes are too many for one request (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "split what is sent: that is the most a server takes at once")
 	}
 	if _, ok := ctx.Deadline(); !ok && c.o.Timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, c.o.Timeout)

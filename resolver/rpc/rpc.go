@@ -156,7 +156,7 @@ func (c *Client) secure() error {
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
 	var errs []error
 	if c.o.CAFile != "" {
-		pem, err := readFile(c.o.CAFile, maxFile)
+		pem, err := readFile("authorities", c.o.CAFile, maxFile)
 		config.RootCAs = x509.NewCertPool()
 		if err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
 			err = fmt.Errorf("%w: there is no certificate in %s", secret.ErrInvalid, c.o.CAFile)
@@ -181,10 +181,10 @@ func (c *Client) secure() error {
 
 // certificate reads the client's certificate and its key.
 func (c *Client) certificate() (*tls.Certificate, error) {
-	cert, err := readFile(c.o.CertFile, maxFile)
+	cert, err := readFile("certificate", c.o.CertFile, maxFile)
 	key := cert
 	if err == nil && c.o.KeyFile != "" {
-		key, err = readFile(c.o.KeyFile, maxFile)
+		key, err = readFile("private key", c.o.KeyFile, maxFile)
 	}
 	if err != nil {
 		return nil, err
@@ -211,7 +211,7 @@ func (c *Client) token() (secret.Value, error) {
 	b, where := c.o.Token.Reveal(), "that was given"
 	if c.o.TokenFile != "" {
 		var err error
-		if b, err = readFile(c.o.TokenFile, maxToken+2); err != nil {
+		if b, err = readFile("token", c.o.TokenFile, maxToken+2); err != nil {
 			return secret.Value{}, err
 		}
 		where = "in " + c.o.TokenFile
@@ -239,11 +239,12 @@ func (c *Client) token() (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// readFile returns what is in a file, which is at most limit bytes long.
-func readFile(path string, limit int64) ([]byte, error) {
+// readFile returns what is in a file, which is at most limit bytes long. An error says
+// what it was to be.
+func readFile(what, path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // the user's own, as they have named it
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: the file with the %s for the server: %w", secret.ErrInvalid, what, err)
 	}
 	defer f.Close() //nolint:errcheck // read only
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))

@@ -89,21 +89,40 @@ func NewAudit(w io.Writer) *Audit {
 // OpenAudit returns the audit log in the file at path, which is made, private, if it
 // is not there, and else appended to.
 func OpenAudit(path string) (*Audit, error) {
-	f, err := openAuditFile(path)
+	f, cut, err := openAuditFile(path)
 	if err != nil {
 		return nil, err
 	}
 	a := NewAudit(f)
-	a.path = path
+	a.path, a.cut = path, cut
 	return a, nil
 }
 
-func openAuditFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // the operator's file
+// openAuditFile opens the file to append to it, and tells whether its last line was
+// written in part: what is appended to that would be no line of its own.
+func openAuditFile(path string) (f *os.File, cut bool, err error) {
+	f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // the operator's file
 	if err != nil {
-		return nil, fmt.Errorf("%w: audit log: %w", secret.ErrUnavailable, err)
+		return nil, false, fmt.Errorf("%w: audit log: %w", secret.ErrUnavailable, err)
 	}
-	return f, nil
+	return f, endsWithin(path), nil
+}
+
+// endsWithin reports whether the last byte of a file ends no line. Of what may be written
+// only, or is no file, nothing is known.
+func endsWithin(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return false
+	}
+	f, err := os.Open(path) //nolint:gosec // the operator's file
+	if err != nil {
+		return false
+	}
+	defer f.Close() //nolint:errcheck // read only
+	var last [1]byte
+	_, err = f.ReadAt(last[:], info.Size()-1)
+	return err == nil && last[0] != '\n'
 }
 
 // Reopen opens the file again, after it was moved away to be archived. If that fails
@@ -113,13 +132,14 @@ func (a *Audit) Reopen() error {
 	if a.path == "" {
 		return nil
 	}
-	f, err := openAuditFile(a.path)
+	a.turn <- struct{}{}
+	f, cut, err := openAuditFile(a.path)
 	if err != nil {
+		<-a.turn
 		return err
 	}
-	a.turn <- struct{}{}
 	old := a.w
-	a.w, a.cut = f, false
+	a.w, a.cut = f, cut
 	<-a.turn
 	return closeFile(old)
 }
@@ -159,6 +179,14 @@ func (a *Audit) Probe(ctx context.Context) error {
 	return a.write(ctx, &record{Time: time.Now().UTC(), Request: newRequest(), Verb: "probe", Decision: allowed})
 }
 
+// notWaited says that a request ended while it waited for its turn to be logged, which
+// says nothing of the log.
+type notWaited struct{ err error }
+
+func (e *notWaited) Error() string { return "the request ended before it was logged: " + e.err.Error() }
+
+func (e *notWaited) Unwrap() []error { return []error{secret.ErrUnavailable, e.err} }
+
 // write appends r. When it fails the caller must not do, or tell, what r says.
 func (a *Audit) write(ctx context.Context, r *record) error {
 	line, err := json.Marshal(r)
@@ -167,8 +195,12 @@ func (a *Audit) write(ctx context.Context, r *record) error {
 	}
 	select {
 	case a.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("%w: audit log: %w", secret.ErrUnavailable, context.Cause(ctx))
+	default:
+		select {
+		case a.turn <- struct{}{}:
+		case <-ctx.Done():
+			return &notWaited{context.Cause(ctx)}
+		}
 	}
 	defer func() { <-a.turn }()
 	if a.cut { // on a disk that was full

@@ -119,3 +119,33 @@ func TestAuditCutLine(t *testing.T) {
 	require.Equal(t, 4, whole)
 	require.Equal(t, 2, cut)
 }
+
+// Nor does one that another process has left, or that was left before the file is opened
+// again.
+func TestAuditCutLineOfBefore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit")
+	const fragment = `{"time":"2026-0`
+	require.NoError(t, os.WriteFile(path, []byte(fragment), 0o600))
+	log, err := serve.OpenAudit(path)
+	require.NoError(t, err)
+	r := start(t, matrixPolicy, func(o *serve.Options) { o.Audit = log })
+	client := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	list := func() { require.Equal(t, http.StatusOK, r.ask(client, secrets+"ListSecrets", `{}`).status) }
+	list()
+	require.NoError(t, log.Reopen())
+	list()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	require.NoError(t, err)
+	_, err = f.WriteString(fragment)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, log.Reopen())
+	list()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var valid []bool
+	for line := range strings.Lines(string(b)) {
+		valid = append(valid, json.Valid([]byte(line)))
+	}
+	require.Equal(t, []bool{false, true, true, false, true}, valid)
+}

@@ -42,18 +42,22 @@ type Certificates struct {
 // key that do not belong together, as there are for a moment while they are replaced one
 // after the other, are not used: those before them are.
 func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Logger) (*Certificates, error) {
-	keep := func(path string) (*watch.Watched[[]byte], error) {
-		return watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, nil }, log)
+	keep := func(what, path string) (*watch.Watched[[]byte], error) {
+		w, err := watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, nil }, log)
+		if err != nil {
+			err = fmt.Errorf("%w: %s: %w", secret.ErrInvalid, what, err)
+		}
+		return w, err
 	}
 	c := &Certificates{log: log}
 	var err, err2, err3 error
-	c.cert, err = keep(files.Cert)
-	c.key, err2 = keep(cmp.Or(files.Key, files.Cert))
+	c.cert, err = keep("certificate", files.Cert)
+	c.key, err2 = keep("key of the certificate", cmp.Or(files.Key, files.Cert))
 	if files.ClientCA != "" {
-		c.client, err3 = keep(files.ClientCA)
+		c.client, err3 = keep("CA of clients", files.ClientCA)
 	}
 	if err := errors.Join(err, err2, err3); err != nil {
-		return nil, fmt.Errorf("%w: certificates: %w", secret.ErrInvalid, err)
+		return nil, err
 	}
 	if _, _, err := c.current(); err != nil {
 		return nil, err

@@ -127,7 +127,7 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	case injectv1.Failure_CODE_UNSPECIFIED:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
-	case injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT:
+	case injectv1.Failure_CODE_DENIED, injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT: // the policy's denials look absent here
 		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
 	}

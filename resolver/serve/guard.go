@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"inject/resolver/secret"
@@ -21,6 +22,7 @@ type caller struct {
 	request  string // our number of the request
 	client   string // the caller's own
 	remote   string
+	large    int64 // bytes of Server.large that its answer holds
 }
 
 // record begins a line of the audit log.
@@ -60,7 +62,7 @@ func (g *guard) decided(ctx context.Context, r *record, decision string, err err
 
 func (s *Server) log(ctx context.Context, r *record) error {
 	err := s.o.Audit.write(ctx, r)
-	if err != nil {
+	if _, ours := errors.AsType[*notWaited](err); err != nil && !ours {
 		s.metrics.auditErrors.Inc()
 		s.o.Log.Error("the audit log cannot be written, so nothing is answered", "error", err)
 	}
@@ -206,9 +208,9 @@ func (g *guard) Describe(ctx context.Context, ref secret.Ref) (store.Info, error
 	return info, err
 }
 
-// maxEmptyPages is how many pages of the backend are read for one page in which there
-// is something that the caller may see.
-const maxEmptyPages = 16
+// maxPages is how many pages of the backend, of maxPage, are read to find what the caller
+// may see.
+const maxPages = 16
 
 // List implements [store.Lister]: of what f selects, what the caller may list.
 func (g *guard) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
@@ -221,27 +223,75 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 	if !g.caller.grant.MayAny(policy.List, f) {
 		return nil, "", g.decided(ctx, r, denied, fmt.Errorf("list: %w", secret.ErrDenied))
 	}
-	next = token
-	for range maxEmptyPages {
-		var all []store.Info
-		err = g.timed("list", func() (err error) {
-			all, next, err = g.backend.List(ctx, f, limit, next)
-			return err
-		})
-		for _, info := range all {
-			if g.caller.grant.May(policy.List, info.Ref.Scope) {
-				page = append(page, info)
-			}
-		}
-		if err != nil || next == "" || len(page) > 0 {
-			break
-		}
-	}
+	err = g.timed("list", func() (err error) {
+		page, next, err = g.visible(ctx, f, limit, token)
+		return err
+	})
 	r.Outcome, r.Count = outcome(err), len(page)
 	if err := g.decided(ctx, r, allowed, err); err != nil {
 		return nil, "", err
 	}
 	return page, next, nil
+}
+
+// visible returns a page of what the caller may list. It is as long as limit if there is
+// so much, and has a token only if there is more: else a short page would tell that
+// something is hidden, and how much. It ends with something that the caller may see, for
+// the token may name that. (After sixteen thousand that they may not see it ends all the
+// same.)
+func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+	may := func(info store.Info) bool { return g.caller.grant.May(policy.List, info.Ref.Scope) }
+	next = token
+	size := limit
+	for range maxPages {
+		all, after, err := g.backend.List(ctx, f, size, next)
+		if n := upTo(all, limit-len(page), may); err == nil && n < len(all) {
+			all, after, err = g.backend.List(ctx, f, n, next)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		for _, info := range all {
+			if may(info) {
+				page = append(page, info)
+			}
+		}
+		if next = after; next == "" {
+			return page, "", nil
+		}
+		if len(page) >= limit {
+			break
+		}
+		size = maxPage
+	}
+	at, size := next, 1 // mostly it is the next one that may be seen, too
+	for range maxPages {
+		all, after, err := g.backend.List(ctx, f, size, at)
+		if err != nil {
+			return nil, "", err
+		}
+		if slices.ContainsFunc(all, may) {
+			return page, next, nil
+		}
+		if after == "" {
+			return page, "", nil
+		}
+		at, size = after, maxPage
+	}
+	return page, next, nil
+}
+
+// upTo returns how many of all there are up to the nth of those that may be seen, and with
+// it; all of them if there are fewer.
+func upTo(all []store.Info, n int, may func(store.Info) bool) int {
+	for i, info := range all {
+		if may(info) {
+			if n--; n == 0 {
+				return i + 1
+			}
+		}
+	}
+	return len(all)
 }
 
 // taskReader is what the ladder of one Resolve reads. It decides on each key; the whole
@@ -251,6 +301,9 @@ type taskReader struct{ g *guard }
 
 // Get implements [store.Reader].
 func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
+	if err := ref.Validate(); err != nil { // no key of any secret, which the caller can tell as well
+		return v, info, t.g.opError("get", ref, err)
+	}
 	at := ref
 	may := t.g.caller.grant.MayResolve(ref.Key)
 	if !may {

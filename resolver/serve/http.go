@@ -44,6 +44,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		// The library refuses a message that is too large, and then reads on to its end: so
 		// that it has one, but not so soon that HTTP/2 is cut off where an answer would be.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
+		defer func() { s.large.Release(c.large) }()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
@@ -65,7 +66,9 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 	}
 	c.identity = who
 	if !s.limits.allow(who.Method + " " + who.Name) {
-		s.o.Log.Warn("too many requests of one identity", "identity", who.Name)
+		if s.warnings.Allow() {
+			s.o.Log.Warn("too many requests of one identity", "identity", who.Name)
+		}
 		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests of this identity: try again later"))
 	}
 	c.grant = s.o.Policy().For(who)
@@ -82,6 +85,15 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	if errors.Is(err, secret.ErrUnavailable) {
 		s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
 		return connect.NewError(connect.CodeUnavailable, errors.New("who is calling cannot be found out now (request "+c.request+": the server's log says more)"))
+	}
+	// Else whoever reaches the port could fill the disk of the log, and without that
+	// nothing is answered.
+	host, _, _ := net.SplitHostPort(c.remote)
+	if !s.strangers.allow(host) {
+		if s.warnings.Allow() {
+			s.o.Log.Warn("too many requests of nobody from one address: of the rest there is no line in the audit log", "remote", c.remote)
+		}
+		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests without good credentials: try again later"))
 	}
 	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
 	s.metrics.decided("identify", unauthenticated)

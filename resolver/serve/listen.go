@@ -44,7 +44,7 @@ const (
 // taken: everyone on the way would read what is answered.
 func Listen(ctx context.Context, address string, certificates *Certificates, l Limits) (net.Listener, error) {
 	if certificates == nil {
-		if err := checkLoopback(address); err != nil {
+		if err := CheckLoopback(address); err != nil {
 			return nil, err
 		}
 	}
@@ -60,7 +60,8 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	return port, nil
 }
 
-func checkLoopback(address string) error {
+// CheckLoopback returns nil if address is HOST:PORT and the host is this machine's own.
+func CheckLoopback(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("%w: listen: an address is HOST:PORT", secret.ErrInvalid)

@@ -156,6 +156,12 @@ type importService struct{ *Server }
 func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (*injectv1.ImportResponse, error) {
 	g := s.guard(ctx)
 	scope := scopeOf(r.GetScope())
+	if n := len(r.GetSecrets()); n > maxDeclared {
+		line := g.caller.record("import", scope)
+		line.Reason = fmt.Sprintf("%d secrets", n)
+		return nil, g.answer(g.decided(ctx, line, invalid,
+			fmt.Errorf("%w: there are %d secrets (at most %d are imported at once)", secret.ErrInvalid, n, maxDeclared)), secret.Ref{Scope: scope})
+	}
 	secrets := make([]store.New, len(r.GetSecrets()))
 	for i, in := range r.GetSecrets() {
 		t, err := typeOf(in.GetType())

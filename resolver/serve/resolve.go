@@ -90,7 +90,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		if c.Err == nil {
 			r.Secrets[i].At = auditedScope(c.Info.Ref.Scope)
 		}
-		if !g.caller.grant.MayResolve(c.Declaration.Key) {
+		if secret.ValidKey(c.Declaration.Key) == nil && !g.caller.grant.MayResolve(c.Declaration.Key) {
 			decision, r.Secrets[i].Outcome = denied, denied
 		}
 	}
@@ -99,7 +99,17 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		return nil, g.decided(ctx, r, invalid,
 			fmt.Errorf("%w: the values together have %d bytes (at most %d are sent at once)", secret.ErrInvalid, bytes, maxAnswer))
 	}
-	return climbs, g.decide(ctx, r, decision)
+	if bytes > largeAnswer && !req.GetNamesOnly() {
+		if err := g.large.Acquire(ctx, int64(bytes)); err != nil {
+			return nil, g.decided(ctx, r, decision, fmt.Errorf("%w: other large answers are on their way: %w", secret.ErrUnavailable, err))
+		}
+		g.caller.large = int64(bytes)
+	}
+	if err := g.decide(ctx, r, decision); err != nil {
+		return nil, err
+	}
+	// Whose time is over is told that, once, and not of every secret that the store failed.
+	return climbs, ctx.Err()
 }
 
 // climb resolves the declared list when it is its turn.
@@ -118,7 +128,7 @@ func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
 	for _, rung := range c.Tried {
 		out.Tried = append(out.Tried, &injectv1.Rung{Scope: toScope(rung.Scope), Failure: rungFailure(rung.Err)})
 	}
-	for _, s := range c.Elsewhere {
+	for _, s := range c.Elsewhere[:min(len(c.Elsewhere), maxElsewhere)] {
 		out.Elsewhere = append(out.Elsewhere, toScope(s))
 	}
 	if c.Err != nil {

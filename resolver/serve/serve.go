@@ -2,6 +2,8 @@ package serve
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -10,10 +12,13 @@ import (
 	"connectrpc.com/grpcreflect"
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
 	"inject/resolver/idl/inject/v1/injectv1connect"
+	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
 	"inject/resolver/store"
@@ -48,12 +53,24 @@ type Options struct {
 // What a request may bring and take. A message that is larger is refused whole.
 const (
 	maxMessage  = 4 << 20  // bytes, also after gzip: a value of 1 MiB in JSON, and many small ones
-	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB)
+	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB); and in one Import
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = 30 * time.Second
 	// maxClimbing is how many Resolves are looked up at the same time. The others wait
 	// with little more than what they ask: a thousand that are looked up take 100 MiB.
 	maxClimbing = 64
+	// Answers that are large wait until there is room for them among those that are on
+	// their way: who does not fetch theirs would else have them pile up.
+	largeAnswer = 1 << 20   // bytes
+	maxLarge    = 256 << 20 // bytes
+	// maxElsewhere is how many scopes a person is told of where a key is.
+	maxElsewhere = 20
+)
+
+// How many requests of nobody are in the audit log, of one address: a second, and at once.
+const (
+	strangerRate  = 2
+	strangerBurst = 1000
 )
 
 // Server answers requests. Safe for concurrent use.
@@ -65,13 +82,22 @@ type Server struct {
 	importer store.Importer // nil if the backend has none
 	metrics  *metrics
 	limits   *limits
-	helping  chan struct{} // holds a token while a search for help is under way
-	climbing chan struct{} // holds a token for each climb that is under way
+	// strangers bounds how many requests of nobody are logged, by address; warnings how
+	// often too many of anything are.
+	strangers *limits
+	warnings  *rate.Limiter
+	helping   chan struct{}       // holds a token while a search for help is under way
+	climbing  chan struct{}       // holds a token for each climb that is under way
+	large     *semaphore.Weighted // bytes of large answers that are on their way
 }
 
 // New returns a server of what o says.
 func New(o Options) *Server {
-	s := &Server{o: o, metrics: newMetrics(o.Metrics), limits: newLimits(o.Rate, o.Burst), helping: make(chan struct{}, 1), climbing: make(chan struct{}, maxClimbing)}
+	s := &Server{
+		o: o, metrics: newMetrics(o.Metrics),
+		limits: newLimits(o.Rate, o.Burst), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
+		helping: make(chan struct{}, 1), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),
+	}
 	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
 	s.backend = s.flights.Store()
 	s.manager, _ = s.backend.(store.Manager)
@@ -119,5 +145,14 @@ func (s *Server) timed(op string, fn func() error) error {
 	start := time.Now()
 	err := fn()
 	s.metrics.backend(op, time.Since(start), err)
+	return ofStore(err)
+}
+
+// ofStore is err of the backend. Where that is denied something, such as the key of its
+// file, it is out of order: nothing is denied to who is calling.
+func ofStore(err error) error {
+	if errors.Is(err, secret.ErrDenied) {
+		return fmt.Errorf("%w: the store: %s", secret.ErrUnavailable, err.Error())
+	}
 	return err
 }

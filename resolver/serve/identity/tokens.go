@@ -114,6 +114,15 @@ func validTokenName(name string) error {
 	return nil
 }
 
+// CheckTokens returns what is wrong with what a token file holds, nil if nothing is. It
+// names lines and quotes none of them.
+func CheckTokens(file []byte) error {
+	if _, err := parseTokens(file); err != nil {
+		return fmt.Errorf("%w: %w", secret.ErrInvalid, err)
+	}
+	return nil
+}
+
 // maxTokenErrors is how many lines one error names.
 const maxTokenErrors = 20
 

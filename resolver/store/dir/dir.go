@@ -129,6 +129,10 @@ func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(f *
 	if err == nil && ref.Org != s.org {
 		err = errors.Join(ctx.Err(), secret.ErrNotFound)
 	}
+	if err == nil && (strings.HasPrefix(ref.Domain, "..") || strings.HasPrefix(ref.Project, "..")) {
+		// Kubelet's own: below ..data is another name for everything.
+		err = errors.Join(ctx.Err(), secret.ErrNotFound)
+	}
 	if err == nil {
 		err = s.snapshot(ctx, func() error { return open(s.root, ref, fn) })
 	}

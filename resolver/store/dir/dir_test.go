@@ -123,6 +123,24 @@ func TestSwap(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+// Kubelet's own folders are no scopes: by them a domain's secret would be a project's.
+func TestNoScopeOfKubelet(t *testing.T) {
+	root := t.TempDir()
+	write(t, filepath.Join(root, "..1", "prod", "K"), []byte("v"))
+	require.NoError(t, os.Symlink("..1", filepath.Join(root, "..data")))
+	require.NoError(t, os.Symlink("..data/prod", filepath.Join(root, "prod")))
+	s := open(t, root)
+	_, _, err := s.Get(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: "prod"}, Key: "K"})
+	require.NoError(t, err)
+	for _, domain := range []string{"..data", "..1"} {
+		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain, Project: "prod"}, Key: "K"}
+		_, _, err := s.Get(t.Context(), ref)
+		require.ErrorIs(t, err, secret.ErrNotFound)
+		_, err = s.Describe(t.Context(), ref)
+		require.ErrorIs(t, err, secret.ErrNotFound)
+	}
+}
+
 func TestNotASecret(t *testing.T) {
 	root := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "outside")

@@ -278,7 +278,7 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 			k.notice("made the key " + k.File + ": without it the store cannot be read, so keep a copy of it")
 			return []age.Identity{id}, nil
 		case !errors.Is(err, fs.ErrExist):
-			return nil, fmt.Errorf("make key file %s: %w", k.File, err)
+			return nil, secret.WithHint(fmt.Errorf("%w: make key file %s: %w", secret.ErrUnavailable, k.File, err), "the folder of a new key must be one that can be written")
 		}
 	}
 }

@@ -1,0 +1,185 @@
+package serve_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve"
+	"inject/resolver/store"
+	"inject/resolver/store/dir"
+)
+
+// Pages of a list tell nothing of what the caller may not see: neither how much there is
+// between what they may, nor, in a token, what.
+func TestListTellsNothingOfTheRest(t *testing.T) {
+	const hiddenPolicy = `
+version: 1
+rules:
+  - {name: some, identity: {spiffe: "spiffe://example.org/some"}, list: [{project: "*", domain: seen}]}
+  - {name: all, identity: {spiffe: "spiffe://example.org/all"}, list: [{project: "*", domain: "*"}]}
+`
+	type server struct {
+		*running
+
+		put func(domain, key string)
+	}
+	servers := map[string]func(t *testing.T) server{
+		"memory": func(t *testing.T) server {
+			t.Helper()
+			r := start(t, hiddenPolicy, nil)
+			return server{r, func(domain, key string) {
+				ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain, Project: "p"}, Key: key}
+				require.NoError(t, r.backend.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
+			}}
+		},
+		"dir": func(t *testing.T) server {
+			t.Helper()
+			folder := t.TempDir()
+			s, err := dir.Open(folder, "flyte")
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, s.Close()) })
+			r := start(t, hiddenPolicy, func(o *serve.Options) { o.Store = s })
+			return server{r, func(domain, key string) {
+				path := filepath.Join(folder, domain, "p", key)
+				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+				require.NoError(t, os.WriteFile(path, []byte("v"), 0o600))
+			}}
+		},
+	}
+	for name, begin := range servers {
+		for _, hidden := range []int{0, 1, 3, 1200} {
+			t.Run(fmt.Sprint(name, hidden), func(t *testing.T) {
+				r := begin(t)
+				for i := range 7 {
+					r.put("seen", fmt.Sprint("SEEN_", i))
+				}
+				for i := range hidden { // before what may be seen, and behind it
+					r.put([]string{"aaa", "zzz"}[i%2], fmt.Sprint("HIDDEN_", i))
+				}
+				some := r.client(r.spiffe("some", "spiffe://example.org/some"))
+				for limit := 1; limit <= 9; limit++ {
+					var sizes []int
+					token, raw := "", ""
+					for {
+						body, err := json.Marshal(map[string]any{"limit": limit, "token": token})
+						require.NoError(t, err)
+						a := r.ask(some, secrets+"ListSecrets", string(body))
+						require.Equal(t, http.StatusOK, a.status, a.raw)
+						found, _ := a.body["secrets"].([]any)
+						sizes = append(sizes, len(found))
+						raw += a.raw
+						if token, _ = a.body["token"].(string); token == "" {
+							break
+						}
+					}
+					var want []int
+					for left := 7; left > 0; left -= limit {
+						want = append(want, min(left, limit))
+					}
+					require.Equal(t, want, sizes, "as if there were seven")
+					require.Equal(t, 7, strings.Count(raw, `"name":"SEEN_`))
+					require.NotContains(t, raw, "HIDDEN")
+				}
+				a := r.ask(r.client(r.spiffe("all", "spiffe://example.org/all")), secrets+"ListSecrets", `{}`)
+				require.Equal(t, min(hidden, 3) > 0, strings.Contains(a.raw, "HIDDEN"), "they are there")
+			})
+		}
+	}
+}
+
+// An import has as many secrets as it may, and of one with more nothing is looked at.
+func TestImportOfTooMany(t *testing.T) {
+	r := start(t, rules, nil)
+	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	body := func(n int) string {
+		all := make([]string, n)
+		for i := range all {
+			all[i] = fmt.Sprintf(`{"name":"K%d","value":"dg=="}`, i)
+		}
+		return `{"scope":{"project":"p","domain":"d"},"secrets":[` + strings.Join(all, ",") + `]}`
+	}
+	const method = "inject.v1.ImportService/Import"
+	a := r.ask(platform, method, body(4097))
+	require.Equal(t, http.StatusBadRequest, a.status)
+	require.Contains(t, a.raw, "there are 4097 secrets (at most 4096 are imported at once)")
+	line := r.audit.lines(t, 0)[0]
+	require.Equal(t, "invalid", line["decision"])
+	require.NotContains(t, line, "secrets")
+	require.Equal(t, http.StatusOK, r.ask(platform, method, body(4096)).status)
+}
+
+// Whoever has no credentials does not fill the disk of the audit log; and those who have
+// are answered meanwhile, from the same address, too.
+func TestStrangersAreBounded(t *testing.T) {
+	r := start(t, rules, nil)
+	nobody, platform := r.client(nil), r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	counts := map[int]int{}
+	for range 1300 {
+		counts[r.ask(nobody, secrets+"ListSecrets", `{}`).status]++
+	}
+	require.GreaterOrEqual(t, counts[http.StatusUnauthorized], 1000)
+	require.Positive(t, counts[http.StatusTooManyRequests])
+	require.Equal(t, 1300, counts[http.StatusUnauthorized]+counts[http.StatusTooManyRequests])
+	require.Len(t, r.audit.lines(t, 0), counts[http.StatusUnauthorized])
+	require.LessOrEqual(t, strings.Count(r.log.String(), "too many requests of nobody"), 50)
+	require.Equal(t, http.StatusOK, r.ask(platform, secrets+"ListSecrets", `{}`).status)
+}
+
+// What is no key is told to be none, and is no denial; a key that the policy does not list
+// still is one, and looks absent.
+func TestResolveOfNoKey(t *testing.T) {
+	r := start(t, `
+version: 1
+rules:
+  - {name: one key, identity: {spiffe: "spiffe://example.org/task"}, resolve: {project: p, domain: d, keys: [K]}}
+`, nil)
+	task := r.client(r.spiffe("task", "spiffe://example.org/task"))
+	a := r.ask(task, resolve, `{"secrets":[{"key":"not a key"}]}`)
+	require.Equal(t, http.StatusOK, a.status, a.raw)
+	require.Contains(t, a.raw, "CODE_INVALID")
+	line := r.audit.lines(t, 0)[0]
+	require.Equal(t, "allowed", line["decision"])
+	require.Equal(t, []any{map[string]any{"outcome": "invalid"}}, line["secrets"])
+	before := len(r.audit.lines(t, 0))
+	a = r.ask(task, resolve, `{"secrets":[{"key":"OTHER"}]}`)
+	require.Equal(t, http.StatusOK, a.status)
+	require.Contains(t, a.raw, "CODE_NOT_FOUND")
+	require.Equal(t, "denied", r.audit.lines(t, before)[0]["decision"])
+}
+
+// A store that is denied its own file is out of order; it denies the caller nothing.
+func TestStoreThatIsDenied(t *testing.T) {
+	r := start(t, rules, func(o *serve.Options) { o.Store = deniedStore{} })
+	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	a := r.ask(platform, secrets+"GetSecret", `{"id":{"name":"K","project":"p","domain":"d"}}`)
+	require.Equal(t, http.StatusServiceUnavailable, a.status, a.raw)
+	a = r.ask(r.client(r.spiffe("task", "spiffe://example.org/project/p/domain/d")), resolve, `{"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusOK, a.status)
+	require.Contains(t, a.raw, "CODE_DENIED")
+	require.Equal(t, 2, strings.Count(r.log.String(), "this key does not open it"))
+}
+
+type deniedStore struct{}
+
+var errDeniedStore = fmt.Errorf("%w: this key does not open it", secret.ErrDenied)
+
+func (deniedStore) Get(_ context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
+	return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: errDeniedStore}
+}
+
+func (deniedStore) Describe(_ context.Context, ref secret.Ref) (store.Info, error) {
+	return store.Info{}, &secret.Error{Op: "describe", Ref: ref, Err: errDeniedStore}
+}
+
+func (deniedStore) List(context.Context, store.Filter, int, string) ([]store.Info, string, error) {
+	return nil, "", errDeniedStore
+}
