@@ -51,10 +51,10 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	}
 	c := &Certificates{log: log}
 	var err, err2, err3 error
-	c.cert, err = keep("certificate", files.Cert)
-	c.key, err2 = keep("key of the certificate", cmp.Or(files.Key, files.Cert))
+	c.cert, err = keep("--cert-file", files.Cert)
+	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert))
 	if files.ClientCA != "" {
-		c.client, err3 = keep("CA of clients", files.ClientCA)
+		c.client, err3 = keep("--client-ca-file", files.ClientCA)
 	}
 	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
