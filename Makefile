@@ -56,10 +56,11 @@ cross: ## build and vet for the other platforms
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
 	done
 
-bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat
+bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat; resolving, beside etcd
 	$(GO) test -run '^$$' -bench . -benchtime 1000x ./resolver/store/sealed
 	cd bench && $(GO) run . measure -only start -inject ../bin/inject
 	cd bench && $(GO) run . measure -quick -inject ../bin/inject
+	cd bench && $(GO) run . measure -only resolve,many -rounds 7 -inject ../bin/inject
 
 figures: build ## measure masking beside other programs, too, and write docs/redaction.md and its plot
 	cd bench && $(GO) run . measure -json ../docs/redaction.json -inject ../bin/inject
