@@ -1022,7 +1022,7 @@ func TestNoCore(t *testing.T) {
 	require.True(t, coreOf(t, other), "another process leaves one")
 
 	s := newSearcher()
-	for _, signal := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGSEGV} {
+	for _, signal := range []syscall.Signal{syscall.SIGABRT, syscall.SIGQUIT, syscall.SIGSEGV} {
 		dir := t.TempDir()
 		// With crash the runtime ends as if it had no handlers, once it has said all.
 		p, err := startServer(dir, []string{"HOME=" + dir, "GOTRACEBACK=crash"}, "--insecure",
