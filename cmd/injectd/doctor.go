@@ -146,14 +146,11 @@ func lookAtAudit(path string) finding {
 // canBeMade returns nil if this user may make a file at path, and the folders to it.
 func canBeMade(path string) error {
 	dir := filepath.Dir(path)
-	for {
-		_, err := os.Stat(dir)
-		if err == nil || dir == filepath.Dir(dir) {
-			break
-		}
-		dir = filepath.Dir(dir)
-	}
 	info, err := os.Stat(dir)
+	for err != nil && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		info, err = os.Stat(dir)
+	}
 	if err == nil && !info.IsDir() {
 		err = unix.ENOTDIR
 	}

@@ -153,32 +153,22 @@ func addToken(path, line string) error {
 	if err := identity.CheckTokens([]byte(string(there) + "\n" + line)); err != nil {
 		return secret.WithHint(err, "who has a token gets another one when its line is deleted, or under another name")
 	}
+	if n := len(there); n > 0 && there[n-1] != '\n' {
+		line = "\n" + line
+	}
 	if err := appendLine(path, line); err != nil {
 		return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
 	return nil
 }
 
-// appendLine adds a line to a file, on a line of its own, and makes it durable.
+// appendLine adds a line to a file, and makes it durable.
 func appendLine(path, line string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // the operator's file
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // the operator's file
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // synced
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if n := info.Size(); n > 0 {
-		var last [1]byte
-		if _, err := f.ReadAt(last[:], n-1); err != nil {
-			return err
-		}
-		if last[0] != '\n' {
-			line = "\n" + line
-		}
-	}
 	if _, err := f.WriteString(line + "\n"); err != nil {
 		return err
 	}

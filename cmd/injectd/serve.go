@@ -89,14 +89,22 @@ func (f *serveFlags) check() error {
 	if f.rate < 0 || f.rate > 0 && f.burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
-	for flag, address := range map[string]string{"listen": f.listen, "ops-listen": f.opsListen} {
-		if _, _, err := net.SplitHostPort(address); err != nil && (flag == "listen" || address != "") {
-			errs = append(errs, fmt.Errorf("%w: --%s: an address is HOST:PORT", secret.ErrInvalid, flag))
-		} else if flag == "listen" && f.insecure {
-			errs = append(errs, serve.CheckLoopback(address))
-		}
+	listen := checkAddress("listen", f.listen)
+	if listen == nil && f.insecure {
+		listen = serve.CheckLoopback(f.listen)
+	}
+	errs = append(errs, listen)
+	if f.opsListen != "" {
+		errs = append(errs, checkAddress("ops-listen", f.opsListen))
 	}
 	return errors.Join(append(errs, f.accessFlags.check())...)
+}
+
+func checkAddress(flag, address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%w: --%s: an address is HOST:PORT", secret.ErrInvalid, flag)
+	}
+	return nil
 }
 
 // served returns where the port is for others on this machine, as a --store.

@@ -240,19 +240,18 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 // the token may name that. (After sixteen thousand that they may not see it ends all the
 // same.)
 func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
-	may := func(info store.Info) bool { return g.caller.grant.May(policy.List, info.Ref.Scope) }
 	next = token
 	size := limit
 	for range maxPages {
 		all, after, err := g.backend.List(ctx, f, size, next)
-		if n := upTo(all, limit-len(page), may); err == nil && n < len(all) {
+		if n := upTo(all, limit-len(page), g.mayList); err == nil && n < len(all) {
 			all, after, err = g.backend.List(ctx, f, n, next)
 		}
 		if err != nil {
 			return nil, "", err
 		}
 		for _, info := range all {
-			if may(info) {
+			if g.mayList(info) {
 				page = append(page, info)
 			}
 		}
@@ -270,7 +269,7 @@ func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token st
 		if err != nil {
 			return nil, "", err
 		}
-		if slices.ContainsFunc(all, may) {
+		if slices.ContainsFunc(all, g.mayList) {
 			return page, next, nil
 		}
 		if after == "" {
@@ -280,6 +279,8 @@ func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token st
 	}
 	return page, next, nil
 }
+
+func (g *guard) mayList(info store.Info) bool { return g.caller.grant.May(policy.List, info.Ref.Scope) }
 
 // upTo returns how many of all there are up to the nth of those that may be seen, and with
 // it; all of them if there are fewer.
@@ -339,7 +340,7 @@ func (l listingReader) List(ctx context.Context, f store.Filter, limit int, toke
 	}
 	all, next, err := l.g.backend.List(ctx, f, limit, token)
 	for _, info := range all {
-		if l.g.caller.grant.May(policy.List, info.Ref.Scope) {
+		if l.g.mayList(info) {
 			page = append(page, info)
 		}
 	}

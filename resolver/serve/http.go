@@ -44,7 +44,11 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		// The library refuses a message that is too large, and then reads on to its end: so
 		// that it has one, but not so soon that HTTP/2 is cut off where an answer would be.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
-		defer func() { s.large.Release(c.large) }()
+		defer func() {
+			if c.large > 0 { // else it is a lock that all requests share
+				s.large.Release(c.large)
+			}
+		}()
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

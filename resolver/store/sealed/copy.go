@@ -268,7 +268,7 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	if s.openFile == nil {
 		return errClosed
 	}
-	err = s.update(func(t *tx) error {
+	err = s.update(ctx, func(t *tx) error {
 		if err := t.put(wrappedKey, made.wrapped); err != nil {
 			return err
 		}

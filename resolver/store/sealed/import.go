@@ -47,7 +47,7 @@ func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
 		return err
 	}
 	return s.use(ctx, errClosed, func() error {
-		return s.update(func(t *tx) error {
+		return s.update(ctx, func(t *tx) error {
 			free, err := t.findFree(ctx, secrets, refused)
 			if err != nil {
 				return err

@@ -386,9 +386,15 @@ func (f *openFile) view(fn func(*tx) error) error {
 	})
 }
 
-func (f *openFile) update(fn func(*tx) error) error {
+// update runs fn in a write transaction when its turn comes. Where nobody waits for it any
+// more by then it is not run: to make a change now would be to make it minutes after that
+// was given up.
+func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	f.writing.Lock()
 	defer f.writing.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if f.broken.Load() {
 		return errBroken
 	}
@@ -416,7 +422,7 @@ func (f *openFile) update(fn func(*tx) error) error {
 		// which may have taken the meta page, that cannot be said.
 		full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
 		outcome := "the change may not have been made"
-		if m, _, err := f.readHead(); full && err == nil && m.txid < id {
+		if full && f.lastBefore(id) {
 			outcome = "nothing was changed"
 		} else {
 			f.doubtful.Store(true)
@@ -429,6 +435,12 @@ func (f *openFile) update(fn func(*tx) error) error {
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
 	}
 	return err
+}
+
+// lastBefore reports whether the last transaction that counts is known to be one before id.
+func (f *openFile) lastBefore(id uint64) bool {
+	m, _, err := f.readHead()
+	return err == nil && m.txid < id
 }
 
 // syncMeta writes the current meta page once more. After a sync that failed the kernel
@@ -812,16 +824,7 @@ func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.
 		err = s.make(ctx)
 	}
 	if err == nil {
-		err = s.use(ctx, secret.ErrNotFound, func() error {
-			return s.update(func(t *tx) error {
-				// Nobody waits any more for what had to wait for its turn: to make it now
-				// would be to change a secret minutes after that was given up.
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				return fn(t)
-			})
-		})
+		err = s.use(ctx, secret.ErrNotFound, func() error { return s.update(ctx, fn) })
 	}
 	return s.opError(op, ref, err)
 }

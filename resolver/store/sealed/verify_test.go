@@ -204,14 +204,14 @@ func TestVerifyFile(t *testing.T) {
 func TestVerifyStray(t *testing.T) {
 	for _, key := range [][]byte{recordKey(name{1}), nodeKey([]byte{1, 2, 3})} {
 		_, s := newStore(t, 10)
-		require.NoError(t, s.update(func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.setAll(nil)) }))
+		require.NoError(t, s.update(t.Context(), func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.setAll(nil)) }))
 		n, err := s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
 		require.ErrorContains(t, err, "does not know")
 		require.Equal(t, 10, n)
 	}
 	_, s := newStore(t, 10)
-	require.NoError(t, s.update(func(t *tx) error {
+	require.NoError(t, s.update(t.Context(), func(t *tx) error {
 		return errors.Join(t.put(wrappedKey, bytes.Repeat([]byte("x"), 200)), t.index.setAll(nil))
 	}))
 	_, err := s.Verify(t.Context())
