@@ -32,7 +32,7 @@ func (f *accessFlags) group() cli.Group {
 		s.StringVar(&f.certificates.ClientCA, "client-ca-file", "", "who signs the certificates of clients, PEM, in `FILE`")
 		s.StringArrayVar(&f.jwt, "jwt", nil, "an issuer of tokens (repeat): `issuer=URL,audience=TEXT,keys=FILE|URL`[,ca=FILE][,algorithms=RS256+ES256]")
 		s.StringVar(&f.tokenFile, "token-file", "", "names and hashes of tokens, as injectd token makes them, in `FILE`")
-		s.StringVar(&f.policy, "policy", "", "which identity may do what where, in `FILE` (see docs/policy.md)")
+		s.StringVar(&f.policy, "policy", "", "which identity may do what where, in `FILE` (see docs/reference/policy.md)")
 		s.BoolVar(&f.insecure, "insecure", false, "to develop: no TLS, and everyone on this machine may do everything")
 	})
 }
@@ -62,7 +62,7 @@ func (f *accessFlags) check() error {
 		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "nobody could be identified")
 	}
 	if !given["policy"] {
-		refuse("docs/policy.md is its format; injectd policy prints its schema", "--policy is missing, and what it does not allow is denied")
+		refuse("docs/reference/policy.md is its format; injectd policy prints its schema", "--policy is missing, and what it does not allow is denied")
 	}
 	return errors.Join(errs...)
 }

@@ -1,5 +1,5 @@
 // Injectd is the platform's end of inject: it serves the scoped store to people and
-// tasks, and looks after the file that the store is in. See docs/server.md.
+// tasks, and looks after the file that the store is in. See docs/how-to/server.md.
 //
 // This package is flags, files and processes. What is answered to whom is package
 // serve's, what a store is package store's.

@@ -300,7 +300,7 @@ func TestSchema(t *testing.T) {
 // The examples of the documentation are policies, each of them, and the first is the one
 // that TestExample decides by.
 func TestDocumentation(t *testing.T) {
-	text, err := os.ReadFile("../../../docs/policy.md")
+	text, err := os.ReadFile("../../../docs/reference/policy.md")
 	require.NoError(t, err)
 	schema := compiledSchema(t)
 	blocks := strings.Split(string(text), "```yaml\n")[1:]

@@ -4,7 +4,7 @@
 //
 // It stops at the decision: who the caller is was found out before (a [Subject]), and
 // what a decision leads to is the server's. It never looks at what a request claims.
-// docs/policy.md is the format for operators.
+// docs/reference/policy.md is the format for operators.
 package policy
 
 import (
