@@ -10,14 +10,12 @@ import (
 
 	"golang.org/x/term"
 
+	"inject/internal/tty"
 	"inject/resolver/secret"
 )
 
 // ErrInterrupted is the error of who was asked and ended the question by a signal.
 var ErrInterrupted = errors.New("interrupted; nothing was changed")
-
-// IsTerminal reports whether f is a terminal; nil is none.
-func IsTerminal(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
 // A Terminal is where a person can be asked, whatever the standard streams are. One
 // question is asked at a time.
@@ -33,7 +31,7 @@ func OpenTerminal(stdin *os.File, stopped <-chan struct{}) *Terminal {
 	if stdin == nil {
 		return nil
 	}
-	if IsTerminal(stdin) {
+	if tty.Is(stdin) {
 		return &Terminal{stdin, stopped}
 	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)

@@ -14,9 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec/terminal"
+	"inject/internal/tty"
 )
-
-func isTerminal(f *os.File) bool { return terminal.Is(f) }
 
 // screen is a terminal of the program's own, which stands in for a person's.
 type screen struct {
@@ -37,24 +36,24 @@ type screen struct {
 // newScreen returns a screen on the terminal that the program's output goes to.
 func newScreen(p Process) (*screen, error) {
 	user, _ := p.Stdout.(*os.File)
-	if !isTerminal(user) {
+	if !tty.Is(user) {
 		user, _ = p.Stderr.(*os.File)
 	}
-	if !isTerminal(user) {
+	if !tty.Is(user) {
 		return nil, errors.New("neither output is a terminal")
 	}
 	sc := &screen{shared: p.Signals.terminal == sharedTerminal}
-	tty, err := terminal.New(user, sc.interruptJob)
+	own, err := terminal.New(user, sc.interruptJob)
 	if err != nil {
 		return nil, err
 	}
-	sc.tty = tty
-	fd, err := tty.Output()
+	sc.tty = own
+	fd, err := own.Output()
 	if err == nil {
-		sc.stream, err = newStream(p.Terminal, tty.Program(), fd)
+		sc.stream, err = newStream(p.Terminal, own.Program(), fd)
 	}
 	if err != nil {
-		tty.Close()
+		own.Close()
 		return nil, err
 	}
 	sc.stream.terminal = true
@@ -62,9 +61,9 @@ func newScreen(p Process) (*screen, error) {
 	case ownTerminal: // nobody else would read it
 		sc.wants = true
 	case noTerminal: // it is somebody else's; as without us, the program may read its stdin
-		sc.wants = isTerminal(p.Stdin)
+		sc.wants = tty.Is(p.Stdin)
 	case sharedTerminal:
-		sc.wants = isTerminal(p.Stdin) && !inPipeline()
+		sc.wants = tty.Is(p.Stdin) && !inPipeline()
 	}
 	return sc, nil
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"inject/internal/tty"
 )
 
 const (
@@ -67,7 +69,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 	}
 	if s.screen != nil {
 		s.streams = append(s.streams, s.screen.stream)
-		if isTerminal(p.Stdin) {
+		if tty.Is(p.Stdin) {
 			s.files[0] = s.screen.stream.child
 		}
 	}
@@ -75,7 +77,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 	to := [2]*os.File{p.StdoutTo, p.StderrTo}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		f, isFile := w.(*os.File)
-		switch onTerminal := isFile && p.Terminal != nil && isTerminal(f); {
+		switch onTerminal := isFile && p.Terminal != nil && tty.Is(f); {
 		case onTerminal && s.screen != nil:
 			s.files[i+1] = s.screen.stream.child
 			continue

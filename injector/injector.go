@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/term"
 
 	"inject/exec"
 	"inject/exec/redact"
 	"inject/injector/outputs"
+	"inject/internal/tty"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -211,7 +211,7 @@ func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
 		return nil
 	}
 	for _, f := range []*os.File{o.Stderr, o.Stdout} {
-		if isTerminal(f) {
+		if tty.Is(f) {
 			p.Terminal = o.Redactor.TerminalWriter(f)
 		}
 	}
@@ -223,10 +223,10 @@ func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
 			same = os.SameFile(a, b)
 		}
 	}
-	if !isTerminal(o.Stdout) {
+	if !tty.Is(o.Stdout) {
 		p.Stdout, p.StdoutTo = o.Redactor.Writer(o.Stdout), o.Stdout
 	}
-	if !isTerminal(o.Stderr) {
+	if !tty.Is(o.Stderr) {
 		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
 		if !same {
 			p.Stderr = o.Redactor.Writer(o.Stderr)
@@ -234,5 +234,3 @@ func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
 	}
 	return nil
 }
-
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"inject/cli"
+	"inject/internal/tty"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -307,7 +308,7 @@ func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, source
 		}
 		defer f.Close() //nolint:errcheck // read only
 		return readValue(f, v.fromFile)
-	case cli.IsTerminal(a.stdin):
+	case tty.Is(a.stdin):
 		t := a.terminal()
 		if t == nil {
 			break
@@ -337,7 +338,7 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 
 // historyHint tells a person, and only a person, where an argument ends up.
 func (a *app) historyHint() {
-	if cli.IsTerminal(a.stderr) {
+	if tty.Is(a.stderr) {
 		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"inject/exec/redact"
 	"inject/injector"
 	"inject/injector/outputs"
+	"inject/internal/tty"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -320,7 +321,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 // stream returns a stream that is masked to f: one for a person if f is a terminal. If
 // it is a pipe it is made to hold more.
 func (a *app) stream(f *os.File) *redact.Writer {
-	if cli.IsTerminal(f) {
+	if tty.Is(f) {
 		return a.redactor.TerminalWriter(f)
 	}
 	exec.WidenPipe(f)

@@ -22,6 +22,7 @@ import (
 	"inject/cli"
 	"inject/exec/redact"
 	"inject/injector"
+	"inject/internal/tty"
 	"inject/resolver/secret"
 )
 
@@ -50,7 +51,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	a.key = redact.New(1, redact.Pattern{Name: keyVariable, Value: []byte(os.Getenv(keyVariable))})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "injectd", Level: hclog.Info, Output: &messages{a.key, a.stderr},
-		JSONFormat: !cli.IsTerminal(a.stderr),
+		JSONFormat: !tty.Is(a.stderr),
 	})
 	// Values and what opens the store come into our memory by many ways, and the latter is
 	// in our environment. Neither is for others of our user, nor for a core. Where a core

@@ -17,15 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Is reports whether f is a terminal.
-func Is(f *os.File) bool {
-	if f == nil {
-		return false
-	}
-	_, err := modes(int(f.Fd()))
-	return err == nil
-}
-
 // A Terminal is a program's terminal that stands in for a person's. Its methods
 // are for one goroutine.
 type Terminal struct {

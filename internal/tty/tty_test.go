@@ -1,0 +1,37 @@
+package tty_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+
+	"inject/internal/tty"
+)
+
+func TestIs(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	require.NoError(t, err)
+	defer file.Close() //nolint:errcheck // only asked what it is
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer null.Close() //nolint:errcheck // only asked what it is
+	master, slave, err := pty.Open()
+	require.NoError(t, err)
+	defer master.Close() //nolint:errcheck // only asked what it is
+	defer slave.Close()  //nolint:errcheck // only asked what it is
+	for _, c := range []struct {
+		name string
+		file *os.File
+		want bool
+	}{
+		{"nil", nil, false},
+		{"regular file", file, false},
+		{"character device", null, false},
+		{"terminal", slave, true},
+	} {
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, tty.Is(c.file)) })
+	}
+}
