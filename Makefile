@@ -68,7 +68,7 @@ figures: build ## measure masking beside other programs, too, and write docs/red
 
 fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
-	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
+	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact/forms
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzAnnotation -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task

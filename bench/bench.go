@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
@@ -141,11 +142,11 @@ func readValues(file string) ([][]byte, error) {
 	return bytes.Split(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")), err
 }
 
-// forms are the patterns that the product makes of values, for the plain rule.
-func forms(values [][]byte) []redacttest.Pattern {
+// allForms are the patterns that the product makes of values, for the plain rule.
+func allForms(values [][]byte) []redacttest.Pattern {
 	var patterns []redacttest.Pattern
 	for i, v := range values {
-		for _, f := range redact.Forms(v, minLength) {
+		for _, f := range forms.Of(v, minLength) {
 			patterns = append(patterns, redacttest.Pattern{Name: nameOf(i), Value: f.Bytes})
 		}
 	}
@@ -165,7 +166,7 @@ func redactor(values [][]byte) *redact.Redactor {
 func (b *bench) want(w redacttest.Workload) []byte {
 	key := fmt.Sprint(w.Name, " ", len(w.Values))
 	if b.masked[key] == nil {
-		b.masked[key] = redacttest.Mask(w.Text, forms(w.Values))
+		b.masked[key] = redacttest.Mask(w.Text, allForms(w.Values))
 	}
 	return b.masked[key]
 }

@@ -64,7 +64,7 @@ func search(name string, w redacttest.Workload, open func(io.Writer) io.WriteClo
 
 // both are the ways to search a workload, with all forms of its values.
 func both(w redacttest.Workload) (writer, plain func(io.Writer) io.WriteCloser) {
-	r, p := redactor(w.Values), redacttest.NewPlain(forms(w.Values))
+	r, p := redactor(w.Values), redacttest.NewPlain(allForms(w.Values))
 	return func(dst io.Writer) io.WriteCloser { return r.Writer(dst) }, p.Writer
 }
 

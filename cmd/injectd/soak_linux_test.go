@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/resolver/rpc"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -481,7 +482,7 @@ func newSearcher() *searcher {
 			panic(err)
 		}
 		s.forms = append(s.forms, encoded(string(core)))
-		for _, f := range redact.Forms(core, 1) {
+		for _, f := range forms.Of(core, 1) {
 			s.planted++
 			_, _ = fmt.Fprintf(&canary, "\n-- %s --\n", f.Bytes)
 		}

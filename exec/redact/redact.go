@@ -4,7 +4,7 @@
 // # What is guaranteed
 //
 // No run of bytes that equals a value, or one of the forms in which programs
-// write it (see [Forms]), reaches the destination; everything else does,
+// write it (see [forms.Of]), reaches the destination; everything else does,
 // unchanged, in order, and as soon as it cannot be the beginning of one. Runs
 // that overlap, nest or touch are one run, and a run is replaced by one mask,
 // which names the value that began first and tells no length. A mask is never
@@ -35,6 +35,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"inject/exec/redact/forms"
 )
 
 // A Pattern is a value to take out, under a name that may be shown.
@@ -96,21 +98,21 @@ func (r *Redactor) Add(patterns ...Pattern) error {
 		p.Value = bytes.Clone(p.Value)
 		values = append(values, p)
 	}
-	var forms []form
+	var found []form
 	total := 0
 	for i, p := range values {
-		all := Forms(p.Value, r.minLength)
+		all := forms.Of(p.Value, r.minLength)
 		if len(all) == 0 {
 			unmasked = append(unmasked, p.Name)
 		}
 		for _, f := range all {
-			forms = append(forms, form{f.Bytes, f.Kind, int32(i)})
+			found = append(found, form{f.Bytes, f.Kind, int32(i)})
 			if total += len(f.Bytes); total > maxBytes {
 				return errors.New("more than 1 GiB of values, in all their forms, cannot be masked")
 			}
 		}
 	}
-	r.values, r.forms, r.unmasked = values, forms, unmasked
+	r.values, r.forms, r.unmasked = values, found, unmasked
 	r.current.Store(nil)
 	return nil
 }

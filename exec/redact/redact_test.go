@@ -14,16 +14,17 @@ import (
 	"go.uber.org/goleak"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// forms returns what is to be found of values: all their forms.
-func forms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
+// allForms returns what is to be found of values: all their forms.
+func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	var all []redacttest.Pattern
 	for _, p := range patterns {
-		for _, f := range redact.Forms(p.Value, minLength) {
+		for _, f := range forms.Of(p.Value, minLength) {
 			all = append(all, redacttest.Pattern{Name: p.Name, Value: f.Bytes})
 		}
 	}
@@ -32,7 +33,7 @@ func forms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 
 // oracle masks by the plain rule.
 func oracle(text string, patterns ...redact.Pattern) string {
-	return string(redacttest.Mask([]byte(text), forms(1, patterns...)))
+	return string(redacttest.Mask([]byte(text), allForms(1, patterns...)))
 }
 
 // values returns patterns called A, B, …
@@ -115,7 +116,7 @@ func TestTable(t *testing.T) {
 
 		// The plain automaton, which stands in for the rule where that is too slow.
 		var plain strings.Builder
-		w := redacttest.NewPlain(forms(1, c.values...)).Writer(&plain)
+		w := redacttest.NewPlain(allForms(1, c.values...)).Writer(&plain)
 		for _, b := range bytewise(c.text) {
 			_, err := io.WriteString(w, b)
 			require.NoError(t, err)
@@ -203,7 +204,7 @@ func TestRandom(t *testing.T) {
 			v = append(v, s)
 		}
 		patterns := values(v...)
-		all := forms(1, patterns...)
+		all := allForms(1, patterns...)
 		var b strings.Builder
 		for b.Len() < 20+random.IntN(3000) {
 			switch random.IntN(5) {
@@ -248,7 +249,7 @@ func TestEveryPlace(t *testing.T) {
 	for shortest := 4; shortest <= 24; shortest++ {
 		v := []string{letters(shortest), letters(shortest + 1 + random.IntN(40)), letters(2*shortest + random.IntN(60))}
 		patterns := values(v...)
-		all := forms(1, patterns...)
+		all := allForms(1, patterns...)
 		r := redact.New(1, patterns...)
 		for before := range 300 {
 			value := all[random.IntN(len(all))].Value
@@ -279,7 +280,7 @@ func TestLargeSets(t *testing.T) {
 				}
 			}
 			patterns := named(v)
-			all := forms(1, patterns...)
+			all := allForms(1, patterns...)
 			var text []byte
 			for len(text) < 100_000 {
 				form := all[random.IntN(len(all))].Value
@@ -331,7 +332,7 @@ func FuzzWriter(f *testing.F) {
 func TestHeldBack(t *testing.T) {
 	for _, c := range table {
 		r := redact.New(1, c.values...)
-		all := forms(1, c.values...)
+		all := allForms(1, c.values...)
 		var out strings.Builder
 		w := r.Writer(&out)
 		for i := range len(c.text) {
@@ -356,7 +357,7 @@ func TestHeldBack(t *testing.T) {
 		for i, v := range v {
 			patterns = append(patterns, redact.Pattern{Name: string(rune('A' + i)), Value: v})
 		}
-		all := forms(1, patterns...)
+		all := allForms(1, patterns...)
 		var text string
 		for range 4 {
 			text += strings.Repeat(". ", random.IntN(100))

@@ -33,7 +33,7 @@ func TestReadFrom(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
 	patterns := named(redacttest.Values(5, seed))
-	all := forms(1, patterns...)
+	all := allForms(1, patterns...)
 	var text []byte
 	for len(text) < 1<<20 {
 		text = append(text, all[random.IntN(len(all))].Value...)
@@ -300,7 +300,7 @@ func TestCovered(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 1))
 	patterns := named(redacttest.Values(8, seed))
-	all := forms(1, patterns...)
+	all := allForms(1, patterns...)
 	r := redact.New(1, patterns...)
 	for range 300 {
 		var text []byte
@@ -378,7 +378,7 @@ func TestMemory(t *testing.T) {
 	r := redact.New(6, patterns...)
 	require.Less(t, heap()-before, int64(16<<20), "1000 values in all their forms")
 	text := make([]byte, 0, 1<<20)
-	for _, p := range forms(6, patterns...) {
+	for _, p := range allForms(6, patterns...) {
 		text = append(text, p.Value...) // every state is visited
 	}
 	w := r.Writer(io.Discard)

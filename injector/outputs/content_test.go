@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
@@ -293,12 +294,12 @@ func TestMaskText(t *testing.T) {
 	values := redacttest.Values(6, seed)
 	values = append(values, []byte("line one\nand \"two\" \\\n"), []byte("Ä€\U0001f600-secret"), []byte("password"))
 	var named []string
-	var forms []redacttest.Pattern
+	var all []redacttest.Pattern
 	for i, v := range values {
 		named = append(named, string(v))
-		for _, f := range redact.Forms(v, 6) {
+		for _, f := range forms.Of(v, 6) {
 			if utf8.Valid(f.Bytes) && !bytes.ContainsRune(f.Bytes, 0) {
-				forms = append(forms, redacttest.Pattern{Name: string(rune('A' + i)), Value: f.Bytes})
+				all = append(all, redacttest.Pattern{Name: string(rune('A' + i)), Value: f.Bytes})
 			}
 		}
 	}
@@ -306,7 +307,7 @@ func TestMaskText(t *testing.T) {
 	for range 300 {
 		var b []byte
 		for range random.IntN(20) {
-			form := forms[random.IntN(len(forms))].Value
+			form := all[random.IntN(len(all))].Value
 			b = append(b, form...)
 			b = append(b, strings.Repeat("tä\n", random.IntN(20))...)
 		}
@@ -315,7 +316,7 @@ func TestMaskText(t *testing.T) {
 			continue
 		}
 		c.kind = text // also if it is JSON
-		want := string(redacttest.Mask(b, forms))
+		want := string(redacttest.Mask(b, all))
 		for _, n := range []func() int{every(1), every(whole), func() int { return random.IntN(50) }} {
 			out, err := mask(t, in, c, b, n)
 			require.NoErrorf(t, err, "seed %d", seed)

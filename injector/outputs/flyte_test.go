@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/resolver/idl/flyteidl2/core"
 	"inject/resolver/idl/flyteidl2/task"
 )
@@ -147,8 +148,8 @@ func TestMaskOutputsNotInText(t *testing.T) {
 func TestMaskNames(t *testing.T) {
 	in := knows(secret)
 	base64 := ""
-	for _, f := range redact.Forms([]byte(secret), 6) {
-		if f.Kind == redact.KindBase64 && base64 == "" {
+	for _, f := range forms.Of([]byte(secret), 6) {
+		if f.Kind == forms.KindBase64 && base64 == "" {
 			base64 = string(f.Bytes)
 		}
 	}
@@ -281,9 +282,9 @@ func TestMaskOutputsAtRandom(t *testing.T) {
 		in := knows(values...)
 		var s strings.Builder
 		for range random.IntN(4) {
-			forms := redact.Forms([]byte(values[random.IntN(2)]), 6)
-			if len(forms) > 0 {
-				s.Write(forms[random.IntN(len(forms))].Bytes)
+			all := forms.Of([]byte(values[random.IntN(2)]), 6)
+			if len(all) > 0 {
+				s.Write(all[random.IntN(len(all))].Bytes)
 			}
 			s.WriteString([]string{"", " and ", "ä"}[random.IntN(3)])
 		}

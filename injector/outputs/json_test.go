@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"inject/exec/redact"
+	"inject/exec/redact/forms"
 )
 
 // check reports whether data is JSON, by writes of n bytes.
@@ -522,15 +522,15 @@ func (w writer) text() {
 	w.b.WriteString(`"`)
 	for range w.random.IntN(4) {
 		one := w.values[w.random.IntN(len(w.values))]
-		forms := redact.Forms([]byte(one), 6)
+		all := forms.Of([]byte(one), 6)
 		switch w.random.IntN(6) {
 		case 0:
 			w.b.WriteString(strings.ToValidUTF8(escape(one, w.random), ""))
 		case 1: // in a form that may be part of a string
-			if len(forms) == 0 {
+			if len(all) == 0 {
 				continue
 			}
-			form := string(forms[w.random.IntN(len(forms))].Bytes)
+			form := string(all[w.random.IntN(len(all))].Bytes)
 			if json.Valid([]byte(`"`+form+`"`)) && utf8.ValidString(form) {
 				w.b.WriteString(form)
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
 	"inject/resolver/idl/inject/v1/injectv1connect"
 	"inject/resolver/secret"
@@ -579,20 +580,20 @@ func requireNoValue(t *testing.T, values [][]byte, texts map[string]string) {
 		require.NoError(t, w.Close())
 		return strings.Count(b.String(), "[redacted:value]") - strings.Count(text, "[redacted:value]")
 	}
-	forms := redact.Forms(canary, 6)
+	all := forms.Of(canary, 6)
 	kinds := map[string]bool{}
-	for _, f := range forms {
+	for _, f := range all {
 		kinds[f.Kind] = true
 	}
-	for _, kind := range []string{redact.KindRaw, redact.KindBase64, redact.KindBase64URL, redact.KindHex, redact.KindPercent, redact.KindJSON} {
+	for _, kind := range []string{forms.KindRaw, forms.KindBase64, forms.KindBase64URL, forms.KindHex, forms.KindPercent, forms.KindJSON} {
 		require.Truef(t, kinds[kind], "the search knows %s", kind)
 	}
-	for _, f := range forms {
+	for _, f := range all {
 		require.Equalf(t, 1, masks("\n"+string(f.Bytes)+"\n"), "the search finds what is there: %s", f.Kind)
 	}
 	for name, text := range texts {
 		require.NotEmpty(t, text, name)
-		require.Positivef(t, masks(text+string(forms[0].Bytes)), "the search finds what is there, in %s", name)
+		require.Positivef(t, masks(text+string(all[0].Bytes)), "the search finds what is there, in %s", name)
 		require.Zerof(t, masks(text), "there is a value in %s", name)
 	}
 }

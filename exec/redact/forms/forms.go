@@ -1,4 +1,5 @@
-package redact
+// Package forms tells in which ways programs write a value.
+package forms
 
 import (
 	"bytes"
@@ -53,7 +54,7 @@ type Form struct {
 	Bytes []byte
 }
 
-// Forms returns the byte strings by which value is recognized in a text: the
+// Of returns the byte strings by which value is recognized in a text: the
 // plain one first, and no two equal. It returns none if value is blank or has
 // fewer than minLength bytes. The forms share no memory with value.
 //
@@ -107,7 +108,7 @@ type Form struct {
 //   - Other encodings: UTF-16, base32, base85, ASCII85, quoted-printable, entities
 //     such as &eacute;, octal dumps.
 //   - Compressed, encrypted or hashed values.
-func Forms(value []byte, minLength int) []Form {
+func Of(value []byte, minLength int) []Form {
 	minLength = max(minLength, 1)
 	text := bytes.TrimSpace(value)
 	switch {

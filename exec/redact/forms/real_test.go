@@ -1,4 +1,4 @@
-package redact_test
+package forms_test
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"inject/exec/redact"
+	"inject/exec/redact/forms"
 )
 
 // awkward are values that encoders change. Those from binary on are not UTF-8.
@@ -61,7 +61,7 @@ func samples(t testing.TB, alsoBinary bool) []string {
 // hidden returns text without the bytes that a form of value covers.
 func hidden(value, text string) string {
 	covered := make([]bool, len(text))
-	for _, f := range redact.Forms([]byte(value), 6) {
+	for _, f := range forms.Of([]byte(value), 6) {
 		for i, form := 0, string(f.Bytes); ; i++ {
 			at := strings.Index(text[i:], form)
 			if at < 0 {

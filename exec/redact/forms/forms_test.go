@@ -1,4 +1,4 @@
-package redact_test
+package forms_test
 
 import (
 	"bytes"
@@ -12,18 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
-	"inject/exec/redact"
+	"inject/exec/redact/forms"
 )
+
+var pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
 
 // ofKind returns the forms of value that are of one of kinds, or all.
 func ofKind(value string, minLength int, kinds ...string) []string {
-	var forms []string
-	for _, f := range redact.Forms([]byte(value), minLength) {
+	var found []string
+	for _, f := range forms.Of([]byte(value), minLength) {
 		if len(kinds) == 0 || slices.Contains(kinds, f.Kind) {
-			forms = append(forms, string(f.Bytes))
+			found = append(found, string(f.Bytes))
 		}
 	}
-	return forms
+	return found
 }
 
 func TestFormsOfValue(t *testing.T) {
@@ -32,71 +34,71 @@ func TestFormsOfValue(t *testing.T) {
 		value, kind string
 		want        []string // all of this kind
 	}{
-		{"", redact.KindRaw, nil},
-		{" \n\t\r\n      ", redact.KindRaw, nil},
-		{"12345", redact.KindRaw, nil},
-		{"123456", redact.KindRaw, []string{"123456"}},
-		{" value-1\r\n", redact.KindRaw, []string{"value-1"}},
-		{"abc\n\n\n\n", redact.KindRaw, []string{"abc\n\n\n\n", "abc\r\n\r\n\r\n\r\n", "abc\n\n\n\n\n\n\n\n"}},
-		{"a  b\tcdef", redact.KindRaw, []string{"a  b\tcdef", "a b cdef"}},
-		{"one two", redact.KindRaw, []string{"one two"}},
+		{"", forms.KindRaw, nil},
+		{" \n\t\r\n      ", forms.KindRaw, nil},
+		{"12345", forms.KindRaw, nil},
+		{"123456", forms.KindRaw, []string{"123456"}},
+		{" value-1\r\n", forms.KindRaw, []string{"value-1"}},
+		{"abc\n\n\n\n", forms.KindRaw, []string{"abc\n\n\n\n", "abc\r\n\r\n\r\n\r\n", "abc\n\n\n\n\n\n\n\n"}},
+		{"a  b\tcdef", forms.KindRaw, []string{"a  b\tcdef", "a b cdef"}},
+		{"one two", forms.KindRaw, []string{"one two"}},
 		{
-			"line 1\n  line 2\n", redact.KindRaw,
+			"line 1\n  line 2\n", forms.KindRaw,
 			[]string{"line 1\n  line 2", "line 1\r\n  line 2", "line 1  line 2", "line 1\n\n  line 2", "line 1 line 2"},
 		},
 		{
-			"line-1\r\nline-2", redact.KindRaw,
+			"line-1\r\nline-2", forms.KindRaw,
 			[]string{"line-1\r\nline-2", "line-1\nline-2", "line-1line-2", "line-1\n\nline-2", "line-1 line-2"},
 		},
-		{"not \xff UTF-8", redact.KindRaw, []string{"not \xff UTF-8", "not \ufffd UTF-8"}},
+		{"not \xff UTF-8", forms.KindRaw, []string{"not \xff UTF-8", "not \ufffd UTF-8"}},
 
-		{"{\n  true\n  key: value\n}", redact.KindLines, nil},
-		{"enabled: true\n \tpassword: hunter2hunter2 \r\n", redact.KindLines, []string{"password: hunter2hunter2"}},
-		{"user\nabcdefgh\nAbcdefgh\nAbcdefg1\nAbc def 1\nAbcdef1", redact.KindLines, []string{"Abcdefg1"}},
-		{"only one line of sixteen bytes", redact.KindLines, nil},
+		{"{\n  true\n  key: value\n}", forms.KindLines, nil},
+		{"enabled: true\n \tpassword: hunter2hunter2 \r\n", forms.KindLines, []string{"password: hunter2hunter2"}},
+		{"user\nabcdefgh\nAbcdefgh\nAbcdefg1\nAbc def 1\nAbcdef1", forms.KindLines, []string{"Abcdefg1"}},
+		{"only one line of sixteen bytes", forms.KindLines, nil},
 		{
 			"-----BEGIN KEY-----\nProc-Type: 4,ENCRYPTED\n\nabcdefgh\nijkl\n-----END KEY-----\nshort, behind",
-			redact.KindLines,
+			forms.KindLines,
 			[]string{"abcdefgh", "abcdefghijkl"},
 		},
 		{
 			`{"type": "key",` + "\n" + `"key": "-----BEGIN KEY-----\nabcdefgh\nijklmnop\n-----END KEY-----\n"}`,
-			redact.KindLines,
+			forms.KindLines,
 			[]string{"abcdefgh", "ijklmnop", "abcdefghijklmnop"},
 		},
 
-		{"00112233", redact.KindCase, nil},
-		{"deadbee", redact.KindCase, nil},
-		{"deadbeeg", redact.KindCase, nil},
-		{"deadbeef", redact.KindCase, []string{"DEADBEEF"}},
-		{"DeadBeef", redact.KindCase, []string{"deadbeef", "DEADBEEF"}},
-		{"de:ad:be:ef", redact.KindCase, []string{"DE:AD:BE:EF"}},
-		{"de:ad:bee:f", redact.KindCase, nil},
-		{uuid, redact.KindCase, []string{strings.ReplaceAll(uuid, "-", ""), strings.ToUpper(uuid), strings.ToUpper(strings.ReplaceAll(uuid, "-", ""))}},
-		{uuid[:35] + "-", redact.KindCase, nil},
+		{"00112233", forms.KindCase, nil},
+		{"deadbee", forms.KindCase, nil},
+		{"deadbeeg", forms.KindCase, nil},
+		{"deadbeef", forms.KindCase, []string{"DEADBEEF"}},
+		{"DeadBeef", forms.KindCase, []string{"deadbeef", "DEADBEEF"}},
+		{"de:ad:be:ef", forms.KindCase, []string{"DE:AD:BE:EF"}},
+		{"de:ad:bee:f", forms.KindCase, nil},
+		{uuid, forms.KindCase, []string{strings.ReplaceAll(uuid, "-", ""), strings.ToUpper(uuid), strings.ToUpper(strings.ReplaceAll(uuid, "-", ""))}},
+		{uuid[:35] + "-", forms.KindCase, nil},
 
-		{"123456", redact.KindHex, []string{"313233343536"}},
-		{"<<>>;:", redact.KindHex, []string{"3c3c3e3e3b3a", "3C3C3E3E3B3A"}},
-		{"line 1\nline 2", redact.KindPercent, []string{
+		{"123456", forms.KindHex, []string{"313233343536"}},
+		{"<<>>;:", forms.KindHex, []string{"3c3c3e3e3b3a", "3C3C3E3E3B3A"}},
+		{"line 1\nline 2", forms.KindPercent, []string{
 			"line+1%0Aline+2", "line%201%0Aline%202", "line+1%0aline+2", "line%201%0aline%202",
 			"line+1%0D%0Aline+2", "line%201%0D%0Aline%202", "line+1%0d%0aline+2", "line%201%0d%0aline%202",
 		}},
-		{"a'b;c}d-e,f", redact.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is one of a shell's,
-		{"a'b;c}d-e,f", redact.KindCookie, []string{`a'b\073c}d-e\054f`}},
+		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is one of a shell's,
+		{"a'b;c}d-e,f", forms.KindCookie, []string{`a'b\073c}d-e\054f`}},
 	} {
 		require.Equal(t, c.want, ofKind(c.value, 6, c.kind), "%q: %s", c.value, c.kind)
 	}
-	require.Equal(t, []string{"1234567"}, ofKind("1234567\n", 7, redact.KindRaw))
-	require.Nil(t, redact.Forms([]byte("1234567"), 8))
+	require.Equal(t, []string{"1234567"}, ofKind("1234567\n", 7, forms.KindRaw))
+	require.Nil(t, forms.Of([]byte("1234567"), 8))
 	require.Equal(t, []string{"x"}, ofKind("x", 0), "one byte is never in an encoded form")
-	require.Equal(t, []string{`p\"ss12`}, ofKind(`p"ss12`, 6, redact.KindJSON)[:1], "the shortest value is found escaped")
+	require.Equal(t, []string{`p\"ss12`}, ofKind(`p"ss12`, 6, forms.KindJSON)[:1], "the shortest value is found escaped")
 }
 
 // shortest returns the length of the shortest form of a kind: what is escaped is
 // at least as rare as what it is made of.
 func shortest(kind string) int {
 	switch kind {
-	case redact.KindLines, redact.KindCase, redact.KindBase64, redact.KindBase64URL, redact.KindHex:
+	case forms.KindLines, forms.KindCase, forms.KindBase64, forms.KindBase64URL, forms.KindHex:
 		return 8
 	}
 	return 1
@@ -105,19 +107,19 @@ func shortest(kind string) int {
 // Nothing that is in every text is a form.
 func TestFormsAreNotCommon(t *testing.T) {
 	for _, value := range []string{"a\"b$c&", "1234567", "  {\n", "x: 1\ny: 2"} {
-		for _, f := range redact.Forms([]byte(value), 1) {
+		for _, f := range forms.Of([]byte(value), 1) {
 			require.GreaterOrEqual(t, len(f.Bytes), shortest(f.Kind), "%q: %s %q", value, f.Kind, f.Bytes)
 		}
 	}
 	config := "{\n  \"debug\": true,\n  \"port\": 8080,\n\n  ],\n" + pem + "\n  -----BEGIN CERTIFICATE-----\nshort\n-----END CERTIFICATE-----\n}\n"
-	forms := ofKind(config, 6)
+	found := ofKind(config, 6)
 	for _, common := range []string{
 		"{", "}", "],", "true", `"debug": true,`, `"port": 8080,`, "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----",
 		"-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----", "short", "", " ", "\n",
 	} {
-		require.NotContains(t, forms, common)
+		require.NotContains(t, found, common)
 	}
-	require.Contains(t, forms, "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
+	require.Contains(t, found, "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
 }
 
 // checkForms checks what is true of the forms of every value.
@@ -128,28 +130,28 @@ func checkForms(t interface {
 ) {
 	t.Helper()
 	before := bytes.Clone(value)
-	forms := redact.Forms(value, minLength)
+	all := forms.Of(value, minLength)
 	require.Equal(t, before, value)
 	plain := bytes.TrimSpace(before)
 	if len(plain) > 0 && len(plain) < minLength {
 		plain = before
 	}
 	if len(bytes.TrimSpace(plain)) == 0 || len(plain) < minLength {
-		require.Nil(t, forms)
+		require.Nil(t, all)
 		return
 	}
-	require.Equal(t, redact.Form{Kind: redact.KindRaw, Bytes: plain}, redact.Form{Kind: forms[0].Kind, Bytes: bytes.Clone(forms[0].Bytes)})
+	require.Equal(t, forms.Form{Kind: forms.KindRaw, Bytes: plain}, forms.Form{Kind: all[0].Kind, Bytes: bytes.Clone(all[0].Bytes)})
 	for i := range value {
 		value[i] ^= 0xff // what is aliased changes, too
 	}
 	seen := map[string]bool{}
-	for _, f := range forms {
+	for _, f := range all {
 		require.Falsef(t, seen[string(f.Bytes)], "%q: %s %q is there twice", before, f.Kind, f.Bytes)
 		seen[string(f.Bytes)] = true
 		require.GreaterOrEqual(t, len(f.Bytes), max(minLength, shortest(f.Kind)))
 		_ = append(f.Bytes, "must not go into the next form"...)
 	}
-	require.Equal(t, redact.Forms(before, minLength), forms)
+	require.Equal(t, forms.Of(before, minLength), all)
 }
 
 func TestFormsProperties(t *testing.T) {
@@ -180,7 +182,7 @@ func TestFormsOfLargeValues(t *testing.T) {
 		for _, size := range []int{64 << 10, 64<<10 + 1, 1 << 20} {
 			value := bytes.Repeat([]byte(part), size/len(part)+1)[:size]
 			total := 0
-			for _, f := range redact.Forms(value, 6) {
+			for _, f := range forms.Of(value, 6) {
 				total += len(f.Bytes)
 			}
 			require.Less(t, total, 300*size, "%s of %d", name, size)
@@ -241,9 +243,9 @@ func BenchmarkForms(b *testing.B) {
 			value := []byte(c.value)
 			b.ReportAllocs()
 			for b.Loop() {
-				redact.Forms(value, 6)
+				forms.Of(value, 6)
 			}
-			b.ReportMetric(float64(len(redact.Forms(value, 6))), "forms")
+			b.ReportMetric(float64(len(forms.Of(value, 6))), "forms")
 		})
 	}
 }
