@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"inject/injector/task"
 	"inject/resolver/secret"
 )
 
@@ -43,7 +42,7 @@ func Placed(environ []string, filesDir string, scope secret.Scope, said bool, de
 			}
 		}
 		if d.Mount == secret.File {
-			path := cleanJoin(dir, task.FileName(d))
+			path := cleanJoin(dir, d.FileName())
 			if info, err := os.Stat(path); !filepath.IsAbs(path) || err != nil || !info.Mode().IsRegular() {
 				errs = append(errs, notPlaced(d, "there is no file "+path))
 			}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"inject/injector/task"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -192,7 +191,7 @@ func WouldPlace(d secret.Declaration, filesDir string) []string {
 		if dir == "" {
 			dir = "a private folder"
 		}
-		where = append(where, "file "+cleanJoin(dir, task.FileName(d)))
+		where = append(where, "file "+cleanJoin(dir, d.FileName()))
 	}
 	for _, name := range d.EnvVars() {
 		where = append(where, "$"+name)

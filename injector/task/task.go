@@ -234,19 +234,10 @@ func Check(declared []secret.Declaration) error {
 			take("the variable "+name, d.Key)
 		}
 		if d.Mount == secret.File {
-			take("the file "+FileName(d), d.Key)
+			take("the file "+d.FileName(), d.Key)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// FileName returns the path of d's file: as declared, or its key, which is a
-// name in the folder for files.
-func FileName(d secret.Declaration) string {
-	if d.Path != "" {
-		return filepath.Clean(d.Path)
-	}
-	return d.Key
 }
 
 // Aliases returns, by the index of their declaration, the further names under which

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
@@ -65,6 +66,15 @@ func (d Declaration) EnvVars() []string {
 		strings.ToUpper(strings.ReplaceAll(name, "-", "_")),
 		EnvPrefix + strings.ToUpper(d.Key),
 	}
+}
+
+// FileName returns the path of d's file: as declared, or its key, which is a
+// name in the folder for files.
+func (d Declaration) FileName() string {
+	if d.Path != "" {
+		return filepath.Clean(d.Path)
+	}
+	return d.Key
 }
 
 // EnvPrefix begins the variable that Flyte's webhook gives a secret without a
