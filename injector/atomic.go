@@ -14,11 +14,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"inject/resolver"
 	"inject/resolver/secret"
 )
 
-// PlaceFiles places the file secrets among resolved in the folder dir for others to
+// PlaceFiles places the file secrets among secrets in the folder dir for others to
 // read, and leaves them there, laid out as kubelet lays out a secret's volume: each name
 // is a link into ..data, which is a link to a folder of this call's, so that all of them
 // change at once and a reader never finds some of one call and some of another. What an
@@ -27,7 +26,7 @@ import (
 // The files are 0400; 0440 for group, if that is not -1, or for dir's group where new
 // files get that (setgid, as with a pod's fsGroup). If it fails, what was there before
 // is as it was; at the worst there are new names beside it that lead nowhere.
-func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.Logger) error {
+func PlaceFiles(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	dir = absolute(dir)
 	made, err := makeAll(dir)
 	for _, path := range made { // what is in it is for others, whatever the umask
@@ -65,7 +64,7 @@ func PlaceFiles(dir string, group int, resolved []resolver.Resolved, log hclog.L
 		return cannotPlace(err)
 	}
 	a := atomicFolder{dir: dir, version: version, mode: mode, group: group, log: log}
-	err = a.fill(resolved)
+	err = a.fill(secrets)
 	if err == nil {
 		err = a.publish()
 	}
@@ -89,22 +88,20 @@ type atomicFolder struct {
 }
 
 // fill writes the files, and links for their other names, into the new folder.
-func (a *atomicFolder) fill(resolved []resolver.Resolved) error {
-	declared := make([]secret.Declaration, len(resolved))
+func (a *atomicFolder) fill(secrets []Secret) error {
 	var errs []error
-	for i, r := range resolved {
-		declared[i] = r.Declaration
-		if err := a.free(r.Declaration.Key); err != nil {
+	for _, s := range secrets {
+		if err := a.free(s.Declaration.Key); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		path := filepath.Join(a.version, r.Declaration.Key)
-		if err := a.write(path, r.Value.Reveal()); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, r.Declaration.Key, err))
+		path := filepath.Join(a.version, s.Declaration.Key)
+		if err := a.write(path, s.Value.Reveal()); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, s.Declaration.Key, err))
 		}
-		a.names = append(a.names, r.Declaration.Key)
+		a.names = append(a.names, s.Declaration.Key)
 	}
-	aliasAll(declared, a.alias, a.log)
+	aliasAll(declarations(secrets), a.alias, a.log)
 	// Others pass through it; whoever may read is the files' to say.
 	if err := os.Chmod(a.version, 0o755); err != nil { //nolint:gosec // as above
 		errs = append(errs, cannotPlace(err))

@@ -76,7 +76,11 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		return exec.Status{}, err
 	}
 	Hide(o.Log) // from before the first Reveal, the task included
-	places, err := place(o, resolved)
+	to := target{
+		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
+		Scope: o.Scope, Masked: !o.NoRedact, Log: o.Log,
+	}
+	places, err := place(to, Secrets(resolved))
 	if err != nil {
 		return exec.Status{}, err
 	}
@@ -141,6 +145,15 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		}
 	})
 	return status, err
+}
+
+// Secrets returns what is to be placed of resolved.
+func Secrets(resolved []resolver.Resolved) []Secret {
+	secrets := make([]Secret, len(resolved))
+	for i, r := range resolved {
+		secrets[i] = Secret{r.Declaration, r.Value}
+	}
+	return secrets
 }
 
 // tell says something that is not worth being stuck for.

@@ -126,8 +126,8 @@ func TestEnvironment(t *testing.T) {
 		{Keep, []string{"noequals", "=x", "PATH=/p", "A=old", "EMPTY=", "_UNION_A=value"}, ""},
 		{Fail, nil, "the variable A is already set"},
 	} {
-		o := Options{OnConflict: c.conflict, Environ: []string{"noequals", "PATH=/p", "A=old", "=x", "INJECT_STORE=x", "EMPTY="}}
-		p, err := place(o, []resolver.Resolved{{Declaration: secret.Declaration{Key: "A"}, Value: secret.NewValue([]byte("value"))}})
+		to := target{OnConflict: c.conflict, Environ: []string{"noequals", "PATH=/p", "A=old", "=x", "INJECT_STORE=x", "EMPTY="}, Masked: true}
+		p, err := place(to, []Secret{{Declaration: secret.Declaration{Key: "A"}, Value: secret.NewValue([]byte("value"))}})
 		if c.err != "" {
 			require.ErrorContains(t, err, c.err)
 			continue

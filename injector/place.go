@@ -12,7 +12,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"inject/resolver"
 	"inject/resolver/secret"
 )
 
@@ -36,6 +35,36 @@ var maxVariable = 32*os.Getpagesize() - 1
 // OwnPrefix begins our own variables, which hold the store's credentials and are
 // nobody else's.
 const OwnPrefix = "INJECT_"
+
+// A Secret is a declaration with the value that is placed for it.
+type Secret struct {
+	Declaration secret.Declaration
+	Value       secret.Value
+}
+
+// declarations returns the declared list of secrets.
+func declarations(secrets []Secret) []secret.Declaration {
+	declared := make([]secret.Declaration, len(secrets))
+	for i, s := range secrets {
+		declared[i] = s.Declaration
+	}
+	return declared
+}
+
+// target is where the values of a task go.
+type target struct {
+	// Environ is what the task inherits, without duplicate names.
+	Environ    []string
+	OnConflict Conflict
+	// FilesDir is where file secrets appear; "" for the default.
+	FilesDir string
+	// Scope is the task's.
+	Scope secret.Scope
+	// Masked is set if what the task writes is masked, on which an inject that it
+	// starts may rely.
+	Masked bool
+	Log    hclog.Logger
+}
 
 // places is where the values went.
 type places struct {
@@ -68,15 +97,15 @@ func (p *places) remove(log hclog.Logger) {
 
 // place puts every value into its variables or its file. It reports everything
 // that cannot be placed at once, and then has placed nothing.
-func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
+func place(to target, secrets []Secret) (_ *places, err error) {
 	p := &places{}
-	e := environment{conflict: o.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
-	for _, v := range o.Environ {
+	e := environment{conflict: to.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
+	for _, v := range to.Environ {
 		name, value, ok := strings.Cut(v, "=")
 		switch {
 		case !ok || name == "":
 			p.env = append(p.env, v) // no variable, but the task's all the same
-		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(resolved) == 0: // what it says stays true
+		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(secrets) == 0: // what it says stays true
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}
@@ -84,35 +113,36 @@ func place(o Options, resolved []resolver.Resolved) (_ *places, err error) {
 
 	defer func() {
 		if err != nil {
-			p.remove(o.Log)
+			p.remove(to.Log)
 		}
 	}()
-	for _, r := range resolved {
-		d := r.Declaration
+	for _, s := range secrets {
+		d := s.Declaration
 		if d.Mount != secret.File {
-			e.place(d, r.Value.Reveal())
+			e.place(d, s.Value.Reveal())
 			e.set("FLYTE_SECRETS_ENV_PREFIX", secret.EnvPrefix)
 			continue
 		}
 		if p.files == nil {
-			if p.files, err = newFolder(o.FilesDir, o.Log); err != nil {
+			if p.files, err = newFolder(to.FilesDir, to.Log); err != nil {
 				return nil, err
 			}
 			e.set("FLYTE_SECRETS_DEFAULT_DIR", p.files.appears)
 			e.set("FLYTE_SECRETS_FILE_PREFIX", "")
 		}
-		path, err := p.files.place(d, r.Value.Reveal())
+		path, err := p.files.place(d, s.Value.Reveal())
 		if err != nil {
 			e.errs = append(e.errs, err)
 			continue
 		}
 		e.place(d, []byte(path))
 	}
+	declared := declarations(secrets)
 	if p.files != nil && len(e.errs) == 0 {
-		aliasAll(o.Declared, p.files.alias, o.Log)
+		aliasAll(declared, p.files.alias, to.Log)
 	}
-	if len(resolved) > 0 && !o.NoRedact { // an inner inject would take it that we mask
-		e.set(ParentVar, listDigest(o.Declared)+scopeDigest(o.Scope))
+	if len(secrets) > 0 && to.Masked { // else an inner inject would take it that we mask
+		e.set(ParentVar, listDigest(declared)+scopeDigest(to.Scope))
 	}
 	if err := errors.Join(e.errs...); err != nil {
 		return nil, err

@@ -100,7 +100,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	if dir == "" {
 		dir = injector.FlyteDir
 	}
-	return injector.PlaceFiles(dir, f.group, resolved, a.log)
+	return injector.PlaceFiles(dir, f.group, injector.Secrets(resolved), a.log)
 }
 
 // copySelf puts a copy of this program at path, or in path if that is a folder, that
