@@ -17,6 +17,7 @@ import (
 	"inject/exec"
 	"inject/exec/redact"
 	"inject/injector/outputs"
+	"inject/injector/place"
 	"inject/internal/tty"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -34,7 +35,7 @@ type Options struct {
 
 	// Environ is what the task inherits, without duplicate names.
 	Environ    []string
-	OnConflict Conflict
+	OnConflict place.Conflict
 	// FilesDir is where file secrets appear; "" for the default.
 	FilesDir string
 
@@ -76,30 +77,30 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		return exec.Status{}, err
 	}
 	Hide(o.Log) // from before the first Reveal, the task included
-	to := target{
+	to := place.Target{
 		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
 		Scope: o.Scope, Masked: !o.NoRedact, Log: o.Log,
 	}
-	places, err := place(to, Secrets(resolved))
+	places, err := place.Values(to, Secrets(resolved))
 	if err != nil {
 		return exec.Status{}, err
 	}
-	p := exec.Process{Args: o.Command, Env: places.env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
+	p := exec.Process{Args: o.Command, Env: places.Env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
 	err = mask(&p, o, resolved)
 	checked := o.Outputs != nil && !o.Redactor.Empty()
 	if checked {
 		p.Reserve, p.EndAll = reserve(o.Grace), true
 	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
-		places.remove(o.Log)
+		places.Remove(o.Log)
 		return exec.Status{}, err
 	}
-	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.hasFiles() && !checked {
+	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.HasFiles() && !checked {
 		return exec.Status{}, exec.Replace(p)
 	}
 	var unwatch []func()
 	p.Started = func() {
-		places.forget()
+		places.Forget()
 		for _, r := range resolved {
 			r.Value.Forget()
 		}
@@ -118,7 +119,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		stop()
 	}
 	// Before anything is said: stderr may be stuck, files must not be.
-	places.remove(o.Log)
+	places.Remove(o.Log)
 	if err != nil {
 		return status, err
 	}
@@ -148,10 +149,10 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 }
 
 // Secrets returns what is to be placed of resolved.
-func Secrets(resolved []resolver.Resolved) []Secret {
-	secrets := make([]Secret, len(resolved))
+func Secrets(resolved []resolver.Resolved) []place.Secret {
+	secrets := make([]place.Secret, len(resolved))
 	for i, r := range resolved {
-		secrets[i] = Secret{r.Declaration, r.Value}
+		secrets[i] = place.Secret{Declaration: r.Declaration, Value: r.Value}
 	}
 	return secrets
 }

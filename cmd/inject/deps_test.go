@@ -89,6 +89,7 @@ var floors = []struct {
 	{1, "inject/cli"},
 	{2, "inject/injector/task"},
 	{2, "inject/injector/outputs"},
+	{2, "inject/injector/place"},
 	{3, "inject/injector"},
 	{3, "inject/resolver/rpc"},
 	{1, "inject/resolver/serve/watch"},

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"inject/exec"
-	"inject/injector"
+	"inject/injector/place"
 	"inject/resolver/secret"
 )
 
@@ -159,7 +159,7 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 		return dockerAuth{}, fmt.Errorf("%w: docker has no credentials for %s", secret.ErrInvalid, registry)
 	}
 	// What opens the store is not the helper's.
-	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, injector.OwnPrefix) })
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, place.OwnPrefix) })
 	out, err := exec.Output(ctx, env, registry, "docker-credential-"+helper, "get")
 	if err != nil {
 		return dockerAuth{}, fmt.Errorf("%w: credentials for %s: %w", secret.ErrInvalid, registry, err)

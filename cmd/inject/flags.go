@@ -13,8 +13,8 @@ import (
 
 	"inject/cli"
 	"inject/exec/redact"
-	"inject/injector"
 	"inject/injector/outputs"
+	"inject/injector/place"
 	"inject/injector/task"
 	"inject/resolver/secret"
 )
@@ -80,8 +80,8 @@ func (f *flags) resolveGroup() cli.Group {
 
 func (f *flags) placeGroup() cli.Group {
 	return cli.NewGroup("place", func(s *pflag.FlagSet) {
-		s.StringVar(&f.onConflict, "on-conflict", string(injector.Overwrite), "a variable that is already set: overwrite, keep or error")
-		s.StringVar(&f.filesDir, "files-dir", "", "`DIR` in which files appear (default: "+injector.FlyteDir+" in a container where it can be written, else a private folder)")
+		s.StringVar(&f.onConflict, "on-conflict", string(place.Overwrite), "a variable that is already set: overwrite, keep or error")
+		s.StringVar(&f.filesDir, "files-dir", "", "`DIR` in which files appear (default: "+place.FlyteDir+" in a container where it can be written, else a private folder)")
 	})
 }
 
@@ -129,8 +129,8 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 		}
 		a.log.SetLevel(level)
 	}
-	switch c := injector.Conflict(a.flags.onConflict); c {
-	case "", injector.Overwrite, injector.Keep, injector.Fail:
+	switch c := place.Conflict(a.flags.onConflict); c {
+	case "", place.Overwrite, place.Keep, place.Fail:
 	default:
 		return fmt.Errorf("%w: --on-conflict is overwrite, keep or error", secret.ErrInvalid)
 	}

@@ -19,6 +19,7 @@ import (
 	"inject/cli"
 	"inject/exec"
 	"inject/injector"
+	"inject/injector/place"
 	"inject/resolver/secret"
 )
 
@@ -49,7 +50,7 @@ that a container may be restarted without it.`,
 	}
 	prepare := cli.NewGroup("prepare", func(s *pflag.FlagSet) {
 		s.StringVar(&f.copyTo, "copy-to", "", "copy this program to `PATH`, a file or a folder")
-		s.BoolVar(&f.files, "files", false, "place the file secrets in --files-dir (default: "+injector.FlyteDir+")")
+		s.BoolVar(&f.files, "files", false, "place the file secrets in --files-dir (default: "+place.FlyteDir+")")
 		s.IntVar(&f.group, "files-group", -1, "let the group `GID` read them, too (default: the folder's, where new files get that)")
 		s.StringVar(&a.flags.filesDir, "files-dir", "", "`DIR` for --files")
 	})
@@ -98,9 +99,9 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	injector.Hide(a.log)
 	dir := a.flags.filesDir
 	if dir == "" {
-		dir = injector.FlyteDir
+		dir = place.FlyteDir
 	}
-	return injector.PlaceFiles(dir, f.group, injector.Secrets(resolved), a.log)
+	return place.Files(dir, f.group, injector.Secrets(resolved), a.log)
 }
 
 // copySelf puts a copy of this program at path, or in path if that is a folder, that

@@ -19,6 +19,7 @@ import (
 	"inject/exec"
 	"inject/injector"
 	"inject/injector/outputs"
+	"inject/injector/place"
 	"inject/injector/task"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -130,7 +131,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
-		Environ: os.Environ(), OnConflict: injector.Conflict(f.onConflict), FilesDir: f.filesDir,
+		Environ: os.Environ(), OnConflict: place.Conflict(f.onConflict), FilesDir: f.filesDir,
 		Redactor: a.redactor, NoRedact: f.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
 		Grace: f.grace, Log: a.log,
@@ -138,7 +139,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	}
 	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
 		said := t.Org+t.Project+t.Domain != ""
-		placed, err := injector.Placed(o.Environ, f.filesDir, scope, said, t.Declared)
+		placed, err := place.Placed(o.Environ, f.filesDir, scope, said, t.Declared)
 		if err != nil {
 			return err
 		}
@@ -329,7 +330,7 @@ type rung struct {
 }
 
 func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
-	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: injector.WouldPlace(c.Declaration, filesDir)}
+	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: place.Where(c.Declaration, filesDir)}
 	for _, tried := range c.Tried {
 		r := rung{Scope: tried.Scope.String()}
 		switch {

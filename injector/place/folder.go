@@ -1,4 +1,4 @@
-package injector
+package place
 
 import (
 	"bytes"
@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"inject/injector/task"
 	"inject/resolver/secret"
 )
 
@@ -179,10 +178,10 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 }
 
 // aliasAll makes files appear under the names by which other managers of Flyte's secrets
-// have them, too (see [task.Aliases]). A name that is taken, or cannot be made, is left
+// have them, too (see [aliases]). A name that is taken, or cannot be made, is left
 // out: nobody declared it.
 func aliasAll(declared []secret.Declaration, alias func(key, name string) error, log hclog.Logger) {
-	for i, names := range task.Aliases(declared) {
+	for i, names := range aliases(declared) {
 		for _, name := range names {
 			if err := alias(declared[i].Key, name); err != nil {
 				log.Debug("a file secret does not appear under another name, too", "secret", declared[i].Key, "name", name, "error", err)

@@ -1,4 +1,4 @@
-package injector
+package place
 
 import (
 	"cmp"
@@ -17,7 +17,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// PlaceFiles places the file secrets among secrets in the folder dir for others to
+// Files places the file secrets among secrets in the folder dir for others to
 // read, and leaves them there, laid out as kubelet lays out a secret's volume: each name
 // is a link into ..data, which is a link to a folder of this call's, so that all of them
 // change at once and a reader never finds some of one call and some of another. What an
@@ -26,7 +26,7 @@ import (
 // The files are 0400; 0440 for group, if that is not -1, or for dir's group where new
 // files get that (setgid, as with a pod's fsGroup). If it fails, what was there before
 // is as it was; at the worst there are new names beside it that lead nowhere.
-func PlaceFiles(dir string, group int, secrets []Secret, log hclog.Logger) error {
+func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	dir = absolute(dir)
 	made, err := makeAll(dir)
 	for _, path := range made { // what is in it is for others, whatever the umask
@@ -78,7 +78,7 @@ func PlaceFiles(dir string, group int, secrets []Secret, log hclog.Logger) error
 	return nil
 }
 
-// atomicFolder is one call of PlaceFiles.
+// atomicFolder is one call of Files.
 type atomicFolder struct {
 	dir, version string
 	mode         fs.FileMode
@@ -167,7 +167,7 @@ func linkAs(dir, key, name string, mode fs.FileMode) error {
 
 const dataLink = "..data"
 
-// isAtomic reports whether the files in dir are those of a PlaceFiles, or kubelet's.
+// isAtomic reports whether the files in dir are those of a Files, or kubelet's.
 func isAtomic(dir string) bool {
 	_, err := os.Readlink(filepath.Join(dir, dataLink))
 	return err == nil

@@ -1,4 +1,6 @@
-package injector
+// Package place puts the values of a declared list where the task looks for them: in
+// variables, and in files of a private folder or of one that a pod's containers share.
+package place
 
 import (
 	"bytes"
@@ -51,8 +53,8 @@ func declarations(secrets []Secret) []secret.Declaration {
 	return declared
 }
 
-// target is where the values of a task go.
-type target struct {
+// Target is where the values of a task go.
+type Target struct {
 	// Environ is what the task inherits, without duplicate names.
 	Environ    []string
 	OnConflict Conflict
@@ -66,27 +68,28 @@ type target struct {
 	Log    hclog.Logger
 }
 
-// places is where the values went.
-type places struct {
-	env    []string
-	values [][]byte // what holds the values in env
+// Places is where the values went.
+type Places struct {
+	Env    []string
+	values [][]byte // what holds the values in Env
 	files  *folder  // nil if no file was placed
 }
 
-// forget overwrites the values in env, which nobody uses any more. The task has its
+// Forget overwrites the values in Env, which nobody uses any more. The task has its
 // own; and of what package syscall has copied on its way there, and of values that
 // are masked, there are others.
-func (p *places) forget() {
+func (p *Places) Forget() {
 	for _, b := range p.values {
 		clear(b)
 	}
-	p.env = nil
+	p.Env = nil
 }
 
-func (p *places) hasFiles() bool { return p.files != nil }
+// HasFiles reports whether there are files to remove.
+func (p *Places) HasFiles() bool { return p.files != nil }
 
-// remove removes the files.
-func (p *places) remove(log hclog.Logger) {
+// Remove removes the files.
+func (p *Places) Remove(log hclog.Logger) {
 	if p.files == nil {
 		return
 	}
@@ -95,16 +98,16 @@ func (p *places) remove(log hclog.Logger) {
 	}
 }
 
-// place puts every value into its variables or its file. It reports everything
+// Values puts every value into its variables or its file. It reports everything
 // that cannot be placed at once, and then has placed nothing.
-func place(to target, secrets []Secret) (_ *places, err error) {
-	p := &places{}
+func Values(to Target, secrets []Secret) (_ *Places, err error) {
+	p := &Places{}
 	e := environment{conflict: to.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
 	for _, v := range to.Environ {
 		name, value, ok := strings.Cut(v, "=")
 		switch {
 		case !ok || name == "":
-			p.env = append(p.env, v) // no variable, but the task's all the same
+			p.Env = append(p.Env, v) // no variable, but the task's all the same
 		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(secrets) == 0: // what it says stays true
 			e.names, e.values[name] = append(e.names, name), value
 		}
@@ -113,7 +116,7 @@ func place(to target, secrets []Secret) (_ *places, err error) {
 
 	defer func() {
 		if err != nil {
-			p.remove(to.Log)
+			p.Remove(to.Log)
 		}
 	}()
 	for _, s := range secrets {
@@ -151,11 +154,11 @@ func place(to target, secrets []Secret) (_ *places, err error) {
 		if value, ok := e.secrets[name]; ok {
 			b := slices.Concat([]byte(name+"="), value)
 			p.values = append(p.values, b)
-			// A string of our own bytes, so that they can be overwritten: see forget.
-			p.env = append(p.env, unsafe.String(unsafe.SliceData(b), len(b))) //nolint:gosec // they do not change while env is used
+			// A string of our own bytes, so that they can be overwritten: see Forget.
+			p.Env = append(p.Env, unsafe.String(unsafe.SliceData(b), len(b))) //nolint:gosec // they do not change while Env is used
 			continue
 		}
-		p.env = append(p.env, name+"="+e.values[name])
+		p.Env = append(p.Env, name+"="+e.values[name])
 	}
 	return p, nil
 }
@@ -212,9 +215,9 @@ func (e *environment) fail(d secret.Declaration, format string, args ...any) {
 		"place it in a file: --secret-file %s", d.Key))
 }
 
-// WouldPlace returns where the value of d would go, for people: variables as
+// Where returns where the value of d would go, for people: variables as
 // $NAME, files by their path.
-func WouldPlace(d secret.Declaration, filesDir string) []string {
+func Where(d secret.Declaration, filesDir string) []string {
 	var where []string
 	if d.Mount == secret.File {
 		dir := appearsIn(filesDir)
@@ -238,7 +241,7 @@ func cleanJoin(dir, name string) string {
 }
 
 // appearsIn returns the folder in which file secrets appear: the one asked for,
-// Flyte's in a container where it can be written and PlaceFiles has not done so, or ""
+// Flyte's in a container where it can be written and Files has not done so, or ""
 // for our private one.
 func appearsIn(filesDir string) string {
 	switch {

@@ -1,4 +1,4 @@
-package injector
+package place
 
 import (
 	"crypto/sha256"
