@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"inject/internal/durable"
 	"inject/resolver/secret"
 )
 
@@ -137,8 +138,8 @@ func (s *Store) Backup(ctx context.Context, to string) error {
 	}
 	if err == nil {
 		err = s.use(ctx, errNoFile, func() error {
-			return s.copyError(to, publish(to, func(temp string) error {
-				return writeNew(temp, func(f *os.File) error { return s.copyTo(ctx, f) })
+			return s.copyError(to, durable.Create(to, func(temp string) error {
+				return durable.WriteNew(temp, func(f *os.File) error { return s.copyTo(ctx, f) })
 			}))
 		})
 	}
@@ -209,8 +210,8 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	restored := &Store{o: backup.o, made: backup.made}
 	restored.o.Write = true
 	defer restored.Close() //nolint:errcheck // nothing was written
-	err = publish(o.Path, func(temp string) error {
-		if err := writeNew(temp, func(f *os.File) error { return backup.copyTo(ctx, f) }); err != nil {
+	err = durable.Create(o.Path, func(temp string) error {
+		if err := durable.WriteNew(temp, func(f *os.File) error { return backup.copyTo(ctx, f) }); err != nil {
 			return err
 		}
 		restored.o.Path = temp

@@ -17,6 +17,7 @@ import (
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 
+	"inject/internal/durable"
 	"inject/resolver/secret"
 )
 
@@ -253,7 +254,7 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 		b, err := os.ReadFile(k.File)
 		if err == nil {
 			// Another process may have made it a moment ago and not synced it yet.
-			if err := errors.Join(syncFile(k.File), syncFile(filepath.Dir(k.File))); err != nil {
+			if err := errors.Join(durable.Sync(k.File), durable.Sync(filepath.Dir(k.File))); err != nil {
 				return nil, k.fileError(err)
 			}
 			return k.parse(b)
@@ -268,10 +269,10 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make a key: %w", err)
 		}
-		err = publish(k.File, func(temp string) error {
+		err = durable.Create(k.File, func(temp string) error {
 			text := fmt.Sprintf("# made by inject: opens the store of secrets; keep a copy\n# created: %s\n# public key: %s\n%s\n",
 				time.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
-			return writeNew(temp, func(f *os.File) error { _, err := f.WriteString(text); return err })
+			return durable.WriteNew(temp, func(f *os.File) error { _, err := f.WriteString(text); return err })
 		})
 		switch {
 		case err == nil:

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/sys/unix"
 
+	"inject/internal/durable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -195,7 +196,7 @@ func (s *Store) announce(f *openFile) (err error) {
 	}
 	// Whoever made the file may not have synced its folder yet, and what we write
 	// into the file is only as durable as its name.
-	return syncFile(filepath.Dir(s.o.Path))
+	return durable.Sync(filepath.Dir(s.o.Path))
 }
 
 // fileError names the file and, where it is damaged, what to do.
@@ -846,7 +847,7 @@ func (s *Store) make(ctx context.Context) error {
 	if s.made, err = s.o.Key.newDataKey(); err != nil {
 		return err
 	}
-	err = publish(s.o.Path, func(temp string) error {
+	err = durable.Create(s.o.Path, func(temp string) error {
 		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{NoStatistics: true})
 		if err != nil {
 			return err
