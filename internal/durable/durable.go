@@ -18,15 +18,15 @@ func Sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// MkdirAll makes the folder dir, and those above it that are missing, with the mode perm less the
-// umask. When it returns nil, dir is on the disk. A folder that exists keeps its mode.
+// MkdirAll makes the folder dir, and those above it that are missing, with the mode perm whatever
+// the umask. When it returns nil, dir is on the disk. A folder that exists keeps its mode.
 func MkdirAll(dir string, perm fs.FileMode) error {
-	err := os.Mkdir(dir, perm)
+	err := mkdir(dir, perm)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := MkdirAll(filepath.Dir(dir), perm); err != nil {
 			return err
 		}
-		err = os.Mkdir(dir, perm)
+		err = mkdir(dir, perm)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -37,6 +37,13 @@ func MkdirAll(dir string, perm fs.FileMode) error {
 		return err
 	}
 	return nil
+}
+
+func mkdir(dir string, perm fs.FileMode) error {
+	if err := os.Mkdir(dir, perm); err != nil {
+		return err
+	}
+	return os.Chmod(dir, perm) // Mkdir takes the umask's bits away
 }
 
 // Create makes the file path, which must not exist, all or nothing. It calls write with a temporary

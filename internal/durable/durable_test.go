@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"inject/internal/durable"
 )
@@ -16,13 +17,15 @@ import (
 // recording a process and rebuilding every state of its disk.
 
 func TestMkdirAll(t *testing.T) {
+	t.Cleanup(func() { unix.Umask(0o022) })
+	unix.Umask(0o077)
 	root := t.TempDir()
 	there := filepath.Join(root, "there")
 	require.NoError(t, os.Mkdir(there, 0o750))
 	below := filepath.Join(there, "a", "b")
 	for range 2 { // the second time all of it exists
 		require.NoError(t, durable.MkdirAll(below, 0o755))
-		for dir, mode := range map[string]fs.FileMode{below: 0o755, filepath.Dir(below): 0o755, there: 0o750} {
+		for dir, mode := range map[string]fs.FileMode{below: 0o755, filepath.Dir(below): 0o755, there: 0o700} {
 			info, err := os.Stat(dir)
 			require.NoError(t, err)
 			require.Equal(t, mode|fs.ModeDir, info.Mode(), dir)
