@@ -107,12 +107,8 @@ func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 
 // notStored says in one sentence what a failed import has done.
 func notStored(err error, scope secret.Scope) error {
-	known := false
-	for _, is := range []error{secret.ErrExists, secret.ErrInvalid, secret.ErrDenied, secret.ErrNotFound, secret.ErrCorrupt} {
-		known = known || errors.Is(err, is)
-	}
 	switch {
-	case !known || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
+	case secret.KindOf(err) == secret.KindUnknown || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
 		return secret.WithHint(errors.New("either all of the secrets were stored or none"), "inject get secret%s lists what is there", scope.Flags())
 	case errors.Is(err, secret.ErrExists):
 		return secret.WithHint(errNotStored, "inject update secret NAME%s replaces the value of one that exists", scope.Flags())

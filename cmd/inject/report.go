@@ -280,20 +280,5 @@ func reason(err error) string {
 		}
 		return "command_not_executable"
 	}
-	for _, c := range []struct {
-		err    error
-		reason string
-	}{
-		// The worst first: one secret that is damaged is not cured by creating another.
-		{secret.ErrCorrupt, "corrupt"},
-		{secret.ErrDenied, "denied"},
-		{secret.ErrInvalid, "invalid"},
-		{secret.ErrNotFound, "not_found"},
-		{secret.ErrUnavailable, "unavailable"},
-	} {
-		if errors.Is(err, c.err) {
-			return c.reason
-		}
-	}
-	return "failed"
+	return strings.ReplaceAll(secret.KindOf(err).String(), " ", "_")
 }

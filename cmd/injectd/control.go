@@ -38,13 +38,7 @@ type work struct {
 	Secrets int    `json:"secrets,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Hint    string `json:"hint,omitempty"`
-	Kind    string `json:"kind,omitempty"` // of the error: one of kinds
-}
-
-// kinds are the errors that the other end may want to tell apart.
-var kinds = map[string]error{
-	"exists": secret.ErrExists, "denied": secret.ErrDenied, "invalid": secret.ErrInvalid,
-	"corrupt": secret.ErrCorrupt, "unavailable": secret.ErrUnavailable,
+	Kind    string `json:"kind,omitempty"` // of the error: see [secret.Kind]
 }
 
 // do does w, and returns how many secrets there are, where that was to be found out.
@@ -97,12 +91,7 @@ func (a *app) control(ctx context.Context, path string, m any) {
 		secrets, err := w.do(r.Context(), s, a.keyOf)
 		answer := work{Do: w.Do, Secrets: secrets}
 		if err != nil {
-			answer.Error, answer.Hint = err.Error(), secret.Hint(err)
-			for kind, e := range kinds {
-				if errors.Is(err, e) {
-					answer.Kind = kind
-				}
-			}
+			answer.Error, answer.Hint, answer.Kind = err.Error(), secret.Hint(err), secret.KindOf(err).String()
 			a.log.Error("maintenance failed", "do", w.Do, "path", w.Path, "error", err)
 		} else {
 			a.log.Info("maintenance done", "do", w.Do, "path", w.Path)
@@ -167,7 +156,7 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 		return 0, fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
 	}
 	if answer.Error != "" {
-		return answer.Secrets, secret.WithHint(&toldError{answer.Error, kinds[answer.Kind]}, "%s", answer.Hint)
+		return answer.Secrets, secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()}, "%s", answer.Hint)
 	}
 	return answer.Secrets, nil
 }
@@ -175,7 +164,7 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 // toldError is an error as the server told it.
 type toldError struct {
 	text string
-	kind error // nil for none of kinds
+	kind error // the sentinel of its kind; nil if it has none
 }
 
 func (e *toldError) Error() string { return e.text }

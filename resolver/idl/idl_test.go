@@ -18,6 +18,8 @@ import (
 	"inject/resolver/idl/flyteidl2/core"
 	"inject/resolver/idl/flyteidl2/secret"
 	"inject/resolver/idl/flyteidl2/task"
+	injectv1 "inject/resolver/idl/inject/v1"
+	kinds "inject/resolver/secret"
 )
 
 // Every message, field and enum of ours is Flyte's: the same full name, number,
@@ -56,6 +58,15 @@ func TestDescriptors(t *testing.T) {
 			require.Contains(t, ours, name)
 		}
 	}
+}
+
+// The kinds of errors have the same names and numbers on the wire as in package secret.
+func TestKinds(t *testing.T) {
+	ours := map[string]int32{"CODE_UNSPECIFIED": int32(kinds.KindUnknown)}
+	for _, kind := range kinds.Kinds() {
+		ours["CODE_"+strings.ToUpper(strings.ReplaceAll(kind.String(), " ", "_"))] = int32(kind)
+	}
+	require.Equal(t, ours, injectv1.Failure_Code_value)
 }
 
 // words are all names of a file, each with what it stands for.

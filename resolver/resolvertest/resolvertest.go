@@ -176,8 +176,8 @@ func requireKind(t *testing.T, err, want error) {
 		return
 	}
 	require.Error(t, err)
-	for _, kind := range []error{secret.ErrNotFound, secret.ErrDenied, secret.ErrUnavailable, secret.ErrCorrupt, secret.ErrInvalid, secret.ErrExists} {
-		require.Equalf(t, kind == want, errors.Is(err, kind), "%v: %v", kind, err) //nolint:errorlint // the same one
+	for _, kind := range secret.Kinds() {
+		require.Equalf(t, kind.Err() == want, errors.Is(err, kind.Err()), "%v: %v", kind, err) //nolint:errorlint // the same one
 	}
 }
 

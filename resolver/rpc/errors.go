@@ -103,10 +103,6 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 			hint = "is the token or certificate one for " + c.o.Address + ", and has it expired?"
 		}
 		return secret.WithHint(told(secret.ErrDenied, message), "%s", hint)
-	case codes.InvalidArgument:
-		return told(secret.ErrInvalid, message)
-	case codes.DataLoss:
-		return told(secret.ErrCorrupt, message)
 	case codes.ResourceExhausted:
 		if strings.HasPrefix(message, "grpc: received message") { // by our own limit
 			return secret.WithHint(told(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time")
@@ -116,6 +112,9 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		return told(secret.ErrUnavailable, message)
 	case codes.Unavailable:
 		return c.unavailable(message)
+	}
+	if sentinel := secret.KindOfStatus(uint32(code)).Err(); sentinel != nil {
+		return told(sentinel, message)
 	}
 	return secret.WithHint(told(fmt.Errorf("%w with %s", errFailed, code), message),
 		"what answers at %s is not an injectd, or an older one, or has a fault that its log tells", c.o.Address)

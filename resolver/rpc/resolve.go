@@ -137,14 +137,7 @@ func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Cl
 
 // failure returns the error that the server tells.
 func failure(ctx context.Context, f *injectv1.Failure) error {
-	sentinel := map[injectv1.Failure_Code]error{
-		injectv1.Failure_CODE_NOT_FOUND:   secret.ErrNotFound,
-		injectv1.Failure_CODE_EXISTS:      secret.ErrExists,
-		injectv1.Failure_CODE_DENIED:      secret.ErrDenied,
-		injectv1.Failure_CODE_UNAVAILABLE: secret.ErrUnavailable,
-		injectv1.Failure_CODE_CORRUPT:     secret.ErrCorrupt,
-		injectv1.Failure_CODE_INVALID:     secret.ErrInvalid,
-	}[f.GetCode()]
+	sentinel := secret.Kind(f.GetCode()).Err()
 	if sentinel == nil { // none of the kinds, or one of a newer server's
 		sentinel = errFailed
 	}

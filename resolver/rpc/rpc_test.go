@@ -539,8 +539,8 @@ func TestErrors(t *testing.T) {
 		err := c.Create(t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular)
 		require.ErrorContains(t, err, test.text)
 		require.Less(t, len(err.Error()), 500)
-		for _, kind := range []error{secret.ErrNotFound, secret.ErrExists, secret.ErrDenied, secret.ErrInvalid, secret.ErrUnavailable, secret.ErrCorrupt} {
-			require.Equalf(t, kind == test.want, errors.Is(err, kind), "%v is %v", err, kind) //nolint:errorlint // the same one
+		for _, kind := range secret.Kinds() {
+			require.Equalf(t, kind.Err() == test.want, errors.Is(err, kind.Err()), "%v is %v", err, kind) //nolint:errorlint // the same one
 		}
 		if test.want == nil {
 			require.Contains(t, secret.Hint(err), "not an injectd")
@@ -551,6 +551,29 @@ func TestErrors(t *testing.T) {
 		require.NotContains(t, err.Error(), string(value[30:]))
 		require.NotErrorIs(t, err, context.Canceled)
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	}
+}
+
+// Every kind of error arrives as the kind that it was sent as, by its status and by its
+// number.
+func TestKinds(t *testing.T) {
+	s := memory()
+	c := serve(t, s)
+	for _, kind := range secret.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) {
+			s.before = func(m proto.Message) (proto.Message, error) {
+				if _, ok := m.(*injectv1.ResolveRequest); ok {
+					failed := &injectv1.Failure{Code: injectv1.Failure_Code(kind)}
+					return &injectv1.ResolveResponse{Climbs: []*injectv1.Climb{{Outcome: &injectv1.Climb_Failure{Failure: failed}}}}, nil
+				}
+				return nil, status.Error(codes.Code(kind.Status()), "said")
+			}
+			err := c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular)
+			require.Equal(t, kind, secret.KindOf(err), "%v", err)
+			climbs, err := c.Climb(t.Context(), resolvertest.Task, resolvertest.Declare("K"))
+			require.NoError(t, err)
+			require.Equal(t, kind, secret.KindOf(climbs[0].Err), "%v", climbs[0].Err)
+		})
 	}
 }
 

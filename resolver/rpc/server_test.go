@@ -248,16 +248,14 @@ func (s *server) intercept(ctx context.Context, request any, _ *grpc.UnaryServer
 	if err == nil {
 		return answer, nil
 	}
-	for kind, code := range map[error]codes.Code{
-		secret.ErrNotFound: codes.NotFound, secret.ErrExists: codes.AlreadyExists, secret.ErrDenied: codes.PermissionDenied,
-		secret.ErrUnavailable: codes.Unavailable, secret.ErrInvalid: codes.InvalidArgument, secret.ErrCorrupt: codes.DataLoss,
-		context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded,
-	} {
-		if errors.Is(err, kind) {
-			return nil, status.Error(code, err.Error())
-		}
+	code := codes.Code(secret.KindOf(err).Status())
+	switch {
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
 	}
-	return nil, err
+	return nil, status.Error(code, err.Error())
 }
 
 func (s *server) seen() []proto.Message {
@@ -270,16 +268,7 @@ func fail(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
 	}
-	for kind, code := range map[error]injectv1.Failure_Code{
-		secret.ErrNotFound: injectv1.Failure_CODE_NOT_FOUND, secret.ErrExists: injectv1.Failure_CODE_EXISTS,
-		secret.ErrDenied: injectv1.Failure_CODE_DENIED, secret.ErrUnavailable: injectv1.Failure_CODE_UNAVAILABLE,
-		secret.ErrInvalid: injectv1.Failure_CODE_INVALID, secret.ErrCorrupt: injectv1.Failure_CODE_CORRUPT,
-	} {
-		if errors.Is(err, kind) {
-			return &injectv1.Failure{Code: code, Message: err.Error()}
-		}
-	}
-	return &injectv1.Failure{Message: err.Error()}
+	return &injectv1.Failure{Code: injectv1.Failure_Code(secret.KindOf(err)), Message: err.Error()}
 }
 
 func onWire(s secret.Scope) *injectv1.Scope {

@@ -22,36 +22,32 @@ type told struct{ err error }
 func (t *told) Error() string { return t.err.Error() }
 func (t *told) Unwrap() error { return t.err }
 
-// A kind is one way in which an operation fails.
-type kind struct {
-	err     error
+// An ending is how an operation ended that failed.
+type ending struct {
+	kind    secret.Kind
+	err     error  // whose text stands for all of the kind
 	outcome string // in the audit log and in metrics
 	code    connect.Code
-	failure injectv1.Failure_Code
 }
 
-// kinds are all of them, the worst first: of an error that is several, the first is told.
-var kinds = []kind{
-	{secret.ErrCorrupt, "corrupt", connect.CodeDataLoss, injectv1.Failure_CODE_CORRUPT},
-	{secret.ErrDenied, "denied", connect.CodePermissionDenied, injectv1.Failure_CODE_DENIED},
-	{secret.ErrInvalid, "invalid", connect.CodeInvalidArgument, injectv1.Failure_CODE_INVALID},
-	{secret.ErrExists, "exists", connect.CodeAlreadyExists, injectv1.Failure_CODE_EXISTS},
-	{secret.ErrNotFound, "not found", connect.CodeNotFound, injectv1.Failure_CODE_NOT_FOUND},
-	{context.Canceled, "canceled", connect.CodeCanceled, injectv1.Failure_CODE_UNAVAILABLE},
-	{context.DeadlineExceeded, "too late", connect.CodeDeadlineExceeded, injectv1.Failure_CODE_UNAVAILABLE},
-	{secret.ErrUnavailable, "unavailable", connect.CodeUnavailable, injectv1.Failure_CODE_UNAVAILABLE},
+// gaveUp are the endings of a request whose client, or whose time, is gone. They are not
+// kinds of their own on the wire of Resolve, where the store was unavailable.
+var gaveUp = []ending{
+	{secret.KindUnavailable, context.Canceled, "canceled", connect.CodeCanceled},
+	{secret.KindUnavailable, context.DeadlineExceeded, "too late", connect.CodeDeadlineExceeded},
 }
 
-// unknown is the kind of what is none of them.
-var unknown = kind{outcome: "failed", code: connect.CodeInternal, failure: injectv1.Failure_CODE_UNSPECIFIED}
-
-func kindOf(err error) kind {
-	for _, k := range kinds {
-		if errors.Is(err, k.err) {
-			return k
+// endingOf classifies err by its kind.
+func endingOf(err error) ending {
+	kind := secret.KindOf(err)
+	if kind == secret.KindUnavailable || kind == secret.KindUnknown {
+		for _, e := range gaveUp {
+			if errors.Is(err, e.err) {
+				return e
+			}
 		}
 	}
-	return unknown
+	return ending{kind, kind.Err(), kind.String(), connect.Code(kind.Status())}
 }
 
 // outcome is a word for how an operation ended.
@@ -59,7 +55,7 @@ func outcome(err error) string {
 	if err == nil {
 		return "done"
 	}
-	return kindOf(err).outcome
+	return endingOf(err).outcome
 }
 
 // answer returns err as the caller is told it. What the store says of its own files,
@@ -70,9 +66,9 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	if err == nil {
 		return nil
 	}
-	k := kindOf(err)
+	k := endingOf(err)
 	var text string
-	switch k.code { //nolint:exhaustive // the others say no more than their kind
+	switch k.code {
 	case connect.CodeInternal:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		text = "request " + g.caller.request + " failed: the server's log says why"
@@ -119,15 +115,15 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
 	}
-	k := kindOf(err)
-	f := &injectv1.Failure{Code: k.failure}
-	switch k.failure { //nolint:exhaustive // the others say no more than their kind
-	case injectv1.Failure_CODE_INVALID:
+	kind := endingOf(err).kind
+	f := &injectv1.Failure{Code: injectv1.Failure_Code(kind)}
+	switch kind {
+	case secret.KindInvalid:
 		f.Message = causes(err)
-	case injectv1.Failure_CODE_UNSPECIFIED:
+	case secret.KindUnknown:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
-	case injectv1.Failure_CODE_DENIED, injectv1.Failure_CODE_UNAVAILABLE, injectv1.Failure_CODE_CORRUPT: // the policy's denials look absent here
+	case secret.KindDenied, secret.KindUnavailable, secret.KindCorrupt: // the policy's denials look absent here
 		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
 	}

@@ -151,7 +151,7 @@ func rungFailure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
 	}
-	return &injectv1.Failure{Code: kindOf(err).failure}
+	return &injectv1.Failure{Code: injectv1.Failure_Code(endingOf(err).kind)}
 }
 
 func toScope(s secret.Scope) *injectv1.Scope {

@@ -1,0 +1,50 @@
+package secret_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/secret"
+)
+
+// Each kind can be told by its sentinel, its number, its name and its status.
+func TestKinds(t *testing.T) {
+	statuses := map[uint32]secret.Kind{}
+	require.Len(t, secret.Kinds(), 6)
+	for _, kind := range secret.Kinds() {
+		t.Run(kind.String(), func(t *testing.T) {
+			require.Error(t, kind.Err())
+			require.Equal(t, kind, secret.KindOf(kind.Err()))
+			require.Equal(t, kind, secret.KindOf(fmt.Errorf("wrapped: %w", kind.Err())))
+			require.Equal(t, kind, secret.KindNamed(kind.String()))
+			require.Equal(t, kind, secret.KindOfStatus(kind.Status()))
+			require.NotContains(t, statuses, kind.Status(), "two kinds of one status look the same to a client")
+			statuses[kind.Status()] = kind
+		})
+	}
+	require.Equal(t, secret.KindUnknown, secret.KindOf(nil))
+	require.Equal(t, secret.KindUnknown, secret.KindOf(errors.New("other")))
+	require.Equal(t, secret.KindUnknown, secret.KindNamed("other"))
+	require.Equal(t, secret.KindUnknown, secret.KindOfStatus(0))
+	require.NoError(t, secret.KindUnknown.Err())
+
+	newer := secret.Kind(99) // as a newer server may send it
+	require.NoError(t, newer.Err())
+	require.Equal(t, "failed", newer.String())
+	require.Equal(t, secret.KindUnknown.Status(), newer.Status())
+}
+
+// Of an error that is several the worst counts.
+func TestKindOfSeveral(t *testing.T) {
+	all := secret.Kinds()
+	for i, worse := range all {
+		for _, other := range all[i:] {
+			require.Equal(t, worse, secret.KindOf(errors.Join(other.Err(), worse.Err())), "%v and %v", worse, other)
+		}
+	}
+	require.Equal(t, secret.KindCorrupt, all[0])
+	require.Equal(t, secret.KindUnavailable, all[len(all)-1])
+}
