@@ -27,6 +27,7 @@ import (
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/secret"
+	"inject/resolver/store"
 )
 
 // MaxRequest is the longest request, in bytes: what gRPC servers take by default.
@@ -140,7 +141,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // loopback prepares a connection without TLS.
 func (c *Client) loopback(host string) error {
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !store.Loopback(host) {
 		return secret.WithHint(fmt.Errorf("%w: without TLS a server is asked on localhost only, not at %.80q", secret.ErrInvalid, host), "grpcs://%s", c.o.Address)
 	}
 	if c.hasToken() || c.o.CAFile != "" || c.o.CertFile != "" || c.o.KeyFile != "" {

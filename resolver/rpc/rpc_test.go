@@ -274,6 +274,7 @@ func TestPlain(t *testing.T) {
 		{Address: "10.0.0.1:443"},
 		{Address: "0.0.0.0:443"},
 		{Address: "localhost.example:443"},
+		{Address: "0.0.0.0:443"},
 		{Address: address, TokenFile: token},
 		{Address: address, Token: secret.NewValue([]byte("t"))},
 		{Address: address, CAFile: a.file},

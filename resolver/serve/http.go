@@ -18,6 +18,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/store"
 )
 
 type callerKey struct{}
@@ -58,7 +59,7 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 	if s.o.Authenticator == nil {
 		// A page in a browser may have any name resolved to this machine, and so reach
 		// what listens on loopback only: but it says that name.
-		if !isLoopback(r.Host) {
+		if !asksLoopback(r.Host) {
 			return connect.NewError(connect.CodePermissionDenied, errors.New("this server answers requests to localhost only"))
 		}
 		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
@@ -147,14 +148,12 @@ func remote(r *http.Request) string {
 	return ""
 }
 
-// isLoopback reports whether host, with or without a port, is a name of this machine
-// that needs no resolver.
-func isLoopback(host string) bool {
+// asksLoopback reports whether a Host header, with or without a port, names this machine.
+func asksLoopback(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
+	return store.Loopback(strings.Trim(host, "[]"))
 }
 
 // intercept counts every call that was understood, and has its reads begin together with

@@ -9,13 +9,13 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/net/netutil"
 
 	"inject/resolver/secret"
+	"inject/resolver/store"
 )
 
 // Limits are of a port, whoever is calling: they hold before anyone is identified.
@@ -66,8 +66,7 @@ func CheckLoopback(address string) error {
 	if err != nil {
 		return fmt.Errorf("%w: listen: an address is HOST:PORT", secret.ErrInvalid)
 	}
-	// A name is not looked up: what it is now says nothing of what it is then.
-	if addr, err := netip.ParseAddr(host); host == "localhost" || err == nil && addr.IsLoopback() {
+	if store.Loopback(host) {
 		return nil
 	}
 	return secret.WithHint(fmt.Errorf("%w: without TLS only this machine itself is served, and %s is not an address of its own", secret.ErrInvalid, address),

@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -83,21 +82,11 @@ func checkServer(u *url.URL) error {
 	if u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return secret.WithHint(fmt.Errorf("%w: --store: a server's address has no path, query or fragment", secret.ErrInvalid), "it ends with the port: %s", form)
 	}
-	if u.Scheme == SchemeGRPC && !isLoopback(u.Hostname()) {
+	if u.Scheme == SchemeGRPC && !Loopback(u.Hostname()) {
 		return secret.WithHint(fmt.Errorf("%w: --store: grpc:// would send values over the network in the clear, so it leads to this machine only", secret.ErrInvalid),
 			"use TLS: grpcs://%s", u.Host)
 	}
 	return nil
-}
-
-// isLoopback reports whether host is this machine by its very name: what a name
-// resolves to may change.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
 }
 
 // whatIs returns "a file is file:///path/to/secrets.db, a mounted folder dir:///…".

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -22,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"inject/resolver/serve/watch"
+	"inject/resolver/store"
 )
 
 const (
@@ -154,7 +154,7 @@ func newRemote(ctx context.Context, o JWTOptions) (*remote, error) {
 	switch {
 	case u.User != nil:
 		return nil, errors.New("the URL of the keys has a user in it: a JWKS is public")
-	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
+	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !store.Loopback(u.Hostname())):
 		return nil, errors.New("the URL of the keys is not https (or http on loopback): whoever is on the way could replace them")
 	}
 	r := &remote{
@@ -167,11 +167,6 @@ func newRemote(ctx context.Context, o JWTOptions) (*remote, error) {
 	go r.run(ctx)
 	_ = r.refresh(ctx, nil) // is logged
 	return r, nil
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 func (r *remote) current() *keySet {
