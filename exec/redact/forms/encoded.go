@@ -1,0 +1,92 @@
+package forms
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+)
+
+func (b *builder) base64(value, text []byte) {
+	// Two unknown bytes before, for the alignments, and perhaps a newline behind.
+	padded := append(append(make([]byte, 2, len(text)+3), text...), '\n')
+	b.aligned(padded[:len(padded)-1], true)
+	b.aligned(padded, false)
+	b.wrapped(text)
+	b.wrapped(padded[2:])
+	if len(value) != len(text) && !bytes.Equal(value, padded[2:]) {
+		b.aligned(append(make([]byte, 2, len(value)+2), value...), false)
+		b.wrapped(value)
+	}
+}
+
+// aligned adds padded, a value behind two zeros, as base64 with none, one and
+// two of these before it. inside means that more may follow; whoever has this of
+// the value has it of the value and its white space.
+func (b *builder) aligned(padded []byte, inside bool) {
+	for k := range 3 {
+		from := len(b.arena)
+		b.arena = base64.StdEncoding.AppendEncode(b.arena, padded[2-k:])
+		n := len(padded) - 2 + k
+		// Leave out what a byte before, or a byte behind, is part of.
+		first, last, end := from+(8*k+5)/6, from+8*n/6, from+(8*n+5)/6
+		kind := KindBase64
+		for {
+			if inside {
+				b.add(kind, first, last)
+			}
+			b.add(kind, first, end)
+			b.add(kind, first, len(b.arena))
+			text := b.arena[first:]
+			if kind == KindBase64URL || !bytes.ContainsAny(text, "+/") {
+				break
+			}
+			first, last, end = len(b.arena), last+len(text), end+len(text)
+			b.arena, kind = appendURL(b.arena, text), KindBase64URL
+		}
+	}
+}
+
+// appendURL appends what text, in the standard alphabet, is in that for URLs.
+func appendURL(dst, text []byte) []byte {
+	for _, c := range text {
+		switch c {
+		case '+':
+			c = '-'
+		case '/':
+			c = '_'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// wrapped adds value as base64 in lines, as programs do that write files and
+// mail.
+func (b *builder) wrapped(value []byte) {
+	for _, columns := range []int{64, 76} {
+		if base64.StdEncoding.EncodedLen(len(value)) <= columns {
+			return
+		}
+		encoded := base64.StdEncoding.AppendEncode(nil, value)
+		for _, end := range []string{"\n", "\r\n"} {
+			from := len(b.arena)
+			for rest := encoded; len(rest) > 0; {
+				n := min(columns, len(rest))
+				b.arena, rest = append(append(b.arena, rest[:n]...), end...), rest[n:]
+			}
+			b.arena = b.arena[:len(b.arena)-len(end)]
+			b.add(KindBase64, from, len(b.arena))
+			for ; end == "\n" && from+minLine <= len(b.arena); from += columns + 1 {
+				b.add(KindBase64, from, min(from+columns, len(b.arena)))
+			}
+		}
+	}
+}
+
+func (b *builder) hex(text []byte) {
+	from := len(b.arena)
+	b.arena = hex.AppendEncode(b.arena, text)
+	upper := bytes.ToUpper(b.arena[from:])
+	b.tail(KindHex, from)
+	b.copy(KindHex, upper)
+}

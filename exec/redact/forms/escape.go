@@ -1,0 +1,174 @@
+package forms
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// escaped adds the forms that leave most bytes as they are.
+func (b *builder) escaped(text []byte) {
+	texts := [][]byte{text}
+	if lf := unix(text); len(lf) < len(text) {
+		texts = append(texts, lf)
+	}
+	if !utf8.Valid(text) {
+		valid := []byte(string([]rune(string(text))))
+		b.copy(KindRaw, valid)
+		texts = append(texts, valid)
+	}
+	for _, text := range texts {
+		has := setOf(text)
+		for _, p := range percents {
+			b.percent(text, p)
+		}
+		for _, e := range escapers() {
+			if !has.meets(e.changes) {
+				continue
+			}
+			from := len(b.arena)
+			b.arena = e.append(b.arena, text)
+			if e.twice {
+				b.add(e.kind, from, len(b.arena))
+				once := b.arena[from:]
+				from = len(b.arena)
+				b.arena = e.append(b.arena, once)
+			}
+			b.tail(e.kind, from)
+		}
+	}
+	if lf := unix(text); bytes.IndexByte(lf, '\n') >= 0 {
+		b.percent(bytes.ReplaceAll(lf, []byte("\n"), []byte("\r\n")), percents[0])
+	}
+}
+
+// A set is a set of bytes.
+type set [4]uint64
+
+func setOf[T string | []byte](bytes T) (s set) {
+	for i := range len(bytes) {
+		s[bytes[i]>>6] |= 1 << (bytes[i] & 63)
+	}
+	return s
+}
+
+func (s *set) has(c byte) bool { return s[c>>6]&(1<<(c&63)) != 0 }
+
+func (s *set) meets(o set) bool {
+	return s[0]&o[0]|s[1]&o[1]|s[2]&o[2]|s[3]&o[3] != 0
+}
+
+func (s *set) without(o set) set {
+	return set{s[0] &^ o[0], s[1] &^ o[1], s[2] &^ o[2], s[3] &^ o[3]}
+}
+
+const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+var (
+	all     = set{1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1}
+	special = all.without(setOf(alphanumeric + "-._")) // what anybody escapes
+)
+
+const (
+	lowerDigits = "0123456789abcdef"
+	upperDigits = "0123456789ABCDEF"
+)
+
+// A wide appends a character that is not ASCII, which came as raw. r is
+// [utf8.RuneError] and raw one byte where the text is not UTF-8.
+type wide func(dst []byte, r rune, raw []byte) []byte
+
+// An escaper writes some characters in another way and leaves the others.
+type escaper struct {
+	kind    string
+	changes set
+	to      [utf8.RuneSelf]string // "": as it is
+	wide    wide                  // nil: as it is
+	twice   bool                  // what is escaped may be escaped again
+	tilde   bool                  // a backslash before ~, only behind : and =
+}
+
+func (e *escaper) append(dst, text []byte) []byte {
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c < utf8.RuneSelf && e.to[c] != "":
+			dst = append(dst, e.to[c]...)
+		case c == '~' && e.tilde && i > 0 && (text[i-1] == ':' || text[i-1] == '='):
+			dst = append(dst, `\~`...)
+		case c >= utf8.RuneSelf && e.wide != nil:
+			r, n := utf8.DecodeRune(text[i:])
+			dst = e.wide(dst, r, text[i:i+n])
+			i += n - 1
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// A rule is an escaper in short.
+type rule struct {
+	kind    string
+	marks   string // bytes that are written behind a backslash
+	pairs   string // a byte and how it is written, with spaces between the pairs
+	short   string // which of \a \b \t \n \v \f \r \E it has
+	control string // the format of the other control characters; "": as they are
+	wide    wide
+	del     bool // control is for DEL, too
+	twice   bool // as in escaper
+	tilde   bool // as in escaper
+}
+
+// escapers is rules spelt out, which most values do not need.
+var escapers = sync.OnceValue(func() []*escaper {
+	escapers := make([]*escaper, len(rules))
+	formatted := map[string]*[utf8.RuneSelf]string{} // by format
+	for i, r := range rules {
+		control := formatted[r.control]
+		if control == nil {
+			control = new([utf8.RuneSelf]string)
+			for c := range control {
+				switch {
+				case c >= ' ' && c != '\x7f': // no control character
+				case strings.Contains(r.control, "%"):
+					control[c] = fmt.Sprintf(r.control, c)
+				default:
+					control[c] = r.control
+				}
+			}
+			formatted[r.control] = control
+		}
+		e := &escaper{
+			kind: r.kind, wide: r.wide, twice: r.twice, tilde: r.tilde,
+		}
+		copy(e.to[:' '], control[:])
+		if r.del {
+			e.to['\x7f'] = control['\x7f']
+		}
+		for i, c := range []byte("\a\b\t\n\v\f\r\x1b") {
+			if letter := "abtnvfrE"[i : i+1]; strings.Contains(r.short, letter) {
+				e.to[c] = `\` + letter
+			}
+		}
+		for _, c := range []byte(r.marks) {
+			e.to[c] = `\` + string(rune(c))
+		}
+		if r.pairs != "" {
+			for pair := range strings.SplitSeq(r.pairs, " ") {
+				e.to[pair[0]] = pair[1:]
+			}
+		}
+		for c, to := range e.to {
+			if to != "" || c == '~' && e.tilde {
+				e.changes[c>>6] |= 1 << (c & 63)
+			}
+		}
+		if e.wide != nil {
+			e.changes[2], e.changes[3] = all[2], all[3]
+		}
+		escapers[i] = e
+	}
+	return escapers
+})

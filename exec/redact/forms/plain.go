@@ -1,0 +1,81 @@
+package forms
+
+import "bytes"
+
+// unix returns text with the line ends of Unix.
+func unix(text []byte) []byte {
+	if !bytes.Contains(text, []byte("\r\n")) {
+		return text
+	}
+	return bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+}
+
+func (b *builder) raw(text []byte) {
+	b.copy(KindRaw, text)
+	if text = unix(text); bytes.IndexByte(text, '\n') >= 0 {
+		for _, by := range []string{"\n", "\r\n", "", "\n\n"} {
+			b.copy(KindRaw, bytes.ReplaceAll(text, []byte("\n"), []byte(by)))
+		}
+	}
+	if bytes.ContainsAny(text, " \t\n") {
+		words := bytes.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == '\n' })
+		b.copy(KindRaw, bytes.Join(words, []byte(" ")))
+	}
+}
+
+func (b *builder) lines(text []byte) {
+	begin, end := []byte("-----BEGIN"), []byte("-----END")
+	text = unix(text)
+	if bytes.Contains(text, begin) {
+		text = bytes.ReplaceAll(text, []byte(`\n`), []byte("\n"))
+	}
+	if bytes.IndexByte(text, '\n') < 0 {
+		return
+	}
+	var body []byte // of the PEM block that the line is in
+	block := false
+	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
+		switch line = bytes.TrimSpace(line); {
+		case bytes.Contains(line, begin):
+			block, body = true, body[:0]
+		case bytes.HasPrefix(line, end):
+			b.copy(KindLines, body)
+			block, body = false, body[:0]
+		case !block:
+			if len(line) >= minLine || random(line) {
+				b.copy(KindLines, line)
+			}
+		case !bytes.Contains(line, []byte(": ")): // such as DEK-Info: AES-256-CBC
+			b.copy(KindLines, line)
+			body = append(body, line...)
+		}
+	}
+}
+
+// random reports whether line looks like nothing that anybody would write.
+func random(line []byte) bool {
+	return !bytes.ContainsAny(line, " \t\v\f\r") &&
+		bytes.ContainsAny(line, "0123456789") &&
+		bytes.ContainsAny(line, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") &&
+		bytes.ContainsAny(line, "abcdefghijklmnopqrstuvwxyz")
+}
+
+func (b *builder) otherCase(text []byte) {
+	uuid := len(text) == 36
+	run, pairs := true, len(text)%3 == 2
+	for i, c := range text {
+		digit := '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f'
+		run = run && digit
+		pairs = pairs && (digit && i%3 < 2 || c == ':' && i%3 == 2)
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if uuid = uuid && (digit && !dash || c == '-' && dash); !run && !pairs && !uuid {
+			return
+		}
+	}
+	for _, text := range [][]byte{bytes.ToLower(text), bytes.ToUpper(text)} {
+		b.copy(KindCase, text)
+		if uuid {
+			b.copy(KindCase, bytes.ReplaceAll(text, []byte("-"), nil))
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package forms
+
+import (
+	"strconv"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// invalid reports whether raw is a byte that is not UTF-8.
+func invalid(r rune, raw []byte) bool { return r == utf8.RuneError && len(raw) == 1 }
+
+// appendHex appends prefix and the last n digits of r.
+func appendHex(dst []byte, prefix string, r rune, n int, digits string) []byte {
+	dst = append(dst, prefix...)
+	for n--; n >= 0; n-- {
+		dst = append(dst, digits[r>>(4*n)&15])
+	}
+	return dst
+}
+
+func appendOctal(dst []byte, r rune) []byte {
+	return append(dst, '\\', '0'+byte(r>>6&7), '0'+byte(r>>3&7), '0'+byte(r&7))
+}
+
+// wideUTF16 leaves no character. What is not UTF-8 is written as Python reads
+// it, as the second half of a pair.
+func wideUTF16(digits string) wide {
+	return func(dst []byte, r rune, raw []byte) []byte {
+		if invalid(r, raw) {
+			r = 0xdc00 | rune(raw[0])
+		}
+		if r < 0x10000 {
+			return appendHex(dst, `\u`, r, 4, digits)
+		}
+		high, low := utf16.EncodeRune(r)
+		return appendHex(appendHex(dst, `\u`, high, 4, digits), `\u`, low, 4, digits)
+	}
+}
+
+func wideGoJSON(dst []byte, r rune, raw []byte) []byte {
+	if r == '\u2028' || r == '\u2029' || invalid(r, raw) {
+		return appendHex(dst, `\u`, r, 4, lowerDigits)
+	}
+	return append(dst, raw...)
+}
+
+// wideGo takes the quotes off what quote writes.
+func wideGo(quote func([]byte, string) []byte) wide {
+	return func(dst []byte, _ rune, raw []byte) []byte {
+		from := len(dst)
+		dst = quote(dst, string(raw))
+		return append(dst[:from], dst[from+1:len(dst)-1]...)
+	}
+}
+
+func widePython(printable bool) wide {
+	return func(dst []byte, r rune, raw []byte) []byte {
+		switch {
+		case invalid(r, raw):
+			return appendHex(dst, `\u`, 0xdc00|rune(raw[0]), 4, lowerDigits)
+		case printable && strconv.IsPrint(r):
+			return append(dst, raw...)
+		case r < 0x100:
+			return appendHex(dst, `\x`, r, 2, lowerDigits)
+		case r < 0x10000:
+			return appendHex(dst, `\u`, r, 4, lowerDigits)
+		}
+		return appendHex(dst, `\U`, r, 8, lowerDigits)
+	}
+}
+
+func wideBytes(dst []byte, _ rune, raw []byte) []byte {
+	for _, c := range raw {
+		dst = appendHex(dst, `\x`, rune(c), 2, lowerDigits)
+	}
+	return dst
+}
+
+func wideNode(dst []byte, r rune, raw []byte) []byte {
+	if r < 0xa0 {
+		return appendHex(dst, `\x`, r, 2, upperDigits)
+	}
+	return append(dst, raw...)
+}
+
+func wideShell(printable bool) wide {
+	return func(dst []byte, r rune, raw []byte) []byte {
+		if printable && !invalid(r, raw) && (strconv.IsGraphic(r) || unicode.Is(unicode.Cf, r)) {
+			return append(dst, raw...)
+		}
+		for _, c := range raw {
+			dst = appendOctal(dst, rune(c))
+		}
+		return dst
+	}
+}
+
+func wideLatin1(dst []byte, r rune, raw []byte) []byte {
+	if r < 0x100 {
+		return appendOctal(dst, r)
+	}
+	return append(dst, raw...)
+}
