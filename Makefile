@@ -62,7 +62,7 @@ bench: build ## measure, as ratios in one run: opening a store; starting, beside
 	cd bench && $(GO) run . measure -quick -inject ../bin/inject
 	cd bench && $(GO) run . measure -only resolve,many -rounds 7 -inject ../bin/inject
 
-figures: build ## measure masking beside other programs, too, and write docs/redaction.md and its plot
+figures: build ## measure masking beside other programs, too, and write docs/explanation/masking.md and its plot
 	cd bench && $(GO) run . measure -json ../docs/redaction.json -inject ../bin/inject
 	cd bench && $(GO) run . plot
 

@@ -1,5 +1,5 @@
 // Command bench measures how fast values are masked, beside what else could be
-// done, and tells it as a table, as JSON and as the page docs/redaction.md. It is
+// done, and tells it as a table, as JSON and as the page docs/explanation/masking.md. It is
 // a module of its own, so that what draws a plot is not what the product is built
 // of. It knows the product from outside: its binaries, its package exec/redact, and
 // the plain rule in exec/redact/redacttest that all outputs are held to. It also
@@ -74,7 +74,7 @@ func measure(ctx context.Context, args []string) error {
 func plotVerb(args []string) error {
 	flags := flag.NewFlagSet("bench plot", flag.ContinueOnError)
 	from := flags.String("json", "../docs/redaction.json", "the results in `FILE`")
-	page := flags.String("page", "../docs/redaction.md", "the page whose generated part is written")
+	page := flags.String("page", "../docs/explanation/masking.md", "the page whose generated part is written")
 	svg := flags.String("svg", "../docs/redaction.svg", "the plot that is written")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -61,7 +61,7 @@ const (
 	// is remembered of it.
 	pieceSize = 1 << 20
 	// readSize is as much as is worth it: reads of less cost more calls, and of more
-	// leave the processor's second cache (docs/redaction.md).
+	// leave the processor's second cache (docs/explanation/masking.md).
 	readSize = 256 << 10
 	// What is held on a terminal is shown after idleTime, if it is less than shyLength.
 	idleTime  = 30 * time.Millisecond
