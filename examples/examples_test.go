@@ -17,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"inject/internal/harness"
 )
 
 // bin is the folder of the real inject, built once.
@@ -106,18 +108,6 @@ func commands(t *testing.T, holds string) []string {
 	return found
 }
 
-// need skips a test whose programs are not there, and fails it in CI, where they are.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, name := range programs {
-		_, err := exec.LookPath(name)
-		if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-			t.Skip(err)
-		}
-		require.NoError(t, err)
-	}
-}
-
 // withSecret is a user who has created the secret as the README says.
 func withSecret(t *testing.T) *user {
 	t.Helper()
@@ -128,7 +118,7 @@ func withSecret(t *testing.T) *user {
 }
 
 func TestPython(t *testing.T) {
-	need(t, "python3")
+	harness.Need(t, "python3")
 	u := withSecret(t)
 	command := commands(t, "task.py")[0]
 	stdout, stderr, code := u.run(command, "", "INJECT_NO_REDACT=1")
@@ -145,7 +135,7 @@ func TestPython(t *testing.T) {
 // With the SDK the task declares what task.yaml does. The SDK is a stand-in with as much
 // of it as the task uses.
 func TestPythonSDK(t *testing.T) {
-	need(t, "python3")
+	harness.Need(t, "python3")
 	u := withSecret(t)
 	sdk := `import json
 class Secret(dict):

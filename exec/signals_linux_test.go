@@ -14,18 +14,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-)
 
-// need returns the path of a program that a test cannot do without. In CI it is there.
-func need(t *testing.T, name string) string {
-	t.Helper()
-	path, err := osexec.LookPath(name)
-	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	return path
-}
+	"inject/internal/harness"
+)
 
 // Real-time signals come as often as they were sent, the first of them and SIGPROF
 // included, which os/signal hands to nobody. The child takes them out of the
@@ -41,7 +32,7 @@ while True:
     print("got", int(n), flush=True)
     if n == signal.SIGUSR2: sys.exit(9)
 `
-	cmd, out := supervised(t, nil, need(t, "python3"), "-c", script)
+	cmd, out := supervised(t, nil, harness.Need(t, "python3"), "-c", script)
 	sent := map[syscall.Signal]int{unix.SIGPROF: 1}
 	for i := range 20 {
 		for sig := syscall.Signal(34); sig <= 64; sig++ {
@@ -93,7 +84,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCONT, signal
 for n in signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 34, signal.SIGTERM, signal.SIGPIPE: signal.signal(n, signal.SIG_IGN)
 os.execv(sys.argv[1], sys.argv[1:])
 `
-	python := need(t, "python3")
+	python := harness.Need(t, "python3")
 	states := map[string]string{}
 	for how, args := range map[string][]string{
 		"without": {"/bin/cat", "/proc/self/status"},

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"inject/internal/harness"
 )
 
 // awkwardHome is a home with a store in which K is a value that no quoting survives.
@@ -69,7 +71,7 @@ sys.exit(7)
 `
 
 func TestExecWrapper(t *testing.T) {
-	need(t, "python3")
+	harness.Need(t, "python3")
 	home, value := awkwardHome(t)
 	a0 := filepath.Join(home, "a0.py")
 	require.NoError(t, os.WriteFile(a0, []byte(wrapped), 0o600))
@@ -224,7 +226,7 @@ test -e "$1/full/fill" && echo "the rest is there"
 umount "$1/ro"; chmod 755 "$1/ro"; chown -R 0:0 "$1/ro"
 setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --outputs "$1/ro" -- true; echo "not ours $?"`
 	cmd := exec.Command("unshare", "-m", "sh", "-c", script, "sh", home)
-	needRoot(t)
+	harness.NeedRoot(t)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
@@ -242,7 +244,7 @@ setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --o
 
 // A volume that is mounted noexec is told from one that is full, and leaves nothing.
 func TestInitNoexec(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	dir := t.TempDir()
 	script := `mount -t tmpfs -o noexec,size=64m none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"
 mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"`
@@ -257,7 +259,7 @@ mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo
 // init needs little beside the copy: with the copy on a disk, whose pages are not its own,
 // what Go's runtime has.
 func TestInitMemory(t *testing.T) {
-	need(t, "python3") // small itself: a process begins with the peak of what has started it
+	harness.Need(t, "python3") // small itself: a process begins with the peak of what has started it
 	const measure = "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 	out, err := exec.Command("python3", "-c", measure, binary, "init", "--copy-to", t.TempDir()).Output()
 	require.NoError(t, err)

@@ -19,28 +19,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"inject/internal/harness"
 )
-
-// need skips a test whose programs are not there, and fails it in CI, where they are.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, name := range programs {
-		_, err := exec.LookPath(name)
-		if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-			t.Skip(err)
-		}
-		require.NoError(t, err)
-	}
-}
-
-// needRoot skips a test that needs it to give rights up; CI has it.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip("needs root, as CI has")
-	}
-	require.Zero(t, os.Geteuid())
-}
 
 // sharedHome is homeWithSecret in a folder that others may enter.
 func sharedHome(t *testing.T, uid int) string {
@@ -99,8 +80,8 @@ func suiteCases() []suiteCase {
 // Each behaviour that the suites of tini and dumb-init test, of the real binary: as a
 // process like others, and as process 1 of a PID namespace.
 func TestSuites(t *testing.T) {
-	needRoot(t)
-	need(t, "unshare")
+	harness.NeedRoot(t)
+	harness.Need(t, "unshare")
 	home := homeWithSecret(t)
 	for _, one := range []bool{false, true} {
 		for _, c := range suiteCases() {
@@ -225,8 +206,8 @@ func TestTooLarge(t *testing.T) {
 // As any user, without a home, capabilities, new privileges, a file system that can
 // be written, or /proc.
 func TestHardened(t *testing.T) {
-	needRoot(t)
-	need(t, "unshare", "setpriv", "busybox")
+	harness.NeedRoot(t)
+	harness.Need(t, "unshare", "setpriv", "busybox")
 	const uid = 65534
 	home := sharedHome(t, uid)
 	store := "--store=file://" + filepath.Join(home, ".local/share/inject/secrets.db")
@@ -269,7 +250,7 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 // Descriptors by name are inputs and outputs like others, for us and for the task,
 // though we may not be looked into.
 func TestDescriptorsByName(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	home := sharedHome(t, 65534)
 	script := `cd "$HOME"; cp .config/inject/key.txt k
 inject --key-file <(cat k) --secret K -- sh -c 'echo key $K'
@@ -291,7 +272,7 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 
 // No value is in our environment or arguments, and no descriptor of ours in the task.
 func TestNothingOfOurs(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	home := t.TempDir()
 	value := "value " + rand.Text()
 	require.NoError(t, command(home, "create", "secret", "K", value).Run())
@@ -326,7 +307,7 @@ cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
 // a file's value is nowhere in our memory. (A masked one is, in the masks; and one
 // in a variable is in what Go has copied for execve.)
 func TestForgotten(t *testing.T) {
-	needRoot(t)
+	harness.NeedRoot(t)
 	home := t.TempDir()
 	value := rand.Text() + rand.Text()
 	require.NoError(t, command(home, "create", "secret", "K", value).Run())
@@ -382,8 +363,8 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 // error, we get its status, and nothing is left. Below what Go's runtime needs for
 // itself nothing starts.
 func TestProcessLimit(t *testing.T) {
-	needRoot(t)
-	need(t, "unshare", "setpriv", "prlimit", "python3")
+	harness.NeedRoot(t)
+	harness.Need(t, "unshare", "setpriv", "prlimit", "python3")
 	const uid = 54321 // nobody else's, whose processes would count
 	home := sharedHome(t, uid)
 	script := `
@@ -424,7 +405,7 @@ except OSError as e:
 // Full-screen programs of Debian show the same through us as without: the screen of a
 // real terminal emulator is compared after the same keys.
 func TestFullScreen(t *testing.T) {
-	need(t, "tmux", "vi", "less", "top")
+	harness.Need(t, "tmux", "vi", "less", "top")
 	home := homeWithSecret(t)
 	text := filepath.Join(home, "text")
 	var b strings.Builder
@@ -636,8 +617,8 @@ func TestStoppedJob(t *testing.T) {
 // Idle runs leave a user the pipes that there are for all that the user runs: what a
 // new one holds is what it does without us. A busy run has larger ones.
 func TestPipesOfIdleRuns(t *testing.T) {
-	needRoot(t) // a budget of one user's, who is nobody else
-	need(t, "unshare", "setpriv")
+	harness.NeedRoot(t) // a budget of one user's, who is nobody else
+	harness.Need(t, "unshare", "setpriv")
 	const uid = 54322
 	home := sharedHome(t, uid)
 	script := `for i in $(seq 40); do inject --secret K -- sh -c 'echo x >> ~/started; sleep 20' 2>&1 | cat > /dev/null & done

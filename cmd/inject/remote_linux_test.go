@@ -3,21 +3,15 @@ package main_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -60,28 +55,8 @@ type server struct {
 	store   string // its address
 	address string
 	tokens  map[string]string // by name
-	audit   *lockedBuffer
+	audit   *harness.Buffer
 	stop    func()
-
-	authority *x509.Certificate
-	key       *ecdsa.PrivateKey
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // path returns a file of the server's folder.
@@ -93,39 +68,10 @@ func (s *server) write(name, text string) string {
 	return s.path(name)
 }
 
-// issue writes a certificate and its key to NAME.pem and NAME.key: the authority's own
-// if there is none yet.
-func (s *server) issue(name string, change func(*x509.Certificate)) {
-	s.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(s.t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	change(template)
-	parent, signer := s.authority, s.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	require.NoError(s.t, err)
-	if s.authority == nil {
-		s.key = key
-		s.authority, err = x509.ParseCertificate(der)
-		require.NoError(s.t, err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(s.t, err)
-	s.write(name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	s.write(name+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
-}
-
 // startServer starts a server: with TLS, or for everyone on this machine.
 func startServer(t *testing.T, tls bool) *server {
 	t.Helper()
-	s := &server{t: t, dir: t.TempDir(), tokens: map[string]string{}, audit: &lockedBuffer{}}
+	s := &server{t: t, dir: t.TempDir(), tokens: map[string]string{}, audit: &harness.Buffer{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	o := serve.Options{
@@ -134,13 +80,9 @@ func startServer(t *testing.T, tls bool) *server {
 	}
 	var certificates *serve.Certificates
 	if tls {
-		s.issue("ca", func(c *x509.Certificate) {
-			c.IsCA, c.BasicConstraintsValid, c.KeyUsage, c.ExtKeyUsage = true, true, x509.KeyUsageCertSign, nil
-		})
-		s.issue("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
-		s.issue("task", func(c *x509.Certificate) {
-			c.URIs = []*url.URL{{Scheme: "spiffe", Host: "example.org", Path: "/project/p/domain/d"}}
-		})
+		a := harness.NewAuthority(t, s.dir)
+		a.Issue("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+		a.Issue("task", a.SPIFFE("spiffe://example.org/project/p/domain/d"))
 		var err error
 		certificates, err = serve.LoadCertificates(ctx, serve.CertificateFiles{Cert: s.path("server.pem"), Key: s.path("server.key"), ClientCA: s.path("ca.pem")}, o.Log)
 		require.NoError(t, err)

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
+	"inject/internal/harness"
 	"inject/resolver/rpc"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -419,11 +420,7 @@ func storeIs(ctx context.Context, path, key string, state map[secret.Ref][]byte)
 // stop.
 func attach(t *testing.T, p *process, options ...string) (stop func()) {
 	t.Helper()
-	strace, err := exec.LookPath("strace")
-	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip("strace is not installed (CI installs it)")
-	}
-	require.NoError(t, err)
+	strace := harness.Need(t, "strace")
 	cmd := exec.Command(strace, append([]string{"-p", strconv.Itoa(p.cmd.Process.Pid)}, options...)...)
 	said := &output{}
 	cmd.Stderr = said

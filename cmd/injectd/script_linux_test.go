@@ -21,6 +21,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
+
+	"inject/internal/harness"
 )
 
 // binaries is a folder with the real injectd and inject, built once.
@@ -154,7 +156,7 @@ func (p *process) stop(sig os.Signal) error {
 //	serve NAME FLAG...    starts injectd serve; $NAME is its --store, $NAME_HOST its host:port, $NAME_OPS its port for operations
 //	down NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
 //	                      (testscript's own "stop" ends the script, as one that has passed)
-//	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE (raw, as JSON or as base64 has it)
+//	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE in any form of harness.Forms
 //	nobody CMD...         CMD exits with 0 as a user who owns nothing
 //	flip FILE N           changes byte N of each page of a store but the first two, which say where the rest is
 //	rows, pages, audited  what clients of others send, and what is answered: see wire_linux_test.go
@@ -188,7 +190,7 @@ func TestScript(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(e.WorkDir, "policy.yaml"), []byte(policyFile), 0o600); err != nil {
 				return err
 			}
-			return makePKI(filepath.Join(e.WorkDir, "pki"))
+			return makePKI(e.T(), filepath.Join(e.WorkDir, "pki"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -280,18 +282,7 @@ func noLeak(ts *testscript.TestScript, files []string) {
 	for _, f := range files {
 		texts[f] = ts.ReadFile(f)
 	}
-	for _, name := range []string{"v/a", "v/b"} {
-		value := ts.ReadFile(name)
-		forms := encoded(value)
-		if leaked(value+" and more", forms) == "" || leaked("x"+forms[len(forms)-1], forms) == "" {
-			ts.Fatalf("the search finds nothing")
-		}
-		for where, text := range texts {
-			if form := leaked(text, forms); form != "" {
-				ts.Fatalf("%s is in %s, as %q", name, where, form)
-			}
-		}
-	}
+	ts.Check(harness.FindLeak(texts, map[string]string{"v/a": ts.ReadFile("v/a"), "v/b": ts.ReadFile("v/b")}))
 }
 
 // policyFile is the policy of the scripts.

@@ -31,6 +31,7 @@ import (
 
 	"inject/exec/redact"
 	"inject/exec/redact/forms"
+	"inject/internal/harness"
 	"inject/resolver/rpc"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -481,7 +482,7 @@ func newSearcher() *searcher {
 		if err := s.redactor.Add(redact.Pattern{Name: fmt.Sprint(i), Value: core}); err != nil {
 			panic(err)
 		}
-		s.forms = append(s.forms, encoded(string(core)))
+		s.forms = append(s.forms, harness.Forms(string(core)))
 		for _, f := range forms.Of(core, 1) {
 			s.planted++
 			_, _ = fmt.Fprintf(&canary, "\n-- %s --\n", f.Bytes)
@@ -499,7 +500,7 @@ func (s *searcher) finds(text []byte) []redact.Find {
 	_, _ = w.Write(text) // to nowhere
 	_ = w.Close()
 	for i, forms := range s.forms {
-		if form := leaked(string(text), forms); form != "" {
+		if form := harness.Leaked(string(text), forms); form != "" {
 			found = append(found, redact.Find{Offset: int64(bytes.Index(text, []byte(form))), Name: fmt.Sprint(i), Kind: "encoded"})
 		}
 	}
@@ -530,8 +531,8 @@ func smallDisk(t *testing.T, dir, size string) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	err := unix.Mount("none", dir, "tmpfs", 0, "size="+size)
-	if errors.Is(err, unix.EPERM) && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip("no disk can be mounted here (CI can)")
+	if errors.Is(err, unix.EPERM) {
+		harness.Skip(t, "no disk can be mounted here")
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
@@ -848,8 +849,8 @@ func TestSoak(t *testing.T) {
 	smallDisk(t, s.storeDir, "128m")
 	smallDisk(t, s.auditDir, "64m")
 	before := goleak.IgnoreCurrent()
-	require.NoError(t, makePKI(filepath.Join(dir, "pki")))
-	require.NoError(t, makePKI(filepath.Join(dir, "pki2")))
+	require.NoError(t, makePKI(t, filepath.Join(dir, "pki")))
+	require.NoError(t, makePKI(t, filepath.Join(dir, "pki2")))
 	replace(t, filepath.Join(dir, "ca.pem"), read(t, filepath.Join(dir, "pki", "ca.pem"))+read(t, filepath.Join(dir, "pki2", "ca.pem")))
 	for _, file := range []string{"server.pem", "server.key"} {
 		replace(t, filepath.Join(dir, file), read(t, filepath.Join(dir, "pki", file)))
@@ -1069,9 +1070,7 @@ func TestNoCore(t *testing.T) {
 // Nobody of the server's own user may look into it, nor is it ever dumped where the limit
 // says nothing: also before it has a store, since values come to it from clients.
 func TestHidden(t *testing.T) {
-	if os.Geteuid() != 0 && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip("needs root, to be another user (CI is)")
-	}
+	harness.NeedRoot(t)                            // to be another user
 	dir, err := os.MkdirTemp("", "injectd-hidden") //nolint:usetesting // t.TempDir is in a folder that is root's alone
 	require.NoError(t, err)
 	defer os.RemoveAll(dir) //nolint:errcheck // best effort

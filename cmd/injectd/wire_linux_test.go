@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"inject/internal/harness"
 	_ "inject/resolver/idl/flyteidl2/cluster" // the messages of the tables
 	_ "inject/resolver/idl/flyteidl2/secret"
 	_ "inject/resolver/idl/inject/v1"
@@ -73,7 +74,7 @@ func has(cond string) (bool, error) {
 	default:
 		_, err = exec.LookPath(name)
 	}
-	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") != "" {
+	if err != nil && harness.NoSkip() {
 		return false, err
 	}
 	return err == nil, nil

@@ -353,7 +353,7 @@ func TestFiles(t *testing.T) {
 	for _, change := range []func(*rpc.Options){
 		func(o *rpc.Options) { o.CAFile = garbage },
 		func(o *rpc.Options) { o.CAFile = keyFile },
-		func(o *rpc.Options) { o.CAFile = a.dir },
+		func(o *rpc.Options) { o.CAFile = a.Dir },
 		func(o *rpc.Options) { o.CAFile = "/nowhere" },
 		func(o *rpc.Options) { o.CertFile = garbage },
 		func(o *rpc.Options) { o.CertFile = "" },

@@ -4,21 +4,14 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +27,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"inject/internal/harness"
 	"inject/resolver"
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
@@ -91,68 +85,41 @@ func tunnel(l net.Listener) {
 	}
 }
 
-// authority signs certificates into a folder.
+// authority is an authority whose certificates a test passes on in PEM.
 type authority struct {
+	*harness.Authority
+
 	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	file string
+	file string // its own certificate
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	var err error
-	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
-	require.NoError(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	a.file = a.write("ca.pem", block("CERTIFICATE", der))
-	return a
-}
-
-func block(kind string, der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	a := harness.NewAuthority(t, t.TempDir())
+	return &authority{a, t, a.CA()}
 }
 
 func (a *authority) write(name string, b []byte) string {
-	path := filepath.Join(a.dir, name)
-	require.NoError(a.t, os.WriteFile(path, b, 0o600))
-	return path
+	require.NoError(a.t, os.WriteFile(a.Path(name), b, 0o600))
+	return a.Path(name)
 }
 
 // issue returns a certificate and its key in PEM.
 func (a *authority) issue(name string, ends time.Time) (cert, key []byte) {
 	a.t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	certFile, keyFile := a.Issue(name, harness.Expires(ends), func(c *x509.Certificate) { c.DNSNames = []string{name} })
+	cert, err := os.ReadFile(certFile)
 	require.NoError(a.t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: ends, DNSNames: []string{name},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, k.Public(), a.key)
+	key, err = os.ReadFile(keyFile)
 	require.NoError(a.t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
-	require.NoError(a.t, err)
-	return block("CERTIFICATE", der), block("PRIVATE KEY", pkcs8)
+	return cert, key
 }
 
 // tls returns what a server with a certificate for name needs.
 func (a *authority) tls(name string, ends time.Time) *tls.Config {
 	pair, err := tls.X509KeyPair(a.issue(name, ends))
 	require.NoError(a.t, err)
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: a.Pool()}
 }
 
 func (a *authority) server() *tls.Config { return a.tls("localhost", time.Now().Add(time.Hour)) }

@@ -37,9 +37,9 @@ func TestAuditFullDisk(t *testing.T) {
 	ref := secret.Ref{Scope: webDevelopment, Key: "K"}
 	value := r.seedAt(ref)
 	callers := map[string]*http.Client{
-		"platform":  r.client(r.spiffe("platform", "spiffe://example.org/platform/p")),
-		"task":      r.client(r.spiffe("task", "spiffe://example.org/project/web/domain/development/task/t")),
-		"elsewhere": r.client(r.spiffe("elsewhere", "spiffe://example.org/elsewhere")),
+		"platform":  r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p")),
+		"task":      r.client(certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t")),
+		"elsewhere": r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere")),
 		"nobody":    r.client(nil),
 	}
 	require.Equal(t, http.StatusOK, r.ask(callers["task"], resolve, everyVerb[resolve]).status)
@@ -98,7 +98,7 @@ func TestAuditFullDisk(t *testing.T) {
 // A line that went out in part does not spoil the next one.
 func TestAuditCutLine(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
-	client := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	client := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	list := func() int { return r.ask(client, secrets+"ListSecrets", `{}`).status }
 	require.Equal(t, http.StatusOK, list())
 	for _, room := range []int{0, 1, 100} {
@@ -129,7 +129,7 @@ func TestAuditCutLineOfBefore(t *testing.T) {
 	log, err := serve.OpenAudit(path)
 	require.NoError(t, err)
 	r := start(t, matrixPolicy, func(o *serve.Options) { o.Audit = log })
-	client := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	client := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	list := func() { require.Equal(t, http.StatusOK, r.ask(client, secrets+"ListSecrets", `{}`).status) }
 	list()
 	require.NoError(t, log.Reopen())

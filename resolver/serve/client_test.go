@@ -21,7 +21,7 @@ func (r *running) rpcClient(cert, key string) *rpc.Client {
 	r.t.Helper()
 	_, port, err := net.SplitHostPort(r.address)
 	require.NoError(r.t, err)
-	c, err := rpc.Open(rpc.Options{Address: "localhost:" + port, TLS: true, CAFile: r.path("ca.pem"), CertFile: cert, KeyFile: key})
+	c, err := rpc.Open(rpc.Options{Address: "localhost:" + port, TLS: true, CAFile: r.Path("ca.pem"), CertFile: cert, KeyFile: key})
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { require.NoError(r.t, c.Close()) })
 	return c
@@ -86,8 +86,8 @@ func TestStore(t *testing.T) {
 // to do.
 func TestClientScope(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
-	cert, key := r.path("task.pem"), r.path("task.key")
-	r.spiffe("task", "spiffe://example.org/project/web/domain/development/task/t")
+	cert, key := r.Path("task.pem"), r.Path("task.key")
+	certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t")
 	c := r.rpcClient(cert, key)
 	value := r.seedAt(secret.Ref{Scope: webDevelopment, Key: "K"})
 	for _, task := range []secret.Scope{{Org: "flyte"}, webDevelopment} {

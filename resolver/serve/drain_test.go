@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve"
 	"inject/resolver/store"
@@ -60,7 +61,7 @@ func replace(t *testing.T, from, to string) {
 func TestCertificatesReload(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
 	platform := "spiffe://example.org/platform/p"
-	cert := r.spiffe("platform", platform)
+	cert := certOf(r.Authority, "platform", platform)
 	clients := []*http.Client{r.client(cert), r.http1(cert)}
 	for _, c := range clients {
 		status, reused := r.askReused(c, secrets+"ListSecrets", `{}`)
@@ -68,7 +69,7 @@ func TestCertificatesReload(t *testing.T) {
 		require.False(t, reused)
 	}
 	old := r.shown()
-	next, key := r.issue("next", func(c *x509.Certificate) {
+	next, key := r.Issue("next", func(c *x509.Certificate) {
 		c.DNSNames, c.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
 	})
 	pair, err := tls.LoadX509KeyPair(next, key)
@@ -87,9 +88,9 @@ func TestCertificatesReload(t *testing.T) {
 	require.Equal(t, pair.Leaf.NotAfter, r.certificates.NotAfter())
 
 	// Another CA for clients: new ones are let in, old ones no more, but where they are.
-	other := newAuthority(t)
-	replace(t, other.path("ca.pem"), r.files.ClientCA)
-	fresh := r.client(other.spiffe("platform", platform))
+	other := harness.NewAuthority(t, t.TempDir())
+	replace(t, other.Path("ca.pem"), r.files.ClientCA)
+	fresh := r.client(certOf(other, "platform", platform))
 	require.Eventually(t, func() bool {
 		answer, err := fresh.Do(r.request(secrets+"ListSecrets", `{}`))
 		if err != nil {
@@ -114,7 +115,7 @@ func TestCertificatesReload(t *testing.T) {
 // is not, and the log and the file's state say so.
 func TestPolicyReload(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
-	client := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	client := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	allowed := func() bool { return r.ask(client, secrets+"ListSecrets", `{}`).status == http.StatusOK }
 	edit := func(text string) { require.NoError(t, os.WriteFile(r.policyPath, []byte(text), 0o600)) }
 	require.True(t, allowed())
@@ -172,7 +173,7 @@ func TestDrain(t *testing.T) {
 			r := s.start(t)
 			release := sync.OnceFunc(func() { close(h.release) })
 			t.Cleanup(release)
-			cert := r.spiffe("task", "spiffe://example.org/project/web/domain/development/task/t")
+			cert := certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t")
 			type result struct {
 				status int
 				body   string

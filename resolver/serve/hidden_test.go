@@ -65,7 +65,7 @@ rules:
 				for i := range hidden { // before what may be seen, and behind it
 					r.put([]string{"aaa", "zzz"}[i%2], fmt.Sprint("HIDDEN_", i))
 				}
-				some := r.client(r.spiffe("some", "spiffe://example.org/some"))
+				some := r.client(certOf(r.Authority, "some", "spiffe://example.org/some"))
 				for limit := 1; limit <= 9; limit++ {
 					var sizes []int
 					token, raw := "", ""
@@ -89,7 +89,7 @@ rules:
 					require.Equal(t, 7, strings.Count(raw, `"name":"SEEN_`))
 					require.NotContains(t, raw, "HIDDEN")
 				}
-				a := r.ask(r.client(r.spiffe("all", "spiffe://example.org/all")), secrets+"ListSecrets", `{}`)
+				a := r.ask(r.client(certOf(r.Authority, "all", "spiffe://example.org/all")), secrets+"ListSecrets", `{}`)
 				require.Equal(t, min(hidden, 3) > 0, strings.Contains(a.raw, "HIDDEN"), "they are there")
 			})
 		}
@@ -99,7 +99,7 @@ rules:
 // An import has as many secrets as it may, and of one with more nothing is looked at.
 func TestImportOfTooMany(t *testing.T) {
 	r := start(t, rules, nil)
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
 	body := func(n int) string {
 		all := make([]string, n)
 		for i := range all {
@@ -121,7 +121,7 @@ func TestImportOfTooMany(t *testing.T) {
 // are answered meanwhile, from the same address, too.
 func TestStrangersAreBounded(t *testing.T) {
 	r := start(t, rules, nil)
-	nobody, platform := r.client(nil), r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	nobody, platform := r.client(nil), r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
 	counts := map[int]int{}
 	for range 1300 {
 		counts[r.ask(nobody, secrets+"ListSecrets", `{}`).status]++
@@ -142,7 +142,7 @@ version: 1
 rules:
   - {name: one key, identity: {spiffe: "spiffe://example.org/task"}, resolve: {project: p, domain: d, keys: [K]}}
 `, nil)
-	task := r.client(r.spiffe("task", "spiffe://example.org/task"))
+	task := r.client(certOf(r.Authority, "task", "spiffe://example.org/task"))
 	a := r.ask(task, resolve, `{"secrets":[{"key":"not a key"}]}`)
 	require.Equal(t, http.StatusOK, a.status, a.raw)
 	require.Contains(t, a.raw, "CODE_INVALID")
@@ -159,10 +159,10 @@ rules:
 // A store that is denied its own file is out of order; it denies the caller nothing.
 func TestStoreThatIsDenied(t *testing.T) {
 	r := start(t, rules, func(o *serve.Options) { o.Store = deniedStore{} })
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
 	a := r.ask(platform, secrets+"GetSecret", `{"id":{"name":"K","project":"p","domain":"d"}}`)
 	require.Equal(t, http.StatusServiceUnavailable, a.status, a.raw)
-	a = r.ask(r.client(r.spiffe("task", "spiffe://example.org/project/p/domain/d")), resolve, `{"secrets":[{"key":"K"}]}`)
+	a = r.ask(r.client(certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d")), resolve, `{"secrets":[{"key":"K"}]}`)
 	require.Equal(t, http.StatusOK, a.status)
 	require.Contains(t, a.raw, "CODE_DENIED")
 	require.Equal(t, 2, strings.Count(r.log.String(), "this key does not open it"))

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
@@ -102,15 +103,15 @@ func TestHostileCredentials(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask, "Authorization", "Basic "+jwts.token(good)).status)
 
 	// A certificate of a CA that is not ours, and one that is no client's, end at the handshake.
-	stranger := newAuthority(t)
-	server, key := r.issue("no client", func(c *x509.Certificate) {
+	stranger := harness.NewAuthority(t, t.TempDir())
+	server, key := r.Issue("no client", func(c *x509.Certificate) {
 		c.ExtKeyUsage, c.DNSNames = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, []string{"web.teams.example.org"}
 	})
 	pair, err := tls.LoadX509KeyPair(server, key)
 	require.NoError(t, err)
 	task := "spiffe://example.org/project/web/domain/development/task/t"
 	lines := len(r.audit.lines(t, 0))
-	for name, cert := range map[string]*tls.Certificate{"another CA": stranger.spiffe("task", task), "no client's": &pair} {
+	for name, cert := range map[string]*tls.Certificate{"another CA": certOf(stranger, "task", task), "no client's": &pair} {
 		answer, err := r.client(cert).Do(r.request(resolve, ask))
 		if err == nil {
 			_ = answer.Body.Close()
@@ -118,10 +119,10 @@ func TestHostileCredentials(t *testing.T) {
 		require.Errorf(t, err, name)
 	}
 	require.Len(t, r.audit.lines(t, 0), lines, "nobody has asked for anything")
-	require.Equal(t, http.StatusOK, r.ask(r.client(r.spiffe("task", task)), resolve, ask).status)
+	require.Equal(t, http.StatusOK, r.ask(r.client(certOf(r.Authority, "task", task)), resolve, ask).status)
 
 	// A certificate that is not known decides, whatever token comes with it.
-	known2 := r.client(r.spiffe("elsewhere", "spiffe://example.org/elsewhere"))
+	known2 := r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere"))
 	require.Equal(t, http.StatusForbidden, r.ask(known2, resolve, ask, "Authorization", "Bearer "+jwts.token(good)).status)
 
 	// Good credentials: what the request claims is compared, and decides nothing.
@@ -152,8 +153,8 @@ func TestHostileCredentials(t *testing.T) {
 // nothing.
 func TestHostileMessages(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
-	task := r.client(r.spiffe("task", "spiffe://example.org/project/web/domain/development/task/t"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
+	task := r.client(certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t"))
 	declared := func(n int) string {
 		return `{"namesOnly":true,"secrets":[` + strings.TrimSuffix(strings.Repeat(`{"key":"K"},`, n), ",") + `]}`
 	}
@@ -217,7 +218,7 @@ func TestHostileMessages(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	jwts := newIssuer(t, t.TempDir()+"/jwks.json")
 	r := start(t, matrixPolicy, nil, identity.MTLS{}, jwts.authenticator())
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	mark := rand.Text()
 	long := mark + strings.Repeat("x", 10<<10)
 	names := []string{
@@ -290,7 +291,7 @@ func TestHostileNames(t *testing.T) {
 func (r *running) dial(cert *tls.Certificate, protocol string) *tls.Conn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
-	pool.AddCert(r.cert)
+	pool.AddCert(r.Cert)
 	config := &tls.Config{RootCAs: pool, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS13, ServerName: "localhost"}
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
@@ -325,7 +326,7 @@ func drip(conn net.Conn, text string) string {
 // before it, too.
 func TestHostileSlow(t *testing.T) {
 	r := setup{policy: matrixPolicy, limits: serve.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
-	cert := r.spiffe("platform", "spiffe://example.org/platform/p")
+	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	head := "POST /" + secrets + "ListSecrets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 	var all sync.WaitGroup
 	for name, text := range map[string]string{
@@ -368,7 +369,7 @@ func TestHostileSlow(t *testing.T) {
 // takes no more memory than what may be sent.
 func TestHostileGzip(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform/p"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	zip := func(b []byte) string {
 		var z bytes.Buffer
 		w := gzip.NewWriter(&z)
@@ -434,7 +435,7 @@ func TestHostileGzip(t *testing.T) {
 func TestHostileReset(t *testing.T) {
 	const streams = 50
 	r := setup{policy: matrixPolicy, limits: serve.Limits{Streams: streams}}.start(t)
-	cert := r.spiffe("platform", "spiffe://example.org/platform/p")
+	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	client := r.client(cert)
 	require.Equal(t, http.StatusOK, r.ask(client, secrets+"ListSecrets", `{}`).status)
 	before := runtime.NumGoroutine()

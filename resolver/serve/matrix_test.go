@@ -182,7 +182,7 @@ func newMatrix(t *testing.T) *matrix {
 	m := &matrix{denials: map[string]int{}, allowed: map[string]int{}}
 	m.running = start(t, matrixPolicy, nil, identity.MTLS{}, known, jwts.authenticator())
 	dns := func(name string) *tls.Certificate {
-		cert, key := m.issue(name, func(c *x509.Certificate) { c.DNSNames = []string{name} })
+		cert, key := m.Issue(name, func(c *x509.Certificate) { c.DNSNames = []string{name} })
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		require.NoError(t, err)
 		return &pair
@@ -193,15 +193,15 @@ func newMatrix(t *testing.T) *matrix {
 	none := m.client(nil)
 	platform, task, other := "spiffe://example.org/platform/alice", "spiffe://example.org/project/web/domain/development/task/t", "spiffe://example.org/elsewhere"
 	m.callers = []*matrixCaller{
-		{name: platform, method: "mtls", rule: "platform", client: m.client(m.spiffe("platform", platform)), manage: flyte, list: flyte},
-		{name: task, method: "mtls", rule: "tasks", client: m.client(m.spiffe("task", task)), task: "web development"},
+		{name: platform, method: "mtls", rule: "platform", client: m.client(certOf(m.Authority, "platform", platform)), manage: flyte, list: flyte},
+		{name: task, method: "mtls", rule: "tasks", client: m.client(certOf(m.Authority, "task", task)), task: "web development"},
 		{name: "web.teams.example.org", method: "mtls", rule: "teams", client: m.client(dns("web.teams.example.org")), manage: web, list: web, task: "web"},
 		{name: issuer + "#somebody", method: "jwt", rule: "ci", client: none, bearer: jwts.token(map[string]any{"repository": "acme/web"}), task: "web development", keys: []string{"LISTED"}},
 		{name: issuer + "#admin", method: "jwt", rule: "acme", client: none, bearer: jwts.token(map[string]any{"sub": "admin"}), manage: acme, list: acme, task: "acme web development"},
 		{name: "writer", method: "token", rule: "writer", client: none, bearer: tokens["writer"], manage: []string{"web development"}},
 		{name: "auditor", method: "token", rule: "auditor", client: none, bearer: tokens["auditor"], list: append(flyte, "acme")},
 		{name: "blocked", method: "token", rule: "blocked", client: none, bearer: tokens["blocked"]},
-		{name: other, method: "mtls", client: m.client(m.spiffe("other", other))},
+		{name: other, method: "mtls", client: m.client(certOf(m.Authority, "other", other))},
 		{name: issuer + "#nobody", method: "jwt", client: none, bearer: jwts.token(map[string]any{"sub": "nobody"})},
 		{client: none},
 	}

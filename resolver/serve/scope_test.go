@@ -78,7 +78,7 @@ rules:
 		},
 	} {
 		t.Run(test.caller, func(t *testing.T) {
-			c := r.client(r.spiffe(test.caller, "spiffe://example.org/"+test.caller))
+			c := r.client(certOf(r.Authority, test.caller, "spiffe://example.org/"+test.caller))
 			allowed := map[secret.Scope]bool{}
 			for _, asked := range test.same {
 				allowed[asked] = true

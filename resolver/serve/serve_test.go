@@ -4,23 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"inject/internal/harness"
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -41,73 +34,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// authority is a CA of one test.
-type authority struct {
-	t    testing.TB
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-	dir  string
+// serverFiles are the files of a server that the authority's clients may call.
+func serverFiles(a *harness.Authority) serve.CertificateFiles {
+	cert, key := a.Issue("server", harness.Local)
+	return serve.CertificateFiles{Cert: cert, Key: key, ClientCA: a.CA()}
 }
 
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	cert, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	a := &authority{t, key, cert, t.TempDir()}
-	writePEM(t, a.path("ca.pem"), "CERTIFICATE", der)
-	return a
-}
-
-func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
-
-func writePEM(t testing.TB, path, kind string, der []byte) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
-}
-
-// issue makes a certificate that is used as change says, and returns its files.
-func (a *authority) issue(name string, change func(*x509.Certificate)) (cert, key string) {
-	a.t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(a.t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	change(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, k.Public(), a.key)
-	require.NoError(a.t, err)
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
-	require.NoError(a.t, err)
-	writePEM(a.t, a.path(name+".pem"), "CERTIFICATE", der)
-	writePEM(a.t, a.path(name+".key"), "PRIVATE KEY", pkcs8)
-	return a.path(name + ".pem"), a.path(name + ".key")
-}
-
-func (a *authority) server() serve.CertificateFiles {
-	cert, key := a.issue("server", func(c *x509.Certificate) {
-		c.DNSNames, c.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
-	})
-	return serve.CertificateFiles{Cert: cert, Key: key, ClientCA: a.path("ca.pem")}
-}
-
-// spiffe makes a client's certificate for an ID.
-func (a *authority) spiffe(name, id string) *tls.Certificate {
-	u, err := url.Parse(id)
-	require.NoError(a.t, err)
-	cert, key := a.issue(name, func(c *x509.Certificate) { c.URIs = []*url.URL{u} })
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	require.NoError(a.t, err)
+// certOf makes a client's certificate for a SPIFFE ID.
+func certOf(a *harness.Authority, name, id string) *tls.Certificate {
+	pair := a.Pair(name, a.SPIFFE(id))
 	return &pair
 }
 
@@ -123,7 +58,9 @@ type setup struct {
 
 // running is a server on a port of its own, with everything real but the store.
 type running struct {
-	*authority
+	*harness.Authority
+
+	t testing.TB
 
 	address      string
 	backend      store.Store
@@ -207,15 +144,15 @@ func start(t testing.TB, policyText string, change func(*serve.Options), chain .
 
 func (s setup) start(t testing.TB) *running {
 	t.Helper()
-	r := &running{authority: newAuthority(t), backend: storetest.Memory(), audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry()}
+	r := &running{Authority: harness.NewAuthority(t, t.TempDir()), t: t, backend: storetest.Memory(), audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry()}
 	ctx, cancel := context.WithCancel(context.Background())
 	logger := hclog.New(&hclog.LoggerOptions{Output: r.log, Level: hclog.Debug})
-	r.policyPath = r.path("policy.yaml")
+	r.policyPath = r.Path("policy.yaml")
 	require.NoError(t, os.WriteFile(r.policyPath, []byte(s.policy), 0o600))
 	var err error
 	r.policy, err = policy.Open(ctx, r.policyPath, logger)
 	require.NoError(t, err)
-	r.files = r.server()
+	r.files = serverFiles(r.Authority)
 	r.certificates, err = serve.LoadCertificates(ctx, r.files, logger)
 	require.NoError(t, err)
 	chain := identity.Chain(s.chain)
@@ -253,7 +190,7 @@ func (s setup) start(t testing.TB) *running {
 // client returns a client that shows cert, none if it is nil.
 func (r *running) client(cert *tls.Certificate) *http.Client {
 	pool := x509.NewCertPool()
-	pool.AddCert(r.cert)
+	pool.AddCert(r.Cert)
 	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
@@ -319,8 +256,8 @@ rules:
 // what the other may; every decision is a line of the audit log, and no value is.
 func TestDecisions(t *testing.T) {
 	r := start(t, rules, nil)
-	platform := r.client(r.spiffe("platform", "spiffe://example.org/platform"))
-	task := r.client(r.spiffe("task", "spiffe://example.org/project/p/domain/d"))
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
+	task := r.client(certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d"))
 	value := rand.Text()
 	create := fmt.Sprintf(`{"id":{"name":"K","project":"p","domain":"d"},"secretSpec":{"stringValue":%q}}`, value)
 	const createSecret, resolve = "flyteidl2.secret.SecretService/CreateSecret", "inject.v1.ResolveService/Resolve"

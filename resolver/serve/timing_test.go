@@ -63,8 +63,8 @@ func benchmarkHidden(b *testing.B, run func(b *testing.B, denied, absent func())
 	b.Helper()
 	r := start(b, hiddenPolicy, nil)
 	r.seedAt(secret.Ref{Scope: webDevelopment, Key: "THERE"})
-	blind := r.client(r.spiffe("blind", "spiffe://example.org/blind"))
-	seeing := r.client(r.spiffe("seeing", "spiffe://example.org/seeing"))
+	blind := r.client(certOf(r.Authority, "blind", "spiffe://example.org/blind"))
+	seeing := r.client(certOf(r.Authority, "seeing", "spiffe://example.org/seeing"))
 	const id = `{"id":{"project":"web","domain":"development","name":`
 	for _, test := range []struct{ name, method, denied, absent string }{
 		{"get", secrets + "GetSecret", id + `"THERE"}}`, id + `"WHERE"}}`},

@@ -75,9 +75,9 @@ func TestTasksThatStartTogether(t *testing.T) {
 	require.NoError(t, backend.Create(t.Context(), secret.Ref{Scope: narrow, Key: "FIRST"}, secret.NewValue(first), store.Regular))
 	require.NoError(t, backend.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "LAST"}, secret.NewValue(last), store.Regular))
 
-	pair := r.spiffe("task", "spiffe://example.org/project/p/domain/d")
+	pair := certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d")
 	pool := x509.NewCertPool()
-	pool.AddCert(r.cert)
+	pool.AddCert(r.Cert)
 	clients := make([]*http.Client, connections)
 	for i := range clients {
 		transport := &http.Transport{

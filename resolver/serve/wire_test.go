@@ -95,7 +95,7 @@ type wire struct {
 func (r *running) grpcConn(cert *tls.Certificate) *grpc.ClientConn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
-	pool.AddCert(r.cert)
+	pool.AddCert(r.Cert)
 	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
@@ -175,7 +175,7 @@ func TestWires(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, wirePolicy, nil)
-			w, ok := r.wires(r.spiffe("admin", "spiffe://example.org/admin"))[name]
+			w, ok := r.wires(certOf(r.Authority, "admin", "spiffe://example.org/admin"))[name]
 			require.True(t, ok)
 			testManaged(t, r, w)
 			testRefused(t, r, w)
@@ -437,7 +437,7 @@ func testResolved(t *testing.T, r *running, w wire) {
 // The status of HTTP goes with the code of Connect, and a request has a number.
 func TestHTTPStatus(t *testing.T) {
 	r := start(t, wirePolicy, nil)
-	cert := r.spiffe("admin", "spiffe://example.org/admin")
+	cert := certOf(r.Authority, "admin", "spiffe://example.org/admin")
 	for version, client := range map[string]*http.Client{"HTTP/1.1": r.http1(cert), "HTTP/2.0": r.client(cert)} {
 		key := strings.NewReplacer("/", "_", ".", "_").Replace(version)
 		for _, test := range []struct {
@@ -483,7 +483,7 @@ func TestHTTPStatus(t *testing.T) {
 // What the Python client of Flyte sends, byte for byte but for the values.
 func TestFlyteClient(t *testing.T) {
 	r := start(t, wirePolicy, nil)
-	client := r.client(r.spiffe("admin", "spiffe://example.org/admin"))
+	client := r.client(certOf(r.Authority, "admin", "spiffe://example.org/admin"))
 	value := storetest.Value(t, 50)
 	send := func(method string, m proto.Message, answer proto.Message) {
 		b, err := proto.Marshal(m)
@@ -530,7 +530,7 @@ func TestListOfFew(t *testing.T) {
 			want = append(want, ref)
 		}
 	}
-	for name, w := range r.wires(r.spiffe("one", "spiffe://example.org/one")) {
+	for name, w := range r.wires(certOf(r.Authority, "one", "spiffe://example.org/one")) {
 		for _, limit := range []int32{0, 1, 7} {
 			got, _ := pages(t, w, secret.Scope{}, limit, func() {})
 			require.ElementsMatch(t, want, got, name)

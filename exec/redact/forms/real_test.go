@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/exec/redact/forms"
+	"inject/internal/harness"
 )
 
 // awkward are values that encoders change. Those from binary on are not UTF-8.
@@ -177,14 +178,7 @@ func TestFormsOfGo(t *testing.T) {
 // program returns a command that runs name, and skips without it.
 func program(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("INJECT_TEST_NO_SKIP") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	return exec.Command(path, args...)
+	return exec.Command(harness.Need(t, name), args...)
 }
 
 // answers has the program of a language encode values, a line of hexadecimal

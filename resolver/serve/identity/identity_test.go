@@ -1,20 +1,17 @@
 package identity_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -29,29 +26,6 @@ const (
 	patience = time.Minute // of a loaded machine
 	often    = 10 * time.Millisecond
 )
-
-// lines is what a logger has written so far.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func logger() (hclog.Logger, *lines) {
-	out := &lines{}
-	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Trace}), out
-}
 
 func bearer(token string) identity.Credentials {
 	return identity.Credentials{Bearer: secret.NewValue([]byte(token))}

@@ -21,6 +21,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 )
@@ -67,7 +68,7 @@ func signedBy(t *testing.T, key *ecdsa.PrivateKey, kid string) identity.Credenti
 }
 
 func TestJWKSFile(t *testing.T) {
-	log, out := logger()
+	log, out := harness.Logger()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	oldKey, youngKey := jwkOf(t, old.Public(), object{"kid": "old"}), jwkOf(t, young.Public(), object{"kid": "young"})
 	path := jwksFile(t, oldKey)
@@ -128,7 +129,7 @@ func TestJWKSFileOfKubelet(t *testing.T) {
 
 // What is of no use is left out, and said.
 func TestJWKSKeys(t *testing.T) {
-	log, out := logger()
+	log, out := harness.Logger()
 	good, bad := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	p224 := ecOf(t, elliptic.P224())
 	t.Setenv("GODEBUG", "rsa1024min=0")
@@ -173,7 +174,7 @@ func TestJWKSKeys(t *testing.T) {
 }
 
 func TestJWKSServer(t *testing.T) {
-	log, out := logger()
+	log, out := harness.Logger()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	oldKey, youngKey := jwkOf(t, old.Public(), object{"kid": "old"}), jwkOf(t, young.Public(), object{"kid": "young"})
 	s := serveJWKS(t, httptest.NewServer, jwks(t, oldKey))

@@ -22,6 +22,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 )
@@ -433,7 +434,7 @@ func TestJWTOptions(t *testing.T) {
 
 // FuzzBearer: nothing but a token gets in, whatever else there is.
 func FuzzBearer(f *testing.F) {
-	log, _ := logger()
+	log, _ := harness.Logger()
 	ctx, cancel := context.WithCancel(context.Background())
 	f.Cleanup(cancel)
 	key, attacker := ecOf(f, elliptic.P256()), ecOf(f, elliptic.P256())

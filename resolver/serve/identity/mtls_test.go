@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"math/big"
 	"net"
 	"net/netip"
 	"strings"
@@ -18,14 +17,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/serve/identity"
 )
-
-// An authority signs certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  crypto.Signer
-}
 
 func key(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
@@ -41,33 +35,19 @@ func caTemplate() *x509.Certificate {
 	}
 }
 
-func newAuthority(t *testing.T) *authority {
+// certify returns a certificate of template for a key, which the authority signs.
+func certify(t *testing.T, a *harness.Authority, template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
 	t.Helper()
-	self := &authority{key: key(t)}
-	self.cert = caTemplate()
-	self.cert = self.sign(t, self.cert, self.key.Public())
-	return self
-}
-
-func (a *authority) sign(t *testing.T, template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
-	t.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	require.NoError(t, err)
-	template.SerialNumber = serial
-	if template.NotBefore.IsZero() {
-		template.NotBefore = time.Now().Add(-48 * time.Hour)
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
-	require.NoError(t, err)
+	der := a.Sign(template, public)
 	cert, err := x509.ParseCertificate(der)
-	if err != nil { // crypto/tls will not have it either
+	if err != nil { // crypto/tls refuses it, too
 		return &x509.Certificate{Raw: der}
 	}
 	return cert
 }
 
 // client returns a certificate for a client as change wants it.
-func (a *authority) client(t *testing.T, change func(*x509.Certificate), between ...*authority) *tls.Certificate {
+func client(t *testing.T, a *harness.Authority, change func(*x509.Certificate), between ...*harness.Authority) *tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject:  pkix.Name{CommonName: "common.example.com"},
@@ -76,17 +56,11 @@ func (a *authority) client(t *testing.T, change func(*x509.Certificate), between
 	}
 	change(template)
 	k := key(t)
-	c := &tls.Certificate{PrivateKey: k, Certificate: [][]byte{a.sign(t, template, k.Public()).Raw}}
+	c := &tls.Certificate{PrivateKey: k, Certificate: [][]byte{certify(t, a, template, k.Public()).Raw}}
 	for _, b := range between {
-		c.Certificate = append(c.Certificate, b.cert.Raw)
+		c.Certificate = append(c.Certificate, b.Cert.Raw)
 	}
 	return c
-}
-
-func (a *authority) pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return pool
 }
 
 // names are the subject alternative names, URIs as they are written.
@@ -112,9 +86,9 @@ func names(t *testing.T, dns []string, uris ...string) func(*x509.Certificate) {
 // handshake returns the connection as the server sees it, after a real handshake.
 func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.ConnectionState, error) {
 	t.Helper()
-	ca := newAuthority(t)
+	ca := harness.NewAuthority(t, t.TempDir())
 	k := key(t)
-	own := ca.sign(t, &x509.Certificate{
+	own := certify(t, ca, &x509.Certificate{
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotAfter: time.Now().Add(time.Hour), NotBefore: time.Now().Add(-72 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, k.Public())
@@ -126,7 +100,7 @@ func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		config := &tls.Config{RootCAs: ca.pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		config := &tls.Config{RootCAs: ca.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if client == nil {
 				return &tls.Certificate{}, nil
 			}
@@ -149,8 +123,8 @@ func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.
 	return &state, err
 }
 
-func verifying(ca *authority) *tls.Config {
-	return &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.pool()}
+func verifying(ca *harness.Authority) *tls.Config {
+	return &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.Pool()}
 }
 
 // over returns the credentials of a client with that certificate, which the handshake lets in.
@@ -162,24 +136,24 @@ func over(t *testing.T, server *tls.Config, client *tls.Certificate) identity.Cr
 }
 
 func TestMTLS(t *testing.T) {
-	ca := newAuthority(t)
-	id := accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, nil, "spiffe://example.org/ns/flyte/sa/task-1_a.b"))))
+	ca := harness.NewAuthority(t, t.TempDir())
+	id := accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, "spiffe://example.org/ns/flyte/sa/task-1_a.b"))))
 	require.Equal(t, "mtls", id.Method)
 	require.Equal(t, "spiffe://example.org/ns/flyte/sa/task-1_a.b", id.Name)
 	require.Equal(t, []string{id.Name}, id.Attribute("spiffe"))
 	require.Empty(t, id.Attribute("dns"))
 
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, []string{"A.example.com", "b.example.com"}))))
+	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"A.example.com", "b.example.com"}))))
 	require.Equal(t, "a.example.com", id.Name)
 	require.Equal(t, []string{"a.example.com", "b.example.com"}, id.Attribute("dns"))
 	require.Empty(t, id.Attribute("spiffe"))
 
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, []string{"a.example.com"}, "spiffe://example.org/x"))))
+	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "spiffe://example.org/x"))))
 	require.Equal(t, "spiffe://example.org/x", id.Name)
 	require.Equal(t, []string{"a.example.com"}, id.Attribute("dns"))
 
 	// Other URIs are no identity, and do not take away that of the DNS name.
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, []string{"a.example.com"}, "https://a.example.com/x", "urn:y"))))
+	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "https://a.example.com/x", "urn:y"))))
 	require.Equal(t, "a.example.com", id.Name)
 
 	passesOn(t, identity.MTLS{}, identity.Credentials{})
@@ -188,21 +162,21 @@ func TestMTLS(t *testing.T) {
 }
 
 func TestMTLSRefuses(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := harness.NewAuthority(t, t.TempDir()), harness.NewAuthority(t, t.TempDir())
 	good := names(t, nil, "spiffe://example.org/x")
-	accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, good)))
+	accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, good)))
 
 	t.Run("common name only", func(t *testing.T) {
-		refuses(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, nil))), identity.ReasonName)
-		refuses(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, nil, "https://example.org/x"))), identity.ReasonName)
+		refuses(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil))), identity.ReasonName)
+		refuses(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, "https://example.org/x"))), identity.ReasonName)
 	})
 	t.Run("another CA", func(t *testing.T) {
-		_, err := handshake(t, verifying(ca), other.client(t, good))
+		_, err := handshake(t, verifying(ca), client(t, other, good))
 		require.Error(t, err)
 		// Of a server that does not verify, which is a mistake, nobody gets in either.
-		lax := &tls.Config{ClientAuth: tls.RequireAnyClientCert, ClientCAs: ca.pool()}
-		for _, signer := range []*authority{ca, other} {
-			refuses(t, identity.MTLS{}, over(t, lax, signer.client(t, good)), identity.ReasonUnverified)
+		lax := &tls.Config{ClientAuth: tls.RequireAnyClientCert, ClientCAs: ca.Pool()}
+		for _, signer := range []*harness.Authority{ca, other} {
+			refuses(t, identity.MTLS{}, over(t, lax, client(t, signer, good)), identity.ReasonUnverified)
 		}
 	})
 	t.Run("a CA", func(t *testing.T) {
@@ -212,7 +186,7 @@ func TestMTLSRefuses(t *testing.T) {
 			func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign },
 		} {
 			for _, named := range []func(*x509.Certificate){good, names(t, []string{"a.example.com"})} {
-				client := ca.client(t, func(c *x509.Certificate) { named(c); change(c) })
+				client := client(t, ca, func(c *x509.Certificate) { named(c); change(c) })
 				refuses(t, identity.MTLS{}, over(t, verifying(ca), client), identity.ReasonCA)
 			}
 		}
@@ -223,9 +197,9 @@ func TestMTLSRefuses(t *testing.T) {
 			c.Time = func() time.Time { return time.Now().Add(-24 * time.Hour) } // of the handshake
 			return c
 		}
-		accepts(t, identity.MTLS{}, over(t, yesterday(), ca.client(t, good)))
+		accepts(t, identity.MTLS{}, over(t, yesterday(), client(t, ca, good)))
 		expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
-		refuses(t, identity.MTLS{}, over(t, yesterday(), ca.client(t, func(c *x509.Certificate) { good(c); expired(c) })), identity.ReasonExpired)
+		refuses(t, identity.MTLS{}, over(t, yesterday(), client(t, ca, func(c *x509.Certificate) { good(c); expired(c) })), identity.ReasonExpired)
 
 		for _, dead := range []bool{false, true} { // the one between leaf and root
 			template := caTemplate()
@@ -233,9 +207,9 @@ func TestMTLSRefuses(t *testing.T) {
 			if dead {
 				expired(template)
 			}
-			between := &authority{key: key(t)}
-			between.cert = ca.sign(t, template, between.key.Public())
-			c := over(t, yesterday(), between.client(t, good, between))
+			between := &harness.Authority{Key: key(t)}
+			between.Cert = certify(t, ca, template, between.Key.Public())
+			c := over(t, yesterday(), client(t, between, good, between))
 			if dead {
 				refuses(t, identity.MTLS{}, c, identity.ReasonExpired)
 			} else {
@@ -246,13 +220,13 @@ func TestMTLSRefuses(t *testing.T) {
 }
 
 func TestMTLSSpiffe(t *testing.T) {
-	ca := newAuthority(t)
+	ca := harness.NewAuthority(t, t.TempDir())
 	path := func(n int) string { return strings.Repeat("/abc", n/4) + strings.Repeat("x", n%4) }
 	for _, id := range []string{
 		"spiffe://example.org/x", "spiffe://a/b", "spiffe://1.2.3.4/x", "spiffe://a_b-c.d/A-Z_0.9/...", "spiffe://a/.b/c..",
 		"spiffe://a" + path(2048-len("spiffe://a")), "spiffe://" + strings.Repeat("a.", 120) + "b/x",
 	} {
-		got := accepts(t, identity.MTLS{}, over(t, verifying(ca), ca.client(t, names(t, nil, id))))
+		got := accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, id))))
 		require.Equal(t, []string{id}, got.Attribute("spiffe"))
 		require.LessOrEqual(t, len(got.Name), 256)
 	}
@@ -296,7 +270,7 @@ func TestMTLSSpiffe(t *testing.T) {
 		{"spiffe://" + strings.Repeat("ab.", 85) + "c/x"},
 	} {
 		// A DNS name beside it does not help.
-		state, err := handshake(t, verifying(ca), ca.client(t, names(t, []string{"a.example.com"}, ids...)))
+		state, err := handshake(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, ids...)))
 		if err != nil { // crypto/x509 does not even parse it
 			failed++
 			continue

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 )
@@ -29,7 +30,7 @@ func write(t *testing.T, path, text string) {
 }
 
 func TestTokens(t *testing.T) {
-	log, out := logger()
+	log, out := harness.Logger()
 	path := filepath.Join(t.TempDir(), "tokens")
 	alice, aliceLine := newToken(t, "alice@example.com")
 	ci, ciLine := newToken(t, "ci/build:1")
@@ -94,7 +95,7 @@ func TestTokens(t *testing.T) {
 }
 
 func TestTokensFileMode(t *testing.T) {
-	log, _ := logger()
+	log, _ := harness.Logger()
 	path := filepath.Join(t.TempDir(), "tokens")
 	token, line := newToken(t, "a")
 	write(t, path, line)
@@ -115,7 +116,7 @@ func TestTokensFileMode(t *testing.T) {
 }
 
 func TestTokensRefusesLines(t *testing.T) {
-	log, _ := logger()
+	log, _ := harness.Logger()
 	path := filepath.Join(t.TempDir(), "tokens")
 	token, line := newToken(t, "a")
 	_, other := newToken(t, "b")

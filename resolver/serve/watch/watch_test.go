@@ -1,7 +1,6 @@
 package watch_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,16 +8,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"inject/internal/harness"
 	"inject/resolver/serve/watch"
 )
 
@@ -28,29 +26,6 @@ const (
 	patience = time.Minute // of a loaded machine
 	often    = 10 * time.Millisecond
 )
-
-// lines is what a logger has written so far.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func logger() (hclog.Logger, *lines) {
-	out := &lines{}
-	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Info}), out
-}
 
 // number refuses what is none, so that a bad edit has a reason.
 func number(b []byte) (int, error) {
@@ -73,7 +48,7 @@ func becomes(t *testing.T, w *watch.Watched[int], want int) {
 
 func TestLoadKeepsCurrent(t *testing.T) {
 	t.Parallel()
-	log, out := logger()
+	log, out := harness.Logger()
 	path := filepath.Join(t.TempDir(), "n")
 	write(t, path, "1")
 	before := time.Now()
@@ -125,7 +100,7 @@ func TestLoadKeepsCurrent(t *testing.T) {
 // Kubelet's files are links through ..data, a link to a folder that it replaces by a rename.
 func TestLoadFollowsKubelet(t *testing.T) {
 	t.Parallel()
-	log, _ := logger()
+	log, _ := harness.Logger()
 	dir := t.TempDir()
 	publish := func(version, text string) {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, version), 0o700))
@@ -150,7 +125,7 @@ func TestLoadFollowsKubelet(t *testing.T) {
 // events: they are looked at now and then.
 func TestLoadWithoutEvents(t *testing.T) {
 	t.Parallel()
-	log, _ := logger()
+	log, _ := harness.Logger()
 	here, there := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(there, "n"), "1")
 	require.NoError(t, os.Symlink(filepath.Join(there, "n"), filepath.Join(here, "n")))
@@ -175,7 +150,7 @@ func TestLoadWithoutEvents(t *testing.T) {
 // An empty file in between, of a writer that truncates first, is not taken.
 func TestLoadWaitsForTheWriter(t *testing.T) {
 	t.Parallel()
-	log, _ := logger()
+	log, _ := harness.Logger()
 	path := filepath.Join(t.TempDir(), "n")
 	write(t, path, "aaaa")
 	var shortest atomic.Int64
@@ -199,7 +174,7 @@ func TestLoadWaitsForTheWriter(t *testing.T) {
 // A change of the mode is one, and what was refused because of something else is tried again.
 func TestLoadTriesAgain(t *testing.T) {
 	t.Parallel()
-	log, out := logger()
+	log, out := harness.Logger()
 	path := filepath.Join(t.TempDir(), "n")
 	write(t, path, "1")
 	var good atomic.Bool
@@ -226,7 +201,7 @@ func TestLoadTriesAgain(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
-	log, _ := logger()
+	log, _ := harness.Logger()
 	dir := t.TempDir()
 	bad, large, pipe := filepath.Join(dir, "bad"), filepath.Join(dir, "large"), filepath.Join(dir, "pipe")
 	write(t, bad, "x")
@@ -249,7 +224,7 @@ func TestLoadRefuses(t *testing.T) {
 // It ends with its context, and what is read stays. Not parallel: it counts goroutines.
 func TestLoadEnds(t *testing.T) {
 	others := goleak.IgnoreCurrent()
-	log, _ := logger()
+	log, _ := harness.Logger()
 	path := filepath.Join(t.TempDir(), "n")
 	write(t, path, "1")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/sealed"
@@ -197,11 +198,7 @@ func TestKill(t *testing.T) {
 // of dir at every point: see [disktest.EverySyncPoint].
 func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check func(state string, acked int) error) {
 	t.Helper()
-	strace, err := exec.LookPath("strace")
-	if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-		t.Skip("strace is not installed (CI installs it)")
-	}
-	require.NoError(t, err)
+	strace := harness.Need(t, "strace")
 	log := filepath.Join(t.TempDir(), "log")
 	cmd := exec.Command(strace, slices.Concat(disktest.Strace(log), []string{"--", writer.Path}, writer.Args[1:])...)
 	cmd.Env = writer.Env

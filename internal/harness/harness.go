@@ -1,0 +1,94 @@
+// Package harness is what the tests of several packages need: a test PKI, the search for
+// leaked values, programs that a test cannot do without, and a logger whose lines a test
+// can read. Only tests import it.
+package harness
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// T is the part of a test that the harness needs. Both [testing.TB] and the T of a
+// testscript have it.
+type T interface {
+	Fatal(args ...any)
+}
+
+// check ends the test if err is an error.
+func check(t T, err error) {
+	if h, ok := t.(interface{ Helper() }); ok {
+		h.Helper()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// NoSkip reports whether a test that cannot run here must fail. CI says so with
+// INJECT_TEST_NO_SKIP, because it installs everything that the tests need.
+func NoSkip() bool { return os.Getenv("INJECT_TEST_NO_SKIP") != "" }
+
+// Skip skips the test, and fails it in CI. The arguments are the reason.
+func Skip(t testing.TB, reason ...any) {
+	t.Helper()
+	if NoSkip() {
+		t.Fatal(reason...)
+	}
+	t.Skip(reason...)
+}
+
+// Need returns the path of the first program. It skips the test if one of the programs is
+// not installed, and fails it in CI.
+func Need(t testing.TB, programs ...string) string {
+	t.Helper()
+	var first string
+	for i, name := range programs {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			Skip(t, err)
+		}
+		if i == 0 {
+			first = path
+		}
+	}
+	return first
+}
+
+// NeedRoot skips a test that needs root, and fails it in CI, which runs as root.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Skip(t, "needs root")
+	}
+}
+
+// Buffer is a bytes.Buffer that one goroutine may read while others write to it.
+type Buffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write appends p.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String returns what was written so far.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// Logger returns a logger of every level, and what it has written.
+func Logger() (hclog.Logger, *Buffer) {
+	out := &Buffer{}
+	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Trace}), out
+}
