@@ -1,0 +1,158 @@
+package sealed
+
+import (
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// The first byte of the keys of nodes and of records.
+const (
+	nodePrefix   = 'n'
+	recordPrefix = 'r'
+)
+
+// keys are derived from the data key, one for each use.
+type keys struct {
+	name   []byte
+	token  []byte
+	node   cipher.AEAD
+	record cipher.AEAD
+}
+
+func deriveKeys(dataKey []byte) keys {
+	derive := func(use string) []byte {
+		key, err := hkdf.Key(sha256.New, dataKey, nil, "inject sealed store v1 "+use, chacha20poly1305.KeySize)
+		if err != nil {
+			panic(err) // only for lengths that sha256 cannot give
+		}
+		return key
+	}
+	aead := func(use string) cipher.AEAD {
+		a, err := chacha20poly1305.NewX(derive(use))
+		if err != nil {
+			panic(err) // only for other key sizes
+		}
+		return a
+	}
+	return keys{name: derive("name"), token: derive("token"), node: aead("node"), record: aead("record")}
+}
+
+func (k *keys) nameOf(ref secret.Ref) name {
+	h := hmac.New(sha256.New, k.name)
+	_, _ = h.Write([]byte(ref.ID()))
+	return name(h.Sum(nil))
+}
+
+func nodeKey(prefix []byte) []byte { return append([]byte{nodePrefix}, prefix...) }
+
+func recordKey(n name) []byte { return append([]byte{recordPrefix}, n[:]...) }
+
+// boundTo is the associated data of what is stored under key, written as version.
+func boundTo(key []byte, version uint64, part string) []byte {
+	return append(binary.BigEndian.AppendUint64([]byte(part), version), key...)
+}
+
+func seal(a cipher.AEAD, plain, bound []byte) []byte {
+	b := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	_, _ = rand.Read(b) // never fails (Go 1.24)
+	return a.Seal(b, b, plain, bound)
+}
+
+func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
+	if len(b) < chacha20poly1305.NonceSizeX {
+		return nil, damaged("something sealed is cut short")
+	}
+	plain, err := a.Open(nil, b[:chacha20poly1305.NonceSizeX], b[chacha20poly1305.NonceSizeX:], bound)
+	if err != nil {
+		return nil, damaged("something sealed was changed")
+	}
+	return plain, nil
+}
+
+// sealedInfo is [store.Info] in a record.
+type sealedInfo struct {
+	Org     string     `json:"org"`
+	Domain  string     `json:"domain,omitempty"`
+	Project string     `json:"project,omitempty"`
+	Key     string     `json:"key"`
+	Type    store.Type `json:"type,omitempty"`
+	Created time.Time  `json:"created"`
+	Updated time.Time  `json:"updated"`
+}
+
+// saveRecord stores a secret as version t.id, and its name in the index.
+func (t *tx) saveRecord(n name, info store.Info, v secret.Value) error {
+	if err := t.putRecord(n, info, v); err != nil {
+		return err
+	}
+	return t.index.set(entry{n, t.id})
+}
+
+func (t *tx) putRecord(n name, info store.Info, v secret.Value) error {
+	r := info.Ref
+	plain, err := json.Marshal(sealedInfo{r.Org, r.Domain, r.Project, r.Key, info.Type, info.Created, info.Updated})
+	if err != nil {
+		return err
+	}
+	key := recordKey(n)
+	head := seal(t.keys.record, plain, boundTo(key, t.id, "info"))
+	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are bounded: under 1 KiB
+	b = append(append(b, head...), seal(t.keys.record, v.Reveal(), boundTo(key, t.id, "value"))...)
+	return t.put(key, b)
+}
+
+// loadInfo opens the info of the record e, and returns its sealed value.
+func (t *tx) loadInfo(e entry) (info store.Info, value []byte, err error) {
+	key := recordKey(e.name)
+	b, err := t.get(key)
+	if err != nil {
+		return info, nil, err
+	}
+	if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
+		return info, nil, damaged("a record is cut short")
+	}
+	head, value := b[2:2+binary.BigEndian.Uint16(b)], b[2+binary.BigEndian.Uint16(b):]
+	plain, err := unseal(t.keys.record, head, boundTo(key, e.version, "info"))
+	if err != nil {
+		return info, nil, err
+	}
+	var i sealedInfo
+	if err := json.Unmarshal(plain, &i); err != nil {
+		return info, nil, damaged("a record is malformed")
+	}
+	ref := secret.Ref{Scope: secret.Scope{Org: i.Org, Domain: i.Domain, Project: i.Project}, Key: i.Key}
+	return store.Info{Ref: ref, Type: i.Type, Created: i.Created, Updated: i.Updated}, value, nil
+}
+
+func (t *tx) loadValue(e entry) (secret.Value, store.Info, error) {
+	info, sealedValue, err := t.loadInfo(e)
+	if err != nil {
+		return secret.Value{}, info, err
+	}
+	plain, err := unseal(t.keys.record, sealedValue, boundTo(recordKey(e.name), e.version, "value"))
+	if err != nil {
+		return secret.Value{}, store.Info{}, err
+	}
+	return secret.NewValue(plain), info, nil
+}
+
+// find returns the index's entry of ref, or [secret.ErrNotFound].
+func (t *tx) find(ref secret.Ref) (entry, error) {
+	n := t.keys.nameOf(ref)
+	version, err := t.index.find(n)
+	if err == nil && version == 0 {
+		err = secret.ErrNotFound
+	}
+	return entry{n, version}, err
+}

@@ -1,0 +1,352 @@
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"inject/internal/durable"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// Options say which file is opened, how and with what key.
+type Options struct {
+	// Path of the store file. If it does not exist the store is empty, and the
+	// first Create makes it.
+	Path string
+	// Write locks the file for this process alone; without it, it is shared with
+	// other readers and every change is refused.
+	Write bool
+	// Key opens the data key.
+	Key Key
+	// LockTimeout is how long to wait for others who use the file.
+	LockTimeout time.Duration
+	// Waiting, if not nil, is called once when there is a wait, with who is waited for.
+	Waiting func(holder string)
+	// Opened, if not nil, is called when the files are open, before what is secret is
+	// taken out of the key.
+	Opened func()
+	// Address, if not "", is told to others who want the file while it is open, as
+	// the one at which the store is served.
+	Address string
+}
+
+// Store is a store in one file. It is safe for concurrent use. It holds the
+// file's lock until it is closed.
+type Store struct {
+	o Options
+
+	long   sync.RWMutex // held for reading by what reads all of the file; before mu
+	mu     sync.RWMutex // held for writing while the file is opened or closed
+	made   madeKey
+	closed bool
+	*openFile
+}
+
+// madeKey is a data key that this process has just made: nobody is asked for
+// what opens it again.
+type madeKey struct{ key, wrapped []byte }
+
+var _ store.Importer = (*Store)(nil)
+
+// Open opens the store that o describes. The caller closes it.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	s := &Store{o: o}
+	err := s.open(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	return s, err
+}
+
+// open opens the existing file; [fs.ErrNotExist] if there is none.
+func (s *Store) open(ctx context.Context) error {
+	for {
+		f, err := openLocked(ctx, s.o)
+		if err != nil {
+			return err
+		}
+		opened := &openFile{file: f, seen: newSeen()}
+		wrapped, err := opened.init(s.o)
+		if err != nil {
+			_ = opened.close()
+			return fileError(s.o.Path, err)
+		}
+		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
+			s.o.Key.load(wrapped)
+			if s.o.Opened != nil {
+				s.o.Opened()
+			}
+			asks := s.o.Key.asks(wrapped)
+			if asks {
+				// A person takes their time, and others want the file.
+				_ = opened.close()
+			}
+			key, err := s.o.Key.open(wrapped)
+			if err == nil {
+				s.made = madeKey{key, wrapped}
+			}
+			if err == nil && asks {
+				continue
+			}
+			if err != nil {
+				_ = opened.close()
+				return fileError(s.o.Path, err)
+			}
+		}
+		opened.keys = deriveKeys(s.made.key)
+		if err := s.announce(opened); err != nil {
+			return errors.Join(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), opened.close())
+		}
+		s.openFile = opened
+		return nil
+	}
+}
+
+// announce does what a process that has the file for itself owes others.
+func (s *Store) announce(f *openFile) (err error) {
+	if s.o.Address != "" {
+		if f.note, err = writeNote(s.o); err != nil {
+			return err
+		}
+	}
+	if !s.o.Write {
+		return nil
+	}
+	// Whoever made the file may not have synced its folder yet, and what we write
+	// into the file is only as durable as its name.
+	return durable.Sync(filepath.Dir(s.o.Path))
+}
+
+// fileError names the file and, where it is damaged, what to do.
+func fileError(path string, err error) error {
+	named := fmt.Errorf("store file %s: %w", path, err)
+	if errors.Is(err, secret.ErrCorrupt) && secret.Hint(err) == "" {
+		return secret.WithHint(named, "the file was changed by something other than inject, or its disk is failing: restore it from a copy")
+	}
+	return named
+}
+
+// Close gives the file back, after the operations that are under way. Those that
+// come later fail with [secret.ErrUnavailable].
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.openFile == nil {
+		return nil
+	}
+	if s.note != nil {
+		_ = os.Remove(notePath(s.o.Path))
+		_ = s.note.Close()
+	}
+	err := s.close()
+	s.openFile = nil
+	return err
+}
+
+// read runs fn in a read transaction with the entry of ref.
+func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, entry) error) error {
+	err := errors.Join(ctx.Err(), ref.Validate())
+	if err == nil {
+		err = s.use(ctx, secret.ErrNotFound, func() error {
+			return s.view(func(t *tx) error {
+				e, err := t.find(ref)
+				if err != nil {
+					return err
+				}
+				return fn(t, e)
+			})
+		})
+	}
+	return s.opError(op, ref, err)
+}
+
+// use runs fn while the file is open, or returns absent if there is none. A file
+// that another process has made since is opened: a server that was started
+// without one must not say that there is nothing in it.
+func (s *Store) use(ctx context.Context, absent error, fn func() error) error {
+	s.mu.RLock()
+	if s.openFile == nil {
+		s.mu.RUnlock()
+		if err := s.openExisting(ctx); err != nil {
+			return err
+		}
+		s.mu.RLock()
+	}
+	defer s.mu.RUnlock()
+	if s.openFile == nil {
+		return absent
+	}
+	return fn()
+}
+
+// errClosed is not absence, of which the ladder would make a wider scope's value.
+var errClosed = fmt.Errorf("%w: the store is closed", secret.ErrUnavailable)
+
+func (s *Store) openExisting(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errClosed
+	case s.openFile != nil:
+		return nil
+	}
+	if err := s.open(ctx); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *Store) opError(op string, ref secret.Ref, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, secret.ErrCorrupt), errors.Is(err, secret.ErrUnavailable):
+		err = fileError(s.o.Path, err)
+	}
+	return &secret.Error{Op: op, Ref: ref, Err: err}
+}
+
+// Get implements [store.Reader].
+func (s *Store) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
+	err = s.read(ctx, "get", ref, func(t *tx, e entry) (err error) {
+		v, info, err = t.loadValue(e)
+		return err
+	})
+	return v, info, err
+}
+
+// Describe implements [store.Lister].
+func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
+	err = s.read(ctx, "describe", ref, func(t *tx, e entry) (err error) {
+		info, _, err = t.loadInfo(e)
+		return err
+	})
+	return info, err
+}
+
+var errReading = fmt.Errorf("%w: the store is open for reading", secret.ErrInvalid)
+
+// change runs fn in a write transaction.
+func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.Value, fn func(*tx) error) error {
+	err := errors.Join(ctx.Err(), store.Writable(ref, v))
+	if err == nil && !s.o.Write {
+		err = errReading
+	}
+	if err == nil && op == "create" {
+		err = s.make(ctx)
+	}
+	if err == nil {
+		err = s.use(ctx, secret.ErrNotFound, func() error { return s.update(ctx, fn) })
+	}
+	return s.opError(op, ref, err)
+}
+
+// make makes the file and opens it, if it is not open yet.
+func (s *Store) make(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errClosed
+	case s.openFile != nil:
+		return nil
+	}
+	err := s.open(ctx)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if s.made, err = s.o.Key.newDataKey(); err != nil {
+		return err
+	}
+	err = durable.Create(s.o.Path, func(temp string) error {
+		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{NoStatistics: true})
+		if err != nil {
+			return err
+		}
+		err = db.Update(func(bt *bbolt.Tx) error {
+			b, err := bt.CreateBucket(bucketName)
+			if err != nil {
+				return err
+			}
+			id := uint64(bt.ID()) //nolint:gosec // as in begin
+			keys := deriveKeys(s.made.key)
+			root := nodeKey(nil)
+			return errors.Join(
+				b.Put(formatKey, binary.BigEndian.AppendUint32(nil, format)),
+				b.Put(wrappedKey, s.made.wrapped),
+				// bbolt keeps small buckets (a quarter of a page) inside their parent's page,
+				// where checkPath cannot walk.
+				b.Put(paddingKey, make([]byte, db.Info().PageSize/2)),
+				b.Put(root, seal(keys.node, (&node{}).encode(), boundTo(root, id, "node"))),
+			)
+		})
+		return errors.Join(err, db.Close())
+	})
+	switch {
+	case err == nil:
+		s.o.Key.notice("made the store " + s.o.Path)
+	case errors.Is(err, fs.ErrExist): // someone else was quicker
+	default:
+		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err), "see that %s can be written and has room", s.o.Path)
+	}
+	return s.open(ctx)
+}
+
+// Create implements [store.Manager]. The first one makes the store file and,
+// before it, the key file.
+func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ store.Type) error {
+	return s.change(ctx, "create", ref, v, func(t *tx) error {
+		e, err := t.find(ref)
+		if err == nil {
+			return secret.ErrExists
+		}
+		if !errors.Is(err, secret.ErrNotFound) {
+			return err
+		}
+		now := time.Now().UTC().Round(0)
+		return t.saveRecord(e.name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
+	})
+}
+
+// Update implements [store.Manager].
+func (s *Store) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
+	return s.change(ctx, "update", ref, v, func(t *tx) error {
+		e, err := t.find(ref)
+		if err != nil {
+			return err
+		}
+		info, _, err := t.loadInfo(e)
+		if err != nil {
+			return err
+		}
+		info.Updated = time.Now().UTC().Round(0)
+		return t.saveRecord(e.name, info, v)
+	})
+}
+
+// Delete implements [store.Manager].
+func (s *Store) Delete(ctx context.Context, ref secret.Ref) error {
+	return s.change(ctx, "delete", ref, secret.Value{}, func(t *tx) error {
+		e, err := t.find(ref)
+		if err != nil {
+			return err
+		}
+		if err := t.remove(recordKey(e.name)); err != nil {
+			return err
+		}
+		return t.index.set(entry{name: e.name})
+	})
+}
