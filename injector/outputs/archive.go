@@ -39,30 +39,31 @@ var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, 
 // maxPadding is how far behind a tar archive another one is looked for.
 const maxPadding = 16 << 20
 
-// An uncheckedError is why a file could not be looked into.
-type uncheckedError string
+// An UncheckedError is why a file could not be looked into.
+type UncheckedError string
 
 // Error implements error.
-func (e uncheckedError) Error() string { return string(e) }
+func (e UncheckedError) Error() string { return string(e) }
 
 // errDamaged is what makes an archive damaged where no package has an error for it.
 var errDamaged = errors.New("damaged")
 
-// A format is what is looked into; "" is none.
-type format string
+// A Format is what is looked into; "" is none.
+type Format string
 
 const (
-	formatGzip format = "gzip"
-	formatTar  format = "tar"
-	formatZip  format = "zip"
+	formatGzip Format = "gzip"
+	formatTar  Format = "tar"
+	formatZip  Format = "zip"
 )
 
-func (f format) String() string { return "a " + string(f) + " archive" }
+// String implements [fmt.Stringer].
+func (f Format) String() string { return "a " + string(f) + " archive" }
 
 // headSize is as much as tells a format.
 const headSize = 512
 
-func formatOf(head []byte) format {
+func formatOf(head []byte) Format {
 	switch {
 	case bytes.HasPrefix(head, []byte("\x1f\x8b\x08")):
 		return formatGzip
@@ -98,9 +99,9 @@ func isTar(head []byte) bool {
 	return want == unsigned || want == signed
 }
 
-// A digger looks into archives, and into the archives in them. What is compressed
+// A Searcher looks into archives, and into the archives in them. What is compressed
 // is scanned as it comes out; what is not has been scanned with the archive.
-type digger struct {
+type Searcher struct {
 	redactor *redact.Redactor
 	found    func(f redact.Find, where string)
 	bounds   bounds
@@ -117,7 +118,7 @@ type digger struct {
 
 // A level is what an archive at a depth needs. It is kept for the next one.
 type level struct {
-	format format
+	format Format
 	member int // 0 if none has begun
 
 	head       [headSize]byte
@@ -138,10 +139,10 @@ func (l *level) release() {
 	}
 }
 
-// newDigger returns a digger that calls found with where, inside of the file, a
+// New returns a Searcher that calls found with where, inside of the file, a
 // value is.
-func newDigger(r *redact.Redactor, found func(f redact.Find, where string)) *digger {
-	d := &digger{redactor: r, found: found, bounds: usualBounds}
+func New(r *redact.Redactor, found func(f redact.Find, where string)) *Searcher {
+	d := &Searcher{redactor: r, found: found, bounds: usualBounds}
 	for depth := range d.levels {
 		d.levels[depth].found = func(f redact.Find) { d.found(f, d.where(depth)) }
 	}
@@ -149,7 +150,7 @@ func newDigger(r *redact.Redactor, found func(f redact.Find, where string)) *dig
 }
 
 // where tells people what is at a depth.
-func (d *digger) where(depth int) string {
+func (d *Searcher) where(depth int) string {
 	var s strings.Builder
 	for depth--; depth >= 0; depth-- {
 		if s.Len() > 0 {
@@ -175,9 +176,9 @@ func section(at io.ReaderAt, from, size int64) input {
 	return input{at: io.NewSectionReader(at, from, size), size: size}
 }
 
-// dig looks into a file of which n bytes are no holes, and returns its format. An
-// error is an [uncheckedError], or not the file's.
-func (d *digger) dig(ctx context.Context, at io.ReaderAt, size, n int64) (format, error) {
+// Search looks into a file of which n bytes are no holes, and returns its format. An
+// error is an [UncheckedError], or not the file's.
+func (d *Searcher) Search(ctx context.Context, at io.ReaderAt, size, n int64) (Format, error) {
 	d.left = max(d.bounds.expanded, d.bounds.expansion*min(n, math.MaxInt64/d.bounds.expansion))
 	d.members, d.held, d.fault = 0, 0, nil
 	f, err := d.look(ctx, section(&source{ctx.Err, at, d}, 0, size), 0)
@@ -194,7 +195,7 @@ func (d *digger) dig(ctx context.Context, at io.ReaderAt, size, n int64) (format
 type source struct {
 	done func() error
 	at   io.ReaderAt
-	d    *digger
+	d    *Searcher
 }
 
 // ReadAt implements [io.ReaderAt].
@@ -210,7 +211,7 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // fail notes an error that is not an archive's.
-func (d *digger) fail(err error) error {
+func (d *Searcher) fail(err error) error {
 	if d.fault == nil {
 		d.fault = err
 	}
@@ -218,7 +219,7 @@ func (d *digger) fail(err error) error {
 }
 
 // look looks into an archive, and returns "" if it is none.
-func (d *digger) look(ctx context.Context, in input, depth int) (format, error) {
+func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error) {
 	l := &d.levels[depth]
 	head, err := d.head(in, l)
 	if err != nil {
@@ -235,7 +236,7 @@ func (d *digger) look(ctx context.Context, in input, depth int) (format, error) 
 	}
 	l.format, l.member = f, 0
 	if depth == maxDepth {
-		return f, uncheckedError(fmt.Sprintf("archives are in one another more than %d deep", maxDepth))
+		return f, UncheckedError(fmt.Sprintf("archives are in one another more than %d deep", maxDepth))
 	}
 	is := false
 	switch f {
@@ -246,7 +247,7 @@ func (d *digger) look(ctx context.Context, in input, depth int) (format, error) 
 	case formatZip:
 		is, err = d.zip(ctx, in, depth)
 	}
-	var reason uncheckedError
+	var reason UncheckedError
 	switch {
 	case d.fault != nil:
 		return f, d.fault
@@ -255,11 +256,11 @@ func (d *digger) look(ctx context.Context, in input, depth int) (format, error) 
 	case !is:
 		return "", nil // nothing can be taken out of it: it only begins like one
 	}
-	return f, uncheckedError("damaged: " + d.where(depth+1))
+	return f, UncheckedError("damaged: " + d.where(depth+1))
 }
 
 // head returns the first bytes of an input, and leaves them there.
-func (d *digger) head(in input, l *level) ([]byte, error) {
+func (d *Searcher) head(in input, l *level) ([]byte, error) {
 	if in.at == nil {
 		head, _ := in.r.Peek(headSize) // an error comes again with the next read
 		return head, nil
@@ -293,7 +294,7 @@ func reset(b **bufio.Reader, r io.Reader, size int) *bufio.Reader {
 
 // stream scans what comes out of compressed data and looks into it. It returns how
 // much that was.
-func (d *digger) stream(ctx context.Context, r io.Reader, depth int) (n int64, err error) {
+func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64, err error) {
 	l := &d.levels[depth]
 	w := d.redactor.Writer(io.Discard)
 	w.Found = l.found
@@ -304,7 +305,7 @@ func (d *digger) stream(ctx context.Context, r io.Reader, depth int) (n int64, e
 		more, err := r.Read(p)
 		n += int64(more)
 		if d.left -= int64(more); d.left < 0 {
-			return 0, d.fail(uncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size", d.bounds.expanded>>20, d.bounds.expansion)))
+			return 0, d.fail(UncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size", d.bounds.expanded>>20, d.bounds.expansion)))
 		}
 		if _, err := w.Write(p[:more]); err != nil {
 			return 0, d.fail(err)
@@ -325,7 +326,7 @@ func (d *digger) stream(ctx context.Context, r io.Reader, depth int) (n int64, e
 }
 
 // gzip looks into a gzip archive, and reports whether it is one.
-func (d *digger) gzip(ctx context.Context, in input, depth int) (bool, error) {
+func (d *Searcher) gzip(ctx context.Context, in input, depth int) (bool, error) {
 	l := &d.levels[depth]
 	r, z := l.reader(in), &l.gzip
 	if err := z.Reset(r); err != nil {
@@ -355,19 +356,19 @@ func (d *digger) gzip(ctx context.Context, in input, depth int) (bool, error) {
 }
 
 // enter counts a member.
-func (d *digger) enter(ctx context.Context, depth int) error {
+func (d *Searcher) enter(ctx context.Context, depth int) error {
 	if err := ctx.Err(); err != nil {
 		return d.fail(err)
 	}
 	if d.members++; d.members > d.bounds.members {
-		return uncheckedError(fmt.Sprintf("there are more than %d members in it", d.bounds.members))
+		return UncheckedError(fmt.Sprintf("there are more than %d members in it", d.bounds.members))
 	}
 	d.levels[depth].member++
 	return nil
 }
 
 // tar looks into a tar archive, and reports whether it is one.
-func (d *digger) tar(ctx context.Context, in input, depth int) (is bool, err error) {
+func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err error) {
 	l := &d.levels[depth]
 	// By place what is not looked at is passed over.
 	var r io.Reader = in.r
@@ -420,7 +421,7 @@ func (d *digger) tar(ctx context.Context, in input, depth int) (is bool, err err
 
 // behindTar makes sure that what is behind the end of a tar archive is no other one: some
 // programs go on there.
-func (d *digger) behindTar(ctx context.Context, r io.Reader, places *io.SectionReader) error {
+func (d *Searcher) behindTar(ctx context.Context, r io.Reader, places *io.SectionReader) error {
 	if places != nil { // the reader of tar may have stopped within a block
 		at, err := places.Seek(0, io.SeekCurrent)
 		if err != nil {
@@ -441,7 +442,7 @@ func (d *digger) behindTar(ctx context.Context, r io.Reader, places *io.SectionR
 		}
 		switch {
 		case isTar(block[:n]):
-			return uncheckedError("there are several tar archives in it, one behind the other")
+			return UncheckedError("there are several tar archives in it, one behind the other")
 		case n < headSize, block != [headSize]byte{}:
 			return nil
 		}
@@ -479,7 +480,7 @@ const (
 
 // zip looks into a zip archive, and reports whether it is one. It reads the
 // directory itself, because archive/zip holds all of it.
-func (d *digger) zip(ctx context.Context, in input, depth int) (bool, error) {
+func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	l := &d.levels[depth]
 	if in.at == nil {
 		var err error
@@ -516,7 +517,7 @@ func (d *digger) zip(ctx context.Context, in input, depth int) (bool, error) {
 }
 
 // hold keeps a zip archive that can only be read in order.
-func (d *digger) hold(r io.Reader) (input, error) {
+func (d *Searcher) hold(r io.Reader) (input, error) {
 	var all pages
 	var size int64
 	for {
@@ -531,7 +532,7 @@ func (d *digger) hold(r io.Reader) (input, error) {
 			return input{}, err
 		}
 		if d.held+size == d.bounds.held {
-			return input{}, uncheckedError(fmt.Sprintf("a zip archive in it has %d MiB or more", d.bounds.held>>20))
+			return input{}, UncheckedError(fmt.Sprintf("a zip archive in it has %d MiB or more", d.bounds.held>>20))
 		}
 	}
 }
@@ -577,10 +578,10 @@ type directory struct {
 }
 
 // errTwoWays is for what some programs read and others do not.
-const errTwoWays = uncheckedError("damaged: a zip archive that may be read in two ways")
+const errTwoWays = UncheckedError("damaged: a zip archive that may be read in two ways")
 
 // findDirectory finds the directory of a zip archive.
-func (d *digger) findDirectory(in input) (directory, error) {
+func (d *Searcher) findDirectory(in input) (directory, error) {
 	end, b, err := d.findEnd(in)
 	if err != nil {
 		return directory{}, err
@@ -631,7 +632,7 @@ func has(in input, at int64, record string) bool {
 
 // findEnd finds the last record of a directory, behind which there may be a comment
 // or something else. It returns -1 if there is none.
-func (d *digger) findEnd(in input) (int64, []byte, error) {
+func (d *Searcher) findEnd(in input) (int64, []byte, error) {
 	const most = directoryEndSize + math.MaxUint16
 	if d.tail == nil {
 		d.tail = make([]byte, most)
@@ -751,14 +752,14 @@ func (e *entry) widen(extra []byte) bool {
 }
 
 // member looks into a member of a zip archive.
-func (d *digger) member(ctx context.Context, in input, base int64, e entry, depth int) error {
+func (d *Searcher) member(ctx context.Context, in input, base int64, e entry, depth int) error {
 	const encrypted, strong, hidden = 1, 1 << 6, 1 << 13
 	l := &d.levels[depth]
 	if e.flags&(encrypted|strong|hidden) != 0 {
-		return uncheckedError("encrypted: " + d.where(depth+1))
+		return UncheckedError("encrypted: " + d.where(depth+1))
 	}
 	if e.method != 0 && e.method != 8 {
-		return uncheckedError(fmt.Sprintf("compressed by method %d: %s", e.method, d.where(depth+1)))
+		return UncheckedError(fmt.Sprintf("compressed by method %d: %s", e.method, d.where(depth+1)))
 	}
 	if e.header > math.MaxInt64 || e.compressed > math.MaxInt64 {
 		return errDamaged
@@ -805,3 +806,17 @@ func (d *digger) member(ctx context.Context, in input, base int64, e entry, dept
 	}), depth+1)
 	return err
 }
+
+// fill reads until p is full or r ends, and returns [io.EOF] only for that.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var more int
+		more, err = r.Read(p[n:])
+		n += more
+	}
+	return n, err
+}
+
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,35 +26,38 @@ const (
 	errorPB               // why a task of Flyte failed
 )
 
-// A content is what was seen of a file.
-type content struct {
+// A Content is what was seen of a file.
+type Content struct {
 	// A text in which nothing was found is text, also if it is JSON, and a message is
 	// opaque then: more is not looked at.
 	kind kind
-	// found is how often each value is there, by name. What an archive holds may be
+	// Found is how often each value is there, by name. What an archive holds may be
 	// counted twice: as its own bytes, and as its member's.
-	found map[string]int
-	// why is, of what is opaque, what it is ("a gzip archive", "member 3 of a zip
+	Found map[string]int
+	// Why is, of what is opaque, what it is ("a gzip archive", "member 3 of a zip
 	// archive"), and of what is unchecked, the reason ("it expands to more than 1 GiB").
-	why string
-	// unchecked is set if there may be more values than were found.
-	unchecked bool
+	Why string
+	// Unchecked is set if there may be more values than were found.
+	Unchecked bool
 }
 
-// errStill is returned, wrapped, when a value cannot be taken out of a file.
-var errStill = errors.New("a value cannot be taken out of it")
+// Maskable reports whether the values can be masked where they are found.
+func (c Content) Maskable() bool { return c.kind != opaque }
 
-// An inspector looks at what is in files, one after another, and masks it. It keeps
+// ErrStill is returned, wrapped, when a value cannot be taken out of a file.
+var ErrStill = errors.New("a value cannot be taken out of it")
+
+// An Inspector looks at what is in files, one after another, and masks it. It keeps
 // what it needs for one for the next, because there may be a million. It is used
 // by one goroutine.
-type inspector struct {
-	scanner *Scanner
-	buf     []byte // what is read of a file first, which of most is all
-	all     bytes.Reader
-	text    textCheck
-	json    jsonCheck
-	digger  *digger
-	out     *bufio.Writer
+type Inspector struct {
+	redactor *redact.Redactor
+	buf      []byte // what is read of a file first, which of most is all
+	all      bytes.Reader
+	text     textCheck
+	json     jsonCheck
+	archives *Searcher
+	out      *bufio.Writer
 
 	found map[string]int // in the file that is being looked at
 	where string         // the first of these in an archive was
@@ -63,17 +67,16 @@ type inspector struct {
 // bufferSize is that of the redactor's own reads.
 const bufferSize = 256 << 10
 
-// newInspector returns an inspector of files for the values that s knows. It tells
-// s.Read what it reads, and nothing to s.Found: what is found is in the content.
-func newInspector(s *Scanner) *inspector {
-	in := &inspector{scanner: s, buf: make([]byte, bufferSize)}
+// NewInspector returns an inspector of files for the values that r knows.
+func NewInspector(r *redact.Redactor) *Inspector {
+	in := &Inspector{redactor: r, buf: make([]byte, bufferSize)}
 	in.count = func(f redact.Find) {
 		if in.found == nil {
 			in.found = map[string]int{}
 		}
 		in.found[f.Name]++
 	}
-	in.digger = newDigger(s.Redactor, func(f redact.Find, where string) {
+	in.archives = New(r, func(f redact.Find, where string) {
 		in.count(f)
 		if in.where == "" {
 			in.where = where
@@ -82,14 +85,14 @@ func newInspector(s *Scanner) *inspector {
 	return in
 }
 
-// inspect reads all of a file. raw is its bytes in order, of which holes may be
+// Inspect reads all of a file. raw is its bytes in order, of which holes may be
 // shortened; at its bytes by place, and size its length. A file that is damaged is
 // no error.
-func (in *inspector) inspect(ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64) (content, error) {
+func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64) (Content, error) {
 	in.found, in.where = nil, ""
 	n, err := in.scan(ctx, raw)
 	if err != nil {
-		return content{}, err
+		return Content{}, err
 	}
 	if n == size && n <= bufferSize { // all of it is in the buffer
 		in.all.Reset(in.buf[:n])
@@ -98,8 +101,8 @@ func (in *inspector) inspect(ctx context.Context, name string, raw io.Reader, at
 	}
 	name = filepath.Base(name)
 	if in.text.valid() && filepath.Ext(name) != ".pb" {
-		c := content{kind: text, found: in.found}
-		if len(c.found) == 0 {
+		c := Content{kind: text, Found: in.found}
+		if len(c.Found) == 0 {
 			return c, nil
 		}
 		// A second look, at few files, costs less than one at every file.
@@ -109,36 +112,36 @@ func (in *inspector) inspect(ctx context.Context, name string, raw io.Reader, at
 		}
 		return c, err
 	}
-	f, err := in.digger.dig(ctx, at, size, n)
-	c := content{found: in.found, why: "binary data"}
-	var reason uncheckedError
+	f, err := in.archives.Search(ctx, at, size, n)
+	c := Content{Found: in.found, Why: "binary data"}
+	var reason UncheckedError
 	switch {
 	case errors.As(err, &reason):
-		c.why, c.unchecked = reason.Error(), true
+		c.Why, c.Unchecked = reason.Error(), true
 		return c, nil
 	case err != nil:
-		return content{}, err
+		return Content{}, err
 	case in.where != "":
-		c.why = in.where
+		c.Why = in.where
 	case f != "":
-		c.why = f.String()
-	case filepath.Ext(name) == ".pb" && len(c.found) > 0:
-		c.kind, c.why, err = flyteKind(name, at, size)
+		c.Why = f.String()
+	case filepath.Ext(name) == ".pb" && len(c.Found) > 0:
+		c.kind, c.Why, err = flyteKind(name, at, size)
 	}
 	return c, err
 }
 
 // scan looks for values in all of r, and whether it is a text. The first bytes of it
 // are left in the buffer. It returns how many there were.
-func (in *inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
-	r = in.scanner.reader(ctx, r)
+func (in *Inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
+	r = &cancelable{ctx, r}
 	// What is not a value says what the file is: with one in it that is no text, a text
 	// is still one, and can be masked.
 	in.text = textCheck{}
-	w := in.scanner.Redactor.Writer(&in.text)
+	w := in.redactor.Writer(&in.text)
 	w.Found, w.Covered = in.count, in.text.covered
-	n, err := fill(r, in.buf)
-	if err != nil && err != io.EOF { //nolint:errorlint // one that is wrapped is no end
+	n, err := io.ReadFull(r, in.buf)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // one that is wrapped is no end
 		return 0, err
 	}
 	if _, err := w.Write(in.buf[:n]); err != nil {
@@ -154,51 +157,45 @@ func (in *inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
 	return int64(n) + more, w.Close()
 }
 
-// fill reads until p is full or r ends, and returns [io.EOF] only for that.
-func fill(r io.Reader, p []byte) (n int, err error) {
-	for n < len(p) && err == nil {
-		var more int
-		more, err = r.Read(p[n:])
-		n += more
-	}
-	return n, err
-}
-
 // isJSON reports whether a file is JSON values that can be followed.
-func (in *inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bool, error) {
+func (in *Inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bool, error) {
 	in.json.reset()
 	if at == &in.all {
 		return in.json.write(in.buf[:size]) && in.json.done(), nil
 	}
-	r := cancelable(ctx, io.NewSectionReader(at, 0, size))
+	r := &cancelable{ctx, io.NewSectionReader(at, 0, size)}
 	for {
 		n, err := r.Read(in.buf)
 		if !in.json.write(in.buf[:n]) {
 			return false, nil
 		}
-		switch {
-		case err == io.EOF:
+		if err == io.EOF { //nolint:errorlint // one that is wrapped is no end
 			return in.json.done(), nil
-		case err != nil:
+		}
+		if err != nil {
 			return false, err
 		}
 	}
 }
 
-// cancelable ends when ctx does.
-func cancelable(ctx context.Context, r io.Reader) io.Reader {
-	return readFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return r.Read(p)
-	})
+// A cancelable reader ends when ctx does.
+type cancelable struct {
+	ctx context.Context //nolint:containedctx // it is one call's
+	r   io.Reader
 }
 
-// rewrite writes to w what a file becomes with its values masked. raw is its bytes,
-// in which c was seen. If it returns [errStill], wrapped, what is in w still holds a
+// Read implements [io.Reader].
+func (c *cancelable) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// Rewrite writes to w what a file becomes with its values masked. raw is its bytes,
+// in which c was seen. If it returns [ErrStill], wrapped, what is in w still holds a
 // value, or would be broken, and is thrown away.
-func (in *inspector) rewrite(ctx context.Context, c content, raw io.Reader, w io.Writer) error {
+func (in *Inspector) Rewrite(ctx context.Context, c Content, raw io.Reader, w io.Writer) error {
 	var m masker
 	out := in.sink(w)
 	switch c.kind {
@@ -209,9 +206,9 @@ func (in *inspector) rewrite(ctx context.Context, c content, raw io.Reader, w io
 	case outputsPB, errorPB:
 		return in.rewriteMessage(ctx, c.kind, raw, w)
 	default:
-		return fmt.Errorf("%w: %s", errStill, c.why)
+		return fmt.Errorf("%w: %s", ErrStill, c.Why)
 	}
-	masked := in.scanner.Redactor.Writer(m)
+	masked := in.redactor.Writer(m)
 	masked.Covered = m.covered
 	for {
 		if err := ctx.Err(); err != nil {
@@ -254,12 +251,12 @@ type sink struct {
 	still bool
 }
 
-func (in *inspector) sink(w io.Writer) *sink {
+func (in *Inspector) sink(w io.Writer) *sink {
 	if in.out == nil {
 		in.out = bufio.NewWriterSize(nil, 64<<10)
 	}
 	in.out.Reset(w)
-	s := &sink{w: in.out, check: in.scanner.Redactor.Writer(io.Discard)}
+	s := &sink{w: in.out, check: in.redactor.Writer(io.Discard)}
 	s.check.Found = func(redact.Find) { s.still = true }
 	return s
 }
@@ -288,7 +285,7 @@ func (s *sink) look(p []byte) error {
 		return err
 	}
 	if s.still {
-		return errStill
+		return ErrStill
 	}
 	return nil
 }
@@ -299,7 +296,7 @@ func (s *sink) close() error {
 		return err
 	}
 	if s.still {
-		return errStill
+		return ErrStill
 	}
 	return s.w.Flush()
 }
@@ -459,6 +456,7 @@ var controls = func() (is [256]bool) {
 // the like.
 func classify(p []byte) (ascii, control bool) {
 	const high = 0x8080808080808080
+	le := binary.LittleEndian
 	var wide uint64
 	at := 0
 	for ; at <= len(p)-32; at += 32 {

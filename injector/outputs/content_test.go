@@ -27,18 +27,18 @@ import (
 const secret = "s3cr3t-v\"lue"
 
 // knows returns an inspector for values that are called A, B, …
-func knows(values ...string) *inspector {
+func knows(values ...string) *Inspector {
 	var patterns []redact.Pattern
 	for i, v := range values {
 		patterns = append(patterns, redact.Pattern{Name: string(rune('A' + i)), Value: []byte(v)})
 	}
-	return newInspector(&Scanner{Redactor: redact.New(6, patterns...)})
+	return NewInspector(redact.New(6, patterns...))
 }
 
 // look inspects data, by reads of at most n bytes.
-func look(t testing.TB, in *inspector, name string, data []byte, n int) content {
+func look(t testing.TB, in *Inspector, name string, data []byte, n int) Content {
 	t.Helper()
-	c, err := in.inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }}, bytes.NewReader(data), int64(len(data)))
+	c, err := in.Inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }}, bytes.NewReader(data), int64(len(data)))
 	require.NoError(t, err)
 	return c
 }
@@ -47,10 +47,10 @@ func look(t testing.TB, in *inspector, name string, data []byte, n int) content 
 const whole = 1 << 30
 
 // mask rewrites data, by reads of n() bytes.
-func mask(t testing.TB, in *inspector, c content, data []byte, n func() int) (string, error) {
+func mask(t testing.TB, in *Inspector, c Content, data []byte, n func() int) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := in.rewrite(t.Context(), c, &chunks{bytes.NewReader(data), n}, &out)
+	err := in.Rewrite(t.Context(), c, &chunks{bytes.NewReader(data), n}, &out)
 	return out.String(), err
 }
 
@@ -65,10 +65,10 @@ func (c *chunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), ma
 func every(n int) func() int { return func() int { return n } }
 
 // finds searches data as a second redactor would, but for its masks.
-func finds(t testing.TB, in *inspector, data string) []redact.Find {
+func finds(t testing.TB, in *Inspector, data string) []redact.Find {
 	t.Helper()
 	var found []redact.Find
-	w := in.scanner.Redactor.Writer(io.Discard)
+	w := in.redactor.Writer(io.Discard)
 	w.Found = func(f redact.Find) { found = append(found, f) }
 	for _, name := range "ABCDEFGHIJKLMNOPQRSTUVWXYZ" {
 		data = strings.ReplaceAll(data, "[redacted:"+string(name)+"]", "\x00")
@@ -148,22 +148,22 @@ func TestInspect(t *testing.T) {
 	escaped := `s3cr3t-v\"lue`
 	for name, c := range map[string]struct {
 		file, data string
-		want       content
+		want       Content
 	}{
-		"nothing":          {"a", "", content{kind: text}},
-		"a text":           {"a", "some text\n", content{kind: text}},
-		"found":            {"a", secret + " " + secret + " 123456789", content{kind: text, found: map[string]int{"A": 2, "B": 1}}},
-		"JSON":             {"a.txt", `{"a": "` + escaped + `"}`, content{kind: jsonText, found: map[string]int{"A": 1}}},
-		"JSON Lines":       {"a", `{"a": "` + escaped + `"}` + "\n[1]\n", content{kind: jsonText, found: map[string]int{"A": 1}}},
-		"no JSON":          {"a.json", `{"a": "` + escaped + `"`, content{kind: text, found: map[string]int{"A": 1}}},
-		"binary":           {"a.json", "\x00" + secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
-		"binary, clean":    {"a", "\x00", content{kind: opaque, why: "binary data"}},
-		"cut in a rune":    {"a", secret + "\xc3", content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
-		"a .pb":            {"x/inputs.pb", secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "a .pb file of an unknown kind"}},
-		"no outputs":       {"outputs.pb", secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "not the message of Flyte's that its name says"}},
-		"outputs.pb.txt":   {"outputs.pb.txt", secret, content{kind: text, found: map[string]int{"A": 1}}},
-		"a folder of .pb":  {"dir.pb/a", secret, content{kind: text, found: map[string]int{"A": 1}}},
-		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}},
+		"nothing":          {"a", "", Content{kind: text}},
+		"a text":           {"a", "some text\n", Content{kind: text}},
+		"found":            {"a", secret + " " + secret + " 123456789", Content{kind: text, Found: map[string]int{"A": 2, "B": 1}}},
+		"JSON":             {"a.txt", `{"a": "` + escaped + `"}`, Content{kind: jsonText, Found: map[string]int{"A": 1}}},
+		"JSON Lines":       {"a", `{"a": "` + escaped + `"}` + "\n[1]\n", Content{kind: jsonText, Found: map[string]int{"A": 1}}},
+		"no JSON":          {"a.json", `{"a": "` + escaped + `"`, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"binary":           {"a.json", "\x00" + secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"binary, clean":    {"a", "\x00", Content{kind: opaque, Why: "binary data"}},
+		"cut in a rune":    {"a", secret + "\xc3", Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"a .pb":            {"x/inputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"}},
+		"no outputs":       {"outputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the message of Flyte's that its name says"}},
+		"outputs.pb.txt":   {"outputs.pb.txt", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"a folder of .pb":  {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
 	} {
 		for _, n := range []int{1, 3, whole} {
 			require.Equal(t, c.want, look(t, in, c.file, []byte(c.data), n), name)
@@ -177,27 +177,49 @@ func TestInspectLong(t *testing.T) {
 	for _, size := range []int{bufferSize - 1, bufferSize, bufferSize + 1, 3*bufferSize + 17} {
 		data := bytes.Repeat([]byte("text ä\n"), size/8+1)[:size-1]
 		data = append(data[:len(data)-begun(data)], '\n')
-		require.Equal(t, content{kind: text}, look(t, in, "f", data, whole), size)
+		require.Equal(t, Content{kind: text}, look(t, in, "f", data, whole), size)
 		for _, at := range []int{0, bufferSize - 5, len(data) - len(secret)} {
 			if at+len(secret) > len(data) {
 				continue
 			}
 			with := append(append(slices.Clone(data[:at]), secret...), data[at:]...)
 			c := look(t, in, "f", with, whole)
-			require.Equal(t, map[string]int{"A": 1}, c.found)
+			require.Equal(t, map[string]int{"A": 1}, c.Found)
 			with[len(with)-1] = 0
 			c = look(t, in, "f", with, whole)
-			require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "binary data"}, c)
+			require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}, c)
 		}
 		long := []byte(`["` + strings.Repeat("x", size) + `", "` + strings.ReplaceAll(secret, `"`, `\"`) + `"]`)
 		c := look(t, in, "f", long, whole)
-		require.Equal(t, content{kind: jsonText, found: map[string]int{"A": 1}}, c)
+		require.Equal(t, Content{kind: jsonText, Found: map[string]int{"A": 1}}, c)
 		out, err := mask(t, in, c, long, every(whole))
 		require.NoError(t, err)
 		require.Equal(t, `["`+strings.Repeat("x", size)+`", "[redacted:A]"]`, out)
 		c = look(t, in, "f", long[:len(long)-1], whole)
-		require.Equal(t, content{kind: text, found: map[string]int{"A": 1}}, c)
+		require.Equal(t, Content{kind: text, Found: map[string]int{"A": 1}}, c)
 	}
+}
+
+// Values in an archive cannot be masked: the error names the kind of archive.
+func TestInspectArchives(t *testing.T) {
+	in := knows(secret)
+	long := []byte(strings.Repeat("some text ", 30) + secret)
+	for why, data := range map[string][]byte{
+		"a gzip archive":                              gzipped(t, long),
+		"member 1 of a zip archive":                   zipped(t, "m", string(long)),
+		"a tar archive":                               tarball(t, map[string][]byte{"m": long}),
+		"a gzip archive in member 1 of a tar archive": tarball(t, map[string][]byte{"m": gzipped(t, long)}),
+	} {
+		for _, n := range []int{7, whole} {
+			c := look(t, in, "f.txt", data, n)
+			require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: why}, c)
+		}
+		_, err := mask(t, in, look(t, in, "f", data, whole), data, every(whole))
+		require.ErrorIs(t, err, ErrStill)
+		require.ErrorContains(t, err, why)
+	}
+	c := look(t, in, "f", gzipped(t, long)[:30], whole)
+	require.Equal(t, Content{kind: opaque, Why: "damaged: a gzip archive", Unchecked: true}, c)
 }
 
 // An inspector of many files mixes none of them up.
@@ -205,10 +227,10 @@ func TestInspectMany(t *testing.T) {
 	in := knows(secret)
 	archive := zipped(t, "m", secret)
 	for range 3 {
-		require.Equal(t, content{kind: text, found: map[string]int{"A": 1}}, look(t, in, "f", []byte(secret), whole))
-		require.Equal(t, content{kind: text}, look(t, in, "f", []byte("{}"), whole))
-		require.Equal(t, map[string]int{"A": 1}, look(t, in, "f", archive, whole).found)
-		require.Equal(t, content{why: "binary data"}, look(t, in, "f", []byte{0}, whole))
+		require.Equal(t, Content{kind: text, Found: map[string]int{"A": 1}}, look(t, in, "f", []byte(secret), whole))
+		require.Equal(t, Content{kind: text}, look(t, in, "f", []byte("{}"), whole))
+		require.Equal(t, map[string]int{"A": 1}, look(t, in, "f", archive, whole).Found)
+		require.Equal(t, Content{Why: "binary data"}, look(t, in, "f", []byte{0}, whole))
 	}
 }
 
@@ -218,25 +240,25 @@ func TestInspectFails(t *testing.T) {
 	at := bytes.NewReader(data)
 	broken := iotest.ErrReader(errors.ErrUnsupported)
 	for _, n := range []int64{0, 1, bufferSize, bufferSize + 1} {
-		_, err := in.inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at, at.Size())
+		_, err := in.Inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at, at.Size())
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
 	// By place, when there must be another look.
 	for _, begin := range []string{`[ "s3cr3t-v\"lue",`, "\x1f\x8b\x08\x00"} {
 		long := append([]byte(begin), data...)
-		_, err := in.inspect(t.Context(), "f", bytes.NewReader(long), brokenAt{}, int64(len(long)))
+		_, err := in.Inspect(t.Context(), "f", bytes.NewReader(long), brokenAt{}, int64(len(long)))
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
 	c := look(t, in, "f", data, whole)
-	require.ErrorIs(t, in.rewrite(t.Context(), c, io.MultiReader(bytes.NewReader(data), broken), io.Discard), errors.ErrUnsupported)
+	require.ErrorIs(t, in.Rewrite(t.Context(), c, io.MultiReader(bytes.NewReader(data), broken), io.Discard), errors.ErrUnsupported)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer full.Close() //nolint:errcheck // nothing is in it
-	require.Error(t, in.rewrite(t.Context(), c, bytes.NewReader(data), full))
-	require.Error(t, in.rewrite(t.Context(), c, bytes.NewReader([]byte(secret)), full))
+	require.Error(t, in.Rewrite(t.Context(), c, bytes.NewReader(data), full))
+	require.Error(t, in.Rewrite(t.Context(), c, bytes.NewReader([]byte(secret)), full))
 	c.kind = opaque
 	_, err = mask(t, in, c, data, every(whole))
-	require.ErrorIs(t, err, errStill)
+	require.ErrorIs(t, err, ErrStill)
 }
 
 type brokenAt struct{}
@@ -274,13 +296,13 @@ func TestCanceled(t *testing.T) {
 	} {
 		for n := 0; ; n++ {
 			ctx := &until{t.Context(), n}
-			c, err := in.inspect(ctx, name, bytes.NewReader(data), bytes.NewReader(data), int64(len(data)))
+			c, err := in.Inspect(ctx, name, bytes.NewReader(data), bytes.NewReader(data), int64(len(data)))
 			if err == nil && c.kind != opaque {
-				err = in.rewrite(ctx, c, bytes.NewReader(data), io.Discard)
+				err = in.Rewrite(ctx, c, bytes.NewReader(data), io.Discard)
 			}
 			if err == nil {
 				require.Greater(t, n, 4, name)
-				require.Contains(t, c.found, "A", name)
+				require.Contains(t, c.Found, "A", name)
 				break
 			}
 			require.ErrorIs(t, err, context.Canceled, name)
@@ -312,7 +334,7 @@ func TestMaskText(t *testing.T) {
 			b = append(b, strings.Repeat("tä\n", random.IntN(20))...)
 		}
 		c := look(t, in, "f", b, whole)
-		if len(c.found) == 0 {
+		if len(c.Found) == 0 {
 			continue
 		}
 		c.kind = text // also if it is JSON
@@ -327,8 +349,8 @@ func TestMaskText(t *testing.T) {
 
 // A mask that holds a value is none.
 func TestMaskEqualsValue(t *testing.T) {
-	in := newInspector(&Scanner{Redactor: redact.New(6,
-		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{Name: "q\"\\", Value: []byte("redacted")})})
+	in := NewInspector(redact.New(6,
+		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{Name: "q\"\\", Value: []byte("redacted")}))
 	for data, want := range map[string]string{
 		"my password":                          "my [redacted:password]",
 		`{"password": 1, "x": "not redacted"}`: `{"[redacted:password]": 1, "x": "not [redacted:q\"\\]"}`,
@@ -357,7 +379,7 @@ func TestMaskTextInRunes(t *testing.T) {
 			out, err := mask(t, in, c, []byte(data), every(n))
 			require.NoError(t, err)
 			require.Equal(t, want, out)
-			out, err = mask(t, in, content{kind: jsonText}, []byte(`["`+data+`"]`), every(n))
+			out, err = mask(t, in, Content{kind: jsonText}, []byte(`["`+data+`"]`), every(n))
 			require.NoError(t, err)
 			require.Equal(t, `["`+want+`"]`, out)
 		}
@@ -412,7 +434,7 @@ func TestInspectAllocates(t *testing.T) {
 		inspect := func() {
 			raw.Reset(data)
 			at.Reset(data)
-			_, err := in.inspect(ctx, "f", &raw, &at, int64(len(data)))
+			_, err := in.Inspect(ctx, "f", &raw, &at, int64(len(data)))
 			require.NoError(t, err)
 		}
 		inspect()
@@ -440,7 +462,7 @@ func BenchmarkInspectSmall(b *testing.B) {
 			for b.Loop() {
 				raw.Reset(data)
 				at.Reset(data)
-				if _, err := in.inspect(ctx, "f", &raw, &at, int64(len(data))); err != nil {
+				if _, err := in.Inspect(ctx, "f", &raw, &at, int64(len(data))); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -476,7 +498,7 @@ func BenchmarkInspect(b *testing.B) {
 		b.Run("redactor/"+name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				w := in.scanner.Redactor.Writer(io.Discard)
+				w := in.redactor.Writer(io.Discard)
 				if _, err := w.ReadFrom(struct{ io.Reader }{bytes.NewReader(data)}); err != nil {
 					b.Fatal(err)
 				}
@@ -485,18 +507,18 @@ func BenchmarkInspect(b *testing.B) {
 		b.Run("inspect/"+name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				if _, err := in.inspect(ctx, "f", bytes.NewReader(data), bytes.NewReader(data), int64(len(data))); err != nil {
+				if _, err := in.Inspect(ctx, "f", bytes.NewReader(data), bytes.NewReader(data), int64(len(data))); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 	}
-	for name, c := range map[string]content{"text": {kind: text}, "JSON found": {kind: jsonText}} {
+	for name, c := range map[string]Content{"text": {kind: text}, "JSON found": {kind: jsonText}} {
 		data := texts[name]
 		b.Run("rewrite/"+name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				if err := in.rewrite(ctx, c, bytes.NewReader(data), io.Discard); err != nil {
+				if err := in.Rewrite(ctx, c, bytes.NewReader(data), io.Discard); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -66,8 +66,8 @@ func decode(k kind, b []byte) proto.Message {
 
 // rewriteMessage writes r, a message, masked. A value that is in no text of it stays
 // and is an error: whoever reads bytes would find them broken.
-func (in *inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w io.Writer) error {
-	b, err := io.ReadAll(io.LimitReader(cancelable(ctx, r), maxMessage+1))
+func (in *Inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w io.Writer) error {
+	b, err := io.ReadAll(io.LimitReader(&cancelable{ctx, r}, maxMessage+1))
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (in *inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w 
 		return err
 	}
 	still := false
-	check := in.scanner.Redactor.Writer(io.Discard)
+	check := in.redactor.Writer(io.Discard)
 	check.Found = func(redact.Find) { still = true }
 	if _, err := check.Write(left); err != nil {
 		return err
@@ -87,7 +87,7 @@ func (in *inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w 
 		return err
 	}
 	if still {
-		return fmt.Errorf("%w: it is not in a text", errStill)
+		return fmt.Errorf("%w: it is not in a text", ErrStill)
 	}
 	b, err = in.masked(ctx, k, b, func(mask string) string { return mask })
 	if err != nil {
@@ -98,12 +98,12 @@ func (in *inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w 
 }
 
 // masked returns the message b with what stand returns for each mask.
-func (in *inspector) masked(ctx context.Context, k kind, b []byte, stand func(mask string) string) ([]byte, error) {
+func (in *Inspector) masked(ctx context.Context, k kind, b []byte, stand func(mask string) string) ([]byte, error) {
 	m := decode(k, b)
 	if m == nil || len(b) > maxMessage {
-		return nil, fmt.Errorf("%w: it changed", errStill)
+		return nil, fmt.Errorf("%w: it changed", ErrStill)
 	}
-	t := texts{done: ctx.Err, redactor: in.scanner.Redactor, stand: stand, check: in.scanner.Redactor.Writer(io.Discard)}
+	t := texts{done: ctx.Err, redactor: in.redactor, stand: stand, check: in.redactor.Writer(io.Discard)}
 	t.check.Found = func(redact.Find) { t.found = true }
 	outputs, isOutputs := m.(*task.Outputs)
 	var names []string

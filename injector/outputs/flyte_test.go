@@ -72,7 +72,7 @@ func encode(t testing.TB, m proto.Message) []byte {
 }
 
 // maskMessage masks m under a name.
-func maskMessage(t testing.TB, in *inspector, name string, m, into proto.Message) (content, error) {
+func maskMessage(t testing.TB, in *Inspector, name string, m, into proto.Message) (Content, error) {
 	t.Helper()
 	b := encode(t, m)
 	c := look(t, in, name, b, whole)
@@ -91,7 +91,7 @@ func TestMaskOutputs(t *testing.T) {
 		c, err := maskMessage(t, knows(value), "outputs.pb", everywhere(value), got)
 		require.NoError(t, err)
 		require.Equal(t, outputsPB, c.kind)
-		require.Equal(t, map[string]int{"A": 20}, c.found)
+		require.Equal(t, map[string]int{"A": 20}, c.Found)
 		require.Truef(t, proto.Equal(everywhere("[redacted:A]"), got), "%v", got)
 	}
 }
@@ -129,12 +129,12 @@ func TestMaskOutputsNotInText(t *testing.T) {
 		change(m)
 		c, err := maskMessage(t, in, "outputs.pb", m, &task.Outputs{})
 		require.Equal(t, outputsPB, c.kind, name)
-		require.Len(t, c.found, 1, name)
-		require.ErrorIs(t, err, errStill, name)
+		require.Len(t, c.Found, 1, name)
+		require.ErrorIs(t, err, ErrStill, name)
 	}
 	// A message of which not one field is known is none.
 	c := look(t, in, "outputs.pb", unknown, whole)
-	require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "not the message of Flyte's that its name says"}, c)
+	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the message of Flyte's that its name says"}, c)
 	// Beside one that is, it stays.
 	m := everywhere(secret)
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 99, protowire.BytesType), "harmless"))
@@ -194,7 +194,7 @@ func TestMaskOutputsInRunes(t *testing.T) {
 
 // A mask that holds a value is none, and names that a mask makes equal are two.
 func TestMaskOutputsEqualsValue(t *testing.T) {
-	in := newInspector(&Scanner{Redactor: redact.New(6, redact.Pattern{Name: "password", Value: []byte("password")})})
+	in := NewInspector(redact.New(6, redact.Pattern{Name: "password", Value: []byte("password")}))
 	got := &task.Outputs{}
 	_, err := maskMessage(t, in, "outputs.pb", everywhere("password"), got)
 	require.NoError(t, err)
@@ -206,10 +206,10 @@ func TestLongOutputs(t *testing.T) {
 	m := &task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str(secret + strings.Repeat("x", maxMessage))}}}
 	b := encode(t, m)
 	c := look(t, in, "outputs.pb", b, whole)
-	require.Equal(t, content{kind: opaque, found: map[string]int{"A": 1}, why: "a message of more than 8 MiB"}, c)
+	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a message of more than 8 MiB"}, c)
 	// It grew since.
-	require.ErrorIs(t, in.rewrite(t.Context(), content{kind: outputsPB}, bytes.NewReader(b), &bytes.Buffer{}), errStill)
-	require.ErrorIs(t, in.rewrite(t.Context(), content{kind: errorPB}, strings.NewReader("no message"), &bytes.Buffer{}), errStill)
+	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: outputsPB}, bytes.NewReader(b), &bytes.Buffer{}), ErrStill)
+	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: errorPB}, strings.NewReader("no message"), &bytes.Buffer{}), ErrStill)
 }
 
 // texts of a message, with the names of what is in maps.
@@ -243,17 +243,17 @@ func textsOf(m protoreflect.Message) (all []string) {
 }
 
 // holdsMessage says what is true of whatever is called by one of the names.
-func holdsMessage(t testing.TB, in *inspector, name string, b []byte) {
+func holdsMessage(t testing.TB, in *Inspector, name string, b []byte) {
 	t.Helper()
 	c := look(t, in, name, b, whole)
 	if c.kind != outputsPB && c.kind != errorPB {
 		require.Equal(t, opaque, c.kind)
 		k := messageKinds[name]
 		if m := decode(k, b); m != nil { // nothing is found in it, so nothing changes
-			if len(c.found) > 0 {
+			if len(c.Found) > 0 {
 				return // an archive
 			}
-			out, err := mask(t, in, content{kind: k}, b, every(whole))
+			out, err := mask(t, in, Content{kind: k}, b, every(whole))
 			require.NoError(t, err)
 			require.True(t, proto.Equal(m, decode(k, []byte(out))))
 		}
@@ -261,7 +261,7 @@ func holdsMessage(t testing.TB, in *inspector, name string, b []byte) {
 	}
 	out, err := mask(t, in, c, b, every(whole))
 	if err != nil {
-		require.ErrorIs(t, err, errStill)
+		require.ErrorIs(t, err, ErrStill)
 		return
 	}
 	before, after := decode(c.kind, b), decode(c.kind, []byte(out))

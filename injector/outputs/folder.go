@@ -130,7 +130,7 @@ type signature struct {
 // opened one name after the other, no link is followed and no other file system
 // entered; such a one, and what can be neither masked nor moved, is left, and reported.
 func (f *Folder) Check(ctx context.Context) (Report, error) {
-	c := checker{Folder: f, ctx: ctx, in: newInspector(&Scanner{Redactor: f.redactor})}
+	c := checker{Folder: f, ctx: ctx, in: NewInspector(f.redactor)}
 	parent, name := int(f.above.Fd()), f.below
 	if above, last := filepath.Split(f.below); above != "" {
 		dir, err := openAt(parent, filepath.Clean(above), passing)
@@ -170,7 +170,7 @@ type checker struct {
 	*Folder
 
 	ctx    context.Context //nolint:containedctx // it is one call's
-	in     *inspector
+	in     *Inspector
 	report Report
 	device uint64
 	away   quarantine
@@ -358,15 +358,15 @@ func (c *checker) look(dir int, name, path string) error {
 		return errors.Join(err, errAgain)
 	}
 	switch {
-	case len(seen.found) == 0 && !seen.unchecked:
+	case len(seen.Found) == 0 && !seen.Unchecked:
 	case c.policy == Warn:
-		c.report.add(Finding{path, seen.found, seen.why, "left as it is"}, &c.report.Left)
-	case seen.unchecked:
-		c.refuse(dir, name, path, seen.found, seen.why)
-	case seen.kind == opaque:
-		c.refuse(dir, name, path, seen.found, seen.why+", of which nothing can be masked")
+		c.report.add(Finding{path, seen.Found, seen.Why, "left as it is"}, &c.report.Left)
+	case seen.Unchecked:
+		c.refuse(dir, name, path, seen.Found, seen.Why)
+	case !seen.Maskable():
+		c.refuse(dir, name, path, seen.Found, seen.Why+", of which nothing can be masked")
 	case before.links > 1:
-		c.refuse(dir, name, path, seen.found, "it has other names (hard links)")
+		c.refuse(dir, name, path, seen.Found, "it has other names (hard links)")
 	default:
 		return c.mask(dir, name, path, f, seen, st, before)
 	}
@@ -374,17 +374,17 @@ func (c *checker) look(dir int, name, path string) error {
 }
 
 // inspectFile looks at an open file.
-func inspectFile(ctx context.Context, in *inspector, name string, f *os.File, st unix.Stat_t) (content, error) {
+func inspectFile(ctx context.Context, in *Inspector, name string, f *os.File, st unix.Stat_t) (Content, error) {
 	raw := io.Reader(f)
 	if st.Blocks*512 < st.Size { // there are holes
 		raw = &holes{fd: int(f.Fd()), size: st.Size}
 	}
-	return in.inspect(ctx, name, raw, f, st.Size)
+	return in.Inspect(ctx, name, raw, f, st.Size)
 }
 
 // mask replaces a file by a masked one, at once, with its mode, owner and times. What
 // else it is called, its access lists and extended attributes are lost.
-func (c *checker) mask(dir int, name, path string, f *os.File, seen content, st unix.Stat_t, before signature) error {
+func (c *checker) mask(dir int, name, path string, f *os.File, seen Content, st unix.Stat_t, before signature) error {
 	temp := ".inject-" + rand.Text()
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err == nil {
@@ -408,23 +408,23 @@ func (c *checker) mask(dir int, name, path string, f *os.File, seen content, st 
 	}
 	switch {
 	case err == nil:
-		c.report.add(Finding{path, seen.found, "", "masked"}, &c.report.Masked)
+		c.report.add(Finding{path, seen.Found, "", "masked"}, &c.report.Masked)
 	case errors.Is(err, errAgain), c.ctx.Err() != nil:
 		return err
-	case errors.Is(err, errStill):
-		c.refuse(dir, name, path, seen.found, err.Error())
+	case errors.Is(err, ErrStill):
+		c.refuse(dir, name, path, seen.Found, err.Error())
 	default:
-		c.refuse(dir, name, path, seen.found, "it cannot be masked: "+err.Error())
+		c.refuse(dir, name, path, seen.Found, "it cannot be masked: "+err.Error())
 	}
 	return nil
 }
 
 // fill makes w what f is to become.
-func (c *checker) fill(w, f *os.File, seen content) error {
+func (c *checker) fill(w, f *os.File, seen Content) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := c.in.rewrite(c.ctx, seen, f, w); err != nil {
+	if err := c.in.Rewrite(c.ctx, seen, f, w); err != nil {
 		return err
 	}
 	like, err := f.Stat()

@@ -475,7 +475,7 @@ func TestRemove(t *testing.T) {
 	put(t, parent+"/outside/x", "x")
 	require.NoError(t, os.Symlink("../../outside", dir+"/f "+leak+"/link"))
 	f := folderOf(t, dir, Mask)
-	c := checker{Folder: f, ctx: t.Context(), away: quarantine{none: true}, in: newInspector(&Scanner{Redactor: f.redactor})}
+	c := checker{Folder: f, ctx: t.Context(), away: quarantine{none: true}, in: NewInspector(f.redactor)}
 	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
 	require.NoError(t, err)
 	c.folder(fd, "", 0)

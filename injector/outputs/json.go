@@ -510,7 +510,7 @@ func (m *jsonMasker) take(c byte, covered bool) error {
 		m.unit = append(m.unit[:0], c) // that there is one is all that matters
 	}
 	if len(m.unit) > maxNumber {
-		return fmt.Errorf("%w: it changed", errStill) // a number is not that long
+		return fmt.Errorf("%w: it changed", ErrStill) // a number is not that long
 	}
 	return nil
 }
@@ -568,7 +568,7 @@ func (m *jsonMasker) between(c byte, covered bool) error {
 		m.where, m.masked, m.renew, m.hash = inString, false, false, fnvBasis
 	case '{', '[':
 		if len(m.open) > maxNesting {
-			return fmt.Errorf("%w: it changed", errStill)
+			return fmt.Errorf("%w: it changed", ErrStill)
 		}
 		m.open = append(m.open, object{array: c == '['})
 		m.key = c == '{'
@@ -606,7 +606,7 @@ func (m *jsonMasker) closeString() error {
 		o.names[h] = 2
 		m.ready = append(m.ready, number...)
 		if m.hashes++; m.hashes > maxMaskedKeys {
-			return fmt.Errorf("%w: more than %d names in one object hold one", errStill, maxMaskedKeys)
+			return fmt.Errorf("%w: more than %d names in one object hold one", ErrStill, maxMaskedKeys)
 		}
 	}
 	m.key = false

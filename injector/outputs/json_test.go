@@ -179,9 +179,9 @@ func TestMaskJSON(t *testing.T) {
 	in = knows(`", "", "`, `": ""}`)
 	for data, name := range map[string]string{`["x", "", "", "y"]`: "A", `{"a": ""}`: "B", `[{"a": ""}, 1]`: "B"} {
 		c := look(t, in, "f", []byte(data), whole)
-		require.Equal(t, content{kind: jsonText, found: map[string]int{name: 1}}, c)
+		require.Equal(t, Content{kind: jsonText, Found: map[string]int{name: 1}}, c)
 		_, err := mask(t, in, c, []byte(data), every(whole))
-		require.ErrorIs(t, err, errStill)
+		require.ErrorIs(t, err, ErrStill)
 	}
 }
 
@@ -189,11 +189,11 @@ func TestMaskJSON(t *testing.T) {
 func TestMaskJSONThatChanged(t *testing.T) {
 	in := knows(secret)
 	for _, data := range []string{"[" + strings.Repeat("1", 2*maxNumber) + "]", strings.Repeat("[", maxNesting+2)} {
-		_, err := mask(t, in, content{kind: jsonText}, []byte(data), every(whole))
-		require.ErrorIs(t, err, errStill)
+		_, err := mask(t, in, Content{kind: jsonText}, []byte(data), every(whole))
+		require.ErrorIs(t, err, ErrStill)
 	}
 	for data := range jsonFiles {
-		out, err := mask(t, in, content{kind: jsonText}, []byte(data), every(1))
+		out, err := mask(t, in, Content{kind: jsonText}, []byte(data), every(1))
 		require.NoError(t, err)
 		require.Equal(t, data, out)
 	}
@@ -206,15 +206,15 @@ func TestMaskManyNames(t *testing.T) {
 	for i := range maxMaskedKeys + 1 {
 		fmt.Fprintf(&b, `{"s3cr3t-v\"lue%d": 1}`, i)
 	}
-	out, err := mask(t, in, content{kind: jsonText}, []byte(b.String()), every(whole))
+	out, err := mask(t, in, Content{kind: jsonText}, []byte(b.String()), every(whole))
 	require.NoError(t, err)
 	require.Equal(t, maxMaskedKeys+1, strings.Count(out, "[redacted:A]"))
 	one := strings.ReplaceAll(b.String(), "}{", ",")
-	_, err = mask(t, in, content{kind: jsonText}, []byte(one), every(whole))
-	require.ErrorIs(t, err, errStill)
+	_, err = mask(t, in, Content{kind: jsonText}, []byte(one), every(whole))
+	require.ErrorIs(t, err, ErrStill)
 	// Many that are equal cost no more than others.
 	equal := "{" + strings.Repeat(`"s3cr3t-v\"lue": 1,`, 20_000) + `"": 0}`
-	out, err = mask(t, in, content{kind: jsonText}, []byte(equal), every(whole))
+	out, err = mask(t, in, Content{kind: jsonText}, []byte(equal), every(whole))
 	require.NoError(t, err)
 	require.Contains(t, out, `"[redacted:A]-20000"`)
 }
@@ -238,9 +238,9 @@ func characters(inside string) (all [][2]int) {
 }
 
 // coverage returns the mask of the run that covers each byte, and which one that is.
-func coverage(t testing.TB, in *inspector, data string) (masks []string, runs []int) {
+func coverage(t testing.TB, in *Inspector, data string) (masks []string, runs []int) {
 	t.Helper()
-	w := in.scanner.Redactor.Writer(writeFunc(func(p []byte) (int, error) {
+	w := in.redactor.Writer(writeFunc(func(p []byte) (int, error) {
 		masks, runs = append(masks, make([]string, len(p))...), append(runs, make([]int, len(p))...)
 		return len(p), nil
 	}))
@@ -266,7 +266,7 @@ type writeFunc func([]byte) (int, error)
 func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
 
 // plainJSON masks JSON by the plain rule.
-func plainJSON(t testing.TB, in *inspector, data string) string {
+func plainJSON(t testing.TB, in *Inspector, data string) string {
 	t.Helper()
 	masks, runs := coverage(t, in, data)
 	var out strings.Builder
@@ -397,7 +397,7 @@ func decoded(t testing.TB, data string) (all []any) {
 }
 
 // holds says of what becomes of a document what must be true of each.
-func holds(t testing.TB, in *inspector, data string, sizes ...func() int) {
+func holds(t testing.TB, in *Inspector, data string, sizes ...func() int) {
 	t.Helper()
 	c := look(t, in, "f", []byte(data), whole)
 	if c.kind != jsonText {
@@ -408,7 +408,7 @@ func holds(t testing.TB, in *inspector, data string, sizes ...func() int) {
 	for _, n := range sizes {
 		out, err := mask(t, in, c, []byte(data), n)
 		if still {
-			require.ErrorIsf(t, err, errStill, "%q", data)
+			require.ErrorIsf(t, err, ErrStill, "%q", data)
 			continue
 		}
 		require.NoErrorf(t, err, "%q", data)

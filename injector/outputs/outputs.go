@@ -106,23 +106,26 @@ func (s *Scanner) Copy(ctx context.Context, f File, r io.Reader, w io.Writer) er
 	return err
 }
 
-// reader ends when ctx does, and tells what was read.
-func (s *Scanner) reader(ctx context.Context, r io.Reader) io.Reader {
-	return readFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		n, err := r.Read(p)
-		if s.Read != nil {
-			s.Read(n)
-		}
-		return n, err
-	})
+// reader returns r, ended when ctx does, and tells what was read.
+func (s *Scanner) reader(ctx context.Context, r io.Reader) io.Reader { return &scanned{s, ctx, r} }
+
+type scanned struct {
+	s   *Scanner
+	ctx context.Context //nolint:containedctx // it is one call's
+	r   io.Reader
 }
 
-type readFunc func([]byte) (int, error)
-
-func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+// Read implements [io.Reader].
+func (r *scanned) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := r.r.Read(p)
+	if r.s.Read != nil {
+		r.s.Read(n)
+	}
+	return n, err
+}
 
 // ErrLinks is returned, wrapped, by [Scanner.Mask] when the file was masked and
 // has other names, under which it still is as it was.

@@ -56,7 +56,7 @@ func (f *Folder) watch(ctx context.Context) map[signature]bool {
 	w := watcher{
 		folder: f, root: root, events: events, changed: map[string]time.Time{},
 		seen: map[string]signature{}, known: map[signature]bool{},
-		in: newInspector(&Scanner{Redactor: f.redactor}),
+		in: NewInspector(f.redactor),
 	}
 	w.add(f.path)
 	tick := time.NewTicker(settled / 2)
@@ -86,7 +86,7 @@ type watcher struct {
 	changed map[string]time.Time // files, and when they last did
 	seen    map[string]signature // of those that are known, by their path
 	known   map[signature]bool
-	in      *inspector
+	in      *Inspector
 }
 
 // add watches dir and the folders below it.
@@ -191,7 +191,7 @@ func (w *watcher) file(ctx context.Context, rel string) {
 		return
 	}
 	seen, err := inspectFile(ctx, w.in, filepath.Base(rel), f, st)
-	if err != nil || len(seen.found) > 0 || seen.unchecked {
+	if err != nil || len(seen.Found) > 0 || seen.Unchecked {
 		delete(w.known, before) // it has another name, perhaps
 		return
 	}
