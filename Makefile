@@ -72,9 +72,9 @@ fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
 	$(GO) test -run '^$$' -fuzz FuzzAnnotation -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
-	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
-	$(GO) test -run '^$$' -fuzz FuzzArchive -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
-	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs
+	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/content
+	$(GO) test -run '^$$' -fuzz FuzzArchive -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/archive
+	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/content
 	$(GO) test -run '^$$' -fuzz FuzzEnvFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./cmd/inject
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/policy
 	$(GO) test -run '^$$' -fuzz FuzzTokens -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/identity

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec/redact"
+	"inject/injector/outputs/content"
 )
 
 // A Policy says what becomes of a value in what a task leaves.
@@ -130,7 +131,7 @@ type signature struct {
 // opened one name after the other, no link is followed and no other file system
 // entered; such a one, and what can be neither masked nor moved, is left, and reported.
 func (f *Folder) Check(ctx context.Context) (Report, error) {
-	c := checker{Folder: f, ctx: ctx, in: NewInspector(f.redactor)}
+	c := checker{Folder: f, ctx: ctx, in: content.NewInspector(f.redactor)}
 	parent, name := int(f.above.Fd()), f.below
 	if above, last := filepath.Split(f.below); above != "" {
 		dir, err := openAt(parent, filepath.Clean(above), passing)
@@ -170,7 +171,7 @@ type checker struct {
 	*Folder
 
 	ctx    context.Context //nolint:containedctx // it is one call's
-	in     *Inspector
+	in     *content.Inspector
 	report Report
 	device uint64
 	away   quarantine
@@ -374,7 +375,7 @@ func (c *checker) look(dir int, name, path string) error {
 }
 
 // inspectFile looks at an open file.
-func inspectFile(ctx context.Context, in *Inspector, name string, f *os.File, st unix.Stat_t) (Content, error) {
+func inspectFile(ctx context.Context, in *content.Inspector, name string, f *os.File, st unix.Stat_t) (content.Content, error) {
 	raw := io.Reader(f)
 	if st.Blocks*512 < st.Size { // there are holes
 		raw = &holes{fd: int(f.Fd()), size: st.Size}
@@ -384,7 +385,7 @@ func inspectFile(ctx context.Context, in *Inspector, name string, f *os.File, st
 
 // mask replaces a file by a masked one, at once, with its mode, owner and times. What
 // else it is called, its access lists and extended attributes are lost.
-func (c *checker) mask(dir int, name, path string, f *os.File, seen Content, st unix.Stat_t, before signature) error {
+func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Content, st unix.Stat_t, before signature) error {
 	temp := ".inject-" + rand.Text()
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err == nil {
@@ -411,7 +412,7 @@ func (c *checker) mask(dir int, name, path string, f *os.File, seen Content, st 
 		c.report.add(Finding{path, seen.Found, "", "masked"}, &c.report.Masked)
 	case errors.Is(err, errAgain), c.ctx.Err() != nil:
 		return err
-	case errors.Is(err, ErrStill):
+	case errors.Is(err, content.ErrStill):
 		c.refuse(dir, name, path, seen.Found, err.Error())
 	default:
 		c.refuse(dir, name, path, seen.Found, "it cannot be masked: "+err.Error())
@@ -420,7 +421,7 @@ func (c *checker) mask(dir int, name, path string, f *os.File, seen Content, st 
 }
 
 // fill makes w what f is to become.
-func (c *checker) fill(w, f *os.File, seen Content) error {
+func (c *checker) fill(w, f *os.File, seen content.Content) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}

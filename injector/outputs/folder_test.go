@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/exec/redact"
+	"inject/injector/outputs/content"
 )
 
 // leak is what a task must not leave: new in each run, and awkward.
@@ -475,7 +476,7 @@ func TestRemove(t *testing.T) {
 	put(t, parent+"/outside/x", "x")
 	require.NoError(t, os.Symlink("../../outside", dir+"/f "+leak+"/link"))
 	f := folderOf(t, dir, Mask)
-	c := checker{Folder: f, ctx: t.Context(), away: quarantine{none: true}, in: NewInspector(f.redactor)}
+	c := checker{Folder: f, ctx: t.Context(), away: quarantine{none: true}, in: content.NewInspector(f.redactor)}
 	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
 	require.NoError(t, err)
 	c.folder(fd, "", 0)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
+
+	"inject/injector/outputs/content"
 )
 
 const (
@@ -56,7 +58,7 @@ func (f *Folder) watch(ctx context.Context) map[signature]bool {
 	w := watcher{
 		folder: f, root: root, events: events, changed: map[string]time.Time{},
 		seen: map[string]signature{}, known: map[signature]bool{},
-		in: NewInspector(f.redactor),
+		in: content.NewInspector(f.redactor),
 	}
 	w.add(f.path)
 	tick := time.NewTicker(settled / 2)
@@ -86,7 +88,7 @@ type watcher struct {
 	changed map[string]time.Time // files, and when they last did
 	seen    map[string]signature // of those that are known, by their path
 	known   map[signature]bool
-	in      *Inspector
+	in      *content.Inspector
 }
 
 // add watches dir and the folders below it.

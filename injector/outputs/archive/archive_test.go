@@ -1,4 +1,4 @@
-package outputs
+package archive
 
 import (
 	"archive/tar"
@@ -27,6 +27,8 @@ import (
 
 	"inject/exec/redact"
 )
+
+const secret = "s3cr3t-v\"lue"
 
 // searching is a Searcher with what it finds.
 type searching struct {

@@ -1,4 +1,6 @@
-package outputs
+// Package content tells what a file is, and how a known value leaves it: a text, JSON and
+// the messages of Flyte keep their form, and what else there is cannot be masked.
+package content
 
 import (
 	"bufio"
@@ -13,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"inject/exec/redact"
+	"inject/injector/outputs/archive"
 )
 
 // A kind is what a file holds, as far as that says how a value is taken out of it.
@@ -56,7 +59,7 @@ type Inspector struct {
 	all      bytes.Reader
 	text     textCheck
 	json     jsonCheck
-	archives *Searcher
+	archives *archive.Searcher
 	out      *bufio.Writer
 
 	found map[string]int // in the file that is being looked at
@@ -76,7 +79,7 @@ func NewInspector(r *redact.Redactor) *Inspector {
 		}
 		in.found[f.Name]++
 	}
-	in.archives = New(r, func(f redact.Find, where string) {
+	in.archives = archive.New(r, func(f redact.Find, where string) {
 		in.count(f)
 		if in.where == "" {
 			in.where = where
@@ -114,7 +117,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 	}
 	f, err := in.archives.Search(ctx, at, size, n)
 	c := Content{Found: in.found, Why: "binary data"}
-	var reason UncheckedError
+	var reason archive.UncheckedError
 	switch {
 	case errors.As(err, &reason):
 		c.Why, c.Unchecked = reason.Error(), true
