@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"inject/exec/harden"
 	"inject/exec/terminal"
 )
 
@@ -68,7 +69,8 @@ func monitor(connFd, tty int) {
 	runtime.LockOSThread() // so that the program dies if we are killed: see Run
 	unix.CloseOnExec(connFd)
 	unix.CloseOnExec(tty)
-	hideMonitor()
+	harden.Process(func(string, ...any) {}) // the program's environment passes through it
+	nameMonitor()
 	// What a terminal or a person sends to all is the program's to act upon; what we
 	// were started with as ignored must stay so for it.
 	newCatcher().take(asksToStop...)

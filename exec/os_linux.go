@@ -40,10 +40,8 @@ func widen(fd int) {
 	}
 }
 
-// hideMonitor lets no process of the same user read the monitor's memory, in which
-// the program's environment was, and names it.
-func hideMonitor() {
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+// nameMonitor gives the monitor a name of its own in lists of processes.
+func nameMonitor() {
 	if name, err := unix.BytePtrFromString("inject-monitor"); err == nil {
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) //nolint:gosec // prctl(2) takes a pointer
 	}

@@ -23,8 +23,8 @@ func WidenPipe(*os.File) {}
 
 func widen(int) {}
 
-// hideMonitor does nothing: only Linux has prctl(2).
-func hideMonitor() {}
+// nameMonitor does nothing: only Linux has prctl(2).
+func nameMonitor() {}
 
 // SelfPath returns a path by which this program can be read and started again.
 func SelfPath() string {

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"inject/exec"
+	"inject/exec/harden"
 	"inject/exec/redact"
 	"inject/injector/outputs"
 	"inject/injector/place"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
-	Hide(o.Log) // from before the first Reveal, the task included
+	harden.Process(o.Log.Debug) // from before the first Reveal, the task included
 	to := place.Target{
 		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
 		Scope: o.Scope, Masked: !o.NoRedact, Log: o.Log,
@@ -190,7 +191,7 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 // AddPatterns makes r mask the values, and more, and warns of those that it does
 // not. From then on no process of the same user may read our memory.
 func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger, more ...redact.Pattern) error {
-	Hide(log)
+	harden.Process(log.Debug)
 	for _, v := range resolved {
 		more = append(more, redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()})
 	}
@@ -201,14 +202,6 @@ func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Log
 		log.Warn("too short or blank, so not masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
 	}
 	return nil
-}
-
-// Hide lets no process of the same user read our memory or environment from now
-// on. It may be called again.
-func Hide(log hclog.Logger) {
-	if err := undumpable(); err != nil {
-		log.Debug("this process can be read by others of the same user", "error", err)
-	}
 }
 
 // mask adds the values to the redactor and gives the task outputs that pass it, or

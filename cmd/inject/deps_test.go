@@ -105,6 +105,7 @@ var floors = []struct {
 	{0, "inject/resolver/idl"},
 	{3, "inject/resolver/resolvertest"}, // for tests
 	{2, "inject/resolver"},
+	{-1, "inject/exec/harden"},
 	{-1, "inject/exec/terminal"},
 	{-1, "inject/internal/tty"},
 	{0, "inject/exec"},

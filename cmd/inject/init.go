@@ -18,6 +18,7 @@ import (
 
 	"inject/cli"
 	"inject/exec"
+	"inject/exec/harden"
 	"inject/injector"
 	"inject/injector/place"
 	"inject/resolver/secret"
@@ -96,7 +97,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	if err != nil {
 		return err
 	}
-	injector.Hide(a.log)
+	harden.Process(a.log.Debug)
 	dir := a.flags.filesDir
 	if dir == "" {
 		dir = place.FlyteDir

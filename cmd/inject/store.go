@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"inject/cli"
-	"inject/injector"
+	"inject/exec/harden"
 	"inject/resolver"
 	"inject/resolver/rpc"
 	"inject/resolver/secret"
@@ -141,7 +141,7 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 		return nil, secret.WithHint(fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one", secret.ErrInvalid, variable, cli.Twin("store")),
 			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store", cli.Twin("store"), u.Scheme, u.Host)
 	}
-	injector.Hide(a.log) // from before a token or key is read
+	harden.Process(a.log.Debug) // from before a token or key is read
 	// What GODEBUG has HTTP/2 tell goes there, and is what is received.
 	log.SetOutput(io.Discard)
 	return rpc.Open(o)
@@ -173,7 +173,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	}
 	return sealed.Open(ctx, sealed.Options{
 		Path: path, Write: write, Key: key, LockTimeout: a.flags.lockTimeout,
-		Opened:  func() { injector.Hide(a.log) },
+		Opened:  func() { harden.Process(a.log.Debug) },
 		Waiting: func(holder string) { a.say("waiting for " + holder + ", who uses the store") },
 	})
 }

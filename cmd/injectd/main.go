@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/cli"
+	"inject/exec/harden"
 	"inject/exec/redact"
-	"inject/injector"
 	"inject/internal/tty"
 	"inject/resolver/secret"
 )
@@ -55,8 +55,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 	})
 	// Values and what opens the store come into our memory by many ways, and the latter is
 	// in our environment. Neither is for others of our user, nor for a core. Where a core
-	// goes to a program that limit says nothing; the kernel then makes none because of Hide.
-	injector.Hide(a.log)
+	// goes to a program that limit says nothing; the kernel then makes none because of package harden.
+	harden.Process(a.log.Debug)
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // less is always allowed
 	root := a.rootCommand()
 	root.SetArgs(args)

@@ -1,8 +1,8 @@
 //go:build !linux
 
-package injector
+package harden
 
 import "errors"
 
-// undumpable does nothing: only Linux has it.
+// undumpable fails: only Linux has prctl(2).
 func undumpable() error { return errors.ErrUnsupported }
