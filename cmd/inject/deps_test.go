@@ -107,7 +107,9 @@ var floors = []struct {
 	{2, "inject/resolver"},
 	{-1, "inject/exec/harden"},
 	{-1, "inject/exec/terminal"},
+	{-1, "inject/exec/redact/forms"},
 	{-1, "inject/internal/tty"},
+	{0, "inject/internal/durable"},
 	{0, "inject/exec"},
 }
 
