@@ -65,7 +65,7 @@ type Options struct {
 }
 
 // Run runs the task and returns how it ended. It returns an error with that if a value
-// was in what it left (a [*LeakError]) or its output was lost. It returns an error, and
+// was in what it left (a [*outputs.LeakError]) or its output was lost. It returns an error, and
 // has started nothing and left nothing, if a secret could not be resolved or placed
 // (a [*resolver.Error] names all of those at once) or the command could not be
 // started (an [*exec.StartError], or an [*exec.StoppedError] if a signal asked us

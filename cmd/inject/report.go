@@ -16,7 +16,7 @@ import (
 	"inject/cli"
 	"inject/exec"
 	"inject/exec/redact"
-	"inject/injector"
+	"inject/injector/outputs"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -57,7 +57,7 @@ func failures(err error) []failure {
 			for _, c := range e.Failed {
 				all = append(all, climbFailure(c))
 			}
-		case *injector.LeakError:
+		case *outputs.LeakError:
 			for _, line := range e.Lines() {
 				all = append(all, failure{text: line, err: e})
 			}
@@ -120,7 +120,7 @@ func (a *app) terminationMessage(err error) {
 		LookedIn  []string `json:"looked_in,omitempty"`
 	}{Reason: reason(err)}
 	message.Retryable = message.Reason == "unavailable"
-	if e, ok := errors.AsType[*injector.LeakError](err); ok {
+	if e, ok := errors.AsType[*outputs.LeakError](err); ok {
 		message.Keys = e.Keys()
 	}
 	for _, f := range failures(err) {
@@ -271,7 +271,7 @@ func reason(err error) string {
 	if _, ok := errors.AsType[*exec.StoppedError](err); ok {
 		return "stopped"
 	}
-	if _, ok := errors.AsType[*injector.LeakError](err); ok {
+	if _, ok := errors.AsType[*outputs.LeakError](err); ok {
 		return "leak"
 	}
 	if e, ok := errors.AsType[*exec.StartError](err); ok {

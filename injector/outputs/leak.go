@@ -1,22 +1,16 @@
-package injector
+package outputs
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
-
-	"inject/exec"
-	"inject/injector/outputs"
 )
 
 // A LeakError says that a value was in what the task left, or may have been, so that
 // something is missing there or, by the policy, the task has failed.
 type LeakError struct {
-	Report outputs.Report
+	Report Report
 	// Survived is set when a process of the task could not be ended, and may have
 	// changed what had been looked at.
 	Survived bool
@@ -27,7 +21,7 @@ func (e *LeakError) Error() string { return strings.Join(e.Lines(), "\n") }
 
 // Lines tells of each file: its path, what was found, and what was done.
 func (e *LeakError) Lines() []string {
-	lines := Findings(e.Report)
+	lines := e.Report.Lines()
 	if e.Survived {
 		lines = append(lines, "outputs: a process of the task could not be ended, and may have changed them since they were checked")
 	}
@@ -45,8 +39,8 @@ func (e *LeakError) Keys() []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
-// Findings tells of each file in r for people, and how many more there are.
-func Findings(r outputs.Report) []string {
+// Lines tells of each file in r for people, and how many more there are.
+func (r Report) Lines() []string {
 	var lines []string
 	for _, f := range r.Findings {
 		line := fmt.Sprintf("outputs: %q: %s", f.Path, f.Outcome)
@@ -66,39 +60,4 @@ func Findings(r outputs.Report) []string {
 		lines = append(lines, fmt.Sprintf("outputs: and %d more; in all %d masked, %d taken out, %d left as they are", more, r.Masked, r.Refused, r.Left))
 	}
 	return lines
-}
-
-// reserve is how much of grace is for the outputs: kubelet's own, after which all ends,
-// is longer, but by how much we are not told.
-func reserve(grace time.Duration) time.Duration { return min(grace/4, 5*time.Second) }
-
-// checkOutputs checks what the task has left, now that nobody uses it.
-func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
-	if o.Signals != nil {
-		var cancel func()
-		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)
-		defer cancel()
-	}
-	var report outputs.Report
-	var errs []error
-	for _, folder := range o.Outputs {
-		r, err := folder.Check(ctx)
-		report.Add(r)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
-		}
-	}
-	o.Log.Debug("outputs", "files", report.Files, "masked", report.Masked, "taken out", report.Refused, "left", report.Left)
-	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
-		errs = append(errs, &LeakError{report, status.Survived})
-	}
-	if errs != nil {
-		return errors.Join(errs...)
-	}
-	tell(func() {
-		for _, line := range Findings(report) {
-			o.Log.Warn(line)
-		}
-	})
-	return nil
 }
