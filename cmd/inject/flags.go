@@ -185,7 +185,8 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 		}
 	}
 	t, warnings, err := task.Load(task.Sources{
-		Secrets: f.secrets, SecretFiles: f.secretFiles, File: f.task, PodInfo: f.podInfo, Getenv: os.Getenv,
+		Secrets: f.secrets, SecretFiles: f.secretFiles, EnvSecrets: os.Getenv(task.SecretsEnv), EnvSecretFiles: os.Getenv(task.SecretFilesEnv),
+		File: f.task, PodInfo: f.podInfo, Flyte: task.ReadFlyte(),
 		Org: f.org, Project: f.project, Domain: f.domain,
 	})
 	for _, w := range warnings {

@@ -139,7 +139,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	}
 	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
 		said := t.Org+t.Project+t.Domain != ""
-		placed, err := place.Placed(o.Environ, f.filesDir, scope, said, t.Declared)
+		placed, err := place.Placed(o.Environ, t.FilesDir, f.filesDir, scope, said, t.Declared)
 		if err != nil {
 			return err
 		}

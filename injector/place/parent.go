@@ -19,10 +19,10 @@ const ParentVar = "INJECT_PARENT"
 
 // Placed reports whether an inject above us has placed the declared list where it would
 // be placed here, so that what we start has it and is masked, too, as far as it writes to
-// what that one has given it. The scope is compared only if it was said here: an inject
+// what that one has given it; its files are in dir. The scope is compared only if it was said here: an inject
 // above us may know it from what is not passed on. It returns an error if the environment
 // says so and it is not so.
-func Placed(environ []string, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration) (bool, error) {
+func Placed(environ []string, dir, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration) (bool, error) {
 	variables := map[string]string{}
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
@@ -30,7 +30,6 @@ func Placed(environ []string, filesDir string, scope secret.Scope, said bool, de
 	}
 	list, at := listDigest(declared), scopeDigest(scope)
 	parent := variables[ParentVar]
-	dir := variables["FLYTE_SECRETS_DEFAULT_DIR"]
 	if !strings.HasPrefix(parent, list) || said && parent != list+at || filesDir != "" && absolute(filesDir) != dir {
 		return false, nil
 	}

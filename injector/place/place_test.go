@@ -55,27 +55,28 @@ func TestPlaced(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "B"), nil, 0o600))
 	require.NoError(t, os.WriteFile(at, nil, 0o600))
 	parent := ParentVar + "=" + listDigest(declared) + scopeDigest(scope)
-	environ := []string{"A=", "_UNION_A=x", "B_PATH=" + dir + "/B", "FLYTE_SECRETS_DEFAULT_DIR=" + dir, parent}
+	environ := []string{"A=", "_UNION_A=x", "B_PATH=" + dir + "/B", parent}
 	other := secret.Scope{Org: "flyte"}
 	for _, c := range []struct {
 		environ  []string
+		dir      string
 		scope    secret.Scope
 		said     bool
 		declared []secret.Declaration
 		placed   bool
 		errs     int
 	}{
-		{environ, scope, false, declared, true, 0},
-		{environ, scope, true, declared, true, 0},
-		{environ, other, false, declared, true, 0},
-		{environ, other, true, declared, false, 0}, // another scope was asked for
-		{environ, scope, false, declared[:2], false, 0},
-		{environ[:4], scope, false, declared, false, 0},
-		{[]string{parent}, scope, false, declared, true, 4}, // forged
-		{append(slices.Clone(environ[:4]), ParentVar+"=x"), scope, false, declared, false, 0},
-		{append(slices.Clone(environ[:3]), parent), scope, false, declared, true, 1},
+		{environ, dir, scope, false, declared, true, 0},
+		{environ, dir, scope, true, declared, true, 0},
+		{environ, dir, other, false, declared, true, 0},
+		{environ, dir, other, true, declared, false, 0}, // another scope was asked for
+		{environ, dir, scope, false, declared[:2], false, 0},
+		{environ[:3], dir, scope, false, declared, false, 0},
+		{[]string{parent}, "", scope, false, declared, true, 4}, // forged
+		{append(slices.Clone(environ[:3]), ParentVar+"=x"), dir, scope, false, declared, false, 0},
+		{environ, "", scope, false, declared, true, 1},
 	} {
-		placed, err := Placed(c.environ, "", c.scope, c.said, c.declared)
+		placed, err := Placed(c.environ, c.dir, "", c.scope, c.said, c.declared)
 		require.Equal(t, c.placed, placed)
 		if c.errs == 0 {
 			require.NoError(t, err)
@@ -85,7 +86,7 @@ func TestPlaced(t *testing.T) {
 		require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
 	}
 	for there, want := range map[string]bool{dir: true, filepath.Join(dir, "elsewhere"): false} {
-		placed, err := Placed(environ, there, scope, true, declared)
+		placed, err := Placed(environ, dir, there, scope, true, declared)
 		require.NoError(t, err)
 		require.Equal(t, want, placed)
 	}

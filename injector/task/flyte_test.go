@@ -147,7 +147,7 @@ func TestPodInfo(t *testing.T) {
 	// The same once more, as when a task and its environment ask for it.
 	pod["flyte.secrets/s12"] = pod["flyte.secrets/s3"]
 	dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": pod})
-	got, warnings, err := task.Load(task.Sources{PodInfo: dir, Getenv: env("_U_ORG_NAME", "local")})
+	got, warnings, err := task.Load(task.Sources{PodInfo: dir})
 	require.NoError(t, err)
 	require.Empty(t, warnings)
 	require.Equal(t, task.Task{Source: "pod info " + dir, Org: "flyte", Project: "flytesnacks", Domain: "development", Declared: want}, got)
@@ -155,7 +155,7 @@ func TestPodInfo(t *testing.T) {
 	// Flags come first, and mean it; of two others that disagree both are told.
 	got, warnings, err = task.Load(task.Sources{
 		PodInfo: dir, Secrets: []string{"OTHER"}, Org: "acme",
-		Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "another", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "development", "_U_ORG_NAME", "local"),
+		Flyte: task.Flyte{Project: "another", Domain: "development"},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "acme flytesnacks development", got.Org+" "+got.Project+" "+got.Domain)
@@ -166,7 +166,7 @@ func TestPodInfo(t *testing.T) {
 
 	// No secrets, no labels: nothing is needed.
 	dir = podInfo(t, map[string]map[string]string{"annotations": {"a": "b"}})
-	got, _, err = task.Load(task.Sources{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d")})
+	got, _, err = task.Load(task.Sources{PodInfo: dir, Flyte: task.Flyte{Project: "p", Domain: "d"}})
 	require.NoError(t, err)
 	require.Equal(t, task.Task{Source: "nowhere", Project: "p", Domain: "d"}, got)
 }
@@ -186,7 +186,7 @@ func TestBadPodInfo(t *testing.T) {
 		for name, text := range pod {
 			all["flyte.secrets/"+name] = text
 		}
-		_, _, err := task.Load(task.Sources{PodInfo: podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": all}), Getenv: env()})
+		_, _, err := task.Load(task.Sources{PodInfo: podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": all})})
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
@@ -203,30 +203,30 @@ func TestBadPodInfo(t *testing.T) {
 		"a=\"1":                         "annotations:1 is not",
 		strings.Repeat("a=\"\"\n", 1e6): "is longer than",
 	} {
-		_, _, err := task.Load(task.Sources{PodInfo: write(text), Getenv: env()})
+		_, _, err := task.Load(task.Sources{PodInfo: write(text)})
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
 	}
 	// What is not ours may come twice.
-	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n"), Getenv: env()})
+	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n")})
 	require.NoError(t, err)
 
 	// Labels are missing: the ladder is not shortened in silence.
 	dir := podInfo(t, map[string]map[string]string{"annotations": {"flyte.secrets/s0": good}})
-	_, _, err = task.Load(task.Sources{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p")})
+	_, _, err = task.Load(task.Sources{PodInfo: dir, Flyte: task.Flyte{Project: "p"}})
 	require.ErrorContains(t, err, "declares secrets, and has no labels project and domain")
 	for _, s := range []task.Sources{
-		{PodInfo: dir, Project: "p", Domain: "d", Getenv: env()},
-		{PodInfo: dir, Getenv: env("FLYTE_INTERNAL_EXECUTION_PROJECT", "p", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d")},
+		{PodInfo: dir, Project: "p", Domain: "d"},
+		{PodInfo: dir, Flyte: task.Flyte{Project: "p", Domain: "d"}},
 	} {
 		got, _, err := task.Load(s)
 		require.NoError(t, err)
 		require.Equal(t, "p d", got.Project+" "+got.Domain)
 	}
-	_, _, err = task.Load(task.Sources{PodInfo: t.TempDir(), Getenv: env()})
+	_, _, err = task.Load(task.Sources{PodInfo: t.TempDir()})
 	require.ErrorContains(t, err, "holds neither labels nor annotations")
-	_, _, err = task.Load(task.Sources{PodInfo: filepath.Join(t.TempDir(), "none"), Getenv: env()})
+	_, _, err = task.Load(task.Sources{PodInfo: filepath.Join(t.TempDir(), "none")})
 	require.ErrorIs(t, err, secret.ErrInvalid)
 }
 
@@ -258,7 +258,7 @@ func load(t *testing.T, b []byte) (task.Task, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "task")
 	require.NoError(t, os.WriteFile(path, b, 0o600))
-	got, _, err := task.Load(task.Sources{File: path, Getenv: env()})
+	got, _, err := task.Load(task.Sources{File: path})
 	return got, err
 }
 
@@ -416,7 +416,7 @@ func FuzzFile(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := task.Load(task.Sources{File: path, Getenv: env()})
+		got, _, err := task.Load(task.Sources{File: path})
 		if err != nil {
 			return
 		}

@@ -16,8 +16,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// The environment's twins of --secret and --secret-file: declarations separated
-// by white space or commas.
+// The variables whose texts are [Sources].EnvSecrets and EnvSecretFiles, for messages.
 const (
 	SecretsEnv     = "INJECT_SECRETS"
 	SecretFilesEnv = "INJECT_SECRET_FILES"
@@ -27,21 +26,16 @@ const (
 type Sources struct {
 	Secrets     []string // --secret, in the form [GROUP/]KEY[=ENV_VAR]
 	SecretFiles []string // --secret-file, in the form [GROUP/]KEY[=PATH]
-	File        string   // --task
-	PodInfo     string   // --pod-info; "" for none
-	Getenv      func(string) string
+
+	// The same from our environment: declarations separated by white space or commas.
+	EnvSecrets, EnvSecretFiles string
+
+	File    string // --task
+	PodInfo string // --pod-info; "" for none
+	Flyte   Flyte
 
 	Org, Project, Domain string // --org, --project, --domain; "" where they do not say
 }
-
-// The variables by which Flyte tells a task container where it is executed
-// (flyteplugins/go/tasks/pluginmachinery/flytek8s k8s_resource_adds.go at v2.0.43).
-// Those of the task's registration, FLYTE_INTERNAL_TASK_*, may differ. _U_ORG_NAME is
-// not the org of any secret.
-const (
-	projectEnv = "FLYTE_INTERNAL_EXECUTION_PROJECT"
-	domainEnv  = "FLYTE_INTERNAL_EXECUTION_DOMAIN"
-)
 
 // A Task is a declared list and what is known about the task that declares it.
 type Task struct {
@@ -49,6 +43,7 @@ type Task struct {
 	Name                 string
 	Org, Project, Domain string // "" where the source does not say
 	Declared             []secret.Declaration
+	FilesDir             string // where file secrets are already, by [Flyte]
 }
 
 // Load returns the declared list of the first source that has one: the flags, the
@@ -64,7 +59,7 @@ func Load(s Sources) (Task, []string, error) {
 		sources = append(sources, t)
 	}
 	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
-	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.Getenv(SecretsEnv)), split(s.Getenv(SecretFilesEnv)))
+	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.EnvSecrets), split(s.EnvSecretFiles))
 	if list, ok := err.(interface{ Unwrap() []error }); ok {
 		// Only the first: what follows a mistake in a list may be the rest of a value
 		// with a space in it.
@@ -81,10 +76,10 @@ func Load(s Sources) (Task, []string, error) {
 		add(pod, err)
 	}
 	t, warnings := agree(sources)
-	t.Name = file.Name
+	t.Name, t.FilesDir = file.Name, s.Flyte.FilesDir
 	warnings = append(warnings, t.locate(
 		Task{Source: "flags", Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
-		Task{Source: projectEnv + " and " + domainEnv, Project: s.Getenv(projectEnv), Domain: s.Getenv(domainEnv)}, file)...)
+		Task{Source: scopeVars, Project: s.Flyte.Project, Domain: s.Flyte.Domain}, file)...)
 	if err := errors.Join(errs...); err != nil {
 		return t, warnings, err
 	}

@@ -16,17 +16,6 @@ import (
 	"inject/resolver/secret"
 )
 
-func env(pairs ...string) func(string) string {
-	return func(name string) string {
-		for i := 0; i < len(pairs); i += 2 {
-			if pairs[i] == name {
-				return pairs[i+1]
-			}
-		}
-		return ""
-	}
-}
-
 func TestParseSecret(t *testing.T) {
 	for text, want := range map[string]secret.Declaration{
 		"KEY":             {Key: "KEY", Mount: secret.EnvVar},
@@ -76,12 +65,12 @@ func TestLoad(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "t.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("project: p\ndomain: d\nsecrets: [FILE]\n"), 0o600))
 
-	got, warnings, err := task.Load(task.Sources{Getenv: env()})
+	got, warnings, err := task.Load(task.Sources{})
 	require.NoError(t, err)
 	require.Empty(t, got.Declared)
 	require.Empty(t, warnings)
 
-	s := task.Sources{File: file, Getenv: env()}
+	s := task.Sources{File: file}
 	got, warnings, err = task.Load(s)
 	require.NoError(t, err)
 	require.Empty(t, warnings)
@@ -90,7 +79,7 @@ func TestLoad(t *testing.T) {
 		Declared: []secret.Declaration{{Key: "FILE", Mount: secret.EnvVar}},
 	}, got)
 
-	s.Getenv = env("INJECT_SECRETS", " A=X, g/B\n", "INJECT_SECRET_FILES", "C=/c")
+	s.EnvSecrets, s.EnvSecretFiles = " A=X, g/B\n", "C=/c"
 	got, warnings, err = task.Load(s)
 	require.NoError(t, err)
 	require.Len(t, warnings, 1)
@@ -106,12 +95,31 @@ func TestLoad(t *testing.T) {
 	require.Len(t, got.Declared, 1)
 
 	// Everything that is wrong, at once.
-	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", Getenv: env("INJECT_SECRETS", "B=some 1hunter2")}
+	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", EnvSecrets: "B=some 1hunter2"}
 	_, _, err = task.Load(s)
 	for _, part := range []string{"--secret 2", "--secret 3", "--secret-file 1", "INJECT_SECRETS 1", "t.yamlx"} {
 		require.ErrorContains(t, err, part)
 	}
 	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestReadFlyte(t *testing.T) {
+	for _, c := range []struct {
+		name, variable, value string
+		want                  task.Flyte
+	}{
+		{"nothing", "_U_ORG_NAME", "o", task.Flyte{}}, // it is not the org of any secret
+		{"registration", "FLYTE_INTERNAL_TASK_PROJECT", "p", task.Flyte{}},
+		{"project", "FLYTE_INTERNAL_EXECUTION_PROJECT", "p", task.Flyte{Project: "p"}},
+		{"domain", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d", task.Flyte{Domain: "d"}},
+		{"files", "FLYTE_SECRETS_DEFAULT_DIR", "/etc/x", task.Flyte{FilesDir: "/etc/x"}},
+		{"as it is", "FLYTE_INTERNAL_EXECUTION_PROJECT", " a,b=${HOME}\n", task.Flyte{Project: " a,b=${HOME}\n"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv(c.variable, c.value)
+			require.Equal(t, c.want, task.ReadFlyte())
+		})
+	}
 }
 
 func TestCollisions(t *testing.T) {
@@ -127,7 +135,7 @@ func TestCollisions(t *testing.T) {
 		{nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
 		{[]string{"B=A"}, []string{"A=/a"}, ""},
 	} {
-		_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files, Getenv: env()})
+		_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files})
 		if c.text == "" {
 			require.NoError(t, err)
 			continue
