@@ -11,7 +11,7 @@ FUZZ    ?= 300000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench e2e figures fuzz generate image wire clean
+.PHONY: help build quickstart test race lint cross bench e2e fuzz generate image wire clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -45,7 +45,6 @@ lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is
 	$(GO) vet ./...
 	$(LINT) run ./...
 	cd bench && $(GO) vet ./... && ../$(LINT) run ./...
-	cd bench/buildkite && $(GO) vet ./... && ../../$(LINT) run ./...
 	cd deploy/e2e/image && $(GO) vet ./... && ../../../$(LINT) run ./...
 	@if command -v shellcheck > /dev/null; then shellcheck -x quickstart.sh .ci/run deploy/docker/*.sh deploy/e2e/*.sh deploy/e2e/*/*.sh examples/*/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
 
@@ -58,13 +57,7 @@ cross: ## build and vet for the other platforms
 
 bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat; resolving, beside etcd
 	$(GO) test -run '^$$' -bench . -benchtime 1000x ./resolver/store/sealed
-	cd bench && $(GO) run . measure -only start -inject ../bin/inject
-	cd bench && $(GO) run . measure -quick -inject ../bin/inject
-	cd bench && $(GO) run . measure -only resolve,many -rounds 7 -inject ../bin/inject
-
-figures: build ## measure masking beside other programs, too, and write docs/explanation/masking.md and its plot
-	cd bench && $(GO) run . measure -json ../docs/redaction.json -inject ../bin/inject
-	cd bench && $(GO) run . plot
+	cd bench && $(GO) run . measure -inject ../bin/inject -injectd ../bin/injectd
 
 fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact

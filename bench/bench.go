@@ -25,13 +25,10 @@ const (
 )
 
 type config struct {
-	rounds    int
-	quick     bool
-	json      string
-	inject    string
-	injectd   string
-	buildkite string
-	only      []string
+	rounds  int
+	inject  string
+	injectd string
+	only    []string
 }
 
 type bench struct {
@@ -50,22 +47,19 @@ type bench struct {
 type section struct {
 	name  string
 	title string
-	full  bool // not part of -quick
-	apart bool // only if it is named: it is not about masking
 	run   func(*bench) error
 }
 
 var sections = []section{
-	{pipesName, "Through pipes, to /dev/null", false, false, (*bench).pipes},
-	{consumerName, "Through pipes, to a process that reads", true, false, (*bench).consumer},
-	{memoryName, "In memory, beside the plain automaton", false, false, (*bench).memory},
-	{linearName, "Time of a text twice as long", false, false, (*bench).linear},
-	{writesName, "Allocations and system calls", false, false, (*bench).writes},
-	{buildName, "Getting ready", false, false, (*bench).build},
-	{compareName, "Beside other programs", true, false, (*bench).compare},
-	{startName, "To start true", true, true, (*bench).start},
-	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", true, true, (*bench).resolve},
-	{manyName, "To resolve five secrets among many", true, true, (*bench).many},
+	{pipesName, "Through pipes, to /dev/null", (*bench).pipes},
+	{consumerName, "Through pipes, to a process that reads", (*bench).consumer},
+	{memoryName, "In memory, beside the plain automaton", (*bench).memory},
+	{linearName, "Time of a text twice as long", (*bench).linear},
+	{writesName, "Allocations and system calls", (*bench).writes},
+	{buildName, "Getting ready", (*bench).build},
+	{startName, "To start true", (*bench).start},
+	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", (*bench).resolve},
+	{manyName, "To resolve five secrets among many", (*bench).many},
 }
 
 func sectionNames() []string {
@@ -107,7 +101,7 @@ func (b *bench) run() (err error) {
 	b.report = newReport(b.config)
 	fmt.Println(b.report.about())
 	for _, s := range sections {
-		if len(b.only) > 0 && !slices.Contains(b.only, s.name) || len(b.only) == 0 && (s.apart || b.quick && s.full) {
+		if len(b.only) > 0 && !slices.Contains(b.only, s.name) {
 			continue
 		}
 		begin, from := time.Now(), len(b.report.Rows)
@@ -118,11 +112,8 @@ func (b *bench) run() (err error) {
 		fmt.Printf("  (%.0f s)\n", time.Since(begin).Seconds())
 	}
 	fmt.Println("\n" + b.report.verdict())
-	if len(b.wrong) > 0 { // and what a wrong one measures is not published
+	if len(b.wrong) > 0 {
 		return fmt.Errorf("wrong output:\n  %s", strings.Join(b.wrong, "\n  "))
-	}
-	if b.json != "" {
-		return b.report.write(b.json)
 	}
 	return nil
 }
@@ -136,11 +127,6 @@ func (b *bench) file(name string, data []byte) (string, error) {
 
 // nameOf is the name of value number i, counted from 0, in a mask.
 func nameOf(i int) string { return "value-" + strconv.Itoa(i+1) }
-
-func readValues(file string) ([][]byte, error) {
-	data, err := os.ReadFile(file) //nolint:gosec // the one that was named
-	return bytes.Split(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")), err
-}
 
 // allForms are the patterns that the product makes of values, for the plain rule.
 func allForms(values [][]byte) []redacttest.Pattern {

@@ -6,15 +6,12 @@ import (
 	"io"
 	"os"
 	"strconv"
-
-	"inject/exec/redact/redacttest"
 )
 
 // What this binary is when it plays a part in a pipe.
 const (
 	producerVerb = "producer" // TEXT-FILE BYTES WRITE
 	consumerVerb = "consumer"
-	plainVerb    = "plain" // VALUES-FILE; see also leaderVerb
 )
 
 func child(verb string, args []string) error {
@@ -34,8 +31,6 @@ func child(verb string, args []string) error {
 		return err
 	case verb == leaderVerb && len(args) > 0:
 		return leader(args)
-	case verb == plainVerb && len(args) == 1:
-		return filterPlain(args[0])
 	default:
 		return errors.New(usage)
 	}
@@ -60,22 +55,4 @@ func produce(file string, size, write int) error {
 		}
 	}
 	return nil
-}
-
-// filterPlain is inject redact with the plain automaton and the values as they
-// are, without their forms.
-func filterPlain(file string) error {
-	values, err := readValues(file)
-	if err != nil {
-		return err
-	}
-	var patterns []redacttest.Pattern
-	for i, v := range values {
-		patterns = append(patterns, redacttest.Pattern{Name: nameOf(i), Value: v})
-	}
-	w := redacttest.NewPlain(patterns).Writer(os.Stdout)
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{os.Stdin}, make([]byte, 64<<10)); err != nil {
-		return err
-	}
-	return w.Close()
 }

@@ -116,7 +116,7 @@ func (s *side) run(ctx context.Context) error {
 }
 
 // compete lets the sides take turns, after a round to warm up.
-func (b *bench) compete(section string, rounds int, sides ...*side) error {
+func (b *bench) compete(rounds int, sides ...*side) error {
 	var contenders []contender
 	for _, s := range sides {
 		contenders = append(contenders, contender{s.name, func() (time.Duration, error) { return 0, s.run(b.ctx) }})
@@ -136,6 +136,6 @@ func (b *bench) compete(section string, rounds int, sides ...*side) error {
 			n += r.n
 		}
 	}
-	b.report.note(section, "%s: %d answers, each looked at and right", workload(len(sides[0].clients)), n)
+	b.report.note("%s: %d answers, each looked at and right", workload(len(sides[0].clients)), n)
 	return nil
 }

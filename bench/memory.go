@@ -97,8 +97,8 @@ func (b *bench) memory() error {
 		if err != nil {
 			return err
 		}
-		b.report.add(Row{Section: memoryName, Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Bytes: blockSize, Value: rates(blockSize, times[0])})
-		row := Row{Section: memoryName, Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Bytes: blockSize, Value: rates(blockSize, times[1])}
+		b.report.add(Row{Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Value: rates(blockSize, times[0])})
+		row := Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Value: rates(blockSize, times[1])}
 		row.versus(byPlain, ratios(times[1], times[0]))
 		row.atLeast(c.target)
 		b.report.add(row)
@@ -134,7 +134,7 @@ func (b *bench) linear() error {
 		if err != nil {
 			return err
 		}
-		row := Row{Section: linearName, Workload: c.workload, Values: c.n, Name: byWriter, Unit: "ms", Bytes: 2 * blockSize, Value: millis(times[1])}
+		row := Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "ms", Value: millis(times[1])}
 		row.versus("half of the text", ratios(times[0], times[1]))
 		row.Target = &Target{"≤ 2.3×", row.Ratio.Median <= 2.3}
 		b.report.add(row)
@@ -156,7 +156,7 @@ func (b *bench) writes() error {
 			return err
 		}
 		row := Row{
-			Section: writesName, Workload: c.workload, Values: c.n, Name: fmt.Sprintf("a write of %d bytes", w.Write),
+			Workload: c.workload, Values: c.n, Name: fmt.Sprintf("a write of %d bytes", w.Write),
 			Unit: "allocations", Value: statOf([]float64{allocated}),
 		}
 		row.atMost(0)
@@ -194,7 +194,7 @@ var (
 // and writes.
 func (b *bench) calls() error {
 	if path, _ := exec.LookPath("strace"); path == "" {
-		b.report.note(writesName, "strace is not installed: calls of the system are not counted")
+		b.report.note("strace is not installed: calls of the system are not counted")
 		return nil
 	}
 	p, err := b.prepare(redacttest.New("F", 10, checkSize, seed))
@@ -215,12 +215,12 @@ func (b *bench) calls() error {
 	if children == 0 || reads == 0 || ours == 0 {
 		return fmt.Errorf("strace shows %d writes of the child, %d reads and %d writes of inject", children, reads, ours)
 	}
-	b.report.add(Row{Section: writesName, Workload: "F", Values: 10, Name: "writes of the child", Unit: "calls", Bytes: checkSize, Value: statOf([]float64{float64(children)})})
+	b.report.add(Row{Workload: "F", Values: 10, Name: "writes of the child", Unit: "calls", Value: statOf([]float64{float64(children)})})
 	for _, c := range []struct {
 		name  string
 		calls int
 	}{{"reads of inject -- child", reads}, {"writes of inject -- child", ours}} {
-		row := Row{Section: writesName, Workload: "F", Values: 10, Name: c.name, Unit: "calls", Bytes: checkSize, Value: statOf([]float64{float64(c.calls)})}
+		row := Row{Workload: "F", Values: 10, Name: c.name, Unit: "calls", Value: statOf([]float64{float64(c.calls)})}
 		row.Target = &Target{"≤ the child's", c.calls <= children}
 		b.report.add(row)
 	}
@@ -245,7 +245,7 @@ func (b *bench) build() error {
 		if err != nil {
 			return err
 		}
-		row := Row{Section: buildName, Values: n, Name: "redact.New", Unit: "ms", Value: millis(times[0])}
+		row := Row{Values: n, Name: "redact.New", Unit: "ms", Value: millis(times[0])}
 		if t := targets[n]; t > 0 {
 			row.atMost(t)
 		}
@@ -258,7 +258,7 @@ func (b *bench) build() error {
 		retained := heap() - before
 		runtime.KeepAlive(r)
 		runtime.KeepAlive(values)
-		row := Row{Section: buildName, Values: n, Name: "memory kept", Unit: "MiB", Value: statOf([]float64{retained / (1 << 20)})}
+		row := Row{Values: n, Name: "memory kept", Unit: "MiB", Value: statOf([]float64{retained / (1 << 20)})}
 		if n == 1000 {
 			row.atMost(16)
 		}

@@ -146,7 +146,7 @@ func (b *bench) pipes() error {
 			return err
 		}
 		for i, by := range all {
-			row := Row{Section: pipesName, Workload: c.workload, Values: c.n, Name: by, Unit: "MB/s", Bytes: size, Value: rates(size, times[i])}
+			row := Row{Workload: c.workload, Values: c.n, Name: by, Unit: "MB/s", Value: rates(size, times[i])}
 			if i > 0 {
 				row.versus(byCat, ratios(times[i], times[0]))
 				row.atLeast([]float64{0, c.redact, c.run}[i])
@@ -207,7 +207,7 @@ func (b *bench) consumer() error {
 			return err
 		}
 		for i, by := range all {
-			row := Row{Section: consumerName, Workload: "A", Values: n, Name: by + " | consumer", Unit: "MB/s", Bytes: size, Value: rates(size, times[i])}
+			row := Row{Workload: "A", Values: n, Name: by + " | consumer", Unit: "MB/s", Value: rates(size, times[i])}
 			if i > 0 {
 				row.versus(byCat+" | consumer", ratios(times[i], times[0]))
 			}

@@ -19,13 +19,6 @@ const limit = 2 * time.Minute
 type stage struct {
 	args []string
 	env  []string // added to ours
-	ok   []int    // exit statuses that are no failure, besides 0
-}
-
-type process struct {
-	*exec.Cmd
-
-	ok []int
 }
 
 // pipe runs the stages as a shell runs a | b, the last one writing to out, and
@@ -35,7 +28,7 @@ func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, er
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	begin := time.Now()
-	var cmds []process
+	var cmds []*exec.Cmd
 	var errs []error
 	var in *os.File
 	for i, s := range stages {
@@ -65,14 +58,14 @@ func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, er
 			errs = append(errs, err)
 			break
 		}
-		cmds = append(cmds, process{cmd, s.ok})
+		cmds = append(cmds, cmd)
 	}
 	if len(errs) > 0 {
 		closeAll(in)
 		cancel()
 	}
 	for _, cmd := range cmds {
-		if err := cmd.Wait(); err != nil && !slices.Contains(cmd.ok, cmd.ProcessState.ExitCode()) {
+		if err := cmd.Wait(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w: %s", strings.Join(short(cmd.Args), " "), err, cmd.Stderr))
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"os"
 	"runtime"
@@ -11,22 +10,20 @@ import (
 
 // A Row is one thing that was measured.
 type Row struct {
-	Section  string  `json:"section"`
-	Workload string  `json:"workload,omitempty"`
-	Values   int     `json:"values,omitempty"` // how many
-	Name     string  `json:"name"`
-	Unit     string  `json:"unit"`
-	Bytes    int     `json:"bytes,omitempty"` // of one run
-	Value    Stat    `json:"value"`
-	Versus   string  `json:"versus,omitempty"` // what ratio is to
-	Ratio    *Stat   `json:"ratio,omitempty"`
-	Target   *Target `json:"target,omitempty"`
+	Workload string
+	Values   int // how many
+	Name     string
+	Unit     string
+	Value    Stat
+	Versus   string // what ratio is to
+	Ratio    *Stat
+	Target   *Target
 }
 
 // A Target is what a row has to reach.
 type Target struct {
-	Text string `json:"text"`
-	Met  bool   `json:"met"`
+	Text string
+	Met  bool
 }
 
 func (r *Row) versus(name string, ratio Stat) { r.Versus, r.Ratio = name, &ratio }
@@ -49,20 +46,13 @@ func (r *Row) atMost(value float64) {
 
 // A Report is all that one run measured, and on what.
 type Report struct {
-	Machine string `json:"machine"`
-	Cores   int    `json:"cores"`
-	Kernel  string `json:"kernel"`
-	Go      string `json:"go"`
-	Rounds  int    `json:"rounds"`
-	Checked int    `json:"checked"` // outputs that were compared
-	Rows    []Row  `json:"rows"`
-	Notes   []Note `json:"notes,omitempty"`
-}
-
-// A Note is what must be known of a section to read it.
-type Note struct {
-	Section string `json:"section"`
-	Text    string `json:"text"`
+	Machine string
+	Cores   int
+	Kernel  string
+	Go      string
+	Rounds  int
+	Checked int // outputs that were compared
+	Rows    []Row
 }
 
 func newReport(c config) Report {
@@ -97,10 +87,7 @@ func processor() string {
 
 func (r *Report) add(row Row) { r.Rows = append(r.Rows, row) }
 
-func (r *Report) note(section, format string, args ...any) {
-	r.Notes = append(r.Notes, Note{section, fmt.Sprintf(format, args...)})
-	fmt.Printf("  note: "+format+"\n", args...)
-}
+func (r *Report) note(format string, args ...any) { fmt.Printf("  note: "+format+"\n", args...) }
 
 func (r *Report) about() string {
 	return fmt.Sprintf("%s, %d cores, %s, %s; medians of %d alternating rounds, with the quartiles", r.Machine, r.Cores, r.Kernel, r.Go, r.Rounds)
@@ -121,26 +108,6 @@ func (r *Report) verdict() string {
 		verdict += fmt.Sprintf("; %d outputs compared with the plain rule, byte for byte", r.Checked)
 	}
 	return verdict
-}
-
-func (r *Report) write(file string) error {
-	data, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, append(data, '\n'), 0o644) //nolint:gosec // it is published
-}
-
-func readReport(file string) (*Report, error) {
-	data, err := os.ReadFile(file) //nolint:gosec // the one that was named
-	if err != nil {
-		return nil, fmt.Errorf("%w (bench measure -json writes it)", err)
-	}
-	r := new(Report)
-	if err := json.Unmarshal(data, r); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return r, nil
 }
 
 // number is x with three digits or so.

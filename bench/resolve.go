@@ -166,7 +166,7 @@ func (c *comparison) serve(section string, f filling) (*server, error) {
 	if err := f.seal(c.ctx, path, key); err != nil {
 		return nil, err
 	}
-	c.report.note(section, "%d secrets were imported in %.0f s", f.n, time.Since(begin).Seconds())
+	c.report.note("%d secrets were imported in %.0f s", f.n, time.Since(begin).Seconds())
 	return c.startInjectd(c.authority, c.server, c.policy, path, key)
 }
 
@@ -285,7 +285,7 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 	inTurn := &side{name: "etcd, in sequence", server: theirs, clients: readers.inTurn, while: while}
 	together := &side{name: "etcd, one transaction", server: theirs, clients: readers.together, while: while}
 	all := []*side{injectd, atOnce, inTurn, together}
-	if err := c.compete(resolveName, rounds, all...); err != nil {
+	if err := c.compete(rounds, all...); err != nil {
 		return err
 	}
 	etcd := atOnce // or what is faster: a good user would find out
@@ -293,7 +293,7 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 		etcd = inTurn
 	}
 	row := func(name, unit string, value Stat) Row {
-		return Row{Section: resolveName, Workload: workload(n), Name: name, Unit: unit, Value: value}
+		return Row{Workload: workload(n), Name: name, Unit: unit, Value: value}
 	}
 	for _, s := range all {
 		r := row(s.name+": rate, to etcd's faster reads", "/s", perSecond(s.of(each)))
@@ -354,7 +354,7 @@ func (b *bench) many() (err error) {
 			return err
 		}
 	}
-	if err := c.compete(manyName, c.rounds, sides...); err != nil {
+	if err := c.compete(c.rounds, sides...); err != nil {
 		return err
 	}
 	for _, measured := range []struct {
@@ -362,7 +362,7 @@ func (b *bench) many() (err error) {
 		time func(round) time.Duration
 	}{{"time of a resolve", each}, {"CPU time of the server", cpu}} {
 		for i, s := range sides {
-			r := Row{Section: manyName, Workload: workload(len(s.clients)), Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
+			r := Row{Workload: workload(len(s.clients)), Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
 			r.versus("few", ratios(sides[0].of(measured.time), s.of(measured.time)))
 			if i > 0 {
 				r.Target = &Target{fmt.Sprintf("≤ %g×", manyTarget), r.Ratio.Median <= manyTarget}
@@ -412,7 +412,7 @@ func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 		beside = append(beside, o+min(f, float64(program.Size())/(1<<20)))
 	}
 	row := func(name string, value []float64) Row {
-		return Row{Section: manyName, Workload: workload(len(clients)), Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}
+		return Row{Workload: workload(len(clients)), Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}
 	}
 	peak := row("peak of memory beside the mapped store", []float64{slices.Max(beside)})
 	peak.atMost(residentTarget)

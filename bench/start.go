@@ -102,7 +102,7 @@ func (b *bench) start() error {
 	if err != nil {
 		return err
 	}
-	size := Row{Section: startName, Name: "bin/inject, stripped", Unit: "MB", Value: statOf([]float64{float64(info.Size()) / 1e6})}
+	size := Row{Name: "bin/inject, stripped", Unit: "MB", Value: statOf([]float64{float64(info.Size()) / 1e6})}
 	size.atMost(sizeTarget)
 	b.report.add(size)
 	return nil
@@ -160,7 +160,7 @@ func (b *bench) measureStarts(where string, starters []starter, rounds int, run 
 		return err
 	}
 	for i, s := range starters {
-		row := Row{Section: startName, Workload: where, Name: s.name, Unit: "ms", Value: millis(times[i])}
+		row := Row{Workload: where, Name: s.name, Unit: "ms", Value: millis(times[i])}
 		row.versus(starters[0].name, ratios(times[0], times[i]))
 		if s.target > 0 {
 			row.Target = &Target{fmt.Sprintf("≤ %g×", s.target), row.Ratio.Median <= s.target}
@@ -304,7 +304,7 @@ func (b *bench) residentMemory(inject string, env []string) error {
 			return err
 		}
 		_ = cmd.Wait() // read has found the end
-		row := Row{Section: startName, Name: c.name, Unit: "MiB", Value: statOf([]float64{peak})}
+		row := Row{Name: c.name, Unit: "MiB", Value: statOf([]float64{peak})}
 		row.atMost(memoryTarget)
 		b.report.add(row)
 	}

@@ -9,12 +9,10 @@ import (
 // Stat is what many measurements of the same thing come to. The quartiles tell
 // the noise: the extremes of a busy machine tell of the machine.
 type Stat struct {
-	Median float64 `json:"median"`
-	Low    float64 `json:"q1"`
-	High   float64 `json:"q3"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
-	N      int     `json:"n"`
+	Median float64
+	Low    float64
+	High   float64
+	N      int
 }
 
 func statOf(values []float64) Stat {
@@ -27,7 +25,7 @@ func statOf(values []float64) Stat {
 		}
 		return v[i] + (x-math.Floor(x))*(v[i+1]-v[i])
 	}
-	return Stat{Median: at(0.5), Low: at(0.25), High: at(0.75), Min: v[0], Max: v[len(v)-1], N: len(v)}
+	return Stat{Median: at(0.5), Low: at(0.25), High: at(0.75), N: len(v)}
 }
 
 // A contender does the measured thing once.
