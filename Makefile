@@ -55,9 +55,9 @@ cross: ## build and vet for the other platforms
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
 	done
 
-bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat; resolving, beside etcd
-	$(GO) test -run '^$$' -bench . -benchtime 1000x ./resolver/store/sealed
-	cd bench && $(GO) run . measure -inject ../bin/inject -injectd ../bin/injectd
+bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat; resolving, beside etcd; ONCE=1 only shows that it runs
+	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./resolver/store/sealed
+	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 
 fuzz: ## fuzz each target FUZZ (300000x) times
 	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact

@@ -19,13 +19,50 @@ import (
 
 const (
 	seed      = 20260301
-	minLength = 6       // the product's default
-	blockSize = 4 << 20 // larger than the caches that are a core's own
-	checkSize = 1 << 20 // what is compared byte for byte
+	minLength = 6 // the product's default
+)
+
+// A scale is how much work each section does.
+type scale struct {
+	block  int // bytes of a text whose masking is timed
+	check  int // bytes of a text whose masking is compared byte for byte
+	starts int // of a command in each round; their median is the round's time
+	many   int // secrets of the larger store
+	loads  []load
+	peak   time.Duration // how long clients ask while the server's memory is looked at
+}
+
+var (
+	// full is what the published figures are measured with.
+	full = scale{
+		block:  4 << 20, // larger than the caches that belong to one core
+		check:  1 << 20,
+		starts: 20,
+		many:   1_000_000,
+		loads: []load{
+			{1, 1, 300 * time.Millisecond},
+			{64, 1, 500 * time.Millisecond},
+			{1000, 2, 2 * time.Second},
+		},
+		peak: 4 * time.Second,
+	}
+	// once runs everything a single time in a few seconds a section. It shows that the
+	// benchmarks run and that outputs are right; its times mean nothing.
+	once = scale{
+		block:  256 << 10,
+		check:  64 << 10,
+		starts: 1,
+		many:   10 * few,
+		loads:  []load{{1, 1, 10 * time.Millisecond}, {8, 1, 10 * time.Millisecond}},
+		peak:   100 * time.Millisecond,
+	}
 )
 
 type config struct {
+	scale
+
 	rounds  int
+	once    bool
 	inject  string
 	injectd string
 	only    []string
@@ -147,7 +184,7 @@ func redactor(values [][]byte) *redact.Redactor {
 	return redact.New(minLength, patterns...)
 }
 
-// want is the text of a workload of checkSize bytes, masked by the plain rule.
+// want is the text of a workload of b.check bytes, masked by the plain rule.
 // It is kept, because the plain rule is slow.
 func (b *bench) want(w redacttest.Workload) []byte {
 	key := fmt.Sprint(w.Name, " ", len(w.Values))

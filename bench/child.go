@@ -29,8 +29,12 @@ func child(verb string, args []string) error {
 	case verb == consumerVerb && len(args) == 0:
 		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, make([]byte, 256<<10))
 		return err
-	case verb == leaderVerb && len(args) > 0:
-		return leader(args)
+	case verb == leaderVerb && len(args) > 1:
+		times, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		return leader(times, args[1:])
 	default:
 		return errors.New(usage)
 	}

@@ -19,6 +19,14 @@ type client struct {
 	close func() error
 }
 
+// A load is how many clients ask at once, in one of every so many rounds, and for
+// how long in each.
+type load struct {
+	clients int
+	every   int
+	while   time.Duration
+}
+
 // answered is what some clients were told in a round.
 type answered struct {
 	took  time.Duration

@@ -52,11 +52,16 @@ func measure(ctx context.Context, args []string) error {
 	var c config
 	flags := flag.NewFlagSet("bench measure", flag.ContinueOnError)
 	flags.IntVar(&c.rounds, "rounds", 15, "alternating `rounds` of each comparison")
+	flags.BoolVar(&c.once, "once", false, "run each benchmark once, with little data, to see that it runs")
 	flags.StringVar(&c.inject, "inject", "../bin/inject", "the `PATH` of the binary that is measured")
 	flags.StringVar(&c.injectd, "injectd", "../bin/injectd", "the `PATH` of the server that is measured")
 	only := flags.String("only", "", "only these `sections`: "+strings.Join(sectionNames(), ","))
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	c.scale = full
+	if c.once {
+		c.scale, c.rounds = once, 1
 	}
 	if *only != "" {
 		c.only = strings.Split(*only, ",")

@@ -91,14 +91,14 @@ func (b *bench) memory() error {
 		if err := b.checkMemory(c.workload, c.n); err != nil {
 			return err
 		}
-		w := redacttest.New(c.workload, c.n, blockSize, seed)
+		w := redacttest.New(c.workload, c.n, b.block, seed)
 		writer, plain := both(w)
 		times, err := alternate(b.rounds, []contender{search(byPlain, w, plain), search(byWriter, w, writer)})
 		if err != nil {
 			return err
 		}
-		b.report.add(Row{Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Value: rates(blockSize, times[0])})
-		row := Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Value: rates(blockSize, times[1])}
+		b.report.add(Row{Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Value: rates(b.block, times[0])})
+		row := Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Value: rates(b.block, times[1])}
 		row.versus(byPlain, ratios(times[1], times[0]))
 		row.atLeast(c.target)
 		b.report.add(row)
@@ -108,7 +108,7 @@ func (b *bench) memory() error {
 
 // checkMemory holds both to the plain rule.
 func (b *bench) checkMemory(workload string, n int) error {
-	w := redacttest.New(workload, n, checkSize, seed)
+	w := redacttest.New(workload, n, b.check, seed)
 	writer, plain := both(w)
 	for name, open := range map[string]func(io.Writer) io.WriteCloser{byWriter: writer, byPlain: plain} {
 		var got bytes.Buffer
@@ -128,7 +128,7 @@ func (b *bench) linear() error {
 		workload string
 		n        int
 	}{{"D1", 10}, {"D2", 100}, {"D3", 10}, {"D4", 56}} {
-		once, twice := redacttest.New(c.workload, c.n, blockSize, seed), redacttest.New(c.workload, c.n, 2*blockSize, seed)
+		once, twice := redacttest.New(c.workload, c.n, b.block, seed), redacttest.New(c.workload, c.n, 2*b.block, seed)
 		writer, _ := both(once)
 		times, err := alternate(b.rounds, []contender{search("once", once, writer), search("twice", twice, writer)})
 		if err != nil {
@@ -149,7 +149,7 @@ func (b *bench) writes() error {
 		workload string
 		n        int
 	}{{"A", 10}, {"B", 10}, {"C", 10}, {"D1", 10}, {"D2", 10}, {"F", 10}} {
-		w := redacttest.New(c.workload, c.n, checkSize, seed)
+		w := redacttest.New(c.workload, c.n, b.check, seed)
 		stream := redactor(w.Values).Writer(discard{})
 		allocated, err := allocations(stream, w)
 		if err := errors.Join(err, stream.Close()); err != nil {
@@ -197,11 +197,11 @@ func (b *bench) calls() error {
 		b.report.note("strace is not installed: calls of the system are not counted")
 		return nil
 	}
-	p, err := b.prepare(redacttest.New("F", 10, checkSize, seed))
+	p, err := b.prepare(redacttest.New("F", 10, b.check, seed))
 	if err != nil {
 		return err
 	}
-	traced := b.stages(byRun, p, checkSize)[0]
+	traced := b.stages(byRun, p, b.check)[0]
 	log := b.path("strace")
 	traced.args = append([]string{"strace", "-f", "-y", "-s", "0", "-o", log, "-e", "signal=none", "-e", "trace=read,write,writev,splice,tee,vmsplice,sendfile,copy_file_range"}, traced.args...)
 	if _, err := pipe(b.ctx, b.null, traced); err != nil {

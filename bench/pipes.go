@@ -91,19 +91,22 @@ func (b *bench) timed(by string, stages ...stage) contender {
 
 // commonSize is how much text takes the fastest about 0.5 s, or the slowest 1 s if that
 // is less: starting must not be what is measured, and all get the same text.
-func commonSize(block int, run func(by string, size int) (time.Duration, error), contenders []string) (int, error) {
+func (b *bench) commonSize(run func(by string, size int) (time.Duration, error), contenders []string) (int, error) {
+	if b.once {
+		return b.block, nil
+	}
 	const first = 16
 	var fastest float64
 	slowest := math.Inf(1)
 	for _, by := range contenders {
-		t, err := run(by, first*block)
+		t, err := run(by, first*b.block)
 		if err != nil {
 			return 0, err
 		}
-		rate := float64(first*block) / t.Seconds()
+		rate := float64(first*b.block) / t.Seconds()
 		fastest, slowest = max(fastest, rate), min(slowest, rate)
 	}
-	return max(1, int(min(fastest*0.5, slowest))/block) * block, nil
+	return max(1, int(min(fastest*0.5, slowest))/b.block) * b.block, nil
 }
 
 type pipeCase struct {
@@ -126,12 +129,12 @@ func (b *bench) pipes() error {
 		if err := b.checkPipes(c); err != nil {
 			return err
 		}
-		p, err := b.prepare(redacttest.New(c.workload, c.n, blockSize, seed))
+		p, err := b.prepare(redacttest.New(c.workload, c.n, b.block, seed))
 		if err != nil {
 			return err
 		}
 		all := []string{byCat, byRedact, byRun}
-		size, err := commonSize(blockSize, func(by string, size int) (time.Duration, error) {
+		size, err := b.commonSize(func(by string, size int) (time.Duration, error) {
 			return pipe(b.ctx, b.null, b.stages(by, p, size)...)
 		}, all)
 		if err != nil {
@@ -163,14 +166,14 @@ func (b *bench) pipes() error {
 func (b *bench) checkPipes(c pipeCase) error {
 	const times = 3
 	for _, name := range slices.Compact(slices.Sorted(slices.Values([]string{c.workload, "C"}))) {
-		w := redacttest.New(name, c.n, checkSize, seed)
+		w := redacttest.New(name, c.n, b.check, seed)
 		p, err := b.prepare(w)
 		if err != nil {
 			return err
 		}
 		want := bytes.Repeat(b.want(w), times)
 		for _, by := range []string{byRedact, byRun} {
-			got, err := b.output(b.stages(by, p, times*checkSize)...)
+			got, err := b.output(b.stages(by, p, times*b.check)...)
 			if err != nil {
 				return err
 			}
@@ -184,7 +187,7 @@ func (b *bench) checkPipes(c pipeCase) error {
 // process more on the same cores.
 func (b *bench) consumer() error {
 	for _, n := range []int{10, 1000} {
-		p, err := b.prepare(redacttest.New("A", n, blockSize, seed))
+		p, err := b.prepare(redacttest.New("A", n, b.block, seed))
 		if err != nil {
 			return err
 		}
@@ -192,7 +195,7 @@ func (b *bench) consumer() error {
 		with := func(by string, size int) []stage {
 			return append(b.stages(by, p, size), stage{args: []string{b.self, consumerVerb}})
 		}
-		size, err := commonSize(blockSize, func(by string, size int) (time.Duration, error) {
+		size, err := b.commonSize(func(by string, size int) (time.Duration, error) {
 			return pipe(b.ctx, b.null, with(by, size)...)
 		}, all)
 		if err != nil {

@@ -34,8 +34,7 @@ const (
 )
 
 const (
-	few  = 1000
-	many = 1_000_000
+	few = 1000 // secrets of the smaller store
 	// projects is how many have secrets, and a task each. Each has its own certificate,
 	// and policy lets it resolve in its own project and domain only.
 	projects = 40
@@ -253,16 +252,10 @@ func (b *bench) resolve() (err error) {
 	if err := c.fillEtcd(theirs, f); err != nil {
 		return err
 	}
-	for _, load := range []struct {
-		clients, rounds int
-		while           time.Duration
-	}{
-		{1, c.rounds, 300 * time.Millisecond},
-		{64, c.rounds, 500 * time.Millisecond},
-		{1000, (c.rounds + 1) / 2, 2 * time.Second},
-	} {
-		if err := c.besideEtcd(ours, theirs, f, load.clients, load.rounds, load.while); err != nil {
-			return fmt.Errorf("%s: %w", workload(load.clients), err)
+	for _, l := range c.loads {
+		rounds := (c.rounds + l.every - 1) / l.every
+		if err := c.besideEtcd(ours, theirs, f, l.clients, rounds, l.while); err != nil {
+			return fmt.Errorf("%s: %w", workload(l.clients), err)
 		}
 	}
 	return nil
@@ -334,7 +327,7 @@ func (b *bench) many() (err error) {
 		return err
 	}
 	var sides []*side
-	fillings := []filling{newFilling(few), newFilling(many)}
+	fillings := []filling{newFilling(few), newFilling(b.scale.many)}
 	for _, f := range fillings {
 		s, err2 := c.serve(manyName, f)
 		if err2 != nil {
@@ -373,7 +366,7 @@ func (b *bench) many() (err error) {
 	if err := c.memoryOf(sides[1].server, fillings[1], sides[1].clients); err != nil {
 		return err
 	}
-	clients, err := c.clients(1000, func(project int) (*client, error) { return c.injectdClient(sides[1].server, fillings[1], project) })
+	clients, err := c.clients(c.loads[len(c.loads)-1].clients, func(project int) (*client, error) { return c.injectdClient(sides[1].server, fillings[1], project) })
 	if err != nil {
 		return err
 	}
@@ -389,7 +382,7 @@ func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := drive(c.ctx, clients, 4*time.Second)
+		_, err := drive(c.ctx, clients, c.peak)
 		done <- err
 	}()
 	var own, files, beside []float64

@@ -22,10 +22,7 @@ const (
 	startName = "start"
 	// leaderVerb is this program as the leader of a terminal's session, as a shell
 	// is: it starts a command again and again and tells how long each took.
-	leaderVerb = "leader" // COMMAND...
-	// startRuns is how often a command is started in each round; their median is the
-	// round's time.
-	startRuns = 20
+	leaderVerb = "leader" // TIMES COMMAND...
 )
 
 // The targets, in times of `tini -s -- true`, in bytes and in MiB.
@@ -35,6 +32,8 @@ const (
 	sizeTarget    = 15
 	memoryTarget  = 20
 	secretOfStart = "the-value-of-k"
+
+	emptyProgram = "empty program with the gRPC client"
 )
 
 // start measures what it costs to start `true` through inject, beside what else
@@ -49,10 +48,13 @@ func (b *bench) start() error {
 	if err != nil {
 		return err
 	}
-	wrapper := b.path("wrapper")
-	build := exec.CommandContext(b.ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", wrapper, "./wrapper") //nolint:gosec // our own program
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the wrapper: %w: %s", err, out)
+	wrapper, err := b.program("wrapper")
+	if err != nil {
+		return err
+	}
+	empty, err := b.program("empty")
+	if err != nil {
+		return err
 	}
 	key, err := b.home(inject, nil)
 	if err != nil {
@@ -70,10 +72,11 @@ func (b *bench) start() error {
 		{"dumb-init true", []string{"dumb-init", "true"}, key, 0},
 		{"catatonit -- true", []string{"catatonit", "--", "true"}, key, 0},
 		{"os/exec wrapper", []string{wrapper, "true"}, key, 0},
+		{emptyProgram, []string{empty}, key, 0},
 		{"inject --secret K -- true", []string{inject, "--secret", "K", "--", "true"}, key, startTarget},
 		{"inject -- true", []string{inject, "--", "true"}, key, noneTarget},
 	}
-	if err := b.measureStarts("pipe", piped, b.rounds, plainStart); err != nil {
+	if err := b.measureStarts("pipe", piped, b.rounds, b.plainStart); err != nil {
 		return err
 	}
 	container := []starter{
@@ -81,7 +84,7 @@ func (b *bench) start() error {
 		{"inject --secret K -- true", []string{inject, "--secret", "K", "--", "true"}, key, 0},
 		{"inject -- true", []string{inject, "--", "true"}, key, 0},
 	}
-	if err := b.measureStarts("own terminal", container, b.rounds, terminalStart); err != nil {
+	if err := b.measureStarts("own terminal", container, b.rounds, b.terminalStart); err != nil {
 		return err
 	}
 	if err := b.measureStarts("shell's terminal", container, b.rounds, b.shellStart); err != nil {
@@ -92,7 +95,7 @@ func (b *bench) start() error {
 		{"inject --secret K, passphrase key", []string{inject, "--secret", "K", "--", "true"}, phrase, 0},
 	}
 	// A passphrase is made slow to guess, and this is what that costs.
-	if err := b.measureStarts("pipe", slow, 3, onceStart); err != nil {
+	if err := b.measureStarts("pipe", slow, min(b.rounds, 3), onceStart); err != nil {
 		return err
 	}
 	if err := b.residentMemory(inject, key); err != nil {
@@ -118,6 +121,18 @@ func (b *bench) install() (string, error) {
 	}
 	path := b.path("inject")
 	return path, os.WriteFile(path, data, 0o755) //nolint:gosec // a program
+}
+
+// program builds one of the bench's own programs as the product is built.
+func (b *bench) program(name string) (string, error) {
+	path := b.path(name)
+	build := exec.CommandContext(b.ctx, "go", "build", "-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", //nolint:gosec // our own program
+		"-ldflags", "-s -w", "-o", path, "./"+name)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+	}
+	return path, nil
 }
 
 // home makes a home whose store has the secret K, and returns the environment in
@@ -167,20 +182,31 @@ func (b *bench) measureStarts(where string, starters []starter, rounds int, run 
 		}
 		b.report.add(row)
 	}
+	// What of the start is inject's own: the rest is what Go and gRPC take to be there.
+	for e, s := range starters {
+		if s.name != emptyProgram {
+			continue
+		}
+		for i, s := range starters[e+1:] {
+			row := Row{Workload: where, Name: s.name + ", to the empty program", Unit: "ms", Value: millis(times[e+1+i])}
+			row.versus(emptyProgram, ratios(times[e], times[e+1+i]))
+			b.report.add(row)
+		}
+	}
 	return nil
 }
 
 // plainStart returns the median time of starts whose descriptors are /dev/null.
-func plainStart(s starter) (time.Duration, error) { return startOften(s, startRuns, nil) }
+func (b *bench) plainStart(s starter) (time.Duration, error) { return startOften(s, b.starts, nil) }
 
 // onceStart is plainStart of one start.
 func onceStart(s starter) (time.Duration, error) { return startOften(s, 1, nil) }
 
 // terminalStart is plainStart on a terminal that is the command's alone, as in a
 // container that has one.
-func terminalStart(s starter) (time.Duration, error) {
+func (b *bench) terminalStart(s starter) (time.Duration, error) {
 	var times []time.Duration
-	for range startRuns {
+	for range b.starts {
 		ours, theirs, err := pty.Open()
 		if err != nil {
 			return 0, err
@@ -252,7 +278,7 @@ func (b *bench) shellStart(s starter) (time.Duration, error) {
 	defer ours.Close()           //nolint:errcheck // nothing is kept
 	go io.Copy(io.Discard, ours) //nolint:errcheck // until it ends
 	var told bytes.Buffer
-	cmd := exec.CommandContext(b.ctx, b.self, append([]string{leaderVerb}, s.args...)...) //nolint:gosec // ourselves
+	cmd := exec.CommandContext(b.ctx, b.self, append([]string{leaderVerb, fmt.Sprint(b.starts)}, s.args...)...) //nolint:gosec // ourselves
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = s.env, theirs, &told, theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	err = cmd.Run()
@@ -266,12 +292,12 @@ func (b *bench) shellStart(s starter) (time.Duration, error) {
 
 // leader starts args on the terminal that its stdin is, and writes the median time
 // to stdout.
-func leader(args []string) error {
+func leader(times int, args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		return err
 	}
-	t, err := startNow(path, args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 0, 0}}, startRuns)
+	t, err := startNow(path, args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 0, 0}}, times)
 	if err != nil {
 		return err
 	}
