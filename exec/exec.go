@@ -67,6 +67,11 @@ type Process struct {
 	// Signals are those that the program gets, taken beforehand, which whoever took
 	// them releases; nil to take them when it is started.
 	Signals *Signals
+	// LetGo makes Run give up what this process was started with only to hand it on, once
+	// the program has it: stdin, the descriptors above 2, and the working folder unless
+	// there is a terminal, which may show it to a person. What the program closes is closed
+	// then, and what it unmounts is not kept busy by us. The caller uses none of them any more.
+	LetGo bool
 	// Started, if not nil, is called by Run once the program has Args and Env, which
 	// are not used from then on.
 	Started func()
@@ -150,6 +155,9 @@ func Run(ctx context.Context, p Process) (Status, error) {
 	}
 	if err := s.start(path); err != nil {
 		return Status{}, startError(p, path, err)
+	}
+	if p.LetGo {
+		letGo()
 	}
 	if p.Started != nil {
 		p.Started()

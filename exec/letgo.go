@@ -7,12 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LetGo gives up what this process was started with only to hand it on, once a
-// program has it: stdin, the descriptors above 2, and the working folder, unless we
-// have a terminal, which may show a person where we are. What the program closes is
-// closed then, and what it unmounts is not busy with us. It is for a main function's
-// process, which uses none of these any more.
-func LetGo() {
+// letGo gives up what the program has now: see Process.LetGo.
+func letGo() {
 	nothing(0)
 	closeInherited()
 	if controllingTerminal() == noTerminal {

@@ -58,10 +58,9 @@ type Options struct {
 	// Signals are those that were taken since we began; nil to take them when the
 	// task is started.
 	Signals *exec.Signals
-	// Started, if not nil, is called when the task is there, and we stay beside it; and
-	// Ended when it has ended, before its outputs are checked.
-	Started, Ended func()
-	Log            hclog.Logger
+	// Ended, if not nil, is called when the task has ended, before its outputs are checked.
+	Ended func()
+	Log   hclog.Logger
 }
 
 // Run runs the task and returns how it ended. It returns an error with that if a value
@@ -71,7 +70,8 @@ type Options struct {
 // started (an [*exec.StartError], or an [*exec.StoppedError] if a signal asked us
 // to stop before). When nothing is to be masked or cleaned up
 // it does not return: the process becomes the task. When ctx ends before the task
-// is started, it never is; once it runs, signals end it.
+// is started, it never is; once it runs, signals end it, and this process has given up its
+// stdin, its working folder and the descriptors that the task inherited.
 func Run(ctx context.Context, o Options) (exec.Status, error) {
 	resolved, err := resolve(ctx, o)
 	if err != nil {
@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
-	p := exec.Process{Args: o.Command, Env: places.Env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals}
+	p := exec.Process{Args: o.Command, Env: places.Env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals, LetGo: true}
 	err = mask(&p, o, resolved)
 	checked := o.Outputs != nil && !o.Redactor.Empty()
 	if checked {
@@ -104,9 +104,6 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		places.Forget()
 		for _, r := range resolved {
 			r.Value.Forget()
-		}
-		if o.Started != nil {
-			o.Started()
 		}
 		if checked {
 			for _, folder := range o.Outputs {

@@ -135,7 +135,6 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		Redactor: a.redactor, NoRedact: f.noRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
 		Grace: f.grace, Log: a.log,
-		Started: exec.LetGo, // nothing relative is needed any more: see prepare
 	}
 	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
 		said := t.Org+t.Project+t.Domain != ""
