@@ -99,23 +99,14 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.HasFiles() && !checked {
 		return exec.Status{}, exec.Replace(p)
 	}
-	var unwatch []func()
 	p.Started = func() {
 		places.Forget()
 		for _, r := range resolved {
 			r.Value.Forget()
 		}
-		if checked {
-			for _, folder := range o.Outputs {
-				unwatch = append(unwatch, folder.Watch(context.WithoutCancel(ctx)))
-			}
-		}
 	}
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
-	for _, stop := range unwatch {
-		stop()
-	}
 	// Before anything is said: stderr may be stuck, files must not be.
 	places.Remove(o.Log)
 	if err != nil {

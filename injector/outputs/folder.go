@@ -36,11 +36,10 @@ type Folder struct {
 	below    string   // the way from there
 	redactor *redact.Redactor
 	policy   Policy
-	known    map[signature]bool // files in which nothing is, see Watch
 }
 
 // OpenFolder returns the folder at path, which need not be there yet, for the values
-// that r knows once it is watched or checked. It returns an error if there is something else.
+// that r knows once it is checked. It returns an error if there is something else.
 func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error) {
 	abs, err := filepath.Abs(path) // the working folder is another one in the end
 	if err != nil {
@@ -116,8 +115,8 @@ func (r *Report) add(f Finding, counter *int) {
 	}
 }
 
-// A signature changes when a file does. Of what a program changes by way of memory that
-// is only so on some file systems, see [Folder.Watch].
+// A signature changes when a file does, but for what a program changes by way of memory
+// (mmap), which not every file system notes at once.
 type signature struct {
 	dev, ino, mode, links uint64
 	size                  int64
@@ -348,8 +347,6 @@ func (c *checker) look(dir int, name, path string) error {
 		return errAgain // it was one a moment ago
 	case before.dev != c.device && crossesMounts():
 		return unix.EXDEV
-	case c.known[before]:
-		return nil
 	}
 	seen, err := inspectFile(c.ctx, c.in, name, f, st)
 	if err != nil {
@@ -564,4 +561,24 @@ func statAt(dir int, name string) (signature, error) {
 		return signature{}, err
 	}
 	return signatureOf(&st), nil
+}
+
+// openAt opens what is at rel below root, one name after the other.
+func openAt(root int, rel string, last int) (int, error) {
+	dir := root
+	for {
+		name, rest, more := strings.Cut(rel, string(filepath.Separator))
+		flags := last
+		if more {
+			flags = passing
+		}
+		fd, err := openBeneath(dir, name, flags)
+		if dir != root {
+			_ = unix.Close(dir)
+		}
+		if err != nil || !more {
+			return fd, err
+		}
+		dir, rel = fd, rest
+	}
 }

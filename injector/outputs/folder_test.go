@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -415,46 +414,6 @@ for name, text in ("a", "leak"), ("b", "clean"):
 		"two.tar.gz": "moved: there are several tar archives in it, one behind the other",
 		"two.zip":    "moved: damaged: a zip archive that may be read in two ways", "owt.zip": "moved: damaged: a zip archive that may be read in two ways",
 	}, outcomes(checkFolder(t, folderOf(t, dir+"/o", Mask))))
-}
-
-// What Watch has seen is not read again, and whatever changes is, also by way of memory.
-func TestWatch(t *testing.T) {
-	dir := t.TempDir() + "/o"
-	put(t, dir+"/before", "x")
-	f := folderOf(t, dir, Warn)
-	stop := f.Watch(t.Context())
-	put(t, dir+"/sub/after", strings.Repeat("x", 1<<20))
-	put(t, dir+"/sub/found", leak)
-	put(t, dir+"/sub/mapped", strings.Repeat("y", 64<<10))
-	mapped, err := os.OpenFile(dir+"/sub/mapped", os.O_RDWR, 0)
-	require.NoError(t, err)
-	memory, err := unix.Mmap(int(mapped.Fd()), 0, 64<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	require.NoError(t, err)
-	memory[0] = 'z' // the page is writable from here on, unless somebody syncs it
-	time.Sleep(4 * settled)
-	stop()
-	copy(memory, leak) // it is known by now, if anything is
-	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
-	require.NoError(t, err)
-	defer unix.Close(fd) //nolint:errcheck // a folder
-	if !tellsChanges(fd) {
-		require.Empty(t, f.known)
-	} else {
-		require.NotEmpty(t, f.known)
-	}
-	require.NoError(t, unix.Munmap(memory))
-	require.NoError(t, mapped.Close())
-	r := checkFolder(t, f)
-	require.ElementsMatch(t, []string{"sub/found", "sub/mapped"}, slices.Collect(func(yield func(string) bool) {
-		for _, f := range r.Findings {
-			if !yield(f.Path) {
-				return
-			}
-		}
-	}))
-	// It ends where there is nothing, and at once.
-	folderOf(t, dir+"/none", Mask).Watch(t.Context())()
-	folderOf(t, dir, Mask).Watch(t.Context())()
 }
 
 // A value that has a slash in it may be in a path.

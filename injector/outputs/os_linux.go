@@ -44,21 +44,6 @@ func signatureOf(st *unix.Stat_t) signature {
 
 func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.Mtim} }
 
-// tellsChanges reports whether every change of the file fd changes its times from when
-// it was synced on: also one by way of memory, which tmpfs, for one, does not note.
-func tellsChanges(fd int) bool {
-	var st unix.Statfs_t
-	if unix.Fstatfs(fd, &st) != nil {
-		return false
-	}
-	switch st.Type {
-	// Not overlayfs, which does as the file system below it does.
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
-		return unix.Fdatasync(fd) == nil
-	}
-	return false
-}
-
 // holeLength is how much is read of a hole: longer than what a value has of zeros.
 const holeLength = 64 << 10
 

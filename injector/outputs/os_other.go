@@ -26,10 +26,6 @@ func signatureOf(st *unix.Stat_t) signature {
 
 func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.Mtim} }
 
-// tellsChanges reports whether every change of a file changes its times. That is not
-// known here.
-func tellsChanges(int) bool { return false }
-
 // crossesMounts reports whether openBeneath may open what is mounted.
 func crossesMounts() bool { return true }
 
