@@ -91,16 +91,6 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
-	for pair, want := range map[[2]string]int{
-		{"", ""}: 0, {"", "abc"}: 3, {"abc", ""}: 3, {"secret", "secret"}: 0,
-		{"secert", "secret"}: 2, {"tsk", "task"}: 1, {"kitten", "sitting"}: 3,
-	} {
-		require.Equal(t, want, cli.Distance(pair[0], pair[1]), pair)
-		require.Equal(t, want, cli.Distance(pair[1], pair[0]), pair)
-	}
-}
-
 func TestEach(t *testing.T) {
 	a, b, c := errors.New("a"), errors.New("b\nof two lines"), errors.New("c")
 	require.Empty(t, cli.Each(nil))

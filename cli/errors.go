@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"inject/internal/spelling"
 	"inject/resolver/secret"
 )
 
@@ -39,14 +40,13 @@ func Each(err error) []error {
 // flag, and what was probably meant, without quoting the argument, in which a value
 // may be. What it returns wraps [secret.ErrInvalid].
 func FlagError(cmd *cobra.Command, err error) error {
-	what, near, least := "an unknown flag", "", 3
+	what, near := "an unknown flag", ""
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
-		cmd.Flags().VisitAll(func(f *pflag.Flag) {
-			if d := Distance(e.GetSpecifiedName(), f.Name); d < least {
-				least = d
-				near = "; did you mean --" + f.Name + "?"
-			}
-		})
+		var known []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		if near = spelling.Nearest(e.GetSpecifiedName(), known); near != "" {
+			near = "; did you mean --" + near + "?"
+		}
 	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		what = "no argument for --" + e.GetFlag().Name
 	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
@@ -54,25 +54,4 @@ func FlagError(cmd *cobra.Command, err error) error {
 	}
 	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
 		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
-}
-
-// Distance returns how many letters must be changed, added or removed to make b of
-// a (Levenshtein's).
-func Distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

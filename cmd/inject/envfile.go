@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"inject/internal/printable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -121,7 +122,7 @@ var errNotStored = errors.New("nothing was stored")
 // readEnvFile returns the secrets of an env file, without their scope, and an error
 // for every line that is none.
 func (a *app) readEnvFile(path string) ([]store.New, error) {
-	name := printable(path)
+	name := printable.Name(path)
 	if path == "-" {
 		name = "stdin"
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"inject/injector/outputs"
+	"inject/internal/printable"
 )
 
 // progress is a bar on stderr, if that is a terminal, for what takes a while.
@@ -41,7 +42,7 @@ func newProgress(a *app, files []outputs.File) *progress {
 }
 
 // at tells which file is being read.
-func (p *progress) at(f outputs.File) { p.path = printable(f.Path) }
+func (p *progress) at(f outputs.File) { p.path = printable.Name(f.Path) }
 
 // add tells that n more bytes were read.
 func (p *progress) add(n int) {

@@ -27,6 +27,7 @@ import (
 	"inject/exec/redact"
 	"inject/injector"
 	"inject/injector/outputs"
+	"inject/internal/printable"
 	"inject/internal/tty"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -290,7 +291,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 		case r.check:
 			bar.clear()
 			if sayErr == nil {
-				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable(file.Path), f.Offset, f.Name, f.Kind)
+				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable.Name(file.Path), f.Offset, f.Name, f.Kind)
 			}
 		}
 	}
@@ -366,15 +367,7 @@ func about(path string, err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return err // it says so
 	}
-	return fmt.Errorf("%s: %w", printable(path), err)
-}
-
-// printable is a path on one line, without what would move a terminal's cursor.
-func printable(path string) string {
-	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
-		return quoted
-	}
-	return path
+	return fmt.Errorf("%s: %w", printable.Name(path), err)
 }
 
 // finding is a find for programs.

@@ -21,6 +21,7 @@ import (
 	"inject/injector/outputs"
 	"inject/injector/place"
 	"inject/injector/task"
+	"inject/internal/spelling"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -204,7 +205,7 @@ func explainStart(err error) error {
 			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
 	}
 	for _, v := range verbs() {
-		if cli.Distance(v.name, e.Name) <= 2 {
+		if spelling.Nearest(e.Name, []string{v.name}) != "" {
 			return secret.WithHint(err, "did you mean: inject %s", v.name)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"inject/cli"
 	"inject/exec/harden"
 	"inject/exec/redact"
+	"inject/internal/spelling"
 	"inject/internal/tty"
 	"inject/resolver/secret"
 )
@@ -132,7 +133,7 @@ func knownVerb(cmd *cobra.Command, args []string) error {
 	}
 	hint := cmd.CommandPath() + " --help lists them"
 	for _, v := range cmd.Commands() {
-		if cli.Distance(v.Name(), args[0]) <= 2 {
+		if spelling.Nearest(args[0], []string{v.Name()}) != "" {
 			hint = "did you mean: " + v.CommandPath()
 		}
 	}

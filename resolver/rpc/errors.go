@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"inject/internal/printable"
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/secret"
@@ -82,7 +83,7 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 	if err := ended(ctx, code); err != nil {
 		err = fmt.Errorf("%w: no answer from %s in time: %w", secret.ErrUnavailable, c.o.Address, err)
 		if failed := c.handshake.failed.Load(); failed != nil {
-			err = fmt.Errorf("%w (%s)", err, printable((*failed).Error()))
+			err = fmt.Errorf("%w (%s)", err, printable.Text((*failed).Error(), maxMessage))
 		}
 		return err
 	}
@@ -96,7 +97,7 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		if !ok {
 			hint = c.o.Address + " knows who is calling, and does not let them do this; its operator can"
 		}
-		return secret.WithHint(told(secret.ErrDenied, message), "%s", printable(hint))
+		return secret.WithHint(told(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.Unauthenticated:
 		hint := c.o.Address + " does not know who is calling: --token-file FILE, or --cert-file FILE, says it"
 		if c.hasToken() || c.o.CertFile != "" {
@@ -199,7 +200,7 @@ func (c *Client) nonsense(format string, args ...any) error {
 
 // told returns err with what the server says about it, if that says more.
 func told(err error, message string) error {
-	message = printable(message)
+	message = printable.Text(message, maxMessage)
 	switch {
 	case message == "" || message == err.Error():
 		return err
@@ -217,25 +218,3 @@ type remote struct {
 
 func (r *remote) Error() string { return r.text }
 func (r *remote) Unwrap() error { return r.err }
-
-// printable returns what may be shown of a text that somebody else wrote: no
-// more than maxMessage bytes, and nothing that steers a terminal.
-func printable(text string) string {
-	cut := len(text) > maxMessage
-	if cut {
-		text = text[:maxMessage]
-	}
-	var b strings.Builder
-	for _, r := range strings.ToValidUTF8(text, "\ufffd") {
-		if strconv.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			quoted := strconv.QuoteRune(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-	}
-	if cut {
-		b.WriteString("…")
-	}
-	return b.String()
-}
