@@ -7,14 +7,14 @@ GO      ?= go
 TAGS    := grpcnotrace
 # Counted, not timed: a fuzz run that its time ends may fail with "context deadline
 # exceeded" (https://github.com/golang/go/issues/75804).
-FUZZ    ?= 300000x
+FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test race lint cross bench e2e fuzz generate image wire clean
+.PHONY: help build quickstart test test-long race lint cross bench e2e fuzz generate image wire clean
 
 help: ## list what can be made
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 build: ## build bin/inject and bin/injectd, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/inject ./cmd/injectd
@@ -22,11 +22,14 @@ build: ## build bin/inject and bin/injectd, static and stripped
 quickstart: build ## run the main job on a store of its own in a temporary home, showing each command
 	@./quickstart.sh
 
-test: ## pass the tests
-	$(GO) test -timeout 15m ./...
+test: ## pass the tests, of what takes minutes a share
+	$(GO) test -short -timeout 10m ./...
+
+test-long: ## pass all tests: every flipped byte, a million files, hundreds of kills, soaks
+	$(GO) test -timeout 30m ./...
 
 race: ## pass the tests with the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...
 
 # The linters are in a module of their own: what they need is not what we need.
 $(LINT): tools/go.mod tools/go.sum
@@ -59,19 +62,12 @@ bench: build ## measure, as ratios in one run: opening a store; starting, beside
 	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./resolver/store/sealed
 	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 
-fuzz: ## fuzz each target FUZZ (300000x) times
-	$(GO) test -run '^$$' -fuzz FuzzWriter -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact
-	$(GO) test -run '^$$' -fuzz FuzzForms -fuzztime $(FUZZ) -fuzzminimizetime 10x ./exec/redact/forms
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
-	$(GO) test -run '^$$' -fuzz FuzzFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
-	$(GO) test -run '^$$' -fuzz FuzzAnnotation -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/task
-	$(GO) test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/content
-	$(GO) test -run '^$$' -fuzz FuzzArchive -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/archive
-	$(GO) test -run '^$$' -fuzz FuzzFlyte -fuzztime $(FUZZ) -fuzzminimizetime 10x ./injector/outputs/content
-	$(GO) test -run '^$$' -fuzz FuzzEnvFile -fuzztime $(FUZZ) -fuzzminimizetime 10x ./cmd/inject
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/policy
-	$(GO) test -run '^$$' -fuzz FuzzTokens -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/identity
-	$(GO) test -run '^$$' -fuzz FuzzBearer -fuzztime $(FUZZ) -fuzzminimizetime 10x ./resolver/serve/identity
+# Every fuzz target of the tree, so that a new one is not forgotten.
+fuzz: ## fuzz each target FUZZ (1000000x) times
+	@set -e; grep -rE --include='*_test.go' '^func Fuzz' . | sed -E 's|/[^/]*:func (Fuzz[A-Za-z]*).*| \1|' | while read -r dir target; do \
+		echo "$$dir $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) -fuzzminimizetime 10x "$$dir" < /dev/null; \
+	done
 
 # Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
 generate: ## make the code of the messages in resolver/idl
