@@ -1,0 +1,381 @@
+// Package docs_test runs the commands in the repository's Markdown pages, and holds the pages
+// to what the code says.
+//
+// Each page is run from top to bottom by one bash, in a home of its own, with the built inject
+// and injectd first in PATH. It starts in a copy of the repository. There are two kinds of
+// block with commands:
+//
+//	sh       commands without a prompt; each must end with 0; their output is not compared
+//	console  commands behind "$ ", their further lines behind "> ", and all that they print
+//
+// A command in a console block that fails must be followed by "$ echo $?" and its exit code.
+// In what is printed
+//
+//	…                     alone on a line stands for any number of lines, else for any text
+//	2026-01-02T03:04:05Z  any time of this form stands for any other
+//	/home/me              stands for the home
+//	8093 and 8094         stand for the ports of the server: the run uses free ones
+//
+// and at a prompt "Enter secret value:" the test types my_secret_value. A block of another
+// kind is never run, so it must be of a language that holds no commands (see contents).
+package docs_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/format"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+)
+
+// bin is the folder of the real binaries, built once.
+var bin string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "inject-docs")
+	if err != nil {
+		panic(err)
+	}
+	bin = dir
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace",
+		"-o", dir, "../cmd/inject", "../cmd/injectd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s", out)
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// contents are the languages of blocks that are no commands, each with the check of its text.
+var contents = map[string]func(*testing.T, string){
+	"text": func(*testing.T, string) {},
+	"json": func(t *testing.T, text string) { t.Helper(); require.True(t, json.Valid([]byte(text))) },
+	"yaml": func(t *testing.T, text string) {
+		t.Helper()
+		var into any
+		require.NoError(t, yaml.Unmarshal([]byte(text), &into))
+	},
+	"go": func(t *testing.T, text string) {
+		t.Helper()
+		_, err := format.Source([]byte(text))
+		require.NoError(t, err)
+	},
+	"python": func(t *testing.T, text string) {
+		t.Helper()
+		need(t, "python3")
+		parse := exec.CommandContext(t.Context(), "python3", "-c", "import ast, sys; ast.parse(sys.stdin.read())")
+		parse.Stdin = strings.NewReader(text)
+		out, err := parse.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	},
+	// deploy/docker builds the example, so what is shown of an image must be in it.
+	"dockerfile": func(t *testing.T, text string) {
+		t.Helper()
+		example, err := os.ReadFile("../examples/Dockerfile")
+		require.NoError(t, err)
+		for line := range strings.Lines(text) {
+			require.Contains(t, string(example), line)
+		}
+	},
+}
+
+// TestKinds: each block is run or is of a language without commands, and there is no code
+// outside of blocks.
+func TestKinds(t *testing.T) {
+	for _, p := range pages(t) {
+		t.Run(p.name, func(t *testing.T) {
+			for _, b := range p.blocks {
+				if b.language == "sh" || b.language == "console" {
+					continue
+				}
+				check := contents[b.language]
+				require.NotNil(t, check, "%s:%d: a block of the unknown kind %q", p.name, b.line, b.language)
+				require.NotContains(t, "\n"+b.text, "\n$ ", "%s:%d: commands in a block that is not run", p.name, b.line)
+				check(t, b.text)
+			}
+			prose := p.prose()
+			for n, line := range prose {
+				before, blank := prose[n-1]
+				indented := strings.HasPrefix(line, "    ") && blank && before == ""
+				require.False(t, indented, "%s:%d: an indented block is not run", p.name, n)
+			}
+		})
+	}
+}
+
+// need skips a test whose programs are not there, and fails it in CI, where they are.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, name := range programs {
+		_, err := exec.LookPath(name)
+		if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
+			t.Skip(err)
+		}
+		require.NoError(t, err)
+	}
+}
+
+// TestCommands runs the commands of each page.
+func TestCommands(t *testing.T) {
+	for _, p := range pages(t) {
+		var commands string
+		for _, b := range p.blocks {
+			if b.language == "sh" || b.language == "console" {
+				commands += b.text
+			}
+		}
+		if commands == "" {
+			continue
+		}
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			need(t, "bash")
+			for _, program := range []string{"openssl", "python3", "curl", "jq", "make"} {
+				if regexp.MustCompile(`\b` + program + `\b`).MatchString(commands) {
+					need(t, program)
+				}
+			}
+			sh := newShell(t)
+			for _, b := range p.blocks {
+				switch b.language {
+				case "sh":
+					out, status, failed := sh.run(t, b.text, false)
+					require.Equal(t, [2]int{}, [2]int{status, failed}, "%s:%d: a command fails:\n%s", p.name, b.line, out)
+				case "console":
+					sh.session(t, p.name, b)
+				}
+			}
+		})
+	}
+}
+
+// A shell is a bash that runs one command after another, in a home of its own.
+type shell struct {
+	dir, home string
+	ports     [2]string // in place of 8093 and 8094
+	commands  io.Writer
+	statuses  io.Reader
+	terminal  *os.File
+	shown     chan string // what the terminal shows
+	runs      int
+}
+
+// driver reads the file of stdin, the file of stdout, and a command, again and again. What
+// fails inside the command, but is not its last, is what ERR is trapped for.
+const driver = `
+set -E
+status=0
+while IFS= read -r -d '' -u 3 stdin && IFS= read -r -d '' -u 3 stdout && IFS= read -r -d '' -u 3 command; do
+  failed=0
+  trap 'failed=$?' ERR
+  (exit "$status") # what $? is for the command
+  eval "$command" <>"$stdin" >"$stdout" 2>&1 3<&- 4>&-
+  status=$?
+  trap - ERR
+  echo "$status $failed" >&4
+done
+`
+
+func newShell(t *testing.T) *shell {
+	t.Helper()
+	// Short: a socket's path, such as that beside a store, has at most 107 bytes.
+	dir, err := os.MkdirTemp("", "docs")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &shell{dir: dir, home: filepath.Join(dir, "home")}
+	checkout := filepath.Join(dir, "inject")
+	require.NoError(t, os.Mkdir(s.home, 0o700))
+	for _, path := range files(t) {
+		copyFile(t, filepath.Join(root, path), filepath.Join(checkout, path))
+	}
+	for i := range s.ports {
+		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { _ = listener.Close() }()
+		_, s.ports[i], _ = net.SplitHostPort(listener.Addr().String())
+	}
+
+	in, commands, err := os.Pipe()
+	require.NoError(t, err)
+	statuses, out, err := os.Pipe()
+	require.NoError(t, err)
+	master, slave, err := pty.Open()
+	require.NoError(t, err)
+
+	bash := exec.Command("bash", "--noprofile", "--norc", "-c", driver)
+	bash.Dir = checkout
+	bash.Stdin, bash.Stdout, bash.Stderr = slave, os.Stderr, os.Stderr
+	bash.ExtraFiles = []*os.File{in, out}
+	bash.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	bash.Env = append(goEnv(t),
+		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "PATH="+bin+":"+os.Getenv("PATH"),
+		// For a server whose command names no port.
+		"INJECT_LISTEN=127.0.0.1:"+s.ports[0], "INJECT_OPS_LISTEN=127.0.0.1:"+s.ports[1])
+	require.NoError(t, bash.Start())
+	for _, f := range []*os.File{in, out, slave} {
+		require.NoError(t, f.Close())
+	}
+	t.Cleanup(func() {
+		// Servers that the page has left running are of bash's group.
+		_ = syscall.Kill(-bash.Process.Pid, syscall.SIGKILL)
+		_ = bash.Wait()
+		_, _, _ = commands.Close(), statuses.Close(), master.Close()
+	})
+	s.commands, s.statuses, s.terminal, s.shown = commands, statuses, master, make(chan string, 100)
+	go func() {
+		defer close(s.shown)
+		for b := make([]byte, 4096); ; {
+			n, err := master.Read(b)
+			if err != nil {
+				return
+			}
+			s.shown <- string(b[:n])
+		}
+	}()
+	return s
+}
+
+// goEnv is what make build needs to build without fetching anything again.
+func goEnv(t *testing.T) []string {
+	t.Helper()
+	var env []string
+	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOFLAGS", "GOTOOLCHAIN"} {
+		value, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
+		require.NoError(t, err)
+		env = append(env, name+"="+strings.TrimSpace(string(value)))
+	}
+	return env
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	info, err := os.Stat(from)
+	require.NoError(t, err)
+	b, err := os.ReadFile(from)
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Dir(to), 0o750))
+	require.NoError(t, os.WriteFile(to, b, info.Mode().Perm()))
+}
+
+// run runs a command and returns what it printed, its status, and the last status other than
+// 0 of what ran inside of it. With prompt it is at a terminal, where a value is typed.
+func (s *shell) run(t *testing.T, command string, prompt bool) (out string, status, failed int) {
+	t.Helper()
+	s.runs++
+	stdin, stdout := os.DevNull, filepath.Join(s.dir, "out"+strconv.Itoa(s.runs))
+	if prompt {
+		stdin = "/dev/tty"
+	}
+	text := strings.NewReplacer("8093", s.ports[0], "8094", s.ports[1]).Replace(command)
+	_, err := fmt.Fprintf(s.commands, "%s\x00%s\x00%s\x00", stdin, stdout, text)
+	require.NoError(t, err)
+
+	shown := ""
+	if prompt {
+		shown = s.answer(t)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := fmt.Fscan(s.statuses, &status, &failed)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		require.NoError(t, err, "bash ended in: %s", command)
+	case <-time.After(time.Minute):
+		require.Fail(t, "a command does not end", command)
+	}
+
+	b, err := os.ReadFile(stdout)
+	if !errors.Is(err, os.ErrNotExist) {
+		require.NoError(t, err)
+	}
+	out = strings.ReplaceAll(shown+string(b), s.home, "/home/me")
+	return strings.NewReplacer(s.ports[0], "8093", s.ports[1], "8094").Replace(out), status, failed
+}
+
+// answer waits for the prompt, types a value, and returns what the terminal has shown.
+func (s *shell) answer(t *testing.T) string {
+	t.Helper()
+	shown := ""
+	for timeout := time.After(time.Minute); !strings.HasSuffix(shown, ": "); {
+		select {
+		case part, ok := <-s.shown:
+			require.True(t, ok, "bash ended at a prompt; shown: %s", shown)
+			shown += part
+		case <-timeout:
+			require.Fail(t, "no prompt is shown", shown)
+		}
+	}
+	_, err := s.terminal.WriteString("my_secret_value\n")
+	require.NoError(t, err)
+	// What the terminal has shown of the command before is above.
+	return shown[strings.LastIndexByte(shown, '\n')+1:] + "\n"
+}
+
+// session runs the commands of a console block and compares what they print.
+func (s *shell) session(t *testing.T, name string, b block) {
+	t.Helper()
+	last := 0
+	lines := strings.Split(strings.TrimSuffix(b.text, "\n"), "\n")
+	for i := 0; i < len(lines); {
+		at := fmt.Sprintf("%s:%d", name, b.line+1+i)
+		command, ok := strings.CutPrefix(lines[i], "$ ")
+		require.True(t, ok, "%s: a console block begins with a command", at)
+		require.True(t, last == 0 || command == "echo $?", "%s: the command above ended with %d", at, last)
+		for i++; i < len(lines) && strings.HasPrefix(lines[i], "> "); i++ {
+			command += "\n" + lines[i][2:]
+		}
+		want := ""
+		for ; i < len(lines) && !strings.HasPrefix(lines[i], "$ "); i++ {
+			want += lines[i] + "\n"
+		}
+
+		var got string
+		got, last, _ = s.run(t, command, strings.HasPrefix(want, "Enter secret value:"))
+		require.Regexp(t, pattern(want), plain(got), "%s: %s\nprinted\n%s", at, command, got)
+	}
+	require.Zero(t, last, "%s:%d: the last command fails", name, b.line)
+}
+
+var date = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+
+// plain is output as it is compared: without times and spaces at the ends of lines.
+func plain(text string) string {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	text = date.ReplaceAllString(text, "2026-01-02T03:04:05Z")
+	return regexp.MustCompile(`(?m)[ \r]+$`).ReplaceAllString(text, "")
+}
+
+// pattern is the regular expression of an output as a page shows it.
+func pattern(want string) string {
+	var re strings.Builder
+	for line := range strings.Lines(plain(want)) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "…" {
+			re.WriteString(`(?:.*\n)*?`)
+			continue
+		}
+		re.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line), "…", ".*") + `\n`)
+	}
+	return `\A` + re.String() + `\z`
+}
