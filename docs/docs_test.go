@@ -195,8 +195,7 @@ done
 
 func newShell(t *testing.T) *shell {
 	t.Helper()
-	// Short: a socket's path, such as that beside a store, has at most 107 bytes.
-	dir, err := os.MkdirTemp("", "docs")
+	dir, err := os.MkdirTemp("", "docs") //nolint:usetesting // the path of a store's socket has at most 107 bytes
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &shell{dir: dir, home: filepath.Join(dir, "home")}
@@ -205,12 +204,7 @@ func newShell(t *testing.T) *shell {
 	for _, path := range files(t) {
 		copyFile(t, filepath.Join(root, path), filepath.Join(checkout, path))
 	}
-	for i := range s.ports {
-		listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer func() { _ = listener.Close() }()
-		_, s.ports[i], _ = net.SplitHostPort(listener.Addr().String())
-	}
+	s.ports = [2]string{freePort(t), freePort(t)}
 
 	in, commands, err := os.Pipe()
 	require.NoError(t, err)
@@ -250,6 +244,16 @@ func newShell(t *testing.T) *shell {
 		}
 	}()
 	return s
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	return port
 }
 
 // goEnv is what make build needs to build without fetching anything again.
