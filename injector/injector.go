@@ -77,17 +77,18 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return exec.Status{}, err
 	}
+	secrets := Secrets(resolved)
 	harden.Process(o.Log.Debug) // from before the first Reveal, the task included
 	to := place.Target{
 		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
 		Scope: o.Scope, Masked: !o.NoRedact, Log: o.Log,
 	}
-	places, err := place.Values(to, Secrets(resolved))
+	places, err := place.Values(to, secrets)
 	if err != nil {
 		return exec.Status{}, err
 	}
 	p := exec.Process{Args: o.Command, Env: places.Env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals, LetGo: true}
-	err = mask(&p, o, resolved)
+	err = mask(&p, o, secrets)
 	checked := o.Outputs != nil && !o.Redactor.Empty()
 	if checked {
 		p.Reserve, p.EndAll = reserve(o.Grace), true
@@ -99,12 +100,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.HasFiles() && !checked {
 		return exec.Status{}, exec.Replace(p)
 	}
-	p.Started = func() {
-		places.Forget()
-		for _, r := range resolved {
-			r.Value.Forget()
-		}
-	}
+	p.Started = places.Forget
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
 	// Before anything is said: stderr may be stuck, files must not be.
@@ -176,30 +172,14 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
 }
 
-// AddPatterns makes r mask the values, and more, and warns of those that it does
-// not. From then on no process of the same user may read our memory.
-func AddPatterns(r *redact.Redactor, resolved []resolver.Resolved, log hclog.Logger, more ...redact.Pattern) error {
-	harden.Process(log.Debug)
-	for _, v := range resolved {
-		more = append(more, redact.Pattern{Name: v.Declaration.Key, Value: v.Value.Reveal()})
-	}
-	if err := r.Add(more...); err != nil {
-		return fmt.Errorf("%w: %w", secret.ErrInvalid, err)
-	}
-	if unmasked := r.Unmasked(); len(unmasked) > 0 {
-		log.Warn("too short or blank, so not masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
-	}
-	return nil
-}
-
 // mask adds the values to the redactor and gives the task outputs that pass it, or
 // our own ones if there is nothing to mask.
-func mask(p *exec.Process, o Options, resolved []resolver.Resolved) error {
+func mask(p *exec.Process, o Options, secrets []place.Secret) error {
 	p.Stdout, p.Stderr = o.Stdout, o.Stderr
 	if o.NoRedact {
 		return nil
 	}
-	if err := AddPatterns(o.Redactor, resolved, o.Log); err != nil {
+	if err := place.Mask(o.Redactor, secrets, o.Log); err != nil {
 		return err
 	}
 	if o.Redactor.Empty() {

@@ -19,7 +19,6 @@ import (
 	"inject/cli"
 	"inject/exec"
 	"inject/exec/harden"
-	"inject/injector"
 	"inject/injector/place"
 	"inject/resolver/secret"
 )
@@ -93,7 +92,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 		a.log.Info("no file secret is declared: there is nothing to place")
 		return nil
 	}
-	resolved, err := a.resolveNow(ctx, scope, declared)
+	secrets, err := a.resolveNow(ctx, scope, declared)
 	if err != nil {
 		return err
 	}
@@ -102,7 +101,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	if dir == "" {
 		dir = place.FlyteDir
 	}
-	return place.Files(dir, f.group, injector.Secrets(resolved), a.log)
+	return place.Files(dir, f.group, secrets, a.log)
 }
 
 // copySelf puts a copy of this program at path, or in path if that is a folder, that

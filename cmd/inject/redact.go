@@ -24,12 +24,12 @@ import (
 
 	"inject/cli"
 	"inject/exec"
+	"inject/exec/harden"
 	"inject/exec/redact"
-	"inject/injector"
 	"inject/injector/outputs"
+	"inject/injector/place"
 	"inject/internal/printable"
 	"inject/internal/tty"
-	"inject/resolver"
 	"inject/resolver/secret"
 )
 
@@ -135,13 +135,14 @@ func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
 			return fmt.Errorf("--values-from: %w", err)
 		}
 	}
-	var resolved []resolver.Resolved
+	var secrets []place.Secret
 	if len(t.Declared) > 0 {
-		if resolved, err = a.resolveNow(ctx, scope, t.Declared); err != nil {
+		if secrets, err = a.resolveNow(ctx, scope, t.Declared); err != nil {
 			return err
 		}
 	}
-	if err := injector.AddPatterns(a.redactor, resolved, a.log, patterns...); err != nil {
+	harden.Process(a.log.Debug)
+	if err := place.Mask(a.redactor, secrets, a.log, patterns...); err != nil {
 		return err
 	}
 	if a.redactor.Empty() {

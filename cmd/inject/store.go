@@ -12,6 +12,8 @@ import (
 
 	"inject/cli"
 	"inject/exec/harden"
+	"inject/injector"
+	"inject/injector/place"
 	"inject/resolver"
 	"inject/resolver/rpc"
 	"inject/resolver/secret"
@@ -179,10 +181,11 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 }
 
 // resolveNow resolves a declared list and gives the store back.
-func (a *app) resolveNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]resolver.Resolved, error) {
-	return fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Resolved, error) {
+func (a *app) resolveNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]place.Secret, error) {
+	resolved, err := fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Resolved, error) {
 		return s.Resolve(ctx, scope, declared)
 	})
+	return injector.Secrets(resolved), err
 }
 
 // explainNow tells how a declared list is resolved, and gives the store back.

@@ -72,15 +72,19 @@ type Target struct {
 type Places struct {
 	Env    []string
 	values [][]byte // what holds the values in Env
+	given  []Secret // whose values they are
 	files  *folder  // nil if no file was placed
 }
 
-// Forget overwrites the values in Env, which nobody uses any more. The task has its
-// own; and of what package syscall has copied on its way there, and of values that
-// are masked, there are others.
+// Forget overwrites the values that were given and our copies of them in Env, once the
+// task has its own. Others remain: those that package syscall made for execve, and the
+// redactor's.
 func (p *Places) Forget() {
 	for _, b := range p.values {
 		clear(b)
+	}
+	for _, s := range p.given {
+		s.Value.Forget()
 	}
 	p.Env = nil
 }
@@ -101,7 +105,7 @@ func (p *Places) Remove(log hclog.Logger) {
 // Values puts every value into its variables or its file. It reports everything
 // that cannot be placed at once, and then has placed nothing.
 func Values(to Target, secrets []Secret) (_ *Places, err error) {
-	p := &Places{}
+	p := &Places{given: secrets}
 	e := environment{conflict: to.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
 	for _, v := range to.Environ {
 		name, value, ok := strings.Cut(v, "=")
