@@ -37,7 +37,6 @@ type keySource interface {
 	// refresh makes current newer than seen, if there are newer keys and it may look for
 	// them, else returns why they are not as new as they could be.
 	refresh(ctx context.Context, seen *keySet) error
-	loaded() time.Time
 	lastErr() error
 }
 
@@ -124,7 +123,6 @@ func newKeyFile(ctx context.Context, path string, log hclog.Logger) (keyFile, er
 
 func (f keyFile) current() *keySet                       { return f.file.Current() }
 func (f keyFile) refresh(context.Context, *keySet) error { return f.file.Err() } // it is kept current anyway
-func (f keyFile) loaded() time.Time                      { return f.file.Loaded() }
 func (f keyFile) lastErr() error                         { return f.file.Err() }
 
 // A remote is a JWKS at a URL. One goroutine fetches; who needs newer keys asks it to, and
@@ -173,12 +171,6 @@ func (r *remote) current() *keySet {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.keys
-}
-
-func (r *remote) loaded() time.Time {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.since
 }
 
 func (r *remote) lastErr() error {

@@ -138,11 +138,6 @@ func (j *JWT) complete() (errs []error) {
 // Issuer returns whose tokens j knows.
 func (j *JWT) Issuer() string { return j.o.Issuer }
 
-// Loaded returns when the keys were read last: of a URL the last fetch that succeeded, of
-// a file when it last changed; zero if never. How old the keys of a URL are tells for how
-// long it has not answered.
-func (j *JWT) Loaded() time.Time { return j.keys.loaded() }
-
 // Err returns why the keys are not as new as they could be; nil if they are.
 func (j *JWT) Err() error { return j.keys.lastErr() }
 

@@ -62,9 +62,6 @@ func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, err
 	return &Tokens{file}, nil
 }
 
-// Loaded returns when the tokens were read as they are now.
-func (t *Tokens) Loaded() time.Time { return t.file.Loaded() }
-
 // Err returns why the file as it is now is not in use; nil if it is.
 func (t *Tokens) Err() error { return t.file.Err() }
 

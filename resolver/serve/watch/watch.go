@@ -40,17 +40,13 @@ const (
 type Watched[T any] struct{ state atomic.Pointer[state[T]] }
 
 type state[T any] struct {
-	value  T
-	loaded time.Time
-	err    error
+	value T
+	err   error
 }
 
 // Current returns what parse has made of the file as it last was when it could be
 // read and parsed. It never blocks. What it returns is shared and not to be changed.
 func (w *Watched[T]) Current() T { return w.state.Load().value }
-
-// Loaded returns when Current was read. It stays while the file does.
-func (w *Watched[T]) Loaded() time.Time { return w.state.Load().loaded }
 
 // Err returns why the file as it is now is not Current: it is gone, too large, or
 // refused by parse. It is nil if it is Current, and names the file.
@@ -72,7 +68,7 @@ func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error)
 		return nil, err
 	}
 	w := &Watched[T]{}
-	w.state.Store(&state[T]{value: value, loaded: time.Now()})
+	w.state.Store(&state[T]{value: value})
 	k := &keeper[T]{Watched: w, path: path, parse: parse, log: log, last: seen}
 	events, err := fsnotify.NewWatcher()
 	if err != nil { // no more inotify instances for this user
@@ -216,10 +212,10 @@ func (k *keeper[T]) look() (again bool) {
 		if old.err == nil || old.err.Error() != err.Error() { // else it has been said
 			k.log.Error("the file is not used as it is now; what was read of it before stays", "path", k.path, "error", err)
 		}
-		k.state.Store(&state[T]{value: old.value, loaded: old.loaded, err: err})
+		k.state.Store(&state[T]{value: old.value, err: err})
 		return false
 	}
-	k.state.Store(&state[T]{value: value, loaded: time.Now()})
+	k.state.Store(&state[T]{value: value})
 	k.log.Info("the file has changed and is used as it is now", "path", k.path)
 	return false
 }
