@@ -29,6 +29,7 @@ import (
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store/storetest"
 )
 
@@ -78,13 +79,13 @@ func startServer(t *testing.T, tls bool) *server {
 		Store: storetest.Memory(), Audit: serve.NewAudit(s.audit), Log: hclog.NewNullLogger(),
 		Metrics: prometheus.NewRegistry(), Cluster: "test",
 	}
-	var certificates *serve.Certificates
+	var certificates *transport.Certificates
 	if tls {
 		a := harness.NewAuthority(t, s.dir)
 		a.Issue("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
 		a.Issue("task", a.SPIFFE("spiffe://example.org/project/p/domain/d"))
 		var err error
-		certificates, err = serve.LoadCertificates(ctx, serve.CertificateFiles{Cert: s.path("server.pem"), Key: s.path("server.key"), ClientCA: s.path("ca.pem")}, o.Log)
+		certificates, err = transport.LoadCertificates(ctx, transport.CertificateFiles{Cert: s.path("server.pem"), Key: s.path("server.key"), ClientCA: s.path("ca.pem")}, o.Log)
 		require.NoError(t, err)
 		lines := ""
 		for _, name := range []string{"platform", "one-key"} {
@@ -101,8 +102,8 @@ func startServer(t *testing.T, tls bool) *server {
 		require.NoError(t, err)
 		o.Policy = func() *policy.Policy { return p }
 	}
-	limits := serve.Limits{Connections: 100, Streams: 100}
-	port, err := serve.Listen(ctx, "127.0.0.1:0", certificates, limits)
+	limits := transport.Limits{Connections: 100, Streams: 100}
+	port, err := transport.Listen(ctx, "127.0.0.1:0", certificates, limits)
 	require.NoError(t, err)
 	s.address = port.Addr().String()
 	s.store = "grpc://" + s.address
@@ -111,7 +112,7 @@ func startServer(t *testing.T, tls bool) *server {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, o.Log), port, 5*time.Second)
+		done <- transport.Serve(ctx, transport.HTTP(serve.New(o).Handler(), limits, o.Log), port, 5*time.Second)
 	}()
 	s.stop = sync.OnceFunc(func() {
 		cancel()

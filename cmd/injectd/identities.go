@@ -11,14 +11,14 @@ import (
 
 	"inject/cli"
 	"inject/resolver/secret"
-	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/serve/transport"
 )
 
 // accessFlags say who may do what.
 type accessFlags struct {
-	certificates serve.CertificateFiles
+	certificates transport.CertificateFiles
 	jwt          []string
 	tokenFile    string
 	policy       string
@@ -69,7 +69,7 @@ func (f *accessFlags) check() error {
 
 // access is who is calling and what they may, kept current.
 type access struct {
-	certificates *serve.Certificates // nil with --insecure, as is what follows
+	certificates *transport.Certificates // nil with --insecure, as is what follows
 	chain        identity.Chain
 	policy       *policy.File
 	sources      map[string]interface{ Err() error } // by flag; each tells why it is not as new as its file
@@ -90,7 +90,7 @@ func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, erro
 		return err != nil
 	}
 	var err error
-	if a.certificates, err = serve.LoadCertificates(ctx, f.certificates, log.Named("certificates")); err == nil {
+	if a.certificates, err = transport.LoadCertificates(ctx, f.certificates, log.Named("certificates")); err == nil {
 		a.sources["cert-file"] = a.certificates
 	}
 	errs = append(errs, err) // it says which of the files

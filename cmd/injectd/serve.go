@@ -22,6 +22,7 @@ import (
 	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/serve"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 )
 
@@ -32,7 +33,7 @@ type serveFlags struct {
 	listen, opsListen string
 	audit             string
 	cluster           string
-	limits            serve.Limits
+	limits            transport.Limits
 	rate              float64
 	burst             int
 	drain, drainDelay time.Duration
@@ -91,7 +92,7 @@ func (f *serveFlags) check() error {
 	}
 	listen := checkAddress("listen", f.listen)
 	if listen == nil && f.insecure {
-		listen = serve.CheckLoopback(f.listen)
+		listen = transport.CheckLoopback(f.listen)
 	}
 	errs = append(errs, listen)
 	if f.opsListen != "" {
@@ -142,7 +143,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 		}
 		defer func() { err = errors.Join(err, audit.Close()) }()
 	}
-	port, err := serve.Listen(ctx, f.listen, who.certificates, f.limits)
+	port, err := transport.Listen(ctx, f.listen, who.certificates, f.limits)
 	if err != nil {
 		return err
 	}
@@ -174,7 +175,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
 		defer answered()
-		return serve.Serve(afterDelay(running, stopping, f.drainDelay), serve.HTTP(handler, f.limits, a.log.Named("http")), port, f.drain)
+		return transport.Serve(afterDelay(running, stopping, f.drainDelay), transport.HTTP(handler, f.limits, a.log.Named("http")), port, f.drain)
 	})
 	if f.opsListen != "" {
 		ops, err := opsPort(ctx, f.opsListen)

@@ -30,8 +30,8 @@ import (
 
 	"inject/internal/harness"
 	"inject/resolver/secret"
-	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 	"inject/resolver/store/storetest"
 )
@@ -325,7 +325,7 @@ func drip(conn net.Conn, text string) string {
 // Who is slow is cut off, while others are served; who says nothing after a handshake, or
 // before it, too.
 func TestHostileSlow(t *testing.T) {
-	r := setup{policy: matrixPolicy, limits: serve.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
+	r := setup{policy: matrixPolicy, limits: transport.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
 	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	head := "POST /" + secrets + "ListSecrets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 	var all sync.WaitGroup
@@ -434,7 +434,7 @@ func TestHostileGzip(t *testing.T) {
 // nothing, and others neither answers nor the server much memory.
 func TestHostileReset(t *testing.T) {
 	const streams = 50
-	r := setup{policy: matrixPolicy, limits: serve.Limits{Streams: streams}}.start(t)
+	r := setup{policy: matrixPolicy, limits: transport.Limits{Streams: streams}}.start(t)
 	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	client := r.client(cert)
 	require.Equal(t, http.StatusOK, r.ask(client, secrets+"ListSecrets", `{}`).status)

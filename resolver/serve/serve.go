@@ -21,6 +21,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 	"inject/resolver/store/flight"
 )
@@ -52,10 +53,10 @@ type Options struct {
 
 // What a request may bring and take. A message that is larger is refused whole.
 const (
-	maxMessage  = 4 << 20  // bytes, also after gzip: a value of 1 MiB in JSON, and many small ones
+	maxMessage  = transport.MaxMessage
 	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB); and in one Import
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
-	maxTime     = 30 * time.Second
+	maxTime     = transport.RequestTime
 	// maxClimbing is how many Resolves are looked up at the same time. The others wait
 	// with little more than what they ask: a thousand that are looked up take 100 MiB.
 	maxClimbing = 64

@@ -28,6 +28,7 @@ import (
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 	"inject/resolver/store/storetest"
 )
@@ -35,9 +36,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serverFiles are the files of a server that the authority's clients may call.
-func serverFiles(a *harness.Authority) serve.CertificateFiles {
+func serverFiles(a *harness.Authority) transport.CertificateFiles {
 	cert, key := a.Issue("server", harness.Local)
-	return serve.CertificateFiles{Cert: cert, Key: key, ClientCA: a.CA()}
+	return transport.CertificateFiles{Cert: cert, Key: key, ClientCA: a.CA()}
 }
 
 // certOf makes a client's certificate for a SPIFFE ID.
@@ -51,7 +52,7 @@ type setup struct {
 	policy  string
 	change  func(*serve.Options)
 	chain   []identity.Authenticator // nil: mTLS
-	limits  serve.Limits
+	limits  transport.Limits
 	drain   time.Duration
 	overdue bool // it will not have answered by the end of drain
 }
@@ -67,8 +68,8 @@ type running struct {
 	audit        *lockedBuffer
 	log          *lockedBuffer
 	registry     *prometheus.Registry
-	files        serve.CertificateFiles
-	certificates *serve.Certificates
+	files        transport.CertificateFiles
+	certificates *transport.Certificates
 	policyPath   string
 	policy       *policy.File
 	ended        func() error // tells it to end, and returns how it has
@@ -153,7 +154,7 @@ func (s setup) start(t testing.TB) *running {
 	r.policy, err = policy.Open(ctx, r.policyPath, logger)
 	require.NoError(t, err)
 	r.files = serverFiles(r.Authority)
-	r.certificates, err = serve.LoadCertificates(ctx, r.files, logger)
+	r.certificates, err = transport.LoadCertificates(ctx, r.files, logger)
 	require.NoError(t, err)
 	chain := identity.Chain(s.chain)
 	if chain == nil {
@@ -168,12 +169,12 @@ func (s setup) start(t testing.TB) *running {
 	}
 	limits := s.limits
 	limits.Connections, limits.Streams = cmp.Or(limits.Connections, 2000), cmp.Or(limits.Streams, 100)
-	port, err := serve.Listen(ctx, "127.0.0.1:0", r.certificates, limits)
+	port, err := transport.Listen(ctx, "127.0.0.1:0", r.certificates, limits)
 	require.NoError(t, err)
 	r.address = port.Addr().String()
 	done := make(chan error, 1)
 	go func() {
-		done <- serve.Serve(ctx, serve.HTTP(serve.New(o).Handler(), limits, logger), port, cmp.Or(s.drain, 5*time.Second))
+		done <- transport.Serve(ctx, transport.HTTP(serve.New(o).Handler(), limits, logger), port, cmp.Or(s.drain, 5*time.Second))
 	}()
 	r.ended = sync.OnceValue(func() error {
 		cancel()

@@ -1,4 +1,7 @@
-package serve
+// Package transport is a server's port: listening, TLS with certificates that are replaced
+// while it runs, HTTP with limits that hold before anyone is identified, and an orderly end.
+// It knows nothing of secrets, callers or what is served.
+package transport
 
 import (
 	"cmp"
@@ -29,6 +32,12 @@ type Limits struct {
 	IdleTime    time.Duration // until the next request: 3 min
 }
 
+// What a request may take. The handler enforces both, too.
+const (
+	MaxMessage  = 4 << 20          // bytes, also after gzip: a value of 1 MiB in JSON, and many small ones
+	RequestTime = 30 * time.Second // until it is answered, unless Limits say otherwise
+)
+
 // What a connection may take.
 const (
 	headerTime   = 10 * time.Second
@@ -37,7 +46,7 @@ const (
 	pingAfter    = 30 * time.Second
 	pingTime     = 15 * time.Second
 	maxFrame     = 64 << 10 // bytes; each connection may keep one
-	maxConnInput = 4 * maxMessage
+	maxConnInput = 4 * MaxMessage
 )
 
 // Listen opens a port. Without certificates only an address of this machine's own is
@@ -80,7 +89,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	requestTime := cmp.Or(l.RequestTime, maxTime)
+	requestTime := cmp.Or(l.RequestTime, RequestTime)
 	return &http.Server{
 		Handler:   h,
 		Protocols: &protocols,
@@ -91,7 +100,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 		MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,
-			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: maxMessage,
+			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: MaxMessage,
 			SendPingTimeout: pingAfter, PingTimeout: pingTime,
 		},
 		ErrorLog: log.New(httpLog{logger}, "", 0),
