@@ -208,8 +208,8 @@ func connect(t *testing.T, p *process) *rpc.Client {
 func TestKill(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	kills, perStore := 200, 20
-	if raceEnabled {
-		kills, perStore = 30, 10
+	if testing.Short() {
+		kills, perStore = 10, 5
 	}
 	var dir string
 	var flags, environ []string
@@ -446,8 +446,8 @@ func TestEverySyncPoint(t *testing.T) {
 	log := filepath.Join(beside, "strace.log")
 	detached := attach(t, p, disktest.Strace(log)...)
 	changes := 45
-	if raceEnabled { // which sees nothing of the server, and makes each look slow
-		changes = 15
+	if testing.Short() {
+		changes = 10
 	}
 	steps := newSteps(changes, func(args ...string) error {
 		cmd := exec.Command(filepath.Join(binaries, "injectd"), append(args, flags...)...)
@@ -549,8 +549,8 @@ func TestFailedSync(t *testing.T) {
 	var changes []change
 	acks := 0
 	many := 30
-	if raceEnabled { // as above
-		many = 15
+	if testing.Short() {
+		many = 12
 	}
 	for n := range many {
 		next := change{ref: secret.Ref{Scope: task, Key: fmt.Sprintf("K%d", n%5)}, value: awkward()}

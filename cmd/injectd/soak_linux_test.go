@@ -49,8 +49,8 @@ func (s *soak) storePath() string { return filepath.Join(s.storeDir, "secrets.db
 // is true to the end, and no value is anywhere but where it belongs.
 func TestSoak(t *testing.T) {
 	rounds, answers := 2, int64(300)
-	if raceEnabled {
-		rounds, answers = 1, 60
+	if testing.Short() {
+		rounds, answers = 1, 20
 	}
 	dir := t.TempDir()
 	s := &soak{
