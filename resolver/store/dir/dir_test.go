@@ -59,6 +59,7 @@ func open(t *testing.T, root string) *dir.Store {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	storetest.RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) storetest.ReadLister {
 		root := t.TempDir()
 		for ref, b := range seed {
@@ -71,6 +72,7 @@ func TestConformance(t *testing.T) {
 // The suite again on a folder as kubelet mounts it: every file a link into
 // ..data, which is a link to a folder of the generation.
 func TestConformanceKubelet(t *testing.T) {
+	t.Parallel()
 	storetest.RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) storetest.ReadLister {
 		root := t.TempDir()
 		require.NoError(t, os.MkdirAll(filepath.Join(root, "..2026_11_23"), 0o755))
@@ -89,6 +91,7 @@ func TestConformanceKubelet(t *testing.T) {
 // Readers go on while kubelet swaps generations as fast as it can: every read
 // gives a whole value of one generation, never absence.
 func TestSwap(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	ref := secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}
 	generation := func(i int) string { return fmt.Sprintf("..%d", i) }
@@ -125,6 +128,7 @@ func TestSwap(t *testing.T) {
 
 // Kubelet's own folders are no scopes: by them a domain's secret would be a project's.
 func TestNoScopeOfKubelet(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	write(t, filepath.Join(root, "..1", "prod", "K"), []byte("v"))
 	require.NoError(t, os.Symlink("..1", filepath.Join(root, "..data")))
@@ -142,6 +146,7 @@ func TestNoScopeOfKubelet(t *testing.T) {
 }
 
 func TestNotASecret(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "outside")
 	write(t, outside, []byte("v"))
@@ -176,6 +181,7 @@ func TestNotASecret(t *testing.T) {
 }
 
 func TestNoFolder(t *testing.T) {
+	t.Parallel()
 	_, err := dir.Open(filepath.Join(t.TempDir(), "absent"), "")
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.NotErrorIs(t, err, secret.ErrNotFound)
@@ -207,6 +213,7 @@ func readAsNobody(root string) int {
 }
 
 func TestDenied(t *testing.T) {
+	t.Parallel()
 	root, err := os.MkdirTemp("", "dir-test") //nolint:usetesting // the folder above t.TempDir is closed to other users
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(root)) })

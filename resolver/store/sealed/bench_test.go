@@ -184,10 +184,14 @@ func openResolve(b *testing.B, path string, key Key, first int) {
 
 // The store that the benchmark fills is one that the package itself would make.
 func TestFill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	key := Key{File: filepath.Join(dir, "key.txt")}
 	path := filepath.Join(dir, "db")
-	const n = 40_000 // three levels
+	n := 40_000 // three levels
+	if testing.Short() {
+		n = 4_000 // two
+	}
 	fill(t, path, key, n)
 	s, err := Open(t.Context(), Options{Path: path, Write: true, Key: key})
 	if err != nil {

@@ -180,6 +180,7 @@ func (c *changing) read(t *testing.T) (stop func()) {
 // TestCacheAgrees changes a store while it is read: what is known of the file must
 // never be of another time.
 func TestCacheAgrees(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{keepLeaves, 6 << 10} { // of those, one that makes it forget
 		c := newChanging(t)
 		nodes := &c.s.seen.nodes
@@ -202,6 +203,7 @@ func TestCacheAgrees(t *testing.T) {
 
 // Nothing is kept any more when nobody knows what is on the disk.
 func TestCacheDoubtful(t *testing.T) {
+	t.Parallel()
 	c := newChanging(t)
 	c.agree(t)
 	c.failing(t)
@@ -217,6 +219,7 @@ func TestCacheDoubtful(t *testing.T) {
 // A lookup that knows the way reads the page of the record alone, and does so again
 // after a write elsewhere.
 func TestCacheReads(t *testing.T) {
+	t.Parallel()
 	_, s := newStore(t, 5000)
 	count := func(i int) (pages int) {
 		file := s.file
@@ -261,6 +264,7 @@ func (r *countingReader) ReadAt(b []byte, at int64) (int, error) {
 
 // A branch page is searched as bbolt does, whatever its keys.
 func TestBranch(t *testing.T) {
+	t.Parallel()
 	for range 300 {
 		// Keys that begin alike, some with zeros, where their heads are the same.
 		keys := map[string]bool{}
@@ -308,6 +312,7 @@ func branchOf(keys []string) page {
 
 // A short leaf knows what the leaf knows.
 func TestShortLeaf(t *testing.T) {
+	t.Parallel()
 	var n node
 	var names []name
 	for i := range 200 {
@@ -332,6 +337,7 @@ func TestShortLeaf(t *testing.T) {
 }
 
 func TestCacheBounded(t *testing.T) {
+	t.Parallel()
 	const limit = 10_000
 	c := newCache[int, string](limit)
 	for i := range 2000 {
@@ -355,6 +361,7 @@ func TestCacheBounded(t *testing.T) {
 // While all of the file is read, as for a backup, others read and write, and the
 // file may grow by far.
 func TestSnapshotHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	_, s := newStore(t, 10)
 	require.NoError(t, s.snapshot(func(old *tx, m meta, _ []byte) error {
 		for i := range 5 {

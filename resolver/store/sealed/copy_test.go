@@ -65,6 +65,7 @@ func verify(t *testing.T, o sealed.Options) int {
 }
 
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	want := content(t, s, store.MaxValue)
@@ -108,6 +109,7 @@ func TestBackup(t *testing.T) {
 // A backup is a store like any other: it goes on, whatever the number of
 // transactions it has seen.
 func TestBackupGoesOn(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	want := content(t, s, 100)
@@ -132,6 +134,7 @@ func TestBackupGoesOn(t *testing.T) {
 
 // Backups are taken while secrets are created, updated, deleted and read.
 func TestBackupWhileWriting(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	content(t, s, 100)
@@ -221,6 +224,7 @@ func everyCancel(t *testing.T, do func(context.Context) error, left func()) {
 }
 
 func TestBackupRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)
@@ -265,6 +269,7 @@ func backedUp(t *testing.T) (o sealed.Options, from string, want map[secret.Ref]
 }
 
 func TestRestore(t *testing.T) {
+	t.Parallel()
 	o, from, want := backedUp(t)
 	o.Write = false // neither matters
 	o.Address = "grpcs://127.0.0.1:8093"
@@ -305,6 +310,7 @@ func TestRestore(t *testing.T) {
 
 // A store that was moved away from under its server is still the server's.
 func TestRestoreUnderServer(t *testing.T) {
+	t.Parallel()
 	o, from, want := backedUp(t)
 	_, err := sealed.Restore(t.Context(), o, from)
 	require.NoError(t, err)
@@ -325,6 +331,7 @@ func TestRestoreUnderServer(t *testing.T) {
 
 // What is not a whole backup, of this key, puts nothing there.
 func TestRestoreRefused(t *testing.T) {
+	t.Parallel()
 	o, from, want := backedUp(t)
 	file, err := os.ReadFile(from)
 	require.NoError(t, err)
@@ -341,7 +348,7 @@ func TestRestoreRefused(t *testing.T) {
 		return err
 	}
 	stride := 97
-	if raceEnabled {
+	if testing.Short() {
 		stride *= 11
 	}
 	refused := 0
@@ -399,6 +406,7 @@ func stanzas(t *testing.T, path string) []string {
 }
 
 func TestRewrap(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)
@@ -463,6 +471,7 @@ func TestRewrap(t *testing.T) {
 }
 
 func TestRewrapRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)
@@ -498,6 +507,7 @@ func TestRewrapRefused(t *testing.T) {
 
 // All that a store does at once.
 func TestRewrapMeanwhile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	o := options(dir)
 	s := open(t, o)

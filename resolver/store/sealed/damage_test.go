@@ -154,6 +154,7 @@ func damageStore(t *testing.T) (o sealed.Options, file []byte, want map[secret.R
 // TestEveryFlippedByte changes every byte of the file in turn, in two ways: its
 // lowest bit, which makes neighbouring page numbers of each other, and all bits.
 func TestEveryFlippedByte(t *testing.T) {
+	t.Parallel()
 	o, file, want := damageStore(t)
 	t.Logf("%d bytes", len(file))
 	var g errgroup.Group
@@ -171,8 +172,8 @@ func TestEveryFlippedByte(t *testing.T) {
 			}
 			defer f.Close() //nolint:errcheck // a copy
 			stride := workers
-			if raceEnabled {
-				stride *= 23 // what is looked for here is not a race
+			if testing.Short() {
+				stride *= 61 // a prime, so that the sample meets every field of a page's elements
 			}
 			for i := w; i < len(file); i += stride {
 				for _, mask := range []byte{0x01, 0xff} {
@@ -195,6 +196,7 @@ func TestEveryFlippedByte(t *testing.T) {
 
 // TestEveryCut shortens the file at every page, and within pages.
 func TestEveryCut(t *testing.T) {
+	t.Parallel()
 	o, file, want := damageStore(t)
 	for _, within := range []int{0, 1, 17, 512, os.Getpagesize() - 1} {
 		for size := within; size < len(file); size += os.Getpagesize() {
@@ -207,6 +209,7 @@ func TestEveryCut(t *testing.T) {
 // TestOldPages puts every page of every earlier state of the file back, alone
 // and in pairs of the same state: what a disk does that loses writes.
 func TestOldPages(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	page := os.Getpagesize()
 	s := open(t, o)
@@ -227,6 +230,9 @@ func TestOldPages(t *testing.T) {
 	want := map[secret.Ref][]byte{ref: []byte("v6"), wide: []byte("wide")}
 	require.NoError(t, check(o, want))
 	pages := len(file) / page
+	if testing.Short() {
+		states = states[len(states)-1:]
+	}
 	for n, old := range states {
 		// Not the meta pages: with an old one of those the file is what it was before
 		// the last transactions, a rollback of all of it.
@@ -248,6 +254,7 @@ func TestOldPages(t *testing.T) {
 // TestPageLoop makes branch pages point at themselves: bbolt would recurse until
 // its stack is gone, which nothing can recover.
 func TestPageLoop(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	want := map[secret.Ref][]byte{}
@@ -295,8 +302,13 @@ func TestPageLoop(t *testing.T) {
 
 // Several lookups meet the same damage at once.
 func TestConcurrentDamage(t *testing.T) {
+	t.Parallel()
 	o, file, want := damageStore(t)
-	for i := 0; i < len(file); i += 131 {
+	stride := 131
+	if testing.Short() {
+		stride *= 7
+	}
+	for i := 0; i < len(file); i += stride {
 		b := bytes.Clone(file)
 		b[i] ^= 0xff
 		require.NoError(t, os.WriteFile(o.Path, b, 0o600))
@@ -320,6 +332,7 @@ func TestConcurrentDamage(t *testing.T) {
 
 // A file that is cut while it is open.
 func TestCutWhileOpen(t *testing.T) {
+	t.Parallel()
 	for _, write := range []bool{false, true} {
 		o, file, want := damageStore(t)
 		o.Write = write
@@ -342,9 +355,14 @@ func TestCutWhileOpen(t *testing.T) {
 
 // Writers meet damage, too: they must neither crash nor claim absence.
 func TestWriteToDamaged(t *testing.T) {
+	t.Parallel()
 	o, file, want := damageStore(t)
 	ref := secret.Ref{Scope: storetest.Scopes[0], Key: "new"}
-	for i := 0; i < len(file); i += 37 {
+	stride := 37
+	if testing.Short() {
+		stride *= 19
+	}
+	for i := 0; i < len(file); i += stride {
 		b := bytes.Clone(file)
 		b[i] ^= 0xff
 		require.NoError(t, os.WriteFile(o.Path, b, 0o600))
@@ -377,6 +395,7 @@ func get(o sealed.Options, ref secret.Ref) (secret.Value, store.Info, error) {
 
 // A store of a later format is refused by its number, not taken for damage.
 func TestNewerFormat(t *testing.T) {
+	t.Parallel()
 	o, file, _ := damageStore(t)
 	at := bytes.LastIndex(file, []byte("format\x00\x00\x00\x01"))
 	for at >= 0 {

@@ -169,8 +169,9 @@ func checkSteps(dir string, acked int) (int, error) {
 // TestKill kills a writing process with SIGKILL, hundreds of times, and every
 // time looks whether what was acknowledged is there and nothing is half there.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	kills := 300
-	if raceEnabled {
+	if testing.Short() {
 		kills = 30
 	}
 	dir, done := t.TempDir(), 0
@@ -214,7 +215,11 @@ func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check 
 
 // Whatever had been acknowledged is there after a power cut.
 func TestEverySyncPoint(t *testing.T) {
-	const steps = 45
+	t.Parallel()
+	steps := 45
+	if testing.Short() {
+		steps = 8
+	}
 	dir := t.TempDir()
 	everySyncPoint(t, dir, writerCommand(dir, 0, steps), steps, func(state string, acked int) error {
 		_, err := checkSteps(state, acked)
@@ -225,7 +230,11 @@ func TestEverySyncPoint(t *testing.T) {
 // A power cut while the key is changed leaves a store that the old key opens or the
 // new one, and the new one alone once that was acknowledged.
 func TestRewrapSyncPoints(t *testing.T) {
-	const steps = 5
+	t.Parallel()
+	steps := 5
+	if testing.Short() {
+		steps = 1
+	}
 	dir := t.TempDir()
 	cmd := writerCommand(dir, 0, steps)
 	cmd.Env = append(cmd.Env, "SEALED_TEST_REWRAP=1")
@@ -252,6 +261,7 @@ func TestRewrapSyncPoints(t *testing.T) {
 // A power cut while a store is copied leaves a whole copy, or none; a whole one once
 // that was acknowledged.
 func TestCopySyncPoints(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	want := history(t, o)
 	from := backupIn(filepath.Dir(o.Path))
@@ -288,6 +298,7 @@ func TestCopySyncPoints(t *testing.T) {
 // What cannot be made is an error that says that nothing was; a disk that fills
 // up is in cmd/inject's scripts.
 func TestCannotMake(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	require.NoError(t, os.WriteFile(filepath.Dir(o.Key.File), nil, 0o600)) // where the key's folder belongs

@@ -93,6 +93,7 @@ func requireGolden(t *testing.T, s *sealed.Store, secrets map[secret.Ref]golden)
 
 // Every secret of a store that an early binary made can be read, and reading changes no byte.
 func TestGoldenRead(t *testing.T) {
+	t.Parallel()
 	o := goldenStore(t)
 	before, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
@@ -110,6 +111,7 @@ func TestGoldenRead(t *testing.T) {
 
 // A store that an early binary made can be changed in every way, and what is not changed stays.
 func TestGoldenWrite(t *testing.T) {
+	t.Parallel()
 	o := goldenStore(t)
 	o.Write = true
 	s := open(t, o)

@@ -45,6 +45,7 @@ func roundTrip(t *testing.T, dir string, key, again sealed.Key) error {
 func textKey(text string) sealed.Key { return sealed.Key{Text: secret.NewValue([]byte(text))} }
 
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	x, err := age.GenerateX25519Identity()
 	require.NoError(t, err)
 	pq, err := age.GenerateHybridIdentity()
@@ -79,6 +80,7 @@ func TestKeys(t *testing.T) {
 }
 
 func TestPassphrase(t *testing.T) {
+	t.Parallel()
 	asked := 0
 	ask := func(want string, confirms bool) sealed.Key {
 		return sealed.Key{Passphrase: true, Ask: func(_ string, confirm bool) (secret.Value, error) {
@@ -115,6 +117,7 @@ func TestPassphrase(t *testing.T) {
 
 // An identity file that is itself encrypted with a passphrase, as age makes them.
 func TestEncryptedKeyFile(t *testing.T) {
+	t.Parallel()
 	x, err := age.GenerateX25519Identity()
 	require.NoError(t, err)
 	r, err := age.NewScryptRecipient("pass")

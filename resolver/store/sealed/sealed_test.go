@@ -42,11 +42,13 @@ func open(t testing.TB, o sealed.Options) *sealed.Store {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, options(t.TempDir())) })
 }
 
 // The suite again with every secret read from the file by a store of its own.
 func TestConformanceReopened(t *testing.T) {
+	t.Parallel()
 	storetest.RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) storetest.ReadLister {
 		o := options(t.TempDir())
 		s := open(t, o)
@@ -60,6 +62,7 @@ func TestConformanceReopened(t *testing.T) {
 }
 
 func TestFilesAndModes(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "findme-project"}, Key: "findme-key"}
 	s := open(t, o)
@@ -91,6 +94,7 @@ func TestFilesAndModes(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	ref := secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}
 	w := open(t, o)
@@ -107,6 +111,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 func TestLocked(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	ref := secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}
 	first := open(t, o)
@@ -134,6 +139,7 @@ func TestLocked(t *testing.T) {
 }
 
 func TestHeldByServer(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	served := o
 	served.Address = "grpcs://127.0.0.1:8093"
@@ -158,6 +164,7 @@ func TestHeldByServer(t *testing.T) {
 }
 
 func TestNotAStore(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for name, c := range map[string]struct {
 		make func(path string) error

@@ -87,6 +87,7 @@ func placeOf(t *testing.T, s *Store, key []byte) (place int64) {
 }
 
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	o, s := newStore(t, 0)
 	n, err := s.Verify(t.Context())
 	require.NoError(t, err)
@@ -113,6 +114,7 @@ func TestVerify(t *testing.T) {
 // What is damaged while the store is open is found, although lookups know the way;
 // it is named, as far as it has a name left, and what is whole is counted.
 func TestVerifyNames(t *testing.T) {
+	t.Parallel()
 	for _, write := range []bool{true, false} {
 		const secrets = 300
 		o, s := newStore(t, secrets)
@@ -165,6 +167,7 @@ func TestVerifyNames(t *testing.T) {
 
 // What no read meets, and a write would build on.
 func TestVerifyFile(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		spoil func(b []byte, m meta)
 		text  string
@@ -202,6 +205,7 @@ func TestVerifyFile(t *testing.T) {
 }
 
 func TestVerifyStray(t *testing.T) {
+	t.Parallel()
 	for _, key := range [][]byte{recordKey(name{1}), nodeKey([]byte{1, 2, 3})} {
 		_, s := newStore(t, 10)
 		require.NoError(t, s.update(t.Context(), func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.setAll(nil)) }))
@@ -220,6 +224,7 @@ func TestVerifyStray(t *testing.T) {
 
 // A change that nobody waits for any more is not made when its turn comes.
 func TestAbandonedChange(t *testing.T) {
+	t.Parallel()
 	_, s := newStore(t, 1)
 	ref := secret.Ref{Scope: secret.Scope{Org: "o"}, Key: "LATE"}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,5 +1,0 @@
-//go:build race
-
-package sealed_test
-
-const raceEnabled = true
