@@ -46,15 +46,6 @@
 // and what faults or panics nevertheless is reported as [secret.ErrCorrupt]. No
 // cursor is used: every access is by key, on a path that was walked.
 //
-// # What is kept in memory
-//
-// Nodes of the index and branch pages that were read, up to a number of bytes: never
-// a record, so that no value is older than the read that returns it. A node is known
-// by its version, and what a write has changed has another one as soon as the write
-// is committed; pages are known for one transaction. What a transaction has yet to
-// commit is not kept, since its number is used again if it fails. When a commit failed
-// and may have been made, nothing is kept until the file is opened again.
-//
 // # Copies
 //
 // A backup is the file as a transaction left it, with both its meta pages, and zeros

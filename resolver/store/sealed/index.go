@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sort"
 
 	"inject/resolver/secret"
 )
@@ -29,40 +30,35 @@ type entry struct {
 // node is one node of the index: a leaf, sorted by name, or inner.
 type node struct {
 	leaf     []entry
-	short    []shortEntry // in place of leaf, where it is good enough: in find
-	children []uint64     // versions of the nodes below; nil in a leaf
+	children []uint64 // versions of the nodes below; nil in a leaf
 }
 
 // index reads and writes the tree inside one transaction of the file.
 type index struct {
-	// load opens the node at prefix that was written as version.
-	load func(prefix []byte, version uint64) (node, error)
-	// look is load for those who only look a name up: a leaf may be short.
-	look func(prefix []byte, version uint64) (node, error)
-	// save seals n at prefix as version now; a nil n removes the node.
-	save func(prefix []byte, n *node) error
+	// load opens the encoded node at prefix that was written as version.
+	load func(prefix []byte, version uint64) ([]byte, error)
+	// save seals the encoded node n at prefix as version now; a nil n removes the node.
+	save func(prefix, n []byte) error
 	root uint64 // the version of the root
 	now  uint64 // the version of everything that is written
 }
 
-// find returns the version of a name's record, 0 when there is none.
+// find returns the version of a name's record, 0 when there is none. It searches the nodes as they
+// are encoded: a leaf has up to 128 entries, and one is wanted.
 func (x *index) find(want name) (uint64, error) {
 	version := x.root
 	for depth := range nameSize {
-		n, err := x.look(want[:depth], version)
+		b, err := x.load(want[:depth], version)
 		if err != nil {
 			return 0, err
 		}
 		switch {
-		case n.short != nil:
-			return searchShort(n.short, want[depth:depth+shortSize]), nil
-		case n.children == nil:
-			if i, ok := n.search(want); ok {
-				return n.leaf[i].version, nil
-			}
-			return 0, nil
+		case isLeaf(b):
+			return searchLeaf(b, want), nil
+		case !isInner(b):
+			return 0, errMalformed
 		}
-		if version = n.children[want[depth]]; version == 0 {
+		if version = binary.BigEndian.Uint64(b[1+8*int(want[depth]):]); version == 0 {
 			return 0, nil
 		}
 	}
@@ -78,18 +74,26 @@ func (x *index) set(e entry) error {
 // setAll sets each of entries, which are in the order of their names. A node that
 // several are below is written once.
 func (x *index) setAll(entries []entry) error {
-	n, err := x.load(nil, x.root)
+	n, err := x.loadNode(nil, x.root)
 	if err != nil {
 		return err
 	}
 	if err := x.setIn(&n, 0, entries); err != nil {
 		return err
 	}
-	if err := x.save(nil, &n); err != nil {
+	if err := x.save(nil, n.encode()); err != nil {
 		return err
 	}
 	x.root = x.now
 	return nil
+}
+
+func (x *index) loadNode(prefix []byte, version uint64) (node, error) {
+	b, err := x.load(prefix, version)
+	if err != nil {
+		return node{}, err
+	}
+	return decodeNode(b)
 }
 
 // setIn changes n, which covers the first depth bytes of the names of entries, and
@@ -121,7 +125,7 @@ func (x *index) setBelow(n *node, depth int, entries []entry) error {
 	var child node
 	if *version != 0 {
 		var err error
-		if child, err = x.load(prefix, *version); err != nil {
+		if child, err = x.loadNode(prefix, *version); err != nil {
 			return err
 		}
 	}
@@ -133,7 +137,7 @@ func (x *index) setBelow(n *node, depth int, entries []entry) error {
 		return x.save(prefix, nil)
 	}
 	*version = x.now
-	return x.save(prefix, &child)
+	return x.save(prefix, child.encode())
 }
 
 // sameUpTo returns how many of entries have the byte at depth that the first one has.
@@ -158,7 +162,7 @@ func (x *index) split(n *node, depth int) error {
 				return err
 			}
 		}
-		if err := x.save(first[:depth+1], &child); err != nil {
+		if err := x.save(first[:depth+1], child.encode()); err != nil {
 			return err
 		}
 		n.children[first[depth]] = x.now
@@ -174,7 +178,7 @@ func (x *index) walk(after *name, yield func(entry) (bool, error)) error {
 }
 
 func (x *index) walkNode(prefix []byte, version uint64, after *name, yield func(entry) (bool, error)) (more bool, err error) {
-	n, err := x.load(prefix, version)
+	n, err := x.loadNode(prefix, version)
 	if err != nil {
 		return false, err
 	}
@@ -243,23 +247,39 @@ func (n *node) encode() []byte {
 	return b
 }
 
+const entrySize = nameSize + 8
+
+var errMalformed = damaged("a node of the index is malformed")
+
+func isLeaf(b []byte) bool  { return len(b) > 0 && b[0] == kindLeaf && (len(b)-1)%entrySize == 0 }
+func isInner(b []byte) bool { return len(b) == 1+fanOut*8 && b[0] == kindInner }
+
+// searchLeaf returns the version of want in the encoded leaf b, 0 if it is not there.
+func searchLeaf(b []byte, want name) uint64 {
+	entries := b[1:]
+	i, ok := sort.Find(len(entries)/entrySize, func(i int) int { return bytes.Compare(want[:], entries[i*entrySize:][:nameSize]) })
+	if !ok {
+		return 0
+	}
+	return binary.BigEndian.Uint64(entries[i*entrySize+nameSize:])
+}
+
 func decodeNode(b []byte) (node, error) {
-	const entrySize = nameSize + 8
 	switch {
-	case len(b) > 0 && b[0] == kindLeaf && (len(b)-1)%entrySize == 0:
+	case isLeaf(b):
 		leaf := make([]entry, 0, (len(b)-1)/entrySize)
 		for b = b[1:]; len(b) > 0; b = b[entrySize:] {
 			leaf = append(leaf, entry{name(b[:nameSize]), binary.BigEndian.Uint64(b[nameSize:])})
 		}
 		return node{leaf: leaf}, nil
-	case len(b) == 1+fanOut*8 && b[0] == kindInner:
+	case isInner(b):
 		children := make([]uint64, fanOut)
 		for i := range children {
 			children[i] = binary.BigEndian.Uint64(b[1+i*8:])
 		}
 		return node{children: children}, nil
 	}
-	return node{}, damaged("a node of the index is malformed")
+	return node{}, errMalformed
 }
 
 // damaged returns an error that wraps [secret.ErrCorrupt].

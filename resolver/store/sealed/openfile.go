@@ -47,17 +47,13 @@ type openFile struct {
 	// reading is held for reading by who reads what bbolt keeps for them. After a commit
 	// that failed it keeps nothing for those who had begun before: they end first.
 	reading sync.RWMutex
-	// unsynced is set with doubtful, until the current meta page is known to be on the
-	// disk. Who holds writing uses it.
+	// unsynced is set when a commit failed and may have been made, until the current meta page is
+	// known to be on the disk. Who holds writing uses it.
 	unsynced bool
 	// broken is set when bbolt panicked, maybe with its own locks held: from then on
 	// nothing of it is called.
 	broken atomic.Bool
-	// doubtful is set when a commit failed and may have been made: a failing disk may
-	// give one answer now and another later, and what is kept would be of neither.
-	doubtful atomic.Bool
-	seen     *seen
-	note     *os.File // of who serves the store, locked; nil if nobody does
+	note   *os.File // of who serves the store, locked; nil if nobody does
 }
 
 // init checks the file, opens it with bbolt if it is to be changed, and returns
@@ -207,7 +203,6 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 		if full && f.lastBefore(id) {
 			outcome = "nothing was changed"
 		} else {
-			f.doubtful.Store(true)
 			f.unsynced = true
 			// bbolt reads its list of free pages again, from the meta page that was
 			// perhaps taken: on it is what older readers still read.

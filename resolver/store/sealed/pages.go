@@ -100,12 +100,16 @@ type page struct {
 	first []byte
 }
 
-// readPage returns the page id.
-func readPage(f io.ReaderAt, pageSize int64, id uint64) (page, error) {
+// readPage returns the page id. It reads into buf, where the page before is lost; a nil one is
+// made.
+func readPage(f io.ReaderAt, pageSize int64, id uint64, buf *[]byte) (page, error) {
 	if id > 1<<40 {
 		return page{}, damaged("there is no page %d", id)
 	}
-	p := page{f: f, at: int64(id) * pageSize, first: make([]byte, pageSize)}
+	if *buf == nil {
+		*buf = make([]byte, pageSize)
+	}
+	p := page{f: f, at: int64(id) * pageSize, first: *buf}
 	if _, err := f.ReadAt(p.first, p.at); err != nil {
 		return page{}, damaged("there is no page %d", id)
 	}
@@ -169,15 +173,11 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 
 // lookup returns the value of key, and its element's flags, in the tree of pages
 // below root; nil if there is none. It takes the way that bbolt takes, but trusts
-// nothing on it.
-func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageCache) (value []byte, flags uint32, err error) {
+// nothing on it. The value is valid until buf is used again.
+func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
-		if b, ok := cache.get(id); ok {
-			id = b.child(key)
-			continue
-		}
-		p, err := readPage(f, pageSize, id)
+		p, err := readPage(f, pageSize, id, buf)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -197,9 +197,6 @@ func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageC
 		case p.kind() != branchPage || p.count() == 0:
 			return nil, 0, damaged("page %d is of a wrong kind", id)
 		}
-		if err := cache.put(id, p); err != nil {
-			return nil, 0, err
-		}
 		if !exact && i > 0 {
 			i--
 		}
@@ -213,22 +210,13 @@ func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, cache *pageC
 }
 
 // bucketRoot returns the root page of our bucket.
-func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, cache *pageCache) (uint64, error) {
-	if cache != nil {
-		if id := cache.bucket.Load(); id != 0 {
-			return id, nil
-		}
-	}
-	v, flags, err := lookup(f, pageSize, root, bucketName, cache)
+func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, buf *[]byte) (uint64, error) {
+	v, flags, err := lookup(f, pageSize, root, bucketName, buf)
 	if err != nil {
 		return 0, err
 	}
 	if len(v) < 8 || flags&bucketFlag == 0 || native.Uint64(v) == 0 {
 		return 0, damaged("its bucket is missing")
 	}
-	id := native.Uint64(v)
-	if cache != nil {
-		cache.bucket.Store(id)
-	}
-	return id, nil
+	return native.Uint64(v), nil
 }

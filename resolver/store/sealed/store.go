@@ -76,7 +76,7 @@ func (s *Store) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		opened := &openFile{file: f, seen: newSeen()}
+		opened := &openFile{file: f}
 		wrapped, err := opened.init(s.o)
 		if err != nil {
 			_ = opened.close()

@@ -75,7 +75,8 @@ func (s *survey) take(id uint64) (page, error) {
 	if id < 2 || id >= s.m.pages {
 		return page{}, damaged("there is no page %d", id)
 	}
-	p, err := readPage(s.f, s.m.pageSize, id)
+	var own []byte // the pages above are still in use
+	p, err := readPage(s.f, s.m.pageSize, id, &own)
 	if err != nil {
 		return page{}, err
 	}

@@ -13,8 +13,7 @@ type tx struct {
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
-	nodes  *nodeCache // nil if nothing is to be kept
-	pages  *pageCache // nil in a write transaction, too: bbolt does not know what we know
+	buf    []byte // of the page that was read last
 }
 
 // begin returns the transaction id on the tree whose bucket of buckets is at the
@@ -22,14 +21,8 @@ type tx struct {
 // unless id is one that writes.
 func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 	t = &tx{openFile: f, id: id}
-	if !f.doubtful.Load() {
-		t.nodes = &f.seen.nodes
-		if committed == id {
-			t.pages = f.seen.pagesAt(id)
-		}
-	}
-	t.index = index{root: committed, now: id, load: t.loadNode, look: t.lookNode, save: t.saveNode}
-	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, t.pages)
+	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
+	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, &t.buf)
 	return t, err
 }
 
@@ -54,18 +47,18 @@ func (t *tx) walk(key []byte) error {
 	if t.walked[string(key)] {
 		return nil
 	}
-	if _, _, err := lookup(t.file, t.meta.pageSize, t.root, key, nil); err != nil {
+	if _, _, err := lookup(t.file, t.meta.pageSize, t.root, key, &t.buf); err != nil {
 		return err
 	}
 	t.walked[string(key)] = true
 	return nil
 }
 
-// get returns what is stored under key, which must be there. It is valid until
-// the transaction ends.
+// get returns what is stored under key, which must be there. It is valid until the next call of
+// get, put or remove, and while the transaction lasts.
 func (t *tx) get(key []byte) (v []byte, err error) {
 	if t.bucket == nil {
-		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, t.pages)
+		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, &t.buf)
 	} else if err = t.walk(key); err == nil {
 		v = t.bucket.Get(key) // with what this transaction has changed
 	}
@@ -89,39 +82,20 @@ func (t *tx) remove(key []byte) error {
 	return t.bucket.Delete(key)
 }
 
-// lookNode is loadNode for those who only look: what is known of the node will do.
-// What a transaction has written itself is never known.
-func (t *tx) lookNode(prefix []byte, version uint64) (node, error) {
-	if t.bucket != nil && version == t.id {
-		return t.loadNode(prefix, version)
-	}
-	if n, ok := t.nodes.get(prefix, version); ok {
-		return n, nil
-	}
-	n, err := t.loadNode(prefix, version)
-	if err == nil {
-		t.nodes.put(prefix, version, n)
-	}
-	return n, err
-}
-
-func (t *tx) loadNode(prefix []byte, version uint64) (node, error) {
+// loadNode returns the opened node at prefix that was written as version.
+func (t *tx) loadNode(prefix []byte, version uint64) ([]byte, error) {
 	key := nodeKey(prefix)
 	b, err := t.get(key)
 	if err != nil {
-		return node{}, err
+		return nil, err
 	}
-	plain, err := unseal(t.keys.node, b, boundTo(key, version, "node"))
-	if err != nil {
-		return node{}, err
-	}
-	return decodeNode(plain)
+	return unseal(t.keys.node, b, boundTo(key, version, "node"))
 }
 
-func (t *tx) saveNode(prefix []byte, n *node) error {
+func (t *tx) saveNode(prefix, n []byte) error {
 	key := nodeKey(prefix)
 	if n == nil {
 		return t.remove(key)
 	}
-	return t.put(key, seal(t.keys.node, n.encode(), boundTo(key, t.id, "node")))
+	return t.put(key, seal(t.keys.node, n, boundTo(key, t.id, "node")))
 }

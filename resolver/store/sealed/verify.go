@@ -16,9 +16,8 @@ const maxDamage = 20
 // Verify reads all of the store, as it is when Verify begins: the pages of the file,
 // the index and every secret, whose value is opened and dropped. It returns how many
 // secrets are whole; what is not is in the error, which wraps
-// [secret.ErrCorrupt], up to a number. A store that has no file yet holds none. It
-// reads from the file whatever is known already. Others read and write meanwhile, as
-// during a Backup.
+// [secret.ErrCorrupt], up to a number. A store that has no file yet holds none. Others
+// read and write meanwhile, as during a Backup.
 func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 	s.long.RLock()
 	defer s.long.RUnlock()
@@ -40,7 +39,6 @@ func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 // verify is Verify of the open file. No Rewrap may be under way.
 func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 	err = s.snapshot(func(t *tx, m meta, _ []byte) error {
-		t.pages = newPageCache(t.id) // what was read before is read again
 		v := verification{tx: t}
 		pages, err := surveyPages(ctx, t.file, m)
 		if v.note(err) {
@@ -92,7 +90,7 @@ func (v *verification) err() error {
 // walk looks at the node at prefix and everything below it. It returns errors that
 // are not damage.
 func (v *verification) walk(ctx context.Context, prefix []byte, version uint64) error {
-	n, err := v.loadNode(prefix, version)
+	n, err := v.index.loadNode(prefix, version)
 	if err != nil {
 		if v.note(fmt.Errorf("the index at %x, and all that it knows below: %w", prefix, err)) {
 			return err

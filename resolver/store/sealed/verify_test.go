@@ -184,7 +184,19 @@ func TestVerifyFile(t *testing.T) {
 			native.PutUint16(free[10:], 0xffff)
 			native.PutUint64(free[pageHeaderSize:], 1<<60)
 		}, "not as free"},
-		"something beside a bucket": {func(b []byte, m meta) { b[int64(m.root)*m.pageSize+pageHeaderSize] ^= bucketFlag }, "beside its bucket"},
+		"no bucket": {func(b []byte, m meta) { b[int64(m.root)*m.pageSize+pageHeaderSize] ^= bucketFlag }, "bucket is missing"},
+		"something beside a bucket": {func(b []byte, m meta) {
+			root := b[int64(m.root)*m.pageSize:][:m.pageSize]
+			first, second := root[pageHeaderSize:], root[pageHeaderSize+elementSize:]
+			held := bytes.Clone(first[native.Uint32(first[4:]):][:native.Uint32(first[8:])+native.Uint32(first[12:])])
+			copy(first[200:], held)
+			native.PutUint32(first[4:], 200)
+			copy(second, make([]byte, elementSize)) // neither flags nor a value
+			native.PutUint32(second[4:], 400)
+			native.PutUint32(second[8:], 1)
+			second[400] = 'z'
+			native.PutUint16(root[10:], 2)
+		}, "beside its bucket"},
 	} {
 		o, s := newStore(t, 300)
 		for i := range 10 {

@@ -5,12 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -99,8 +96,7 @@ func (c *changing) step(t *testing.T) {
 		}
 	case 7:
 		c.failing(t)
-		c.s.doubtful.Store(false) // we know that nothing was written
-		c.s.unsynced = false
+		c.s.unsynced = false // we know that nothing was written
 	}
 }
 
@@ -115,7 +111,7 @@ func (c *changing) failing(t *testing.T) {
 	err = c.add(t.Context(), t, 1+rand.IntN(100), nil)
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.ErrorContains(t, err, "may not have been made")
-	require.True(t, c.s.doubtful.Load())
+	require.True(t, c.s.unsynced)
 	require.NoError(t, unix.Dup3(kept, fd, unix.O_CLOEXEC))
 	require.NoError(t, errors.Join(unix.Close(kept), unix.Close(readOnly)))
 }
@@ -177,141 +173,28 @@ func (c *changing) read(t *testing.T) (stop func()) {
 	return func() { cancel(); readers.Wait() }
 }
 
-// TestCacheAgrees changes a store while it is read: what is known of the file must
-// never be of another time.
-func TestCacheAgrees(t *testing.T) {
-	t.Parallel()
-	for _, limit := range []int{keepLeaves, 6 << 10} { // of those, one that makes it forget
-		c := newChanging(t)
-		nodes := &c.s.seen.nodes
-		nodes.inner.limit, nodes.leaves.limit = limit, limit
-		stop := sync.OnceFunc(c.read(t))
-		t.Cleanup(stop)
-		for range 10 {
-			for range 8 {
-				c.step(t)
-			}
-			c.agree(t)
-		}
-		stop()
-		require.NotEmpty(t, nodes.leaves.known)
-		require.NotEmpty(t, nodes.inner.known)
-		require.LessOrEqual(t, nodes.leaves.size, limit)
-		require.Equal(t, limit == keepLeaves, len(nodes.leaves.known) > 100, "it has forgotten some")
-	}
-}
-
-// Nothing is kept any more when nobody knows what is on the disk.
-func TestCacheDoubtful(t *testing.T) {
+// TestChangesAgree changes a store while it is read: what it says, and what the file says to one
+// who opens it, must be what was changed.
+func TestChangesAgree(t *testing.T) {
 	t.Parallel()
 	c := newChanging(t)
-	c.agree(t)
-	c.failing(t)
-	c.s.seen.nodes = newSeen().nodes
-	for range 10 {
-		require.NoError(t, c.add(t.Context(), t, 20, nil))
+	stop := sync.OnceFunc(c.read(t))
+	t.Cleanup(stop)
+	rounds := 20
+	if testing.Short() {
+		rounds = 4
 	}
-	c.agree(t)
-	require.Empty(t, c.s.seen.nodes.inner.known)
-	require.Empty(t, c.s.seen.nodes.leaves.known)
-}
-
-// A lookup that knows the way reads the page of the record alone, and does so again
-// after a write elsewhere.
-func TestCacheReads(t *testing.T) {
-	t.Parallel()
-	_, s := newStore(t, 5000)
-	count := func(i int) (pages int) {
-		file := s.file
-		require.NoError(t, s.view(func(tx *tx) error {
-			e, err := tx.find(benchRef(i))
-			require.NoError(t, err)
-			reads := &countingReader{f: file}
-			_, _, err = lookup(reads, tx.meta.pageSize, tx.root, recordKey(e.name), tx.pages)
-			require.NotNil(t, tx.pages)
-			pages = reads.n
-			return err
-		}))
-		return pages
-	}
-	require.Greater(t, count(7), 1, "at first it does not know the way")
-	require.Equal(t, 1, count(7))
-	require.NoError(t, s.Update(t.Context(), benchRef(4999), secret.Value{}))
-	require.Greater(t, count(7), 1, "the pages are those of another transaction")
-	require.Equal(t, 1, count(7))
-
-	// The nodes that the write left alone are known.
-	_, ok := s.seen.nodes.get(nil, s.version(t))
-	require.True(t, ok)
-	_, ok = s.seen.nodes.get(nil, s.version(t)-1)
-	require.False(t, ok)
-}
-
-func (s *Store) version(t *testing.T) (v uint64) {
-	require.NoError(t, s.view(func(tx *tx) error { v = tx.id; return nil }))
-	return v
-}
-
-type countingReader struct {
-	f *os.File
-	n int
-}
-
-func (r *countingReader) ReadAt(b []byte, at int64) (int, error) {
-	r.n++
-	return r.f.ReadAt(b, at)
-}
-
-// A branch page is searched as bbolt does, whatever its keys.
-func TestBranch(t *testing.T) {
-	t.Parallel()
-	for range 300 {
-		// Keys that begin alike, some with zeros, where their heads are the same.
-		keys := map[string]bool{}
-		for range 1 + rand.IntN(60) {
-			k := make([]byte, rand.IntN(12))
-			for i := range k {
-				k[i] = byte(rand.IntN(3)) * byte(rand.IntN(2))
-			}
-			keys[string(k)] = true
+	for range rounds {
+		for range 8 {
+			c.step(t)
 		}
-		sorted := slices.Sorted(maps.Keys(keys))
-		p := branchOf(sorted)
-		b, err := newBranch(p)
-		require.NoError(t, err)
-		for range 100 {
-			k := make([]byte, rand.IntN(12))
-			for i := range k {
-				k[i] = byte(rand.IntN(3)) * byte(rand.IntN(2))
-			}
-			i, exact, err := p.search(k)
-			require.NoError(t, err)
-			if !exact && i > 0 {
-				i--
-			}
-			require.Equal(t, uint64(i), b.child(k), "%q in %q", k, sorted)
-		}
+		c.agree(t)
 	}
+	stop()
 }
 
-// branchOf returns a branch page whose children have the numbers 0, 1, ….
-func branchOf(keys []string) page {
-	b := make([]byte, 4096)
-	native.PutUint16(b[8:], branchPage)
-	native.PutUint16(b[10:], uint16(len(keys)))
-	at := pageHeaderSize + len(keys)*elementSize
-	for i, k := range keys {
-		e := b[pageHeaderSize+i*elementSize:]
-		native.PutUint32(e, uint32(at-pageHeaderSize-i*elementSize))
-		native.PutUint32(e[4:], uint32(len(k)))
-		native.PutUint64(e[8:], uint64(i))
-		at += copy(b[at:], k)
-	}
-	return page{size: int64(len(b)), first: b}
-}
-
-// A short leaf knows what the leaf knows.
-func TestShortLeaf(t *testing.T) {
+// An encoded leaf is searched to the same effect as the leaf.
+func TestSearchLeaf(t *testing.T) {
 	t.Parallel()
 	var n node
 	var names []name
@@ -324,38 +207,14 @@ func TestShortLeaf(t *testing.T) {
 			n.setLeaf(e)
 		}
 	}
-	for depth := range 6 {
-		short := shorten(n, depth)
-		for _, want := range names {
-			version := uint64(0)
-			if i, ok := n.search(want); ok {
-				version = n.leaf[i].version
-			}
-			require.Equal(t, version, searchShort(short, want[depth:depth+shortSize]))
+	for _, want := range names {
+		version := uint64(0)
+		if i, ok := n.search(want); ok {
+			version = n.leaf[i].version
 		}
+		require.Equal(t, version, searchLeaf(n.encode(), want))
 	}
-}
-
-func TestCacheBounded(t *testing.T) {
-	t.Parallel()
-	const limit = 10_000
-	c := newCache[int, string](limit)
-	for i := range 2000 {
-		key := rand.IntN(300)
-		c.put(key, fmt.Sprint(key, i), rand.IntN(200))
-		size := 0
-		for _, s := range c.known {
-			size += s.size
-		}
-		require.Equal(t, size, c.size)
-		require.LessOrEqual(t, c.size, limit)
-		if v, ok := c.get(key); ok {
-			require.Equal(t, fmt.Sprint(key, i), v)
-		}
-	}
-	require.Greater(t, len(c.known), limit/400)
-	c.put(1, "too large", limit)
-	require.LessOrEqual(t, c.size, limit)
+	require.Zero(t, searchLeaf((&node{}).encode(), names[0]))
 }
 
 // While all of the file is read, as for a backup, others read and write, and the
