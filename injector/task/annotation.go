@@ -152,6 +152,9 @@ func (l *list) add(where string, d secret.Declaration, err error) {
 	}
 }
 
+// maxErrors is how many mistakes of one source are told at once.
+const maxErrors = 20
+
 // joinSome joins errors, of many only the first.
 func joinSome(errs []error) error {
 	if len(errs) > maxErrors {

@@ -195,8 +195,8 @@ var bad = map[string]string{
 	"a: b\nc: d: e":                "t is neither YAML nor JSON: line 2",
 	"\x0a\x04\x08\x96\x01\x12":     "neither YAML nor JSON",
 	"[]":                           "t:1: the task: expected fields, found a list",
-	"hunter2":                      "t:1: the task: expected fields, found a text",
-	"name: a\nsecret: [K]":         "t:2: secret: unknown field (known: domain, name, project, secrets)",
+	"hunter2":                      "t:1: the task: expected fields, found text",
+	"name: a\nsecret: [K]":         "t:2: secret: unknown field, did you mean secrets? (known: domain, name, project, secrets)",
 	"name: a\nname: b":             "t:2: name: given twice",
 	"project: 12":                  "t:1: project: expected text, found a number",
 	"secrets: [{as_env_var: A}]":   "t:1: secrets[0]: the key is missing",
@@ -207,7 +207,7 @@ var bad = map[string]string{
 	"secrets: [[K]]":                                    "secrets[0]: expected fields, found a list",
 	"secrets: [\"a b\"]":                                "t:1: secrets[0]: invalid: the key has ' '",
 	"secrets: [true]":                                   "expected text, found a truth value",
-	"name: a\n---\nname: b":                             "more than one document",
+	"name: a\n---\nname: b":                             "t:2: more than one document",
 	"hunter2 is not a field: x":                         "t:1: ?: unknown field",
 	"{\"secrets\": [\"K\", {\"key\": \"J\", \"k\": 1}]": "neither YAML nor JSON",
 	"secrets: [{key: K, as_env_var: PATH}]":             "PATH",
@@ -221,7 +221,7 @@ func TestParseBad(t *testing.T) {
 		require.NotContains(t, err.Error(), "hunter2")
 	}
 	_, err := task.Parse("t", []byte("secrets:\n"+strings.Repeat("- {k: 1}\n", 1000)))
-	require.ErrorContains(t, err, "there are more mistakes")
+	require.ErrorContains(t, err, "there are 980 more mistakes")
 	require.Less(t, len(err.Error()), 5000)
 	_, err = task.Parse("t", []byte("name: 2024-01-01"))
 	require.ErrorContains(t, err, "expected text, found something else")

@@ -114,11 +114,11 @@ func parseJSON(file string, text []byte) (Task, bool, error) {
 	default:
 		return Task{}, false, nil
 	}
-	if twice != "" {
-		return Task{}, true, fmt.Errorf("%w: %s: %s is given twice", secret.ErrInvalid, file, twice)
-	}
 	if err := onlyFields(fields, templateFields); err != nil {
 		return Task{}, true, fmt.Errorf("%w: %s: TaskTemplate: %w", secret.ErrInvalid, file, err)
+	}
+	if twice != "" {
+		return Task{}, true, fmt.Errorf("%w: %s: %s is given twice", secret.ErrInvalid, file, twice)
 	}
 	id := &core.Identifier{}
 	if raw, ok := fields["id"]; ok {
@@ -139,14 +139,14 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 		return nil, nil
 	}
 	fields, twice := object(security)
-	switch {
-	case fields == nil:
+	if fields == nil {
 		return nil, fmt.Errorf("%w: securityContext is no object", secret.ErrInvalid)
-	case twice != "":
-		return nil, fmt.Errorf("%w: securityContext: %s is given twice", secret.ErrInvalid, twice)
 	}
 	if err := onlyFields(fields, securityFields); err != nil {
 		return nil, fmt.Errorf("%w: SecurityContext: %w", secret.ErrInvalid, err)
+	}
+	if twice != "" {
+		return nil, fmt.Errorf("%w: securityContext: %s is given twice", secret.ErrInvalid, twice)
 	}
 	var list []json.RawMessage
 	if raw := fields["secrets"]; raw != nil && json.Unmarshal(raw, &list) != nil {
@@ -181,7 +181,7 @@ func hasAny(fields map[string]json.RawMessage, names ...string) bool {
 
 // object returns the fields of text, which is JSON, by their names as protobuf's JSON
 // writes them; it reads those of the .proto, too. It returns nil if it is no object, and
-// the name of a field that is there twice.
+// the name of a field that is there twice, which may be any text of the file.
 func object(text json.RawMessage) (fields map[string]json.RawMessage, twice string) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
@@ -196,7 +196,7 @@ func object(text json.RawMessage) (fields map[string]json.RawMessage, twice stri
 			return nil, ""
 		}
 		if text = camelCase(text); fields[text] != nil {
-			twice = fieldName(text)
+			twice = text
 		}
 		fields[text] = raw
 	}

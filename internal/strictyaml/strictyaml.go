@@ -35,7 +35,8 @@ var ErrEmpty = errors.New("the file is empty")
 
 // A SyntaxError says that a file is not YAML, or more than one document.
 type SyntaxError struct {
-	Line int // 0 if it is not known
+	Line   int  // 0 if it is not known
+	Second bool // a second document begins there
 	// Text is what the parser says, with the line. It may quote an anchor or a tag of the
 	// file, and nothing else.
 	Text string
@@ -96,7 +97,10 @@ func Parse(text []byte) (Node, error) {
 	}
 	switch err := decoder.Decode(&more); {
 	case err == nil:
-		return Node{}, &SyntaxError{more.Line, fmt.Sprintf("line %d: a second document: only one is allowed", more.Line)}
+		return Node{}, &SyntaxError{
+			Line: more.Line, Second: true,
+			Text: fmt.Sprintf("line %d: a second document: only one is allowed", more.Line),
+		}
 	case !errors.Is(err, io.EOF):
 		return Node{}, syntax(err)
 	}
