@@ -20,6 +20,7 @@ import (
 	"inject/exec"
 	"inject/exec/harden"
 	"inject/injector/place"
+	"inject/internal/durable"
 	"inject/resolver/secret"
 )
 
@@ -113,7 +114,7 @@ func copySelf(path string) (err error) {
 		path = filepath.Join(path, "inject")
 	}
 	dir := filepath.Dir(path)
-	if err := makeFolder(dir); err != nil {
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	self, err := os.Open(exec.SelfPath())
@@ -154,23 +155,6 @@ func copySelf(path string) (err error) {
 			"copy to a volume without that mount option, such as an emptyDir")
 	}
 	return os.Rename(temp, path)
-}
-
-// makeFolder makes dir, and what is missing above it, for all to enter, whatever the
-// umask.
-func makeFolder(dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	if parent := filepath.Dir(dir); parent != dir {
-		if err := makeFolder(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as above
-		return err
-	}
-	return os.Chmod(dir, 0o755) //nolint:gosec // as above
 }
 
 // noexec reports whether path, which has the modes for it, cannot be executed.

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
+	"inject/internal/durable"
 	"inject/resolver/secret"
 )
 
@@ -28,11 +29,7 @@ import (
 // is as it was; at the worst there are new names beside it that lead nowhere.
 func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	dir = absolute(dir)
-	made, err := makeAll(dir)
-	for _, path := range made { // what is in it is for others, whatever the umask
-		err = cmp.Or(err, os.Chmod(path, 0o755)) //nolint:gosec // as above
-	}
-	if err != nil {
+	if err := durable.MkdirAll(dir, 0o755); err != nil { // for other users to read
 		return cannotPlace(err)
 	}
 	info, err := os.Stat(dir)
