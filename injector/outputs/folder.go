@@ -115,14 +115,6 @@ func (r *Report) add(f Finding, counter *int) {
 	}
 }
 
-// A signature changes when a file does, but for what a program changes by way of memory
-// (mmap), which not every file system notes at once.
-type signature struct {
-	dev, ino, mode, links uint64
-	size                  int64
-	changed, modified     unix.Timespec
-}
-
 // Check looks at all that is in the folder when nobody uses it any more. What has
 // values is masked, and whatever they cannot be taken out of, or is not looked at when
 // ctx ends, is moved out of the folder, into one beside it if that can be, else removed.
@@ -305,8 +297,6 @@ func (c *checker) sameDevice(fd int) bool {
 	return unix.Fstat(fd, &st) == nil && uint64(st.Dev) == c.device //nolint:unconvert // other systems have other types
 }
 
-var errAgain = errors.New("it changes while it is looked at")
-
 // file looks at a file, and does what is to be done to it.
 func (c *checker) file(dir int, name, path string) {
 	if !c.again {
@@ -348,7 +338,7 @@ func (c *checker) look(dir int, name, path string) error {
 	case before.dev != c.device && crossesMounts():
 		return unix.EXDEV
 	}
-	seen, err := inspectFile(c.ctx, c.in, name, f, st)
+	seen, err := inspectFile(c.ctx, c.in, f)
 	if err != nil {
 		return err
 	}
@@ -366,43 +356,16 @@ func (c *checker) look(dir int, name, path string) error {
 	case before.links > 1:
 		c.refuse(dir, name, path, seen.Found, "it has other names (hard links)")
 	default:
-		return c.mask(dir, name, path, f, seen, st, before)
+		return c.mask(dir, name, path, f, seen, &st)
 	}
 	return nil
 }
 
-// inspectFile looks at an open file.
-func inspectFile(ctx context.Context, in *content.Inspector, name string, f *os.File, st unix.Stat_t) (content.Content, error) {
-	raw := io.Reader(f)
-	if st.Blocks*512 < st.Size { // there are holes
-		raw = &holes{fd: int(f.Fd()), size: st.Size}
-	}
-	return in.Inspect(ctx, name, raw, f, st.Size)
-}
-
-// mask replaces a file by a masked one, at once, with its mode, owner and times. What
-// else it is called, its access lists and extended attributes are lost.
-func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Content, st unix.Stat_t, before signature) error {
-	temp := ".inject-" + rand.Text()
-	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+// mask replaces a file by a masked one with the same times, and reports what became of it.
+func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Content, st *unix.Stat_t) error {
+	err := replaceMasked(c.ctx, c.in, dir, name, f, seen, signatureOf(st), st)
 	if err == nil {
-		w := os.NewFile(uintptr(fd), path)
-		err = c.fill(w, f, seen)
-		if err == nil {
-			err = unix.UtimesNanoAt(dir, temp, times(st), unix.AT_SYMLINK_NOFOLLOW)
-		}
-		if err == nil {
-			err = w.Sync()
-		}
-		if err == nil {
-			err = replace(dir, temp, name, fd, before)
-		}
-		if err2 := w.Close(); err == nil {
-			err = err2
-		}
-		if err != nil {
-			_ = unix.Unlinkat(dir, temp, 0) // it is gone if all went well
-		}
+		err = unix.Fsync(dir)
 	}
 	switch {
 	case err == nil:
@@ -415,38 +378,6 @@ func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Cont
 		c.refuse(dir, name, path, seen.Found, "it cannot be masked: "+err.Error())
 	}
 	return nil
-}
-
-// fill makes w what f is to become.
-func (c *checker) fill(w, f *os.File, seen content.Content) error {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if err := c.in.Rewrite(c.ctx, seen, f, w); err != nil {
-		return err
-	}
-	like, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return keep(w, like)
-}
-
-// replace puts the file temp, which is open as fd, in the place of name, if that still
-// is what it was.
-func replace(dir int, temp, name string, fd int, before signature) error {
-	if now, err := statAt(dir, name); err != nil || now != before {
-		return errAgain
-	}
-	if err := unix.Renameat(dir, temp, dir, name); err != nil {
-		return err
-	}
-	// Whoever may write to the folder may have put something else under either name.
-	_, ours, err := stat(fd)
-	if now, err2 := statAt(dir, name); err != nil || err2 != nil || now.ino != ours.ino || now.dev != ours.dev {
-		return errAgain
-	}
-	return unix.Fsync(dir)
 }
 
 // refuse takes what is in dir under name out of the folder.
@@ -545,22 +476,6 @@ func (q *quarantine) close() {
 	if q.path != "" && !q.none {
 		_ = unix.Close(q.fd)
 	}
-}
-
-// stat returns what fd is, and its signature.
-func stat(fd int) (st unix.Stat_t, s signature, err error) {
-	if err = unix.Fstat(fd, &st); err == nil {
-		s = signatureOf(&st)
-	}
-	return st, s, err
-}
-
-func statAt(dir int, name string) (signature, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return signature{}, err
-	}
-	return signatureOf(&st), nil
 }
 
 // openAt opens what is at rel below root, one name after the other.

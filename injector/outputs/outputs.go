@@ -12,7 +12,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"inject/exec/redact"
+	"inject/injector/outputs/content"
 )
 
 // A File is one to look into.
@@ -80,6 +83,8 @@ type Scanner struct {
 	// Read, if not nil, is called as bytes are read for the first time, with how many
 	// more those are.
 	Read func(n int)
+
+	in *content.Inspector // of what is masked
 }
 
 // Check looks for values in f, and changes nothing.
@@ -131,15 +136,13 @@ func (r *scanned) Read(p []byte) (int, error) {
 // has other names, under which it still is as it was.
 var ErrLinks = errors.New("it has other names (hard links), under which the values still are")
 
-// errChanged is why a file is left as it is.
-var errChanged = errors.New("it changed while it was being masked, and is left as it is")
-
 // Mask replaces a regular file that holds values by a masked one with the same
-// mode and owner: at once, so that whoever opens it finds either, and nobody is
-// left with half. Its times, access lists and extended attributes are new. A file
-// without values is not touched. It follows a link and leaves it in place. If it
-// fails, or ctx ends, the file is as it was; but for [ErrLinks], and if the folder
-// cannot be synced, when it is masked.
+// mode and owner: at once, so that a program that opens it finds either. A text, JSON and
+// Flyte's messages keep their form, and what is bytes of no known form is masked as
+// that. A file that cannot be masked, such as an archive, is an error. Its times, access
+// lists and extended attributes are new. A file without values is not touched. It follows
+// a link and leaves it in place. If it fails, or ctx ends, the file is as it was; but for
+// [ErrLinks], and if the folder cannot be synced, when it is masked.
 func (s *Scanner) Mask(ctx context.Context, f File) error {
 	path, err := filepath.EvalSymlinks(f.Path)
 	if err != nil {
@@ -151,43 +154,47 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 	} else if !info.Mode().IsRegular() {
 		return errors.New("it is no regular file: it cannot be replaced")
 	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // read only
 	r, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer r.Close() //nolint:errcheck // read only
-	before, err := r.Stat()
+	return s.mask(ctx, f, dir, r)
+}
+
+// mask masks r, a file in the folder dir.
+func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
+	_, before, err := stat(int(r.Fd()))
 	if err != nil {
 		return err
 	}
-	found := false
-	look := Scanner{Redactor: s.Redactor, Found: func(File, redact.Find) { found = true }, Read: s.Read}
-	if err := look.Copy(ctx, f, r, io.Discard); err != nil || !found {
-		return err
+	if s.in == nil {
+		s.in = content.NewInspector(s.Redactor)
 	}
-	if _, err := r.Seek(0, io.SeekStart); err != nil {
+	var finds []redact.Find // which are none until they are masked
+	s.in.Read, s.in.Found = s.Read, func(find redact.Find) { finds = append(finds, find) }
+	seen, err := inspectFile(ctx, s.in, r)
+	switch {
+	case err != nil:
 		return err
+	case seen.Unchecked:
+		return fmt.Errorf("%s: it is left as it is, and may hold values", seen.Why)
+	case len(seen.Found) == 0:
+		return nil
+	case !seen.Maskable() && !seen.Binary():
+		return fmt.Errorf("%s, of which nothing can be masked: it is left as it is, and holds values", seen.Why)
 	}
-	w, err := os.CreateTemp(filepath.Dir(path), ".masked-*") // not by its name, which may be as long as names are
+	fd := int(dir.Fd())
+	err = replaceMasked(ctx, s.in, fd, filepath.Base(r.Name()), r, seen, before, nil)
+	if errors.Is(err, errAgain) {
+		return errors.New("it changed while it was being masked, and is left as it is")
+	}
 	if err != nil {
-		return err
-	}
-	defer os.Remove(w.Name()) //nolint:errcheck // it is gone if all went well
-	var finds []redact.Find   // which are none until they are masked
-	again := Scanner{Redactor: s.Redactor, Found: func(_ File, find redact.Find) { finds = append(finds, find) }}
-	err = again.fill(ctx, f, r, w, before)
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	// The same file still, and as it was read?
-	now, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if !os.SameFile(before, now) || before.Size() != now.Size() || !before.ModTime().Equal(now.ModTime()) {
-		return errChanged
-	}
-	if err := os.Rename(w.Name(), path); err != nil {
 		return err
 	}
 	if s.Found != nil {
@@ -195,38 +202,11 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 			s.Found(f, find)
 		}
 	}
-	if err := syncFolder(filepath.Dir(path)); err != nil {
+	if err := unix.Fsync(fd); err != nil {
 		return fmt.Errorf("it is masked, but that may not outlast a crash: %w", err)
 	}
-	if links(before) > 1 {
+	if before.links > 1 {
 		return ErrLinks
 	}
 	return nil
-}
-
-// fill makes w what r is to become, on the disk.
-func (s *Scanner) fill(ctx context.Context, f File, r io.Reader, w *os.File, like fs.FileInfo) error {
-	if err := s.Copy(ctx, f, r, w); err != nil {
-		return err
-	}
-	if err := keep(w, like); err != nil {
-		return err
-	}
-	return w.Sync()
-}
-
-// keep gives w the owner, group and mode of like.
-func keep(w *os.File, like fs.FileInfo) error {
-	if err := chown(w, like); err != nil {
-		return fmt.Errorf("keep its owner: %w", err)
-	}
-	return w.Chmod(like.Mode()) // last: chown takes setuid away
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path) //nolint:gosec // the caller's choice
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

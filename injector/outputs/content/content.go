@@ -22,7 +22,8 @@ import (
 type kind int
 
 const (
-	opaque    kind = iota // nobody knows what a change would break: it is not masked
+	opaque    kind = iota // a form that a mask would break
+	rawBytes              // bytes of no known form, which a mask may break
 	text                  // UTF-8 without control characters
 	jsonText              // a text that is JSON values, and is to stay that
 	outputsPB             // what a task of Flyte hands on
@@ -44,8 +45,12 @@ type Content struct {
 	Unchecked bool
 }
 
-// Maskable reports whether the values can be masked where they are found.
-func (c Content) Maskable() bool { return c.kind != opaque }
+// Maskable reports whether the file keeps its form when its values are masked.
+func (c Content) Maskable() bool { return c.kind != opaque && c.kind != rawBytes }
+
+// Binary reports whether the file is bytes of no known form. Rewrite masks values in them
+// like in any bytes, which is for whoever asks for it to know.
+func (c Content) Binary() bool { return c.kind == rawBytes }
 
 // ErrStill is returned, wrapped, when a value cannot be taken out of a file.
 var ErrStill = errors.New("a value cannot be taken out of it")
@@ -54,6 +59,11 @@ var ErrStill = errors.New("a value cannot be taken out of it")
 // what it needs for one for the next, because there may be a million. It is used
 // by one goroutine.
 type Inspector struct {
+	// Found, if not nil, is called for every value that Inspect finds; Read as bytes are
+	// read for the first time, with how many more those are.
+	Found func(redact.Find)
+	Read  func(n int)
+
 	redactor *redact.Redactor
 	buf      []byte // what is read of a file first, which of most is all
 	all      bytes.Reader
@@ -78,6 +88,9 @@ func NewInspector(r *redact.Redactor) *Inspector {
 			in.found = map[string]int{}
 		}
 		in.found[f.Name]++
+		if in.Found != nil {
+			in.Found(f)
+		}
 	}
 	in.archives = archive.New(r, func(f redact.Find, where string) {
 		in.count(f)
@@ -116,18 +129,18 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 		return c, err
 	}
 	f, err := in.archives.Search(ctx, at, size, n)
-	c := Content{Found: in.found, Why: "binary data"}
+	c := Content{kind: rawBytes, Found: in.found, Why: "binary data"}
 	var reason archive.UncheckedError
 	switch {
 	case errors.As(err, &reason):
-		c.Why, c.Unchecked = reason.Error(), true
+		c.kind, c.Why, c.Unchecked = opaque, reason.Error(), true
 		return c, nil
 	case err != nil:
 		return Content{}, err
 	case in.where != "":
-		c.Why = in.where
+		c.kind, c.Why = opaque, in.where
 	case f != "":
-		c.Why = f.String()
+		c.kind, c.Why = opaque, f.String()
 	case filepath.Ext(name) == ".pb" && len(c.Found) > 0:
 		c.kind, c.Why, err = flyteKind(name, at, size)
 	}
@@ -137,7 +150,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 // scan looks for values in all of r, and whether it is a text. The first bytes of it
 // are left in the buffer. It returns how many there were.
 func (in *Inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
-	r = &cancelable{ctx, r}
+	r = &cancelable{ctx, r, in.Read}
 	// What is not a value says what the file is: with one in it that is no text, a text
 	// is still one, and can be masked.
 	in.text = textCheck{}
@@ -166,7 +179,7 @@ func (in *Inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bo
 	if at == &in.all {
 		return in.json.write(in.buf[:size]) && in.json.done(), nil
 	}
-	r := &cancelable{ctx, io.NewSectionReader(at, 0, size)}
+	r := &cancelable{ctx, io.NewSectionReader(at, 0, size), nil}
 	for {
 		n, err := r.Read(in.buf)
 		if !in.json.write(in.buf[:n]) {
@@ -185,6 +198,8 @@ func (in *Inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bo
 type cancelable struct {
 	ctx context.Context //nolint:containedctx // it is one call's
 	r   io.Reader
+	// told, if not nil, is called with how many bytes each read returns.
+	told func(n int)
 }
 
 // Read implements [io.Reader].
@@ -192,13 +207,18 @@ func (c *cancelable) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	if c.told != nil {
+		c.told(n)
+	}
+	return n, err
 }
 
 // Rewrite writes to w what a file becomes with its values masked. raw is its bytes,
 // in which c was seen. If it returns [ErrStill], wrapped, what is in w still holds a
 // value, or would be broken, and is thrown away.
 func (in *Inspector) Rewrite(ctx context.Context, c Content, raw io.Reader, w io.Writer) error {
+	raw = &cancelable{ctx, raw, nil}
 	var m masker
 	out := in.sink(w)
 	switch c.kind {
@@ -208,25 +228,20 @@ func (in *Inspector) Rewrite(ctx context.Context, c Content, raw io.Reader, w io
 		m = &jsonMasker{out: out}
 	case outputsPB, errorPB:
 		return in.rewriteMessage(ctx, c.kind, raw, w)
+	case rawBytes:
+		masked := in.redactor.Writer(w)
+		if _, err := masked.ReadFrom(raw); err != nil {
+			return err
+		}
+		return masked.Close()
 	default:
 		return fmt.Errorf("%w: %s", ErrStill, c.Why)
 	}
+
 	masked := in.redactor.Writer(m)
 	masked.Covered = m.covered
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := raw.Read(in.buf)
-		if _, err := masked.Write(in.buf[:n]); err != nil {
-			return err
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	if _, err := masked.ReadFrom(raw); err != nil {
+		return err
 	}
 	if err := masked.Close(); err != nil {
 		return err

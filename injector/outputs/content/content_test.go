@@ -159,14 +159,14 @@ func TestInspect(t *testing.T) {
 		"JSON":             {"a.txt", `{"a": "` + escaped + `"}`, Content{kind: jsonText, Found: map[string]int{"A": 1}}},
 		"JSON Lines":       {"a", `{"a": "` + escaped + `"}` + "\n[1]\n", Content{kind: jsonText, Found: map[string]int{"A": 1}}},
 		"no JSON":          {"a.json", `{"a": "` + escaped + `"`, Content{kind: text, Found: map[string]int{"A": 1}}},
-		"binary":           {"a.json", "\x00" + secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
-		"binary, clean":    {"a", "\x00", Content{kind: opaque, Why: "binary data"}},
-		"cut in a rune":    {"a", secret + "\xc3", Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"binary":           {"a.json", "\x00" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"binary, clean":    {"a", "\x00", Content{kind: rawBytes, Why: "binary data"}},
+		"cut in a rune":    {"a", secret + "\xc3", Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
 		"a .pb":            {"x/inputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"}},
 		"no outputs":       {"outputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the message of Flyte's that its name says"}},
 		"outputs.pb.txt":   {"outputs.pb.txt", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
 		"a folder of .pb":  {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
-		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
 	} {
 		for _, n := range []int{1, 3, whole} {
 			require.Equal(t, c.want, look(t, in, c.file, []byte(c.data), n), name)
@@ -190,7 +190,7 @@ func TestInspectLong(t *testing.T) {
 			require.Equal(t, map[string]int{"A": 1}, c.Found)
 			with[len(with)-1] = 0
 			c = look(t, in, "f", with, whole)
-			require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "binary data"}, c)
+			require.Equal(t, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}, c)
 		}
 		long := []byte(`["` + strings.Repeat("x", size) + `", "` + strings.ReplaceAll(secret, `"`, `\"`) + `"]`)
 		c := look(t, in, "f", long, whole)
@@ -233,7 +233,7 @@ func TestInspectMany(t *testing.T) {
 		require.Equal(t, Content{kind: text, Found: map[string]int{"A": 1}}, look(t, in, "f", []byte(secret), whole))
 		require.Equal(t, Content{kind: text}, look(t, in, "f", []byte("{}"), whole))
 		require.Equal(t, map[string]int{"A": 1}, look(t, in, "f", archive, whole).Found)
-		require.Equal(t, Content{Why: "binary data"}, look(t, in, "f", []byte{0}, whole))
+		require.Equal(t, Content{kind: rawBytes, Why: "binary data"}, look(t, in, "f", []byte{0}, whole))
 	}
 }
 
@@ -420,7 +420,7 @@ func TestMaskBinaryValues(t *testing.T) {
 	// What is behind it need be no rest of it.
 	for _, data := range []string{"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80", "\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2"} {
 		for n := 1; n < len(data)+1; n++ {
-			require.Equalf(t, opaque, look(t, in, "f", []byte(data), n).kind, "%q", data)
+			require.Equalf(t, rawBytes, look(t, in, "f", []byte(data), n).kind, "%q", data)
 		}
 	}
 }

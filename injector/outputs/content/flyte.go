@@ -67,7 +67,7 @@ func decode(k kind, b []byte) proto.Message {
 // rewriteMessage writes r, a message, masked. A value that is in no text of it stays
 // and is an error: whoever reads bytes would find them broken.
 func (in *Inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w io.Writer) error {
-	b, err := io.ReadAll(io.LimitReader(&cancelable{ctx, r}, maxMessage+1))
+	b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
 	if err != nil {
 		return err
 	}
