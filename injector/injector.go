@@ -58,9 +58,10 @@ type Options struct {
 	// Signals are those that were taken since we began; nil to take them when the
 	// task is started.
 	Signals *exec.Signals
-	// Ended, if not nil, is called when the task has ended, before its outputs are checked.
-	Ended func()
-	Log   hclog.Logger
+	// TerminationMessage is the file in which the task may leave a message for kubelet; ""
+	// for none. It is masked when the task has ended, unless NoRedact is set.
+	TerminationMessage string
+	Log                hclog.Logger
 }
 
 // Run runs the task and returns how it ended. It returns an error with that if a value
@@ -108,12 +109,11 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return status, err
 	}
-	if o.Ended != nil {
-		o.Ended()
-	}
+	messageErr := maskMessage(ctx, o)
 	if checked {
 		err = checkOutputs(ctx, o, status)
 	}
+	err = errors.Join(err, messageErr)
 	lost := "; the rest of it is lost"
 	if status.OutputErr != nil && status.Code == 0 {
 		return status, errors.Join(err, fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost))
@@ -140,6 +140,20 @@ func Secrets(resolved []resolver.Resolved) []place.Secret {
 		secrets[i] = place.Secret{Declaration: r.Declaration, Value: r.Value}
 	}
 	return secrets
+}
+
+// maskMessage masks the message that the task has left for kubelet. A message that had to be
+// removed is no failure of the task.
+func maskMessage(ctx context.Context, o Options) error {
+	if o.NoRedact || o.TerminationMessage == "" {
+		return nil
+	}
+	err := outputs.MaskMessage(ctx, o.TerminationMessage, o.Redactor)
+	if !errors.Is(err, outputs.ErrRemoved) {
+		return err
+	}
+	tell(func() { o.Log.Warn(err.Error()) })
+	return nil
 }
 
 // tell says something that is not worth being stuck for.

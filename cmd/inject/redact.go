@@ -53,8 +53,8 @@ be anything, and is passed on as it comes, not line by line.
 With --check it only tells where values are, as PATH:BYTE: NAME (FORM) with BYTE
 counted from 0, and exits with 1 if there are any, and with 125 if it could not look
 everywhere. With --in-place it replaces files that hold values by masked ones of the
-same mode and owner. To both a folder stands for all files below it; links in it are
-not followed. Without them several files are one stream, as cat makes of them.`,
+same mode and owner; JSON stays JSON, and an archive is an error. To both a folder
+stands for all files below it; links in it are not followed. Without them several files are one stream, as cat makes of them.`,
 		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
   inject redact --mask "$TOKEN" --stats < build.log > masked.log
   vault-dump | inject redact --values-from - --check ./artifacts

@@ -15,7 +15,6 @@ import (
 
 	"inject/cli"
 	"inject/exec"
-	"inject/exec/redact"
 	"inject/injector/outputs"
 	"inject/resolver"
 	"inject/resolver/secret"
@@ -175,65 +174,6 @@ func (a *app) messagePath() string {
 func (a *app) hasMessage() bool {
 	info, err := os.Lstat(a.messagePath())
 	return err == nil && a.message == nil && (info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
-}
-
-// maskMessage masks the termination message that the command has left. It is masked in
-// place: the file is mounted there, and cannot be replaced. If that fails, nothing is left
-// of it, or it is an error.
-func (a *app) maskMessage() error {
-	if a.redactor.Empty() || !a.hasMessage() {
-		return nil
-	}
-	path := a.messagePath()
-	err := a.maskFile(path)
-	if errors.Is(err, unix.EACCES) && os.Chmod(path, 0o600) == nil { // the command has closed it
-		err = a.maskFile(path)
-	}
-	if err == nil {
-		return nil
-	}
-	a.log.Warn("the command's termination message could not be masked, and is removed", "error", err)
-	if os.Remove(path) == nil || os.Truncate(path, 0) == nil {
-		return nil
-	}
-	return fmt.Errorf("the command's termination message, %s, can be neither masked nor removed: %w", path, err)
-}
-
-// maskFile masks a file in its place. Of a long one only the end is kept, of which kubelet
-// reads the last 4 KiB.
-func (a *app) maskFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // the operator's file
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // what matters is written by then
-	found := false
-	var masked tail
-	w := a.redactor.Writer(&masked)
-	w.Found = func(redact.Find) { found = true }
-	if _, err = w.ReadFrom(f); err == nil {
-		err = w.Close()
-	}
-	if err != nil || !found {
-		return err
-	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(masked.b, 0)
-	return err
-}
-
-// tail keeps the end of what is written.
-type tail struct{ b []byte }
-
-func (t *tail) Write(p []byte) (int, error) {
-	const most = 64 << 10
-	t.b = append(t.b, p...)
-	if len(t.b) > 2*most {
-		t.b = t.b[:copy(t.b, t.b[len(t.b)-most:])]
-	}
-	return len(p), nil
 }
 
 // keepMessage makes the termination log's name one that holds in another working

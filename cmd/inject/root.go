@@ -173,12 +173,11 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(f.resolveTimeout)
-	var messageErr error
-	if !f.noRedact {
-		o.Ended = func() { messageErr = a.maskMessage() }
+	if a.message == nil { // a descriptor of ours is not the command's to write a message to
+		o.TerminationMessage = a.messagePath()
 	}
 	a.status, err = injector.Run(ctx, o)
-	return stopped(ctx, errors.Join(explainStart(err), messageErr))
+	return stopped(ctx, explainStart(err))
 }
 
 // hasOwnWork reports whether we were told to do something that an inject above us, which

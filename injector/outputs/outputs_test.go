@@ -2,6 +2,7 @@ package outputs_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"io"
 	"os"
@@ -12,9 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"inject/exec/redact"
 	"inject/injector/outputs"
+	"inject/resolver/idl/flyteidl2/core"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -145,6 +148,94 @@ func TestMask(t *testing.T) {
 	require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o600))
 	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/fifo"}), "no regular file")
 	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir}), "no regular file")
+}
+
+// What a file is decides how its values are masked, here as in a task's outputs.
+func TestMaskForms(t *testing.T) {
+	const number = "12345678"
+	message := func(text string) string {
+		b, err := proto.Marshal(&core.ErrorDocument{Error: &core.ContainerError{Code: "USER", Message: text}})
+		require.NoError(t, err)
+		return string(b)
+	}
+	var gzipped bytes.Buffer
+	z := gzip.NewWriter(&gzipped)
+	_, err := io.WriteString(z, "it is "+number)
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+
+	for _, c := range []struct {
+		name, data, want string
+		finds            int
+		err              string // the file stays as it is
+	}{
+		{"text", "pin " + number, "pin [redacted:PIN]", 1, ""},
+		{"o.json", `{"pin": 12345678}`, `{"pin": "[redacted:PIN]"}`, 1, ""},
+		{"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[redacted:PIN]\"]\n{\"a\": \"[redacted:PIN]\"}\n", 2, ""},
+		{"error.pb", message("it is " + number), message("it is [redacted:PIN]"), 1, ""},
+		{"bytes", "\x00\xff" + number + "\xff", "\x00\xff[redacted:PIN]\xff", 1, ""},
+		{"a.gz", gzipped.String(), "", 0, "a gzip archive, of which nothing can be masked"},
+		{"cut.gz", gzipped.String()[:gzipped.Len()-5], "", 0, "damaged: a gzip archive"},
+		{"unknown.pb", message("it is " + number), "", 0, "a .pb file of an unknown kind"},
+		{"no values", "nothing", "nothing", 0, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := outputs.File{Path: t.TempDir() + "/" + c.name}
+			write(t, f.Path, c.data)
+			finds := 0
+			s := &outputs.Scanner{
+				Redactor: redact.New(6, redact.Pattern{Name: "PIN", Value: []byte(number)}),
+				Found:    func(outputs.File, redact.Find) { finds++ },
+			}
+			err := s.Mask(t.Context(), f)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
+				c.want = c.data
+			} else {
+				require.NoError(t, err)
+			}
+			require.Equal(t, c.want, read(t, f.Path))
+			require.Equal(t, c.finds, finds)
+			only(t, filepath.Dir(f.Path), c.name)
+		})
+	}
+}
+
+// The termination message is masked in place, or nothing is left of it.
+func TestMaskMessage(t *testing.T) {
+	r := scanner().Redactor
+	for _, c := range []struct{ name, data, want string }{
+		{"text", "it was " + value, "it was [redacted:K]"},
+		{"JSON", `{"reason": "` + value + `"}`, `{"reason": "[redacted:K]"}`},
+		{"nothing", "it was nothing", "it was nothing"},
+		{"empty", "", ""},
+		{"long", strings.Repeat(value+" ", 100_000) + "end", "[redacted:K] end"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := t.TempDir() + "/message"
+			write(t, path, c.data)
+			before, err := os.Stat(path)
+			require.NoError(t, err)
+			require.NoError(t, outputs.MaskMessage(t.Context(), path, r))
+			require.True(t, strings.HasSuffix(read(t, path), c.want))
+			require.Less(t, len(read(t, path)), 256<<10)
+			require.NotContains(t, read(t, path), value)
+			after, err := os.Stat(path)
+			require.NoError(t, err)
+			require.True(t, os.SameFile(before, after), "it is masked in place")
+		})
+	}
+	t.Run("link", func(t *testing.T) {
+		dir := t.TempDir()
+		write(t, dir+"/elsewhere", value)
+		require.NoError(t, os.Symlink("elsewhere", dir+"/message"))
+		require.ErrorIs(t, outputs.MaskMessage(t.Context(), dir+"/message", r), outputs.ErrRemoved)
+		only(t, dir, "elsewhere")
+		require.Equal(t, value, read(t, dir+"/elsewhere"))
+	})
+	t.Run("none", func(t *testing.T) {
+		require.NoError(t, outputs.MaskMessage(t.Context(), t.TempDir()+"/message", r))
+	})
 }
 
 // A file that grows, or is replaced, while it is being masked is left as it is; so
