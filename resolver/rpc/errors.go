@@ -97,27 +97,27 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		if !ok {
 			hint = c.o.Address + " knows who is calling, and does not let them do this; its operator can"
 		}
-		return secret.WithHint(told(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
+		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.Unauthenticated:
 		hint := c.o.Address + " does not know who is calling: --token-file FILE, or --cert-file FILE, says it"
 		if c.hasToken() || c.o.CertFile != "" {
 			hint = "is the token or certificate one for " + c.o.Address + ", and has it expired?"
 		}
-		return secret.WithHint(told(secret.ErrDenied, message), "%s", hint)
+		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", hint)
 	case codes.ResourceExhausted:
 		if strings.HasPrefix(message, "grpc: received message") { // by our own limit
-			return secret.WithHint(told(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time")
+			return secret.WithHint(withMessage(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time")
 		}
-		return told(secret.ErrUnavailable, message)
+		return withMessage(secret.ErrUnavailable, message)
 	case codes.DeadlineExceeded, codes.Canceled: // by the server itself
-		return told(secret.ErrUnavailable, message)
+		return withMessage(secret.ErrUnavailable, message)
 	case codes.Unavailable:
 		return c.unavailable(message)
 	}
 	if sentinel := secret.KindOfStatus(uint32(code)).Err(); sentinel != nil {
-		return told(sentinel, message)
+		return withMessage(sentinel, message)
 	}
-	return secret.WithHint(told(fmt.Errorf("%w with %s", errFailed, code), message),
+	return secret.WithHint(withMessage(fmt.Errorf("%w with %s", errFailed, code), message),
 		"what answers at %s is not an injectd, or an older one, or has a fault that its log tells", c.o.Address)
 }
 
@@ -150,17 +150,17 @@ func (c *Client) unavailable(message string) error {
 		}
 	}
 	if failed := c.handshake.failed.Load(); failed != nil && strings.Contains(message, (*failed).Error()) {
-		return secret.WithHint(told(fmt.Errorf("%w: TLS with %s", secret.ErrUnavailable, c.o.Address), (*failed).Error()), "%s", c.tlsHint(*failed))
+		return secret.WithHint(withMessage(fmt.Errorf("%w: TLS with %s", secret.ErrUnavailable, c.o.Address), (*failed).Error()), "%s", c.tlsHint(*failed))
 	}
 	if _, alert, ok := strings.Cut(message, alertText); ok { // after a handshake that was ours alone
-		return secret.WithHint(told(fmt.Errorf("%w: %s does not accept our certificate", secret.ErrDenied, c.o.Address), alert),
+		return secret.WithHint(withMessage(fmt.Errorf("%w: %s does not accept our certificate", secret.ErrDenied, c.o.Address), alert),
 			"--cert-file FILE, and --key-file FILE if the key is not in it, name one that the server accepts")
 	}
 	hint := "is an injectd running there, and may this machine connect to it?"
 	if !c.o.TLS && strings.Contains(message, "server preface") {
 		hint = "does the server want TLS? grpcs://" + c.o.Address
 	}
-	return secret.WithHint(told(fmt.Errorf("%w: %s", secret.ErrUnavailable, c.o.Address), message), "%s", hint)
+	return secret.WithHint(withMessage(fmt.Errorf("%w: %s", secret.ErrUnavailable, c.o.Address), message), "%s", hint)
 }
 
 // alertText is what crypto/tls says of an alert of the other side, which has no
@@ -198,23 +198,23 @@ func (c *Client) nonsense(format string, args ...any) error {
 		"what answers there is not an injectd, or an older or newer one")
 }
 
-// told returns err with what the server says about it, if that says more.
-func told(err error, message string) error {
+// withMessage returns err with what the server says about it, if that says more.
+func withMessage(err error, message string) error {
 	message = printable.Text(message, maxMessage)
 	switch {
 	case message == "" || message == err.Error():
 		return err
 	case strings.Contains(message, err.Error()):
-		return &remote{message, err}
+		return &serverError{message, err}
 	}
 	return fmt.Errorf("%w: %s", err, message)
 }
 
-// remote is an error in the server's words.
-type remote struct {
+// serverError is an error in the server's words.
+type serverError struct {
 	text string
 	err  error
 }
 
-func (r *remote) Error() string { return r.text }
-func (r *remote) Unwrap() error { return r.err }
+func (e *serverError) Error() string { return e.text }
+func (e *serverError) Unwrap() error { return e.err }

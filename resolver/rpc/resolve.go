@@ -141,7 +141,7 @@ func failure(ctx context.Context, f *injectv1.Failure) error {
 	if sentinel == nil { // none of the kinds, or one of a newer server's
 		sentinel = errFailed
 	}
-	err := told(sentinel, f.GetMessage())
+	err := withMessage(sentinel, f.GetMessage())
 	if ours := ctx.Err(); ours != nil && errors.Is(err, secret.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", err, ours)
 	}

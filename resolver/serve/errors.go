@@ -15,12 +15,12 @@ import (
 
 const reasonInvalid = "a name, a scope or a value is not one"
 
-// told is a denial that the caller is told in full, with what to do about it: it names
+// shownDenial is a denial that the caller is told in full, with what to do about it: it names
 // nothing but what they have said themselves, and what they are bound to.
-type told struct{ err error }
+type shownDenial struct{ err error }
 
-func (t *told) Error() string { return t.err.Error() }
-func (t *told) Unwrap() error { return t.err }
+func (t *shownDenial) Error() string { return t.err.Error() }
+func (t *shownDenial) Unwrap() error { return t.err }
 
 // An ending is how an operation ended that failed.
 type ending struct {
@@ -76,7 +76,7 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 		text = causes(err)
 	case connect.CodePermissionDenied:
 		text = k.err.Error()
-		if t, ok := errors.AsType[*told](err); ok {
+		if t, ok := errors.AsType[*shownDenial](err); ok {
 			text = t.Error()
 			if hint := secret.Hint(t); hint != "" {
 				text += "; hint: " + hint // where package rpc cuts it

@@ -32,7 +32,7 @@ const requestHeader = "X-Request-Id"
 func (s *Server) identify(next http.Handler) http.Handler {
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &caller{request: newRequest(), client: clientRequest(r), remote: remote(r)}
+		c := &caller{request: newRequest(), client: clientRequest(r), remote: remoteAddress(r)}
 		w.Header().Set(requestHeader, c.request)
 		err := s.admit(r, c)
 		if err != nil {
@@ -141,7 +141,7 @@ func clientRequest(r *http.Request) string {
 	return id
 }
 
-func remote(r *http.Request) string {
+func remoteAddress(r *http.Request) string {
 	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		return addr.String()
 	}

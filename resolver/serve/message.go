@@ -12,9 +12,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// messages are the options by which handlers read what they are sent: as much as a message
+// messageOptions are the options by which handlers read what they are sent: as much as a message
 // may have, and without repeating any of it.
-func messages() connect.HandlerOption {
+func messageOptions() connect.HandlerOption {
 	return connect.WithHandlerOptions(
 		connect.WithReadMaxBytes(maxMessage),
 		connect.WithCompression("gzip", func() connect.Decompressor { return &inflater{} }, func() connect.Compressor { return gzip.NewWriter(io.Discard) }),
@@ -65,8 +65,8 @@ func (jsonCodec) Marshal(message any) ([]byte, error) {
 	return protojson.Marshal(m)
 }
 
-// place is where the library says that a mistake is.
-var place = regexp.MustCompile(`\(line \d+:\d+\)`)
+// jsonPosition is where the library says that a mistake is.
+var jsonPosition = regexp.MustCompile(`\(line \d+:\d+\)`)
 
 // Unmarshal implements [connect.Codec]. Fields that are not known are passed over, as
 // those of a newer client.
@@ -80,7 +80,7 @@ func (jsonCodec) Unmarshal(b []byte, message any) error {
 		return nil
 	}
 	text := "it is not the JSON of a " + string(m.ProtoReflect().Descriptor().FullName())
-	if at := place.FindString(err.Error()); at != "" {
+	if at := jsonPosition.FindString(err.Error()); at != "" {
 		text += " " + at
 	}
 	return errors.New(text)

@@ -20,7 +20,7 @@ import (
 // A message that is too large is not read on, also where it is small on the wire; one that
 // cannot be understood is not repeated, since a value may be in the wrong place.
 func TestMessages(t *testing.T) {
-	path, handler := secretconnect.NewSecretServiceHandler(secretconnect.UnimplementedSecretServiceHandler{}, messages())
+	path, handler := secretconnect.NewSecretServiceHandler(secretconnect.UnimplementedSecretServiceHandler{}, messageOptions())
 	mux := http.NewServeMux()
 	mux.Handle(path, handler)
 	server := httptest.NewTLSServer(mux)

@@ -66,7 +66,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		if !g.caller.grant.MayAny(policy.Resolve, store.Filter{}) {
 			r.Reason = "no task"
 		}
-		return nil, g.decided(ctx, r, denied, &told{err})
+		return nil, g.decided(ctx, r, denied, &shownDenial{err})
 	}
 	r.Scope = auditedScope(scope)
 

@@ -111,7 +111,7 @@ func New(o Options) *Server {
 // nobody who they are.
 func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
-		messages(),
+		messageOptions(),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.intercept)),
 	}
@@ -125,10 +125,10 @@ func (s *Server) Handler() http.Handler {
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
 		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName,
 	}
-	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messages()))
+	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions()))
 	reflector := grpcreflect.NewStaticReflector(names...)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector, messages()))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, messages()))
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, messageOptions()))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions()))
 	return mux
 }
 

@@ -125,9 +125,9 @@ func (f keyFile) current() *keySet                       { return f.file.Current
 func (f keyFile) refresh(context.Context, *keySet) error { return f.file.Err() } // it is kept current anyway
 func (f keyFile) lastErr() error                         { return f.file.Err() }
 
-// A remote is a JWKS at a URL. One goroutine fetches; who needs newer keys asks it to, and
+// A keyURL is a JWKS at a URL. One goroutine fetches; who needs newer keys asks it to, and
 // shares the fetch that is under way.
-type remote struct {
+type keyURL struct {
 	url               *url.URL
 	caFile            string
 	interval, between time.Duration // of fetches that nobody asks for; at least between two
@@ -144,7 +144,7 @@ type remote struct {
 	flight chan struct{} // closed when the fetch that is asked for, or under way, ends; nil without one
 }
 
-func newRemote(ctx context.Context, o JWTOptions) (*remote, error) {
+func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 	u, err := url.Parse(o.Keys)
 	if err != nil {
 		return nil, errors.New("the URL of the keys is not one")
@@ -155,7 +155,7 @@ func newRemote(ctx context.Context, o JWTOptions) (*remote, error) {
 	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !store.Loopback(u.Hostname())):
 		return nil, errors.New("the URL of the keys is not https (or http on loopback): whoever is on the way could replace them")
 	}
-	r := &remote{
+	r := &keyURL{
 		url: u, caFile: o.CAFile, interval: o.Refresh, between: o.Cooldown, log: o.Log.With("keys", u.Host+u.EscapedPath()),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
@@ -167,13 +167,13 @@ func newRemote(ctx context.Context, o JWTOptions) (*remote, error) {
 	return r, nil
 }
 
-func (r *remote) current() *keySet {
+func (r *keyURL) current() *keySet {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.keys
 }
 
-func (r *remote) lastErr() error {
+func (r *keyURL) lastErr() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.err
@@ -181,7 +181,7 @@ func (r *remote) lastErr() error {
 
 // refresh fetches the keys unless that was tried a moment ago: key ids are the callers'
 // to choose, and must not make us fetch more often.
-func (r *remote) refresh(ctx context.Context, seen *keySet) error {
+func (r *keyURL) refresh(ctx context.Context, seen *keySet) error {
 	r.mu.Lock()
 	if r.keys != seen { // a fetch has ended since
 		defer r.mu.Unlock()
@@ -210,7 +210,7 @@ func (r *remote) refresh(ctx context.Context, seen *keySet) error {
 	}
 }
 
-func (r *remote) run(ctx context.Context) {
+func (r *keyURL) run(ctx context.Context) {
 	defer close(r.ended)
 	timer := time.NewTimer(r.interval)
 	defer timer.Stop()
@@ -239,7 +239,7 @@ func (r *remote) run(ctx context.Context) {
 }
 
 // begin notes that a fetch begins; unless always, only if somebody waits for one.
-func (r *remote) begin(always bool) bool {
+func (r *keyURL) begin(always bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.flight == nil {
@@ -254,7 +254,7 @@ func (r *remote) begin(always bool) bool {
 
 // end takes what was fetched, and reports whether it is of use. Nobody else writes keys,
 // body, since and err, so it may read them as they are.
-func (r *remote) end(body []byte, err error) bool {
+func (r *keyURL) end(body []byte, err error) bool {
 	keys, same := r.keys, err == nil && r.keys != nil && bytes.Equal(body, r.body)
 	if err == nil && !same { // else the same warnings again
 		keys, err = parseKeys(body, r.log)
@@ -280,7 +280,7 @@ func (r *remote) end(body []byte, err error) bool {
 
 // roots returns the CAs of the URL, nil for the system's. They are read at each fetch, so
 // that they can be replaced.
-func (r *remote) roots() (*x509.CertPool, error) {
+func (r *keyURL) roots() (*x509.CertPool, error) {
 	if r.caFile == "" {
 		return nil, nil //nolint:nilnil // no pool is the system's, as in tls.Config
 	}
@@ -296,7 +296,7 @@ func (r *remote) roots() (*x509.CertPool, error) {
 }
 
 // fetch returns the body of the URL. The URL is not in the error: it may have a query.
-func (r *remote) fetch(ctx context.Context) ([]byte, error) {
+func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 	roots, err := r.roots()
 	if err != nil {
 		return nil, err

@@ -88,7 +88,7 @@ func NewJWT(ctx context.Context, o JWTOptions) (*JWT, error) {
 	j.who = "jwt of " + j.o.Issuer
 	var err error
 	if strings.Contains(o.Keys, "://") {
-		j.keys, err = newRemote(ctx, j.o)
+		j.keys, err = newKeyURL(ctx, j.o)
 	} else {
 		j.keys, err = newKeyFile(ctx, o.Keys, j.o.Log)
 	}

@@ -69,7 +69,7 @@ func TestRefreshKnowsWhatWasSeen(t *testing.T) {
 		_, _ = w.Write(body)
 	}))
 	defer s.Close()
-	r, err := newRemote(t.Context(), JWTOptions{Keys: s.URL, Refresh: time.Hour, Cooldown: time.Nanosecond, Log: hclog.NewNullLogger()})
+	r, err := newKeyURL(t.Context(), JWTOptions{Keys: s.URL, Refresh: time.Hour, Cooldown: time.Nanosecond, Log: hclog.NewNullLogger()})
 	require.NoError(t, err)
 	require.NoError(t, r.refresh(t.Context(), nil))
 	require.Equal(t, int64(1), fetches.Load())

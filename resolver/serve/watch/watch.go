@@ -81,19 +81,19 @@ func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error)
 	return w, nil
 }
 
-// A look is what tells one state of a file from another.
-type look struct {
+// A snapshot is what tells one state of a file from another.
+type snapshot struct {
 	sum  [sha256.Size]byte
 	mode fs.FileMode
 	err  string // why it cannot be read
 }
 
-func read(path string) (look, []byte, error) {
+func read(path string) (snapshot, []byte, error) {
 	data, mode, err := readFile(path)
 	if err != nil {
-		return look{err: err.Error()}, nil, err
+		return snapshot{err: err.Error()}, nil, err
 	}
-	return look{sum: sha256.Sum256(data), mode: mode}, data, nil
+	return snapshot{sum: sha256.Sum256(data), mode: mode}, data, nil
 }
 
 func readFile(path string) ([]byte, fs.FileMode, error) {
@@ -141,8 +141,8 @@ type keeper[T any] struct {
 	parse  func([]byte) (T, error)
 	log    hclog.Logger
 	events *fsnotify.Watcher // nil where there is none
-	last   look              // what was last taken or refused
-	next   look              // what is to be taken if it stays
+	last   snapshot          // what was last taken or refused
+	next   snapshot          // what is to be taken if it stays
 	deaf   string            // why the folder cannot be listened to, as it was last said
 }
 
@@ -169,7 +169,7 @@ func (k *keeper[T]) run(ctx context.Context) {
 	}
 	every := time.NewTicker(poll)
 	defer every.Stop()
-	// The first look is for what has changed before there were events.
+	// The first check is for what has changed before there were events.
 	soon := time.NewTimer(settled)
 	defer soon.Stop()
 	for {
@@ -188,14 +188,14 @@ func (k *keeper[T]) run(ctx context.Context) {
 			}
 		case <-soon.C:
 		}
-		if k.look() {
+		if k.check() {
 			soon.Reset(settled)
 		}
 	}
 }
 
-// look takes what the file is now, and reports whether it is to be called again soon.
-func (k *keeper[T]) look() (again bool) {
+// check takes what the file is now, and reports whether it is to be called again soon.
+func (k *keeper[T]) check() (again bool) {
 	now, data, err := read(k.path)
 	old := k.state.Load()
 	switch {
