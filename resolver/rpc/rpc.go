@@ -44,26 +44,34 @@ const (
 	maxToken = 16 << 10
 )
 
-// serviceConfig repeats what changes nothing when the server is not there, for
-// about 4 s in all: what a restart takes. A change is never repeated: it may have
-// been made. The times are those before the jitter of a fifth that gRPC adds.
-const serviceConfig = `{"methodConfig": [{
+// retryAfter is the first wait before a call is repeated; the others are three times as long
+// each. Tests shorten it.
+var retryAfter = 100 * time.Millisecond
+
+// serviceConfig repeats calls that change nothing when the server is not there, for about 40
+// times retryAfter in all, which is 4 s: what a restart takes. A change is never repeated,
+// because it may have been made. gRPC varies the waits by a fifth.
+func serviceConfig() string {
+	return fmt.Sprintf(`{"methodConfig": [{
 	"name": [
 		{"service": "inject.v1.ResolveService"},
 		{"service": "flyteidl2.secret.SecretService", "method": "GetSecret"},
 		{"service": "flyteidl2.secret.SecretService", "method": "ListSecrets"}
 	],
 	"retryPolicy": {
-		"maxAttempts": 5, "initialBackoff": "0.1s", "backoffMultiplier": 3, "maxBackoff": "5s",
+		"maxAttempts": 5, "initialBackoff": "%.3fs", "backoffMultiplier": 3, "maxBackoff": "5s",
 		"retryableStatusCodes": ["UNAVAILABLE"]
 	}
-}]}`
+}]}`, retryAfter.Seconds())
+}
 
-// connecting is how often a connection is tried: often enough that one of the
-// repeated calls finds a server that has come back.
-var connecting = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-	MinConnectTimeout: 10 * time.Second,
+// connecting is how often a connection is tried: often enough that one of the repeated
+// calls finds a server that has come back.
+func connecting() grpc.ConnectParams {
+	return grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: retryAfter, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * retryAfter},
+		MinConnectTimeout: 10 * time.Second,
+	}
 }
 
 // Options say where a server is and how it and its client know each other.
@@ -121,13 +129,19 @@ func Open(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.conn, err = grpc.NewClient("dns:///"+o.Address,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(c.handshake),
 		grpc.WithDisableServiceConfig(), // the one in DNS: whoever answers there decides nothing here
-		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithConnectParams(connecting),
+		grpc.WithDefaultServiceConfig(serviceConfig()),
+		grpc.WithConnectParams(connecting()),
 		grpc.WithUnaryInterceptor(c.invoke),
-	)
+	}
+	if !o.TLS {
+		// Go exempts localhost from HTTPS_PROXY, but not LocalHost or localhost. with a dot:
+		// values would leave the machine in the clear.
+		options = append(options, grpc.WithNoProxy())
+	}
+	c.conn, err = grpc.NewClient("dns:///"+o.Address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the address of the server: %w", secret.ErrInvalid, err)
 	}
