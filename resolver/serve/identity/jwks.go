@@ -308,15 +308,15 @@ func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 		return nil, errors.New("no request can be made of the URL")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
-	client := &http.Client{
-		CheckRedirect: sameHost,
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-			DisableKeepAlives:      true, // the next fetch is minutes away
-			MaxResponseHeaderBytes: 64 << 10,
-		},
+	transport := &http.Transport{
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		DisableKeepAlives:      true, // the next fetch is minutes away
+		MaxResponseHeaderBytes: 64 << 10,
 	}
+	if r.url.Scheme == "https" { // http is for loopback, and a proxy could replace the keys
+		transport.Proxy = http.ProxyFromEnvironment
+	}
+	client := &http.Client{CheckRedirect: sameHost, Transport: transport}
 	response, err := client.Do(request)
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {

@@ -216,6 +216,15 @@ func TestJWKSServer(t *testing.T) {
 	require.NoError(t, j.Err())
 }
 
+// A loopback URL is fetched directly, even under a name that Go would give to a proxy.
+func TestJWKSServerWithoutProxy(t *testing.T) {
+	key := ecOf(t, elliptic.P256())
+	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), nil)))
+	j := newJWT(t, strings.Replace(s.URL, "127.0.0.1", "LocalHost", 1), nil)
+	require.NoError(t, j.Err())
+	accepts(t, j, signedBy(t, key, ""))
+}
+
 // The keys are fetched without anybody asking, too, and soon again when that has failed.
 func TestJWKSServerInBackground(t *testing.T) {
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
