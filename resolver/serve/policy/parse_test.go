@@ -248,11 +248,12 @@ func TestParseIsBounded(t *testing.T) {
 		require.ErrorIs(t, err, secret.ErrInvalid)
 	}
 
-	text := "version: 1\nrules:\n"
+	b.Reset()
+	b.WriteString("version: 1\nrules:\n")
 	for i := range 10000 {
-		text += fmt.Sprintf("- {name: %d x, identity: {token: t%d}, list: [{project: p}]}\n", i, i)
+		fmt.Fprintf(&b, "- {name: %d x, identity: {token: t%d}, list: [{project: p}]}\n", i, i)
 	}
-	p, err := policy.Parse([]byte(text))
+	p, err := policy.Parse([]byte(b.String()))
 	require.NoError(t, err)
 	require.Equal(t, "9999 x", p.For(subject{"token": {"t9999"}}).Rule())
 }
