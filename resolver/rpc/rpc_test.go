@@ -402,6 +402,7 @@ func TestRenewal(t *testing.T) {
 // A server that restarts is waited for, if the call can be made again. A change
 // is made once.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	s := memory()
 	a, config := config(t)
 	address := s.start(t, "127.0.0.1:0", config)
@@ -452,6 +453,7 @@ func TestRestart(t *testing.T) {
 
 // Nobody is there: that is told in some seconds, and sooner if there is no time.
 func TestNobody(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := l.Addr().String()

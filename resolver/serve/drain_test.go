@@ -59,6 +59,7 @@ func replace(t *testing.T, from, to string) {
 // New connections get the new certificate, once its key is there, too, and those that
 // there are go on.
 func TestCertificatesReload(t *testing.T) {
+	t.Parallel()
 	r := start(t, matrixPolicy, nil)
 	platform := "spiffe://example.org/platform/p"
 	cert := certOf(r.Authority, "platform", platform)
@@ -114,6 +115,7 @@ func TestCertificatesReload(t *testing.T) {
 // A policy that is edited is in force with the next request; one with a mistake, or gone,
 // is not, and the log and the file's state say so.
 func TestPolicyReload(t *testing.T) {
+	t.Parallel()
 	r := start(t, matrixPolicy, nil)
 	client := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
 	allowed := func() bool { return r.ask(client, secrets+"ListSecrets", `{}`).status == http.StatusOK }

@@ -325,6 +325,7 @@ func drip(conn net.Conn, text string) string {
 // Who is slow is cut off, while others are served; who says nothing after a handshake, or
 // before it, too.
 func TestHostileSlow(t *testing.T) {
+	t.Parallel()
 	r := setup{policy: matrixPolicy, limits: transport.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
 	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	head := "POST /" + secrets + "ListSecrets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -68,6 +68,7 @@ func signedBy(t *testing.T, key *ecdsa.PrivateKey, kid string) identity.Credenti
 }
 
 func TestJWKSFile(t *testing.T) {
+	t.Parallel()
 	log, out := harness.Logger()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	oldKey, youngKey := jwkOf(t, old.Public(), object{"kid": "old"}), jwkOf(t, young.Public(), object{"kid": "young"})
@@ -106,6 +107,7 @@ func TestJWKSFile(t *testing.T) {
 
 // As kubelet does it: the file is a link through ..data, which is replaced.
 func TestJWKSFileOfKubelet(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	publish := func(version string, key *ecdsa.PrivateKey) {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, version), 0o700))
@@ -171,6 +173,7 @@ func TestJWKSKeys(t *testing.T) {
 }
 
 func TestJWKSServer(t *testing.T) {
+	t.Parallel()
 	log, out := harness.Logger()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	oldKey, youngKey := jwkOf(t, old.Public(), object{"kid": "old"}), jwkOf(t, young.Public(), object{"kid": "young"})
@@ -227,6 +230,7 @@ func TestJWKSServerWithoutProxy(t *testing.T) {
 
 // The keys are fetched without anybody asking, too, and soon again when that has failed.
 func TestJWKSServerInBackground(t *testing.T) {
+	t.Parallel()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, old.Public(), nil)))
 	s.does(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
@@ -246,6 +250,7 @@ func TestJWKSServerInBackground(t *testing.T) {
 
 // Whoever makes key ids up does not make us fetch more often.
 func TestJWKSServerFlood(t *testing.T) {
+	t.Parallel()
 	key := ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), object{"kid": "k"})))
 	const cooldown = 200 * time.Millisecond
@@ -285,6 +290,7 @@ func TestJWKSServerFlood(t *testing.T) {
 
 // All that wait share the fetch that is under way.
 func TestJWKSServerSingleFlight(t *testing.T) {
+	t.Parallel()
 	key := ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), object{"kid": "k"})))
 	j := newJWT(t, s.URL, func(o *identity.JWTOptions) { o.Cooldown = time.Nanosecond })

@@ -30,6 +30,7 @@ func write(t *testing.T, path, text string) {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	log, out := harness.Logger()
 	path := filepath.Join(t.TempDir(), "tokens")
 	alice, aliceLine := newToken(t, "alice@example.com")
