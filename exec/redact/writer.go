@@ -186,7 +186,6 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 // ended must be longer, up to maxNeed.
 const (
 	nearBy  = 24 // bytes from the end of a walk: the filter ruled out nothing
-	farAway = 48 // it ruled out a lot
 	maxNeed = 4096
 )
 
@@ -196,10 +195,9 @@ func (w *Writer) search(text []byte, from int) {
 	for i < len(text) {
 		if s.node == 0 {
 			next := w.a.filter.next(text, i)
-			switch skipped := next - i; {
-			case skipped < nearBy:
+			if next-i < nearBy {
 				w.need = min(2*w.need+8, maxNeed)
-			case skipped >= farAway:
+			} else {
 				w.need = 0
 			}
 			i = next
