@@ -148,13 +148,29 @@ func noLeak(ts *testscript.TestScript, files []string) {
 // other end.
 func onTerminal(t *testing.T, home string, args ...string) (*exec.Cmd, *os.File) {
 	t.Helper()
-	cmd := exec.Command(binary, args...)
-	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH")}
-	tty, err := pty.Start(cmd)
+	cmd := command(home, args...)
+	return cmd, startOnTerminal(t, cmd, nil)
+}
+
+// startOnTerminal starts cmd on a terminal of its own, of the default size if size is nil,
+// and returns the terminal's other end.
+//
+// Like the shell of a person, the test keeps the terminal open until its end. If inject
+// were the last process to close it, Linux (6.18 at least) could report EIO to the test
+// before the last bytes that inject wrote, and only a second read would return them.
+func startOnTerminal(t *testing.T, cmd *exec.Cmd, size *pty.Winsize) *os.File {
+	t.Helper()
+	tty, terminal, err := pty.Open()
 	require.NoError(t, err)
+	if size != nil {
+		require.NoError(t, pty.Setsize(tty, size))
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	require.NoError(t, cmd.Start())
 	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { timer.Stop(); _ = tty.Close() })
-	return cmd, tty
+	t.Cleanup(func() { timer.Stop(); _ = terminal.Close(); _ = tty.Close() })
+	return tty
 }
 
 // readUntil reads from the terminal until text has come.
@@ -250,13 +266,16 @@ func TestTerminal(t *testing.T) {
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 5, cmd.ProcessState.ExitCode())
 
-	cmd, tty = onTerminal(t, home, "--", "sh", "-c", binary+" --secret K -- sh -c 'echo ready; sleep 20'; echo NEXT")
+	cmd = command(home, "--", "sh", "-c", binary+" --secret K -- sh -c 'echo ready; sleep 20'; echo NEXT")
+	tty, err = pty.Start(cmd) // nothing else has the terminal open, so that reading it ends
+	require.NoError(t, err)
+	defer tty.Close() //nolint:errcheck // only read
 	readUntil(t, tty, "ready")
 	_, err = tty.WriteString("\x03")
 	require.NoError(t, err)
-	rest, _ := io.ReadAll(tty) // until the terminal is closed: EIO
-	require.NotContains(t, string(rest), "NEXT")
 	require.Error(t, cmd.Wait())
+	rest, _ := io.ReadAll(tty) // until EIO
+	require.NotContains(t, string(rest), "NEXT")
 }
 
 // On a terminal a prompt is seen whole, though its end may begin a value; that
@@ -435,10 +454,7 @@ func TestProgress(t *testing.T) {
 	require.NoError(t, os.WriteFile(dir+"/file", bytes.Repeat([]byte("x"), 3000), 0o600))
 	require.NoError(t, unix.Mkfifo(dir+"/fifo", 0o600))
 	cmd := command(dir, "redact", "--mask", "visible-text", "--check", dir+"/file", dir+"/fifo")
-	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 20, Cols: 50})
-	require.NoError(t, err)
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { timer.Stop(); _ = tty.Close() })
+	tty := startOnTerminal(t, cmd, &pty.Winsize{Rows: 20, Cols: 50})
 	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // it is being read
 	require.NoError(t, err)
 	time.Sleep(700 * time.Millisecond)
