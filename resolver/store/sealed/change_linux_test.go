@@ -17,6 +17,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/page"
 	"inject/resolver/store/storetest"
 )
 
@@ -222,7 +223,7 @@ func TestSearchLeaf(t *testing.T) {
 func TestSnapshotHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	_, s := newStore(t, 10)
-	require.NoError(t, s.snapshot(func(old *tx, m meta, _ []byte) error {
+	require.NoError(t, s.snapshot(func(old *tx, m page.Meta, _ []byte) error {
 		for i := range 5 {
 			require.NoError(t, s.Import(t.Context(), someSecrets(t, 10+500*i, 500)))
 			_, _, err := s.Get(t.Context(), benchRef(10+500*i))
@@ -230,7 +231,7 @@ func TestSnapshotHoldsNobodyUp(t *testing.T) {
 		}
 		now, _, err := s.readHead()
 		require.NoError(t, err)
-		require.Greater(t, now.pages, 5*m.pages)
+		require.Greater(t, now.Pages, 5*m.Pages)
 		_, err = old.find(benchRef(10))
 		require.ErrorIs(t, err, secret.ErrNotFound, "it is as it was")
 		e, err := old.find(benchRef(9))

@@ -12,19 +12,20 @@ import (
 
 	"inject/internal/durable"
 	"inject/resolver/secret"
+	"inject/resolver/store/sealed/page"
 )
 
 // snapshot runs fn as view does, with the meta page of its transaction and, in head,
 // both meta pages as they are in the file. They must be whole, and are looked at while
 // nobody writes one. fn may take its time: others write and read meanwhile.
-func (f *openFile) snapshot(fn func(t *tx, m meta, head []byte) error) error {
+func (f *openFile) snapshot(fn func(t *tx, m page.Meta, head []byte) error) error {
 	f.writing.Lock()
 	begun := sync.OnceFunc(f.writing.Unlock)
 	defer begun()
 	return f.view(func(t *tx) error {
 		m, head, err := f.readHead()
 		begun()
-		if err == nil && m.txid != t.id {
+		if err == nil && m.TxID != t.id {
 			err = damaged("its meta pages are not those that were written last")
 		}
 		if err != nil {
@@ -35,16 +36,16 @@ func (f *openFile) snapshot(fn func(t *tx, m meta, head []byte) error) error {
 }
 
 // readHead returns the current meta page, and both as they are in the file.
-func (f *openFile) readHead() (m meta, head []byte, err error) {
+func (f *openFile) readHead() (m page.Meta, head []byte, err error) {
 	info, err := f.file.Stat()
 	if err != nil {
-		return meta{}, nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+		return page.Meta{}, nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
-	head = make([]byte, 2*f.meta.pageSize)
+	head = make([]byte, 2*f.meta.PageSize)
 	if _, err := f.file.ReadAt(head, 0); err != nil {
-		return meta{}, nil, damaged("the file is cut short")
+		return page.Meta{}, nil, damaged("the file is cut short")
 	}
-	m, err = checkMetas(bytes.NewReader(head), info.Size())
+	m, err = page.ReadMetas(bytes.NewReader(head), info.Size())
 	return m, head, err
 }
 
@@ -54,8 +55,8 @@ const chunk = 1 << 20
 // copyTo copies what the file holds now to the new file to. Free pages, which may
 // hold what was deleted, are not copied.
 func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
-	return f.snapshot(func(_ *tx, m meta, head []byte) error {
-		s, err := surveyPages(ctx, f.file, m)
+	return f.snapshot(func(_ *tx, m page.Meta, head []byte) error {
+		used, err := page.Survey(ctx, f.file, m, bucketName, func([]byte) {})
 		if err != nil {
 			return err
 		}
@@ -63,14 +64,14 @@ func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
 			return err
 		}
 		buf := make([]byte, chunk)
-		pages := uint64(chunk / m.pageSize) //nolint:gosec // a power of two of at most 64 KiB
-		for id := uint64(2); id < m.pages; {
-			end := s.used.end(id, min(m.pages, id+pages))
-			if s.used.has(id) {
+		pages := uint64(chunk / m.PageSize) //nolint:gosec // a power of two of at most 64 KiB
+		for id := uint64(2); id < m.Pages; {
+			end := used.End(id, min(m.Pages, id+pages))
+			if used.Has(id) {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				at, b := int64(id)*m.pageSize, buf[:int64(end-id)*m.pageSize] //nolint:gosec // inside the file
+				at, b := int64(id)*m.PageSize, buf[:int64(end-id)*m.PageSize] //nolint:gosec // inside the file
 				if _, err := f.file.ReadAt(b, at); err != nil {
 					return damaged("the file is cut short")
 				}
@@ -80,7 +81,7 @@ func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
 			}
 			id = end
 		}
-		return to.Truncate(int64(m.pages) * m.pageSize) //nolint:gosec // inside the file
+		return to.Truncate(int64(m.Pages) * m.PageSize) //nolint:gosec // inside the file
 	})
 }
 
@@ -91,16 +92,16 @@ func (f *openFile) wipeFree() error {
 	if err != nil {
 		return err
 	}
-	s, err := surveyPages(context.Background(), f.file, m)
+	used, err := page.Survey(context.Background(), f.file, m, bucketName, func([]byte) {})
 	if err != nil {
 		return err
 	}
 	zeros := make([]byte, chunk)
-	pages := uint64(chunk / m.pageSize) //nolint:gosec // as in copyTo
-	for id := uint64(2); id < m.pages; {
-		end := s.used.end(id, min(m.pages, id+pages))
-		if !s.used.has(id) {
-			if _, err := f.file.WriteAt(zeros[:int64(end-id)*m.pageSize], int64(id)*m.pageSize); err != nil { //nolint:gosec // inside the file
+	pages := uint64(chunk / m.PageSize) //nolint:gosec // as in copyTo
+	for id := uint64(2); id < m.Pages; {
+		end := used.End(id, min(m.Pages, id+pages))
+		if !used.Has(id) {
+			if _, err := f.file.WriteAt(zeros[:int64(end-id)*m.PageSize], int64(id)*m.PageSize); err != nil { //nolint:gosec // inside the file
 				return err
 			}
 		}

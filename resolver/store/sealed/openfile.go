@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/resolver/secret"
+	"inject/resolver/store/sealed/page"
 )
 
 // format is the version of the layout that the package comment describes.
@@ -39,7 +40,7 @@ const (
 // openFile is the part of a Store that there is once the file exists.
 type openFile struct {
 	file *os.File
-	meta meta      // when the file was opened
+	meta page.Meta // when the file was opened
 	db   *bbolt.DB // nil if it was opened for reading: looking a key up takes no more than pages.go
 	keys keys
 	// writing is held while a transaction is written, and by who must not meet one.
@@ -63,7 +64,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
-	if f.meta, err = checkMetas(f.file, info.Size()); err != nil {
+	if f.meta, err = page.ReadMetas(f.file, info.Size()); err != nil {
 		return nil, err
 	}
 	if o.Write {
@@ -141,7 +142,7 @@ func (f *openFile) guard(fn func() error) (err error) {
 // where it has the file, keeps the transaction's pages from being used again.
 func (f *openFile) view(fn func(*tx) error) error {
 	if f.db == nil {
-		t, err := f.begin(f.meta.txid, f.meta.root, f.meta.txid)
+		t, err := f.begin(f.meta.TxID, f.meta.Root, f.meta.TxID)
 		if err != nil {
 			return err
 		}
@@ -217,7 +218,7 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 // lastBefore reports whether the last transaction that counts is known to be one before id.
 func (f *openFile) lastBefore(id uint64) bool {
 	m, _, err := f.readHead()
-	return err == nil && m.txid < id
+	return err == nil && m.TxID < id
 }
 
 // syncMeta writes the current meta page once more. After a sync that failed the kernel
@@ -229,8 +230,8 @@ func (f *openFile) syncMeta() error {
 	if err != nil {
 		return err
 	}
-	at := int64(m.txid%2) * m.pageSize
-	if _, err := f.file.WriteAt(head[at:at+m.pageSize], at); err != nil {
+	at := int64(m.TxID%2) * m.PageSize
+	if _, err := f.file.WriteAt(head[at:at+m.PageSize], at); err != nil {
 		return err
 	}
 	if err := f.file.Sync(); err != nil {

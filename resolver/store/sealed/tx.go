@@ -2,6 +2,8 @@ package sealed
 
 import (
 	"go.etcd.io/bbolt"
+
+	"inject/resolver/store/sealed/page"
 )
 
 // tx is one transaction of the file.
@@ -22,7 +24,7 @@ type tx struct {
 func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 	t = &tx{openFile: f, id: id}
 	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
-	t.root, err = bucketRoot(f.file, f.meta.pageSize, root, &t.buf)
+	t.root, err = page.BucketRoot(f.file, f.meta.PageSize, root, bucketName, &t.buf)
 	return t, err
 }
 
@@ -47,7 +49,7 @@ func (t *tx) walk(key []byte) error {
 	if t.walked[string(key)] {
 		return nil
 	}
-	if _, _, err := lookup(t.file, t.meta.pageSize, t.root, key, &t.buf); err != nil {
+	if _, _, err := page.Lookup(t.file, t.meta.PageSize, t.root, key, &t.buf); err != nil {
 		return err
 	}
 	t.walked[string(key)] = true
@@ -58,7 +60,7 @@ func (t *tx) walk(key []byte) error {
 // get, put or remove, and while the transaction lasts.
 func (t *tx) get(key []byte) (v []byte, err error) {
 	if t.bucket == nil {
-		v, _, err = lookup(t.file, t.meta.pageSize, t.root, key, &t.buf)
+		v, _, err = page.Lookup(t.file, t.meta.PageSize, t.root, key, &t.buf)
 	} else if err = t.walk(key); err == nil {
 		v = t.bucket.Get(key) // with what this transaction has changed
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"inject/resolver/secret"
+	"inject/resolver/store/sealed/page"
 )
 
 // maxDamage is how many kinds of damage Verify tells one by one.
@@ -38,9 +39,17 @@ func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 
 // verify is Verify of the open file. No Rewrap may be under way.
 func (s *Store) verify(ctx context.Context) (secrets int, err error) {
-	err = s.snapshot(func(t *tx, m meta, _ []byte) error {
+	err = s.snapshot(func(t *tx, m page.Meta, _ []byte) error {
 		v := verification{tx: t}
-		pages, err := surveyPages(ctx, t.file, m)
+		nodes, records := 0, 0
+		_, err := page.Survey(ctx, t.file, m, bucketName, func(key []byte) {
+			switch key[0] {
+			case nodePrefix:
+				nodes++
+			case recordPrefix:
+				records++
+			}
+		})
 		if v.note(err) {
 			return err
 		}
@@ -52,8 +61,8 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		switch {
 		case err != nil:
 			return err
-		case v.damage == 0 && (v.nodes != pages.nodes || v.secrets != pages.known):
-			v.note(damaged("there are %d nodes and %d records that the index does not know", pages.nodes-v.nodes, pages.known-v.secrets))
+		case v.damage == 0 && (v.nodes != nodes || v.secrets != records):
+			v.note(damaged("there are %d nodes and %d records that the index does not know", nodes-v.nodes, records-v.secrets))
 		}
 		return v.err()
 	})

@@ -16,6 +16,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/page"
 	"inject/resolver/store/storetest"
 )
 
@@ -70,20 +71,22 @@ func tamper(t *testing.T, path string, change func(b []byte)) {
 	require.Positive(t, changed)
 }
 
-// placeOf returns where in the file what is stored under key begins.
-func placeOf(t *testing.T, s *Store, key []byte) (place int64) {
+// heldUnder returns what is stored under key.
+func heldUnder(t *testing.T, s *Store, key []byte) (held []byte) {
 	t.Helper()
-	require.NoError(t, s.snapshot(func(tx *tx, m meta, _ []byte) error {
-		pages := survey{f: tx.file, m: m, used: newPageSet(m.pages)}
-		return pages.tree(t.Context(), tx.root, nil, nil, 0, func(p page, k []byte, _ uint32, at, _ int64) error {
-			if bytes.Equal(k, key) {
-				place = p.at + at
-			}
-			return nil
-		})
+	require.NoError(t, s.view(func(tx *tx) error {
+		v, err := tx.get(key)
+		held = bytes.Clone(v)
+		return err
 	}))
-	require.Positive(t, place)
-	return place
+	return held
+}
+
+// spoil changes the byte at of what is held, wherever the file b has it: bbolt leaves old copies.
+func spoil(b, held []byte, at int) {
+	for i := bytes.Index(b, held); i >= 0; i = bytes.Index(b, held) {
+		b[i+at] ^= 1
+	}
 }
 
 func TestVerify(t *testing.T) {
@@ -126,14 +129,13 @@ func TestVerifyNames(t *testing.T) {
 			require.NoError(t, err)
 		}
 		record := func(i int) []byte { return recordKey(s.keys.nameOf(benchRef(i))) }
-		places := make([]int64, secrets)
-		for i := range places {
-			places[i] = placeOf(t, s, record(i))
+		records := make([][]byte, secrets)
+		for i := range records {
+			records[i] = heldUnder(t, s, record(i))
 		}
 		tamper(t, o.Path, func(b []byte) {
-			b[places[3]+100] ^= 1 // in the info
-			at := places[4]
-			b[at+2+int64(binary.BigEndian.Uint16(b[at:]))+30] ^= 1 // in the value
+			spoil(b, records[3], 100)                                           // in the info
+			spoil(b, records[4], 2+int(binary.BigEndian.Uint16(records[4]))+30) // in the value
 		})
 		n, err := s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
@@ -145,8 +147,8 @@ func TestVerifyNames(t *testing.T) {
 
 		// A node takes the secrets below it along.
 		prefix := record(5)[1:2]
-		node := placeOf(t, s, nodeKey(prefix))
-		tamper(t, o.Path, func(b []byte) { b[node+30] ^= 1 })
+		node := heldUnder(t, s, nodeKey(prefix))
+		tamper(t, o.Path, func(b []byte) { spoil(b, node, 30) })
 		n, err = s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
 		require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
@@ -154,8 +156,8 @@ func TestVerifyNames(t *testing.T) {
 
 		// However much it is, the error stays short.
 		tamper(t, o.Path, func(b []byte) {
-			for _, at := range places {
-				b[at+50] ^= 1
+			for _, r := range records {
+				spoil(b, r, 50)
 			}
 		})
 		n, err = s.Verify(t.Context())
@@ -165,29 +167,37 @@ func TestVerifyNames(t *testing.T) {
 	}
 }
 
+// As in bbolt's format, which package page reads.
+const (
+	headerSize  = 16 // of a page
+	elementSize = 16 // of a page, each
+)
+
+var native = binary.NativeEndian
+
 // What no read meets, and a write would build on.
 func TestVerifyFile(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		spoil func(b []byte, m meta)
+		spoil func(b []byte, m page.Meta)
 		text  string
 	}{
-		"a meta page": {func(b []byte, m meta) { b[int64(1-m.txid%2)*m.pageSize+pageHeaderSize+60] ^= 1 }, "is not whole"},
-		"a page in use is free": {func(b []byte, m meta) {
-			free := b[int64(m.freelist)*m.pageSize:]
-			native.PutUint64(free[pageHeaderSize:], m.root)
+		"a meta page": {func(b []byte, m page.Meta) { b[int64(1-m.TxID%2)*m.PageSize+headerSize+60] ^= 1 }, "is not whole"},
+		"a page in use is free": {func(b []byte, m page.Meta) {
+			free := b[int64(m.Freelist)*m.PageSize:]
+			native.PutUint64(free[headerSize:], m.Root)
 		}, "not as free"},
-		"no list of free pages": {func(b []byte, m meta) { b[int64(m.freelist)*m.pageSize+8] ^= 1 }, "of a wrong kind"},
-		"more free pages":       {func(b []byte, m meta) { b[int64(m.freelist)*m.pageSize+11] = 0xfe }, "malformed"},
-		"an endless list": {func(b []byte, m meta) {
-			free := b[int64(m.freelist)*m.pageSize:]
+		"no list of free pages": {func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+8] ^= 1 }, "of a wrong kind"},
+		"more free pages":       {func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+11] = 0xfe }, "malformed"},
+		"an endless list": {func(b []byte, m page.Meta) {
+			free := b[int64(m.Freelist)*m.PageSize:]
 			native.PutUint16(free[10:], 0xffff)
-			native.PutUint64(free[pageHeaderSize:], 1<<60)
+			native.PutUint64(free[headerSize:], 1<<60)
 		}, "not as free"},
-		"no bucket": {func(b []byte, m meta) { b[int64(m.root)*m.pageSize+pageHeaderSize] ^= bucketFlag }, "bucket is missing"},
-		"something beside a bucket": {func(b []byte, m meta) {
-			root := b[int64(m.root)*m.pageSize:][:m.pageSize]
-			first, second := root[pageHeaderSize:], root[pageHeaderSize+elementSize:]
+		"no bucket": {func(b []byte, m page.Meta) { b[int64(m.Root)*m.PageSize+headerSize] ^= 1 }, "bucket is missing"},
+		"something beside a bucket": {func(b []byte, m page.Meta) {
+			root := b[int64(m.Root)*m.PageSize:][:m.PageSize]
+			first, second := root[headerSize:], root[headerSize+elementSize:]
 			held := bytes.Clone(first[native.Uint32(first[4:]):][:native.Uint32(first[8:])+native.Uint32(first[12:])])
 			copy(first[200:], held)
 			native.PutUint32(first[4:], 200)

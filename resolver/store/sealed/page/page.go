@@ -1,4 +1,8 @@
-package sealed
+// Package page reads the pages of a bbolt file and trusts none of them: whatever is in the file, a
+// read ends, with what was looked for, with its absence or with [secret.ErrCorrupt]. bbolt itself
+// maps the file and recurses over its pages, which a damaged file turns into a fault or a stack
+// that is used up.
+package page
 
 import (
 	"bytes"
@@ -29,41 +33,41 @@ const (
 
 var native = binary.NativeEndian
 
-// meta is what a meta page says.
-type meta struct {
-	pageSize int64
-	root     uint64 // the page of the bucket of buckets
-	freelist uint64 // the page that tells which are free
-	pages    uint64 // the file's length in pages, at least
-	txid     uint64
+// Meta is what a meta page says.
+type Meta struct {
+	PageSize int64
+	Root     uint64 // the page of the bucket of buckets
+	Freelist uint64 // the page that tells which are free
+	Pages    uint64 // the file's length in pages, at least
+	TxID     uint64
 }
 
-// checkMetas returns the current meta page when both meta pages of the file of that size are whole,
+// ReadMetas returns the current meta page when both meta pages of the file of that size are whole,
 // belong to successive transactions, and the file is as long as they need.
-func checkMetas(f io.ReaderAt, size int64) (meta, error) {
+func ReadMetas(f io.ReaderAt, size int64) (Meta, error) {
 	first, err := readMeta(f, 0)
 	if err != nil {
 		// The only place that knows the page size is gone; try the usual one to tell
 		// a damaged store from a file that never was one.
 		if _, err2 := readMeta(f, 4096); err2 != nil && size > 0 && !hasMagic(f, 0) && !hasMagic(f, 4096) {
-			return meta{}, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid), "give --store the path of a file that inject made, or of one that does not exist yet")
+			return Meta{}, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid), "give --store the path of a file that inject made, or of one that does not exist yet")
 		}
-		return meta{}, err
+		return Meta{}, err
 	}
-	second, err := readMeta(f, first.pageSize)
+	second, err := readMeta(f, first.PageSize)
 	if err != nil {
-		return meta{}, err
+		return Meta{}, err
 	}
-	last := max(first.txid, second.txid)
-	if min(first.txid, second.txid)+1 != last || first.pageSize != second.pageSize {
-		return meta{}, damaged("the two meta pages do not belong together")
+	last := max(first.TxID, second.TxID)
+	if min(first.TxID, second.TxID)+1 != last || first.PageSize != second.PageSize {
+		return Meta{}, damaged("the two meta pages do not belong together")
 	}
 	current := first
-	if second.txid == last {
+	if second.TxID == last {
 		current = second
 	}
-	if current.pages > uint64(size/current.pageSize) { //nolint:gosec // neither is negative
-		return meta{}, damaged("the file is cut short: %d pages of %d", size/current.pageSize, current.pages)
+	if current.Pages > uint64(size/current.PageSize) { //nolint:gosec // neither is negative
+		return Meta{}, damaged("the file is cut short: %d pages of %d", size/current.PageSize, current.Pages)
 	}
 	return current, nil
 }
@@ -74,19 +78,19 @@ func hasMagic(f io.ReaderAt, at int64) bool {
 	return err == nil && native.Uint32(b[:]) == boltMagic
 }
 
-func readMeta(f io.ReaderAt, at int64) (meta, error) {
+func readMeta(f io.ReaderAt, at int64) (Meta, error) {
 	var b [metaSize]byte
 	if _, err := f.ReadAt(b[:], at+pageHeaderSize); err != nil {
-		return meta{}, damaged("no meta page at byte %d", at)
+		return Meta{}, damaged("no meta page at byte %d", at)
 	}
 	sum := fnv.New64a()
 	_, _ = sum.Write(b[:metaSize-8])
 	if native.Uint32(b[:]) != boltMagic || native.Uint32(b[4:]) != boltVersion || native.Uint64(b[metaSize-8:]) != sum.Sum64() {
-		return meta{}, damaged("the meta page at byte %d is not whole", at)
+		return Meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
-	m := meta{pageSize: int64(native.Uint32(b[8:])), root: native.Uint64(b[16:]), freelist: native.Uint64(b[32:]), pages: native.Uint64(b[40:]), txid: native.Uint64(b[48:])}
-	if m.pageSize < 512 || m.pageSize > 1<<16 || m.pageSize&(m.pageSize-1) != 0 {
-		return meta{}, damaged("the meta page at byte %d is not whole", at)
+	m := Meta{PageSize: int64(native.Uint32(b[8:])), Root: native.Uint64(b[16:]), Freelist: native.Uint64(b[32:]), Pages: native.Uint64(b[40:]), TxID: native.Uint64(b[48:])}
+	if m.PageSize < 512 || m.PageSize > 1<<16 || m.PageSize&(m.PageSize-1) != 0 {
+		return Meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
 	return m, nil
 }
@@ -171,10 +175,10 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 	return i, exact, err
 }
 
-// lookup returns the value of key, and its element's flags, in the tree of pages
+// Lookup returns the value of key, and its element's flags, in the tree of pages
 // below root; nil if there is none. It takes the way that bbolt takes, but trusts
 // nothing on it. The value is valid until buf is used again.
-func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte) (value []byte, flags uint32, err error) {
+func Lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
 		p, err := readPage(f, pageSize, id, buf)
@@ -209,9 +213,9 @@ func lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte)
 	return nil, 0, damaged("the pages lead nowhere")
 }
 
-// bucketRoot returns the root page of our bucket.
-func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, buf *[]byte) (uint64, error) {
-	v, flags, err := lookup(f, pageSize, root, bucketName, buf)
+// BucketRoot returns the root page of the bucket name, where root is that of the bucket of buckets.
+func BucketRoot(f io.ReaderAt, pageSize int64, root uint64, name []byte, buf *[]byte) (uint64, error) {
+	v, flags, err := Lookup(f, pageSize, root, name, buf)
 	if err != nil {
 		return 0, err
 	}
@@ -219,4 +223,9 @@ func bucketRoot(f io.ReaderAt, pageSize int64, root uint64, buf *[]byte) (uint64
 		return 0, damaged("its bucket is missing")
 	}
 	return native.Uint64(v), nil
+}
+
+// damaged returns an error that wraps [secret.ErrCorrupt].
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{secret.ErrCorrupt}, args...)...)
 }

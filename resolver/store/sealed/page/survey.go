@@ -1,4 +1,4 @@
-package sealed
+package page
 
 import (
 	"bufio"
@@ -8,15 +8,20 @@ import (
 	"io"
 )
 
-// pageSet is a set of a file's pages.
-type pageSet []uint64
+// Set is a set of a file's pages.
+type Set []uint64
 
-func newPageSet(pages uint64) pageSet { return make(pageSet, pages/64+1) }
-func (s pageSet) has(id uint64) bool  { return s[id/64]&(1<<(id%64)) != 0 }
-func (s pageSet) add(id uint64)       { s[id/64] |= 1 << (id % 64) }
-func (s pageSet) end(id, limit uint64) uint64 {
-	in := s.has(id)
-	for id < limit && s.has(id) == in {
+func newSet(pages uint64) Set { return make(Set, pages/64+1) }
+
+// Has reports whether the page id is in s.
+func (s Set) Has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
+
+func (s Set) add(id uint64) { s[id/64] |= 1 << (id % 64) }
+
+// End returns the first page after id that is not as id is, in s or not in s, limit at most.
+func (s Set) End(id, limit uint64) uint64 {
+	in := s.Has(id)
+	for id < limit && s.Has(id) == in {
 		id++
 	}
 	return id
@@ -24,25 +29,24 @@ func (s pageSet) end(id, limit uint64) uint64 {
 
 // survey is all pages of a transaction, looked at once.
 type survey struct {
-	f     io.ReaderAt
-	m     meta
-	used  pageSet // with the two meta pages
-	nodes int     // keys of the index's nodes
-	known int     // keys of records
+	f    io.ReaderAt
+	m    Meta
+	used Set // with the two meta pages
 }
 
-// surveyPages reads every page that the transaction of the meta page m needs, and
+// Survey reads every page that the transaction of the meta page m needs, and
 // returns which they are. What bbolt builds on must hold for all of them: each is in
-// one place only and not in the list of free pages, and the keys are in order. It
+// one place only and not in the list of free pages, and the keys are in order. There is
+// one bucket, called name, and each is called with every key in it. It
 // needs memory for a bit per page.
-func surveyPages(ctx context.Context, f io.ReaderAt, m meta) (*survey, error) {
-	s := &survey{f: f, m: m, used: newPageSet(m.pages)}
+func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(key []byte)) (used Set, err error) {
+	s := &survey{f: f, m: m, used: newSet(m.Pages)}
 	s.used.add(0)
 	s.used.add(1)
 	ours := uint64(0)
-	err := s.tree(ctx, m.root, nil, nil, 0, func(p page, key []byte, flags uint32, at, n int64) error {
+	err = s.tree(ctx, m.Root, nil, nil, 0, func(p page, key []byte, flags uint32, at, n int64) error {
 		v, err := p.bytes(at, n)
-		if err == nil && (ours != 0 || flags&bucketFlag == 0 || len(v) < 8 || !bytes.Equal(key, bucketName)) {
+		if err == nil && (ours != 0 || flags&bucketFlag == 0 || len(v) < 8 || !bytes.Equal(key, name)) {
 			err = damaged("there is something beside its bucket")
 		}
 		if err == nil {
@@ -53,39 +57,35 @@ func surveyPages(ctx context.Context, f io.ReaderAt, m meta) (*survey, error) {
 	if err == nil {
 		// An inline bucket, or none, begins with 0, which is the page of a meta.
 		err = s.tree(ctx, ours, nil, nil, 0, func(_ page, key []byte, flags uint32, _, _ int64) error {
-			switch {
-			case flags != 0 || len(key) == 0:
+			if flags != 0 || len(key) == 0 {
 				return damaged("there is something in its bucket that does not belong there")
-			case key[0] == nodePrefix:
-				s.nodes++
-			case key[0] == recordPrefix:
-				s.known++
 			}
+			each(key)
 			return nil
 		})
 	}
 	if err == nil {
 		err = s.free(ctx)
 	}
-	return s, err
+	return s.used, err
 }
 
 // take reads the page id and notes that it and what belongs to it are used.
 func (s *survey) take(id uint64) (page, error) {
-	if id < 2 || id >= s.m.pages {
+	if id < 2 || id >= s.m.Pages {
 		return page{}, damaged("there is no page %d", id)
 	}
 	var own []byte // the pages above are still in use
-	p, err := readPage(s.f, s.m.pageSize, id, &own)
+	p, err := readPage(s.f, s.m.PageSize, id, &own)
 	if err != nil {
 		return page{}, err
 	}
-	n := uint64(p.size / s.m.pageSize) //nolint:gosec // positive
-	if n > s.m.pages-id {
+	n := uint64(p.size / s.m.PageSize) //nolint:gosec // positive
+	if n > s.m.Pages-id {
 		return page{}, damaged("page %d is longer than the file", id)
 	}
 	for i := id; i < id+n; i++ {
-		if s.used.has(i) {
+		if s.used.Has(i) {
 			return page{}, damaged("page %d is in two places", i)
 		}
 		s.used.add(i)
@@ -145,12 +145,12 @@ func (s *survey) tree(ctx context.Context, id uint64, least, below []byte, depth
 
 // free looks at the list of free pages: bbolt writes over them.
 func (s *survey) free(ctx context.Context) error {
-	p, err := s.take(s.m.freelist)
+	p, err := s.take(s.m.Freelist)
 	if err != nil {
 		return err
 	}
 	if p.kind() != freelistPage {
-		return damaged("page %d is of a wrong kind", s.m.freelist)
+		return damaged("page %d is of a wrong kind", s.m.Freelist)
 	}
 	n, at := int64(p.count()), int64(pageHeaderSize)
 	if n == 0xFFFF { // the number does not fit there
@@ -158,10 +158,10 @@ func (s *survey) free(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n, at = int64(min(native.Uint64(b), s.m.pages)), at+8 //nolint:gosec // bounded
+		n, at = int64(min(native.Uint64(b), s.m.Pages)), at+8 //nolint:gosec // bounded
 	}
 	if n > (p.size-at)/8 {
-		return damaged("page %d is malformed", s.m.freelist)
+		return damaged("page %d is malformed", s.m.Freelist)
 	}
 	ids := bufio.NewReader(io.NewSectionReader(s.f, p.at+at, 8*n))
 	last := uint64(1)
@@ -170,7 +170,7 @@ func (s *survey) free(ctx context.Context) error {
 		if err := binary.Read(ids, native, &id); err != nil {
 			return damaged("the file is cut short")
 		}
-		if id <= last || id >= s.m.pages || s.used.has(id) {
+		if id <= last || id >= s.m.Pages || s.used.Has(id) {
 			return damaged("page %d is not as free as the list of free pages says", id)
 		}
 		last = id
