@@ -16,6 +16,7 @@ import (
 	"inject/resolver"
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 )
 
 // fill makes a store of n secrets at path, in transactions of many; one
@@ -32,7 +33,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 		tb.Fatal(err)
 	}
 	type item struct {
-		name name
+		name index.Name
 		info store.Info
 	}
 	items := make([]item, n)
@@ -48,22 +49,15 @@ func fill(tb testing.TB, path string, key Key, n int) {
 				return err
 			}
 			// The pages are the transaction's own by now: no need to walk each path.
-			root, err := t.index.loadNode(nil, t.index.root)
-			if err != nil {
-				return err
-			}
-			entries := make([]entry, len(batch))
+			entries := make([]index.Entry, len(batch))
 			for i, it := range batch {
 				t.walked = map[string]bool{string(recordKey(it.name)): true}
 				if err := t.putRecord(it.name, it.info, secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
 					return err
 				}
-				entries[i] = entry{it.name, t.id}
+				entries[i] = index.Entry{Name: it.name, Version: t.id}
 			}
-			if err := t.index.setIn(&root, 0, entries); err != nil {
-				return err
-			}
-			return t.saveNode(nil, root.encode())
+			return t.index.SetAll(entries)
 		})
 		if err != nil {
 			tb.Fatal(err)

@@ -3,7 +3,6 @@ package sealed
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -192,30 +191,6 @@ func TestChangesAgree(t *testing.T) {
 		c.agree(t)
 	}
 	stop()
-}
-
-// An encoded leaf is searched to the same effect as the leaf.
-func TestSearchLeaf(t *testing.T) {
-	t.Parallel()
-	var n node
-	var names []name
-	for i := range 200 {
-		var e entry
-		copy(e.name[:], storetest.Value(t, 5)) // alike, as the names below one prefix are
-		binary.BigEndian.PutUint64(e.name[5:], rand.Uint64())
-		names = append(names, e.name)
-		if e.version = rand.Uint64(); i%2 == 0 {
-			n.setLeaf(e)
-		}
-	}
-	for _, want := range names {
-		version := uint64(0)
-		if i, ok := n.search(want); ok {
-			version = n.leaf[i].version
-		}
-		require.Equal(t, version, searchLeaf(n.encode(), want))
-	}
-	require.Zero(t, searchLeaf((&node{}).encode(), names[0]))
 }
 
 // While all of the file is read, as for a backup, others read and write, and the

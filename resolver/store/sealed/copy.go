@@ -274,7 +274,7 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 		if err := t.put(wrappedKey, made.wrapped); err != nil {
 			return err
 		}
-		return t.index.setAll(nil) // the root is of every transaction
+		return t.index.SetAll(nil) // the root is of every transaction
 	})
 	if wrapped, err := s.wrapped(); err == nil && bytes.Equal(wrapped, made.wrapped) {
 		s.made = made // even if the commit seems to have failed

@@ -10,6 +10,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 )
 
 // Import implements [store.Importer], in one transaction of the file: what a
@@ -59,7 +60,7 @@ func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
 
 // named is a secret to be stored, with its name in the index.
 type named struct {
-	name name
+	name index.Name
 	store.New
 }
 
@@ -81,7 +82,7 @@ func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error)
 		case !errors.Is(err, secret.ErrNotFound):
 			return nil, err
 		}
-		free = append(free, named{e.name, n})
+		free = append(free, named{e.Name, n})
 	}
 	return free, errors.Join(refused...)
 }
@@ -91,7 +92,7 @@ func (t *tx) saveNew(ctx context.Context, secrets []named) error {
 	// In the order of the index: neighbours are in the same pages.
 	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[:], b.name[:]) })
 	now := time.Now().UTC().Round(0)
-	entries := make([]entry, len(secrets))
+	entries := make([]index.Entry, len(secrets))
 	for i, n := range secrets {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -99,7 +100,7 @@ func (t *tx) saveNew(ctx context.Context, secrets []named) error {
 		if err := t.putRecord(n.name, store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}, n.Value); err != nil {
 			return err
 		}
-		entries[i] = entry{n.name, t.id}
+		entries[i] = index.Entry{Name: n.name, Version: t.id}
 	}
-	return t.index.setAll(entries)
+	return t.index.SetAll(entries)
 }

@@ -9,6 +9,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 )
 
 // listPage is how many secrets a page of List holds if the caller does not say.
@@ -31,9 +32,9 @@ func (s *Store) List(ctx context.Context, f store.Filter, limit int, token strin
 		if err != nil {
 			return err
 		}
-		var last name
+		var last index.Name
 		err = s.view(func(t *tx) error {
-			return t.index.walk(after, func(e entry) (bool, error) {
+			return t.index.Walk(after, func(e index.Entry) (bool, error) {
 				if err := ctx.Err(); err != nil {
 					return false, err
 				}
@@ -45,7 +46,7 @@ func (s *Store) List(ctx context.Context, f store.Filter, limit int, token strin
 				if err == nil && f.Match(info.Ref) {
 					page = append(page, info)
 				}
-				last = e.name
+				last = e.Name
 				return true, err
 			})
 		})
@@ -64,24 +65,24 @@ var errNotOurToken = fmt.Errorf("%w: the token is not of this store", secret.Err
 
 // A token is the name after which a page begins, and a tag that shows that it
 // is ours: any other 32 bytes would be a place to begin, too.
-func (k *keys) newToken(n name) string {
+func (k *keys) newToken(n index.Name) string {
 	return base64.RawURLEncoding.EncodeToString(append(n[:], k.tag(n)...))
 }
 
-func (k *keys) tag(n name) []byte {
+func (k *keys) tag(n index.Name) []byte {
 	h := hmac.New(sha256.New, k.token)
 	_, _ = h.Write(n[:])
 	return h.Sum(nil)[:16]
 }
 
-func (k *keys) parseToken(token string) (*name, error) {
+func (k *keys) parseToken(token string) (*index.Name, error) {
 	if token == "" {
 		return nil, nil //nolint:nilnil // no token begins at the beginning
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != nameSize+16 || !hmac.Equal(b[nameSize:], k.tag(name(b[:nameSize]))) {
+	if err != nil || len(b) != index.NameSize+16 || !hmac.Equal(b[index.NameSize:], k.tag(index.Name(b[:index.NameSize]))) {
 		return nil, errNotOurToken
 	}
-	n := name(b[:nameSize])
+	n := index.Name(b[:index.NameSize])
 	return &n, nil
 }

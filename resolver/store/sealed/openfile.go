@@ -240,3 +240,8 @@ func (f *openFile) syncMeta() error {
 	f.unsynced = false
 	return nil
 }
+
+// damaged returns an error that wraps [secret.ErrCorrupt].
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{secret.ErrCorrupt}, args...)...)
+}

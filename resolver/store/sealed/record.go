@@ -14,6 +14,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 )
 
 // The first byte of the keys of nodes and of records.
@@ -48,15 +49,15 @@ func deriveKeys(dataKey []byte) keys {
 	return keys{name: derive("name"), token: derive("token"), node: aead("node"), record: aead("record")}
 }
 
-func (k *keys) nameOf(ref secret.Ref) name {
+func (k *keys) nameOf(ref secret.Ref) index.Name {
 	h := hmac.New(sha256.New, k.name)
 	_, _ = h.Write([]byte(ref.ID()))
-	return name(h.Sum(nil))
+	return index.Name(h.Sum(nil))
 }
 
 func nodeKey(prefix []byte) []byte { return append([]byte{nodePrefix}, prefix...) }
 
-func recordKey(n name) []byte { return append([]byte{recordPrefix}, n[:]...) }
+func recordKey(n index.Name) []byte { return append([]byte{recordPrefix}, n[:]...) }
 
 // boundTo is the associated data of what is stored under key, written as version.
 func boundTo(key []byte, version uint64, part string) []byte {
@@ -92,14 +93,14 @@ type sealedInfo struct {
 }
 
 // saveRecord stores a secret as version t.id, and its name in the index.
-func (t *tx) saveRecord(n name, info store.Info, v secret.Value) error {
+func (t *tx) saveRecord(n index.Name, info store.Info, v secret.Value) error {
 	if err := t.putRecord(n, info, v); err != nil {
 		return err
 	}
-	return t.index.set(entry{n, t.id})
+	return t.index.Set(index.Entry{Name: n, Version: t.id})
 }
 
-func (t *tx) putRecord(n name, info store.Info, v secret.Value) error {
+func (t *tx) putRecord(n index.Name, info store.Info, v secret.Value) error {
 	r := info.Ref
 	plain, err := json.Marshal(sealedInfo{r.Org, r.Domain, r.Project, r.Key, info.Type, info.Created, info.Updated})
 	if err != nil {
@@ -113,8 +114,8 @@ func (t *tx) putRecord(n name, info store.Info, v secret.Value) error {
 }
 
 // loadInfo opens the info of the record e, and returns its sealed value.
-func (t *tx) loadInfo(e entry) (info store.Info, value []byte, err error) {
-	key := recordKey(e.name)
+func (t *tx) loadInfo(e index.Entry) (info store.Info, value []byte, err error) {
+	key := recordKey(e.Name)
 	b, err := t.get(key)
 	if err != nil {
 		return info, nil, err
@@ -123,7 +124,7 @@ func (t *tx) loadInfo(e entry) (info store.Info, value []byte, err error) {
 		return info, nil, damaged("a record is cut short")
 	}
 	head, value := b[2:2+binary.BigEndian.Uint16(b)], b[2+binary.BigEndian.Uint16(b):]
-	plain, err := unseal(t.keys.record, head, boundTo(key, e.version, "info"))
+	plain, err := unseal(t.keys.record, head, boundTo(key, e.Version, "info"))
 	if err != nil {
 		return info, nil, err
 	}
@@ -135,12 +136,12 @@ func (t *tx) loadInfo(e entry) (info store.Info, value []byte, err error) {
 	return store.Info{Ref: ref, Type: i.Type, Created: i.Created, Updated: i.Updated}, value, nil
 }
 
-func (t *tx) loadValue(e entry) (secret.Value, store.Info, error) {
+func (t *tx) loadValue(e index.Entry) (secret.Value, store.Info, error) {
 	info, sealedValue, err := t.loadInfo(e)
 	if err != nil {
 		return secret.Value{}, info, err
 	}
-	plain, err := unseal(t.keys.record, sealedValue, boundTo(recordKey(e.name), e.version, "value"))
+	plain, err := unseal(t.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value"))
 	if err != nil {
 		return secret.Value{}, store.Info{}, err
 	}
@@ -148,11 +149,11 @@ func (t *tx) loadValue(e entry) (secret.Value, store.Info, error) {
 }
 
 // find returns the index's entry of ref, or [secret.ErrNotFound].
-func (t *tx) find(ref secret.Ref) (entry, error) {
+func (t *tx) find(ref secret.Ref) (index.Entry, error) {
 	n := t.keys.nameOf(ref)
-	version, err := t.index.find(n)
+	version, err := t.index.Find(n)
 	if err == nil && version == 0 {
 		err = secret.ErrNotFound
 	}
-	return entry{n, version}, err
+	return index.Entry{Name: n, Version: version}, err
 }

@@ -17,6 +17,7 @@ import (
 	"inject/internal/durable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 )
 
 // Options say which file is opened, how and with what key.
@@ -156,7 +157,7 @@ func (s *Store) Close() error {
 }
 
 // read runs fn in a read transaction with the entry of ref.
-func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, entry) error) error {
+func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, index.Entry) error) error {
 	err := errors.Join(ctx.Err(), ref.Validate())
 	if err == nil {
 		err = s.use(ctx, secret.ErrNotFound, func() error {
@@ -221,7 +222,7 @@ func (s *Store) opError(op string, ref secret.Ref, err error) error {
 
 // Get implements [store.Reader].
 func (s *Store) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
-	err = s.read(ctx, "get", ref, func(t *tx, e entry) (err error) {
+	err = s.read(ctx, "get", ref, func(t *tx, e index.Entry) (err error) {
 		v, info, err = t.loadValue(e)
 		return err
 	})
@@ -230,7 +231,7 @@ func (s *Store) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info s
 
 // Describe implements [store.Lister].
 func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
-	err = s.read(ctx, "describe", ref, func(t *tx, e entry) (err error) {
+	err = s.read(ctx, "describe", ref, func(t *tx, e index.Entry) (err error) {
 		info, _, err = t.loadInfo(e)
 		return err
 	})
@@ -290,7 +291,7 @@ func (s *Store) make(ctx context.Context) error {
 				// bbolt keeps small buckets (a quarter of a page) inside their parent's page,
 				// where checkPath cannot walk.
 				b.Put(paddingKey, make([]byte, db.Info().PageSize/2)),
-				b.Put(root, seal(keys.node, (&node{}).encode(), boundTo(root, id, "node"))),
+				b.Put(root, seal(keys.node, index.Empty(), boundTo(root, id, "node"))),
 			)
 		})
 		return errors.Join(err, db.Close())
@@ -317,7 +318,7 @@ func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ 
 			return err
 		}
 		now := time.Now().UTC().Round(0)
-		return t.saveRecord(e.name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
+		return t.saveRecord(e.Name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
 	})
 }
 
@@ -333,7 +334,7 @@ func (s *Store) Update(ctx context.Context, ref secret.Ref, v secret.Value) erro
 			return err
 		}
 		info.Updated = time.Now().UTC().Round(0)
-		return t.saveRecord(e.name, info, v)
+		return t.saveRecord(e.Name, info, v)
 	})
 }
 
@@ -344,9 +345,9 @@ func (s *Store) Delete(ctx context.Context, ref secret.Ref) error {
 		if err != nil {
 			return err
 		}
-		if err := t.remove(recordKey(e.name)); err != nil {
+		if err := t.remove(recordKey(e.Name)); err != nil {
 			return err
 		}
-		return t.index.set(entry{name: e.name})
+		return t.index.Set(index.Entry{Name: e.Name})
 	})
 }

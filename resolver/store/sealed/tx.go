@@ -3,6 +3,7 @@ package sealed
 import (
 	"go.etcd.io/bbolt"
 
+	"inject/resolver/store/sealed/index"
 	"inject/resolver/store/sealed/page"
 )
 
@@ -11,7 +12,7 @@ type tx struct {
 	*openFile
 
 	id     uint64
-	index  index
+	index  index.Tree
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
@@ -23,7 +24,7 @@ type tx struct {
 // unless id is one that writes.
 func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 	t = &tx{openFile: f, id: id}
-	t.index = index{root: committed, now: id, load: t.loadNode, save: t.saveNode}
+	t.index = index.Tree{Root: committed, Now: id, Load: t.loadNode, Save: t.saveNode}
 	t.root, err = page.BucketRoot(f.file, f.meta.PageSize, root, bucketName, &t.buf)
 	return t, err
 }

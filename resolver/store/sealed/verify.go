@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"inject/resolver/secret"
+	"inject/resolver/store/sealed/index"
 	"inject/resolver/store/sealed/page"
 )
 
@@ -56,7 +56,9 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		if wrapped, err := t.get(wrappedKey); err != nil || !bytes.Equal(wrapped, s.made.wrapped) {
 			v.note(damaged("the wrapped data key was changed"))
 		}
-		err = v.walk(ctx, nil, t.index.root)
+		err = t.index.Visit(func(prefix []byte, entries []index.Entry, err error) error {
+			return v.node(ctx, prefix, entries, err)
+		})
 		secrets = v.secrets
 		switch {
 		case err != nil:
@@ -96,10 +98,9 @@ func (v *verification) err() error {
 	return errors.Join(v.errs...)
 }
 
-// walk looks at the node at prefix and everything below it. It returns errors that
-// are not damage.
-func (v *verification) walk(ctx context.Context, prefix []byte, version uint64) error {
-	n, err := v.index.loadNode(prefix, version)
+// node looks at a node of the index and at the records of its entries. It returns errors that are
+// not damage.
+func (v *verification) node(ctx context.Context, prefix []byte, entries []index.Entry, err error) error {
 	if err != nil {
 		if v.note(fmt.Errorf("the index at %x, and all that it knows below: %w", prefix, err)) {
 			return err
@@ -107,32 +108,20 @@ func (v *verification) walk(ctx context.Context, prefix []byte, version uint64) 
 		return nil
 	}
 	v.nodes++
-	for _, e := range n.leaf {
+	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		info, sealedValue, err := v.loadInfo(e)
 		if err != nil {
-			err = fmt.Errorf("a secret whose name cannot be told (%x): %w", e.name[:8], err)
-		} else if _, err = unseal(v.keys.record, sealedValue, boundTo(recordKey(e.name), e.version, "value")); err != nil {
+			err = fmt.Errorf("a secret whose name cannot be told (%x): %w", e.Name[:8], err)
+		} else if _, err = unseal(v.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
 			err = fmt.Errorf("%v: %w", info.Ref, err)
 		}
 		switch {
 		case err == nil:
 			v.secrets++
 		case v.note(err):
-			return err
-		}
-	}
-	if len(n.children) > 0 && len(prefix) == nameSize-1 {
-		v.note(damaged("the index is too deep"))
-		return nil
-	}
-	for b, version := range n.children {
-		if version == 0 {
-			continue
-		}
-		if err := v.walk(ctx, append(slices.Clone(prefix), byte(b)), version); err != nil {
 			return err
 		}
 	}

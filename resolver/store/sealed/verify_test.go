@@ -16,6 +16,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
+	"inject/resolver/store/sealed/index"
 	"inject/resolver/store/sealed/page"
 	"inject/resolver/store/storetest"
 )
@@ -228,9 +229,9 @@ func TestVerifyFile(t *testing.T) {
 
 func TestVerifyStray(t *testing.T) {
 	t.Parallel()
-	for _, key := range [][]byte{recordKey(name{1}), nodeKey([]byte{1, 2, 3})} {
+	for _, key := range [][]byte{recordKey(index.Name{1}), nodeKey([]byte{1, 2, 3})} {
 		_, s := newStore(t, 10)
-		require.NoError(t, s.update(t.Context(), func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.setAll(nil)) }))
+		require.NoError(t, s.update(t.Context(), func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.SetAll(nil)) }))
 		n, err := s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
 		require.ErrorContains(t, err, "does not know")
@@ -238,7 +239,7 @@ func TestVerifyStray(t *testing.T) {
 	}
 	_, s := newStore(t, 10)
 	require.NoError(t, s.update(t.Context(), func(t *tx) error {
-		return errors.Join(t.put(wrappedKey, bytes.Repeat([]byte("x"), 200)), t.index.setAll(nil))
+		return errors.Join(t.put(wrappedKey, bytes.Repeat([]byte("x"), 200)), t.index.SetAll(nil))
 	}))
 	_, err := s.Verify(t.Context())
 	require.ErrorContains(t, err, "wrapped data key")
