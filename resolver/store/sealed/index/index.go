@@ -123,6 +123,9 @@ func (t *Tree) setIn(n *node, depth int, entries []Entry) error {
 		}
 		return t.split(n, depth)
 	}
+	if len(entries) > 0 && depth == NameSize-1 {
+		return errTooDeep
+	}
 	for len(entries) > 0 {
 		end := sameUpTo(entries, depth)
 		if err := t.setBelow(n, depth, entries[:end]); err != nil {

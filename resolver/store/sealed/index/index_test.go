@@ -158,9 +158,6 @@ func TestMalformed(t *testing.T) {
 			tree := Tree{Root: 1, Now: 2, Load: func([]byte, uint64) ([]byte, error) { return b, nil }, Save: func(_, _ []byte) error { return nil }}
 			_, err := tree.Find(someName())
 			require.ErrorIs(t, err, secret.ErrCorrupt)
-			if len(b) == 1+fanOut*8 {
-				return // whoever follows all of its children does so for ever
-			}
 			require.ErrorIs(t, tree.Walk(nil, func(Entry) (bool, error) { return true, nil }), secret.ErrCorrupt)
 			require.ErrorIs(t, tree.Set(Entry{someName(), 2}), secret.ErrCorrupt)
 			require.ErrorIs(t, tree.Visit(func(_ []byte, _ []Entry, err error) error { return err }), secret.ErrCorrupt)
