@@ -103,26 +103,28 @@ var table = []struct {
 
 func TestTable(t *testing.T) {
 	for _, c := range table {
-		r := redact.New(1, c.values...)
-		want := oracle(c.text, c.values...)
-		require.Equal(t, want, masked(t, r, c.text), c.name)
-		for i := range len(c.text) {
-			require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:]), "%s, cut at %d", c.name, i)
-			for j := i; j < len(c.text) && len(c.text) < 40; j++ {
-				require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:j], c.text[j:]), "%s, cut at %d and %d", c.name, i, j)
+		t.Run(c.name, func(t *testing.T) {
+			r := redact.New(1, c.values...)
+			want := oracle(c.text, c.values...)
+			require.Equal(t, want, masked(t, r, c.text))
+			for i := range len(c.text) {
+				require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:]), "cut at %d", i)
+				for j := i; j < len(c.text) && len(c.text) < 40; j++ {
+					require.Equalf(t, want, masked(t, r, c.text[:i], c.text[i:j], c.text[j:]), "cut at %d and %d", i, j)
+				}
 			}
-		}
-		require.Equal(t, want, masked(t, r, bytewise(c.text)...), "%s, byte by byte", c.name)
+			require.Equal(t, want, masked(t, r, bytewise(c.text)...), "%s, byte by byte")
 
-		// The plain automaton, which stands in for the rule where that is too slow.
-		var plain strings.Builder
-		w := redacttest.NewPlain(allForms(1, c.values...)).Writer(&plain)
-		for _, b := range bytewise(c.text) {
-			_, err := io.WriteString(w, b)
-			require.NoError(t, err)
-		}
-		require.NoError(t, w.Close())
-		require.Equal(t, want, plain.String(), c.name)
+			// The plain automaton, which stands in for the rule where that is too slow.
+			var plain strings.Builder
+			w := redacttest.NewPlain(allForms(1, c.values...)).Writer(&plain)
+			for _, b := range bytewise(c.text) {
+				_, err := io.WriteString(w, b)
+				require.NoError(t, err)
+			}
+			require.NoError(t, w.Close())
+			require.Equal(t, want, plain.String())
+		})
 	}
 }
 
@@ -136,7 +138,11 @@ func TestExhaustive(t *testing.T) {
 		}
 		return all[1:]
 	}
-	texts := words(8)
+	longest := 8
+	if testing.Short() {
+		longest = 6 // a fifth of the texts
+	}
+	texts := words(longest)
 	sets := words(4)
 	for i, p := range sets {
 		for _, q := range sets[i:] {
@@ -267,8 +273,11 @@ func TestEveryPlace(t *testing.T) {
 // So many values that every size of the filter's table is in use, against the
 // plain automaton, which is as fast as that needs.
 func TestLargeSets(t *testing.T) {
-	for n, lengths := range map[int][]int{10: {4, 8, 20}, 150: {5, 8, 13, 33}, 600: {7, 9, 20}, 3000: {8}} {
-		for _, shortest := range lengths {
+	for _, c := range []struct{ n, shortest int }{
+		{10, 4}, {10, 8}, {10, 20}, {150, 5}, {150, 8}, {150, 13}, {150, 33}, {600, 7}, {600, 9}, {600, 20}, {3000, 8},
+	} {
+		t.Run(fmt.Sprintf("%d values of at least %d bytes", c.n, c.shortest), func(t *testing.T) {
+			n, shortest := c.n, c.shortest
 			random := rand.New(rand.NewPCG(uint64(n), uint64(shortest)))
 			v := redacttest.Values(n, uint64(shortest))
 			for i := range v {
@@ -303,9 +312,9 @@ func TestLargeSets(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, plain.Close())
 			if masked(t, redact.New(1, patterns...), chunked(string(text), 5000, random)...) != want.String() {
-				t.Errorf("%d values of at least %d bytes", n, shortest)
+				t.Error("the plain automaton masks it otherwise") // not shown: it is 100 KB
 			}
-		}
+		})
 	}
 }
 
@@ -331,16 +340,18 @@ func FuzzWriter(f *testing.F) {
 // What is held back is exactly the longest end that may begin a form.
 func TestHeldBack(t *testing.T) {
 	for _, c := range table {
-		r := redact.New(1, c.values...)
-		all := allForms(1, c.values...)
-		var out strings.Builder
-		w := r.Writer(&out)
-		for i := range len(c.text) {
-			_, err := w.Write([]byte{c.text[i]})
-			require.NoError(t, err)
-			require.Equalf(t, decidedPart(c.text[:i+1], all), out.String(), "%s after %q", c.name, c.text[:i+1])
-		}
-		require.NoError(t, w.Close())
+		t.Run(c.name, func(t *testing.T) {
+			r := redact.New(1, c.values...)
+			all := allForms(1, c.values...)
+			var out strings.Builder
+			w := r.Writer(&out)
+			for i := range len(c.text) {
+				_, err := w.Write([]byte{c.text[i]})
+				require.NoError(t, err)
+				require.Equalf(t, decidedPart(c.text[:i+1], all), out.String(), "after %q", c.text[:i+1])
+			}
+			require.NoError(t, w.Close())
+		})
 	}
 	var out strings.Builder
 	w := redact.New(1, redact.Pattern{Name: "K", Value: []byte("s3cr3t")}).Writer(&out)
@@ -390,16 +401,18 @@ func decidedPart(text string, all []redacttest.Pattern) string {
 }
 
 func TestForms(t *testing.T) {
-	for _, c := range []struct{ value, text, want string }{
-		{"value-1\n", "x value-1 y value-1\nz", "x [redacted:K] y [redacted:K]\nz"},
-		{" \tvalue-1 ", "xvalue-1y", "x[redacted:K]y"},
-		{"line-1\nline-2\n", "x line-1\r\nline-2\r\n line-1\nline-2\n", "x [redacted:K]\r\n [redacted:K]\n"},
-		{"line-1\r\nline-2", "x line-1\nline-2 line-1\r\nline-2", "x [redacted:K] [redacted:K]"},
-		{"ab\n\n\n\n", "ab\n\n\n\n", "[redacted:K]"},
+	for _, c := range []struct{ name, value, text, want string }{
+		{"newline behind", "value-1\n", "x value-1 y value-1\nz", "x [redacted:K] y [redacted:K]\nz"},
+		{"blanks around", " \tvalue-1 ", "xvalue-1y", "x[redacted:K]y"},
+		{"two lines", "line-1\nline-2\n", "x line-1\r\nline-2\r\n line-1\nline-2\n", "x [redacted:K]\r\n [redacted:K]\n"},
+		{"two lines with CRLF", "line-1\r\nline-2", "x line-1\nline-2 line-1\r\nline-2", "x [redacted:K] [redacted:K]"},
+		{"long enough only with its newlines", "ab\n\n\n\n", "ab\n\n\n\n", "[redacted:K]"},
 	} {
-		r := redact.New(6, redact.Pattern{Name: "K", Value: []byte(c.value)})
-		require.Empty(t, r.Unmasked())
-		require.Equal(t, c.want, masked(t, r, c.text))
+		t.Run(c.name, func(t *testing.T) {
+			r := redact.New(6, redact.Pattern{Name: "K", Value: []byte(c.value)})
+			require.Empty(t, r.Unmasked())
+			require.Equal(t, c.want, masked(t, r, c.text))
+		})
 	}
 	r := redact.New(6,
 		redact.Pattern{Name: "SHORT", Value: []byte("12345")}, redact.Pattern{Name: "EMPTY"},
@@ -430,16 +443,21 @@ func (b *broken) Write(p []byte) (int, error) {
 
 func TestErrorsStay(t *testing.T) {
 	full := errors.New("full")
-	for _, c := range []struct{ err, want error }{{full, full}, {nil, io.ErrShortWrite}} {
-		dst := &broken{left: 5, err: c.err}
-		w := redact.New(1, redact.Pattern{Name: "K", Value: []byte("s3cr3t")}).Writer(dst)
-		n, err := w.Write([]byte("0123456789 s3"))
-		require.ErrorIs(t, err, c.want)
-		require.Zero(t, n)
-		_, err = w.Write([]byte("more"))
-		require.ErrorIs(t, err, c.want)
-		require.ErrorIs(t, w.Close(), c.want)
-		require.Equal(t, "01234", dst.wrote.String(), "nothing is written twice")
+	for _, c := range []struct {
+		name      string
+		err, want error
+	}{{"an error", full, full}, {"a short write", nil, io.ErrShortWrite}} {
+		t.Run(c.name, func(t *testing.T) {
+			dst := &broken{left: 5, err: c.err}
+			w := redact.New(1, redact.Pattern{Name: "K", Value: []byte("s3cr3t")}).Writer(dst)
+			n, err := w.Write([]byte("0123456789 s3"))
+			require.ErrorIs(t, err, c.want)
+			require.Zero(t, n)
+			_, err = w.Write([]byte("more"))
+			require.ErrorIs(t, err, c.want)
+			require.ErrorIs(t, w.Close(), c.want)
+			require.Equal(t, "01234", dst.wrote.String(), "nothing is written twice")
+		})
 	}
 	w := redact.New(1).Writer(io.Discard)
 	require.NoError(t, w.Close())

@@ -158,42 +158,48 @@ func TestHalfOnEach(t *testing.T) {
 // value of two lines.
 func TestVisible(t *testing.T) {
 	for _, c := range []struct {
+		name       string
 		values     []redact.Pattern
 		text, seen string
 	}{
-		{values("s3cr3t"), "Name [s]: ", "Name [s]: "},
-		{values("s3cr3t"), "Password: s", "Password: "},
-		{values("s3cr3t"), "Password: s3cr3t", "Password: [redacted:A]"},
-		{values("key-1\nkey-2"), "key-1" + strings.Repeat(" ", 1<<20), "key-1" + strings.Repeat(" ", 1<<20)},
+		{"prompt", values("s3cr3t"), "Name [s]: ", "Name [s]: "},
+		{"first byte of a value", values("s3cr3t"), "Password: s", "Password: "},
+		{"whole value", values("s3cr3t"), "Password: s3cr3t", "Password: [redacted:A]"},
+		{"first line and a megabyte", values("key-1\nkey-2"), "key-1" + strings.Repeat(" ", 1<<20), "key-1" + strings.Repeat(" ", 1<<20)},
 	} {
-		var out strings.Builder
-		w := redact.New(1, c.values...).Writer(&out)
-		_, err := io.WriteString(w, c.text)
-		require.NoError(t, err)
-		if out.String() != c.seen {
-			t.Errorf("%.40q is seen of %.40q", out.String(), c.text)
-		}
-		require.NoError(t, w.Close())
+		t.Run(c.name, func(t *testing.T) {
+			var out strings.Builder
+			w := redact.New(1, c.values...).Writer(&out)
+			_, err := io.WriteString(w, c.text)
+			require.NoError(t, err)
+			if out.String() != c.seen {
+				t.Errorf("%.40q is seen of %.40q", out.String(), c.text)
+			}
+			require.NoError(t, w.Close())
+		})
 	}
 }
 
 // An error of the destination is told with a count that is no lie, and stays.
 func TestErrorCounts(t *testing.T) {
 	for _, c := range []struct {
+		name      string
 		err, want error
-	}{{errors.ErrUnsupported, errors.ErrUnsupported}, {nil, io.ErrShortWrite}} {
-		for left := range 20 {
-			dst := &broken{left: left, err: c.err}
-			w := redact.New(1, values("s3cr3t-value")...).Writer(dst)
-			_, err := io.WriteString(w, "held: s3cr")
-			if err == nil {
-				_, err = io.WriteString(w, "xx and this is too long to be written")
+	}{{"an error", errors.ErrUnsupported, errors.ErrUnsupported}, {"a short write", nil, io.ErrShortWrite}} {
+		t.Run(c.name, func(t *testing.T) {
+			for left := range 20 {
+				dst := &broken{left: left, err: c.err}
+				w := redact.New(1, values("s3cr3t-value")...).Writer(dst)
+				_, err := io.WriteString(w, "held: s3cr")
+				if err == nil {
+					_, err = io.WriteString(w, "xx and this is too long to be written")
+				}
+				require.ErrorIs(t, err, c.want)
+				n, err := io.WriteString(w, "again")
+				require.ErrorIs(t, err, c.want)
+				require.Zero(t, n)
+				require.Equal(t, "held: s3crxx and this is too long"[:left], dst.wrote.String(), "a true beginning, once")
 			}
-			require.ErrorIs(t, err, c.want)
-			n, err := io.WriteString(w, "again")
-			require.ErrorIs(t, err, c.want)
-			require.Zero(t, n)
-			require.Equal(t, "held: s3crxx and this is too long"[:left], dst.wrote.String(), "a true beginning, once")
-		}
+		})
 	}
 }

@@ -41,18 +41,24 @@ func TestReadFrom(t *testing.T) {
 	}
 	want := redacttest.Mask(text, all)
 	r := redact.New(1, patterns...)
-	for name, src := range map[string]io.Reader{
-		"whole": bytes.NewReader(text), "halves": iotest.HalfReader(bytes.NewReader(text)),
-		"end with data": iotest.DataErrReader(bytes.NewReader(text)),
-		"random":        &randomReader{bytes.NewReader(text), random},
+	for _, c := range []struct {
+		name string
+		src  io.Reader
+	}{
+		{"whole", bytes.NewReader(text)},
+		{"halves", iotest.HalfReader(bytes.NewReader(text))},
+		{"end with data", iotest.DataErrReader(bytes.NewReader(text))},
+		{"random", &randomReader{bytes.NewReader(text), random}},
 	} {
-		var out bytes.Buffer
-		w := r.Writer(&out)
-		n, err := io.Copy(w, struct{ io.Reader }{src})
-		require.NoError(t, err)
-		require.EqualValues(t, len(text), n)
-		require.NoError(t, w.Close())
-		require.Truef(t, bytes.Equal(want, out.Bytes()), "%s, seed %d", name, seed)
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			w := r.Writer(&out)
+			n, err := io.Copy(w, struct{ io.Reader }{c.src})
+			require.NoError(t, err)
+			require.EqualValues(t, len(text), n)
+			require.NoError(t, w.Close())
+			require.Truef(t, bytes.Equal(want, out.Bytes()), "seed %d", seed)
+		})
 	}
 
 	// What came before an error of the source is written, and the stream may go on.
@@ -404,7 +410,11 @@ func TestMemory(t *testing.T) {
 
 // Many values, long ones and odd ones are masked, and lose nothing.
 func TestExtremes(t *testing.T) {
-	many := named(redacttest.Values(50_000, 7))
+	n, size := 50_000, 1<<20
+	if testing.Short() {
+		n, size = 5000, 128<<10
+	}
+	many := named(redacttest.Values(n, 7))
 	r := redact.New(6, many...)
 	var text, want bytes.Buffer
 	for i := 0; i < len(many); i += 501 {
@@ -416,13 +426,13 @@ func TestExtremes(t *testing.T) {
 	require.Equal(t, want.String(), masked(t, r, text.String()))
 
 	random := rand.New(rand.NewPCG(1, 2))
-	long := make([]byte, 1<<20)
+	long := make([]byte, size)
 	for i := range long {
 		long[i] = byte(random.Uint32())&0x7f | 0x80 // one line: lines are forms of their own
 	}
 	r = redact.New(6, redact.Pattern{Name: "LONG", Value: long})
 	require.Equal(t, "1[redacted:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
-	almost := "1" + string(long[:1<<20-1])
+	almost := "1" + string(long[:size-1])
 	if masked(t, r, almost[:1000], almost[1000:]) != almost {
 		t.Error("something is lost") // not shown: it is a megabyte
 	}

@@ -86,7 +86,9 @@ func TestFormsOfValue(t *testing.T) {
 		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is one of a shell's,
 		{"a'b;c}d-e,f", forms.KindCookie, []string{`a'b\073c}d-e\054f`}},
 	} {
-		require.Equal(t, c.want, ofKind(c.value, 6, c.kind), "%q: %s", c.value, c.kind)
+		t.Run(fmt.Sprintf("%s of %.30q", c.kind, c.value), func(t *testing.T) {
+			require.Equal(t, c.want, ofKind(c.value, 6, c.kind))
+		})
 	}
 	require.Equal(t, []string{"1234567"}, ofKind("1234567\n", 7, forms.KindRaw))
 	require.Nil(t, forms.Of([]byte("1234567"), 8))
@@ -176,20 +178,32 @@ func FuzzForms(f *testing.F) {
 
 // Large values neither panic nor cost more than their length.
 func TestFormsOfLargeValues(t *testing.T) {
-	for name, part := range map[string]string{
-		"one line": "Zq3rT9bV", "zeros": "\x00", "invalid": "\xff", "newlines": "x\n", "lines": "Abcdefg1\n", "blocks": pem + "\n", "quotes": `'"\`,
+	largest := 1 << 20
+	if testing.Short() {
+		largest = 128 << 10
+	}
+	for _, c := range []struct{ name, part string }{
+		{"one line", "Zq3rT9bV"},
+		{"zeros", "\x00"},
+		{"invalid", "\xff"},
+		{"newlines", "x\n"},
+		{"lines", "Abcdefg1\n"},
+		{"blocks", pem + "\n"},
+		{"quotes", `'"\`},
 	} {
-		for _, size := range []int{64 << 10, 64<<10 + 1, 1 << 20} {
-			value := bytes.Repeat([]byte(part), size/len(part)+1)[:size]
-			total := 0
-			for _, f := range forms.Of(value, 6) {
-				total += len(f.Bytes)
+		t.Run(c.name, func(t *testing.T) {
+			for _, size := range []int{64 << 10, 64<<10 + 1, largest} {
+				value := bytes.Repeat([]byte(c.part), size/len(c.part)+1)[:size]
+				total := 0
+				for _, f := range forms.Of(value, 6) {
+					total += len(f.Bytes)
+				}
+				require.Less(t, total, 300*size, "%d bytes", size)
+				if size > 64<<10 {
+					require.Less(t, total, 60*size, "%d bytes", size)
+				}
 			}
-			require.Less(t, total, 300*size, "%s of %d", name, size)
-			if size > 64<<10 {
-				require.Less(t, total, 60*size, "%s of %d", name, size)
-			}
-		}
+		})
 	}
 }
 
@@ -205,7 +219,11 @@ func TestFormsInBase64(t *testing.T) {
 		}
 		return string(b)
 	}
-	for n := 8; n < 100; n++ {
+	step := 1
+	if testing.Short() {
+		step = 5 // prime to the three alignments
+	}
+	for n := 8; n < 100; n += step {
 		for k := range 9 {
 			value, before, behind := text(n), text(k), text(random.IntN(5))
 			for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
