@@ -40,6 +40,8 @@ import (
 	"github.com/creack/pty"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
+
+	"inject/resolver/serve/policy"
 )
 
 // bin is the folder of the real binaries, built once.
@@ -71,6 +73,10 @@ var contents = map[string]func(*testing.T, string){
 		t.Helper()
 		var into any
 		require.NoError(t, yaml.Unmarshal([]byte(text), &into))
+		if fields, ok := into.(map[string]any); ok && fields["rules"] != nil {
+			_, err := policy.Parse([]byte(text))
+			require.NoError(t, err)
+		}
 	},
 	"go": func(t *testing.T, text string) {
 		t.Helper()
