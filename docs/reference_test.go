@@ -1,0 +1,144 @@
+package docs_test
+
+import (
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	flagName = regexp.MustCompile(`--[a-z][a-z-]+`)
+	variable = regexp.MustCompile(`\bINJECT_[A-Z_]*[A-Z]\b`)
+)
+
+// help returns what a verb prints as its help.
+func help(t *testing.T, command string) string {
+	t.Helper()
+	words := append(strings.Fields(command), "--help")
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, words[0]), words[1:]...).Output() //nolint:gosec // our own binaries
+	require.NoError(t, err)
+	return string(out)
+}
+
+// verbs returns every command with flags of its own below one of ours, and that one.
+func verbs(t *testing.T, command string) []string {
+	t.Helper()
+	all := []string{command}
+	_, list, _ := strings.Cut(help(t, command), "\nVerbs:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	for line := range strings.Lines(list) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name != "completion" && name != "help" { // cobra's own
+			all = append(all, verbs(t, command+" "+name)...)
+		}
+	}
+	return all
+}
+
+// flagsOf returns the flags in a text's lines that begin as in a help.
+func flagsOf(help string) map[string]bool {
+	flags := map[string]bool{}
+	for line := range strings.Lines(help) {
+		line = strings.TrimSpace(line)
+		if _, long, ok := strings.Cut(line, ", --"); ok && strings.HasPrefix(line, "-") {
+			line = "--" + long
+		}
+		if strings.HasPrefix(line, "--") && strings.Contains(line, "  ") {
+			flags[flagName.FindString(line)] = true
+		}
+	}
+	return flags
+}
+
+// section returns a section of a page by the title of its heading, and whether it is there.
+func section(p page, title string) (string, bool) {
+	var lines []string
+	level := 0
+	for _, line := range p.lines {
+		marks, heading, ok := strings.Cut(line, " ")
+		isHeading := ok && marks != "" && strings.Trim(marks, "#") == ""
+		switch {
+		case isHeading && level == 0 && slug(heading) == slug(title):
+			level = len(marks)
+		case isHeading && level > 0 && len(marks) <= level:
+			return strings.Join(lines, "\n"), true
+		case level > 0:
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n"), level > 0
+}
+
+// slug is the anchor that GitHub gives a heading.
+func slug(heading string) string {
+	heading = regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading), "")
+	return strings.ReplaceAll(heading, " ", "-")
+}
+
+// inTables returns the flags in the first cells of a section's tables.
+func inTables(text string) map[string]bool {
+	flags := map[string]bool{}
+	for line := range strings.Lines(text) {
+		if cell, ok := strings.CutPrefix(line, "| "); ok {
+			cell, _, _ = strings.Cut(cell, " |")
+			for _, flag := range flagName.FindAllString(cell, -1) {
+				flags[flag] = true
+			}
+		}
+	}
+	return flags
+}
+
+// TestFlags: the section of each verb, with the groups that it links to, has the flags that
+// the verb's help has.
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	p := readPage(t, "docs/reference/cli.md")
+	for _, verb := range slices.Concat(verbs(t, "inject"), verbs(t, "injectd")) {
+		want := flagsOf(help(t, verb))
+		if len(want) == 0 || verb == "inject" { // which is inject run
+			continue
+		}
+		t.Run(verb, func(t *testing.T) {
+			text, ok := section(p, verb)
+			require.True(t, ok, "cli.md has no section %q", verb)
+			got := inTables(text)
+			if _, list, ok := strings.Cut(text, "\nFlags: "); ok {
+				list, _, _ = strings.Cut(list, "\n\n")
+				for _, group := range regexp.MustCompile(`\(#([a-z-]+)\)( but for [^,.]+)?`).FindAllStringSubmatch(list, -1) {
+					of, ok := section(p, group[1])
+					require.True(t, ok, "cli.md has no section %q", group[1])
+					maps.Copy(got, inTables(of))
+					for _, flag := range flagName.FindAllString(group[2], -1) {
+						delete(got, flag)
+					}
+				}
+			}
+			require.Equal(t, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+		})
+	}
+}
+
+// TestVariables: the page has every variable that a help has, and no other but those that
+// hold a secret themselves or are passed on.
+func TestVariables(t *testing.T) {
+	t.Parallel()
+	want := map[string]bool{"INJECT_KEY": true, "INJECT_TOKEN": true, "INJECT_PARENT": true}
+	for _, verb := range slices.Concat(verbs(t, "inject"), verbs(t, "injectd")) {
+		for _, name := range variable.FindAllString(help(t, verb), -1) {
+			want[name] = true
+		}
+	}
+	got := map[string]bool{}
+	p := readPage(t, "docs/reference/files-and-variables.md")
+	for _, name := range variable.FindAllString(strings.Join(p.lines, "\n"), -1) {
+		got[name] = true
+	}
+	require.Equal(t, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+}
