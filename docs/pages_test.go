@@ -1,0 +1,147 @@
+package docs_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestPackageMap: the page of the architecture has a line for each package, and no other.
+func TestPackageMap(t *testing.T) {
+	t.Parallel()
+	list := exec.CommandContext(t.Context(), "go", "list", "./...")
+	list.Dir = root
+	out, err := list.Output()
+	require.NoError(t, err)
+	text, ok := section(readPage(t, "docs/architecture.md"), "Package map")
+	require.True(t, ok)
+
+	seen := map[string]bool{} // the rows, and whether a package fits
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(text, -1) {
+		seen[row[1]] = false
+	}
+	for name := range strings.FieldsSeq(string(out)) {
+		name = strings.TrimPrefix(name, "inject/")
+		row := name
+		for dir := name; dir != "."; dir = filepath.Dir(dir) {
+			if _, ok := seen[dir+"/**"]; ok {
+				row = dir + "/**"
+			}
+		}
+		require.Contains(t, seen, row, "the map has no line for the package %s", name)
+		seen[row] = true
+	}
+	for row, ok := range seen {
+		require.True(t, ok, "the map names %s, and no such package exists", row)
+	}
+}
+
+// TestLinks: what a page links to in this repository is there, its heading too.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	for _, p := range pages(t) {
+		for n, line := range p.prose() {
+			for _, found := range link.FindAllStringSubmatch(line, -1) {
+				path, anchor, _ := strings.Cut(found[1], "#")
+				if strings.Contains(path, ":") {
+					continue
+				}
+				target := p.name
+				if path != "" {
+					target = filepath.Join(filepath.Dir(p.name), path)
+				}
+				_, err := os.Stat(filepath.Join(root, target))
+				require.NoError(t, err, "%s:%d", p.name, n)
+				if anchor != "" {
+					_, ok := section(readPage(t, target), anchor)
+					require.True(t, ok, "%s:%d: %s has no heading #%s", p.name, n, target, anchor)
+				}
+			}
+		}
+	}
+}
+
+// TestIndex: every page in docs is linked to in the index.
+func TestIndex(t *testing.T) {
+	t.Parallel()
+	index := strings.Join(readPage(t, "docs/README.md").lines, "\n")
+	for _, p := range pages(t) {
+		if path, ok := strings.CutPrefix(p.name, "docs/"); ok && path != "README.md" {
+			require.Contains(t, index, "("+path+")")
+		}
+	}
+}
+
+// TestWidth: lines end at 100 columns, but for tables and addresses.
+func TestWidth(t *testing.T) {
+	t.Parallel()
+	for _, p := range pages(t) {
+		width := 0 // in blocks, where output and commands may be as wide as they are
+		for n, line := range p.prose() {
+			width = utf8.RuneCountInString(line)
+			free := strings.HasPrefix(strings.TrimSpace(line), "|") || strings.Contains(line, "://")
+			require.True(t, free || width <= 100, "%s:%d has %d columns", p.name, n, width)
+		}
+	}
+}
+
+// TestMakeTargets: what the pages say that make makes, the Makefile has.
+func TestMakeTargets(t *testing.T) {
+	t.Parallel()
+	makefile, err := os.ReadFile("../Makefile")
+	require.NoError(t, err)
+	named := regexp.MustCompile("`make ([a-z0-9-]+)`")
+	for _, p := range pages(t) {
+		for _, target := range named.FindAllStringSubmatch(strings.Join(p.lines, "\n"), -1) {
+			require.Regexp(t, `(?m)^`+regexp.QuoteMeta(target[1])+`:`, string(makefile), "%s names make %s", p.name, target[1])
+		}
+	}
+}
+
+// TestMessages: the headings of the page of troubleshooting are messages that the code has.
+// The parts of a heading between two … must be in one text of the code, in order, where the
+// text has verbs of package fmt, or in texts that are put together.
+func TestMessages(t *testing.T) {
+	t.Parallel()
+	var texts strings.Builder
+	for _, path := range files(t) {
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/idl/") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, path), nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+				text, err := strconv.Unquote(literal.Value)
+				require.NoError(t, err)
+				texts.WriteString(text + "\x00")
+			}
+			return true
+		})
+	}
+
+	headings := 0
+	for _, line := range readPage(t, "docs/troubleshooting.md").lines {
+		message, ok := strings.CutPrefix(line, "### `")
+		if !ok {
+			continue
+		}
+		headings++
+		for part := range strings.SplitSeq(strings.TrimSuffix(message, "`"), "…") {
+			part = strings.Trim(part, " :,")
+			require.Contains(t, texts.String(), part, "no text of the code has %q", part)
+		}
+	}
+	require.Greater(t, headings, 20)
+}
