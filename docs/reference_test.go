@@ -21,7 +21,7 @@ var (
 func help(t *testing.T, command string) string {
 	t.Helper()
 	words := append(strings.Fields(command), "--help")
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, words[0]), words[1:]...).Output() //nolint:gosec // our own binaries
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, words[0]), words[1:]...).Output()
 	require.NoError(t, err)
 	return string(out)
 }
