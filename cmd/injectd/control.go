@@ -18,11 +18,11 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// The store has one process that writes it. While it is served that is the server, which
-// is then asked to do what else is to be done with the file: on a socket beside it, by
-// the same user or root.
+// Only one process may write the store file. While the store is served, that process is the
+// server. Maintenance commands of the same user, or of root, then ask the server to do their
+// work, over a Unix socket beside the file: the control socket.
 
-// maintainer is a store that can be looked after while it is served.
+// maintainer is a store that can be backed up, verified and given a new key while it is served.
 type maintainer interface {
 	Backup(ctx context.Context, to string) error
 	Rewrap(ctx context.Context, to sealed.Key) error
@@ -31,17 +31,17 @@ type maintainer interface {
 
 var _ maintainer = (*sealed.Store)(nil)
 
-// work is what is asked, and in answers what came of it.
+// work is a request on the control socket, and the answer to it.
 type work struct {
 	Do      string `json:"do"`             // backup, rotate or verify
-	Path    string `json:"path,omitempty"` // absolute: of the backup, or of the new key file
+	Path    string `json:"path,omitempty"` // of the backup, or of the new key file; absolute
 	Secrets int    `json:"secrets,omitempty"`
 	Error   string `json:"error,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 	Kind    string `json:"kind,omitempty"` // of the error: see [secret.Kind]
 }
 
-// do does w, and returns how many secrets there are, where that was to be found out.
+// do carries w out. It returns the number of secrets if w is to verify the store.
 func (w work) do(ctx context.Context, m maintainer, key func(file string) (sealed.Key, error)) (secrets int, err error) {
 	switch w.Do {
 	case "verify":
@@ -55,21 +55,21 @@ func (w work) do(ctx context.Context, m maintainer, key func(file string) (seale
 		}
 		return 0, m.Rewrap(ctx, k)
 	}
-	return 0, fmt.Errorf("%w: %q is nothing that a server does", secret.ErrInvalid, w.Do)
+	return 0, fmt.Errorf("%w: the server knows no maintenance called %q", secret.ErrInvalid, w.Do)
 }
 
 func controlPath(store string) string { return store + ".sock" }
 
-// control does what is asked on the socket beside the store, until ctx ends.
+// control answers requests on the control socket of the store at path until ctx ends.
 func (a *app) control(ctx context.Context, path string, m any) {
 	s, ok := m.(maintainer)
 	if !ok {
 		return
 	}
 	path = controlPath(path)
-	_ = os.Remove(path) // of a server that was killed: the store's lock is ours
+	_ = os.Remove(path) // left by a server that was killed; we hold the store's lock
 	config := net.ListenConfig{}
-	err := os.MkdirAll(filepath.Dir(path), 0o700) // else the first secret makes it
+	err := os.MkdirAll(filepath.Dir(path), 0o700) // the store and its folder may not exist before the first secret
 	var l net.Listener
 	if err == nil {
 		l, err = config.Listen(ctx, "unix", path)
@@ -78,7 +78,7 @@ func (a *app) control(ctx context.Context, path string, m any) {
 		err = os.Chmod(path, 0o600)
 	}
 	if err != nil {
-		a.log.Warn("the store cannot be looked after while it is served", "error", err)
+		a.log.Warn("no control socket: backup, key rotation and doctor cannot work while the store is served", "error", err)
 		return
 	}
 	mux := http.NewServeMux()
@@ -96,16 +96,17 @@ func (a *app) control(ctx context.Context, path string, m any) {
 		} else {
 			a.log.Info("maintenance done", "do", w.Do, "path", w.Path)
 		}
-		_ = json.NewEncoder(rw).Encode(answer) // who has gone needs no answer
+		_ = json.NewEncoder(rw).Encode(answer) // an error here means that the client has gone
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second}
 	if err := serveUntil(ctx, server, ownListener{l}); err != nil {
-		a.log.Error("the store can no longer be looked after while it is served", "error", err)
+		a.log.Error("the control socket has failed: backup, key rotation and doctor cannot work until a restart", "error", err)
 	}
 }
 
-// ownListener drops whoever is neither of our own user nor root: between bind and chmod
-// the socket is as open as the folder that it is in.
+// ownListener closes connections of users other than our own and root. Between bind and
+// chmod the socket's mode is the umask's, so other users could connect if the folder lets
+// them.
 type ownListener struct{ net.Listener }
 
 func (l ownListener) Accept() (net.Conn, error) {
@@ -121,18 +122,19 @@ func (l ownListener) Accept() (net.Conn, error) {
 	}
 }
 
-// errNotServed says that no server has the store open.
+// errNotServed means that no server has the store open.
 var errNotServed = errors.New("the store is not being served")
 
-// ask has the server of the store at path do w.
+// ask sends w to the server of the store at path and returns the number of secrets in its
+// answer. It returns errNotServed if no server listens.
 func ask(ctx context.Context, path string, w work) (int, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "unix", controlPath(path))
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
-			return 0, secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err), "be the user who serves the store")
+			return 0, secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err), "run it as the user of the server, or as root")
 		}
-		return 0, errNotServed // no socket, or nobody behind it
+		return 0, errNotServed // no socket, or no process listens on it
 	}
 	client := &http.Client{Transport: &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return c, nil },
@@ -148,7 +150,7 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the server has not said how it went: %w", secret.ErrUnavailable, err)
+		return 0, fmt.Errorf("%w: the server did not answer, so it is not known whether it is done: %w", secret.ErrUnavailable, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read whole
 	var answer work
@@ -161,16 +163,17 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 	return answer.Secrets, nil
 }
 
-// toldError is an error as the server told it.
+// toldError is an error that the server answered with.
 type toldError struct {
 	text string
-	kind error // the sentinel of its kind; nil if it has none
+	kind error // the sentinel of its kind, nil if it has none
 }
 
 func (e *toldError) Error() string { return e.text }
 func (e *toldError) Unwrap() error { return e.kind }
 
-// maintain does w to the store, by way of its server if there is one.
+// maintain carries w out: by asking the server of the store if one runs, else in this
+// process. It returns the number of secrets if w is to verify the store.
 func (a *app) maintain(ctx context.Context, w work) (secrets int, err error) {
 	store, err := a.filePath()
 	if err != nil {

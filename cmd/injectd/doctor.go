@@ -26,10 +26,10 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Check everything that serve would need, and every secret of the store",
-		Long: `doctor takes the flags of serve and looks at what they lead to: certificates and how
-long they last, policy, tokens, keys of issuers, the audit log, and the store, each
-secret of which is opened once. It changes nothing, and works beside a server. It
-ends with 1 if serve would fail or a secret is damaged.`,
+		Long: `doctor takes the flags of serve and checks everything that they name: certificates and
+when they expire, policy, tokens, issuers' keys, the audit log and the store. It opens
+every secret once. It changes nothing, and may run beside a server. It exits with 1 if
+serve would fail or a secret is damaged.`,
 		Example: "  injectd doctor --store file:///var/lib/inject/secrets.db --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem",
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), &f) },
@@ -38,21 +38,20 @@ ends with 1 if serve would fail or a secret is damaged.`,
 	return cmd
 }
 
-// finding is what doctor has to say of one thing. Without an error or a warning it is
-// well.
+// finding is the result of one check. It is good if it has neither an error nor a warning.
 type finding struct {
 	what, is string
 	warning  string
 	err      error
 }
 
-// soon is when a certificate that expires is worth a word.
+// soon is how long before its expiry a certificate is warned of.
 const soon = 14 * 24 * time.Hour
 
 func (a *app) doctor(ctx context.Context, f *serveFlags) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.log.SetLevel(hclog.Off) // what is wrong is told below
+	a.log.SetLevel(hclog.Off) // the findings below say it
 	findings := slices.Concat(a.lookAtAccess(ctx, f), []finding{lookAtAudit(f.audit), a.lookAtStore(ctx)})
 	var b strings.Builder
 	bad := 0
@@ -74,7 +73,7 @@ func (a *app) doctor(ctx context.Context, f *serveFlags) error {
 		return err
 	}
 	if bad > 0 {
-		return fmt.Errorf("%w: %d of %d are not well", secret.ErrInvalid, bad, len(findings))
+		return fmt.Errorf("%w: %d of %d checks failed", secret.ErrInvalid, bad, len(findings))
 	}
 	return nil
 }
@@ -125,7 +124,7 @@ func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
 	return all
 }
 
-// lookAtAudit tells whether the audit log can be appended to, and makes none.
+// lookAtAudit checks that the audit log can be appended to, without creating it.
 func lookAtAudit(path string) finding {
 	found := finding{what: "audit log", is: path}
 	if path == "-" {
@@ -136,14 +135,14 @@ func lookAtAudit(path string) finding {
 	if err == nil {
 		err = file.Close()
 	} else if errors.Is(err, os.ErrNotExist) {
-		found.is += ", which serve makes"
+		found.is += ", which serve will create"
 		_, err = os.Stat(filepath.Dir(path))
 	}
 	found.err = err
 	return found
 }
 
-// canBeMade returns nil if this user may make a file at path, and the folders to it.
+// canBeMade returns nil if this user may create a file at path and the folders above it.
 func canBeMade(path string) error {
 	dir := filepath.Dir(path)
 	info, err := os.Stat(dir)
@@ -158,12 +157,12 @@ func canBeMade(path string) error {
 		err = unix.Access(dir, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return secret.WithHint(fmt.Errorf("%w: %s cannot be made in %s: %w", secret.ErrUnavailable, filepath.Base(path), dir, err), "it is to be a folder of the user that serves")
+		return secret.WithHint(fmt.Errorf("%w: %s cannot be created in %s: %w", secret.ErrUnavailable, filepath.Base(path), dir, err), "give that folder to the user that runs injectd")
 	}
 	return nil
 }
 
-// keyCanBeMade returns nil if the store's key is there, is no file, or can be made.
+// keyCanBeMade returns nil if the store's key exists, is not a file, or can be created.
 func (a *app) keyCanBeMade() error {
 	key, err := a.keyOf(a.store.keyFile)
 	if err != nil || key.File == "" || key.Text.Len() > 0 || key.Passphrase {
@@ -175,7 +174,7 @@ func (a *app) keyCanBeMade() error {
 	return canBeMade(key.File)
 }
 
-// lookAtStore opens every secret once, by way of the server if there is one.
+// lookAtStore opens every secret once: through the server if one runs, else by itself.
 func (a *app) lookAtStore(ctx context.Context) finding {
 	u, err := a.url()
 	if err != nil {
@@ -201,7 +200,7 @@ func (a *app) lookAtStore(ctx context.Context) finding {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		found.warning = found.is + " is not there yet: the first secret makes it"
+		found.warning = found.is + " does not exist yet: the first secret creates it"
 		found.err = errors.Join(canBeMade(path), a.keyCanBeMade())
 		return found
 	case err == nil && info.Mode().Perm()&0o077 != 0:

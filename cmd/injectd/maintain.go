@@ -19,7 +19,7 @@ import (
 func (a *app) keysCommand() *cobra.Command {
 	keys := &cobra.Command{
 		Use:   "keys",
-		Short: "Change what opens the store",
+		Short: "Change the key that opens the store",
 		Args:  knownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -27,30 +27,30 @@ func (a *app) keysCommand() *cobra.Command {
 	var to string
 	rotate := &cobra.Command{
 		Use:   "rotate --new-key-file FILE",
-		Short: "Let another key open the store, and the old one no longer",
-		Long: `rotate wraps the store's data key for the identity in --new-key-file, which is made if
-it is not there; secrets stay as they are sealed. It works while the store is served,
-which goes on. From then on the new key is needed: change --key-file of what starts
-the server. Backups from before are still opened by the old key: keep it as long as
-them.
+		Short: "Replace the key that opens the store",
+		Long: `rotate wraps the store's data key for the identity in --new-key-file, which is created
+if it does not exist. The secrets themselves stay sealed as they are. It may run while
+the store is served, and the server goes on. The next start needs the new key, so change
+the server's --key-file now. Backups made before still need the old key: keep it as long
+as you keep them.
 
-Who had the old key and a copy of the store may still have the data key. To be rid
-of them, create the secrets anew in a new store.`,
+Someone with the old key and an old copy of the store can still read that copy's data
+key. To lock them out, create the secrets anew in a new store.`,
 		Example: "  injectd keys rotate --store file:///var/lib/inject/secrets.db --new-key-file /etc/inject/key-2.txt",
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if to == "" {
-				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid), "%s --new-key-file key-2.txt; it is made if it is not there", cmd.CommandPath())
+				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid), "%s --new-key-file key-2.txt; it is created if it does not exist", cmd.CommandPath())
 			}
 			if _, err := a.maintain(cmd.Context(), work{Do: "rotate", Path: to}); err != nil {
 				return err
 			}
-			a.say("from now on the store is opened with --key-file %s", to)
+			a.say("the store now opens with --key-file %s", to)
 			return nil
 		},
 	}
 	cli.AddGroups(rotate, cli.NewGroup("key", func(s *pflag.FlagSet) {
-		s.StringVar(&to, "new-key-file", "", "age identities that open the store from then on, in `FILE`")
+		s.StringVar(&to, "new-key-file", "", "`FILE` with the age identities that will open the store")
 	}), a.fileGroup())
 	keys.AddCommand(rotate)
 	return keys
@@ -60,8 +60,8 @@ func (a *app) backupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup [flags] FILE",
 		Short: "Copy the store, still sealed, to a new file",
-		Long: `backup writes a copy of the store as it is at one moment, also while it is served. It
-is still sealed: what opens the store opens it, so keep the key elsewhere.`,
+		Long: `backup writes a copy of the store as it is at one moment, even while it is served. The
+copy is sealed for the same key, so keep the key somewhere else.`,
 		Example: "  injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets-2.db",
 		Args:    oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,9 +76,10 @@ is still sealed: what opens the store opens it, so keep the key elsewhere.`,
 func (a *app) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore [flags] FILE",
-		Short: "Make the store from a backup, after every secret in it was opened",
-		Long: `restore puts a backup in the place of the store, where none may be. Before, every
-secret in it is opened once: what is damaged, or of another key, is not restored.`,
+		Short: "Restore the store from a backup, after checking every secret",
+		Long: `restore puts a backup where the store should be. It refuses if a store exists there. It
+opens every secret of the backup first, and restores nothing if one is damaged or the key
+is another.`,
 		Example: "  injectd restore --store file:///var/lib/inject/secrets.db /backups/secrets-2.db",
 		Args:    oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -94,7 +95,7 @@ secret in it is opened once: what is damaged, or of another key, is not restored
 			if err != nil {
 				return err
 			}
-			a.say("%d secrets were restored", n)
+			a.say("restored %d secrets", n)
 			return nil
 		},
 	}
@@ -114,8 +115,8 @@ func (a *app) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token [flags] NAME",
 		Short: "Make a token for the token file of serve",
-		Long: `token makes a token, which it prints once, on stdout, and the line with its hash that
-lets its holder in as NAME: on stderr, or at the end of --token-file.`,
+		Long: `token makes a token and prints it once, on stdout. The line that lets its holder in as
+NAME, with the token's hash, goes to stderr, or to the end of --token-file.`,
 		Example: "  injectd token --token-file tokens alice > alice.token",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -126,22 +127,22 @@ lets its holder in as NAME: on stderr, or at the end of --token-file.`,
 				return err
 			}
 			if file == "" {
-				a.say("the line for the token file is\n%s", line)
+				a.say("add this line to the token file:\n%s", line)
 			} else if err := addToken(file, line); err != nil {
 				return fmt.Errorf("--token-file: %w", err)
 			}
-			_, err = a.stdout.Write(append(token.Reveal(), '\n')) // to whom it is made for
+			_, err = a.stdout.Write(append(token.Reveal(), '\n')) // the token is made to be shown once
 			return err
 		},
 	}
 	cli.AddGroups(cmd, cli.NewGroup("token", func(s *pflag.FlagSet) {
-		s.StringVar(&file, "token-file", "", "add the hash to `FILE`, which is made if it is not there")
+		s.StringVar(&file, "token-file", "", "add the hash to `FILE`, which is created if it does not exist")
 	}))
 	return cmd
 }
 
-// addToken adds the line of a token to a file that is good with it: of one that is not a
-// server takes nothing, neither what is new nor what is missing.
+// addToken adds the line of a token to a token file. It refuses if the file is invalid before
+// or after, because a running server would then ignore the whole edit.
 func addToken(path, line string) error {
 	there, err := os.ReadFile(path) //nolint:gosec // the operator's file
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -151,7 +152,7 @@ func addToken(path, line string) error {
 		return err
 	}
 	if err := identity.CheckTokens([]byte(string(there) + "\n" + line)); err != nil {
-		return secret.WithHint(err, "who has a token gets another one when its line is deleted, or under another name")
+		return secret.WithHint(err, "delete the line of the old token first, or choose another name")
 	}
 	if n := len(there); n > 0 && there[n-1] != '\n' {
 		line = "\n" + line
@@ -162,7 +163,7 @@ func addToken(path, line string) error {
 	return nil
 }
 
-// appendLine adds a line to a file, and makes it durable.
+// appendLine adds a line to a file and syncs it.
 func appendLine(path, line string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) //nolint:gosec // the operator's file
 	if err != nil {

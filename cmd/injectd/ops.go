@@ -17,7 +17,7 @@ import (
 	"inject/resolver/store"
 )
 
-// health is whether requests can be answered.
+// health decides whether the server is ready for requests.
 type health struct {
 	audit    *serve.Audit
 	access   *access
@@ -28,7 +28,7 @@ type health struct {
 // probeTime is how long the store may take to answer a probe.
 const probeTime = 5 * time.Second
 
-// ready returns why no request should be sent to us, nil if it may.
+// ready returns why no request should be sent to this server, nil if it is ready.
 func (h *health) ready(ctx context.Context) error {
 	select {
 	case <-h.stopping:
@@ -47,7 +47,7 @@ func (h *health) ready(ctx context.Context) error {
 	return err
 }
 
-// register adds what Prometheus is told of our files.
+// register adds the metrics of certificates, policy, tokens and issuers' keys.
 func (h *health) register(r prometheus.Registerer) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "inject", Name: name, Help: help, ConstLabels: labels}, value))
@@ -57,7 +57,7 @@ func (h *health) register(r prometheus.Registerer) {
 			func() float64 { return float64(c.NotAfter().Unix()) })
 	}
 	for name, source := range h.access.sources {
-		gauge("source_stale", "1 if a file or URL cannot be used as it is now, and what it said before is in force.", prometheus.Labels{"source": name},
+		gauge("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in force.", prometheus.Labels{"source": name},
 			func() float64 {
 				if source.Err() != nil {
 					return 1
@@ -67,8 +67,8 @@ func (h *health) register(r prometheus.Registerer) {
 	}
 }
 
-// opsPort opens the port for operations. It tells no secrets and asks nobody, so it
-// may be any address.
+// opsPort opens the port for probes and metrics. It serves no secrets and checks no
+// credentials, so any address is allowed.
 func opsPort(ctx context.Context, address string) (net.Listener, error) {
 	var config net.ListenConfig
 	port, err := config.Listen(ctx, "tcp", address)
@@ -78,7 +78,7 @@ func opsPort(ctx context.Context, address string) (net.Listener, error) {
 	return port, nil
 }
 
-// opsServer answers probes and Prometheus.
+// opsServer answers the probes of Kubernetes and the scrapes of Prometheus.
 func opsServer(h *health, registry *prometheus.Registry) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })

@@ -5,7 +5,8 @@ import (
 	"os"
 )
 
-// own reports whether the other end of a unix socket is of our own user, or root.
+// own reports whether the process at the other end of a Unix socket runs as our own user or
+// as root.
 func own(c net.Conn) bool {
 	u, ok := c.(*net.UnixConn)
 	if !ok {

@@ -2,7 +2,7 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// peer returns whose the other end of the unix socket fd is.
+// peer returns the user of the process at the other end of the Unix socket fd.
 func peer(fd int) (uid uint32, err error) {
 	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
