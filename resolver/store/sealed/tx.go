@@ -16,16 +16,16 @@ type tx struct {
 	root   uint64        // the bucket's root page, as committed
 	bucket *bbolt.Bucket // nil in a read transaction
 	walked map[string]bool
-	buf    []byte // of the page that was read last
+	pages  *page.Reader
 }
 
 // begin returns the transaction id on the tree whose bucket of buckets is at the
 // page root, and whose index was committed by the transaction committed: id itself,
 // unless id is one that writes.
 func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
-	t = &tx{openFile: f, id: id}
+	t = &tx{openFile: f, id: id, pages: page.NewReader(f.file, f.meta.PageSize)}
 	t.index = index.Tree{Root: committed, Now: id, Load: t.loadNode, Save: t.saveNode}
-	t.root, err = page.BucketRoot(f.file, f.meta.PageSize, root, bucketName, &t.buf)
+	t.root, err = t.pages.Bucket(root, bucketName)
 	return t, err
 }
 
@@ -50,7 +50,7 @@ func (t *tx) walk(key []byte) error {
 	if t.walked[string(key)] {
 		return nil
 	}
-	if _, _, err := page.Lookup(t.file, t.meta.PageSize, t.root, key, &t.buf); err != nil {
+	if _, _, err := t.pages.Lookup(t.root, key); err != nil {
 		return err
 	}
 	t.walked[string(key)] = true
@@ -61,7 +61,7 @@ func (t *tx) walk(key []byte) error {
 // get, put or remove, and while the transaction lasts.
 func (t *tx) get(key []byte) (v []byte, err error) {
 	if t.bucket == nil {
-		v, _, err = page.Lookup(t.file, t.meta.PageSize, t.root, key, &t.buf)
+		v, _, err = t.pages.Lookup(t.root, key)
 	} else if err = t.walk(key); err == nil {
 		v = t.bucket.Get(key) // with what this transaction has changed
 	}

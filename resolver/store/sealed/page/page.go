@@ -104,16 +104,13 @@ type page struct {
 	first []byte
 }
 
-// readPage returns the page id. It reads into buf, where the page before is lost; a nil one is
-// made.
-func readPage(f io.ReaderAt, pageSize int64, id uint64, buf *[]byte) (page, error) {
+// readPage returns the page id. Its first page is read into buf, which has the size of a page.
+func readPage(f io.ReaderAt, id uint64, buf []byte) (page, error) {
 	if id > 1<<40 {
 		return page{}, damaged("there is no page %d", id)
 	}
-	if *buf == nil {
-		*buf = make([]byte, pageSize)
-	}
-	p := page{f: f, at: int64(id) * pageSize, first: *buf}
+	pageSize := int64(len(buf))
+	p := page{f: f, at: int64(id) * pageSize, first: buf}
 	if _, err := f.ReadAt(p.first, p.at); err != nil {
 		return page{}, damaged("there is no page %d", id)
 	}
@@ -175,13 +172,25 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 	return i, exact, err
 }
 
-// Lookup returns the value of key, and its element's flags, in the tree of pages
-// below root; nil if there is none. It takes the way that bbolt takes, but trusts
-// nothing on it. The value is valid until buf is used again.
-func Lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte) (value []byte, flags uint32, err error) {
+// Reader looks keys up in the pages of a file. It reads each page into the memory of the one before.
+// Not safe for concurrent use.
+type Reader struct {
+	file io.ReaderAt
+	buf  []byte
+}
+
+// NewReader returns a Reader of file, whose pages have pageSize bytes.
+func NewReader(file io.ReaderAt, pageSize int64) *Reader {
+	return &Reader{file, make([]byte, pageSize)}
+}
+
+// Lookup returns the value of key in the tree of pages below root, and its flags in that tree; nil
+// if it is not there. The value is valid until the next lookup. It goes the way that bbolt goes, and
+// trusts nothing on it.
+func (r *Reader) Lookup(root uint64, key []byte) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
-		p, err := readPage(f, pageSize, id, buf)
+		p, err := readPage(r.file, id, r.buf)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -213,9 +222,10 @@ func Lookup(f io.ReaderAt, pageSize int64, root uint64, key []byte, buf *[]byte)
 	return nil, 0, damaged("the pages lead nowhere")
 }
 
-// BucketRoot returns the root page of the bucket name, where root is that of the bucket of buckets.
-func BucketRoot(f io.ReaderAt, pageSize int64, root uint64, name []byte, buf *[]byte) (uint64, error) {
-	v, flags, err := Lookup(f, pageSize, root, name, buf)
+// Bucket returns the root page of the bucket name. root is that of the bucket of buckets, as in
+// [Meta].
+func (r *Reader) Bucket(root uint64, name []byte) (uint64, error) {
+	v, flags, err := r.Lookup(root, name)
 	if err != nil {
 		return 0, err
 	}

@@ -75,8 +75,7 @@ func (s *survey) take(id uint64) (page, error) {
 	if id < 2 || id >= s.m.Pages {
 		return page{}, damaged("there is no page %d", id)
 	}
-	var own []byte // the pages above are still in use
-	p, err := readPage(s.f, s.m.PageSize, id, &own)
+	p, err := readPage(s.f, id, make([]byte, s.m.PageSize)) // the pages above are still in use
 	if err != nil {
 		return page{}, err
 	}

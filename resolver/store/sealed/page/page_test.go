@@ -1,0 +1,177 @@
+package page_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/bbolt"
+
+	"inject/resolver/secret"
+	"inject/resolver/store/sealed/page"
+)
+
+var bucket = []byte("bucket")
+
+// newFile makes a file of bbolt with a past, so that it has free pages, and returns what it holds.
+// Some keys begin alike, and some values are longer than a page.
+func newFile(t *testing.T) (path string, held map[string][]byte) {
+	t.Helper()
+	path, held = filepath.Join(t.TempDir(), "db"), map[string][]byte{}
+	db, err := bbolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	for range 4 {
+		require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(bucket)
+			require.NoError(t, err)
+			for range 300 {
+				key := make([]byte, 1+rand.IntN(40))
+				for i := range key {
+					key[i] = byte(rand.IntN(3))
+				}
+				value := bytes.Repeat(key[:1], rand.IntN(200))
+				if rand.IntN(50) == 0 {
+					value = bytes.Repeat([]byte("x"), 9000)
+				}
+				require.NoError(t, b.Put(key, value))
+				held[string(key)] = value
+			}
+			for key := range held { // begins anywhere
+				if rand.IntN(10) == 0 {
+					break
+				}
+				require.NoError(t, b.Delete([]byte(key)))
+				delete(held, key)
+			}
+			return nil
+		}))
+	}
+	require.NoError(t, db.Close())
+	return path, held
+}
+
+// read looks up all keys of held, and some that are not there, in the file that b is.
+func read(b []byte, held map[string][]byte) error {
+	file := bytes.NewReader(b)
+	m, err := page.ReadMetas(file, int64(len(b)))
+	if err != nil {
+		return err
+	}
+	r := page.NewReader(file, m.PageSize)
+	root, err := r.Bucket(m.Root, bucket)
+	if err != nil {
+		return err
+	}
+	for key, want := range held {
+		v, _, err := r.Lookup(root, []byte(key))
+		if err != nil {
+			return err
+		}
+		if v == nil || !bytes.Equal(want, v) {
+			return fmt.Errorf("%x: a wrong value", key)
+		}
+		if v, _, err := r.Lookup(root, []byte(key+"absent")); err != nil || v != nil {
+			return fmt.Errorf("%x: there is something at a key that is absent: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func survey(ctx context.Context, b []byte) (keys int, used page.Set, err error) {
+	file := bytes.NewReader(b)
+	m, err := page.ReadMetas(file, int64(len(b)))
+	if err != nil {
+		return 0, nil, err
+	}
+	used, err = page.Survey(ctx, file, m, bucket, func([]byte) { keys++ })
+	return keys, used, err
+}
+
+// What bbolt wrote is read as bbolt would read it.
+func TestReads(t *testing.T) {
+	t.Parallel()
+	path, held := newFile(t)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, read(b, held))
+	keys, used, err := survey(t.Context(), b)
+	require.NoError(t, err)
+	require.Len(t, held, keys)
+
+	// A page that is not used may hold anything.
+	size, wiped := os.Getpagesize(), 0
+	for id := 2; id < len(b)/size; id++ {
+		if !used.Has(uint64(id)) {
+			clear(b[id*size:][:size])
+			wiped++
+		}
+	}
+	require.Positive(t, wiped)
+	require.NoError(t, read(b, held))
+
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = survey(cancelled, b)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestSetEnd(t *testing.T) {
+	t.Parallel()
+	path, _ := newFile(t)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	_, used, err := survey(t.Context(), b)
+	require.NoError(t, err)
+	pages := uint64(len(b) / os.Getpagesize())
+	for id := uint64(0); id < pages; {
+		end := used.End(id, pages)
+		for i := id; i < end; i++ {
+			require.Equal(t, used.Has(id), used.Has(i))
+		}
+		require.True(t, end == pages || used.Has(end) != used.Has(id))
+		require.Greater(t, end, id)
+		id = end
+	}
+}
+
+// Pages that were damaged at random lead to an end: no panic, and only errors that are damage or a
+// value that another key's would have to vouch for, which is not this package's to tell.
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	path, held := newFile(t)
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	size := os.Getpagesize()
+	rounds := 3000
+	if testing.Short() {
+		rounds = 300
+	}
+	refused := 0
+	for range rounds {
+		b := bytes.Clone(whole)
+		at := rand.IntN(len(b))
+		switch rand.IntN(4) {
+		case 0:
+			b[at] ^= 1 << rand.IntN(8)
+		case 1: // a header or an element that says something else
+			binary.NativeEndian.PutUint32(b[at/size*size+rand.IntN(16)*4:], rand.Uint32())
+		case 2: // a page in the place of another
+			copy(b[at/size*size:][:size], whole[rand.IntN(len(b)/size)*size:])
+		case 3:
+			b = b[:at]
+		}
+		_ = read(b, held)
+		if _, _, err := survey(t.Context(), b); err != nil {
+			refused++
+			require.True(t, errors.Is(err, secret.ErrCorrupt) || errors.Is(err, secret.ErrInvalid), err)
+		}
+	}
+	require.Positive(t, refused)
+}
