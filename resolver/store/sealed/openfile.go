@@ -64,7 +64,12 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
-	if f.meta, err = page.ReadMetas(f.file, info.Size()); err != nil {
+	f.meta, err = page.ReadMetas(f.file, info.Size())
+	if errors.Is(err, page.ErrForeign) {
+		return nil, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid),
+			"give --store the path of a file that inject made, or of one that does not exist yet")
+	}
+	if err != nil {
 		return nil, err
 	}
 	if o.Write {

@@ -42,6 +42,9 @@ type Meta struct {
 	TxID     uint64
 }
 
+// ErrForeign is returned for a file that bbolt has never written.
+var ErrForeign = fmt.Errorf("%w: not a file of bbolt", secret.ErrInvalid)
+
 // ReadMetas returns the current meta page when both meta pages of the file of that size are whole,
 // belong to successive transactions, and the file is as long as they need.
 func ReadMetas(f io.ReaderAt, size int64) (Meta, error) {
@@ -50,7 +53,7 @@ func ReadMetas(f io.ReaderAt, size int64) (Meta, error) {
 		// The only place that knows the page size is gone; try the usual one to tell
 		// a damaged store from a file that never was one.
 		if _, err2 := readMeta(f, 4096); err2 != nil && size > 0 && !hasMagic(f, 0) && !hasMagic(f, 4096) {
-			return Meta{}, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid), "give --store the path of a file that inject made, or of one that does not exist yet")
+			return Meta{}, ErrForeign
 		}
 		return Meta{}, err
 	}
