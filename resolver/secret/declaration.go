@@ -12,7 +12,7 @@ type Mount int
 
 // The three mounts.
 const (
-	Any    Mount = 0 // Flyte chooses; it chooses a variable, and so do we
+	Any    Mount = 0 // Flyte may choose; it takes a variable, and so do we
 	EnvVar Mount = 1
 	File   Mount = 2
 )
@@ -32,7 +32,7 @@ func (m Mount) String() string {
 
 // A Declaration is one secret that a task asks for.
 type Declaration struct {
-	// Group only shapes default names; the scoped store ignores it, as Flyte's does.
+	// Group only shapes the default names of variables; stores ignore it, as Flyte's does.
 	Group string
 	// Key is the name of the secret.
 	Key string
@@ -93,9 +93,9 @@ func ValidEnvVar(name string) bool {
 }
 
 // Validate returns an error that wraps [ErrInvalid] when d cannot be placed as
-// declared, whatever its value: a bad key, a variable that is not one or that
-// would change inject or the loader (PATH, INJECT_*, LD_*), a path for a
-// variable.
+// declared, whatever its value: the key is not one, the name of the variable is
+// not one or would steer inject or the loader (PATH, INJECT_*, LD_*), or there is
+// a path although the mount is not [File].
 func (d Declaration) Validate() error {
 	if err := ValidKey(d.Key); err != nil {
 		return err
@@ -104,12 +104,12 @@ func (d Declaration) Validate() error {
 		switch {
 		case i == 0 && !ValidEnvVar(name) && d.EnvVar == "":
 			return WithHint(
-				fmt.Errorf("%w: %s: no variable's name can be made of this key", ErrInvalid, d.Key),
+				fmt.Errorf("%w: %s: this key cannot be turned into the name of a variable", ErrInvalid, d.Key),
 				"name one: --secret %s=VARIABLE", d.Key)
 		case i == 0 && !ValidEnvVar(name):
-			// Not printed: it may be a value, given where a name belongs.
+			// Not quoted: it may be a value that was given in place of a name.
 			return WithHint(
-				fmt.Errorf("%w: %s: what follows is not a variable's name (not shown)", ErrInvalid, d.Key),
+				fmt.Errorf("%w: %s: what follows is not the name of a variable (not shown)", ErrInvalid, d.Key),
 				"a declaration names the variable, never the value: %s=MY_VARIABLE, of A-Z, 0-9 and _", d.Key)
 		case name == "PATH" || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "INJECT_"):
 			return WithHint(
@@ -118,7 +118,7 @@ func (d Declaration) Validate() error {
 		}
 	}
 	if d.Mount != File && d.Path != "" {
-		return fmt.Errorf("%w: %s: a path for a secret that is not a file", ErrInvalid, d.Key)
+		return fmt.Errorf("%w: %s: a path is for secrets that are placed in a file", ErrInvalid, d.Key)
 	}
 	return nil
 }

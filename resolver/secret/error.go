@@ -8,17 +8,17 @@ import (
 // The ways in which an operation on a secret fails. Stores classify their
 // errors by wrapping one of these; callers ask with [errors.Is].
 var (
-	// ErrNotFound: there never was such a secret at exactly that scope, or it was
-	// deleted. The only error on which the ladder climbs; a store that cannot
-	// tell absence from damage must not return it.
+	// ErrNotFound: there is no such secret at exactly that scope. It is the only
+	// error on which the ladder climbs, so a store that cannot tell absence from
+	// damage must not return it.
 	ErrNotFound = errors.New("secret not found")
-	// ErrExists: a secret is created where there is one.
+	// ErrExists: the secret that should be created exists already.
 	ErrExists = errors.New("secret already exists")
-	// ErrDenied: the caller may not do that.
+	// ErrDenied: the caller may not perform the operation.
 	ErrDenied = errors.New("access denied")
 	// ErrUnavailable: the store did not answer; the same call may succeed later.
 	ErrUnavailable = errors.New("store unavailable")
-	// ErrInvalid: the request can never succeed as it stands.
+	// ErrInvalid: the request can never succeed unless it is changed.
 	ErrInvalid = errors.New("invalid")
 	// ErrCorrupt: the store holds something that it did not write.
 	ErrCorrupt = errors.New("store damaged")
@@ -38,8 +38,8 @@ func (e *Error) Error() string { return e.Op + " " + e.Ref.String() + ": " + e.E
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// WithHint returns err with a word on what to do about it, for [Hint]. The
-// text of err stays the same.
+// WithHint returns err with a hint on what to do about it, which [Hint] returns. The
+// text of the error stays the same.
 func WithHint(err error, format string, args ...any) error {
 	return &hinted{err, fmt.Sprintf(format, args...)}
 }
@@ -52,7 +52,7 @@ type hinted struct {
 
 func (h *hinted) Unwrap() error { return h.error }
 
-// Hint returns the outermost hint in err's tree, or "".
+// Hint returns the outermost hint in err's tree, or "" if it has none.
 func Hint(err error) string {
 	if h, ok := errors.AsType[*hinted](err); ok {
 		return h.hint

@@ -10,7 +10,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// Each kind can be told by its sentinel, its number, its name and its status.
+// Each kind has a sentinel, a name and a status of its own.
 func TestKinds(t *testing.T) {
 	statuses := map[uint32]secret.Kind{}
 	require.Len(t, secret.Kinds(), 6)
@@ -37,7 +37,7 @@ func TestKinds(t *testing.T) {
 	require.Equal(t, secret.KindUnknown.Status(), newer.Status())
 }
 
-// Of an error that is several the worst counts.
+// An error that wraps several sentinels is of the worst kind.
 func TestKindOfSeveral(t *testing.T) {
 	all := secret.Kinds()
 	for i, worse := range all {

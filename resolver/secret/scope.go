@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// DefaultOrg is the organization of every secret unless told otherwise. Flyte's
+// DefaultOrg is the organization of a secret for which no other is named. Flyte's
 // server stores all secrets under this name, whatever _U_ORG_NAME says.
 const DefaultOrg = "flyte"
 
@@ -28,7 +28,7 @@ type Scope struct{ Org, Domain, Project string }
 // first: project and domain, project, domain, org. Rungs that need a name s
 // does not have are left out, so a task without a project reads no project's
 // secrets. Flyte climbs the same way; the project rung, which its documentation
-// promises and its server refuses, stands above the domain's because its owner
+// promises and its server refuses, comes before the domain's because its owner
 // is nearer to the task.
 func (s Scope) Ladder() []Scope {
 	var rungs []Scope
@@ -77,7 +77,7 @@ func (s Scope) Flags() string {
 }
 
 // Validate returns an error that wraps [ErrInvalid] and names every part of s
-// that is not a scope name. Names that contain "__", or begin or end with "_",
+// that is not a valid name. Names that contain "__", or begin or end with "_",
 // are refused because Flyte's stored id would not be one-to-one for them.
 func (s Scope) Validate() error {
 	var errs []error
@@ -134,8 +134,8 @@ func (r Ref) Validate() error { return errors.Join(ValidKey(r.Key), r.Scope.Vali
 
 // ValidKey returns nil when key matches ^[-a-zA-Z0-9_]+$ (the pattern that
 // flyteidl2.secret declares) and is at most 253 bytes long, else an error that
-// wraps [ErrInvalid]. The error does not quote key: what is no key may be a
-// value, given where the key belongs.
+// wraps [ErrInvalid]. The error does not quote key: it may be a value that was
+// given in place of a key.
 func ValidKey(key string) error {
 	switch {
 	case key == "":

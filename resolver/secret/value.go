@@ -7,22 +7,21 @@ import (
 	"log/slog"
 )
 
-// mask is what every printed form of a Value is.
+// mask is what a Value prints as.
 const mask = "[redacted]"
 
 // A Value is the bytes of a secret. It prints as [redacted] under every fmt
-// verb, logger and encoder. It wraps a closure because bytes in an unexported
-// field print under %v and a pointer prints under %q, through reflection and
-// whatever methods the type has; what a closure has captured, reflection cannot
-// reach. The zero Value is empty. A Value may be used by several goroutines.
+// verb, logger and encoder. It wraps a closure because reflection cannot reach the
+// variables of a closure, while fmt prints bytes in an unexported field under %v and
+// pointers under %q, whatever methods the type has. The zero Value is empty. A Value may be used by several goroutines.
 type Value struct{ reveal func() []byte }
 
 // NewValue returns a Value of b, which belongs to the Value from then on: the
 // caller must neither keep nor change it.
 func NewValue(b []byte) Value { return Value{func() []byte { return b }} }
 
-// Reveal takes the bytes out of v: the one way out, so that a search for its
-// name finds every place where a value is in the open. The bytes are v's own
+// Reveal returns the bytes of v. It is the only way to them, so a search for its
+// name finds every place that handles a value in the clear. The bytes are v's own
 // and must not be changed.
 func (v Value) Reveal() []byte {
 	if v.reveal == nil {
@@ -32,11 +31,11 @@ func (v Value) Reveal() []byte {
 }
 
 // Forget overwrites the bytes of v, and so those of every copy of v and of every
-// slice that Reveal has returned, with zeros. What was copied out of those stays.
-// The caller makes sure that nobody uses them meanwhile.
+// slice that Reveal has returned, with zeros. Copies of the bytes stay. The caller
+// must make sure that no other goroutine uses them at the same time.
 func (v Value) Forget() { clear(v.Reveal()) }
 
-// Len returns how many bytes v has, without taking them out.
+// Len returns how many bytes v has.
 func (v Value) Len() int { return len(v.Reveal()) }
 
 // Equal reports whether v and w hold the same bytes, in time that depends on
@@ -46,7 +45,7 @@ func (v Value) Equal(w Value) bool { return subtle.ConstantTimeCompare(v.Reveal(
 // Format implements [fmt.Formatter] for every verb and flag.
 func (Value) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, mask) }
 
-// String implements [fmt.Stringer]: the runtime uses it to print a panic.
+// String implements [fmt.Stringer], which the runtime uses when it prints a panic.
 func (Value) String() string { return mask }
 
 // MarshalText implements [encoding.TextMarshaler], which XML, YAML and map keys use.

@@ -22,7 +22,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// held is a struct as the code has them: a Value among other fields, exported,
+// held is a struct like those in the code: a Value among other fields, exported,
 // unexported and behind a pointer, an interface, a slice and a map.
 type held struct {
 	Name string
