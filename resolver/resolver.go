@@ -1,6 +1,7 @@
-// Package resolver climbs the ladder: one declared list in, all values or every
-// failure out. It reads from any store and changes none; where the declared
-// list comes from and where the values go is not its business.
+// Package resolver turns the secrets that a task declares into values: it looks up each
+// one at the scopes of the task's ladder, and returns all values or every failure. It
+// reads from any store and changes none. Where the declared list comes from and where
+// the values go is the business of other packages.
 package resolver
 
 import (
@@ -19,14 +20,14 @@ import (
 // parallel is how many secrets are looked up at the same time.
 const parallel = 16
 
-// helpTime bounds the search for where else a missing secret is.
+// helpTime bounds the search for other scopes that have a missing secret.
 const helpTime = 2 * time.Second
 
 // A Resolver turns a declared list into values for a task at a scope.
 type Resolver interface {
 	// Resolve returns one Resolved for each declaration, in the order declared, or
-	// an [*Error] that names every declaration that failed, or another error when
-	// none could be looked up. ctx is the one deadline for all of them.
+	// an [*Error] that names every declaration that failed, or another error if
+	// nothing could be looked up. The deadline of ctx is for all of them together.
 	Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error)
 }
 
@@ -34,28 +35,28 @@ type Resolver interface {
 type Resolved struct {
 	Declaration secret.Declaration
 	Value       secret.Value
-	Info        store.Info // of the secret that was used; Info.Ref.Scope is the rung that won
+	Info        store.Info // Info.Ref.Scope is the rung where the secret was found
 }
 
 // A Rung is one step of a climb.
 type Rung struct {
 	Scope secret.Scope
-	// Err is nil where the secret was found, [secret.ErrNotFound] where there is
-	// none, another error where the climb failed.
+	// Err is nil if the secret was found at Scope, [secret.ErrNotFound] if there is
+	// none, and another error if the climb failed there.
 	Err error
 }
 
-// A Climb is how one declaration was resolved, or was not.
+// A Climb says how one declaration was resolved, or why it was not.
 type Climb struct {
 	Resolved
 	Tried []Rung // narrowest first; the last one decided
 	Err   error  // why there is no value; nil if there is one
-	// Elsewhere are scopes that the task does not reach and where the key is; only
-	// for a secret that was not found, and only from a store that can be listed.
+	// Elsewhere are scopes outside the task's ladder that have the key. It is filled
+	// in only for a secret that was not found, and only by a store that can list.
 	Elsewhere []secret.Scope
 }
 
-// Error is every failed climb of a declared list.
+// An Error holds every failed climb of a declared list.
 type Error struct{ Failed []Climb }
 
 // Error returns a line for each failure.
@@ -76,7 +77,7 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// Ladder is the Resolver over a store in this process.
+// A Ladder is a Resolver over a store in this process.
 type Ladder struct{ reader store.Reader }
 
 // Over returns the ladder over r. It is safe for concurrent use if r is.
@@ -91,7 +92,7 @@ func (l *Ladder) Resolve(ctx context.Context, task secret.Scope, declared []secr
 	return Values(climbs)
 }
 
-// Values returns what the climbs found, or an [*Error] of those that failed.
+// Values returns the secrets that the climbs found, or an [*Error] of those that failed.
 func Values(climbs []Climb) ([]Resolved, error) {
 	var failed []Climb
 	resolved := make([]Resolved, len(climbs))
@@ -108,8 +109,8 @@ func Values(climbs []Climb) ([]Resolved, error) {
 }
 
 // Climb returns how each declaration is resolved, in the order declared,
-// failures included. Its error is that of a bad scope. A key that is declared
-// several times is looked up once.
+// failures included. It returns an error only for an invalid scope. A key that is
+// declared several times is looked up once.
 func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Climb, error) {
 	if err := task.Validate(); err != nil {
 		return nil, err
@@ -121,7 +122,7 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 	var g errgroup.Group
 	g.SetLimit(parallel)
 	for key, c := range byKey {
-		if len(byKey) == 1 { // not worth another goroutine, which is often another thread
+		if len(byKey) == 1 { // one key is not worth a goroutine, which often starts a thread
 			l.climb(ctx, task, key, c)
 			break
 		}
@@ -139,14 +140,14 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 		climbs[i].Declaration = d
 		if d.Version != "" && climbs[i].Err == nil {
 			climbs[i].Resolved = Resolved{Declaration: d}
-			climbs[i].Err = fmt.Errorf("%w: version %.40q was asked for, and the store keeps no versions", secret.ErrInvalid, d.Version)
+			climbs[i].Err = fmt.Errorf("%w: version %.40q was requested, but the store keeps no versions", secret.ErrInvalid, d.Version)
 		}
 	}
 	return climbs, nil
 }
 
-// climb looks key up from rung to rung. Only "not found" climbs: an outage, a
-// denial or damage at a narrow rung must not become the wider scope's value.
+// climb looks key up from rung to rung. It goes on only after "not found": an outage,
+// a denial or damage at a narrow rung must not become the wider scope's value.
 func (l *Ladder) climb(ctx context.Context, task secret.Scope, key string, c *Climb) {
 	for _, scope := range task.Ladder() {
 		v, info, err := l.reader.Get(ctx, secret.Ref{Scope: scope, Key: key})
@@ -163,8 +164,8 @@ func (l *Ladder) climb(ctx context.Context, task secret.Scope, key string, c *Cl
 	}
 }
 
-// unwrapRef drops the name of the secret, which the failure has already, and
-// says it when the deadline was the cause.
+// unwrapRef returns err without the name of the secret, which the Climb names already.
+// If the deadline was the cause, the error says so.
 func unwrapRef(ctx context.Context, err error) error {
 	scope := ""
 	if e, ok := errors.AsType[*secret.Error](err); ok {
@@ -179,8 +180,8 @@ func unwrapRef(ctx context.Context, err error) error {
 	return err
 }
 
-// findElsewhere lists the org's secrets for those that were not found. It is
-// help for people: when it fails there is less help.
+// findElsewhere lists the org's secrets to find other scopes of the missing keys. That
+// only improves a hint, so errors are ignored.
 func (l *Ladder) findElsewhere(ctx context.Context, org string, climbs map[string]*Climb) {
 	missing := false
 	for _, c := range climbs {

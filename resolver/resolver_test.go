@@ -23,7 +23,7 @@ func TestLadder(t *testing.T) {
 	resolvertest.Run(t, func(_ *testing.T, s store.Store) resolvertest.Resolver { return resolver.Over(s) })
 }
 
-// The keys of a list climb side by side, each once.
+// The keys of a list are looked up concurrently, each once.
 func TestSideBySide(t *testing.T) {
 	s := &counting{Store: storetest.Memory()}
 	var keys []string
@@ -59,7 +59,7 @@ func (hanging) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Inf
 	return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: ctx.Err()}
 }
 
-// When time is up, it is up for every declaration, and each is named.
+// When the deadline passes, every declaration fails and is named.
 func TestDeadlineNamesAll(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
