@@ -1,6 +1,6 @@
-// Package resolvertest is the one suite that every resolver passes: what is
-// asserted here holds for the ladder in this process, and for one on the other
-// side of a wire. It knows what a store and a resolver are, and none of them.
+// Package resolvertest is the conformance suite of resolvers: the ladder in this process
+// passes it, and so does the client of a server. It knows the interfaces of a store and a
+// resolver, and no implementation.
 package resolvertest
 
 import (
@@ -19,17 +19,17 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// A Resolver is one that tells of its climbs, too.
+// A Resolver also returns its climbs.
 type Resolver interface {
 	resolver.Resolver
-	// Climb is that of [resolver.Ladder].
+	// Climb does what Climb of [resolver.Ladder] does.
 	Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error)
 }
 
 // Task is the scope that the suite resolves for.
 var Task = secret.Scope{Org: "flyte", Domain: "development", Project: "p"}
 
-// beyond are scopes that a task at [Task] does not reach.
+// beyond are scopes outside the ladder of [Task].
 var beyond = []secret.Scope{
 	{Org: "flyte", Project: "q"},
 	{Org: "flyte", Domain: "production"},
@@ -37,11 +37,11 @@ var beyond = []secret.Scope{
 	{Org: "other"},
 }
 
-// errOther is a failure of no kind.
+// errOther is of [secret.KindUnknown].
 var errOther = errors.New("of no kind")
 
 // Run asserts everything that a [resolver.Resolver] promises. open returns one
-// over s, which is closed by the test's cleanup.
+// over s, and closes it in a cleanup of the test.
 func Run(t *testing.T, open func(t *testing.T, s store.Store) Resolver) {
 	t.Run("EveryLadder", func(t *testing.T) { testLadders(t, open) })
 	t.Run("AllFailuresAtOnce", func(t *testing.T) { testFailures(t, open) })
@@ -66,7 +66,7 @@ func create(t *testing.T, s store.Store, scope secret.Scope, key string, value [
 	require.NoError(t, s.Create(t.Context(), secret.Ref{Scope: scope, Key: key}, secret.NewValue(value), store.Regular))
 }
 
-// failing is a store in which some secrets cannot be had.
+// failing is a store that fails for some secrets.
 type failing struct {
 	store.Store
 
@@ -80,9 +80,8 @@ func (f failing) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.I
 	return f.Store.Get(ctx, ref)
 }
 
-// testLadders climbs every ladder there is: on each of the four rungs the secret
-// is absent, there, or cannot be had for each of the reasons. The first rung that
-// is not absent decides.
+// testLadders climbs every possible ladder: on each of the four rungs the secret is
+// absent, present, or fails in one of the ways. The first rung that is not absent decides.
 func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	rungs := Task.Ladder()
 	require.Len(t, rungs, 4)
@@ -131,7 +130,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 			require.Equal(t, secret.Ref{Scope: rungs[l.decides], Key: l.key}, c.Info.Ref)
 		}
 		if errors.Is(l.want, secret.ErrNotFound) {
-			require.ElementsMatch(t, beyond[:3], c.Elsewhere, "what is in the org, and no other org's")
+			require.ElementsMatch(t, beyond[:3], c.Elsewhere, "scopes of this org, and of no other")
 		} else {
 			require.Empty(t, c.Elsewhere)
 		}
@@ -148,7 +147,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 		check(l, climbs[i])
 	}
 	for n, l := range ladders {
-		if n%7 != 0 && l.want != nil { // of those that fail, some alone, too
+		if n%7 != 0 && l.want != nil { // resolve only some of those that fail
 			continue
 		}
 		got, err := r.Resolve(t.Context(), Task, Declare(l.key))
@@ -215,7 +214,7 @@ func testOrder(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 		keys = append(keys, key, "K0")
 	}
 	declared := Declare(keys...)
-	for i := range declared { // what comes back is what was declared, to the last field
+	for i := range declared { // the declaration comes back unchanged, to the last field
 		declared[i].Group, declared[i].EnvVar, declared[i].Mount = "g", fmt.Sprintf("V%d", i), secret.EnvVar
 	}
 	r := open(t, s)
@@ -231,7 +230,7 @@ func testOrder(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	require.Empty(t, got)
 }
 
-// testValues asserts that values and what is known of them come as they are.
+// testValues asserts that values and their metadata arrive unchanged.
 func testValues(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	s := storetest.Memory()
 	values := storetest.Values(t)
@@ -254,7 +253,7 @@ func testValues(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	}
 }
 
-// testScopes asserts that a task reads no secrets of a level that it has no name at.
+// testScopes asserts that a task without a project or domain reads no secrets of one.
 func testScopes(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	s := storetest.Memory()
 	for _, scope := range Task.Ladder() {
@@ -279,7 +278,7 @@ func (hanging) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Inf
 	return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: ctx.Err()}
 }
 
-// testDeadline asserts that the deadline is one for the whole list.
+// testDeadline asserts that one deadline holds for the whole list.
 func testDeadline(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	var keys []string
 	for i := range 100 {
@@ -292,7 +291,7 @@ func testDeadline(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "no answer")
-	require.Error(t, ctx.Err(), "it was given all of its time")
+	require.Error(t, ctx.Err(), "it must use all of its time")
 
 	ctx, cancel = context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
