@@ -18,7 +18,7 @@ const (
 	SchemeGRPC  = "grpc"  // a server on this machine, in the clear: grpc://127.0.0.1:port
 )
 
-// forms are what each scheme's addresses look like, for hints.
+// forms show what the addresses of each scheme look like, for hints.
 var forms = map[string]struct{ what, form string }{
 	SchemeFile:  {"a file", "file:///path/to/secrets.db"},
 	SchemeDir:   {"a mounted folder", "dir:///path/to/folder"},
@@ -27,11 +27,11 @@ var forms = map[string]struct{ what, form string }{
 }
 
 // ParseURL parses a store's address, the --store of the command line. schemes are
-// those that the caller opens. Of a file:// or dir:// address the Path is one of
-// the file system, absolute or, as in file:secrets.db, relative; a grpcs:// or
-// grpc:// address has a Host with a port and nothing else, and grpc:// leads to
-// this machine. What is anything else is refused with an error that wraps
-// [secret.ErrInvalid] and does not quote text: a password may be in it.
+// those that the caller can open. A file:// or dir:// address has a Path in the file
+// system, absolute or, as in file:secrets.db, relative. A grpcs:// or grpc:// address
+// has a Host with a port and nothing else; the host of grpc:// is [Loopback]. The
+// error for anything else wraps [secret.ErrInvalid] and does not quote text, which
+// may hold a password.
 func ParseURL(text string, schemes ...string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {
@@ -41,8 +41,8 @@ func ParseURL(text string, schemes ...string) (*url.URL, error) {
 		return nil, secret.WithHint(fmt.Errorf("%w: --store: unknown scheme %.20q", secret.ErrInvalid, u.Scheme), "%s", known(schemes))
 	}
 	if u.User != nil {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store: there is a user in it", secret.ErrInvalid),
-			"an address names no user and has no password: %s", forms[u.Scheme].form)
+		return nil, secret.WithHint(fmt.Errorf("%w: --store: the URL names a user", secret.ErrInvalid),
+			"an address has no user and no password: %s", forms[u.Scheme].form)
 	}
 	check := checkPath
 	if u.Scheme == SchemeGRPCS || u.Scheme == SchemeGRPC {
@@ -54,8 +54,7 @@ func ParseURL(text string, schemes ...string) (*url.URL, error) {
 	return u, nil
 }
 
-// checkPath returns nil if u is a path of the file system, which it puts into
-// u.Path.
+// checkPath returns nil if u is a path in the file system, and sets u.Path to it.
 func checkPath(u *url.URL) error {
 	if u.Opaque != "" { // file:relative/path
 		var err error
@@ -72,18 +71,18 @@ func checkPath(u *url.URL) error {
 	return nil
 }
 
-// checkServer returns nil if u is a server's host and port and nothing else.
+// checkServer returns nil if u has a host and a port and nothing else.
 func checkServer(u *url.URL) error {
 	form := forms[u.Scheme].form
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	if err != nil || port == 0 || u.Hostname() == "" {
-		return secret.WithHint(fmt.Errorf("%w: --store: host:port of the server is missing", secret.ErrInvalid), "a server's address is %s", form)
+		return secret.WithHint(fmt.Errorf("%w: --store: the host or port of the server is missing", secret.ErrInvalid), "a server's address is %s", form)
 	}
 	if u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return secret.WithHint(fmt.Errorf("%w: --store: a server's address has no path, query or fragment", secret.ErrInvalid), "it ends with the port: %s", form)
 	}
 	if u.Scheme == SchemeGRPC && !Loopback(u.Hostname()) {
-		return secret.WithHint(fmt.Errorf("%w: --store: grpc:// would send values over the network in the clear, so it leads to this machine only", secret.ErrInvalid),
+		return secret.WithHint(fmt.Errorf("%w: --store: grpc:// has no TLS and would send values over the network in the clear, so only this machine may be named", secret.ErrInvalid),
 			"use TLS: grpcs://%s", u.Host)
 	}
 	return nil

@@ -35,7 +35,7 @@ func TestParseURL(t *testing.T) {
 		require.Equal(t, c.host, u.Host, c.text)
 	}
 
-	const noServer, noPath = "host:port of the server is missing", "a path is missing"
+	const noServer, noPath = "the host or port of the server is missing", "a path is missing"
 	for _, c := range []struct {
 		schemes          []string
 		text, want, hint string
@@ -54,9 +54,9 @@ func TestParseURL(t *testing.T) {
 		{local, "file://relative/path", noPath, "three slashes begin an absolute path: file:///path"},
 		{local, "dir:", noPath, "dir:///path"},
 		{local, "dir://", noPath, ""},
-		{local, "file://findme:findme@/a", "there is a user in it", "file:///path"},
-		{every, "grpcs://findme:findme@h:1", "there is a user in it", "grpcs://host:port"},
-		{every, "grpcs://findme@h:1", "there is a user in it", ""},
+		{local, "file://findme:findme@/a", "the URL names a user", "file:///path"},
+		{every, "grpcs://findme:findme@h:1", "the URL names a user", "grpcs://host:port"},
+		{every, "grpcs://findme@h:1", "the URL names a user", ""},
 		{every, "grpcs://h", noServer, "grpcs://host:port"},
 		{every, "grpcs://:8093", noServer, ""},
 		{every, "grpcs://h:0", noServer, ""},
