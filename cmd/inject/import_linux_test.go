@@ -43,7 +43,7 @@ func TestImportOnServer(t *testing.T) {
 		large += fmt.Sprintf("LARGE%d=%s\n", i, strings.Repeat("v", 1<<20))
 	}
 	s.inject(large, nil, s.as("platform", "create", "secret", "--from-env-file", "-")...).failed(
-		"bytes are too many for one request (at most 4194304)", "hint: split what is sent: that is the most a server takes at once\n", "inject: nothing was stored\n")
+		"bytes (at most 4194304)", "hint: send less at a time: a server takes no larger request\n", "inject: nothing was stored\n")
 	s.inject(file, nil, s.as("one-key", "create", "secret", "--from-env-file", "-")...).failed("access denied", "inject: nothing was stored\n").without(first)
 	s.stop()
 	s.inject(file, nil, s.as("platform", "create", "secret", "--from-env-file", "-")...).failed(

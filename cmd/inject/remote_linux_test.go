@@ -255,7 +255,7 @@ func TestServerOnLoopback(t *testing.T) {
 	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
 	require.Equal(t, "[redacted:K]", s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c", `printf %s "$K"`).ok().without(value).stdout)
 	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed("TLS with "+s.address, "hint: the server does not speak TLS there")
-	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get", "secret").failed("a token or a certificate needs TLS").without(value)
+	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get", "secret").failed("a token or a certificate can only be sent over TLS").without(value)
 	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
 }
 
@@ -276,10 +276,10 @@ func TestServerRefuses(t *testing.T) {
 		"another token":         {[][]string{address, ca, {"--token-file", s.write("wrong", wrong)}}, []string{"the credentials were refused", s.address, "expired"}},
 		"the system's CAs":      {[][]string{address, token}, []string{"TLS with " + s.address, "unknown authority", "--ca-file"}},
 		"another CA":            {[][]string{address, token, {"--ca-file", other.path("ca.pem")}}, []string{"TLS with " + s.address, "another authority", other.path("ca.pem")}},
-		"another's certificate": {[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}}, []string{s.address + " does not accept our certificate", "--cert-file"}},
+		"another's certificate": {[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}}, []string{s.address + " does not accept the client certificate", "--cert-file"}},
 		"no key":                {[][]string{address, ca, {"--cert-file", s.path("task.pem")}}, []string{"the client's certificate and key in " + s.path("task.pem"), "for a server is that key"}},
-		"no certificate":        {[][]string{address, ca, {"--key-file", s.path("task.key")}}, []string{"a private key without its certificate", "--cert-file"}},
-		"no TLS":                {[][]string{{"--store", "grpc://" + s.address}}, []string{s.address, "does the server want TLS?"}},
+		"no certificate":        {[][]string{address, ca, {"--key-file", s.path("task.key")}}, []string{"a private key is given without its certificate", "--cert-file"}},
+		"no TLS":                {[][]string{{"--store", "grpc://" + s.address}}, []string{s.address, "does the server expect TLS?"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // an outage is waited for

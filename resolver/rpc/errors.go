@@ -23,16 +23,16 @@ import (
 	"inject/resolver/secret"
 )
 
-// maxMessage is how much is shown of what a server says, in bytes.
+// maxMessage is how much of a message from the server is shown, in bytes.
 const maxMessage = 300
 
-// errFailed is a failure of no kind that package secret knows.
+// errFailed is the error of a failure whose kind package secret does not know.
 var errFailed = errors.New("the server failed")
 
-// invoke makes every call: it adds the token, and gives errors the words of
-// package secret.
+// invoke makes every call: it adds the deadline and the token, and turns errors into those
+// of package secret.
 func (c *Client) invoke(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	var hidden [][]byte // of which a server that repeats it is not quoted
+	var hidden [][]byte // secrets in the request: a message that repeats one is not shown
 	switch r := request.(type) {
 	case *secretpb.CreateSecretRequest:
 		hidden = append(hidden, r.GetSecretSpec().GetBinaryValue())
@@ -44,7 +44,7 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 		}
 	}
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
-		return secret.WithHint(fmt.Errorf("%w: %d bytes are too many for one request (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "split what is sent: that is the most a server takes at once")
+		return secret.WithHint(fmt.Errorf("%w: the request has %d bytes (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "send less at a time: a server takes no larger request")
 	}
 	if _, ok := ctx.Deadline(); !ok && c.o.Timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, c.o.Timeout)
@@ -78,7 +78,7 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 	return c.explain(ctx, code, message)
 }
 
-// explain returns what a status means, and what to do.
+// explain returns the error for a gRPC status, with a hint.
 func (c *Client) explain(ctx context.Context, code codes.Code, message string) error {
 	if err := ended(ctx, code); err != nil {
 		err = fmt.Errorf("%w: no answer from %s in time: %w", secret.ErrUnavailable, c.o.Address, err)
@@ -88,28 +88,28 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		return err
 	}
 	switch code {
-	case codes.NotFound: // whose text, like the next one's, only names the secret
+	case codes.NotFound: // its message, like the next one's, only names the secret
 		return secret.ErrNotFound
 	case codes.AlreadyExists:
 		return secret.ErrExists
 	case codes.PermissionDenied:
 		message, hint, ok := strings.Cut(message, "; hint: ")
 		if !ok {
-			hint = c.o.Address + " knows who is calling, and does not let them do this; its operator can"
+			hint = c.o.Address + " knows the caller, but its policy does not allow this; ask its operator"
 		}
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.Unauthenticated:
-		hint := c.o.Address + " does not know who is calling: --token-file FILE, or --cert-file FILE, says it"
+		hint := c.o.Address + " does not know the caller: identify it with --token-file FILE or --cert-file FILE"
 		if c.hasToken() || c.o.CertFile != "" {
-			hint = "is the token or certificate one for " + c.o.Address + ", and has it expired?"
+			hint = "is the token or certificate meant for " + c.o.Address + ", and has it expired?"
 		}
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", hint)
 	case codes.ResourceExhausted:
-		if strings.HasPrefix(message, "grpc: received message") { // by our own limit
+		if strings.HasPrefix(message, "grpc: received message") { // over our own limit, maxResolved
 			return secret.WithHint(withMessage(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time")
 		}
 		return withMessage(secret.ErrUnavailable, message)
-	case codes.DeadlineExceeded, codes.Canceled: // by the server itself
+	case codes.DeadlineExceeded, codes.Canceled: // the server gave up; our own deadline is handled above
 		return withMessage(secret.ErrUnavailable, message)
 	case codes.Unavailable:
 		return c.unavailable(message)
@@ -118,18 +118,18 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		return withMessage(sentinel, message)
 	}
 	return secret.WithHint(withMessage(fmt.Errorf("%w with %s", errFailed, code), message),
-		"what answers at %s is not an injectd, or an older one, or has a fault that its log tells", c.o.Address)
+		"is %s an injectd of this version? its log may say more", c.o.Address)
 }
 
-// ended returns the error of ctx if it is the reason for code. The server counts
-// our deadline, too, and may be the first to say so: then the last moment is waited
-// for, so that who asks ctx is told the same.
+// ended returns the error of ctx if it is the reason for code. The server knows our
+// deadline, too, and may report it first. Then ended waits until ctx agrees, so that a
+// caller who asks ctx gets the same answer.
 func ended(ctx context.Context, code codes.Code) error {
 	if deadline, ok := ctx.Deadline(); ok && code == codes.DeadlineExceeded && time.Until(deadline) < time.Second {
 		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {
-		if cause := context.Cause(ctx); cause != err { //nolint:errorlint // the same, or one that was given
+		if cause := context.Cause(ctx); cause != err { //nolint:errorlint // the same error, or a cause that the caller gave
 			return fmt.Errorf("%w: %w", err, cause)
 		}
 		return err
@@ -137,12 +137,12 @@ func ended(ctx context.Context, code codes.Code) error {
 	return nil
 }
 
-// wrapping is what gRPC puts around the error of a connection.
-var wrapping = sync.OnceValue(func() *regexp.Regexp { // a run in which nothing fails does without
+// wrapping is the text that gRPC puts around the error of a connection.
+var wrapping = sync.OnceValue(func() *regexp.Regexp { // not compiled in a run without failures
 	return regexp.MustCompile(`^.*desc = ("transport: (?:Error while dialing: )?.*"|".*")$`)
 })
 
-// unavailable says why there is no connection, and what to do about it.
+// unavailable returns the error for a server without a connection, with a hint.
 func (c *Client) unavailable(message string) error {
 	if m := wrapping().FindStringSubmatch(message); m != nil {
 		if text, err := strconv.Unquote(m[1]); err == nil {
@@ -152,53 +152,53 @@ func (c *Client) unavailable(message string) error {
 	if failed := c.handshake.failed.Load(); failed != nil && strings.Contains(message, (*failed).Error()) {
 		return secret.WithHint(withMessage(fmt.Errorf("%w: TLS with %s", secret.ErrUnavailable, c.o.Address), (*failed).Error()), "%s", c.tlsHint(*failed))
 	}
-	if _, alert, ok := strings.Cut(message, alertText); ok { // after a handshake that was ours alone
-		return secret.WithHint(withMessage(fmt.Errorf("%w: %s does not accept our certificate", secret.ErrDenied, c.o.Address), alert),
-			"--cert-file FILE, and --key-file FILE if the key is not in it, name one that the server accepts")
+	if _, alert, ok := strings.Cut(message, alertText); ok { // only our side had completed the handshake
+		return secret.WithHint(withMessage(fmt.Errorf("%w: %s does not accept the client certificate", secret.ErrDenied, c.o.Address), alert),
+			"name a certificate that the server accepts with --cert-file FILE, and its key with --key-file FILE")
 	}
 	hint := "is an injectd running there, and may this machine connect to it?"
 	if !c.o.TLS && strings.Contains(message, "server preface") {
-		hint = "does the server want TLS? grpcs://" + c.o.Address
+		hint = "does the server expect TLS? grpcs://" + c.o.Address
 	}
 	return secret.WithHint(withMessage(fmt.Errorf("%w: %s", secret.ErrUnavailable, c.o.Address), message), "%s", hint)
 }
 
-// alertText is what crypto/tls says of an alert of the other side, which has no
-// type that could be asked for.
+// alertText begins the text of an alert from the other side. crypto/tls has no exported
+// type for it.
 const alertText = "remote error: tls: "
 
 func isAlert(text string) bool { return strings.Contains(text, alertText) }
 
-// tlsHint says what to do when a handshake has failed.
+// tlsHint returns a hint for a failed handshake.
 func (c *Client) tlsHint(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		if c.o.CAFile != "" {
-			return "the server's certificate is of another authority than those in " + c.o.CAFile
+			return "the server's certificate is signed by none of the authorities in " + c.o.CAFile
 		}
-		return "--ca-file FILE names the authority that the server's certificate is of"
+		return "name the authority that signs the server's certificate with --ca-file FILE"
 	}
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
-		return "the server's certificate must be renewed, unless the clock of this machine is wrong"
+		return "renew the server's certificate, or set the clock of this machine right"
 	}
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "--store names the server as its certificate does; the certificate must be for the name in --store"
+		return "the server's certificate must be valid for the host in --store"
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the server does not speak TLS there: is it another port, or, on this machine, grpc://" + c.o.Address + "?"
+		return "the server does not speak TLS on that port: is it another port, or, on this machine, grpc://" + c.o.Address + "?"
 	}
 	if text := err.Error(); isAlert(text) || strings.Contains(text, "protocol version") {
-		return "the server has ended the handshake: it must speak TLS 1.3, and accept our certificate if it asks for one"
+		return "the server ended the handshake: it must speak TLS 1.3, and accept the client certificate if it asks for one"
 	}
-	return "is it an injectd that answers there?"
+	return "is the server an injectd?"
 }
 
-// nonsense is the error of an answer that no injectd gives.
+// nonsense returns the error for an answer that no injectd of this version gives.
 func (c *Client) nonsense(format string, args ...any) error {
-	return secret.WithHint(fmt.Errorf("the answer of %s makes no sense: %w", c.o.Address, fmt.Errorf(format, args...)),
-		"what answers there is not an injectd, or an older or newer one")
+	return secret.WithHint(fmt.Errorf("the answer of %s cannot be used: %w", c.o.Address, fmt.Errorf(format, args...)),
+		"is it an injectd of this version?")
 }
 
-// withMessage returns err with what the server says about it, if that says more.
+// withMessage returns err with the server's message, if that says more.
 func withMessage(err error, message string) error {
 	message = printable.Text(message, maxMessage)
 	switch {
@@ -210,7 +210,7 @@ func withMessage(err error, message string) error {
 	return fmt.Errorf("%w: %s", err, message)
 }
 
-// serverError is an error in the server's words.
+// A serverError is an error in the server's words.
 type serverError struct {
 	text string
 	err  error

@@ -41,8 +41,8 @@ func (c *Client) Delete(ctx context.Context, ref secret.Ref) error {
 	})
 }
 
-// Describe implements [store.Lister]. When the secret was updated is not known:
-// Flyte's messages have no place for it.
+// Describe implements [store.Lister]. Updated is zero, because Flyte's messages have no
+// field for it.
 func (c *Client) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
 	err = do("describe", ref, ref.Validate(), func() error {
 		response, err := c.secrets.GetSecret(ctx, &secretpb.GetSecretRequest{Id: toID(ref)})
@@ -50,7 +50,7 @@ func (c *Client) Describe(ctx context.Context, ref secret.Ref) (info store.Info,
 			return err
 		}
 		if info = toInfo(response.GetSecret()); info.Ref != ref {
-			return c.nonsense("another secret than the one that was asked for")
+			return c.nonsense("it is about another secret")
 		}
 		return nil
 	})
@@ -60,8 +60,7 @@ func (c *Client) Describe(ctx context.Context, ref secret.Ref) (info store.Info,
 	return info, nil
 }
 
-// List implements [store.Lister]. When secrets were updated is not known, as in
-// Describe.
+// List implements [store.Lister]. Updated is zero, as in Describe.
 func (c *Client) List(ctx context.Context, f store.Filter, limit int, token string) ([]store.Info, string, error) {
 	response, err := c.secrets.ListSecrets(ctx, &secretpb.ListSecretsRequest{
 		Organization: f.Org, Domain: f.Domain, Project: f.Project,
@@ -81,11 +80,11 @@ func (c *Client) List(ctx context.Context, f store.Filter, limit int, token stri
 	if next := response.GetToken(); next == "" || next != token {
 		return page, next, nil
 	}
-	return nil, "", fmt.Errorf("list: %w", c.nonsense("the same page again and again"))
+	return nil, "", fmt.Errorf("list: %w", c.nonsense("the same page again"))
 }
 
-// Import implements [store.Importer]. All of secrets are at one scope, and fit
-// in one request of at most [MaxRequest] bytes.
+// Import implements [store.Importer]. All secrets must be at one scope and fit into one
+// request of [MaxRequest] bytes.
 func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	if len(secrets) == 0 {
 		return nil
@@ -97,10 +96,10 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	for i, s := range secrets {
 		sent[s.Ref.Key] = true
 		if refused[i] == nil && s.Ref.Scope != scope {
-			refused[i] = &secret.Error{Op: "create", Ref: s.Ref, Err: fmt.Errorf("%w: a server imports secrets of one scope at a time", secret.ErrInvalid)}
+			refused[i] = &secret.Error{Op: "create", Ref: s.Ref, Err: fmt.Errorf("%w: a server imports the secrets of one scope at a time", secret.ErrInvalid)}
 		}
 		request.Secrets = append(request.Secrets, &injectv1.ImportedSecret{
-			Name: s.Ref.Key, Value: s.Value.Reveal(), Type: secretpb.SecretType(s.Type), //nolint:gosec // one of two
+			Name: s.Ref.Key, Value: s.Value.Reveal(), Type: secretpb.SecretType(s.Type), //nolint:gosec // there are two types
 		})
 	}
 	if err := errors.Join(refused...); err != nil {
@@ -113,15 +112,15 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	var errs []error
 	for _, f := range response.GetFailures() {
 		if !sent[f.GetName()] {
-			return fmt.Errorf("import: %w", c.nonsense("a failure of a secret that was not sent"))
+			return fmt.Errorf("import: %w", c.nonsense("it reports a secret that was not sent"))
 		}
 		errs = append(errs, &secret.Error{Op: "create", Ref: secret.Ref{Scope: scope, Key: f.GetName()}, Err: failure(ctx, f.GetFailure())})
 	}
 	return errors.Join(errs...)
 }
 
-// do calls fn, unless err is already known, and says which operation on which
-// secret failed.
+// do calls fn unless err is set. The error that it returns names the operation and the
+// secret.
 func do(op string, ref secret.Ref, err error, fn func() error) error {
 	if err == nil {
 		err = fn()
@@ -132,11 +131,11 @@ func do(op string, ref secret.Ref, err error, fn func() error) error {
 	return nil
 }
 
-// spec puts a value on the wire.
+// spec returns a value and its type in Flyte's form.
 func spec(v secret.Value, t store.Type) *secretpb.SecretSpec {
 	return &secretpb.SecretSpec{
 		Value: &secretpb.SecretSpec_BinaryValue{BinaryValue: v.Reveal()},
-		Type:  secretpb.SecretType(t), //nolint:gosec // one of two
+		Type:  secretpb.SecretType(t), //nolint:gosec // there are two types
 	}
 }
 
@@ -153,7 +152,7 @@ func toInfo(s *secretpb.Secret) store.Info {
 	}
 }
 
-// timeOf returns the time that t is; the zero one if it is not set.
+// timeOf returns t as a time, which is zero if t is not set.
 func timeOf(t *timestamppb.Timestamp) time.Time {
 	if t == nil {
 		return time.Time{}

@@ -28,17 +28,17 @@ func (c *Client) Resolve(ctx context.Context, task secret.Scope, declared []secr
 }
 
 // Climb returns how the server resolves each declaration, in the order declared,
-// failures included. If one of them failed there is no value in the others. Its
-// error is that of a bad scope, or why the server could not be asked.
+// failures included. If one of them failed, the others have no value. It returns an error
+// for an invalid scope, or if the server could not be asked.
 //
-// A task of the default org that names no domain and no project says nothing of its
-// scope: it gets that of the caller, as the server knows it. It is the scope of the
-// first rung, and the others are of its ladder.
+// A task of the default org without a domain and a project has no scope of its own: the
+// server takes the scope of the caller. That is the scope of the first rung, and the other
+// rungs are of its ladder.
 func (c *Client) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
 	return c.climb(ctx, task, declared, false)
 }
 
-// Explain is Climb without values: they do not leave the server.
+// Explain is Climb without values: the server does not send them.
 func (c *Client) Explain(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
 	return c.climb(ctx, task, declared, true)
 }
@@ -56,12 +56,12 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 	var asked, refused []*resolver.Climb
 	for i, d := range declared {
 		climbs[i].Declaration = d
-		if climbs[i].Err = secret.ValidKey(d.Key); climbs[i].Err != nil { // it may be a value: it stays here
+		if climbs[i].Err = secret.ValidKey(d.Key); climbs[i].Err != nil { // not sent, since it may be a value
 			refused = append(refused, &climbs[i])
-			request.NamesOnly = true // nothing will come of it, but every failure is told at once
+			request.NamesOnly = true // it fails as a whole, but all failures are reported at once
 			continue
 		}
-		// What shapes the names of variables and files is nothing that a server needs.
+		// The server needs nothing that only shapes the names of variables and files.
 		request.Secrets = append(request.Secrets, &core.Secret{
 			Group: strings.ToValidUTF8(d.Group, "\ufffd"), GroupVersion: strings.ToValidUTF8(d.Version, "\ufffd"), Key: d.Key,
 		})
@@ -93,7 +93,7 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 	return climbs, nil
 }
 
-// fill puts what the server answers to a declaration into climb.
+// fill copies the server's answer for one declaration into climb.
 func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Climb, answer *injectv1.Climb, namesOnly bool) error {
 	key := climb.Declaration.Key
 	for _, r := range answer.GetTried() {
@@ -103,7 +103,7 @@ func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Cl
 		}
 		climb.Tried = append(climb.Tried, rung)
 		if !slices.Contains(task.Ladder(), rung.Scope) {
-			return c.nonsense("it looked where this task does not reach")
+			return c.nonsense("it looked at a scope outside the ladder of this task")
 		}
 	}
 	for _, s := range answer.GetElsewhere() {
@@ -125,20 +125,20 @@ func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Cl
 			Ref: secret.Ref{Scope: fromScope(found.GetScope()), Key: key}, Type: store.Type(found.GetType()),
 		}
 		climb.Info.Created, climb.Info.Updated = timeOf(found.GetCreatedTime()), timeOf(found.GetUpdatedTime())
-		// A server that is wrong about the scope may be wrong about the secret.
+		// A server with a wrong scope may have the wrong secret, too.
 		if !slices.Contains(task.Ladder(), climb.Info.Ref.Scope) {
-			return c.nonsense("it found the secret where this task does not reach")
+			return c.nonsense("it found the secret at a scope outside the ladder of this task")
 		}
 	default:
-		return c.nonsense("neither a secret nor why there is none")
+		return c.nonsense("neither a secret nor a failure")
 	}
 	return nil
 }
 
-// failure returns the error that the server tells.
+// failure returns the error for a failure on the wire.
 func failure(ctx context.Context, f *injectv1.Failure) error {
 	sentinel := secret.Kind(f.GetCode()).Err()
-	if sentinel == nil { // none of the kinds, or one of a newer server's
+	if sentinel == nil { // of no kind, or of a kind that only a newer server knows
 		sentinel = errFailed
 	}
 	err := withMessage(sentinel, f.GetMessage())
@@ -156,8 +156,8 @@ func fromScope(s *injectv1.Scope) secret.Scope {
 	return scope(s.GetOrganization(), s.GetDomain(), s.GetProject())
 }
 
-// scope returns the scope that is named on the wire, where the default org may
-// be left out.
+// scope returns the scope that is named on the wire, where an empty org stands for the
+// default one.
 func scope(org, domain, project string) secret.Scope {
 	if org == "" {
 		org = secret.DefaultOrg

@@ -1,10 +1,9 @@
-// Package rpc is the client's end of the wire: a resolver, and a store that can
-// be managed, behind an injectd. It speaks gRPC, checks what it sends and what
-// comes back, and gives the errors of the server the words of package secret.
+// Package rpc is the client of a server, injectd: a resolver, and a store whose secrets can
+// be managed. It speaks gRPC, checks requests and responses, and turns the server's errors
+// into those of package secret.
 //
-// It decides nothing: who is calling, and what they may, is the server's. It
-// knows no other store, keeps nothing of what it was told, and changes nothing
-// twice.
+// It makes no access decisions: the server identifies the caller and applies its policy. It
+// caches nothing, and never sends a change twice.
 package rpc
 
 import (
@@ -30,27 +29,28 @@ import (
 	"inject/resolver/store"
 )
 
-// MaxRequest is the longest request, in bytes: what gRPC servers take by default.
+// MaxRequest is the largest request in bytes: the default limit of gRPC servers.
 const MaxRequest = 4 << 20
 
 const (
-	// maxResolved is the longest answer to a declared list, in bytes. With it a
-	// server that is none cannot take all memory that a task has.
+	// maxResolved is the largest answer to a declared list, in bytes. Without the limit a
+	// faulty or hostile server could exhaust the task's memory.
 	maxResolved = 64 << 20
-	// maxFile is how much is read of a file with certificates, in bytes.
+	// maxFile is the largest file of certificates, in bytes.
 	maxFile = 1 << 20
-	// maxToken is the longest token, in bytes. Headers of several times that are
-	// refused by servers and by what is before them.
+	// maxToken is the longest token, in bytes. Servers and proxies refuse headers that are
+	// several times as long.
 	maxToken = 16 << 10
 )
 
-// retryAfter is the first wait before a call is repeated; the others are three times as long
-// each. Tests shorten it.
+// retryAfter is the wait before a call is repeated; each further wait is three times as
+// long. Tests shorten it.
 var retryAfter = 100 * time.Millisecond
 
-// serviceConfig repeats calls that change nothing when the server is not there, for about 40
-// times retryAfter in all, which is 4 s: what a restart takes. A change is never repeated,
-// because it may have been made. gRPC varies the waits by a fifth.
+// serviceConfig makes gRPC repeat calls that change nothing while the server is unavailable:
+// for about 40 times retryAfter in all, which is 4 s, as long as a restart takes. A change is
+// never repeated, because the first attempt may have succeeded. gRPC varies each wait by a
+// fifth.
 func serviceConfig() string {
 	return fmt.Sprintf(`{"methodConfig": [{
 	"name": [
@@ -65,8 +65,8 @@ func serviceConfig() string {
 }]}`, retryAfter.Seconds())
 }
 
-// connecting is how often a connection is tried: often enough that one of the repeated
-// calls finds a server that has come back.
+// connecting says how often gRPC tries to connect: often enough that a repeated call finds a
+// server that has restarted.
 func connecting() grpc.ConnectParams {
 	return grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: retryAfter, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * retryAfter},
@@ -74,34 +74,33 @@ func connecting() grpc.ConnectParams {
 	}
 }
 
-// Options say where a server is and how it and its client know each other.
+// Options say where a server is and how the two sides authenticate each other.
 type Options struct {
-	// Address is host:port. The server's certificate must be for the host.
+	// Address is host:port. The server's certificate must be valid for the host.
 	Address string
-	// TLS is false only for a server on this machine's own loopback interface,
-	// which is then told neither a token nor who is calling.
+	// TLS may be false only for a server on the loopback interface of this machine. It
+	// then gets neither a token nor a certificate.
 	TLS bool
-	// CAFile holds the certificates of the authorities that the server's may be
-	// of, in PEM; "" for those of the system.
+	// CAFile holds the certificates, in PEM, of the authorities that may sign the
+	// server's; "" for those of the system.
 	CAFile string
 	// CertFile holds the client's certificate, in PEM, and KeyFile its private key;
-	// KeyFile is "" if the key is in CertFile, too. They are read for each
-	// connection, so that they can be renewed. Both "" for none.
+	// KeyFile is "" if CertFile holds the key, too. Both are "" for a client without a
+	// certificate. They are read for each connection, so they can be renewed.
 	CertFile, KeyFile string
-	// TokenFile holds a bearer token, which is read for each call, since it is
-	// renewed, too; "" for the one in Token, or none. It is sent to Address and
-	// nowhere else.
+	// TokenFile holds a bearer token. It is read for each call, so it can be renewed.
+	// "" for the token in Token, or for none.
 	TokenFile string
-	// Token is a bearer token, as a file would hold it; empty for none. Not beside
-	// TokenFile.
+	// Token is a bearer token, as a file would hold it; empty for none. It must be empty
+	// if TokenFile is set.
 	Token secret.Value
-	// Timeout ends a call whose context has no deadline, so that a server that never
-	// answers is an error. Zero for no limit.
+	// Timeout ends a call whose context has no deadline, so that the call fails if the
+	// server never answers. Zero for no limit.
 	Timeout time.Duration
 }
 
-// A Client is a server that is asked over one connection: a [resolver.Resolver]
-// and a [store.Importer]. Safe for concurrent use.
+// A Client is a [resolver.Resolver] and a [store.Importer] that asks a server over one
+// connection. It is safe for concurrent use.
 type Client struct {
 	conn      *grpc.ClientConn
 	o         Options
@@ -112,9 +111,10 @@ type Client struct {
 	secrets   secretpb.SecretServiceClient
 }
 
-// Open returns a client of the server that o names, and connects with its first
-// call. Its errors wrap [secret.ErrInvalid]: o is wrong, or a file in it. The
-// proxy that HTTPS_PROXY names is used as everywhere; TLS ends at the server.
+// Open returns a client of the server that o names. The client connects on its first
+// call. Errors wrap [secret.ErrInvalid]: an option or a file that it names is wrong. With
+// TLS the proxy in HTTPS_PROXY is used; it cannot read the traffic, since TLS ends at the
+// server.
 func Open(o Options) (*Client, error) {
 	host, port, err := net.SplitHostPort(o.Address)
 	if err != nil || host == "" || port == "" {
@@ -131,14 +131,14 @@ func Open(o Options) (*Client, error) {
 	}
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(c.handshake),
-		grpc.WithDisableServiceConfig(), // the one in DNS: whoever answers there decides nothing here
+		grpc.WithDisableServiceConfig(), // ignore settings from DNS, which an attacker may control
 		grpc.WithDefaultServiceConfig(serviceConfig()),
 		grpc.WithConnectParams(connecting()),
 		grpc.WithUnaryInterceptor(c.invoke),
 	}
 	if !o.TLS {
-		// Go exempts localhost from HTTPS_PROXY, but not LocalHost or localhost. with a dot:
-		// values would leave the machine in the clear.
+		// Go exempts localhost from HTTPS_PROXY, but neither LocalHost nor "localhost." with a
+		// dot: values would leave the machine in the clear.
 		options = append(options, grpc.WithNoProxy())
 	}
 	c.conn, err = grpc.NewClient("dns:///"+o.Address, options...)
@@ -150,23 +150,23 @@ func Open(o Options) (*Client, error) {
 	return c, nil
 }
 
-// Close ends the connection, and what is being asked over it.
+// Close closes the connection. Calls in progress fail.
 func (c *Client) Close() error { return c.conn.Close() }
 
 // loopback prepares a connection without TLS.
 func (c *Client) loopback(host string) error {
 	if !store.Loopback(host) {
-		return secret.WithHint(fmt.Errorf("%w: without TLS a server is asked on localhost only, not at %.80q", secret.ErrInvalid, host), "grpcs://%s", c.o.Address)
+		return secret.WithHint(fmt.Errorf("%w: without TLS only a server on this machine can be used, not %.80q", secret.ErrInvalid, host), "use TLS: grpcs://%s", c.o.Address)
 	}
 	if c.hasToken() || c.o.CAFile != "" || c.o.CertFile != "" || c.o.KeyFile != "" {
-		return secret.WithHint(fmt.Errorf("%w: a token or a certificate needs TLS", secret.ErrInvalid), "grpcs://%s, or leave them out", c.o.Address)
+		return secret.WithHint(fmt.Errorf("%w: a token or a certificate can only be sent over TLS", secret.ErrInvalid), "use grpcs://%s, or give neither", c.o.Address)
 	}
 	c.handshake.TransportCredentials = insecure.NewCredentials()
 	return nil
 }
 
-// secure prepares a connection with TLS. What is wrong with a file is told now
-// and not by a server, of which it would be read too late.
+// secure prepares a connection with TLS. It checks the files now: otherwise a bad file
+// would surface only at the first handshake.
 func (c *Client) secure() error {
 	config := &tls.Config{MinVersion: tls.VersionTLS13}
 	var errs []error
@@ -174,12 +174,12 @@ func (c *Client) secure() error {
 		pem, err := readFile("authorities", c.o.CAFile, maxFile)
 		config.RootCAs = x509.NewCertPool()
 		if err == nil && !config.RootCAs.AppendCertsFromPEM(pem) {
-			err = fmt.Errorf("%w: there is no certificate in %s", secret.ErrInvalid, c.o.CAFile)
+			err = fmt.Errorf("%w: %s holds no certificate", secret.ErrInvalid, c.o.CAFile)
 		}
 		errs = append(errs, err)
 	}
 	if c.o.KeyFile != "" && c.o.CertFile == "" {
-		errs = append(errs, secret.WithHint(fmt.Errorf("%w: a private key without its certificate", secret.ErrInvalid), "--cert-file FILE names it"))
+		errs = append(errs, secret.WithHint(fmt.Errorf("%w: a private key is given without its certificate", secret.ErrInvalid), "name the certificate with --cert-file FILE"))
 	}
 	if c.o.CertFile != "" {
 		_, err := c.certificate()
@@ -208,22 +208,22 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 	if c.o.KeyFile == "" {
 		clear(key)
 	}
-	if err != nil { // which says what of PEM is missing, never what is there
+	if err != nil { // it names missing parts of the PEM and quotes none of it
 		where := c.o.CertFile
 		if c.o.KeyFile != "" {
 			where += " and " + c.o.KeyFile
 		}
 		return nil, secret.WithHint(fmt.Errorf("%w: the client's certificate and key in %s: %w", secret.ErrInvalid, where, err),
-			"PEM: the certificate in --cert-file, its private key there, too, or in --key-file, which for a server is that key")
+			"both are PEM: the certificate in --cert-file; the private key there, too, or in --key-file")
 	}
 	return &pair, nil
 }
 
 func (c *Client) hasToken() bool { return c.o.TokenFile != "" || c.o.Token.Len() > 0 }
 
-// token returns the bearer token. Errors say where it is, never what it is.
+// token returns the bearer token. Errors say where it comes from and never quote it.
 func (c *Client) token() (secret.Value, error) {
-	b, where := c.o.Token.Reveal(), "that was given"
+	b, where := c.o.Token.Reveal(), "in the options"
 	if c.o.TokenFile != "" {
 		var err error
 		if b, err = readFile("token", c.o.TokenFile, maxToken+2); err != nil {
@@ -231,7 +231,7 @@ func (c *Client) token() (secret.Value, error) {
 		}
 		where = "in " + c.o.TokenFile
 	}
-	for _, end := range []byte("\n\r") { // of a line, as editors and Windows leave it
+	for _, end := range []byte("\n\r") { // editors, also on Windows, end a file with a line end
 		if n := len(b); n > 0 && b[n-1] == end {
 			b = b[:n-1]
 		}
@@ -245,7 +245,7 @@ func (c *Client) token() (secret.Value, error) {
 	}
 	for _, char := range b {
 		if char <= ' ' || char > '~' {
-			why = "is more than one word of printable ASCII"
+			why = "has a character other than printable ASCII without spaces"
 		}
 	}
 	if why != "" {
@@ -254,12 +254,12 @@ func (c *Client) token() (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// readFile returns what is in a file, which is at most limit bytes long. An error says
-// what it was to be.
+// readFile returns the contents of a file of at most limit bytes. what says in an error
+// what the file should hold.
 func readFile(what, path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the user's own, as they have named it
+	f, err := os.Open(path) //nolint:gosec // the user names the file
 	if err != nil {
-		return nil, fmt.Errorf("%w: the file with the %s for the server: %w", secret.ErrInvalid, what, err)
+		return nil, fmt.Errorf("%w: the file of the %s: %w", secret.ErrInvalid, what, err)
 	}
 	defer f.Close() //nolint:errcheck // read only
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
@@ -272,7 +272,7 @@ func readFile(what, path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// bearer is a token for one call. gRPC refuses to send it without TLS.
+// bearer is the token of one call. gRPC refuses to send it without TLS.
 type bearer struct{ token secret.Value }
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -281,7 +281,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// handshake keeps the error of the last one, of which gRPC keeps the text only.
+// handshake keeps the error of the last handshake, because gRPC passes on only its text.
 type handshake struct {
 	credentials.TransportCredentials
 
@@ -298,13 +298,13 @@ func (h *handshake) ClientHandshake(ctx context.Context, authority string, raw n
 	return refused{conn}, info, nil
 }
 
-// Clone returns h itself: gRPC clones to change the server's name, which is not
-// done here.
+// Clone returns h itself. gRPC clones credentials to change the server's name, which never
+// happens here.
 func (h *handshake) Clone() credentials.TransportCredentials { return h }
 
-// refused is a connection that a server may end because of who is calling. In TLS
-// 1.3 it says so only after the client's handshake, and often when the client has
-// begun to write: then writing fails, and the reason is left to be read.
+// refused is a connection that reports why the server closed it. In TLS 1.3 a server
+// refuses a client's certificate only after the client's handshake. By then the client often
+// writes already: the write fails, and the reason has to be read from the connection.
 type refused struct{ net.Conn }
 
 func (r refused) Write(p []byte) (int, error) {

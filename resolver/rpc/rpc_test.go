@@ -45,7 +45,7 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// All are created, or none, and each that is in the way is told.
+// An import creates all secrets or none, and names each one that exists already.
 func TestImport(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
@@ -77,7 +77,7 @@ func TestImport(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrNotFound, "all or nothing")
 	require.Len(t, s.seen(), sent+2)
 
-	// What can never be leaves this process not at all.
+	// A request that can never succeed does not leave this process.
 	large := news(flyte, "D", "E", "F", "G", "H")
 	for i := range large {
 		large[i].Value = secret.NewValue(make([]byte, store.MaxValue))
@@ -90,7 +90,7 @@ func TestImport(t *testing.T) {
 	require.NoError(t, c.Import(t.Context(), large[:3]))
 }
 
-// What travels is the scope, and of each declaration what says which secret it is.
+// A request has the scope and, of each declaration, the fields that identify the secret.
 func TestRequest(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
@@ -103,7 +103,7 @@ func TestRequest(t *testing.T) {
 	want := &injectv1.ResolveRequest{
 		Scope:     &injectv1.Scope{Organization: "flyte", Domain: "development", Project: "p"},
 		Secrets:   []*core.Secret{{Group: "g", GroupVersion: "v1", Key: "K"}},
-		NamesOnly: true, // since nothing comes of it
+		NamesOnly: true, // since one declaration is refused here
 	}
 	require.True(t, proto.Equal(want, s.seen()[0]), "%v", s.seen()[0])
 	_, err = c.Resolve(t.Context(), resolvertest.Task, []secret.Declaration{{Key: "a value where a name belongs"}})
@@ -111,8 +111,8 @@ func TestRequest(t *testing.T) {
 	require.Len(t, s.seen(), 1, "nothing to ask for")
 }
 
-// A task that says nothing of its scope gets the server's answer for the caller's, with
-// the rungs of that ladder; one that says a scope has it sent.
+// For a task without a scope the server takes the caller's and returns the rungs of that
+// ladder; the scope of another task is sent.
 func TestUnsaid(t *testing.T) {
 	for _, bound := range append(resolvertest.Task.Ladder(), secret.Scope{Org: "acme", Domain: "d", Project: "p"}) {
 		s := memory()
@@ -151,7 +151,7 @@ func TestUnsaid(t *testing.T) {
 	}
 }
 
-// To explain, no value leaves the server.
+// Explain gets no values.
 func TestExplain(t *testing.T) {
 	s := memory()
 	require.NoError(t, s.store.Create(t.Context(), refK, secret.NewValue([]byte("value")), store.Regular))
@@ -173,7 +173,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// A value that a server repeats is not in the error, whichever call it was sent with.
+// A value that a server repeats in its message is not in the error, for every call.
 func TestRepeatedValue(t *testing.T) {
 	s := memory()
 	a, config := config(t)
@@ -200,7 +200,7 @@ func TestRepeatedValue(t *testing.T) {
 	}
 }
 
-// The token is read for each call, and what is wrong with one is told without it.
+// The token is read for each call, and an error about it does not quote it.
 func TestToken(t *testing.T) {
 	s := memory()
 	a, config := config(t)
@@ -212,7 +212,7 @@ func TestToken(t *testing.T) {
 		if last := s.tokens[len(s.tokens)-1]; last != "Bearer "+token {
 			return nil, status.Error(codes.Unauthenticated, "no such token: "+last)
 		}
-		return nil, nil //nolint:nilnil // goes on
+		return nil, nil //nolint:nilnil // handled as usual
 	}
 	require.NoError(t, c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
 	wrong := "canary-" + rand.Text()
@@ -243,7 +243,7 @@ func TestToken(t *testing.T) {
 	a.write("token", []byte(token))
 	require.NoError(t, c.Delete(t.Context(), refK))
 
-	// One that is not in a file.
+	// A token from the options.
 	o.TokenFile, o.Token = "", secret.NewValue([]byte(token+"\n"))
 	require.NoError(t, open(t, o).Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
 	o.Token = secret.NewValue([]byte(token + " two"))
@@ -259,7 +259,7 @@ func TestToken(t *testing.T) {
 	require.Contains(t, secret.Hint(err), "--token-file")
 }
 
-// Without TLS there is a server on this machine only, and nothing to steal.
+// Without TLS only a server on this machine is asked, and no credentials are sent.
 func TestPlain(t *testing.T) {
 	s := memory()
 	address := s.start(t, "127.0.0.1:0", nil)
@@ -291,8 +291,7 @@ func TestPlain(t *testing.T) {
 	require.Len(t, s.seen(), 3)
 }
 
-// Which server it is and who is calling is sure, or nothing is asked; and what is
-// wrong is told within some seconds.
+// Both sides are authenticated, or no request is sent; the error comes within seconds.
 func TestTLS(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
 	cert, key := a.issue("task", time.Now().Add(time.Hour))
@@ -306,23 +305,23 @@ func TestTLS(t *testing.T) {
 	for name, test := range map[string]struct {
 		config     *tls.Config
 		o          rpc.Options
-		want       error // nil for the twin that is allowed
+		want       error // nil for the variant that is accepted
 		text, hint string
 	}{
 		"right":               {a.server(), rpc.Options{CAFile: a.file}, nil, "", ""},
 		"another authority":   {a.server(), rpc.Options{CAFile: other.file}, secret.ErrUnavailable, "unknown authority", other.file},
 		"the system's":        {a.server(), rpc.Options{}, secret.ErrUnavailable, "unknown authority", "--ca-file"},
-		"expired":             {a.tls("localhost", time.Now().Add(-time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "expired", "renewed"},
-		"another name":        {a.tls("elsewhere.example", time.Now().Add(time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "elsewhere.example", "for the name in --store"},
+		"expired":             {a.tls("localhost", time.Now().Add(-time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "expired", "renew"},
+		"another name":        {a.tls("elsewhere.example", time.Now().Add(time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "elsewhere.example", "for the host in --store"},
 		"without TLS":         {nil, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "does not look like a TLS handshake", "does not speak TLS"},
 		"TLS 1.2":             {old, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "protocol version", "TLS 1.3"},
 		"certificate and key": {asking, rpc.Options{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}, nil, "", ""},
 		"both in one file":    {asking, rpc.Options{CAFile: a.file, CertFile: both}, nil, "", ""},
 		"no certificate":      {asking, rpc.Options{CAFile: a.file}, secret.ErrDenied, "certificate required", "--cert-file"},
-		"another's":           {asking, rpc.Options{CAFile: a.file, CertFile: foreign}, secret.ErrDenied, "does not accept our certificate", "--cert-file"},
+		"another's":           {asking, rpc.Options{CAFile: a.file, CertFile: foreign}, secret.ErrDenied, "does not accept the client certificate", "--cert-file"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // each that fails waits for a server to come back
+			t.Parallel() // each failing case waits for a restart
 			s := memory()
 			test.o.Address, test.o.TLS = s.start(t, "127.0.0.1:0", test.config), true
 			start := time.Now()
@@ -341,7 +340,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// Files that are wrong are told when the client is made.
+// Open reports files that are wrong.
 func TestFiles(t *testing.T) {
 	a := newAuthority(t)
 	cert, key := a.issue("task", time.Now().Add(time.Hour))
@@ -378,7 +377,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// A certificate that was renewed is the one that the next connection has.
+// The next connection uses a renewed certificate.
 func TestRenewal(t *testing.T) {
 	s := memory()
 	a, config := config(t)
@@ -399,8 +398,7 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// A server that restarts is waited for, if the call can be made again. A change
-// is made once.
+// A call that changes nothing waits for a server that restarts. A change is sent once.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	s := memory()
@@ -425,7 +423,7 @@ func TestRestart(t *testing.T) {
 		if calls.Add(1) < 4 {
 			return nil, status.Error(codes.Unavailable, "starting")
 		}
-		return nil, nil //nolint:nilnil // goes on
+		return nil, nil //nolint:nilnil // handled as usual
 	}
 	for name, call := range map[string]func() error{
 		"resolve":  func() error { _, err := c.Resolve(t.Context(), flyte, resolvertest.Declare("K")); return err },
@@ -451,7 +449,7 @@ func TestRestart(t *testing.T) {
 	require.Equal(t, 1, v.Len())
 }
 
-// Nobody is there: that is told in some seconds, and sooner if there is no time.
+// Without a server a call fails within seconds, and at its deadline if that is sooner.
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -475,7 +473,7 @@ func TestNobody(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 }
 
-// A server that never answers is an outage, even if nobody has said how long to wait.
+// A server that never answers is unavailable, even if the caller sets no deadline.
 func TestTimeout(t *testing.T) {
 	s := memory()
 	stop := make(chan struct{})
@@ -498,7 +496,7 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// A proxy gets a tunnel: the certificate that counts is the server's.
+// TLS through a proxy ends at the server, whose certificate is checked.
 func TestProxy(t *testing.T) {
 	s := memory()
 	a := newAuthority(t)
@@ -508,8 +506,8 @@ func TestProxy(t *testing.T) {
 	require.Equal(t, []string{"Bearer t"}, s.tokens)
 }
 
-// Each code is a kind of error, and what the server says is shown if it says more,
-// as far as it may be.
+// Each code becomes an error of a kind, with the server's message if that says more and
+// may be shown.
 func TestErrors(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
@@ -546,10 +544,10 @@ func TestErrors(t *testing.T) {
 			require.Equalf(t, kind.Err() == test.want, errors.Is(err, kind.Err()), "%v is %v", err, kind) //nolint:errorlint // the same one
 		}
 		if test.want == nil {
-			require.Contains(t, secret.Hint(err), "not an injectd")
+			require.Contains(t, secret.Hint(err), "an injectd of this version")
 		}
 		if test.code == codes.PermissionDenied {
-			require.Contains(t, secret.Hint(err), map[bool]string{true: `do\x1b[31m so`, false: "its operator can"}[strings.Contains(test.message, "hint")])
+			require.Contains(t, secret.Hint(err), map[bool]string{true: `do\x1b[31m so`, false: "ask its operator"}[strings.Contains(test.message, "hint")])
 		}
 		require.NotContains(t, err.Error(), string(value[30:]))
 		require.NotErrorIs(t, err, context.Canceled)
@@ -557,8 +555,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Every kind of error arrives as the kind that it was sent as, by its status and by its
-// number.
+// Every kind of error arrives as the same kind, by its status and by its number.
 func TestKinds(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
@@ -580,7 +577,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// What no injectd answers is believed by nobody.
+// An answer that no injectd gives is an error.
 func TestNonsense(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
@@ -629,8 +626,8 @@ func TestNonsense(t *testing.T) {
 	} {
 		s.before = func(proto.Message) (proto.Message, error) { return test.answer, nil }
 		err := test.call()
-		require.ErrorContainsf(t, err, "makes no sense", "%d", i)
-		require.Contains(t, secret.Hint(err), "not an injectd")
+		require.ErrorContainsf(t, err, "cannot be used", "%d", i)
+		require.Contains(t, secret.Hint(err), "an injectd of this version")
 		require.NotContains(t, err.Error(), "canary")
 		require.NotContains(t, err.Error(), "\x1b")
 	}

@@ -38,14 +38,14 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// proxied is the name of a server that only the proxy of these tests knows.
+// proxied is the name of a server that can be reached only through the proxy of these tests.
 const proxied = "injectd.test"
 
-// behindProxy is where the proxy finds it.
+// behindProxy passes the address of that server to the proxy.
 var behindProxy = make(chan string, 1)
 
-// TestMain gives the process a proxy, which Go asks for once. What is on this
-// machine itself never passes one. With -short, calls are repeated sooner.
+// TestMain gives the process a proxy, because Go reads HTTPS_PROXY only once. Requests to
+// loopback never use it. With -short, calls are repeated sooner.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if testing.Short() {
@@ -66,7 +66,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// tunnel is an HTTP proxy that knows CONNECT, and one server.
+// tunnel is an HTTP proxy that handles CONNECT to one server.
 func tunnel(l net.Listener) {
 	for {
 		conn, err := l.Accept()
@@ -120,7 +120,7 @@ func (a *authority) issue(name string, ends time.Time) (cert, key []byte) {
 	return cert, key
 }
 
-// tls returns what a server with a certificate for name needs.
+// tls returns the configuration of a server with a certificate for name.
 func (a *authority) tls(name string, ends time.Time) *tls.Config {
 	pair, err := tls.X509KeyPair(a.issue(name, ends))
 	require.NoError(a.t, err)
@@ -138,13 +138,13 @@ type server struct {
 	store store.Store
 	stop  func()
 
-	bound secret.Scope // of a task that does not say its own; zero for the default org
+	bound secret.Scope // of a task that sends no scope; zero for the default org
 
 	mu       sync.Mutex
-	requests []proto.Message // as they have come
+	requests []proto.Message // in the order of arrival
 	tokens   []string
 	callers  []string                                            // the names in certificates
-	before   func(proto.Message) (answer proto.Message, _ error) // if not nil, may answer instead
+	before   func(proto.Message) (answer proto.Message, _ error) // may answer instead; nil for none
 }
 
 func config(t *testing.T) (*authority, *tls.Config) {
@@ -294,7 +294,7 @@ func (s *server) Import(ctx context.Context, r *injectv1.ImportRequest) (*inject
 		})
 	}
 	answer := &injectv1.ImportResponse{}
-	err := s.store.(store.Importer).Import(ctx, all) //nolint:errcheck // storetest's memory is one
+	err := s.store.(store.Importer).Import(ctx, all) //nolint:errcheck // storetest's memory store is an Importer
 	if list, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range list.Unwrap() {
 			e, _ := errors.AsType[*secret.Error](err)
@@ -342,14 +342,14 @@ func described(info store.Info) *secretpb.Secret {
 	}
 }
 
-// remote is a store that is managed over the wire, and read behind it.
+// remote is a store that is managed over the wire and read directly.
 type remote struct {
 	store.Manager
 
 	reader store.Reader
 }
 
-// Get tells what Flyte's messages have a place for: not when the secret was updated.
+// Get returns only fields that Flyte's messages have, so Updated is zero.
 func (r remote) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
 	v, info, err := r.reader.Get(ctx, ref)
 	info.Created, info.Updated = info.Created.UTC().Round(0), time.Time{}
