@@ -80,28 +80,33 @@ func TestRun(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
 	file := secret.Declaration{Key: "B", Mount: secret.File}
-	for name, spoil := range map[string]func(*Options){
-		"missing":    func(o *Options) { o.Declared = append(o.Declared, secret.Declaration{Key: "MISSING"}) },
-		"conflict":   func(o *Options) { o.OnConflict, o.Environ = place.Fail, append(o.Environ, "A=set") },
-		"no command": func(o *Options) { o.Command = []string{"no-such-command-here"} },
-		"release":    func(o *Options) { o.Release = func() error { return errors.New("store") } },
-		"deadline":   func(o *Options) { o.Deadline = time.Now().Add(-time.Second) },
-		"file taken": func(o *Options) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*Options)
+	}{
+		{"missing", func(o *Options) { o.Declared = append(o.Declared, secret.Declaration{Key: "MISSING"}) }},
+		{"conflict", func(o *Options) { o.OnConflict, o.Environ = place.Fail, append(o.Environ, "A=set") }},
+		{"no command", func(o *Options) { o.Command = []string{"no-such-command-here"} }},
+		{"release", func(o *Options) { o.Release = func() error { return errors.New("store") } }},
+		{"deadline", func(o *Options) { o.Deadline = time.Now().Add(-time.Second) }},
+		{"file taken", func(o *Options) {
 			path := filepath.Join(t.TempDir(), "taken")
 			require.NoError(t, os.WriteFile(path, nil, 0o600))
 			o.Declared = append(o.Declared, secret.Declaration{Key: "A", Mount: secret.File, Path: path})
-		},
+		}},
 	} {
-		o, _, _ := options(t, []string{"touch", started}, secret.Declaration{Key: "A", Mount: secret.EnvVar}, file)
-		spoil(&o)
-		_, err := Run(t.Context(), o)
-		require.Error(t, err, name)
-		require.NoFileExists(t, started, name)
-		for _, dir := range []string{o.FilesDir, os.Getenv("XDG_RUNTIME_DIR")} {
-			left, err := os.ReadDir(dir)
-			require.NoError(t, err)
-			require.Empty(t, left, name)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			o, _, _ := options(t, []string{"touch", started}, secret.Declaration{Key: "A", Mount: secret.EnvVar}, file)
+			c.spoil(&o)
+			_, err := Run(t.Context(), o)
+			require.Error(t, err)
+			require.NoFileExists(t, started)
+			for _, dir := range []string{o.FilesDir, os.Getenv("XDG_RUNTIME_DIR")} {
+				left, err := os.ReadDir(dir)
+				require.NoError(t, err)
+				require.Empty(t, left)
+			}
+		})
 	}
 	o, _, _ := options(t, []string{"touch", started}, file)
 	ctx, cancel := context.WithCancel(t.Context())

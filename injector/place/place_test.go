@@ -1,48 +1,247 @@
 package place
 
 import (
+	"bufio"
 	"bytes"
+	"fmt"
+	"io"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"inject/exec/redact"
+	"inject/internal/harness"
 	"inject/resolver/secret"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// role in the environment makes this binary another run, which a test may kill: see children.
+const role = "INJECT_TEST_PLACE"
+
+func TestMain(m *testing.M) {
+	if play := children[os.Getenv(role)]; play != nil {
+		if err := play(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// children are what a test starts as another process. Each works in a folder, says a
+// line when it has begun, and lives until it is killed or its stdin ends.
+var children = map[string]func() error{
+	// holds places a file secret as a run does, and says where it appears.
+	"holds": func() error {
+		f, err := newFolder(".", hclog.NewNullLogger())
+		if err != nil {
+			return err
+		}
+		at, err := f.place(secret.Declaration{Key: "K", Mount: secret.File}, []byte("value"))
+		if err != nil {
+			return err
+		}
+		fmt.Println(at)
+		_, err = io.Copy(io.Discard, os.Stdin)
+		return err
+	},
+	// publishes places two files with the same text again and again, as many inits do.
+	"publishes": func() error {
+		for i := 0; ; i++ {
+			if err := Files(".", -1, pair(fmt.Sprintf("%d of %d ", i, os.Getpid())), hclog.NewNullLogger()); err != nil {
+				return err
+			}
+			if i == 0 {
+				fmt.Println("begun")
+			}
+		}
+	},
+}
+
+// startChild starts one of children, and returns it with the line that it says.
+func startChild(t *testing.T, name, dir string) (*osexec.Cmd, string) {
+	t.Helper()
+	cmd := osexec.Command(os.Args[0])
+	cmd.Env, cmd.Dir, cmd.Stderr = append(os.Environ(), role+"="+name), dir, os.Stderr
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	return cmd, strings.TrimSpace(line)
+}
+
+// inMemoryDir returns a new folder on a tmpfs, in which runs make their private folders: other
+// tests on this machine do not sweep it.
+func inMemoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "inject-test-") //nolint:usetesting // t.TempDir is on a disk
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	t.Setenv("XDG_RUNTIME_DIR", dir)
+	return dir
+}
+
+// list returns the names in dir.
+func list(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	names := []string{}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func fileSecret(key, value string) Secret {
+	return Secret{Declaration: secret.Declaration{Key: key, Mount: secret.File}, Value: secret.NewValue([]byte(value))}
+}
 
 func TestEnvironment(t *testing.T) {
+	environ := []string{"noequals", "PATH=/p", "A=old", "=x", "INJECT_STORE=x", "EMPTY="}
 	for _, c := range []struct {
+		name     string
 		conflict Conflict
+		secrets  []Secret
 		want     []string
-		err      string
+		errs     []string
 	}{
-		{Overwrite, []string{"noequals", "=x", "PATH=/p", "A=value", "EMPTY=", "_UNION_A=value"}, ""},
-		{Keep, []string{"noequals", "=x", "PATH=/p", "A=old", "EMPTY=", "_UNION_A=value"}, ""},
-		{Fail, nil, "the variable A is already set"},
+		{
+			"overwrite", Overwrite,
+			[]Secret{variable("A", "value")},
+			[]string{"noequals", "=x", "PATH=/p", "A=value", "EMPTY=", "_UNION_A=value"},
+			nil,
+		},
+		{
+			"keep", Keep,
+			[]Secret{variable("A", "value")},
+			[]string{"noequals", "=x", "PATH=/p", "A=old", "EMPTY=", "_UNION_A=value"},
+			nil,
+		},
+		{"error", Fail, []Secret{variable("A", "value")}, nil, []string{"A: the variable A is already set"}},
+		{
+			"bytes are kept", Overwrite,
+			[]Secret{variable("B", " \xff$A\n")},
+			[]string{"noequals", "=x", "PATH=/p", "A=old", "EMPTY=", "B= \xff$A\n", "_UNION_B= \xff$A\n"},
+			nil,
+		},
+		{
+			"all that does not fit", Overwrite,
+			[]Secret{variable("NUL", "a\x00b"), variable("LONG", strings.Repeat("x", maxVariable)), variable("C", "c")},
+			nil,
+			[]string{"NUL: the value holds a NUL byte", fmt.Sprintf("LONG: the value is %d bytes long", maxVariable)},
+		},
 	} {
-		to := Target{OnConflict: c.conflict, Environ: []string{"noequals", "PATH=/p", "A=old", "=x", "INJECT_STORE=x", "EMPTY="}, Masked: true}
-		p, err := Values(to, []Secret{{Declaration: secret.Declaration{Key: "A"}, Value: secret.NewValue([]byte("value"))}})
-		if c.err != "" {
-			require.ErrorContains(t, err, c.err)
-			continue
-		}
-		require.NoError(t, err)
-		env := slices.DeleteFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, "FLYTE_") || strings.HasPrefix(v, ParentVar) })
-		require.Equal(t, c.want, env)
+		t.Run(c.name, func(t *testing.T) {
+			p, err := Values(Target{OnConflict: c.conflict, Environ: environ, Masked: true}, c.secrets)
+			if c.errs != nil {
+				require.ErrorIs(t, err, secret.ErrInvalid)
+				require.Len(t, strings.Split(err.Error(), "\n"), len(c.errs))
+				for _, text := range c.errs {
+					require.ErrorContains(t, err, text)
+				}
+				return
+			}
+			require.NoError(t, err)
+			env := slices.DeleteFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, "FLYTE_") || strings.HasPrefix(v, ParentVar) })
+			require.Equal(t, c.want, env)
+			require.False(t, p.HasFiles())
+		})
 	}
-	a, b := []secret.Declaration{{Key: "A"}}, []secret.Declaration{{Key: "B"}}
+}
+
+func variable(key, value string) Secret {
+	return Secret{Declaration: secret.Declaration{Key: key, Mount: secret.EnvVar}, Value: secret.NewValue([]byte(value))}
+}
+
+// A task that is masked is told so, one that is not masked is not told, and without secrets it
+// is told what we were told.
+func TestParentVariable(t *testing.T) {
 	scope := secret.Scope{Org: "flyte"}
-	require.Equal(t, listDigest(a), listDigest(slices.Clone(a)))
-	require.NotEqual(t, listDigest(a), listDigest(b))
-	require.NotEqual(t, scopeDigest(scope), scopeDigest(secret.Scope{Org: "o"}))
+	one := []Secret{variable("A", "value")}
+	told := ParentVar + "=" + listDigest(declarations(one)) + scopeDigest(scope)
+	for _, c := range []struct {
+		name    string
+		masked  bool
+		secrets []Secret
+		want    string
+	}{
+		{"masked", true, one, told},
+		{"not masked", false, one, ""},
+		{"no secrets", true, nil, ParentVar + "=ours"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := Values(Target{Environ: []string{ParentVar + "=ours"}, Scope: scope, Masked: c.masked}, c.secrets)
+			require.NoError(t, err)
+			i := slices.IndexFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, ParentVar+"=") })
+			if c.want == "" {
+				require.Negative(t, i)
+				return
+			}
+			require.GreaterOrEqual(t, i, 0)
+			require.Equal(t, c.want, p.Env[i])
+		})
+	}
+}
+
+// Forget leaves the value neither where it was given nor in our copy of the task's environment.
+func TestForget(t *testing.T) {
+	given := []byte("value-to-forget")
+	p, err := Values(Target{}, []Secret{{Declaration: secret.Declaration{Key: "K", EnvVar: "V"}, Value: secret.NewValue(given)}})
+	require.NoError(t, err)
+	ours := p.values[0]
+	require.Contains(t, string(ours), "value-to-forget")
+	p.Forget()
+	require.Empty(t, p.Env)
+	require.Equal(t, bytes.Repeat([]byte{0}, len(given)), given)
+	require.Equal(t, bytes.Repeat([]byte{0}, len(ours)), ours)
+}
+
+func TestWhere(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name string
+		d    secret.Declaration
+		dir  string
+		want []string
+	}{
+		{"variables", secret.Declaration{Group: "g", Key: "k"}, dir, []string{"$G_K", "$_UNION_K"}},
+		{"a file", secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"}, dir, []string{"file " + dir + "/k", "$AT"}},
+		{"a file at a path", secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"}, dir, []string{"file /b"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, Where(c.d, c.dir)) })
+	}
+}
+
+func TestMask(t *testing.T) {
+	r := redact.New(6)
+	log, lines := harness.Logger()
+	more := redact.Pattern{Name: "MORE", Value: []byte("more-value")}
+	require.NoError(t, Mask(r, []Secret{variable("LONG", "long-value"), variable("PIN", "1234")}, log, more))
+	var masked bytes.Buffer
+	w := r.Writer(&masked)
+	_, err := io.WriteString(w, "long-value more-value 1234")
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.Equal(t, "[redacted:LONG] [redacted:MORE] 1234", masked.String())
+	require.Contains(t, lines.String(), "PIN")
+	require.NotContains(t, lines.String(), "LONG")
+	require.NotContains(t, lines.String(), "1234")
 }
 
 func TestPlaced(t *testing.T) {
@@ -58,95 +257,47 @@ func TestPlaced(t *testing.T) {
 	environ := []string{"A=", "_UNION_A=x", "B_PATH=" + dir + "/B", parent}
 	other := secret.Scope{Org: "flyte"}
 	for _, c := range []struct {
+		name     string
 		environ  []string
 		dir      string
+		filesDir string
 		scope    secret.Scope
 		said     bool
 		declared []secret.Declaration
 		placed   bool
 		errs     int
 	}{
-		{environ, dir, scope, false, declared, true, 0},
-		{environ, dir, scope, true, declared, true, 0},
-		{environ, dir, other, false, declared, true, 0},
-		{environ, dir, other, true, declared, false, 0}, // another scope was asked for
-		{environ, dir, scope, false, declared[:2], false, 0},
-		{environ[:3], dir, scope, false, declared, false, 0},
-		{[]string{parent}, "", scope, false, declared, true, 4}, // forged
-		{append(slices.Clone(environ[:3]), ParentVar+"=x"), dir, scope, false, declared, false, 0},
-		{environ, "", scope, false, declared, true, 1},
+		{"all of it", environ, dir, "", scope, false, declared, true, 0},
+		{"at the scope that was asked for", environ, dir, "", scope, true, declared, true, 0},
+		{"no scope was asked for", environ, dir, "", other, false, declared, true, 0},
+		{"another scope was asked for", environ, dir, "", other, true, declared, false, 0},
+		{"another list", environ, dir, "", scope, false, declared[:2], false, 0},
+		{"not said", environ[:3], dir, "", scope, false, declared, false, 0},
+		{"said by the task itself", []string{parent}, "", "", scope, false, declared, true, 4},
+		{"another digest", append(slices.Clone(environ[:3]), ParentVar+"=x"), dir, "", scope, false, declared, false, 0},
+		{"the folder is not known", environ, "", "", scope, false, declared, true, 1},
+		{"in the folder that was asked for", environ, dir, dir, scope, true, declared, true, 0},
+		{"another folder was asked for", environ, dir, at, scope, true, declared, false, 0},
 	} {
-		placed, err := Placed(c.environ, c.dir, "", c.scope, c.said, c.declared)
-		require.Equal(t, c.placed, placed)
-		if c.errs == 0 {
-			require.NoError(t, err)
-			continue
-		}
-		require.ErrorIs(t, err, secret.ErrInvalid)
-		require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
-	}
-	for there, want := range map[string]bool{dir: true, filepath.Join(dir, "elsewhere"): false} {
-		placed, err := Placed(environ, dir, there, scope, true, declared)
-		require.NoError(t, err)
-		require.Equal(t, want, placed)
+		t.Run(c.name, func(t *testing.T) {
+			placed, err := Placed(c.environ, c.dir, c.filesDir, c.scope, c.said, c.declared)
+			require.Equal(t, c.placed, placed)
+			if c.errs == 0 {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
+		})
 	}
 }
 
-// Sweeps go on while runs make, use and remove their folders: they never take a
-// living one's files.
-func TestSweepSparesTheLiving(t *testing.T) {
-	base := t.TempDir()
-	t.Setenv("XDG_RUNTIME_DIR", base)
-	t.Setenv("TMPDIR", base)
-	done := make(chan struct{})
-	var sweeps, runs sync.WaitGroup
-	for range 2 {
-		sweeps.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-					sweep(bases(base), hclog.NewNullLogger())
-				}
-			}
-		})
-	}
-	value := []byte("value")
-	for i := range 4 {
-		dir := filepath.Join(base, string(rune('a'+i)))
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		runs.Go(func() {
-			for range 200 {
-				path, lock, err := makeLocked(base)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				f := &folder{path: path, appears: dir, lock: lock}
-				at, err := f.place(secret.Declaration{Key: "K", Mount: secret.File}, value)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				for range 3 {
-					if b, err := os.ReadFile(at); err != nil || !bytes.Equal(b, value) {
-						t.Errorf("a living run's file: %v", err)
-						return
-					}
-				}
-				if err := f.remove(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	runs.Wait()
-	close(done)
-	sweeps.Wait()
-	left, err := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
-	require.NoError(t, err)
-	require.Empty(t, left)
+func TestDigests(t *testing.T) {
+	a, b := []secret.Declaration{{Key: "A"}}, []secret.Declaration{{Key: "B"}}
+	scope := secret.Scope{Org: "flyte"}
+	require.Equal(t, listDigest(a), listDigest(slices.Clone(a)))
+	require.NotEqual(t, listDigest(a), listDigest(b))
+	require.NotEqual(t, scopeDigest(scope), scopeDigest(secret.Scope{Org: "o"}))
+	// No word can look like the end of one and the beginning of the next.
+	require.NotEqual(t, digest([]string{"a", "b"}), digest([]string{"a" + strings.Repeat("\x00", 8) + "b"}))
 }
