@@ -68,7 +68,6 @@ type Inspector struct {
 	buf      []byte // what is read of a file first, which of most is all
 	all      bytes.Reader
 	text     textCheck
-	json     jsonCheck
 	archives *archive.Searcher
 	out      *bufio.Writer
 
@@ -122,7 +121,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 			return c, nil
 		}
 		// A second look, at few files, costs less than one at every file.
-		is, err := in.isJSON(ctx, at, size)
+		is, err := isJSON(&cancelable{ctx, io.NewSectionReader(at, 0, size), nil})
 		if is {
 			c.kind = jsonText
 		}
@@ -171,27 +170,6 @@ func (in *Inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
 		}
 	}
 	return int64(n) + more, w.Close()
-}
-
-// isJSON reports whether a file is JSON values that can be followed.
-func (in *Inspector) isJSON(ctx context.Context, at io.ReaderAt, size int64) (bool, error) {
-	in.json.reset()
-	if at == &in.all {
-		return in.json.write(in.buf[:size]) && in.json.done(), nil
-	}
-	r := &cancelable{ctx, io.NewSectionReader(at, 0, size), nil}
-	for {
-		n, err := r.Read(in.buf)
-		if !in.json.write(in.buf[:n]) {
-			return false, nil
-		}
-		if err == io.EOF { //nolint:errorlint // one that is wrapped is no end
-			return in.json.done(), nil
-		}
-		if err != nil {
-			return false, err
-		}
-	}
 }
 
 // A cancelable reader ends when ctx does.

@@ -1,8 +1,11 @@
 package content
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"unicode/utf8"
 )
@@ -13,93 +16,90 @@ const (
 	// maxNumber bounds what is held back of a number, which becomes a mask as a whole.
 	// What has a longer one is a text like any other.
 	maxNumber = 64 << 10
+	// maxToken bounds what is held of a string. What has a longer one is a text like any
+	// other.
+	maxToken = 16 << 20
 	// maxMaskedKeys bounds what is remembered of masked keys, in all objects that are
 	// open at a time.
 	maxMaskedKeys = 1 << 16
 )
 
-// A jsonCheck tells whether a text is JSON (RFC 8259): one value or several, as in
-// JSON Lines, with a byte order mark before them or without.
-type jsonCheck struct {
-	state  jsonState
-	key    bool   // the string is the name of a member
-	n      int    // of what is counted in a state
-	rest   string // of a literal
-	values int    // at the top
-	depth  int
-	object [maxNesting/64 + 1]uint64 // a bit for each level: it is an object, not an array
-}
+var errLongToken = errors.New("a token is too long")
 
-type jsonState uint8
-
-const (
-	jsonBegin  jsonState = iota // there may be a byte order mark
-	jsonTop                     // between values
-	jsonApart                   // behind a number or literal at the top
-	jsonValue                   // a value must come
-	jsonArray                   // a value or the end of the array
-	jsonObject                  // a name or the end of the object
-	jsonKey                     // a name must come
-	jsonColon
-	jsonAfter // behind a value
-	jsonString
-	jsonEscape
-	jsonHex
-	jsonLiteral
-	jsonMinus
-	jsonZero
-	jsonDigits
-	jsonPoint
-	jsonFraction
-	jsonExponent
-	jsonSign
-	jsonPower
-	jsonBad
-)
-
-func (j *jsonCheck) reset() {
-	j.state, j.values, j.depth, j.n = jsonBegin, 0, 0, 0
-}
-
-// write reports whether it may be JSON still.
-func (j *jsonCheck) write(p []byte) bool {
-	for i := 0; i < len(p); i++ {
-		from := i
-		switch j.state { // what most of a text is, without a call for each byte
-		case jsonString:
-			for i < len(p) && simple[p[i]] {
-				i++
+// isJSON reports whether r is JSON (RFC 8259): one value or several, as in JSON Lines, with
+// a byte order mark before them or without. An error is r's own.
+//
+// encoding/json reads it token by token, so that a file of any size needs the memory of
+// its longest token.
+func isJSON(r io.Reader) (bool, error) {
+	bounded := &tokenReader{r: bufio.NewReader(r)}
+	if begin, _ := bounded.r.Peek(len(mark)); string(begin) == mark {
+		_, _ = bounded.r.Discard(len(mark))
+	}
+	d := json.NewDecoder(bounded)
+	d.UseNumber() // a number of any size is one
+	values, depth := 0, 0
+	for {
+		bounded.n = 0
+		token, err := d.Token()
+		if err != nil {
+			return err == io.EOF && depth == 0 && values > 0, bounded.err
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			if token == '{' || token == '[' {
+				depth++
+			} else {
+				depth--
 			}
-		case jsonDigits, jsonFraction, jsonPower:
-			for i < len(p) && digit(p[i]) {
-				i++
-			}
-			j.n += i - from
-		case jsonTop, jsonValue, jsonArray, jsonObject, jsonKey, jsonColon, jsonAfter:
-			for i < len(p) && space(p[i]) {
-				i++
+		case json.Number:
+			if len(token) > maxNumber {
+				return false, nil
 			}
 		}
-		if i == len(p) {
-			break
+		if depth > maxNesting {
+			return false, nil
 		}
-		if j.state = j.next(p[i]); j.state == jsonBad {
-			return false
+		if depth > 0 {
+			continue
+		}
+		values++
+		// The decoder reads 1{} and truefalse as two values, which no other reader does.
+		if _, isDelim := token.(json.Delim); !isDelim && !spaceFollows(token, d.Buffered()) {
+			return false, nil
 		}
 	}
-	return j.state != jsonBad
 }
 
-// done reports whether it was JSON, now that it has ended.
-func (j *jsonCheck) done() bool {
-	switch j.state {
-	case jsonZero, jsonDigits, jsonFraction, jsonPower:
-		return j.depth == 0
-	case jsonTop, jsonApart:
-		return j.values > 0
-	default:
-		return false
+// spaceFollows reports whether a value at the top is the last one, or ends by itself as a
+// string does, or white space is behind it.
+func spaceFollows(token json.Token, behind io.Reader) bool {
+	if _, isString := token.(string); isString {
+		return true
 	}
+	var next [1]byte
+	n, _ := behind.Read(next[:]) // of a buffer
+	return n == 0 || space(next[0])
+}
+
+// A tokenReader ends when a token is too long to be held, and keeps the error of r.
+type tokenReader struct {
+	r   *bufio.Reader
+	n   int // read since the last token
+	err error
+}
+
+// Read implements [io.Reader].
+func (t *tokenReader) Read(p []byte) (int, error) {
+	if t.n > maxToken {
+		return 0, errLongToken
+	}
+	n, err := t.r.Read(p)
+	t.n += n
+	if err != io.EOF {
+		t.err = err
+	}
+	return n, err
 }
 
 // simple are the bytes of a string that mean themselves.
@@ -112,211 +112,7 @@ var simple = func() (is [256]bool) {
 
 func space(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
-func digit(c byte) bool { return '0' <= c && c <= '9' }
-
-func hexDigit(c byte) bool { return digit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
 const mark = "\xef\xbb\xbf" // of the byte order, in UTF-8
-
-// next returns the state behind c.
-func (j *jsonCheck) next(c byte) jsonState {
-	switch j.state {
-	case jsonBegin:
-		switch {
-		case c == mark[j.n]:
-			if j.n++; j.n == len(mark) {
-				return jsonTop
-			}
-			return jsonBegin
-		case j.n > 0:
-			return jsonBad
-		}
-		return j.begin(c, jsonTop)
-	case jsonString:
-		switch {
-		case c == '"' && j.key:
-			return jsonColon
-		case c == '"':
-			return j.after(jsonTop)
-		case c == '\\':
-			return jsonEscape
-		case c < ' ':
-			return jsonBad
-		}
-		return jsonString
-	case jsonEscape:
-		switch c {
-		case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-			return jsonString
-		case 'u':
-			j.n = 0
-			return jsonHex
-		}
-		return jsonBad
-	case jsonHex:
-		if j.n++; !hexDigit(c) {
-			return jsonBad
-		} else if j.n == 4 {
-			return jsonString
-		}
-		return jsonHex
-	case jsonLiteral:
-		if c != j.rest[0] {
-			return jsonBad
-		}
-		if j.rest = j.rest[1:]; j.rest == "" {
-			return j.after(jsonApart)
-		}
-		return jsonLiteral
-	case jsonMinus, jsonZero, jsonDigits, jsonPoint, jsonFraction, jsonExponent, jsonSign, jsonPower:
-		return j.number(c)
-	default:
-		return j.between(c)
-	}
-}
-
-// between returns the state behind c, which is in no string, number or literal.
-func (j *jsonCheck) between(c byte) jsonState {
-	if space(c) {
-		if j.state == jsonApart {
-			return jsonTop
-		}
-		return j.state
-	}
-	switch j.state {
-	case jsonTop, jsonValue:
-		return j.begin(c, jsonBad)
-	case jsonArray:
-		if c == ']' {
-			return j.end()
-		}
-		return j.begin(c, jsonBad)
-	case jsonObject, jsonKey:
-		if c == '"' {
-			j.key = true
-			return jsonString
-		}
-		if c == '}' && j.state == jsonObject {
-			return j.end()
-		}
-	case jsonColon:
-		if c == ':' {
-			return jsonValue
-		}
-	case jsonAfter:
-		switch {
-		case c == ',' && j.inObject():
-			return jsonKey
-		case c == ',':
-			return jsonValue
-		case c == '}' && j.inObject(), c == ']' && !j.inObject():
-			return j.end()
-		}
-	}
-	return jsonBad
-}
-
-// begin returns the state behind the first byte of a value, and blank behind one
-// of white space.
-func (j *jsonCheck) begin(c byte, blank jsonState) jsonState {
-	j.n = 0
-	switch {
-	case c == '{':
-		return j.open(1, jsonObject)
-	case c == '[':
-		return j.open(0, jsonArray)
-	case c == '"':
-		j.key = false
-		return jsonString
-	case c == 't':
-		return j.literal("true")
-	case c == 'f':
-		return j.literal("false")
-	case c == 'n':
-		return j.literal("null")
-	case c == '-':
-		return jsonMinus
-	case c == '0':
-		return jsonZero
-	case digit(c):
-		return jsonDigits
-	case space(c):
-		return blank
-	}
-	return jsonBad
-}
-
-func (j *jsonCheck) literal(text string) jsonState {
-	j.rest = text[1:]
-	return jsonLiteral
-}
-
-// number returns the state behind c in a number, or behind one.
-func (j *jsonCheck) number(c byte) jsonState {
-	if j.n++; j.n >= maxNumber {
-		return jsonBad
-	}
-	switch j.state {
-	case jsonMinus:
-		switch {
-		case c == '0':
-			return jsonZero
-		case digit(c):
-			return jsonDigits
-		}
-		return jsonBad
-	case jsonDigits:
-		if digit(c) {
-			return jsonDigits
-		}
-	case jsonPoint, jsonFraction:
-		if digit(c) {
-			return jsonFraction
-		}
-	case jsonExponent, jsonSign, jsonPower:
-		switch {
-		case digit(c):
-			return jsonPower
-		case (c == '+' || c == '-') && j.state == jsonExponent:
-			return jsonSign
-		}
-	}
-	switch {
-	case j.state == jsonPoint, j.state == jsonExponent, j.state == jsonSign:
-		return jsonBad
-	case c == '.' && (j.state == jsonZero || j.state == jsonDigits):
-		return jsonPoint
-	case c|0x20 == 'e' && j.state != jsonPower:
-		return jsonExponent
-	}
-	j.state = j.after(jsonApart)
-	return j.between(c)
-}
-
-func (j *jsonCheck) inObject() bool { return j.object[j.depth>>6]>>(j.depth&63)&1 != 0 }
-
-func (j *jsonCheck) open(object uint64, behind jsonState) jsonState {
-	if j.depth++; j.depth > maxNesting {
-		return jsonBad
-	}
-	bits := &j.object[j.depth>>6]
-	*bits = *bits&^(1<<(j.depth&63)) | object<<(j.depth&63)
-	return behind
-}
-
-func (j *jsonCheck) end() jsonState {
-	j.depth--
-	return j.after(jsonTop)
-}
-
-// after returns the state behind a value, which at the top is that.
-func (j *jsonCheck) after(top jsonState) jsonState {
-	if j.depth > 0 {
-		return jsonAfter
-	}
-	j.values++
-	return top
-}
 
 // A jsonMasker masks JSON so that it stays that, with as many values at the same
 // places. It gets what a [jsonCheck] has found to be JSON, and follows the bytes
