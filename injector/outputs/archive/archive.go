@@ -31,9 +31,12 @@ type bounds struct {
 	// held is for the zip archives inside of compressed data: their directory is behind
 	// all that it tells of.
 	held int64
+	// directories is for those of the zip archives that are open at a time. In memory each
+	// takes up to five times as much.
+	directories int64
 }
 
-var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20}
+var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, directories: 16 << 20}
 
 // maxPadding is how far behind a tar archive another one is looked for.
 const maxPadding = 16 << 20
@@ -109,7 +112,10 @@ type Searcher struct {
 	left    int64 // of what may come out of compressed data
 	members int
 	held    int64
-	tail    []byte // of a file, in which a directory ends
+
+	directories int64 // of the zip archives that are open
+
+	tail []byte // of a file, in which a directory ends
 	// fault is the first error that is none of the archive's: of a read, the context's,
 	// or that a bound is reached. Packages that read may hide it.
 	fault error
@@ -120,21 +126,16 @@ type level struct {
 	format Format
 	member int // 0 if none has begun
 
-	head       [headSize]byte
-	in         *bufio.Reader // what is looked into
-	compressed *bufio.Reader // a member of a zip archive
-	directory  *bufio.Reader // of one
-	gzip       gzip.Reader
-	inflate    io.ReadCloser
-	found      func(redact.Find)
+	head  [headSize]byte
+	in    *bufio.Reader // what is looked into
+	gzip  gzip.Reader
+	found func(redact.Find)
 }
 
 // release lets go of what was read, which may be as much as may be held.
 func (l *level) release() {
-	for _, b := range []*bufio.Reader{l.in, l.compressed, l.directory} {
-		if b != nil {
-			b.Reset(nil)
-		}
+	if l.in != nil {
+		l.in.Reset(nil)
 	}
 }
 
@@ -179,7 +180,7 @@ func section(at io.ReaderAt, from, size int64) input {
 // error is an [UncheckedError], or not the file's.
 func (d *Searcher) Search(ctx context.Context, at io.ReaderAt, size, n int64) (Format, error) {
 	d.left = max(d.bounds.expanded, d.bounds.expansion*min(n, math.MaxInt64/d.bounds.expansion))
-	d.members, d.held, d.fault = 0, 0, nil
+	d.members, d.held, d.directories, d.fault = 0, 0, 0, nil
 	f, err := d.look(ctx, section(&source{ctx.Err, at, d}, 0, size), 0)
 	if d.fault != nil {
 		err = d.fault
@@ -279,16 +280,13 @@ func (l *level) reader(in input) *bufio.Reader {
 	return l.buffer(io.NewSectionReader(in.at, 0, in.size))
 }
 
-// buffer returns r buffered.
-func (l *level) buffer(r io.Reader) *bufio.Reader { return reset(&l.in, r, 32<<10) }
-
-// reset makes b read r; it is made when it is needed first.
-func reset(b **bufio.Reader, r io.Reader, size int) *bufio.Reader {
-	if *b == nil {
-		*b = bufio.NewReaderSize(nil, size)
+// buffer returns r buffered, in a buffer that is made when it is needed first.
+func (l *level) buffer(r io.Reader) *bufio.Reader {
+	if l.in == nil {
+		l.in = bufio.NewReaderSize(nil, 32<<10)
 	}
-	(*b).Reset(r)
-	return *b
+	l.in.Reset(r)
+	return l.in
 }
 
 // stream scans what comes out of compressed data and looks into it. It returns how

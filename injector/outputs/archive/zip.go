@@ -1,13 +1,12 @@
 package archive
 
 import (
-	"bufio"
+	"archive/zip"
 	"bytes"
-	"compress/flate"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 )
@@ -30,10 +29,12 @@ const (
 	directory64LocateSize = 20
 )
 
-// zip looks into a zip archive, and reports whether it is one. It reads the
-// directory itself, because archive/zip holds all of it.
+// zip looks into a zip archive, and reports whether it is one.
+//
+// archive/zip holds the whole directory, and reserves memory for as many members as the end
+// of the directory promises. So the end is read here first: the directory must be bounded,
+// and be the one that archive/zip will find.
 func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
-	l := &d.levels[depth]
 	if in.at == nil {
 		var err error
 		if in, err = d.hold(in.r); err != nil {
@@ -45,27 +46,55 @@ func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	if err != nil {
 		return plausible(in), err
 	}
-	r := reset(&l.directory, io.NewSectionReader(in.at, dir.begin, dir.end-dir.begin), 64<<10)
-	n := uint64(0)
-	for ; ; n++ {
-		e, err := readEntry(r)
-		if err == io.EOF { //nolint:errorlint // as readers return it
-			break
-		}
-		if err != nil {
-			return has(in, dir.begin, directoryHeader) || plausible(in), err
-		}
+	size := dir.end - dir.begin
+	d.directories += size
+	defer func() { d.directories -= size }()
+	if d.directories > d.bounds.directories {
+		return true, UncheckedError(fmt.Sprintf("a list of the members of a zip archive in it has more than %d MiB", d.bounds.directories>>20))
+	}
+
+	archive := section(in.at, dir.base, in.size-dir.base)
+	z, err := zip.NewReader(archive.at, archive.size)
+	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
+		return has(in, dir.begin, directoryHeader) || plausible(in), errDamaged
+	}
+	for _, f := range z.File {
 		if err := d.enter(ctx, depth); err != nil {
 			return true, err
 		}
-		if err := d.member(ctx, in, dir.base, e, depth); err != nil {
+		if err := d.member(ctx, archive, f, depth); err != nil {
 			return true, err
 		}
 	}
-	if n != dir.members && (dir.is64 || n&math.MaxUint16 != dir.members) {
-		return true, errDamaged
-	}
 	return true, nil
+}
+
+// member looks into a member of a zip archive.
+func (d *Searcher) member(ctx context.Context, archive input, f *zip.File, depth int) error {
+	const encrypted, strong, hidden = 1, 1 << 6, 1 << 13
+	if f.Flags&(encrypted|strong|hidden) != 0 {
+		return UncheckedError("encrypted: " + d.where(depth+1))
+	}
+	switch f.Method {
+	case zip.Store:
+		begin, err := f.DataOffset()
+		size := int64(f.CompressedSize64) //nolint:gosec // checked below
+		if err != nil || size < 0 || begin > archive.size || size > archive.size-begin || f.UncompressedSize64 != f.CompressedSize64 {
+			return errDamaged
+		}
+		_, err = d.look(ctx, section(archive.at, begin, size), depth+1)
+		return err
+	case zip.Deflate:
+		r, err := f.Open()
+		if err != nil {
+			return errDamaged
+		}
+		defer r.Close() //nolint:errcheck // read only
+		_, err = d.stream(ctx, r, depth+1)
+		return err
+	default:
+		return UncheckedError(fmt.Sprintf("compressed by method %d: %s", f.Method, d.where(depth+1)))
+	}
 }
 
 // hold keeps a zip archive that can only be read in order.
@@ -121,12 +150,10 @@ func plausible(in input) bool {
 
 var le = binary.LittleEndian
 
-// A directory is where that of a zip archive is, and what it says of itself.
+// A directory is where that of a zip archive is.
 type directory struct {
 	begin, end int64
 	base       int64 // of the archive, before which there may be a program
-	members    uint64
-	is64       bool // so members is more than its last 16 bits
 }
 
 // errTwoWays is for what some programs read and others do not.
@@ -134,28 +161,31 @@ const errTwoWays = UncheckedError("damaged: a zip archive that may be read in tw
 
 // findDirectory finds the directory of a zip archive.
 func (d *Searcher) findDirectory(in input) (directory, error) {
-	end, b, err := d.findEnd(in)
+	at, end, err := d.findEnd(in)
 	if err != nil {
 		return directory{}, err
 	}
-	if end < 0 {
+	if at < 0 {
 		return directory{}, errDamaged
 	}
-	dir := directory{end: end, members: uint64(le.Uint16(b[10:]))}
-	size, offset := uint64(le.Uint32(b[12:])), uint64(le.Uint32(b[16:]))
-	end64, b, err := findEnd64(in, end)
+	dir := directory{end: at}
+	members, size, offset := uint64(le.Uint16(end[10:])), uint64(le.Uint32(end[12:])), uint64(le.Uint32(end[16:]))
+	end64, said, err := findEnd64(in, at)
 	if err != nil {
 		return directory{}, err
 	}
-	if b != nil {
-		n64, size64, offset64 := le.Uint64(b[32:]), le.Uint64(b[40:]), le.Uint64(b[48:])
-		if dir.members != math.MaxUint16 && dir.members != n64 ||
-			size != math.MaxUint32 && size != size64 || offset != math.MaxUint32 && offset != offset64 {
+	if end64 != nil {
+		members64, size64, offset64 := le.Uint64(end64[32:]), le.Uint64(end64[40:]), le.Uint64(end64[48:])
+		// The last record counts unless it says that it is too small.
+		tooSmall := members == math.MaxUint16 || offset == math.MaxUint32
+		differ := func(narrow, most, wide uint64) bool { return narrow != wide && (!tooSmall || narrow != most) }
+		if differ(members, math.MaxUint16, members64) ||
+			differ(size, math.MaxUint32, size64) || differ(offset, math.MaxUint32, offset64) {
 			return directory{}, errTwoWays
 		}
-		dir.end, dir.members, dir.is64, size, offset = end64, n64, true, size64, offset64
+		dir.end, members, size, offset = at-directory64LocateSize-directory64EndSize, members64, size64, offset64
 	}
-	if size > math.MaxInt64 || offset > math.MaxInt64 {
+	if size > math.MaxInt64 || offset > math.MaxInt64 || members > size/directoryHeaderSize {
 		return directory{}, errDamaged
 	}
 	dir.begin = dir.end - int64(size)
@@ -164,6 +194,8 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 	// is another archive, which some read and others do not.
 	other := dir.base != 0 && (has(in, int64(offset), directoryHeader) || has(in, 0, localHeader))
 	switch {
+	case end64 != nil && said != uint64(dir.end-dir.base): //nolint:gosec // a negative one is not that, either
+		return directory{}, errTwoWays
 	case dir.base >= 0 && dir.begin >= 0 && !other:
 		return dir, nil
 	case other || has(in, dir.begin, directoryHeader):
@@ -210,151 +242,25 @@ func (d *Searcher) findEnd(in input) (int64, []byte, error) {
 	return from + int64(last), b[last:], nil
 }
 
-// findEnd64 finds the record of a directory for which the last one, at end, is too
-// small. There is none if it returns no bytes.
-func findEnd64(in input, end int64) (int64, []byte, error) {
-	var b [directory64LocateSize]byte
-	locate := end - directory64LocateSize
-	if locate < 0 {
-		return 0, nil, nil
+// findEnd64 finds the record of a directory for which the last one, at end, is too small,
+// and returns it with the place that it is said to have in the archive. There is none if
+// it returns no bytes.
+func findEnd64(in input, end int64) (record []byte, said uint64, err error) {
+	begin := end - directory64LocateSize - directory64EndSize
+	if begin < 0 {
+		return nil, 0, nil
 	}
-	if _, err := in.at.ReadAt(b[:], locate); err != nil {
-		return 0, nil, err
-	}
-	if string(b[:4]) != directory64Locate {
-		return 0, nil, nil
-	}
-	// Where it is said to be, or, with a program before the archive, before this.
-	near := locate - directory64EndSize
-	at := int64(min(le.Uint64(b[8:]), math.MaxInt64))
-	if at > near || !has(in, at, directory64End) {
-		at = near
-	}
-	if at < 0 || !has(in, at, directory64End) {
-		return 0, nil, errTwoWays // some do without
-	}
-	record := make([]byte, directory64EndSize)
-	_, err := in.at.ReadAt(record, at)
-	return at, record, err
-}
-
-// An entry is what a directory says of a member.
-type entry struct {
-	flags, method uint16
-	crc           uint32
-	// compressed and size are how long it is, and header is where it begins.
-	compressed, size, header uint64
-}
-
-// readEntry reads the next entry of a directory. [io.EOF] is its end.
-func readEntry(r *bufio.Reader) (entry, error) {
-	b, err := r.Peek(directoryHeaderSize)
-	if len(b) == 0 && err == io.EOF {
-		return entry{}, err
-	}
-	if err != nil {
-		return entry{}, errDamaged
-	}
-	if string(b[:4]) != directoryHeader {
-		return entry{}, errDamaged
-	}
-	e := entry{
-		flags: le.Uint16(b[8:]), method: le.Uint16(b[10:]), crc: le.Uint32(b[16:]),
-		compressed: uint64(le.Uint32(b[20:])), size: uint64(le.Uint32(b[24:])), header: uint64(le.Uint32(b[42:])),
-	}
-	name, extra, comment := int(le.Uint16(b[28:])), int(le.Uint16(b[30:])), int(le.Uint16(b[32:]))
-	if _, err := r.Discard(directoryHeaderSize + name); err != nil {
-		return entry{}, errDamaged
-	}
-	if b, err = r.Peek(extra); err != nil {
-		return entry{}, errDamaged
-	}
-	if !e.widen(b) {
-		return entry{}, errDamaged
-	}
-	if _, err := r.Discard(extra + comment); err != nil {
-		return entry{}, errDamaged
-	}
-	return e, nil
-}
-
-// widen takes what does not fit into an entry from its extra fields.
-func (e *entry) widen(extra []byte) bool {
-	var wide []*uint64
-	for _, v := range []*uint64{&e.size, &e.compressed, &e.header} {
-		if *v == math.MaxUint32 {
-			wide = append(wide, v)
-		}
-	}
-	for len(wide) > 0 && len(extra) >= 4 {
-		id, n := le.Uint16(extra), int(le.Uint16(extra[2:]))
-		if extra = extra[4:]; n > len(extra) {
-			break
-		}
-		field := extra[:n]
-		extra = extra[n:]
-		for id == 1 && len(wide) > 0 {
-			if len(field) < 8 {
-				return false
-			}
-			*wide[0], field, wide = le.Uint64(field), field[8:], wide[1:]
-		}
-	}
-	return e.compressed != math.MaxUint32 && e.header != math.MaxUint32
-}
-
-// member looks into a member of a zip archive.
-func (d *Searcher) member(ctx context.Context, in input, base int64, e entry, depth int) error {
-	const encrypted, strong, hidden = 1, 1 << 6, 1 << 13
-	l := &d.levels[depth]
-	if e.flags&(encrypted|strong|hidden) != 0 {
-		return UncheckedError("encrypted: " + d.where(depth+1))
-	}
-	if e.method != 0 && e.method != 8 {
-		return UncheckedError(fmt.Sprintf("compressed by method %d: %s", e.method, d.where(depth+1)))
-	}
-	if e.header > math.MaxInt64 || e.compressed > math.MaxInt64 {
-		return errDamaged
-	}
-	begin := base + int64(e.header)
-	if begin < 0 || begin > in.size-localHeaderSize {
-		return errDamaged
-	}
-	b := l.head[:localHeaderSize]
+	b := make([]byte, directory64EndSize+directory64LocateSize)
 	if _, err := in.at.ReadAt(b, begin); err != nil {
-		return err
+		return nil, 0, err
 	}
-	if string(b[:4]) != localHeader {
-		return errDamaged
+	record, locate := b[:directory64EndSize], b[directory64EndSize:]
+	if string(locate[:4]) != directory64Locate {
+		return nil, 0, nil
 	}
-	begin += localHeaderSize + int64(le.Uint16(b[26:])) + int64(le.Uint16(b[28:]))
-	size := int64(e.compressed)
-	if begin > in.size || size > in.size-begin {
-		return errDamaged
+	firstDisk, disks := le.Uint32(locate[4:]), le.Uint32(locate[16:])
+	if string(record[:4]) != directory64End || firstDisk != 0 || disks != 1 {
+		return nil, 0, errTwoWays // some do without
 	}
-	if e.method == 0 {
-		if e.size != e.compressed {
-			return errDamaged
-		}
-		_, err := d.look(ctx, section(in.at, begin, size), depth+1)
-		return err
-	}
-	compressed := reset(&l.compressed, io.NewSectionReader(in.at, begin, size), 32<<10)
-	if l.inflate == nil {
-		l.inflate = flate.NewReader(compressed)
-	} else if err := l.inflate.(flate.Resetter).Reset(compressed, nil); err != nil { //nolint:errcheck // as its package says
-		return err
-	}
-	var crc uint32
-	n := uint64(0)
-	_, err := d.stream(ctx, readFunc(func(p []byte) (int, error) {
-		more, err := l.inflate.Read(p)
-		n += uint64(more) //nolint:gosec // it is not negative
-		crc = crc32.Update(crc, crc32.IEEETable, p[:more])
-		if err == io.EOF && (n != e.size || crc != e.crc) {
-			err = errDamaged
-		}
-		return more, err
-	}), depth+1)
-	return err
+	return record, le.Uint64(locate[8:]), nil
 }
