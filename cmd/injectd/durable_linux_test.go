@@ -57,8 +57,8 @@ type writer struct {
 	acks     int
 }
 
-// awkward returns a value with all that is lost where somebody takes it for text. Most are
-// short; some take pages of their own in the store.
+// awkward returns a value whose bytes are lost or changed if any code treats it as text. Most
+// values are short; some take pages of their own in the store.
 func awkward() []byte {
 	sizes := []int{0, 1, 16, 200, 200, 3000, 9000, 120_000}
 	random := make([]byte, sizes[rand.IntN(len(sizes))])
@@ -66,8 +66,8 @@ func awkward() []byte {
 	return slices.Concat(random, []byte("'\"$HOME`\\\n\xff%s\x00\r\n"))
 }
 
-// run changes secrets, one after the other, until it is told nothing any more. It calls
-// acknowledged after each.
+// run changes secrets, one after the other, until the server no longer answers. It calls
+// acknowledged after each change that the server confirms.
 func (w *writer) run(ctx context.Context, c *rpc.Client, acknowledged func()) error {
 	for {
 		var absent, present []secret.Ref
@@ -113,8 +113,8 @@ func (w *writer) run(ctx context.Context, c *rpc.Client, acknowledged func()) er
 	}
 }
 
-// check finds out from what is there how the change under way ended, and returns an
-// error if something is there that cannot be.
+// check compares the secrets that exist with those that the writer knows. It reports whether
+// the change that was under way was made, and returns an error if the store cannot be right.
 func (w *writer) check(there map[secret.Ref][]byte) (made bool, err error) {
 	is := func(ref secret.Ref, want []byte) bool {
 		got, ok := there[ref]
@@ -146,7 +146,7 @@ func (w *writer) check(there map[secret.Ref][]byte) (made bool, err error) {
 	return made, nil
 }
 
-// The check of what is there after a kill finds what must not be.
+// The check after a kill finds a lost, a changed and an unknown secret.
 func TestWriterCheck(t *testing.T) {
 	a, b, c := secret.Ref{Scope: task, Key: "A"}, secret.Ref{Scope: task, Key: "B"}, secret.Ref{Scope: task, Key: "C"}
 	one, two := []byte("1"), []byte("2")
@@ -174,7 +174,7 @@ func TestWriterCheck(t *testing.T) {
 	}
 }
 
-// everything returns what a server has, as it tells a task.
+// everything returns all secrets of a server, as a task resolves them.
 func everything(ctx context.Context, c *rpc.Client) (map[secret.Ref][]byte, error) {
 	var declared []secret.Declaration
 	for info, err := range store.All(ctx, c, store.Filter{}) {
@@ -202,9 +202,9 @@ func connect(t *testing.T, p *process) *rpc.Client {
 	return c
 }
 
-// TestKill kills a server under write load, again and again, and each time the next one
-// must have everything that was acknowledged, and nothing in part. The making of the
-// store, and the start of a server that finds what a killed one left, are killed, too.
+// TestKill kills a server under write load, again and again. Each time the next server must have
+// every change that was acknowledged, and no change in part. Servers are also killed while they
+// create the store, and while they start on what a killed one left.
 func TestKill(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	kills, perStore := 200, 20
@@ -279,8 +279,8 @@ func TestKill(t *testing.T) {
 	t.Logf("%d kills under load and %d of a server that starts: %d changes were acknowledged; of %d under way %d were made", kills, early, acks, under, made)
 }
 
-// underLoad kills p while all of writers write: a moment after as many changes as were
-// asked for. It returns how many were acknowledged.
+// underLoad kills p while all writers write, a moment after the given number of changes. It
+// returns how many changes were acknowledged.
 func underLoad(t *testing.T, p *process, writers []*writer, changes int) (acks int, err error) {
 	t.Helper()
 	group, ctx := errgroup.WithContext(t.Context())
@@ -324,15 +324,15 @@ func killed(t *testing.T, dir string, environ, flags []string, after time.Durati
 	require.ErrorContains(t, cmd.Wait(), "signal: killed")
 }
 
-// A step is something that a client has a server do, and what has changed when it is done.
+// A step is a request of a client, and what it changes in the store.
 type step struct {
 	do             func(context.Context, *rpc.Client) error
 	changed        map[secret.Ref][]byte // nil is one that is deleted
 	backup, rotate bool
 }
 
-// newSteps returns n changes of every kind, a backup and a change of the key among them.
-// maintain has injectd look after the store.
+// newSteps returns n steps of every kind, a backup and a key rotation among them. maintain runs
+// a maintenance command of injectd.
 func newSteps(n int, maintain func(args ...string) error) []step {
 	var steps []step
 	state := map[secret.Ref][]byte{}
@@ -371,8 +371,8 @@ func newSteps(n int, maintain func(args ...string) error) []step {
 	return steps
 }
 
-// stepsAreIn returns an error unless the store in dir is what steps leave, and the backup if
-// they made one.
+// stepsAreIn returns an error unless the store in dir, and the backup if one was made, hold
+// exactly what the steps leave.
 func stepsAreIn(ctx context.Context, dir string, steps []step) error {
 	state, key := map[secret.Ref][]byte{}, "key.txt"
 	for _, s := range steps {
@@ -416,8 +416,7 @@ func storeIs(ctx context.Context, path, key string, state map[secret.Ref][]byte)
 	return err
 }
 
-// attach has strace, with options, look at a server until the server ends or it is told to
-// stop.
+// attach attaches strace, with options, to a server until the server ends or stop is called.
 func attach(t *testing.T, p *process, options ...string) (stop func()) {
 	t.Helper()
 	strace := harness.Need(t, "strace")
@@ -432,10 +431,9 @@ func attach(t *testing.T, p *process, options ...string) (stop func()) {
 	}
 }
 
-// TestEverySyncPoint records the system calls of a server, and rebuilds what a power cut
-// would have left on the disk at every point between them. A line of the audit log, or of
-// the log, that says of a change that it is done comes before the answer: whatever has one
-// must be there.
+// TestEverySyncPoint records the system calls of a server, and rebuilds what a power cut would
+// have left on the disk at every point between them. The server writes its audit or log line
+// about a finished change before it answers, so each change with such a line must be on the disk.
 func TestEverySyncPoint(t *testing.T) {
 	dir, beside := t.TempDir(), t.TempDir()
 	environ := []string{"HOME=" + dir}
@@ -485,15 +483,15 @@ func TestEverySyncPoint(t *testing.T) {
 	})
 }
 
-// A change is one that a client asked for: of ref to value, nil to delete it.
+// A change is what a client asked for: ref gets value, or is deleted if value is nil.
 type change struct {
 	ref          secret.Ref
 	value        []byte
 	acknowledged bool // else it may have been made or not
 }
 
-// mayBe returns what each secret may be when acks changes were acknowledged, and the next
-// one is under way.
+// mayBe returns the values that each secret may have after acks acknowledged changes, while the
+// next change is under way.
 func mayBe(changes []change, acks int) map[secret.Ref][][]byte {
 	may := map[secret.Ref][][]byte{}
 	for _, c := range changes {
@@ -514,7 +512,7 @@ func mayBe(changes []change, acks int) map[secret.Ref][][]byte {
 	return may
 }
 
-// storeMayBe returns an error unless each secret in dir is something that it may be.
+// storeMayBe returns an error unless each secret in dir has one of the values that it may have.
 func storeMayBe(ctx context.Context, dir string, may map[secret.Ref][][]byte) error {
 	s, err := sealed.Open(ctx, sealed.Options{Path: filepath.Join(dir, "secrets.db"), Key: sealed.Key{File: filepath.Join(dir, "key.txt")}})
 	if err != nil {
@@ -535,9 +533,9 @@ func storeMayBe(ctx context.Context, dir string, may map[secret.Ref][][]byte) er
 	return err
 }
 
-// TestFailedSync is TestEverySyncPoint on a disk on which syncs fail: what one leaves undone
-// the kernel does not do again. A change that was refused for that may have been made or
-// not; those that were acknowledged after it are there.
+// TestFailedSync is TestEverySyncPoint on a disk whose syncs fail. The kernel does not write again
+// what a failed sync left unwritten. A change that was refused because of that may be on the
+// disk or not; changes that were acknowledged after it must be.
 func TestFailedSync(t *testing.T) {
 	dir, beside := t.TempDir(), t.TempDir()
 	audit, log := filepath.Join(beside, "audit.log"), filepath.Join(beside, "strace.log")

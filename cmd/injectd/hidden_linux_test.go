@@ -22,8 +22,8 @@ import (
 	"inject/resolver/store"
 )
 
-// A server that ends by a fault of its own leaves no core, whatever the limit is of who
-// starts it, and what it says of its goroutines holds no value.
+// A server that crashes leaves no core file, whatever limit it inherits, and its goroutine dump
+// holds no value.
 func TestNoCore(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
@@ -80,8 +80,8 @@ func TestNoCore(t *testing.T) {
 	}
 }
 
-// Nobody of the server's own user may look into it, nor is it ever dumped where the limit
-// says nothing: also before it has a store, since values come to it from clients.
+// Other processes of the server's user cannot read its memory, and no core is written where a
+// program takes cores. That holds before the server has a store, because clients send values.
 func TestHidden(t *testing.T) {
 	harness.NeedRoot(t)                            // to be another user
 	dir, err := os.MkdirTemp("", "injectd-hidden") //nolint:usetesting // t.TempDir is in a folder that is root's alone
@@ -108,7 +108,7 @@ func TestHidden(t *testing.T) {
 	require.EqualValues(t, 65534, other(), "another is its user's")
 }
 
-// coreOf reports whether the kernel made a core of a process that has ended by a signal.
+// coreOf reports whether the kernel wrote a core file of a process that a signal ended.
 func coreOf(t *testing.T, cmd *exec.Cmd) bool {
 	t.Helper()
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)

@@ -16,7 +16,7 @@ import (
 	"inject/internal/harness"
 )
 
-// makePKI makes a CA, a server's certificate, some of clients and an issuer of tokens in dir.
+// makePKI makes a CA, certificates of a server and of clients, and an issuer of tokens in dir.
 func makePKI(t harness.T, dir string) error {
 	a := harness.NewAuthority(t, dir)
 	a.Issue("server", harness.Local)
@@ -26,8 +26,8 @@ func makePKI(t harness.T, dir string) error {
 	return makeIssuer(dir)
 }
 
-// makeIssuer makes the keys of an issuer (jwks.json) and a token of it for a task of the
-// repository acme/p (ci.token) in dir.
+// makeIssuer writes the keys of an issuer (jwks.json) and its token for a CI job of the
+// repository acme/p (ci.token) to dir.
 func makeIssuer(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A proxy is between the clients and the server, and cuts their connections when it is
-// told to: at any byte, in both directions.
+// A proxy stands between the clients and the server, and cuts their connections on request, at
+// any byte and in both directions.
 type proxy struct {
 	port    net.Listener
 	to      string

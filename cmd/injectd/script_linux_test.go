@@ -25,7 +25,7 @@ import (
 	"inject/internal/harness"
 )
 
-// binaries is a folder with the real injectd and inject, built once.
+// binaries is a folder with the real injectd and inject, which are built once.
 var binaries string
 
 func TestMain(m *testing.M) {
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// process is a server that runs.
+// process is a running server.
 type process struct {
 	cmd    *exec.Cmd
 	store  string // its address, as a --store
@@ -58,7 +58,7 @@ type process struct {
 	err    error
 }
 
-// output is what a process has written so far.
+// output collects what a process writes.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -76,7 +76,7 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// startServer starts injectd serve, and returns when it serves, or has failed.
+// startServer starts injectd serve. It returns when the server is ready or has failed.
 func startServer(dir string, environ []string, args ...string) (*process, error) {
 	cmd := exec.Command(filepath.Join(binaries, "injectd"), append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir, cmd.Env = dir, environ
@@ -136,7 +136,7 @@ func (p *process) host() string {
 	return u.Host
 }
 
-// stop asks p to stop and waits until it has.
+// stop sends p a signal and waits until it has ended.
 func (p *process) stop(sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -157,9 +157,9 @@ func (p *process) stop(sig os.Signal) error {
 //	down NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
 //	                      (testscript's own "stop" ends the script, as one that has passed)
 //	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE in any form of harness.Forms
-//	nobody CMD...         CMD exits with 0 as a user who owns nothing
-//	flip FILE N           changes byte N of each page of a store but the first two, which say where the rest is
-//	rows, pages, audited  what clients of others send, and what is answered: see wire_linux_test.go
+//	nobody CMD...         runs CMD as the user 65534, who owns no file; it must exit with 0
+//	flip FILE N           changes byte N of each page of a store but its first two, the meta pages
+//	rows, pages, audited  send requests by other projects' clients: see wire_linux_test.go
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
 // certificate of the server (server.pem, server.key) and of clients: platform, task (of
@@ -264,7 +264,7 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// servers are those that scripts have started, by the script's folder and their name.
+// servers holds the servers that scripts have started, by the script's folder and their name.
 var servers sync.Map
 
 func scriptEnv(ts *testscript.TestScript) []string {

@@ -16,7 +16,7 @@ import (
 	"inject/internal/harness"
 )
 
-// A searcher finds values, in every form that we know.
+// A searcher finds values in every form that exec/redact/forms knows.
 type searcher struct {
 	cores    [][]byte // each value begins and ends with one of them
 	redactor *redact.Redactor
@@ -48,7 +48,7 @@ func newSearcher() *searcher {
 	return s
 }
 
-// finds returns where in text a value is.
+// finds returns where text holds a value.
 func (s *searcher) finds(text []byte) []redact.Find {
 	var found []redact.Find
 	w := s.redactor.Writer(io.Discard)
@@ -63,7 +63,7 @@ func (s *searcher) finds(text []byte) []redact.Find {
 	return found
 }
 
-// clean wants no value in text, and first every canary that is planted there found.
+// clean fails the test if text holds a value, or if the search misses a canary planted in it.
 func (s *searcher) clean(t *testing.T, where string, text []byte) {
 	t.Helper()
 	require.NotEmptyf(t, text, "%s says nothing", where)

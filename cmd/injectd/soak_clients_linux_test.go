@@ -21,7 +21,7 @@ import (
 	"inject/resolver/store"
 )
 
-// A history is what one secret was, in order. One client changes it; others read it.
+// A history is the sequence of values of one secret. One client changes it; others read it.
 type history struct {
 	mu     sync.Mutex
 	values [][]byte // nil where there was no secret, as at first
@@ -34,30 +34,30 @@ func (h *history) begin(v []byte) {
 	h.values = append(h.values, v)
 }
 
-// acknowledge is the end of a change. Without it the change may have been made or not,
-// and may still be: then it is the last one.
+// acknowledge ends a change. A change without it may have been made or not, and may still be
+// made; then it is the last one.
 func (h *history) acknowledge() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.told = len(h.values) - 1
 }
 
-// mark returns what a read that begins now may not go behind, and how much is known.
+// mark returns the oldest value that a read which begins now may see, and how many are known.
 func (h *history) mark() (told, known int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.told, len(h.values)
 }
 
-// may reports whether a read that began when told had been acknowledged may end with v.
+// may reports whether a read that began at told, a result of mark, may see a value for which is
+// returns true.
 func (h *history) may(told int, is func(v []byte) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.ContainsFunc(h.values[told:], is)
 }
 
-// value returns a value that no other secret has, and that is recognized wherever it, or
-// the beginning of it, is found.
+// value returns a unique value. The searcher recognizes even its first bytes in a text.
 func (s *soak) value() []byte {
 	sizes := []int{16, 16, 16, 200, 200, 3000, 30_000}
 	b := make([]byte, sizes[mrand.IntN(len(sizes))])
@@ -66,7 +66,7 @@ func (s *soak) value() []byte {
 	return slices.Concat(core, b, core)
 }
 
-// of returns the history of a secret, and begins it.
+// of returns the history of a secret, and creates it if there is none.
 func (s *soak) of(ref secret.Ref) *history {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +91,8 @@ func (s *soak) random() (secret.Ref, *history, bool) {
 	return ref, s.secrets[ref], true
 }
 
-// failed notes what a client was told. It reports whether that is what a fault, or the
-// end, does to a request.
+// failed notes the error of a request. It reports whether a fault, or the end of the test, may
+// cause such an error.
 func (s *soak) failed(err error) bool {
 	s.mu.Lock()
 	s.told[fmt.Sprintf("%v\n%+v\n%#v\n%s", err, err, err, secret.Hint(err))] = true
@@ -100,8 +100,8 @@ func (s *soak) failed(err error) bool {
 	return errors.Is(err, secret.ErrUnavailable)
 }
 
-// repeat does something again and again until the clients shall stop. After what was
-// not answered it waits, longer each time.
+// repeat calls do again and again until the clients are to stop. After a request without an
+// answer it waits, longer each time.
 func (s *soak) repeat(ctx context.Context, do func(context.Context) error) error {
 	pause := time.Duration(0)
 	for {
@@ -145,7 +145,7 @@ type manager struct {
 	absent  []secret.Ref // were deleted
 }
 
-// change makes a change of refs to values, which are nil to delete, with do.
+// change calls do to change refs to values; a nil value deletes.
 func (m *manager) change(verb string, refs []secret.Ref, values [][]byte, do func() error) error {
 	for i, ref := range refs {
 		m.of(ref).begin(values[i])
@@ -176,13 +176,13 @@ func (m *manager) change(verb string, refs []secret.Ref, values [][]byte, do fun
 	return nil
 }
 
-// forget leaves refs to what they are: what was not answered may still be done.
+// forget stops using refs: a change without an answer may still be made later.
 func (m *manager) forget(refs []secret.Ref) {
 	gone := func(ref secret.Ref) bool { return slices.Contains(refs, ref) }
 	m.present, m.absent = slices.DeleteFunc(m.present, gone), slices.DeleteFunc(m.absent, gone)
 }
 
-// refusal wants a request to be refused as it must be.
+// refusal returns an error unless err is the refusal want.
 func (m *manager) refusal(err, want error) error {
 	if err == nil {
 		return fmt.Errorf("it was done, and not refused with: %w", want)
@@ -253,8 +253,8 @@ func (m *manager) one(ctx context.Context) error {
 	return nil
 }
 
-// resolve asks for secrets as a task does. What it gets is no older than what was
-// acknowledged when it asked.
+// resolve resolves secrets as a task does. No value may be older than the last change that was
+// acknowledged before the request.
 func (s *soak) resolve(ctx context.Context, c *rpc.Client, values bool) error {
 	var declared []secret.Declaration
 	var refs []secret.Ref
@@ -308,8 +308,7 @@ func (s *soak) resolve(ctx context.Context, c *rpc.Client, values bool) error {
 	return nil
 }
 
-// list wants each secret that is there all the time exactly once, and none that was not
-// there at any time.
+// list expects each secret that existed all the time exactly once, and none that never existed.
 func (s *soak) list(ctx context.Context, c *rpc.Client) error {
 	type state struct{ told, known int }
 	before := map[secret.Ref]state{}

@@ -26,7 +26,7 @@ import (
 	"inject/resolver/store"
 )
 
-// smallDisk mounts a disk of its own at dir.
+// smallDisk mounts a tmpfs of the given size at dir.
 func smallDisk(t *testing.T, dir, size string) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(dir, 0o700))
@@ -38,7 +38,7 @@ func smallDisk(t *testing.T, dir, size string) {
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 }
 
-// fill leaves no room on the disk at dir; free gives it back.
+// fill fills the disk at dir; free removes what filled it.
 func fill(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	path := filepath.Join(dir, "fill")
@@ -66,7 +66,7 @@ func soakPolicy(other bool) string {
 	return text
 }
 
-// replace gives a file other bytes, as a careful editor does.
+// replace replaces the content of a file by a rename, as careful editors do.
 func replace(t *testing.T, path, text string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path+".new", []byte(text), 0o600))
@@ -80,7 +80,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// A conductor makes faults and sees what comes of them.
+// A conductor causes faults and checks their consequences.
 type conductor struct {
 	*soak
 
@@ -96,7 +96,7 @@ type conductor struct {
 	rounds   int
 }
 
-// until waits for something to become so.
+// until waits until is returns true.
 func (c *conductor) until(what string, is func() bool) {
 	c.t.Helper()
 	for !is() {
@@ -110,14 +110,14 @@ func (c *conductor) until(what string, is func() bool) {
 	}
 }
 
-// progress waits until the clients had as many answers.
+// progress waits until the clients have had that many more answers.
 func (c *conductor) progress(answers int64) {
 	c.t.Helper()
 	from := c.answered.Load()
 	c.until(fmt.Sprintf("there were %d answers", answers), func() bool { return c.answered.Load()-from >= answers })
 }
 
-// get returns what the port for operations says.
+// get returns the answer of the port for operations.
 func (c *conductor) get(path string) (code int, text string) {
 	c.t.Helper()
 	response, err := c.http.Get("http://" + c.server.ops + path)
@@ -133,7 +133,7 @@ func (c *conductor) ready() bool {
 	return code == http.StatusOK
 }
 
-// injectd runs one that is not the server.
+// injectd runs a maintenance command of injectd.
 func (c *conductor) injectd(args ...string) {
 	c.t.Helper()
 	cmd := exec.CommandContext(c.ctx, filepath.Join(binaries, "injectd"), args...)
@@ -143,7 +143,8 @@ func (c *conductor) injectd(args ...string) {
 	require.NoErrorf(c.t, err, "%s", out)
 }
 
-// strace makes calls of the server fail or wait, as inject says, while during runs.
+// strace makes system calls of the server fail or wait while during runs; inject is an argument
+// of strace -e.
 func (c *conductor) strace(inject string, during func()) {
 	c.t.Helper()
 	log := filepath.Join(c.dir, "strace.log")
@@ -169,7 +170,7 @@ func (c *conductor) update(ref secret.Ref, v []byte) error {
 	return err
 }
 
-// A fault is made, seen and ended by its function.
+// A fault is a function that causes a fault, checks its consequences and ends it.
 type fault struct {
 	name string
 	make func()
@@ -192,7 +193,7 @@ func (c *conductor) all() []fault {
 			}
 			free := fill(c.t, c.storeDir)
 			c.until("a change finds no room", func() bool { return c.update(ref, large()) != nil })
-			for range 5 { // what is there is told meanwhile, and it is what was acknowledged
+			for range 5 { // reads are answered meanwhile, with acknowledged values
 				got, err := c.task.Resolve(c.ctx, task, []secret.Declaration{{Key: ref.Key}})
 				require.NoError(c.t, err)
 				told, _ := c.of(ref).mark()

@@ -24,7 +24,7 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// A soak is a server, those who use it, and what they know.
+// A soak is a server, its clients, and what the clients know of the store.
 type soak struct {
 	dir, storeDir, auditDir string // the last two are small disks of their own
 	server                  *process
@@ -35,7 +35,7 @@ type soak struct {
 	secrets map[secret.Ref]*history
 	names   []secret.Ref    // of secrets, to choose from
 	told    map[string]bool // what clients were told when something failed
-	imports [][]secret.Ref  // those of which nobody has said how they ended
+	imports [][]secret.Ref  // those without an answer
 	changes map[string]int  // that were acknowledged, by verb and key
 
 	answered, refused atomic.Int64
@@ -45,8 +45,8 @@ type soak struct {
 
 func (s *soak) storePath() string { return filepath.Join(s.storeDir, "secrets.db") }
 
-// TestSoak is a server with 24 clients to which everything happens. What they were told
-// is true to the end, and no value is anywhere but where it belongs.
+// TestSoak runs a server with 24 clients through every fault that we know. Everything that the
+// clients were told stays true, and no value appears outside of the store and the answers.
 func TestSoak(t *testing.T) {
 	rounds, answers := 2, int64(300)
 	if testing.Short() {
@@ -155,7 +155,7 @@ func TestSoak(t *testing.T) {
 		s.answered.Load(), s.refused.Load(), len(c.faults), s.proxy.cuts.Load(), len(s.secrets), len(s.changes), len(s.told))
 }
 
-// checkStore wants in the store what was acknowledged, and of what was under way all or
+// checkStore expects every acknowledged change in the store, and of those under way all or
 // nothing.
 func (s *soak) checkStore(t *testing.T, keyFile string) {
 	t.Helper()
@@ -188,7 +188,7 @@ func (s *soak) checkStore(t *testing.T, keyFile string) {
 	require.NoError(t, file.Close())
 }
 
-// checkAudit wants a line for each change that was acknowledged.
+// checkAudit expects an audit line for each acknowledged change.
 func (s *soak) checkAudit(t *testing.T) {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(s.auditDir, "audit.log*"))

@@ -29,7 +29,7 @@ import (
 	_ "inject/resolver/idl/inject/v1"
 )
 
-// A wire is a client that is sent requests, one after the other.
+// A wire is a client of another project that sends requests, one after the other.
 type wire struct {
 	ts       *testscript.TestScript
 	kind     string
@@ -84,7 +84,7 @@ func (w *wire) send(method, request string) reply {
 	return r
 }
 
-// program runs a program and returns what it writes, and how it ended.
+// program runs a program and returns its output and exit status.
 func (w *wire) program(stdin []byte, name string, args ...string) (stdout, stderr []byte, status int) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = w.ts.MkAbs(".")
@@ -99,7 +99,7 @@ func (w *wire) program(stdin []byte, name string, args ...string) (stdout, stder
 	return out.Bytes(), said.Bytes(), 0
 }
 
-// must is program for those that must succeed.
+// must is program, and fails the script unless the program exits with 0.
 func (w *wire) must(stdin []byte, name string, args ...string) []byte {
 	stdout, stderr, status := w.program(stdin, name, args...)
 	if status != 0 {
@@ -162,14 +162,14 @@ func (w *wire) curl(id, method, request string) reply {
 	return w.answered(method, status, head.Header, answer, binary)
 }
 
-// head returns the last header of an answer: before it there may be that of 100 Continue.
+// head returns the last header of an answer, because that of 100 Continue may come before it.
 func (w *wire) head() string {
 	heads := strings.Split(strings.TrimSpace(strings.ReplaceAll(w.ts.ReadFile("curl.head"), "\r\n", "\n")), "\n\n")
 	last := strings.ReplaceAll(heads[len(heads)-1], "\n", "\r\n") + "\r\n\r\n"
 	return strings.Replace(last, "HTTP/2 ", "HTTP/2.0 ", 1)
 }
 
-// answered reads an answer as the Connect protocol has it.
+// answered parses an answer of the Connect protocol.
 func (w *wire) answered(method string, status int, header http.Header, body []byte, binary bool) reply {
 	if id := header.Get("X-Request-Id"); len(id) != 16 {
 		w.ts.Fatalf("the answer has the number %q", id)
@@ -196,7 +196,7 @@ func (w *wire) answered(method string, status int, header http.Header, body []by
 	return r
 }
 
-// messages are those of a method, and the file that it is in.
+// messages returns the messages of a method, and the .proto file that declares it.
 func (w *wire) messages(method string) (in, out protoreflect.MessageDescriptor, file string) {
 	service, name, _ := strings.Cut(method, "/")
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
@@ -215,8 +215,7 @@ func (w *wire) protoc(flag string, message protoreflect.MessageDescriptor, file 
 	return w.must(stdin, "protoc", "-I", idl, flag+"="+string(message.FullName()), file)
 }
 
-// encode makes a request's bytes. protoc makes them, of the text format that JSON is
-// rewritten to.
+// encode returns the bytes of a request. It rewrites JSON to the text format, which protoc encodes.
 func (w *wire) encode(method, request string) []byte {
 	in, _, file := w.messages(method)
 	kind, err := protoregistry.GlobalTypes.FindMessageByName(in.FullName())
@@ -228,7 +227,7 @@ func (w *wire) encode(method, request string) []byte {
 	return w.protoc("--encode", in, file, text)
 }
 
-// decode returns what protoc reads in an answer, in JSON.
+// decode returns an answer, which protoc decodes, in JSON.
 func (w *wire) decode(method string, answer []byte) []byte {
 	_, out, file := w.messages(method)
 	kind, err := protoregistry.GlobalTypes.FindMessageByName(out.FullName())
@@ -270,7 +269,7 @@ func (w *wire) grpcurl(id, method, request string) reply {
 	return reply{Code: strings.ToLower(capital.ReplaceAllString(string(m[1]), "${1}_$2")), Message: string(m[2])}
 }
 
-// A nodeClient is deploy/wire/client.js, which takes a request a line.
+// A nodeClient is deploy/wire/client.js, which reads one request a line.
 type nodeClient struct {
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
@@ -278,7 +277,7 @@ type nodeClient struct {
 	stderr  bytes.Buffer
 }
 
-// bundled makes one file of the client and Flyte's generated code, which is TypeScript.
+// bundled bundles the client and Flyte's generated TypeScript into one file.
 var bundled = sync.OnceValues(func() (string, error) {
 	out := filepath.Join(binaries, "client.mjs")
 	cmd := exec.Command("node", "node_modules/esbuild/bin/esbuild", "client.js", "--bundle", "--platform=node", "--format=esm", "--log-level=warning", "--outfile="+out)

@@ -25,8 +25,8 @@ import (
 	_ "inject/resolver/idl/inject/v1"
 )
 
-// The wire as clients of others see it. What is said, and what must be answered, is in
-// the tables testdata/wire/*.rows; each client is sent through the same ones:
+// The wire as other projects' clients see it. The requests, and the answers that they must get,
+// are in the tables testdata/wire/*.rows. Each client sends the same tables:
 //
 //	curl-json, curl2-json      Connect, JSON, with HTTP/1.1 and HTTP/2
 //	curl-proto, curl2-proto    Connect as the flyte command speaks it: binary, made by protoc, gzipped
@@ -39,16 +39,16 @@ import (
 //
 //	$A, $B, $TEXT       are v/a, v/b and the text $A, in base64
 //	$MIB, $MORE, $OVER  are 1 MiB, 1 MiB and a byte, 4 MiB, in base64
-//	<K o d p TYPE>      is what is told of a secret; - stands for what is not set
+//	<K o d p TYPE>      is the description of a secret; - stands for an unset field
 //	TIME                is a time of the last hour
-//	...                 ends a message of which only the beginning is compared: the rest differs by protocol
+//	...                 ends a message whose rest is not compared, because it differs by protocol
 //
 // The secrets of a list have no order.
 
-// deployWire has what is not Go's: the node client, and grpcurl's version.
+// deployWire holds the node client and the pinned version of grpcurl.
 const deployWire = "../../deploy/wire"
 
-// has is the condition of scripts that a client is there. In CI all are.
+// has is a condition of scripts: a client is installed. In CI all are.
 func has(cond string) (bool, error) {
 	name, ok := strings.CutPrefix(cond, "has:")
 	if !ok {
@@ -80,7 +80,7 @@ type row struct {
 	begins  bool // want.message is its beginning
 }
 
-// A reply is what a client got.
+// A reply is the answer that a client got.
 type reply struct {
 	Status  int    `json:"status,omitempty"` // of HTTP; 0 where the client does not tell
 	Code    string `json:"code,omitempty"`   // as Connect writes it, "" for none
@@ -95,7 +95,7 @@ func (r reply) String() string {
 
 var toldOf = regexp.MustCompile(`<(\S+) (\S+) (\S+) (\S+) (\S+)>`)
 
-// described is what is told of a secret, for a match of toldOf.
+// described returns the description of a secret in JSON, for a match of toldOf.
 func described(match string) string {
 	f := toldOf.FindStringSubmatch(match)
 	id := fmt.Sprintf(`{"name":%q,"organization":%q`, f[1], f[2])
