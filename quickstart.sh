@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the main job with bin/inject on a store of its own, in a temporary home,
-# and shows each command and what it prints. Needs nothing but a shell.
+# Shows the main job: creates secrets in a temporary home, and runs commands with them.
+# Prints each command and its output. Needs bin/inject and a shell.
 set -eu
 cd "$(dirname "$0")"
 PATH=$PWD/bin:$PATH
@@ -8,7 +8,7 @@ HOME=$(mktemp -d)
 export HOME
 trap 'rm -rf "$HOME"' EXIT
 unset XDG_DATA_HOME XDG_CONFIG_HOME
-# Whatever of ours is set outside does not belong to this tour.
+# Variables of inject that you have set would change what this shows.
 for v in $(env | sed -n 's/^\(INJECT_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
 
 show() {
@@ -23,25 +23,25 @@ show() {
 	"$@"
 }
 
-echo '# A secret for the whole org, and another value of it for one project and domain'
+echo '# A secret for the whole org, and another value for one project and domain'
 show inject create secret MY_SECRET_KEY my_secret_value
 show inject create secret --project my_project --domain development MY_SECRET_KEY other_value
 show inject get secret
 
-printf '\n# A task that declares it gets the value, and what it prints is masked\n'
-# shellcheck disable=SC2016 # the task's variables, not ours
+printf '\n# A command that declares the secret gets the value, and its output is masked\n'
+# shellcheck disable=SC2016 # the task expands its variables, this script must not
 show inject --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR -- sh -c 'echo "the secret is $MY_SECRET_ENV_VAR"'
 
-printf '\n# The same in the project: the narrowest scope wins\n'
+printf '\n# The same command in the project gets the value of the project: the narrowest scope wins\n'
 # shellcheck disable=SC2016 # as above
 show inject --project my_project --domain development --secret MY_SECRET_KEY -- sh -c 'test "$MY_SECRET_KEY" = other_value && echo "it has the value of my_project"'
 show inject explain --project my_project --domain development --secret MY_SECRET_KEY
 
-printf '\n# As a file that is gone when the task has ended\n'
+printf '\n# The secret as a file, which is removed when the command ends\n'
 # shellcheck disable=SC2016 # as above
 show inject --secret-file MY_SECRET_KEY --files-dir "$HOME/secrets" -- sh -c 'wc -c < ~/secrets/MY_SECRET_KEY'
 
-printf '\n# What is missing is named, and nothing starts\n'
+printf '\n# If a secret is missing, the error names it and the command does not start\n'
 show inject --secret MY_SECRET_KEY --secret NO_SUCH_KEY -- echo started || echo "(exit code $?)"
 
 show inject delete secret MY_SECRET_KEY

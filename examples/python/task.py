@@ -9,7 +9,7 @@ try:
         name="my_task_env",
         secrets=[flyte.Secret(key="MY_SECRET_KEY", as_env_var="MY_SECRET_ENV_VAR")],
     ).task
-except ImportError:  # then task.yaml alone declares the secret
+except ImportError:  # without the SDK, task.yaml declares the secret
 
     def task(function):
         return function

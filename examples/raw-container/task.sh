@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a raw container task (flyte.extras.ContainerTask) runs. What is in /var/outputs when it ends are its outputs;
-# _ERROR there is why it failed. Here the password is, carelessly, in all of them.
+# A raw container task (flyte.extras.ContainerTask). The files in /var/outputs are its outputs when it ends; the file
+# _ERROR says why it failed. This task carelessly writes the password into all of them.
 #   task.sh [OUTPUTS [USER]]
 # In a pod, set INJECT_OUTPUTS=/var/outputs.
 set -eu
