@@ -7,66 +7,125 @@ const (
 	entities = "&&amp; <&lt; >&gt;"
 )
 
-// rules is who writes what. Where a quote stays as it is, the text stands in the
-// other one.
+// rules has one line for each way in which a program escapes text. A rule that leaves
+// one kind of quote as it is stands for text in quotes of the other kind.
 var rules = []rule{
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, twice: true},                                          // JSON.stringify
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, del: true},                                            // jq
-	{kind: KindJSON, marks: `"\`, pairs: angles, short: "btnfr", control: `\u%04x`, wide: wideGoJSON, twice: true},         // Go
-	{kind: KindJSON, marks: `"\`, pairs: angles, short: "tnr", control: `\u%04x`, wide: wideGoJSON},                        // Go before 1.22
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON},                                     // Go, SetEscapeHTML(false)
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits), del: true},              // Python
-	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits)},                        // PHP
-	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`},                                                      // PHP, unescaped Unicode
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04X`},                                                       // Jackson
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits)},                         // Jackson, ASCII
-	{kind: KindJSON, marks: `"\`, pairs: angles + ` =\u003d '\u0027`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON}, // Gson
+	// JavaScript: JSON.stringify.
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, twice: true},
+	// jq.
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, del: true},
+	// Go: encoding/json.
+	{kind: KindJSON, marks: `"\`, pairs: angles, short: "btnfr", control: `\u%04x`, wide: wideGoJSON, twice: true},
+	// Go before 1.22: no \b and \f.
+	{kind: KindJSON, marks: `"\`, pairs: angles, short: "tnr", control: `\u%04x`, wide: wideGoJSON},
+	// Go: SetEscapeHTML(false).
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON},
+	// Python: json.dumps.
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits), del: true},
+	// PHP: json_encode.
+	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits)},
+	// PHP: JSON_UNESCAPED_UNICODE.
+	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`},
+	// Jackson.
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04X`},
+	// Jackson: ESCAPE_NON_ASCII.
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits)},
+	// Gson.
 	{
-		kind: KindJSON, marks: `\`, pairs: `"\u0022 &\u0026 '\u0027 +\u002B <\u003C >\u003E ` + "`\\u0060", // .NET
+		kind:    KindJSON,
+		marks:   `"\`,
+		pairs:   angles + ` =\u003d '\u0027`,
+		short:   "btnfr",
+		control: `\u%04x`,
+		wide:    wideGoJSON,
+	},
+	// .NET: System.Text.Json.
+	{
+		kind: KindJSON, marks: `\`, pairs: `"\u0022 &\u0026 '\u0027 +\u002B <\u003C >\u003E ` + "`\\u0060",
 		short: "btnfr", control: `\u%04X`, wide: wideUTF16(upperDigits), del: true,
 	},
 
-	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), del: true},        // %q
-	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuoteToASCII), del: true}, // %+q
+	// %q of package fmt.
+	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), del: true},
+	// %+q of package fmt.
+	{
+		kind:    KindGo,
+		marks:   `"\`,
+		short:   "abtnvfr",
+		control: `\x%02x`,
+		wide:    wideGo(strconv.AppendQuoteToASCII),
+		del:     true,
+	},
 
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true}, // repr
+	// Python: repr of str, in single and in double quotes.
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true}, // ascii
+	// Python: ascii, in single and in double quotes.
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true}, // repr of bytes
+	// Python: repr of bytes, in single and in double quotes.
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
-	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true}, // util.inspect
+	// Node: util.inspect, in single quotes and in others.
+	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
 	{kind: KindPython, marks: `\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
 
-	{kind: KindShell, pairs: `''\''`},  // set -x
-	{kind: KindShell, pairs: `''"'"'`}, // shlex.quote, dash
-	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(true), del: true},  // $''
-	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(false), del: true}, // $'' in the C locale
-	{kind: KindShell, marks: " \t\"'\\|&;()<>!{}*[]?^$`,", tilde: true},                                    // printf %q
-	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},                               // zsh
+	// bash and others: set -x.
+	{kind: KindShell, pairs: `''\''`},
+	// Python: shlex.quote; dash: set -x.
+	{kind: KindShell, pairs: `''"'"'`},
+	// bash: $'...'.
+	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(true), del: true},
+	// bash: $'...' in the C locale.
+	{kind: KindShell, marks: `'\`, short: "abtnvfrE", control: `\%03o`, wide: wideShell(false), del: true},
+	// bash: printf %q.
+	{kind: KindShell, marks: " \t\"'\\|&;()<>!{}*[]?^$`,", tilde: true},
+	// zsh: ${(q)name}.
+	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},
 
-	{kind: KindShell, marks: "\"\\$`"},  // in double quotes
-	{kind: KindShell, marks: "\"\\$`!"}, // as above, with history
+	// A word in double quotes.
+	{kind: KindShell, marks: "\"\\$`"},
+	// A word in double quotes, where ! would recall history.
+	{kind: KindShell, marks: "\"\\$`!"},
 
-	{kind: KindXML, pairs: entities},                                                                // text
-	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},                                    // attribute in single quotes
-	{kind: KindXML, pairs: entities + ` "&quot;`},                                                   // attribute
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},                           // quoteattr
-	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},                          // .NET
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},                                             // Go's html
-	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"}, // Go's encoding/xml
-	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},                                      // Go's html/template
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},                                            // lodash, jq
-	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},                                           // Python
-	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},                                           // PHP
-	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},                                           // Java
-	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},               // mustache
+	// The text of an element.
+	{kind: KindXML, pairs: entities},
+	// An attribute in single quotes.
+	{kind: KindXML, pairs: entities + " \n&#10; \r&#13; \t&#9;"},
+	// An attribute in double quotes.
+	{kind: KindXML, pairs: entities + ` "&quot;`},
+	// Python: xml.sax.saxutils.quoteattr.
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#9;"},
+	// .NET: XmlWriter.
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#xA; \r&#xD; \t&#x9;"},
+	// Go: html.
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39;`},
+	// Go: encoding/xml.
+	{kind: KindXML, pairs: entities + " \"&#34; '&#39; \n&#xA; \r&#xD; \t&#x9;", control: "\ufffd"},
+	// Go: html/template.
+	{kind: KindXML, pairs: entities + ` "&#34; '&#39; +&#43;`},
+	// lodash; jq: @html.
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39;`},
+	// Python: html.escape.
+	{kind: KindXML, pairs: entities + ` "&quot; '&#x27;`},
+	// PHP: htmlspecialchars.
+	{kind: KindXML, pairs: entities + ` "&quot; '&#039;`},
+	// Java: commons-text.
+	{kind: KindXML, pairs: entities + ` "&quot; '&apos;`},
+	// mustache.js.
+	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},
 
-	{kind: KindQuoted, pairs: `'''`},                                        // SQL, YAML
-	{kind: KindQuoted, pairs: `"""`},                                        // CSV, ADO
-	{kind: KindQuoted, pairs: `}}}`},                                        // ODBC
-	{kind: KindQuoted, marks: `'\`},                                         // libpq
-	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"}, // MySQL
+	// SQL; YAML in single quotes.
+	{kind: KindQuoted, pairs: `'''`},
+	// CSV (RFC 4180); connection strings of ADO.
+	{kind: KindQuoted, pairs: `"""`},
+	// Connection strings of ODBC, in braces.
+	{kind: KindQuoted, pairs: `}}}`},
+	// Connection strings of libpq.
+	{kind: KindQuoted, marks: `'\`},
+	// MySQL: mysql_real_escape_string.
+	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},
 
-	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true}, // http.cookies
+	// Python: http.cookies.
+	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true},
 }
