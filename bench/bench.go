@@ -204,6 +204,9 @@ func (b *bench) compareTo(want, got []byte, what string) {
 	for at < min(len(want), len(got)) && want[at] == got[at] {
 		at++
 	}
-	b.wrong = append(b.wrong, fmt.Sprintf("%s: %d bytes, not %d; they differ from byte %d on", what, len(got), len(want), at))
+	b.wrong = append(
+		b.wrong,
+		fmt.Sprintf("%s: %d bytes, not %d; they differ from byte %d on", what, len(got), len(want), at),
+	)
 	fmt.Println("  WRONG OUTPUT:", b.wrong[len(b.wrong)-1])
 }

@@ -47,7 +47,9 @@ func (c *comparison) openEtcd(s *server, cert pair) (*clientv3.Client, error) {
 		return nil, err
 	}
 	config.Certificates = []tls.Certificate{loaded}
-	return clientv3.New(clientv3.Config{Context: c.ctx, Endpoints: []string{"https://" + s.address}, TLS: config, Logger: zap.NewNop()})
+	return clientv3.New(clientv3.Config{
+		Context: c.ctx, Endpoints: []string{"https://" + s.address}, TLS: config, Logger: zap.NewNop(),
+	})
 }
 
 // fillEtcd waits for etcd and puts the secrets of f into it, each under its ID.

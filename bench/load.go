@@ -119,7 +119,10 @@ func (s *side) run(ctx context.Context) error {
 	}
 	after, err := s.server.cpu()
 	n := len(all.times)
-	s.rounds = append(s.rounds, round{n, all.took / time.Duration(n), (after - before) / time.Duration(n), all.quantile(0.5), all.quantile(0.99)})
+	s.rounds = append(s.rounds, round{
+		n: n, each: all.took / time.Duration(n), cpu: (after - before) / time.Duration(n),
+		p50: all.quantile(0.5), p99: all.quantile(0.99),
+	})
 	return err
 }
 

@@ -1,6 +1,7 @@
 // Command bench measures how fast values are masked, beside what else could be
 // done, and tells it as a table. It is a module of its own, so that the client of
-// etcd is not what the product is built of. It knows the product from outside: its binaries, its package exec/redact, and
+// etcd is not what the product is built of. It knows the product from outside: its
+// binaries, its package exec/redact, and
 // the plain rule in exec/redact/redacttest that all outputs are held to. It also
 // measures what it costs to start a command, and how fast injectd answers, beside
 // etcd: for that it fills stores and asks as inject does, by the packages that do

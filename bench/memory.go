@@ -97,8 +97,9 @@ func (b *bench) memory() error {
 		if err != nil {
 			return err
 		}
-		b.report.add(Row{Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Value: rates(b.block, times[0])})
-		row := Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Value: rates(b.block, times[1])}
+		row := Row{Workload: c.workload, Values: c.n, Name: byPlain, Unit: "MB/s", Value: rates(b.block, times[0])}
+		b.report.add(row)
+		row = Row{Workload: c.workload, Values: c.n, Name: byWriter, Unit: "MB/s", Value: rates(b.block, times[1])}
 		row.versus(byPlain, ratios(times[1], times[0]))
 		row.atLeast(c.target)
 		b.report.add(row)
@@ -181,7 +182,8 @@ func allocations(stream io.Writer, w redacttest.Workload) (float64, error) {
 	}
 	runtime.ReadMemStats(&after)
 	writes := times * ((len(w.Text) + w.Write - 1) / w.Write)
-	return float64((after.Mallocs - before.Mallocs) / uint64(writes)), nil //nolint:gosec // whole ones, as in testing.AllocsPerRun
+	// Whole ones, as in testing.AllocsPerRun.
+	return float64((after.Mallocs - before.Mallocs) / uint64(writes)), nil //nolint:gosec // a small number
 }
 
 var (
@@ -203,7 +205,10 @@ func (b *bench) calls() error {
 	}
 	traced := b.stages(byRun, p, b.check)[0]
 	log := b.path("strace")
-	traced.args = append([]string{"strace", "-f", "-y", "-s", "0", "-o", log, "-e", "signal=none", "-e", "trace=read,write,writev,splice,tee,vmsplice,sendfile,copy_file_range"}, traced.args...)
+	traced.args = append([]string{
+		"strace", "-f", "-y", "-s", "0", "-o", log, "-e", "signal=none",
+		"-e", "trace=read,write,writev,splice,tee,vmsplice,sendfile,copy_file_range",
+	}, traced.args...)
 	if _, err := pipe(b.ctx, b.null, traced); err != nil {
 		return err
 	}
@@ -211,11 +216,15 @@ func (b *bench) calls() error {
 	if err != nil {
 		return err
 	}
-	children, reads, ours := len(childWrites.FindAll(lines, -1)), len(injectReads.FindAll(lines, -1)), len(injectWrites.FindAll(lines, -1))
+	children := len(childWrites.FindAll(lines, -1))
+	reads, ours := len(injectReads.FindAll(lines, -1)), len(injectWrites.FindAll(lines, -1))
 	if children == 0 || reads == 0 || ours == 0 {
-		return fmt.Errorf("strace shows %d writes of the child, %d reads and %d writes of inject", children, reads, ours)
+		return fmt.Errorf("strace shows %d writes of the child, %d reads and %d writes of inject",
+			children, reads, ours)
 	}
-	b.report.add(Row{Workload: "F", Values: 10, Name: "writes of the child", Unit: "calls", Value: statOf([]float64{float64(children)})})
+	calls := Row{Workload: "F", Values: 10, Name: "writes of the child", Unit: "calls"}
+	calls.Value = statOf([]float64{float64(children)})
+	b.report.add(calls)
 	for _, c := range []struct {
 		name  string
 		calls int

@@ -56,7 +56,11 @@ func (b *bench) prepare(w redacttest.Workload) (piped, error) {
 		}
 		declared = append(declared, fmt.Sprintf("%s=VALUE_%d", nameOf(i), i+1))
 	}
-	p.env = []string{"INJECT_STORE=dir://" + store, "INJECT_SECRETS=" + strings.Join(declared, ","), "INJECT_LOG_LEVEL=error"}
+	p.env = []string{
+		"INJECT_STORE=dir://" + store,
+		"INJECT_SECRETS=" + strings.Join(declared, ","),
+		"INJECT_LOG_LEVEL=error",
+	}
 	p.run = []string{b.inject, "--"}
 	file, err := b.file("values", append(bytes.Join(w.Values, []byte("\n")), '\n'))
 	if err != nil {

@@ -52,7 +52,9 @@ var domains = [...]string{"development", "staging", "production"}
 
 // task is the scope of the tasks of a project.
 func task(project int) secret.Scope {
-	return secret.Scope{Org: secret.DefaultOrg, Domain: domains[project%len(domains)], Project: fmt.Sprint("project-", project)}
+	return secret.Scope{
+		Org: secret.DefaultOrg, Domain: domains[project%len(domains)], Project: fmt.Sprint("project-", project),
+	}
 }
 
 // refs are where the secrets of l are.
@@ -177,7 +179,7 @@ func (c *comparison) clients(n int, open func(project int) (*client, error)) ([]
 		if err != nil {
 			return nil, errors.Join(err, closeClients(all))
 		}
-		one.rand = mathrand.New(mathrand.NewPCG(seed, uint64(i))) //nolint:gosec // which secrets are asked for is no secret
+		one.rand = mathrand.New(mathrand.NewPCG(seed, uint64(i))) //nolint:gosec // it chooses, and keeps nothing secret
 		all = append(all, one)
 	}
 	if err := connect(c.ctx, all); err != nil {
@@ -224,7 +226,8 @@ func right(f filling, refs []secret.Ref, resolved []resolver.Resolved) error {
 		return fmt.Errorf("wrong answer: %d secrets, not %d", len(resolved), len(refs))
 	}
 	for i, ref := range refs {
-		if got := resolved[i]; got.Info.Ref != ref || !bytes.Equal(got.Value.Reveal(), f.value(ref)) { // made up a moment ago, to be compared
+		got := resolved[i] // its value was made up a moment ago, so it may be revealed
+		if got.Info.Ref != ref || !bytes.Equal(got.Value.Reveal(), f.value(ref)) {
 			return fmt.Errorf("wrong answer: not the secret at %s %s", ref.Scope, ref.Key)
 		}
 	}
@@ -339,7 +342,8 @@ func (b *bench) many() (err error) {
 			return err2
 		}
 		defer func() { err = errors.Join(err, closeClients(clients)) }() //nolint:revive // at the end of all
-		sides = append(sides, &side{name: fmt.Sprintf("among %d", f.n), server: s, clients: clients, while: 500 * time.Millisecond})
+		name := fmt.Sprintf("among %d", f.n)
+		sides = append(sides, &side{name: name, server: s, clients: clients, while: 500 * time.Millisecond})
 	}
 	// Until the server keeps of many what it will.
 	for range 5 {
@@ -355,7 +359,8 @@ func (b *bench) many() (err error) {
 		time func(round) time.Duration
 	}{{"time of a resolve", each}, {"CPU time of the server", cpu}} {
 		for i, s := range sides {
-			r := Row{Workload: workload(len(s.clients)), Values: fillings[i].n, Name: measured.name, Unit: "ms", Value: millis(s.of(measured.time))}
+			r := Row{Workload: workload(len(s.clients)), Values: fillings[i].n, Name: measured.name, Unit: "ms"}
+			r.Value = millis(s.of(measured.time))
 			r.versus("few", ratios(sides[0].of(measured.time), s.of(measured.time)))
 			if i > 0 {
 				r.Target = &Target{fmt.Sprintf("≤ %g×", manyTarget), r.Ratio.Median <= manyTarget}
@@ -366,7 +371,10 @@ func (b *bench) many() (err error) {
 	if err := c.memoryOf(sides[1].server, fillings[1], sides[1].clients); err != nil {
 		return err
 	}
-	clients, err := c.clients(c.loads[len(c.loads)-1].clients, func(project int) (*client, error) { return c.injectdClient(sides[1].server, fillings[1], project) })
+	most := c.loads[len(c.loads)-1].clients
+	clients, err := c.clients(most, func(project int) (*client, error) {
+		return c.injectdClient(sides[1].server, fillings[1], project)
+	})
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,8 @@ func endedBy(err error, signal syscall.Signal) bool {
 // to clients whose certificates are of a.
 func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) (*server, error) {
 	s := &server{store: path}
-	s.cmd = exec.CommandContext(b.ctx, b.injectd, "serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", //nolint:gosec // what is measured
+	s.cmd = exec.CommandContext(b.ctx, b.injectd, //nolint:gosec // the server that is measured
+		"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
 		"--store", "file://"+path, "--key-file", key, "--cert-file", cert.cert, "--cert-key-file", cert.key,
 		"--client-ca-file", a.file, "--policy", policy, "--audit-log", path+".audit", "--rate", "0")
 	said, err := s.start()
@@ -109,7 +110,8 @@ func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
 	}
 	s := &server{address: ports[0]}
 	peers := "http://" + ports[1]
-	s.cmd = exec.CommandContext(b.ctx, path, "--name", "bench", "--data-dir", b.path("etcd"), "--log-level", "error", //nolint:gosec // what is compared
+	s.cmd = exec.CommandContext(b.ctx, path, //nolint:gosec // the server that is compared
+		"--name", "bench", "--data-dir", b.path("etcd"), "--log-level", "error",
 		"--listen-client-urls", "https://"+s.address, "--advertise-client-urls", "https://"+s.address,
 		"--cert-file", cert.cert, "--key-file", cert.key, "--client-cert-auth", "--trusted-ca-file", a.file,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "bench="+peers)
@@ -130,7 +132,8 @@ func freePorts(ctx context.Context, n int) (addresses []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() //nolint:errcheck,revive // all of them are open until there are enough, so that none is given twice
+		// All stay open until there are enough, so that no port is given twice.
+		defer l.Close() //nolint:errcheck,revive // nothing was written to it
 		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses, nil

@@ -126,8 +126,8 @@ func (b *bench) install() (string, error) {
 // program builds one of the bench's own programs as the product is built.
 func (b *bench) program(name string) (string, error) {
 	path := b.path(name)
-	build := exec.CommandContext(b.ctx, "go", "build", "-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", //nolint:gosec // our own program
-		"-ldflags", "-s -w", "-o", path, "./"+name)
+	build := exec.CommandContext(b.ctx, "go", "build", //nolint:gosec // our own program
+		"-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
@@ -165,7 +165,9 @@ type starter struct {
 }
 
 // measureStarts compares starters with the first of them.
-func (b *bench) measureStarts(where string, starters []starter, rounds int, run func(starter) (time.Duration, error)) error {
+func (b *bench) measureStarts(
+	where string, starters []starter, rounds int, run func(starter) (time.Duration, error),
+) error {
 	var contenders []contender
 	for _, s := range starters {
 		contenders = append(contenders, contender{s.name, func() (time.Duration, error) { return run(s) }})
@@ -188,8 +190,9 @@ func (b *bench) measureStarts(where string, starters []starter, rounds int, run 
 			continue
 		}
 		for i, s := range starters[e+1:] {
-			row := Row{Workload: where, Name: s.name + ", to the empty program", Unit: "ms", Value: millis(times[e+1+i])}
-			row.versus(emptyProgram, ratios(times[e], times[e+1+i]))
+			ours := times[e+1+i]
+			row := Row{Workload: where, Name: s.name + ", to the empty program", Unit: "ms", Value: millis(ours)}
+			row.versus(emptyProgram, ratios(times[e], ours))
 			b.report.add(row)
 		}
 	}
@@ -278,7 +281,8 @@ func (b *bench) shellStart(s starter) (time.Duration, error) {
 	defer ours.Close()           //nolint:errcheck // nothing is kept
 	go io.Copy(io.Discard, ours) //nolint:errcheck // until it ends
 	var told bytes.Buffer
-	cmd := exec.CommandContext(b.ctx, b.self, append([]string{leaderVerb, fmt.Sprint(b.starts)}, s.args...)...) //nolint:gosec // ourselves
+	args := append([]string{leaderVerb, fmt.Sprint(b.starts)}, s.args...)
+	cmd := exec.CommandContext(b.ctx, b.self, args...) //nolint:gosec // this program
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = s.env, theirs, &told, theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	err = cmd.Run()
@@ -309,9 +313,13 @@ func leader(times int, args []string) error {
 func (b *bench) residentMemory(inject string, env []string) error {
 	for _, c := range []struct{ name, script string }{
 		{"peak memory of inject, a task that waits", "echo ready >&2; read x"},
-		{"peak memory of inject, a task that has written 256 MiB", "head -c 268435456 /dev/zero; echo ready >&2; read x"},
+		{
+			"peak memory of inject, a task that has written 256 MiB",
+			"head -c 268435456 /dev/zero; echo ready >&2; read x",
+		},
 	} {
-		cmd := exec.CommandContext(b.ctx, inject, "--secret", "K", "--", "sh", "-c", c.script) //nolint:gosec // what is measured
+		cmd := exec.CommandContext(b.ctx, inject, //nolint:gosec // the program that is measured
+			"--secret", "K", "--", "sh", "-c", c.script)
 		cmd.Env, cmd.Stdout, cmd.WaitDelay = env, b.null, time.Second
 		in, err := cmd.StdinPipe()
 		if err != nil {

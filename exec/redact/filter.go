@@ -164,7 +164,8 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 		_      = uint(mask - 7*(maxShortest-pieceLen+1))
 		window = mask + pieceLen
 	)
-	d1, d2, d3, d4, d5, d6, d7 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask, 5*step&mask, 6*step&mask, 7*step&mask
+	d1, d2, d3, d4 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask
+	d5, d6, d7 := 5*step&mask, 6*step&mask, 7*step&mask
 	last := byte(0) // what is at the place before p
 	p := i + step - 1
 	for p+window <= len(text) {
@@ -180,7 +181,8 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 		h0, h1, h2, h3 := last&(a0>>second), a0&(a1>>second), a1&(a2>>second), a2&(a3>>second)
 		h4, h5, h6, h7 := a3&(a4>>second), a4&(a5>>second), a5&(a6>>second), a6&(a7>>second)
 		if h0|h1|h2|h3|h4|h5|h6|h7 != 0 {
-			hits := uint64(h0) | uint64(h1)<<8 | uint64(h2)<<16 | uint64(h3)<<24 | uint64(h4)<<32 | uint64(h5)<<40 | uint64(h6)<<48 | uint64(h7)<<56
+			hits := uint64(h0) | uint64(h1)<<8 | uint64(h2)<<16 | uint64(h3)<<24 |
+				uint64(h4)<<32 | uint64(h5)<<40 | uint64(h6)<<48 | uint64(h7)<<56
 			for hits != 0 {
 				k := bits.TrailingZeros64(hits) / 8
 				hits &^= 0xff << (8 * k)

@@ -67,7 +67,8 @@ func bytewise(text string) []string {
 	return chunks
 }
 
-var pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
+var pem = "-----BEGIN PRIVATE KEY-----\n" +
+	"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
 
 var table = []struct {
 	name   string
@@ -234,7 +235,8 @@ func TestRandom(t *testing.T) {
 		want := string(redacttest.Mask([]byte(text), all))
 		for _, chunks := range [][]string{{text}, chunked(text, 200, random), chunked(text, 200, random)} {
 			if got := masked(t, r, chunks...); got != want {
-				t.Fatalf("seed %d, round %d: %q in %q as %q:\n%q instead of\n%q", seed, round, v, text, chunks, got, want)
+				t.Fatalf("seed %d, round %d: %q in %q as %q:\n%q instead of\n%q",
+					seed, round, v, text, chunks, got, want)
 			}
 		}
 	}
@@ -261,7 +263,8 @@ func TestEveryPlace(t *testing.T) {
 			value := all[random.IntN(len(all))].Value
 			part := v[random.IntN(3)]
 			part = part[random.IntN(len(part)):]
-			text := strings.Repeat(".", before) + part + string(value) + part[:random.IntN(len(part))] + strings.Repeat("-", random.IntN(300))
+			text := strings.Repeat(".", before) + part + string(value) +
+				part[:random.IntN(len(part))] + strings.Repeat("-", random.IntN(300))
 			want := string(redacttest.Mask([]byte(text), all))
 			require.Equalf(t, want, masked(t, r, text), "seed %d: %q", seed, v)
 			cut := random.IntN(len(text))
@@ -404,7 +407,10 @@ func TestForms(t *testing.T) {
 	for _, c := range []struct{ name, value, text, want string }{
 		{"newline behind", "value-1\n", "x value-1 y value-1\nz", "x [redacted:K] y [redacted:K]\nz"},
 		{"blanks around", " \tvalue-1 ", "xvalue-1y", "x[redacted:K]y"},
-		{"two lines", "line-1\nline-2\n", "x line-1\r\nline-2\r\n line-1\nline-2\n", "x [redacted:K]\r\n [redacted:K]\n"},
+		{
+			"two lines", "line-1\nline-2\n",
+			"x line-1\r\nline-2\r\n line-1\nline-2\n", "x [redacted:K]\r\n [redacted:K]\n",
+		},
 		{"two lines with CRLF", "line-1\r\nline-2", "x line-1\nline-2 line-1\r\nline-2", "x [redacted:K] [redacted:K]"},
 		{"long enough only with its newlines", "ab\n\n\n\n", "ab\n\n\n\n", "[redacted:K]"},
 	} {
@@ -416,7 +422,8 @@ func TestForms(t *testing.T) {
 	}
 	r := redact.New(6,
 		redact.Pattern{Name: "SHORT", Value: []byte("12345")}, redact.Pattern{Name: "EMPTY"},
-		redact.Pattern{Name: "BLANK", Value: []byte("\n \t      \n")}, redact.Pattern{Name: "OK", Value: []byte("123456")})
+		redact.Pattern{Name: "BLANK", Value: []byte("\n \t      \n")},
+		redact.Pattern{Name: "OK", Value: []byte("123456")})
 	require.Equal(t, []string{"SHORT", "EMPTY", "BLANK"}, r.Unmasked())
 	require.Equal(t, "12345 \n \t      \n [redacted:OK]", masked(t, r, "12345 \n \t      \n 123456"))
 	require.True(t, redact.New(6).Empty())
@@ -472,7 +479,9 @@ func TestAdd(t *testing.T) {
 	var out strings.Builder
 	w := r.Writer(&out)
 	_, _ = io.WriteString(w, "a old-val")
-	require.NoError(t, r.Add(redact.Pattern{Name: "NEW", Value: []byte("old-valve")}, redact.Pattern{Name: "X", Value: []byte("xyz")}))
+	require.NoError(t, r.Add(
+		redact.Pattern{Name: "NEW", Value: []byte("old-valve")},
+		redact.Pattern{Name: "X", Value: []byte("xyz")}))
 	_, _ = io.WriteString(w, "ve b old-val")
 	require.NoError(t, r.Add(redact.Pattern{Name: "Y", Value: []byte("yyy")}))
 	_, _ = io.WriteString(w, "ue xyyyz xyz")

@@ -84,9 +84,14 @@ func newTrie(sorted []sortable, n int) *trie {
 		}
 	}
 	t := &trie{
-		next: make([]uint16, 1, size), last: make([]int32, len(sorted)), parents: make([]edge, len(sorted)),
-		branches: make([]int32, tableSize(2*len(sorted))), links: make([]atomic.Uint64, size), outs: make([]atomic.Int32, size),
-		lengths: make([]int32, n), ids: make([]int32, len(sorted)),
+		next:     make([]uint16, 1, size),
+		last:     make([]int32, len(sorted)),
+		parents:  make([]edge, len(sorted)),
+		branches: make([]int32, tableSize(2*len(sorted))),
+		links:    make([]atomic.Uint64, size),
+		outs:     make([]atomic.Int32, size),
+		lengths:  make([]int32, n),
+		ids:      make([]int32, len(sorted)),
 	}
 	for i := range t.branches {
 		t.branches[i] = noSegment

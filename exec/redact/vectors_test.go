@@ -24,7 +24,8 @@ var key = func() string {
 	random := rand.NewChaCha8([32]byte{'k', 'e', 'y'})
 	der := make([]byte, 1217)
 	_, _ = random.Read(der)
-	return "-----BEGIN PRIVATE KEY-----\n" + wrap(base64.StdEncoding.EncodeToString(der), 64) + "-----END PRIVATE KEY-----\n"
+	return "-----BEGIN PRIVATE KEY-----\n" + wrap(base64.StdEncoding.EncodeToString(der), 64) +
+		"-----END PRIVATE KEY-----\n"
 }()
 
 // wrap breaks text into lines of n bytes, each with its newline.
@@ -78,24 +79,51 @@ var vectors = []struct {
 	{"PEM with CRLF", values(key), strings.ReplaceAll(key, "\n", "\r\n"), "[redacted:A]\r\n"},
 	{
 		"PEM, every line prefixed", values(key), prefixed("app-1 | ", key),
-		"app-1 | -----BEGIN PRIVATE KEY-----\n" + strings.Repeat("app-1 | [redacted:A]\n", strings.Count(key, "\n")-2) + "app-1 | -----END PRIVATE KEY-----\n",
+		"app-1 | -----BEGIN PRIVATE KEY-----\n" +
+			strings.Repeat("app-1 | [redacted:A]\n", strings.Count(key, "\n")-2) +
+			"app-1 | -----END PRIVATE KEY-----\n",
 	},
 	{"PEM, one line of it", values(key), "x " + strings.Split(key, "\n")[5] + " y", "x [redacted:A] y"},
 	{"PEM JSON-escaped", values(key), `{"k":"` + strings.ReplaceAll(key, "\n", `\n`) + `"}`, `{"k":"[redacted:A]\n"}`},
 	{"PEM joined by spaces", values(key), "K=" + strings.Join(strings.Fields(key), " ") + ".", "K=[redacted:A]."},
 	{"PEM base64 in one line", values(key), "x " + b64(key) + " y", "x [redacted:A] y"},
 	{"PEM base64 wrapped at 76", values(key), wrap(b64(key), 76), "[redacted:A]\n"},
-	{"PEM base64 wrapped at 64", values(key), prefixed("> ", wrap(b64(key), 64)), prefixed("> ", strings.Repeat("[redacted:A]\n", (len(b64(key))+63)/64))},
+	{
+		"PEM base64 wrapped at 64",
+		values(key),
+		prefixed("> ", wrap(b64(key), 64)),
+		prefixed("> ", strings.Repeat("[redacted:A]\n", (len(b64(key))+63)/64)),
+	},
 	{"final newline, printed bare", values("s3cr3t-value\n"), "x s3cr3t-value y", "x [redacted:A] y"},
 	{"spaces around, printed bare", values("  s3cr3t-value\t"), "xs3cr3t-valuey", "x[redacted:A]y"},
 	{"unicode", values(unicode), "x" + unicode + "y", "x[redacted:A]y"},
-	{"unicode JSON \\u", values(unicode), `{"k":"\u043f\u0430\u0440\u043e\u043b\u044c-\u5bc6\u7801-\ud83d\udd11-\u043a\u043b\u044e\u0447"}`, `{"k":"[redacted:A]"}`},
+	{
+		"unicode JSON \\u",
+		values(unicode),
+		`{"k":"\u043f\u0430\u0440\u043e\u043b\u044c-\u5bc6\u7801-\ud83d\udd11-\u043a\u043b\u044e\u0447"}`,
+		`{"k":"[redacted:A]"}`,
+	},
 	{"specials JSON.stringify", values(specials), `{"k":"p\"a\\s's&w<o>r d/+=?%#é"}`, `{"k":"[redacted:A]"}`},
-	{"specials JSON of Go", values(specials), func() string { b, _ := json.Marshal(specials); return string(b) }(), `"[redacted:A]"`},
+	{
+		"specials JSON of Go",
+		values(specials),
+		func() string { b, _ := json.Marshal(specials); return string(b) }(),
+		`"[redacted:A]"`,
+	},
 	{"specials Go %q", values(specials), strconv.Quote(specials), `"[redacted:A]"`},
-	{"specials URL component", values(specials), "?k=" + strings.ReplaceAll(url.QueryEscape(specials), "+", "%20") + "&x", "?k=[redacted:A]&x"},
+	{
+		"specials URL component",
+		values(specials),
+		"?k=" + strings.ReplaceAll(url.QueryEscape(specials), "+", "%20") + "&x",
+		"?k=[redacted:A]&x",
+	},
 	{"specials URL form", values(specials), "?k=" + url.QueryEscape(specials) + "&x", "?k=[redacted:A]&x"},
-	{"specials URL lower hex", values(specials), "?k=p%22a%5cs%27s%26w%3co%3er%20d%2f%2b%3d%3f%25%23%c3%a9&x", "?k=[redacted:A]&x"},
+	{
+		"specials URL lower hex",
+		values(specials),
+		"?k=p%22a%5cs%27s%26w%3co%3er%20d%2f%2b%3d%3f%25%23%c3%a9&x",
+		"?k=[redacted:A]&x",
+	},
 	{"specials XML/HTML", values(specials), "<k>" + html.EscapeString(specials) + "</k>", "<k>[redacted:A]</k>"},
 	{"shell quoted", values(specials), `+ echo 'p"a\s'\''s&w<o>r d/+=?%#é'`, `+ echo '[redacted:A]'`},
 	{"base64 aligned", values(token), b64(token), "[redacted:A]"},
@@ -103,9 +131,24 @@ var vectors = []struct {
 	{"base64 me:tok (shift 0) and tail", values(token), b64("me:" + token + ":tail"), "bWU6[redacted:A]6dGFpbA=="},
 	{"base64 user1:tok and tail", values(token), b64("user1:" + token + ":tail"), "dXNlcjE6[redacted:A]6dGFpbA=="},
 	{"base64 usr:tok and tail (shift 1)", values(token), b64("usr:" + token + ":tail"), "dXNyOn[redacted:A]OnRhaWw="},
-	{"base64url", values("\xfb\xff\xfe>>??~~\xff\xfb"), "x " + base64.RawURLEncoding.EncodeToString([]byte("\xfb\xff\xfe>>??~~\xff\xfb")) + " y", "x [redacted:A] y"},
-	{"hex", values(token), hex.EncodeToString([]byte(token)) + " " + strings.ToUpper(hex.EncodeToString([]byte(token))), "[redacted:A] [redacted:A]"},
-	{"upper-cased UUID", values("7f3c2a10-9b4e-4d1f-8a6b-0c5d9e8f7a61"), "7F3C2A10-9B4E-4D1F-8A6B-0C5D9E8F7A61 7f3c2a109b4e4d1f8a6b0c5d9e8f7a61", "[redacted:A] [redacted:A]"},
+	{
+		"base64url",
+		values("\xfb\xff\xfe>>??~~\xff\xfb"),
+		"x " + base64.RawURLEncoding.EncodeToString([]byte("\xfb\xff\xfe>>??~~\xff\xfb")) + " y",
+		"x [redacted:A] y",
+	},
+	{
+		"hex",
+		values(token),
+		hex.EncodeToString([]byte(token)) + " " + strings.ToUpper(hex.EncodeToString([]byte(token))),
+		"[redacted:A] [redacted:A]",
+	},
+	{
+		"upper-cased UUID",
+		values("7f3c2a10-9b4e-4d1f-8a6b-0c5d9e8f7a61"),
+		"7F3C2A10-9B4E-4D1F-8A6B-0C5D9E8F7A61 7f3c2a109b4e4d1f8a6b0c5d9e8f7a61",
+		"[redacted:A] [redacted:A]",
+	},
 	{"lower-cased hex", values("DEADBEEF0123"), "x deadbeef0123", "x [redacted:A]"},
 	{"empty secret", values(""), "a b", "a b"},
 	{"newline-only secret", values("\n\n\n\n\n\n"), "a\n\n\n\n\n\n\nb", "a\n\n\n\n\n\n\nb"},
@@ -113,10 +156,25 @@ var vectors = []struct {
 	{"1-char secret", values("a"), "banana", "banana"},
 	{"3-char secret", values("abc"), "abc", "abc"}, // and a warning: see TestForms
 	{"8-char secret", values("abcdefgh"), "1abcdefgh2", "1[redacted:A]2"},
-	{"the mask is a secret", values("s3cr3t-value", "[redacted:A]"), "1s3cr3t-value2[redacted:A]3", "1[redacted:A]2[redacted:B]3"},
-	{"mask and tail are a secret", values("s3cr3t-value", "[redacted:A]tail"), "1s3cr3t-valuetail2", "1[redacted:A]tail2"},
+	{
+		"the mask is a secret",
+		values("s3cr3t-value", "[redacted:A]"),
+		"1s3cr3t-value2[redacted:A]3",
+		"1[redacted:A]2[redacted:B]3",
+	},
+	{
+		"mask and tail are a secret",
+		values("s3cr3t-value", "[redacted:A]tail"),
+		"1s3cr3t-valuetail2",
+		"1[redacted:A]tail2",
+	},
 	{"partial secret at the end is not lost", values("s3cr3t-value"), "the s3cr3t-va", "the s3cr3t-va"},
-	{"two-line secret, blanks between", values("First-l1ne-0f-it\nSecond-l1ne-0f-it"), "x First-l1ne-0f-it  \n\t Second-l1ne-0f-it y", "x [redacted:A]  \n\t [redacted:A] y"},
+	{
+		"two-line secret, blanks between",
+		values("First-l1ne-0f-it\nSecond-l1ne-0f-it"),
+		"x First-l1ne-0f-it  \n\t Second-l1ne-0f-it y",
+		"x [redacted:A]  \n\t [redacted:A] y",
+	},
 	{"innocent: first line alone", values("first-line\nsecond-line"), "the first-line of", "the first-line of"},
 	// Out of reach, and said so.
 	{"ANSI colour inside", values("s3cr3t-value"), "s3cr3t\x1b[1m-value", "s3cr3t\x1b[1m-value"},
@@ -165,7 +223,10 @@ func TestVisible(t *testing.T) {
 		{"prompt", values("s3cr3t"), "Name [s]: ", "Name [s]: "},
 		{"first byte of a value", values("s3cr3t"), "Password: s", "Password: "},
 		{"whole value", values("s3cr3t"), "Password: s3cr3t", "Password: [redacted:A]"},
-		{"first line and a megabyte", values("key-1\nkey-2"), "key-1" + strings.Repeat(" ", 1<<20), "key-1" + strings.Repeat(" ", 1<<20)},
+		{
+			"first line and a megabyte", values("key-1\nkey-2"),
+			"key-1" + strings.Repeat(" ", 1<<20), "key-1" + strings.Repeat(" ", 1<<20),
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
@@ -198,7 +259,8 @@ func TestErrorCounts(t *testing.T) {
 				n, err := io.WriteString(w, "again")
 				require.ErrorIs(t, err, c.want)
 				require.Zero(t, n)
-				require.Equal(t, "held: s3crxx and this is too long"[:left], dst.wrote.String(), "a true beginning, once")
+				want := "held: s3crxx and this is too long"[:left]
+				require.Equal(t, want, dst.wrote.String(), "a true beginning, once")
 			}
 		})
 	}

@@ -438,7 +438,8 @@ func TestExtremes(t *testing.T) {
 	}
 
 	for _, v := range []string{
-		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted", "\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 5_000),
+		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted",
+		"\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 5_000),
 	} {
 		r := redact.New(1, values(v, "another-value")...)
 		text := "1" + v + "2 another-value " + v + v + "\x00\xff\xfe[redacted:A][redact"

@@ -15,7 +15,8 @@ import (
 	"inject/exec/redact/forms"
 )
 
-var pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
+var pem = "-----BEGIN PRIVATE KEY-----\n" +
+	"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
 
 // ofKind returns the forms of value that are of one of kinds, or all.
 func ofKind(value string, minLength int, kinds ...string) []string {
@@ -74,7 +75,10 @@ func TestFormsOfValue(t *testing.T) {
 		{"DeadBeef", forms.KindCase, []string{"deadbeef", "DEADBEEF"}},
 		{"de:ad:be:ef", forms.KindCase, []string{"DE:AD:BE:EF"}},
 		{"de:ad:bee:f", forms.KindCase, nil},
-		{uuid, forms.KindCase, []string{strings.ReplaceAll(uuid, "-", ""), strings.ToUpper(uuid), strings.ToUpper(strings.ReplaceAll(uuid, "-", ""))}},
+		{uuid, forms.KindCase, []string{
+			strings.ReplaceAll(uuid, "-", ""), strings.ToUpper(uuid),
+			strings.ToUpper(strings.ReplaceAll(uuid, "-", "")),
+		}},
 		{uuid[:35] + "-", forms.KindCase, nil},
 
 		{"123456", forms.KindHex, []string{"313233343536"}},
@@ -93,7 +97,8 @@ func TestFormsOfValue(t *testing.T) {
 	require.Equal(t, []string{"1234567"}, ofKind("1234567\n", 7, forms.KindRaw))
 	require.Nil(t, forms.Of([]byte("1234567"), 8))
 	require.Equal(t, []string{"x"}, ofKind("x", 0), "one byte is never in an encoded form")
-	require.Equal(t, []string{`p\"ss12`}, ofKind(`p"ss12`, 6, forms.KindJSON)[:1], "the shortest value is found escaped")
+	escaped := ofKind(`p"ss12`, 6, forms.KindJSON)
+	require.Equal(t, `p\"ss12`, escaped[0], "the shortest value is found escaped")
 }
 
 // shortest returns the length of the shortest form of a kind: what is escaped is
@@ -113,10 +118,12 @@ func TestFormsAreNotCommon(t *testing.T) {
 			require.GreaterOrEqual(t, len(f.Bytes), shortest(f.Kind), "%q: %s %q", value, f.Kind, f.Bytes)
 		}
 	}
-	config := "{\n  \"debug\": true,\n  \"port\": 8080,\n\n  ],\n" + pem + "\n  -----BEGIN CERTIFICATE-----\nshort\n-----END CERTIFICATE-----\n}\n"
+	config := "{\n  \"debug\": true,\n  \"port\": 8080,\n\n  ],\n" + pem +
+		"\n  -----BEGIN CERTIFICATE-----\nshort\n-----END CERTIFICATE-----\n}\n"
 	found := ofKind(config, 6)
 	for _, common := range []string{
-		"{", "}", "],", "true", `"debug": true,`, `"port": 8080,`, "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----",
+		"{", "}", "],", "true", `"debug": true,`, `"port": 8080,`,
+		"-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----",
 		"-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----", "short", "", " ", "\n",
 	} {
 		require.NotContains(t, found, common)
@@ -142,7 +149,8 @@ func checkForms(t interface {
 		require.Nil(t, all)
 		return
 	}
-	require.Equal(t, forms.Form{Kind: forms.KindRaw, Bytes: plain}, forms.Form{Kind: all[0].Kind, Bytes: bytes.Clone(all[0].Bytes)})
+	first := forms.Form{Kind: all[0].Kind, Bytes: bytes.Clone(all[0].Bytes)}
+	require.Equal(t, forms.Form{Kind: forms.KindRaw, Bytes: plain}, first)
 	for i := range value {
 		value[i] ^= 0xff // what is aliased changes, too
 	}
@@ -157,10 +165,13 @@ func checkForms(t interface {
 }
 
 func TestFormsProperties(t *testing.T) {
-	parts := append(append(slices.Clip(awkward), binary...), pem, "\r\n", "\n", " ", "\\n", "-----BEGIN X-----", "-----END X-----", "deadbeef", "-", ":")
+	parts := slices.Concat(awkward, binary, []string{
+		pem, "\r\n", "\n", " ", "\\n", "-----BEGIN X-----", "-----END X-----", "deadbeef", "-", ":",
+	})
+	part := rapid.OneOf(rapid.SampledFrom(parts), rapid.StringN(0, 10, -1))
 	rapid.Check(t, func(t *rapid.T) {
 		var value []byte
-		for _, part := range rapid.SliceOfN(rapid.OneOf(rapid.SampledFrom(parts), rapid.StringN(0, 10, -1)), 0, 6).Draw(t, "parts") {
+		for _, part := range rapid.SliceOfN(part, 0, 6).Draw(t, "parts") {
 			value = append(value, part...)
 		}
 		value = append(value, rapid.SliceOfN(rapid.Byte(), 0, 10).Draw(t, "bytes")...)
@@ -223,10 +234,14 @@ func TestFormsInBase64(t *testing.T) {
 	if testing.Short() {
 		step = 5 // prime to the three alignments
 	}
+	encodings := []*base64.Encoding{
+		base64.StdEncoding, base64.RawStdEncoding,
+		base64.URLEncoding, base64.RawURLEncoding,
+	}
 	for n := 8; n < 100; n += step {
 		for k := range 9 {
 			value, before, behind := text(n), text(k), text(random.IntN(5))
-			for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+			for _, e := range encodings {
 				encoded := e.EncodeToString([]byte(before + value + behind))
 				// Of the characters from first to last every bit is the value's.
 				first, last := (8*k+5)/6, 8*(k+n)/6
@@ -248,7 +263,8 @@ func TestFormsInBase64(t *testing.T) {
 }
 
 func BenchmarkForms(b *testing.B) {
-	key := "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n", 25) + "-----END PRIVATE KEY-----\n"
+	line := "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n"
+	key := "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat(line, 25) + "-----END PRIVATE KEY-----\n"
 	for i := range 25 { // so that no two lines are equal
 		key = strings.Replace(key, "MIIEv", fmt.Sprintf("%05d", i), 1)
 	}

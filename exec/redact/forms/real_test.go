@@ -29,10 +29,14 @@ import (
 // awkward are values that encoders change. Those from binary on are not UTF-8.
 var awkward, binary = []string{
 	`it's "both" quotes`, `back\slash\n and \\`, "two\nlines of it", "windows\r\nline ends", "tab\tand  blanks",
-	`<a href="x">&amp;</a>`, "a/b+c==d/e+f", "semi;colon,comma", "$HOME `id` $(id) !1", "h\u00e9llo w\u00f6rld", "\u4f60\u597d, world",
-	"smile \U0001f600 \U0001f511", `"quoted"`, `'quoted'`, "~tilde:~x=~y", "#hash#a#b", "100%25 %s %d", "{curly}[square]|^*?",
-	"bell\a\b\v\f\x1b[31m", "nul-like\x01\x02\x7f!", "line\u2028sep\u2029arated", "in\u00a0\u00ad\u0085\u009f\u200bvisible", "p@ss:w0rd/with?all#",
-	"C:\\Users\\x\\n'", "`back'tick\"s`", "it's only one", `say "only" double`, "-leading-dash'", "=equals=&and=", "\ufffdreplaced\ufffd",
+	`<a href="x">&amp;</a>`, "a/b+c==d/e+f", "semi;colon,comma",
+	"$HOME `id` $(id) !1", "h\u00e9llo w\u00f6rld", "\u4f60\u597d, world",
+	"smile \U0001f600 \U0001f511", `"quoted"`, `'quoted'`, "~tilde:~x=~y",
+	"#hash#a#b", "100%25 %s %d", "{curly}[square]|^*?",
+	"bell\a\b\v\f\x1b[31m", "nul-like\x01\x02\x7f!",
+	"line\u2028sep\u2029arated", "in\u00a0\u00ad\u0085\u009f\u200bvisible", "p@ss:w0rd/with?all#",
+	"C:\\Users\\x\\n'", "`back'tick\"s`",
+	"it's only one", `say "only" double`, "-leading-dash'", "=equals=&and=", "\ufffdreplaced\ufffd",
 }, []string{"\xff\xfe\x80binary\xc3", "half\xe4\xbd of one '\"\\", "\xed\xa0\x80surrogate&", "\xf0\x9f\x98cut<\xc0\xaf"}
 
 // samples are awkward values and random ones, new in each run.
@@ -168,7 +172,9 @@ func TestFormsOfGo(t *testing.T) {
 		{"SQL", `''`, func(v string) string { return "'" + strings.ReplaceAll(v, "'", "''") + "'" }},
 		{"CSV", `""`, func(v string) string { return `"` + strings.ReplaceAll(v, `"`, `""`) + `"` }},
 		{"ODBC", `\{\}`, func(v string) string { return "{" + strings.ReplaceAll(v, "}", "}}") + "}" }},
-		{"libpq", `''`, func(v string) string { return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(v) + "'" }},
+		{"libpq", `''`, func(v string) string {
+			return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(v) + "'"
+		}},
 	} {
 		t.Run(e.name, func(t *testing.T) {
 			values := samples(t, true)
@@ -397,7 +403,10 @@ func TestFormsOfKeys(t *testing.T) {
 		{`printf %s "$V" | head -c -1 | base64 -w 64 | sed 's/$/\r/'`, `\r\n`},
 		{`printf %s "$V" | head -c -1 | base64 -w 0`, ``},
 		{`printf %s "$V" | openssl base64`, `\n`},
-		{`printf %s "$V" | sed 's/^/    /' | sed 's/$/  /'`, ` +(-----BEGIN PRIVATE KEY-----)\s+(-----END PRIVATE KEY-----)\s+`},
+		{
+			`printf %s "$V" | sed 's/^/    /' | sed 's/$/  /'`,
+			` +(-----BEGIN PRIVATE KEY-----)\s+(-----END PRIVATE KEY-----)\s+`,
+		},
 	} {
 		t.Run(c.script, func(t *testing.T) {
 			cmd := program(t, "bash", "-c", c.script)

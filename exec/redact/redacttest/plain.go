@@ -48,7 +48,8 @@ func NewPlain(patterns []Pattern) *Plain {
 
 func (a *Plain) addChild(parent int32, b byte) int32 {
 	next := int32(len(a.nodes)) //nolint:gosec // fewer than 2^31 bytes of patterns
-	a.nodes = append(a.nodes, node{sibling: a.nodes[parent].child, depth: a.nodes[parent].depth + 1, match: -1, label: b})
+	p := a.nodes[parent]
+	a.nodes = append(a.nodes, node{sibling: p.child, depth: p.depth + 1, match: -1, label: b})
 	a.nodes[parent].child = next
 	if parent == 0 {
 		a.first[b] = next

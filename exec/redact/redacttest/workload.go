@@ -3,6 +3,7 @@ package redacttest
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -103,8 +104,7 @@ func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 		}
 	case "E":
 		for len(text) < size {
-			x := r.Uint64()
-			text = append(text, byte(x), byte(x>>8), byte(x>>16), byte(x>>24), byte(x>>32), byte(x>>40), byte(x>>48), byte(x>>56)) //nolint:gosec // the bytes of a number
+			text = binary.LittleEndian.AppendUint64(text, r.Uint64())
 		}
 	default:
 		panic("redacttest: no workload " + strconv.Quote(workload))
@@ -213,20 +213,28 @@ func appendValue(v []byte, r *rand.Rand, kind int) []byte {
 }
 
 var (
-	levels  = []string{"INFO ", "INFO ", "INFO ", "DEBUG", "WARN ", "ERROR"}
-	parts   = []string{"scheduler", "executor", "http.server", "storage.s3", "db.pool", "auth.session", "queue.consumer", "metrics"}
+	levels = []string{"INFO ", "INFO ", "INFO ", "DEBUG", "WARN ", "ERROR"}
+	parts  = []string{
+		"scheduler", "executor", "http.server", "storage.s3",
+		"db.pool", "auth.session", "queue.consumer", "metrics",
+	}
 	methods = []string{"GET", "GET", "GET", "POST", "PUT", "DELETE"}
-	paths   = []string{"/api/v1/projects/%d/executions", "/api/v1/users/%d", "/healthz?n=%d", "/v2/blobs/%d/parts", "/api/v1/tasks/%d/logs"}
-	events  = []string{
-		"request finished, connection kept alive", "retrying after a timeout of the upstream", "wrote checkpoint to the bucket",
-		"epoch finished, loss is going down", "cache miss, loading from the database", "lease renewed for the next period",
+	paths   = []string{
+		"/api/v1/projects/%d/executions", "/api/v1/users/%d", "/healthz?n=%d",
+		"/v2/blobs/%d/parts", "/api/v1/tasks/%d/logs",
+	}
+	events = []string{
+		"request finished, connection kept alive", "retrying after a timeout of the upstream",
+		"wrote checkpoint to the bucket", "epoch finished, loss is going down",
+		"cache miss, loading from the database", "lease renewed for the next period",
 	}
 )
 
 // appendLine appends a log line of 165 bytes in the mean, with value in it if there
 // is one.
 func appendLine(text []byte, r *rand.Rand, value []byte) []byte {
-	text = fmt.Appendf(text, "2026-03-%02dT%02d:%02d:%02d.%03dZ %s [%s-%d] ", 1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(1000),
+	text = fmt.Appendf(text, "2026-03-%02dT%02d:%02d:%02d.%03dZ %s [%s-%d] ",
+		1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(1000),
 		levels[r.IntN(len(levels))], parts[r.IntN(len(parts))], r.IntN(64))
 	text = fmt.Appendf(text, "%s ", methods[r.IntN(len(methods))])
 	text = fmt.Appendf(text, paths[r.IntN(len(paths))], r.IntN(100000))
