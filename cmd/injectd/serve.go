@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -125,7 +124,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(tuneMemory())
+	tuneCollector()
 	// What is kept current, and every goroutine, ends with it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -200,21 +199,14 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	return err
 }
 
-// tuneMemory has the garbage collected less often than Go would with so little that is
-// alive, where a collection every sixty requests is what the slowest of them wait for;
-// and, when there is more, before it has doubled. $GOGC has the last word. It holds as
-// long as what is returned is kept.
-func tuneMemory() (ballast []byte) {
-	if os.Getenv("GOGC") != "" {
-		return nil
+// tuneCollector lets the heap grow to three times what is alive before a collection. With so
+// little alive Go's default, twice, collects every sixty requests, and the slowest requests
+// wait for that. $GOGC, if set, has the last word.
+func tuneCollector() {
+	const percent, goDefault = 200, 100
+	if set := debug.SetGCPercent(percent); set != goDefault {
+		debug.SetGCPercent(set)
 	}
-	const (
-		// It is never touched, and so no memory: only Go counts it.
-		size    = 32 << 20
-		percent = 50
-	)
-	debug.SetGCPercent(percent)
-	return make([]byte, size)
 }
 
 // afterDelay returns a context that ends when running does, or a while after stopping.
