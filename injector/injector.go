@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"inject/exec/redact"
 	"inject/injector/outputs"
 	"inject/injector/place"
-	"inject/internal/tty"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -80,32 +78,36 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	}
 	secrets := Secrets(resolved)
 	harden.Process(o.Log.Debug) // from before the first Reveal, the task included
-	to := place.Target{
+
+	placed, err := place.Values(place.Target{
 		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
 		Scope: o.Scope, Masked: !o.NoRedact, Log: o.Log,
-	}
-	places, err := place.Values(to, secrets)
+	}, secrets)
 	if err != nil {
 		return exec.Status{}, err
 	}
-	p := exec.Process{Args: o.Command, Env: places.Env, Stdin: o.Stdin, Grace: o.Grace, Signals: o.Signals, LetGo: true}
-	err = mask(&p, o, secrets)
+
+	p := exec.Process{
+		Args: o.Command, Env: placed.Env, Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr,
+		Grace: o.Grace, Signals: o.Signals, LetGo: true, Started: placed.Forget,
+	}
+	masked, err := mask(&p, o, secrets)
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		placed.Remove(o.Log)
+		return exec.Status{}, err
+	}
 	checked := o.Outputs != nil && !o.Redactor.Empty()
+	if !masked && !checked && !placed.HasFiles() {
+		return exec.Status{}, exec.Replace(p)
+	}
 	if checked {
 		p.Reserve, p.EndAll = reserve(o.Grace), true
 	}
-	if err = cmp.Or(err, ctx.Err()); err != nil {
-		places.Remove(o.Log)
-		return exec.Status{}, err
-	}
-	if p.Terminal == nil && p.Stdout == io.Writer(o.Stdout) && p.Stderr == io.Writer(o.Stderr) && !places.HasFiles() && !checked {
-		return exec.Status{}, exec.Replace(p)
-	}
-	p.Started = places.Forget
+
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
 	// Before anything is said: stderr may be stuck, files must not be.
-	places.Remove(o.Log)
+	placed.Remove(o.Log)
 	if err != nil {
 		return status, err
 	}
@@ -113,24 +115,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if checked {
 		err = checkOutputs(ctx, o, status)
 	}
-	err = errors.Join(err, messageErr)
-	lost := "; the rest of it is lost"
-	if status.OutputErr != nil && status.Code == 0 {
-		return status, errors.Join(err, fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost))
-	}
-	tell(func() {
-		switch {
-		case status.OutputErr != nil:
-			o.Log.Error("the task's output could not be written"+lost, "error", status.OutputErr)
-		case status.Abandoned:
-			o.Log.Warn("nobody takes the task's output" + lost)
-		case status.NoTerminal != nil:
-			o.Log.Warn("no terminal could be made for the task, so its output went through a pipe (--no-redact keeps the terminal)", "error", status.NoTerminal)
-		case status.Leaked:
-			o.Log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
-		}
-	})
-	return status, err
+	return status, errors.Join(err, messageErr, outputLost(o.Log, status))
 }
 
 // Secrets returns what is to be placed of resolved.
@@ -140,33 +125,6 @@ func Secrets(resolved []resolver.Resolved) []place.Secret {
 		secrets[i] = place.Secret{Declaration: r.Declaration, Value: r.Value}
 	}
 	return secrets
-}
-
-// maskMessage masks the message that the task has left for kubelet. A message that had to be
-// removed is no failure of the task.
-func maskMessage(ctx context.Context, o Options) error {
-	if o.NoRedact || o.TerminationMessage == "" {
-		return nil
-	}
-	err := outputs.MaskMessage(ctx, o.TerminationMessage, o.Redactor)
-	if !errors.Is(err, outputs.ErrRemoved) {
-		return err
-	}
-	tell(func() { o.Log.Warn(err.Error()) })
-	return nil
-}
-
-// tell says something that is not worth being stuck for.
-func tell(say func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		say()
-	}()
-	select {
-	case <-done:
-	case <-time.After(time.Second):
-	}
 }
 
 // resolve returns the values and gives back what it took to get them.
@@ -184,42 +142,4 @@ func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err 
 	ctx, cancel := context.WithDeadline(ctx, o.Deadline)
 	defer cancel()
 	return o.Resolver.Resolve(ctx, o.Scope, o.Declared)
-}
-
-// mask adds the values to the redactor and gives the task outputs that pass it, or
-// our own ones if there is nothing to mask.
-func mask(p *exec.Process, o Options, secrets []place.Secret) error {
-	p.Stdout, p.Stderr = o.Stdout, o.Stderr
-	if o.NoRedact {
-		return nil
-	}
-	if err := place.Mask(o.Redactor, secrets, o.Log); err != nil {
-		return err
-	}
-	if o.Redactor.Empty() {
-		return nil
-	}
-	for _, f := range []*os.File{o.Stderr, o.Stdout} {
-		if tty.Is(f) {
-			p.Terminal = o.Redactor.TerminalWriter(f)
-		}
-	}
-	// One stream if both are the same file: it keeps the order, and a value of
-	// which half comes on each.
-	same := false
-	if a, err := o.Stdout.Stat(); err == nil {
-		if b, err := o.Stderr.Stat(); err == nil {
-			same = os.SameFile(a, b)
-		}
-	}
-	if !tty.Is(o.Stdout) {
-		p.Stdout, p.StdoutTo = o.Redactor.Writer(o.Stdout), o.Stdout
-	}
-	if !tty.Is(o.Stderr) {
-		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
-		if !same {
-			p.Stderr = o.Redactor.Writer(o.Stderr)
-		}
-	}
-	return nil
 }

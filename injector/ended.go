@@ -1,0 +1,98 @@
+package injector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/exec"
+	"inject/injector/outputs"
+)
+
+// reserve is how much of grace is for the outputs: kubelet's own, after which all ends,
+// is longer, but by how much we are not told.
+func reserve(grace time.Duration) time.Duration { return min(grace/4, 5*time.Second) }
+
+// checkOutputs checks what the task has left, now that nobody uses it.
+func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
+	if o.Signals != nil {
+		var cancel func()
+		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)
+		defer cancel()
+	}
+	var report outputs.Report
+	var errs []error
+	for _, folder := range o.Outputs {
+		r, err := folder.Check(ctx)
+		report.Add(r)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
+		}
+	}
+	o.Log.Debug("outputs", "files", report.Files, "masked", report.Masked, "taken out", report.Refused, "left", report.Left)
+	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
+		errs = append(errs, &outputs.LeakError{Report: report, Survived: status.Survived})
+	}
+	if errs != nil {
+		return errors.Join(errs...)
+	}
+	tell(func() {
+		for _, line := range report.Lines() {
+			o.Log.Warn(line)
+		}
+	})
+	return nil
+}
+
+// maskMessage masks the message that the task has left for kubelet. A message that had to be
+// removed is no failure of the task.
+func maskMessage(ctx context.Context, o Options) error {
+	if o.NoRedact || o.TerminationMessage == "" {
+		return nil
+	}
+	err := outputs.MaskMessage(ctx, o.TerminationMessage, o.Redactor)
+	if !errors.Is(err, outputs.ErrRemoved) {
+		return err
+	}
+	tell(func() { o.Log.Warn(err.Error()) })
+	return nil
+}
+
+// outputLost returns an error if output of the task is lost, unless the task failed: its
+// failure is the one to report, so the loss is only logged.
+func outputLost(log hclog.Logger, status exec.Status) error {
+	const lost = "; the rest of it is lost"
+	if status.OutputErr != nil && status.Code == 0 {
+		return fmt.Errorf("write the task's output: %w%s", status.OutputErr, lost)
+	}
+	tell(func() {
+		switch {
+		case status.OutputErr != nil:
+			log.Error("the task's output could not be written"+lost, "error", status.OutputErr)
+		case status.Abandoned:
+			log.Warn("nobody takes the task's output" + lost)
+		case status.NoTerminal != nil:
+			log.Warn("no terminal could be made for the task, so its output went through a pipe"+
+				" (--no-redact keeps the terminal)", "error", status.NoTerminal)
+		case status.Leaked:
+			log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
+		}
+	})
+	return nil
+}
+
+// tell says something that is not worth being stuck for.
+func tell(say func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		say()
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}

@@ -1,0 +1,49 @@
+package injector
+
+import (
+	"os"
+
+	"inject/exec"
+	"inject/injector/place"
+	"inject/internal/tty"
+)
+
+// mask adds the values to the redactor and gives the task outputs that pass it, or
+// leaves it our own ones if there is nothing to mask. It reports which.
+func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err error) {
+	if o.NoRedact {
+		return false, nil
+	}
+	if err := place.Mask(o.Redactor, secrets, o.Log); err != nil {
+		return false, err
+	}
+	if o.Redactor.Empty() {
+		return false, nil
+	}
+
+	for _, f := range []*os.File{o.Stderr, o.Stdout} {
+		if tty.Is(f) {
+			p.Terminal = o.Redactor.TerminalWriter(f)
+		}
+	}
+
+	// One stream if both are the same file: it keeps the order, and a value of
+	// which half comes on each.
+	same := false
+	if a, err := o.Stdout.Stat(); err == nil {
+		if b, err := o.Stderr.Stat(); err == nil {
+			same = os.SameFile(a, b)
+		}
+	}
+
+	if !tty.Is(o.Stdout) {
+		p.Stdout, p.StdoutTo = o.Redactor.Writer(o.Stdout), o.Stdout
+	}
+	if !tty.Is(o.Stderr) {
+		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
+		if !same {
+			p.Stderr = o.Redactor.Writer(o.Stderr)
+		}
+	}
+	return true, nil
+}
