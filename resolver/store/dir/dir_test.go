@@ -166,13 +166,17 @@ func TestNotASecret(t *testing.T) {
 	for key, want := range map[string]error{
 		"FOLDER": secret.ErrNotFound, "ESCAPES": secret.ErrUnavailable, "FIFO": secret.ErrInvalid, "LARGE": secret.ErrInvalid, "OK": nil,
 	} {
-		_, _, err := s.Get(t.Context(), secret.Ref{Scope: org, Key: key})
-		require.ErrorIs(t, err, want, key)
+		t.Run(key, func(t *testing.T) {
+			_, _, err := s.Get(t.Context(), secret.Ref{Scope: org, Key: key})
+			require.ErrorIs(t, err, want)
+		})
 	}
 	// A link to nothing is no absence, which would give the wider value.
 	for _, domain := range []string{"dangles", "nowhere"} {
-		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain}, Key: "OK"}
-		storetest.RunFault(t, s, ref, secret.ErrUnavailable)
+		t.Run(domain, func(t *testing.T) {
+			ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain}, Key: "OK"}
+			storetest.RunFault(t, s, ref, secret.ErrUnavailable)
+		})
 	}
 	_, _, err := s.Get(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: "domain"}, Key: "K"})
 	require.ErrorIs(t, err, secret.ErrNotFound)

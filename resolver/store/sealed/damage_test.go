@@ -333,23 +333,26 @@ func TestConcurrentDamage(t *testing.T) {
 // A file that is cut while it is open.
 func TestCutWhileOpen(t *testing.T) {
 	t.Parallel()
-	for _, write := range []bool{false, true} {
-		o, file, want := damageStore(t)
-		o.Write = write
-		s, err := sealed.Open(t.Context(), o)
-		require.NoError(t, err)
-		require.NoError(t, os.Truncate(o.Path, int64(2*os.Getpagesize())))
-		for ref, b := range want {
-			_, _, err := s.Get(t.Context(), ref)
-			if b != nil {
-				require.ErrorIs(t, err, secret.ErrCorrupt)
-				storetest.RunFault(t, s, ref, secret.ErrCorrupt)
+	for name, write := range map[string]bool{"for reading": false, "for writing": true} {
+		t.Run(name, func(t *testing.T) {
+			o, file, want := damageStore(t)
+			o.Write = write
+			s, err := sealed.Open(t.Context(), o)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(o.Path, int64(2*os.Getpagesize())))
+			for ref, b := range want {
+				_, _, err := s.Get(t.Context(), ref)
+				if b != nil {
+					require.ErrorIs(t, err, secret.ErrCorrupt)
+					storetest.RunFault(t, s, ref, secret.ErrCorrupt)
+				}
 			}
-		}
-		require.Error(t, errors.Join(s.Create(t.Context(), secret.Ref{Scope: storetest.Scopes[0], Key: "new"}, secret.Value{}, store.Regular)))
-		_ = s.Close()
-		require.NoError(t, os.WriteFile(o.Path, file, 0o600))
-		require.NoError(t, checkWhole(o, want), "nothing was changed")
+			added := secret.Ref{Scope: storetest.Scopes[0], Key: "new"}
+			require.Error(t, s.Create(t.Context(), added, secret.Value{}, store.Regular))
+			_ = s.Close()
+			require.NoError(t, os.WriteFile(o.Path, file, 0o600))
+			require.NoError(t, checkWhole(o, want), "nothing was changed")
+		})
 	}
 }
 

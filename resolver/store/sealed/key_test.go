@@ -54,10 +54,12 @@ func TestKeys(t *testing.T) {
 	require.NoError(t, err)
 
 	for name, id := range map[string]string{"X25519": x.String(), "hybrid": pq.String(), "two": other.String() + "\n# c\n\n" + x.String()} {
-		require.NoError(t, roundTrip(t, t.TempDir(), textKey(id), textKey(id)), name)
-		file := filepath.Join(t.TempDir(), "id")
-		require.NoError(t, os.WriteFile(file, []byte(id+"\n"), 0o600))
-		require.NoError(t, roundTrip(t, t.TempDir(), sealed.Key{File: file}, sealed.Key{File: file}), name)
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, roundTrip(t, t.TempDir(), textKey(id), textKey(id)))
+			file := filepath.Join(t.TempDir(), "id")
+			require.NoError(t, os.WriteFile(file, []byte(id+"\n"), 0o600))
+			require.NoError(t, roundTrip(t, t.TempDir(), sealed.Key{File: file}, sealed.Key{File: file}))
+		})
 	}
 
 	err = roundTrip(t, t.TempDir(), textKey(x.String()), textKey(other.String()))
@@ -96,18 +98,21 @@ func TestPassphrase(t *testing.T) {
 	require.NoError(t, roundTrip(t, dir, ask("correct horse", true), textKey("correct horse")))
 
 	o := options(dir)
-	for _, c := range []struct {
+	for name, c := range map[string]struct {
 		key  sealed.Key
 		text string
 	}{
-		{textKey("battery staple"), "INJECT_KEY does not open"},
-		{ask("battery staple", false), "the passphrase does not open"},
-		{sealed.Key{}, "no terminal"},
+		"another text":       {textKey("battery staple"), "INJECT_KEY does not open"},
+		"another passphrase": {ask("battery staple", false), "the passphrase does not open"},
+		"no terminal":        {sealed.Key{}, "no terminal"},
 	} {
-		o.Key = c.key
-		_, err := sealed.Open(t.Context(), o)
-		require.ErrorIs(t, err, secret.ErrDenied)
-		require.ErrorContains(t, err, c.text)
+		t.Run(name, func(t *testing.T) {
+			o := o
+			o.Key = c.key
+			_, err := sealed.Open(t.Context(), o)
+			require.ErrorIs(t, err, secret.ErrDenied)
+			require.ErrorContains(t, err, c.text)
+		})
 	}
 	o.Key = sealed.Key{Ask: func(string, bool) (secret.Value, error) { return secret.Value{}, errors.New("interrupted") }}
 	_, err := sealed.Open(t.Context(), o)
@@ -135,14 +140,19 @@ func TestEncryptedKeyFile(t *testing.T) {
 	a := armor.NewWriter(&armored)
 	encrypt(a)
 	require.NoError(t, a.Close())
-	for _, content := range [][]byte{binary.Bytes(), armored.Bytes()} {
-		file := filepath.Join(t.TempDir(), "id.age")
-		require.NoError(t, os.WriteFile(file, content, 0o600))
-		key := sealed.Key{File: file, Ask: func(string, bool) (secret.Value, error) { return secret.NewValue([]byte("pass")), nil }}
-		require.NoError(t, roundTrip(t, t.TempDir(), key, key))
-		require.NoError(t, roundTrip(t, t.TempDir(), textKey(x.String()), key), "the same identity")
-		key.Ask = func(string, bool) (secret.Value, error) { return secret.NewValue([]byte("wrong")), nil }
-		require.ErrorIs(t, roundTrip(t, t.TempDir(), key, key), secret.ErrDenied)
+	asked := func(answer string) func(string, bool) (secret.Value, error) {
+		return func(string, bool) (secret.Value, error) { return secret.NewValue([]byte(answer)), nil }
+	}
+	for name, content := range map[string][]byte{"binary": binary.Bytes(), "armored": armored.Bytes()} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "id.age")
+			require.NoError(t, os.WriteFile(file, content, 0o600))
+			key := sealed.Key{File: file, Ask: asked("pass")}
+			require.NoError(t, roundTrip(t, t.TempDir(), key, key))
+			require.NoError(t, roundTrip(t, t.TempDir(), textKey(x.String()), key), "the same identity")
+			key.Ask = asked("wrong")
+			require.ErrorIs(t, roundTrip(t, t.TempDir(), key, key), secret.ErrDenied)
+		})
 	}
 }
 

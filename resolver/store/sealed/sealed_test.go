@@ -176,15 +176,17 @@ func TestNotAStore(t *testing.T) {
 		"short":  {func(p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, secret.ErrInvalid, "not a store file"},
 		"empty":  {func(p string) error { return os.WriteFile(p, nil, 0o600) }, secret.ErrCorrupt, "no meta page"},
 	} {
-		o := options(dir)
-		o.Path = filepath.Join(dir, name)
-		require.NoError(t, c.make(o.Path))
-		for _, write := range []bool{false, true} {
-			o.Write = write
-			_, err := sealed.Open(t.Context(), o)
-			require.ErrorIs(t, err, c.want, name)
-			require.ErrorContains(t, err, c.text, name)
-			require.NotEmpty(t, secret.Hint(err))
-		}
+		t.Run(name, func(t *testing.T) {
+			o := options(dir)
+			o.Path = filepath.Join(dir, name)
+			require.NoError(t, c.make(o.Path))
+			for _, write := range []bool{false, true} {
+				o.Write = write
+				_, err := sealed.Open(t.Context(), o)
+				require.ErrorIs(t, err, c.want)
+				require.ErrorContains(t, err, c.text)
+				require.NotEmpty(t, secret.Hint(err))
+			}
+		})
 	}
 }

@@ -119,52 +119,54 @@ func TestVerify(t *testing.T) {
 // it is named, as far as it has a name left, and what is whole is counted.
 func TestVerifyNames(t *testing.T) {
 	t.Parallel()
-	for _, write := range []bool{true, false} {
-		const secrets = 300
-		o, s := newStore(t, secrets)
-		require.NoError(t, s.Close())
-		o.Write = write
-		s = reopen(t, o)
-		for i := range secrets {
-			_, _, err := s.Get(t.Context(), benchRef(i))
-			require.NoError(t, err)
-		}
-		record := func(i int) []byte { return recordKey(s.keys.nameOf(benchRef(i))) }
-		records := make([][]byte, secrets)
-		for i := range records {
-			records[i] = heldUnder(t, s, record(i))
-		}
-		tamper(t, o.Path, func(b []byte) {
-			spoil(b, records[3], 100)                                           // in the info
-			spoil(b, records[4], 2+int(binary.BigEndian.Uint16(records[4]))+30) // in the value
-		})
-		n, err := s.Verify(t.Context())
-		require.ErrorIs(t, err, secret.ErrCorrupt)
-		require.NotEmpty(t, secret.Hint(err))
-		require.Equal(t, secrets-2, n)
-		require.ErrorContains(t, err, benchRef(4).String())
-		require.ErrorContains(t, err, fmt.Sprintf("%x", record(3)[1:9]))
-		require.Equal(t, 2, strings.Count(err.Error(), "sealed was changed"))
-
-		// A node takes the secrets below it along.
-		prefix := record(5)[1:2]
-		node := heldUnder(t, s, nodeKey(prefix))
-		tamper(t, o.Path, func(b []byte) { spoil(b, node, 30) })
-		n, err = s.Verify(t.Context())
-		require.ErrorIs(t, err, secret.ErrCorrupt)
-		require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
-		require.Less(t, n, secrets-2)
-
-		// However much it is, the error stays short.
-		tamper(t, o.Path, func(b []byte) {
-			for _, r := range records {
-				spoil(b, r, 50)
+	for name, write := range map[string]bool{"for writing": true, "for reading": false} {
+		t.Run(name, func(t *testing.T) {
+			const secrets = 300
+			o, s := newStore(t, secrets)
+			require.NoError(t, s.Close())
+			o.Write = write
+			s = reopen(t, o)
+			for i := range secrets {
+				_, _, err := s.Get(t.Context(), benchRef(i))
+				require.NoError(t, err)
 			}
+			record := func(i int) []byte { return recordKey(s.keys.nameOf(benchRef(i))) }
+			records := make([][]byte, secrets)
+			for i := range records {
+				records[i] = heldUnder(t, s, record(i))
+			}
+			tamper(t, o.Path, func(b []byte) {
+				spoil(b, records[3], 100)                                           // in the info
+				spoil(b, records[4], 2+int(binary.BigEndian.Uint16(records[4]))+30) // in the value
+			})
+			n, err := s.Verify(t.Context())
+			require.ErrorIs(t, err, secret.ErrCorrupt)
+			require.NotEmpty(t, secret.Hint(err))
+			require.Equal(t, secrets-2, n)
+			require.ErrorContains(t, err, benchRef(4).String())
+			require.ErrorContains(t, err, fmt.Sprintf("%x", record(3)[1:9]))
+			require.Equal(t, 2, strings.Count(err.Error(), "sealed was changed"))
+
+			// A node takes the secrets below it along.
+			prefix := record(5)[1:2]
+			node := heldUnder(t, s, nodeKey(prefix))
+			tamper(t, o.Path, func(b []byte) { spoil(b, node, 30) })
+			n, err = s.Verify(t.Context())
+			require.ErrorIs(t, err, secret.ErrCorrupt)
+			require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
+			require.Less(t, n, secrets-2)
+
+			// However much it is, the error stays short.
+			tamper(t, o.Path, func(b []byte) {
+				for _, r := range records {
+					spoil(b, r, 50)
+				}
+			})
+			n, err = s.Verify(t.Context())
+			require.Zero(t, n)
+			require.ErrorContains(t, err, "times more")
+			require.Less(t, strings.Count(err.Error(), "\n"), maxDamage+2)
 		})
-		n, err = s.Verify(t.Context())
-		require.Zero(t, n)
-		require.ErrorContains(t, err, "times more")
-		require.Less(t, strings.Count(err.Error(), "\n"), maxDamage+2)
 	}
 }
 
@@ -209,21 +211,23 @@ func TestVerifyFile(t *testing.T) {
 			native.PutUint16(root[10:], 2)
 		}, "beside its bucket"},
 	} {
-		o, s := newStore(t, 300)
-		for i := range 10 {
-			require.NoError(t, s.Update(t.Context(), benchRef(i), secret.Value{})) // frees pages
-		}
-		_, err := s.Verify(t.Context())
-		require.NoError(t, err)
-		m, _, err := s.readHead()
-		require.NoError(t, err)
-		tamper(t, o.Path, func(b []byte) { c.spoil(b, m) })
-		_, err = s.Verify(t.Context())
-		require.ErrorIs(t, err, secret.ErrCorrupt, name)
-		require.ErrorContains(t, err, c.text, name)
-		err = s.Backup(t.Context(), o.Path+".copy")
-		require.ErrorIs(t, err, secret.ErrCorrupt, name)
-		require.NoFileExists(t, o.Path+".copy")
+		t.Run(name, func(t *testing.T) {
+			o, s := newStore(t, 300)
+			for i := range 10 {
+				require.NoError(t, s.Update(t.Context(), benchRef(i), secret.Value{})) // frees pages
+			}
+			_, err := s.Verify(t.Context())
+			require.NoError(t, err)
+			m, _, err := s.readHead()
+			require.NoError(t, err)
+			tamper(t, o.Path, func(b []byte) { c.spoil(b, m) })
+			_, err = s.Verify(t.Context())
+			require.ErrorIs(t, err, secret.ErrCorrupt)
+			require.ErrorContains(t, err, c.text)
+			err = s.Backup(t.Context(), o.Path+".copy")
+			require.ErrorIs(t, err, secret.ErrCorrupt)
+			require.NoFileExists(t, o.Path+".copy")
+		})
 	}
 }
 
