@@ -63,7 +63,8 @@ func TestCreate(t *testing.T) {
 	}
 
 	failed := errors.New("failed")
-	require.ErrorIs(t, durable.Create(path, func(temp string) error { return errors.Join(hold("half")(temp), failed) }), failed)
+	require.ErrorIs(t, durable.Create(path, func(temp string) error { return errors.Join(hold("half")(temp), failed) }),
+		failed)
 	requireOnly()
 
 	require.NoError(t, durable.Create(path, hold("whole")))

@@ -38,7 +38,8 @@ func ParseURL(text string, schemes ...string) (*url.URL, error) {
 		return nil, secret.WithHint(fmt.Errorf("%w: --store is not a URL", secret.ErrInvalid), "%s", whatIs(schemes))
 	}
 	if !slices.Contains(schemes, u.Scheme) {
-		return nil, secret.WithHint(fmt.Errorf("%w: --store: unknown scheme %.20q", secret.ErrInvalid, u.Scheme), "%s", known(schemes))
+		return nil, secret.WithHint(fmt.Errorf("%w: --store: unknown scheme %.20q", secret.ErrInvalid, u.Scheme), "%s",
+			known(schemes))
 	}
 	if u.User != nil {
 		return nil, secret.WithHint(fmt.Errorf("%w: --store: the URL names a user", secret.ErrInvalid),
@@ -63,10 +64,12 @@ func checkPath(u *url.URL) error {
 		}
 	}
 	if u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
-		return secret.WithHint(fmt.Errorf("%w: --store: a path has no query or fragment", secret.ErrInvalid), "in a URL a ? of a path is %%3F, and a # is %%23")
+		return secret.WithHint(fmt.Errorf("%w: --store: a path has no query or fragment", secret.ErrInvalid),
+			"in a URL a ? of a path is %%3F, and a # is %%23")
 	}
 	if u.Host != "" || u.Path == "" {
-		return secret.WithHint(fmt.Errorf("%w: --store: a path is missing", secret.ErrInvalid), "three slashes begin an absolute path: %s:///path", u.Scheme)
+		return secret.WithHint(fmt.Errorf("%w: --store: a path is missing", secret.ErrInvalid),
+			"three slashes begin an absolute path: %s:///path", u.Scheme)
 	}
 	return nil
 }
@@ -76,10 +79,12 @@ func checkServer(u *url.URL) error {
 	form := forms[u.Scheme].form
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	if err != nil || port == 0 || u.Hostname() == "" {
-		return secret.WithHint(fmt.Errorf("%w: --store: the host or port of the server is missing", secret.ErrInvalid), "a server's address is %s", form)
+		return secret.WithHint(fmt.Errorf("%w: --store: the host or port of the server is missing", secret.ErrInvalid),
+			"a server's address is %s", form)
 	}
 	if u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return secret.WithHint(fmt.Errorf("%w: --store: a server's address has no path, query or fragment", secret.ErrInvalid), "it ends with the port: %s", form)
+		return secret.WithHint(fmt.Errorf("%w: --store: a server's address has no path, query or fragment",
+			secret.ErrInvalid), "it ends with the port: %s", form)
 	}
 	if u.Scheme == SchemeGRPC && !Loopback(u.Hostname()) {
 		return secret.WithHint(fmt.Errorf("%w: --store: grpc:// has no TLS and would send values over the network in the clear, so only this machine may be named", secret.ErrInvalid),

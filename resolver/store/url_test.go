@@ -40,14 +40,23 @@ func TestParseURL(t *testing.T) {
 		schemes          []string
 		text, want, hint string
 	}{
-		{local, "", "--store is not a URL", "a file is file:///path/to/secrets.db, a mounted folder dir:///path/to/folder"},
+		{
+			local, "", "--store is not a URL",
+			"a file is file:///path/to/secrets.db, a mounted folder dir:///path/to/folder",
+		},
 		{local, "/a/b.db", "--store is not a URL", "a file is file:///path/to/secrets.db"},
 		{local, "://findme", "--store is not a URL", ""},
 		{local, "file://findme:findme\x7f@h/p", "--store is not a URL", ""},
-		{local, "https://h/p", `unknown scheme "https"`, "known are file:///path/to/secrets.db and dir:///path/to/folder"},
+		{
+			local, "https://h/p", `unknown scheme "https"`,
+			"known are file:///path/to/secrets.db and dir:///path/to/folder",
+		},
 		{local, "grpcs://h:1", `unknown scheme "grpcs"`, ""},
 		{[]string{"dir"}, "file:///a", `unknown scheme "file"`, "known is dir:///path/to/folder"},
-		{every, "https://h", `unknown scheme "https"`, "known are file:///path/to/secrets.db, dir:///path/to/folder, grpcs://host:port and grpc://127.0.0.1:port"},
+		{
+			every, "https://h", `unknown scheme "https"`,
+			"known are file:///path/to/secrets.db, dir:///path/to/folder, grpcs://host:port and grpc://127.0.0.1:port",
+		},
 		{local, "file:///a?b", "no query or fragment", "%3F"},
 		{local, "file:///a?", "no query or fragment", ""},
 		{local, "file:///a#b", "no query or fragment", ""},

@@ -164,7 +164,11 @@ func TestNotASecret(t *testing.T) {
 	s := open(t, root)
 	org := secret.Scope{Org: "flyte"}
 	for key, want := range map[string]error{
-		"FOLDER": secret.ErrNotFound, "ESCAPES": secret.ErrUnavailable, "FIFO": secret.ErrInvalid, "LARGE": secret.ErrInvalid, "OK": nil,
+		"FOLDER":  secret.ErrNotFound,
+		"ESCAPES": secret.ErrUnavailable,
+		"FIFO":    secret.ErrInvalid,
+		"LARGE":   secret.ErrInvalid,
+		"OK":      nil,
 	} {
 		t.Run(key, func(t *testing.T) {
 			_, _, err := s.Get(t.Context(), secret.Ref{Scope: org, Key: key})

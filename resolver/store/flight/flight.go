@@ -170,7 +170,8 @@ func (f *Flights) read(ctx context.Context, ref secret.Ref, l *flight) {
 		// with is not told: a value may be in it.
 		if p := recover(); p != nil {
 			l.value, l.info = secret.Value{}, store.Info{}
-			l.err = &secret.Error{Op: "get", Ref: ref, Err: fmt.Errorf("%w: the store panicked with a %T", secret.ErrUnavailable, p)}
+			err := fmt.Errorf("%w: the store panicked with a %T", secret.ErrUnavailable, p)
+			l.err = &secret.Error{Op: "get", Ref: ref, Err: err}
 		}
 		if f.observe != nil {
 			f.observe(time.Since(start), l.err)
@@ -210,7 +211,8 @@ func (r *reads) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.In
 	case <-l.done:
 		return l.value, l.info, l.err
 	case <-ctx.Done():
-		return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: fmt.Errorf("%w: %w", secret.ErrUnavailable, context.Cause(ctx))}
+		err := fmt.Errorf("%w: %w", secret.ErrUnavailable, context.Cause(ctx))
+		return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: err}
 	}
 }
 

@@ -113,7 +113,10 @@ func TestTasks(t *testing.T) {
 		flights := flight.New(s, nil)
 		org := ref
 		org.Scope, org.Key = secret.Scope{Org: ref.Org}, "LAST"
-		values := map[string]secret.Value{"K": secret.NewValue(storetest.Value(t, 20)), "LAST": secret.NewValue(storetest.Value(t, 20))}
+		values := map[string]secret.Value{
+			"K":    secret.NewValue(storetest.Value(t, 20)),
+			"LAST": secret.NewValue(storetest.Value(t, 20)),
+		}
 		require.NoError(t, s.Create(t.Context(), ref, values["K"], store.Regular))
 		require.NoError(t, s.Create(t.Context(), org, values["LAST"], store.Regular))
 		var wg sync.WaitGroup
@@ -122,7 +125,8 @@ func TestTasks(t *testing.T) {
 			wg.Go(func() {
 				ctx, end := flights.Begin(t.Context())
 				defer end()
-				climbs, err := resolver.Over(flights.Store()).Climb(ctx, ref.Scope, []secret.Declaration{{Key: "K"}, {Key: "LAST"}})
+				climbs, err := resolver.Over(flights.Store()).Climb(ctx, ref.Scope,
+					[]secret.Declaration{{Key: "K"}, {Key: "LAST"}})
 				if err == nil && climbs[0].Value.Equal(values["K"]) && climbs[1].Value.Equal(values["LAST"]) {
 					right.Add(1)
 				}
@@ -140,12 +144,15 @@ func TestTasks(t *testing.T) {
 func TestChangesAreSeen(t *testing.T) {
 	first, second := storetest.Value(t, 20), storetest.Value(t, 20)
 	for name, change := range map[string]func(context.Context, store.Importer) error{
-		"update": func(ctx context.Context, s store.Importer) error { return s.Update(ctx, ref, secret.NewValue(second)) },
+		"update": func(ctx context.Context, s store.Importer) error {
+			return s.Update(ctx, ref, secret.NewValue(second))
+		},
 		"delete and create": func(ctx context.Context, s store.Importer) error {
 			return errors.Join(s.Delete(ctx, ref), s.Create(ctx, ref, secret.NewValue(second), store.Regular))
 		},
 		"delete and import": func(ctx context.Context, s store.Importer) error {
-			return errors.Join(s.Delete(ctx, ref), s.Import(ctx, []store.New{{Ref: ref, Value: secret.NewValue(second)}}))
+			return errors.Join(s.Delete(ctx, ref),
+				s.Import(ctx, []store.New{{Ref: ref, Value: secret.NewValue(second)}}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -52,7 +52,8 @@ func fill(tb testing.TB, path string, key Key, n int) {
 			entries := make([]index.Entry, len(batch))
 			for i, it := range batch {
 				t.walked = map[string]bool{string(recordKey(it.name)): true}
-				if err := t.putRecord(it.name, it.info, secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
+				if err := t.putRecord(it.name, it.info,
+					secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
 					return err
 				}
 				entries[i] = index.Entry{Name: it.name, Version: t.id}
@@ -66,7 +67,10 @@ func fill(tb testing.TB, path string, key Key, n int) {
 }
 
 func benchRef(i int) secret.Ref {
-	return secret.Ref{Scope: secret.Scope{Org: secret.DefaultOrg, Project: fmt.Sprintf("p%d", i/10)}, Key: fmt.Sprintf("KEY_%d", i)}
+	return secret.Ref{
+		Scope: secret.Scope{Org: secret.DefaultOrg, Project: fmt.Sprintf("p%d", i/10)},
+		Key:   fmt.Sprintf("KEY_%d", i),
+	}
 }
 
 // BenchmarkOpenResolve opens the store, resolves five secrets through the ladder

@@ -163,7 +163,8 @@ func (c *changing) read(t *testing.T) (stop func()) {
 		readers.Go(func() {
 			for ctx.Err() == nil {
 				ref := benchRef(rand.IntN(1000))
-				if _, info, err := c.s.Get(context.Background(), ref); err == nil && info.Ref != ref || err != nil && !errors.Is(err, secret.ErrNotFound) {
+				if _, info, err := c.s.Get(context.Background(), ref); err == nil && info.Ref != ref ||
+					err != nil && !errors.Is(err, secret.ErrNotFound) {
 					t.Errorf("%v: %v", ref, err)
 					return
 				}

@@ -63,6 +63,7 @@ func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
 		if _, err := to.WriteAt(head, 0); err != nil {
 			return err
 		}
+
 		buf := make([]byte, chunk)
 		pages := uint64(chunk / m.PageSize) //nolint:gosec // a power of two of at most 64 KiB
 		for id := uint64(2); id < m.Pages; {
@@ -96,12 +97,14 @@ func (f *openFile) wipeFree() error {
 	if err != nil {
 		return err
 	}
+
 	zeros := make([]byte, chunk)
 	pages := uint64(chunk / m.PageSize) //nolint:gosec // as in copyTo
 	for id := uint64(2); id < m.Pages; {
 		end := used.End(id, min(m.Pages, id+pages))
 		if !used.Has(id) {
-			if _, err := f.file.WriteAt(zeros[:int64(end-id)*m.PageSize], int64(id)*m.PageSize); err != nil { //nolint:gosec // inside the file
+			at, b := int64(id)*m.PageSize, zeros[:int64(end-id)*m.PageSize] //nolint:gosec // inside the file
+			if _, err := f.file.WriteAt(b, at); err != nil {
 				return err
 			}
 		}
@@ -116,7 +119,8 @@ type existing string
 func (e existing) Error() string { return string(e) + " exists already" }
 func (existing) Unwrap() error   { return secret.ErrExists }
 
-var errNoFile = secret.WithHint(fmt.Errorf("%w: the store has no file yet", secret.ErrInvalid), "the first secret that is created makes it")
+var errNoFile = secret.WithHint(fmt.Errorf("%w: the store has no file yet", secret.ErrInvalid),
+	"the first secret that is created makes it")
 
 // Backup copies the store, as it is when Backup begins, to the new file to: sealed
 // as it is, readable by its owner only. It opens with the key that the store has
@@ -168,7 +172,8 @@ func (s *Store) copyError(to string, err error) error {
 	case errors.Is(err, secret.ErrCorrupt), errors.Is(err, secret.ErrUnavailable):
 		return fileError(s.o.Path, err)
 	}
-	return secret.WithHint(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), "see that %s can be written and has room", filepath.Dir(to))
+	return secret.WithHint(fmt.Errorf("%w: %w", secret.ErrUnavailable, err),
+		"see that %s can be written and has room", filepath.Dir(to))
 }
 
 // Restore makes a store at o.Path of the backup file from, with o.Key, and returns
@@ -195,9 +200,13 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	if err := vacant(o.Path); err != nil {
 		return 0, secret.WithHint(err, "end what uses it and move it away first: a backup is never put over a store")
 	}
+
 	if held, ok := readNote(o.Path); ok {
-		return 0, secret.WithHint(fmt.Errorf("%w: the store that was at %s is still held by %s", secret.ErrUnavailable, o.Path, held), "end it first: it would go on with the file that was moved away")
+		return 0, secret.WithHint(
+			fmt.Errorf("%w: the store that was at %s is still held by %s", secret.ErrUnavailable, o.Path, held),
+			"end it first: it would go on with the file that was moved away")
 	}
+
 	backup := &Store{o: o}
 	backup.o.Path, backup.o.Write, backup.o.Address = from, false, ""
 	switch err := backup.open(ctx); {
@@ -207,6 +216,7 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 		return 0, err
 	}
 	defer backup.Close() //nolint:errcheck // read only
+
 	// The copy is opened as who writes does, so that its lock is ours until it is durable.
 	restored := &Store{o: backup.o, made: backup.made}
 	restored.o.Write = true
@@ -252,10 +262,12 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	if !s.o.Write {
 		return errReading
 	}
+
 	var key []byte
 	if err := s.use(ctx, errNoFile, func() error { key = s.made.key; return nil }); err != nil {
 		return err
 	}
+
 	made, err := to.wrap(key, "the store from now on")
 	if err == nil {
 		err = ctx.Err() // a person may have been asked
@@ -263,6 +275,7 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	if err != nil {
 		return err
 	}
+
 	s.long.Lock() // first: who waits for s.mu keeps out those who read
 	defer s.long.Unlock()
 	s.mu.Lock()
@@ -270,6 +283,7 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	if s.openFile == nil {
 		return errClosed
 	}
+
 	err = s.update(ctx, func(t *tx) error {
 		if err := t.put(wrappedKey, made.wrapped); err != nil {
 			return err
@@ -282,11 +296,13 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	if err != nil {
 		return fileError(s.o.Path, err)
 	}
+
 	if err := s.guard(s.wipeFree); err != nil {
 		if !errors.Is(err, secret.ErrCorrupt) {
 			err = fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 		}
-		return fileError(s.o.Path, fmt.Errorf("the new key opens it, but the pages that the old one opens could not be overwritten: %w", err))
+		return fileError(s.o.Path,
+			fmt.Errorf("the new key opens it, but the pages that the old one opens could not be overwritten: %w", err))
 	}
 	return nil
 }

@@ -90,11 +90,15 @@ func TestBackup(t *testing.T) {
 		b, err := os.ReadFile(to.Path)
 		require.NoError(t, err)
 		for ref, v := range want {
-			for _, form := range [][]byte{v, []byte(base64.StdEncoding.EncodeToString(v)), []byte(ref.Key), []byte(ref.Project)} {
+			for _, form := range [][]byte{
+				v, []byte(base64.StdEncoding.EncodeToString(v)), []byte(ref.Key),
+				[]byte(ref.Project),
+			} {
 				if len(form) < 6 { // in megabytes of ciphertext four bytes are there by chance
 					continue
 				}
-				require.True(t, bytes.Contains(append(bytes.Clone(b), form...), form), "the search must find a planted value")
+				require.True(t, bytes.Contains(append(bytes.Clone(b), form...), form),
+					"the search must find a planted value")
 				require.False(t, bytes.Contains(b, form), "neither names nor values are in the file")
 			}
 		}
@@ -164,7 +168,8 @@ func TestBackupWhileWriting(t *testing.T) {
 				}
 				// What is acknowledged stays; something else comes and goes.
 				ref.Key = "shortlived"
-				if err := errors.Join(s.Create(ctx, ref, secret.NewValue(v), store.Regular), s.Update(ctx, ref, secret.NewValue(v)), s.Delete(ctx, ref)); err != nil {
+				if err := errors.Join(s.Create(ctx, ref, secret.NewValue(v), store.Regular),
+					s.Update(ctx, ref, secret.NewValue(v)), s.Delete(ctx, ref)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -484,9 +489,10 @@ func TestRewrapRefused(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	require.Error(t, s.Rewrap(t.Context(), sealed.Key{File: filepath.Join(dir, "file", "key.txt")}))
-	require.ErrorContains(t, s.Rewrap(t.Context(), sealed.Key{Passphrase: true, Ask: func(string, bool) (secret.Value, error) {
-		return secret.Value{}, errors.New("interrupted")
-	}}), "interrupted")
+	require.ErrorContains(t,
+		s.Rewrap(t.Context(), sealed.Key{Passphrase: true, Ask: func(string, bool) (secret.Value, error) {
+			return secret.Value{}, errors.New("interrupted")
+		}}), "interrupted")
 	cancelled, cancel := context.WithCancel(t.Context())
 	require.ErrorIs(t, s.Rewrap(cancelled, sealed.Key{Passphrase: true, Ask: func(string, bool) (secret.Value, error) {
 		cancel()
@@ -516,7 +522,8 @@ func TestRewrapMeanwhile(t *testing.T) {
 	var wg sync.WaitGroup
 	for w, do := range []func(i int) error{
 		func(i int) error {
-			return s.Create(ctx, secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("a%d", i)}, secret.NewValue(storetest.Value(t, 40)), store.Regular)
+			return s.Create(ctx, secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("a%d", i)},
+				secret.NewValue(storetest.Value(t, 40)), store.Regular)
 		},
 		func(int) error {
 			_, _, err := s.Get(ctx, secret.Ref{Scope: storetest.Scopes[1], Key: "awkward"})

@@ -129,7 +129,8 @@ func answers(s *sealed.Store, want map[secret.Ref][]byte) (met, err error) {
 
 // notAbsent returns nil if err is a fair report of damage.
 func notAbsent(err error) error {
-	if errors.Is(err, secret.ErrNotFound) || !errors.Is(err, secret.ErrCorrupt) && !errors.Is(err, secret.ErrInvalid) && !errors.Is(err, secret.ErrDenied) {
+	if errors.Is(err, secret.ErrNotFound) ||
+		!errors.Is(err, secret.ErrCorrupt) && !errors.Is(err, secret.ErrInvalid) && !errors.Is(err, secret.ErrDenied) {
 		return fmt.Errorf("reported as: %w", err)
 	}
 	return nil
@@ -374,7 +375,8 @@ func TestWriteToDamaged(t *testing.T) {
 			require.NoError(t, notAbsent(err))
 			continue
 		}
-		if err := s.Create(t.Context(), ref, secret.NewValue([]byte("x")), store.Regular); err != nil && !errors.Is(err, secret.ErrUnavailable) {
+		if err := s.Create(t.Context(), ref, secret.NewValue([]byte("x")), store.Regular); err != nil &&
+			!errors.Is(err, secret.ErrUnavailable) {
 			require.NoError(t, notAbsent(err))
 		}
 		_ = s.Close()

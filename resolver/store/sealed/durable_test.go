@@ -140,7 +140,8 @@ func backupIn(dir string) string { return filepath.Join(dir, "backups", "b") }
 
 func writerCommand(dir string, from, to int) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "SEALED_TEST_WRITER="+dir, fmt.Sprintf("SEALED_TEST_FROM=%d", from), fmt.Sprintf("SEALED_TEST_TO=%d", to))
+	cmd.Env = append(os.Environ(), "SEALED_TEST_WRITER="+dir, fmt.Sprintf("SEALED_TEST_FROM=%d", from),
+		fmt.Sprintf("SEALED_TEST_TO=%d", to))
 	return cmd
 }
 

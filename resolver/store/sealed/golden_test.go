@@ -57,7 +57,10 @@ func goldenStore(t *testing.T) sealed.Options {
 	require.NoError(t, err)
 	b, err := io.ReadAll(unzipped)
 	require.NoError(t, err)
-	o := sealed.Options{Path: filepath.Join(t.TempDir(), "secrets.db"), Key: sealed.Key{File: "testdata/format1.key.txt"}}
+	o := sealed.Options{
+		Path: filepath.Join(t.TempDir(), "secrets.db"),
+		Key:  sealed.Key{File: "testdata/format1.key.txt"},
+	}
 	require.NoError(t, os.WriteFile(o.Path, b, 0o600))
 	return o
 }
@@ -139,7 +142,10 @@ func TestGoldenWrite(t *testing.T) {
 	}
 	var more []store.New
 	for i := range 300 {
-		n := store.New{Ref: secret.Ref{Scope: storetest.Scopes[i%6], Key: fmt.Sprintf("MORE_%d", i)}, Value: secret.NewValue(storetest.Value(t, i))}
+		n := store.New{
+			Ref:   secret.Ref{Scope: storetest.Scopes[i%6], Key: fmt.Sprintf("MORE_%d", i)},
+			Value: secret.NewValue(storetest.Value(t, i)),
+		}
 		more = append(more, n)
 		secrets[n.Ref] = golden{"regular", digest(n.Value.Reveal())}
 	}

@@ -97,7 +97,8 @@ func (t *tx) saveNew(ctx context.Context, secrets []named) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := t.putRecord(n.name, store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}, n.Value); err != nil {
+		info := store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}
+		if err := t.putRecord(n.name, info, n.Value); err != nil {
 			return err
 		}
 		entries[i] = index.Entry{Name: n.name, Version: t.id}

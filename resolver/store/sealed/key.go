@@ -91,19 +91,23 @@ func (k *Key) open(wrapped []byte) ([]byte, error) {
 	if _, err := age.ExtractHeader(bytes.NewReader(wrapped)); err != nil {
 		return nil, damaged("the wrapped data key: %v", err)
 	}
+
 	identities, err := k.identities(wrapped)
 	if err != nil {
 		return nil, err
 	}
+
 	r, err := age.Decrypt(bytes.NewReader(wrapped), identities...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, secret.WithHint(fmt.Errorf("%w: %s does not open this store", secret.ErrDenied, k.source(wrapped)),
 			"the store was made with another key: give that one with --key-file or INJECT_KEY")
 	}
 	if err != nil {
-		return nil, secret.WithHint(fmt.Errorf("%w: %s could not be used: %w", secret.ErrDenied, k.source(wrapped), err),
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: %s could not be used: %w", secret.ErrDenied, k.source(wrapped), err),
 			"an age plugin must be in PATH, and its device at hand")
 	}
+
 	key, err := io.ReadAll(io.LimitReader(r, dataKeySize+1))
 	if err != nil || len(key) != dataKeySize {
 		return nil, damaged("the wrapped data key is not whole")
@@ -191,7 +195,8 @@ func (k *Key) askIdentity(what string, confirm bool) ([]age.Identity, error) {
 
 func (k *Key) ask(what string, confirm bool) (secret.Value, error) {
 	if k.Ask == nil {
-		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s needs a passphrase, and there is no terminal to ask on", secret.ErrDenied, what),
+		return secret.Value{}, secret.WithHint(
+			fmt.Errorf("%w: %s needs a passphrase, and there is no terminal to ask on", secret.ErrDenied, what),
 			"set INJECT_KEY to it")
 	}
 	phrase, err := k.Ask("passphrase of "+what, confirm)
@@ -222,6 +227,7 @@ func (k *Key) recipients(what string) ([]age.Recipient, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	recipients := make([]age.Recipient, len(ids))
 	for i, id := range ids {
 		switch id := id.(type) {
@@ -265,21 +271,25 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 		if _, err := os.Lstat(k.File); err == nil {
 			return nil, fmt.Errorf("%w: key file %s is a link to nothing", secret.ErrInvalid, k.File)
 		}
+
 		id, err := age.GenerateX25519Identity()
 		if err != nil {
 			return nil, fmt.Errorf("make a key: %w", err)
 		}
 		err = durable.Create(k.File, func(temp string) error {
-			text := fmt.Sprintf("# made by inject: opens the store of secrets; keep a copy\n# created: %s\n# public key: %s\n%s\n",
+			text := fmt.Sprintf("# made by inject: opens the store of secrets; keep a copy\n"+
+				"# created: %s\n# public key: %s\n%s\n",
 				time.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
 			return durable.WriteNew(temp, func(f *os.File) error { _, err := f.WriteString(text); return err })
 		})
+
 		switch {
 		case err == nil:
 			k.notice("made the key " + k.File + ": without it the store cannot be read, so keep a copy of it")
 			return []age.Identity{id}, nil
 		case !errors.Is(err, fs.ErrExist):
-			return nil, secret.WithHint(fmt.Errorf("%w: make key file %s: %w", secret.ErrUnavailable, k.File, err), "the folder of a new key must be one that can be written")
+			return nil, secret.WithHint(fmt.Errorf("%w: make key file %s: %w", secret.ErrUnavailable, k.File, err),
+				"the folder of a new key must be one that can be written")
 		}
 	}
 }
@@ -292,7 +302,8 @@ func (k *Key) notice(text string) {
 
 // isIdentity reports whether text is age identities rather than a passphrase.
 func isIdentity(text []byte) bool {
-	return bytes.Contains(text, []byte("AGE-SECRET-KEY-")) || bytes.Contains(text, []byte("AGE-PLUGIN-")) || isEncrypted(text)
+	return bytes.Contains(text, []byte("AGE-SECRET-KEY-")) || bytes.Contains(text, []byte("AGE-PLUGIN-")) ||
+		isEncrypted(text)
 }
 
 func isEncrypted(text []byte) bool {
@@ -318,6 +329,7 @@ func (k *Key) parse(text []byte) ([]age.Identity, error) {
 			return nil, fmt.Errorf("%w: %s: %w", secret.ErrDenied, k.source(nil), err)
 		}
 	}
+
 	var ids []age.Identity
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
@@ -327,7 +339,8 @@ func (k *Key) parse(text []byte) ([]age.Identity, error) {
 		}
 		id, err := k.parseIdentity(line)
 		if err != nil {
-			return nil, secret.WithHint(fmt.Errorf("%w: %s, line %d is not an age identity", secret.ErrInvalid, k.source(nil), n),
+			return nil, secret.WithHint(
+				fmt.Errorf("%w: %s, line %d is not an age identity", secret.ErrInvalid, k.source(nil), n),
 				"expected lines that begin with AGE-SECRET-KEY- or AGE-PLUGIN-, as age-keygen writes them")
 		}
 		ids = append(ids, id)

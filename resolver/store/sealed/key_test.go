@@ -53,7 +53,11 @@ func TestKeys(t *testing.T) {
 	other, err := age.GenerateX25519Identity()
 	require.NoError(t, err)
 
-	for name, id := range map[string]string{"X25519": x.String(), "hybrid": pq.String(), "two": other.String() + "\n# c\n\n" + x.String()} {
+	for name, id := range map[string]string{
+		"X25519": x.String(),
+		"hybrid": pq.String(),
+		"two":    other.String() + "\n# c\n\n" + x.String(),
+	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, roundTrip(t, t.TempDir(), textKey(id), textKey(id)))
 			file := filepath.Join(t.TempDir(), "id")
@@ -114,7 +118,9 @@ func TestPassphrase(t *testing.T) {
 			require.ErrorContains(t, err, c.text)
 		})
 	}
-	o.Key = sealed.Key{Ask: func(string, bool) (secret.Value, error) { return secret.Value{}, errors.New("interrupted") }}
+	o.Key = sealed.Key{Ask: func(string, bool) (secret.Value, error) {
+		return secret.Value{}, errors.New("interrupted")
+	}}
 	_, err := sealed.Open(t.Context(), o)
 	require.ErrorContains(t, err, "interrupted")
 	require.ErrorIs(t, roundTrip(t, t.TempDir(), ask("", true), sealed.Key{}), secret.ErrInvalid)

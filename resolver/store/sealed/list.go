@@ -16,22 +16,27 @@ import (
 const listPage = 1000
 
 // List implements [store.Lister]. The order is that of the names' hashes.
-func (s *Store) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+func (s *Store) List(
+	ctx context.Context, f store.Filter, limit int, token string,
+) (page []store.Info, next string, err error) {
 	if limit < 1 {
 		limit = listPage
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, "", fmt.Errorf("list: %w", err)
 	}
+
 	var empty error
 	if token != "" {
 		empty = errNotOurToken
 	}
+
 	err = s.use(ctx, empty, func() error {
 		after, err := s.keys.parseToken(token)
 		if err != nil {
 			return err
 		}
+
 		var last index.Name
 		err = s.view(func(t *tx) error {
 			return t.index.Walk(after, func(e index.Entry) (bool, error) {
@@ -80,7 +85,8 @@ func (k *keys) parseToken(token string) (*index.Name, error) {
 		return nil, nil //nolint:nilnil // no token begins at the beginning
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != index.NameSize+16 || !hmac.Equal(b[index.NameSize:], k.tag(index.Name(b[:index.NameSize]))) {
+	if err != nil || len(b) != index.NameSize+16 ||
+		!hmac.Equal(b[index.NameSize:], k.tag(index.Name(b[:index.NameSize]))) {
 		return nil, errNotOurToken
 	}
 	n := index.Name(b[:index.NameSize])

@@ -30,6 +30,7 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 		if err != nil {
 			return nil, openError(o.Path, err)
 		}
+
 		info, err := f.Stat()
 		if err == nil && !info.Mode().IsRegular() {
 			err = notAFile(o.Path)
@@ -49,7 +50,8 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 }
 
 func notAFile(path string) error {
-	return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path), "a folder of plain files is opened with --store dir://%s", path)
+	return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path),
+		"a folder of plain files is opened with --store dir://%s", path)
 }
 
 func openError(path string, err error) error {
@@ -60,7 +62,8 @@ func openError(path string, err error) error {
 		}
 		return err
 	case errors.Is(err, fs.ErrPermission):
-		return secret.WithHint(fmt.Errorf("%w: store file: %w", secret.ErrDenied, err), "the store belongs to the user who made it: see ls -l %s", path)
+		return secret.WithHint(fmt.Errorf("%w: store file: %w", secret.ErrDenied, err),
+			"the store belongs to the user who made it: see ls -l %s", path)
 	case errors.Is(err, unix.EISDIR):
 		return notAFile(path)
 	}
@@ -78,15 +81,19 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("%w: lock %s: %w", secret.ErrUnavailable, o.Path, err)
 		}
+
 		held := findHolder(f, o.Path)
 		// Someone who serves the store keeps it: no use in waiting.
 		if held.Address != "" {
-			return secret.WithHint(fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held), "use its address: --store %s", held.Address)
+			return secret.WithHint(fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held),
+				"use its address: --store %s", held.Address)
 		}
 		if !time.Now().Before(deadline) {
-			return secret.WithHint(fmt.Errorf("%w: %s is held by %s, and was for %v", secret.ErrUnavailable, o.Path, held, o.LockTimeout),
+			return secret.WithHint(
+				fmt.Errorf("%w: %s is held by %s, and was for %v", secret.ErrUnavailable, o.Path, held, o.LockTimeout),
 				"try again when it has ended, or wait longer with --lock-timeout")
 		}
+
 		if !told && o.Waiting != nil {
 			told = true
 			o.Waiting(held.String())

@@ -72,6 +72,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if o.Write {
 		err = f.guard(func() (err error) {
 			f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
@@ -89,6 +90,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 			return nil, err
 		}
 	}
+
 	err = f.view(func(t *tx) error {
 		v, err := t.get(formatKey)
 		if err != nil {
@@ -98,7 +100,10 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 			return damaged("the format is malformed")
 		}
 		if v := binary.BigEndian.Uint32(v); v != format {
-			return secret.WithHint(fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)", secret.ErrInvalid, v, format), "a newer inject made this store: upgrade this one")
+			return secret.WithHint(
+				fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)",
+					secret.ErrInvalid, v, format),
+				"a newer inject made this store: upgrade this one")
 		}
 		return nil
 	})
@@ -184,9 +189,11 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	}
 	if f.unsynced {
 		if err := f.syncMeta(); err != nil {
-			return secret.WithHint(fmt.Errorf("%w: nothing was changed: %w", secret.ErrUnavailable, err), "see that its disk works")
+			return secret.WithHint(fmt.Errorf("%w: nothing was changed: %w", secret.ErrUnavailable, err),
+				"see that its disk works")
 		}
 	}
+
 	var refused error
 	var id uint64
 	err := f.guard(func() error {
@@ -200,6 +207,7 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 			return err
 		})
 	})
+
 	if err != nil && refused == nil && !errors.Is(err, secret.ErrCorrupt) {
 		// The commit failed. Pages are written before the meta page that makes them
 		// count, so what found no room for them has changed nothing; of a failing disk,
@@ -215,7 +223,8 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 			f.reading.Lock()
 			f.reading.Unlock() //nolint:staticcheck // nothing is done: who had begun has ended
 		}
-		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err), "see that its disk has room and works: df -h")
+		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err),
+			"see that its disk has room and works: df -h")
 	}
 	return err
 }

@@ -27,7 +27,8 @@ func lockPIDs(f *os.File) []int {
 	for lines := bufio.NewScanner(locks); lines.Scan(); {
 		var n, pid int
 		var kind, mode, access, where string
-		if _, err := fmt.Sscanf(lines.Text(), "%d: %s %s %s %d %s", &n, &kind, &mode, &access, &pid, &where); err != nil {
+		_, err := fmt.Sscanf(lines.Text(), "%d: %s %s %s %d %s", &n, &kind, &mode, &access, &pid, &where)
+		if err != nil {
 			continue // "->" marks one who waits
 		}
 		if kind == "FLOCK" && where == file && pid > 0 {

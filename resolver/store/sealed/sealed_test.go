@@ -76,7 +76,10 @@ func TestFilesAndModes(t *testing.T) {
 	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("findme-value")), store.Regular))
 	require.NoError(t, s.Close())
 	for path, mode := range map[string]os.FileMode{
-		o.Path: 0o600, o.Key.File: 0o600, filepath.Dir(o.Path): 0o700 | os.ModeDir, filepath.Dir(o.Key.File): 0o700 | os.ModeDir,
+		o.Path:                   0o600,
+		o.Key.File:               0o600,
+		filepath.Dir(o.Path):     0o700 | os.ModeDir,
+		filepath.Dir(o.Key.File): 0o700 | os.ModeDir,
 	} {
 		info, err := os.Stat(path)
 		require.NoError(t, err)
@@ -89,7 +92,8 @@ func TestFilesAndModes(t *testing.T) {
 	}
 	b, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
-	require.True(t, bytes.Contains(append(b, "findme-value"...), []byte("findme-")), "the search must find a planted value")
+	require.True(t, bytes.Contains(append(b, "findme-value"...), []byte("findme-")),
+		"the search must find a planted value")
 	require.False(t, bytes.Contains(b, []byte("findme-")), "neither names nor values are in the file")
 }
 
@@ -144,7 +148,8 @@ func TestHeldByServer(t *testing.T) {
 	served := o
 	served.Address = "grpcs://127.0.0.1:8093"
 	s := open(t, served)
-	require.NoError(t, s.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}, secret.Value{}, store.Regular))
+	require.NoError(t,
+		s.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}, secret.Value{}, store.Regular))
 	start := time.Now()
 	_, err := sealed.Open(t.Context(), o)
 	require.ErrorIs(t, err, secret.ErrUnavailable)
@@ -154,7 +159,8 @@ func TestHeldByServer(t *testing.T) {
 	require.NoFileExists(t, o.Path+".holder")
 
 	// A note whose writer is gone is not believed.
-	require.NoError(t, os.WriteFile(o.Path+".holder", []byte(`{"pid":4194303,"program":"injectd","address":"grpcs://gone"}`), 0o600))
+	require.NoError(t,
+		os.WriteFile(o.Path+".holder", []byte(`{"pid":4194303,"program":"injectd","address":"grpcs://gone"}`), 0o600))
 	holds := open(t, o)
 	o.LockTimeout = time.Millisecond
 	_, err = sealed.Open(t.Context(), o)
@@ -172,9 +178,15 @@ func TestNotAStore(t *testing.T) {
 		text string
 	}{
 		"folder": {func(p string) error { return os.Mkdir(p, 0o700) }, secret.ErrInvalid, "is not a file"},
-		"text":   {func(p string) error { return os.WriteFile(p, bytes.Repeat([]byte("hello "), 9000), 0o600) }, secret.ErrInvalid, "not a store file"},
-		"short":  {func(p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, secret.ErrInvalid, "not a store file"},
-		"empty":  {func(p string) error { return os.WriteFile(p, nil, 0o600) }, secret.ErrCorrupt, "no meta page"},
+		"text": {
+			func(p string) error { return os.WriteFile(p, bytes.Repeat([]byte("hello "), 9000), 0o600) },
+			secret.ErrInvalid, "not a store file",
+		},
+		"short": {
+			func(p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, secret.ErrInvalid,
+			"not a store file",
+		},
+		"empty": {func(p string) error { return os.WriteFile(p, nil, 0o600) }, secret.ErrCorrupt, "no meta page"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(dir)

@@ -77,12 +77,14 @@ func (s *Store) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+
 		opened := &openFile{file: f}
 		wrapped, err := opened.init(s.o)
 		if err != nil {
 			_ = opened.close()
 			return fileError(s.o.Path, err)
 		}
+
 		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
 			s.o.Key.load(wrapped)
 			if s.o.Opened != nil {
@@ -105,6 +107,7 @@ func (s *Store) open(ctx context.Context) error {
 				return fileError(s.o.Path, err)
 			}
 		}
+
 		opened.keys = deriveKeys(s.made.key)
 		if err := s.announce(opened); err != nil {
 			return errors.Join(fmt.Errorf("%w: %w", secret.ErrUnavailable, err), opened.close())
@@ -133,7 +136,8 @@ func (s *Store) announce(f *openFile) (err error) {
 func fileError(path string, err error) error {
 	named := fmt.Errorf("store file %s: %w", path, err)
 	if errors.Is(err, secret.ErrCorrupt) && secret.Hint(err) == "" {
-		return secret.WithHint(named, "the file was changed by something other than inject, or its disk is failing: restore it from a copy")
+		return secret.WithHint(named,
+			"the file was changed by something other than inject, or its disk is failing: restore it from a copy")
 	}
 	return named
 }
@@ -265,6 +269,7 @@ func (s *Store) make(ctx context.Context) error {
 	case s.openFile != nil:
 		return nil
 	}
+
 	err := s.open(ctx)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -272,6 +277,7 @@ func (s *Store) make(ctx context.Context) error {
 	if s.made, err = s.o.Key.newDataKey(); err != nil {
 		return err
 	}
+
 	err = durable.Create(s.o.Path, func(temp string) error {
 		db, err := bbolt.Open(temp, 0o600, &bbolt.Options{NoStatistics: true})
 		if err != nil {
@@ -296,12 +302,14 @@ func (s *Store) make(ctx context.Context) error {
 		})
 		return errors.Join(err, db.Close())
 	})
+
 	switch {
 	case err == nil:
 		s.o.Key.notice("made the store " + s.o.Path)
 	case errors.Is(err, fs.ErrExist): // someone else was quicker
 	default:
-		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err), "see that %s can be written and has room", s.o.Path)
+		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err),
+			"see that %s can be written and has room", s.o.Path)
 	}
 	return s.open(ctx)
 }

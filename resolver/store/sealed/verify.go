@@ -56,6 +56,7 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		if wrapped, err := t.get(wrappedKey); err != nil || !bytes.Equal(wrapped, s.made.wrapped) {
 			v.note(damaged("the wrapped data key was changed"))
 		}
+
 		err = t.index.Visit(func(prefix []byte, entries []index.Entry, err error) error {
 			return v.node(ctx, prefix, entries, err)
 		})
@@ -64,7 +65,8 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		case err != nil:
 			return err
 		case v.damage == 0 && (v.nodes != nodes || v.secrets != records):
-			v.note(damaged("there are %d nodes and %d records that the index does not know", nodes-v.nodes, records-v.secrets))
+			v.note(damaged("there are %d nodes and %d records that the index does not know",
+				nodes-v.nodes, records-v.secrets))
 		}
 		return v.err()
 	})
@@ -112,18 +114,25 @@ func (v *verification) node(ctx context.Context, prefix []byte, entries []index.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		info, sealedValue, err := v.loadInfo(e)
-		if err != nil {
-			err = fmt.Errorf("a secret whose name cannot be told (%x): %w", e.Name[:8], err)
-		} else if _, err = unseal(v.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
-			err = fmt.Errorf("%v: %w", info.Ref, err)
-		}
+		err := v.record(e)
 		switch {
 		case err == nil:
 			v.secrets++
 		case v.note(err):
 			return err
 		}
+	}
+	return nil
+}
+
+// record opens the record of e, and drops its value.
+func (v *verification) record(e index.Entry) error {
+	info, sealedValue, err := v.loadInfo(e)
+	if err != nil {
+		return fmt.Errorf("a secret whose name cannot be told (%x): %w", e.Name[:8], err)
+	}
+	if _, err := unseal(v.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
+		return fmt.Errorf("%v: %w", info.Ref, err)
 	}
 	return nil
 }

@@ -185,13 +185,22 @@ func TestVerifyFile(t *testing.T) {
 		spoil func(b []byte, m page.Meta)
 		text  string
 	}{
-		"a meta page": {func(b []byte, m page.Meta) { b[int64(1-m.TxID%2)*m.PageSize+headerSize+60] ^= 1 }, "is not whole"},
+		"a meta page": {
+			func(b []byte, m page.Meta) { b[int64(1-m.TxID%2)*m.PageSize+headerSize+60] ^= 1 },
+			"is not whole",
+		},
 		"a page in use is free": {func(b []byte, m page.Meta) {
 			free := b[int64(m.Freelist)*m.PageSize:]
 			native.PutUint64(free[headerSize:], m.Root)
 		}, "not as free"},
-		"no list of free pages": {func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+8] ^= 1 }, "of a wrong kind"},
-		"more free pages":       {func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+11] = 0xfe }, "malformed"},
+		"no list of free pages": {
+			func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+8] ^= 1 },
+			"of a wrong kind",
+		},
+		"more free pages": {
+			func(b []byte, m page.Meta) { b[int64(m.Freelist)*m.PageSize+11] = 0xfe },
+			"malformed",
+		},
 		"an endless list": {func(b []byte, m page.Meta) {
 			free := b[int64(m.Freelist)*m.PageSize:]
 			native.PutUint16(free[10:], 0xffff)
@@ -235,7 +244,8 @@ func TestVerifyStray(t *testing.T) {
 	t.Parallel()
 	for _, key := range [][]byte{recordKey(index.Name{1}), nodeKey([]byte{1, 2, 3})} {
 		_, s := newStore(t, 10)
-		require.NoError(t, s.update(t.Context(), func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.SetAll(nil)) }))
+		require.NoError(t, s.update(t.Context(),
+			func(t *tx) error { return errors.Join(t.put(key, []byte("x")), t.index.SetAll(nil)) }))
 		n, err := s.Verify(t.Context())
 		require.ErrorIs(t, err, secret.ErrCorrupt)
 		require.ErrorContains(t, err, "does not know")

@@ -124,7 +124,10 @@ func (m *memory) Import(ctx context.Context, secrets []store.New) error {
 	}
 	now := time.Now()
 	for _, n := range secrets {
-		m.secrets[n.Ref] = entry{store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}, bytes.Clone(n.Value.Reveal())}
+		m.secrets[n.Ref] = entry{
+			store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now},
+			bytes.Clone(n.Value.Reveal()),
+		}
 	}
 	return nil
 }

@@ -406,7 +406,12 @@ func testImport(t *testing.T, s store.Store) {
 		ref secret.Ref
 		err error
 	}
-	want := []refusal{{ref("old"), secret.ErrExists}, {ref("twice"), secret.ErrInvalid}, {ref("twice"), secret.ErrInvalid}, {ref("large"), secret.ErrInvalid}}
+	want := []refusal{
+		{ref("old"), secret.ErrExists},
+		{ref("twice"), secret.ErrInvalid},
+		{ref("twice"), secret.ErrInvalid},
+		{ref("large"), secret.ErrInvalid},
+	}
 	for _, bad := range badRefs() {
 		refused = append(refused, store.New{Ref: bad})
 		want = append(want, refusal{bad, secret.ErrInvalid})
@@ -421,7 +426,8 @@ func testImport(t *testing.T, s store.Store) {
 	requireValue(t, s, ref("old"), []byte("old"))
 
 	// Each alone is in the way, too.
-	requireError(t, i.Import(t.Context(), []store.New{small("fine"), small("old")}), secret.ErrExists, "create", ref("old"))
+	requireError(t, i.Import(t.Context(), []store.New{small("fine"), small("old")}), secret.ErrExists, "create",
+		ref("old"))
 	require.ErrorIs(t, i.Import(t.Context(), []store.New{small("fine"), small("fine")}), secret.ErrInvalid)
 	require.ErrorIs(t, i.Import(t.Context(), []store.New{small("fine"), large}), secret.ErrInvalid)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -433,7 +439,8 @@ func testImport(t *testing.T, s store.Store) {
 	var all []store.New
 	for _, scope := range Scopes {
 		for name, b := range Values(t) {
-			all = append(all, store.New{Ref: secret.Ref{Scope: scope, Key: name}, Value: secret.NewValue(b), Type: store.ImagePull})
+			all = append(all,
+				store.New{Ref: secret.Ref{Scope: scope, Key: name}, Value: secret.NewValue(b), Type: store.ImagePull})
 		}
 	}
 	for n := range 300 {
@@ -545,7 +552,8 @@ func requireValue(t *testing.T, r store.Reader, ref secret.Ref, want []byte) {
 	v, info, err := r.Get(t.Context(), ref)
 	require.NoError(t, err)
 	require.Equal(t, ref, info.Ref)
-	require.Truef(t, bytes.Equal(want, v.Reveal()), "%v: %d bytes instead of %d, or others", ref, len(v.Reveal()), len(want))
+	require.Truef(t, bytes.Equal(want, v.Reveal()), "%v: %d bytes instead of %d, or others", ref, len(v.Reveal()),
+		len(want))
 }
 
 func requireError(t *testing.T, err, want error, op string, ref secret.Ref) {

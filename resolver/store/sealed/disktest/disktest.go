@@ -33,7 +33,10 @@ func Strace(log string) []string {
 // counted by acknowledged in what was written to a descriptor, whose file is path. It
 // fails the test on an error of check, and unless there were acks of them in the end. A
 // sync that failed may have been of no use, nor are those after it to what it left.
-func EverySyncPoint(t *testing.T, root, log string, acks int, acknowledged func(fd int, path string, data []byte) int, check func(dir string, acked int) error) {
+func EverySyncPoint(
+	t *testing.T, root, log string, acks int,
+	acknowledged func(fd int, path string, data []byte) int, check func(dir string, acked int) error,
+) {
 	t.Helper()
 	text, err := os.ReadFile(log) //nolint:gosec // a test's
 	require.NoError(t, err)

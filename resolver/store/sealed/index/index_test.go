@@ -155,7 +155,10 @@ func TestMalformed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tree := Tree{Root: 1, Now: 2, Load: func([]byte, uint64) ([]byte, error) { return b, nil }, Save: func(_, _ []byte) error { return nil }}
+			tree := Tree{
+				Root: 1, Now: 2, Load: func([]byte, uint64) ([]byte, error) { return b, nil },
+				Save: func(_, _ []byte) error { return nil },
+			}
 			_, err := tree.Find(someName())
 			require.ErrorIs(t, err, secret.ErrCorrupt)
 			require.ErrorIs(t, tree.Walk(nil, func(Entry) (bool, error) { return true, nil }), secret.ErrCorrupt)

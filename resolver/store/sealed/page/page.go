@@ -88,10 +88,17 @@ func readMeta(f io.ReaderAt, at int64) (Meta, error) {
 	}
 	sum := fnv.New64a()
 	_, _ = sum.Write(b[:metaSize-8])
-	if native.Uint32(b[:]) != boltMagic || native.Uint32(b[4:]) != boltVersion || native.Uint64(b[metaSize-8:]) != sum.Sum64() {
+	if native.Uint32(b[:]) != boltMagic || native.Uint32(b[4:]) != boltVersion ||
+		native.Uint64(b[metaSize-8:]) != sum.Sum64() {
 		return Meta{}, damaged("the meta page at byte %d is not whole", at)
 	}
-	m := Meta{PageSize: int64(native.Uint32(b[8:])), Root: native.Uint64(b[16:]), Freelist: native.Uint64(b[32:]), Pages: native.Uint64(b[40:]), TxID: native.Uint64(b[48:])}
+	m := Meta{
+		PageSize: int64(native.Uint32(b[8:])),
+		Root:     native.Uint64(b[16:]),
+		Freelist: native.Uint64(b[32:]),
+		Pages:    native.Uint64(b[40:]),
+		TxID:     native.Uint64(b[48:]),
+	}
 	if m.PageSize < 512 || m.PageSize > 1<<16 || m.PageSize&(m.PageSize-1) != 0 {
 		return Meta{}, damaged("the meta page at byte %d is not whole", at)
 	}

@@ -43,6 +43,7 @@ func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(k
 	s := &survey{f: f, m: m, used: newSet(m.Pages)}
 	s.used.add(0)
 	s.used.add(1)
+
 	ours := uint64(0)
 	err = s.tree(ctx, m.Root, nil, nil, 0, func(p page, key []byte, flags uint32, at, n int64) error {
 		v, err := p.bytes(at, n)
@@ -54,6 +55,7 @@ func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(k
 		}
 		return err
 	})
+
 	if err == nil {
 		// An inline bucket, or none, begins with 0, which is the page of a meta.
 		err = s.tree(ctx, ours, nil, nil, 0, func(_ page, key []byte, flags uint32, _, _ int64) error {
@@ -64,6 +66,7 @@ func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(k
 			return nil
 		})
 	}
+
 	if err == nil {
 		err = s.free(ctx)
 	}
@@ -95,13 +98,17 @@ func (s *survey) take(id uint64) (page, error) {
 // tree looks at the pages from id on, whose keys must not be less than least and,
 // unless it is nil, must be less than below. It calls each with every element of a
 // leaf: the page, its key and flags, and where its value is.
-func (s *survey) tree(ctx context.Context, id uint64, least, below []byte, depth int, each func(p page, key []byte, flags uint32, at, n int64) error) error {
+func (s *survey) tree(
+	ctx context.Context, id uint64, least, below []byte, depth int,
+	each func(p page, key []byte, flags uint32, at, n int64) error,
+) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if depth == maxDepth {
 		return damaged("the pages lead nowhere")
 	}
+
 	p, err := s.take(id)
 	if err != nil {
 		return err
@@ -109,13 +116,16 @@ func (s *survey) tree(ctx context.Context, id uint64, least, below []byte, depth
 	if p.kind() != leafPage && (p.kind() != branchPage || p.count() == 0) {
 		return damaged("page %d is of a wrong kind", id)
 	}
+
 	var last []byte
 	for i := range p.count() {
 		e, key, at, err := p.element(i)
 		if err != nil {
 			return err
 		}
-		if i == 0 && bytes.Compare(key, least) < 0 || i > 0 && bytes.Compare(key, last) <= 0 || below != nil && bytes.Compare(key, below) >= 0 {
+		if i == 0 && bytes.Compare(key, least) < 0 ||
+			i > 0 && bytes.Compare(key, last) <= 0 ||
+			below != nil && bytes.Compare(key, below) >= 0 {
 			return damaged("the keys of page %d are not in order", id)
 		}
 		last = key
@@ -129,6 +139,7 @@ func (s *survey) tree(ctx context.Context, id uint64, least, below []byte, depth
 			}
 			continue
 		}
+
 		end := below
 		if i+1 < p.count() {
 			if _, end, _, err = p.element(i + 1); err != nil {
@@ -151,6 +162,7 @@ func (s *survey) free(ctx context.Context) error {
 	if p.kind() != freelistPage {
 		return damaged("page %d is of a wrong kind", s.m.Freelist)
 	}
+
 	n, at := int64(p.count()), int64(pageHeaderSize)
 	if n == 0xFFFF { // the number does not fit there
 		b, err := p.bytes(at, 8)
@@ -162,6 +174,7 @@ func (s *survey) free(ctx context.Context) error {
 	if n > (p.size-at)/8 {
 		return damaged("page %d is malformed", s.m.Freelist)
 	}
+
 	ids := bufio.NewReader(io.NewSectionReader(s.f, p.at+at, 8*n))
 	last := uint64(1)
 	for range n {
