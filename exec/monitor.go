@@ -73,7 +73,7 @@ func monitor(connFd, tty int) {
 	nameMonitor()
 	// What a terminal or a person sends to all is the program's to act upon; what we
 	// were started with as ignored must stay so for it.
-	newCatcher().take(asksToStop...)
+	take(make(chan os.Signal, 1), asksToStop...)
 	conn := os.NewFile(uintptr(connFd), "monitor")
 	cmd, err := readCommand(conn)
 	if err != nil {

@@ -47,6 +47,26 @@ func nameMonitor() {
 	}
 }
 
+// defaultAction gives sig the kernel's default action, and returns what takes that back.
+// Package os/signal cannot do that: its handler stays after signal.Reset, does nothing
+// at SIGTSTP, and prints all goroutines at SIGQUIT.
+func defaultAction(sig syscall.Signal) (restore func()) {
+	const maskSize = 8
+	// The kernel's struct sigaction. One of zeros is SIG_DFL without flags on every machine.
+	var standard, before [4]uint64
+	set := func(to, was *[4]uint64) error {
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), maskSize, 0, 0) //nolint:gosec // rt_sigaction(2) takes pointers
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	}
+	if set(&standard, &before) != nil {
+		return func() {}
+	}
+	return func() { _ = set(&before, &standard) }
+}
+
 // SelfPath returns a path by which this program can be read and started again.
 func SelfPath() string {
 	const self = "/proc/self/exe"

@@ -4,6 +4,7 @@ package exec
 
 import (
 	"os"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,12 @@ func widen(int) {}
 
 // nameMonitor does nothing: only Linux has prctl(2).
 func nameMonitor() {}
+
+// defaultAction gives sig its usual effect, as far as Go does: SIGTSTP may have none.
+func defaultAction(sig syscall.Signal) (restore func()) {
+	signal.Reset(sig)
+	return func() {}
+}
 
 // SelfPath returns a path by which this program can be read and started again.
 func SelfPath() string {

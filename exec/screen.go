@@ -111,7 +111,7 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 		return err
 	}
 	// Those of job control are the program's now.
-	s.p.Signals.catcher.take(unix.SIGTSTP, unix.SIGCONT)
+	take(s.p.Signals.notified, unix.SIGTSTP, unix.SIGCONT)
 	sc := s.screen
 	sc.leader, s.pid = l, int(l.program.Load())
 	sc.tty.SetGroup(s.pid)

@@ -2,6 +2,8 @@ package exec
 
 import (
 	"context"
+	"os"
+	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -15,11 +17,12 @@ import (
 // meanwhile ends a context, and everything else waits for the program.
 type Signals struct {
 	terminal terminalKind
-	catcher  *catcher
-	c        chan syscall.Signal
-	quit     chan struct{} // closed when nobody reads c any more
-	ended    chan struct{} // closed when nothing is put into c any more
-	cancel   func()        // ends the context that TakeSignals has returned
+	notified chan os.Signal      // what package os/signal sends; those that ask us to stop early go no further
+	c        chan syscall.Signal // all others, for Run and then Deadline
+	quit     chan struct{}       // closed when nobody reads c any more
+	ended    chan struct{}       // closed when nothing is put into c any more
+	cancel   func()              // ends the context that TakeSignals has returned
+	taking   sync.WaitGroup      // goroutines that do not have all their signals yet
 
 	once   sync.Once // for Release
 	mu     sync.Mutex
@@ -39,20 +42,21 @@ func (e *StoppedError) Error() string {
 // to say so.
 var asksToStop = []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 
-// TakeSignals begins to take the signals. The context that it returns ends, with
+// TakeSignals begins to take the signals that supervisors send; [Run] takes the others when
+// the program has started. The context that it returns ends, with
 // a [*StoppedError] as its cause, when one of them asks us to stop before they
-// are handed over to [Run]. The caller releases them. Package os/signal does not
-// get them meanwhile, and nobody may take them twice.
+// are handed over to [Run]. The caller releases them.
 func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &Signals{
-		terminal: controllingTerminal(), catcher: newCatcher(), c: make(chan syscall.Signal, 1024),
+		terminal: controllingTerminal(), notified: make(chan os.Signal, 1024), c: make(chan syscall.Signal, 1024),
 		quit: make(chan struct{}), ended: make(chan struct{}), cancel: func() { cancel(nil) },
 	}
-	s.catcher.take(s.terminal.taken()...)
+	take(s.notified, asksToStop...)
+	s.taking.Go(func() { take(s.notified, s.terminal.first()...) })
 	go func() {
 		defer close(s.ended)
-		for sig := s.catcher.next(); sig != 0; sig = s.catcher.next() {
+		for sig, ok := s.next(); ok; sig, ok = s.next() {
 			if s.asksEarly(sig) {
 				cancel(s.early)
 				continue
@@ -70,6 +74,40 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 		}
 	}()
 	return ctx, s
+}
+
+// take makes package os/signal send the signals to c; but for those that we were started
+// with as ignored (nohup), which the program then ignores as well.
+func take(c chan<- os.Signal, signals ...syscall.Signal) {
+	for _, sig := range signals {
+		if !signal.Ignored(sig) {
+			signal.Notify(c, sig)
+		}
+	}
+}
+
+// next waits for a signal, and returns false once the signals are released.
+func (s *Signals) next() (syscall.Signal, bool) {
+	select {
+	case sig := <-s.notified:
+		return number(sig), true
+	case <-s.quit:
+		return 0, false
+	}
+}
+
+// takeOthers begins to take the rest of the signals.
+func (s *Signals) takeOthers() {
+	s.taking.Go(func() {
+		for _, sig := range others() {
+			select {
+			case <-s.quit:
+				return
+			default:
+				take(s.notified, sig)
+			}
+		}
+	})
 }
 
 // asksEarly reports whether sig asks us to stop before there is a program.
@@ -91,6 +129,7 @@ func (s *Signals) handOver() (chan syscall.Signal, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.passed = true
+	s.taking.Wait()
 	if s.early != nil {
 		return nil, s.early
 	}
@@ -148,12 +187,16 @@ func (s *Signals) Deadline(ctx context.Context, asked time.Time, grace time.Dura
 	}
 }
 
-// Release gives the signals their usual effect again. It may be called twice.
-func (s *Signals) Release() {
+// Release begins to give the signals their usual effect again. It may be called twice. It does
+// not wait until they have it, which would take longer than everything else in a process that ends.
+func (s *Signals) Release() { go s.release() }
+
+func (s *Signals) release() {
 	s.once.Do(func() {
-		s.catcher.end()
 		close(s.quit)
 		s.cancel()
+		s.taking.Wait()
+		signal.Stop(s.notified)
 	})
 }
 
@@ -161,18 +204,24 @@ func (s *Signals) Release() {
 // asked us to stop. Any other that has come does to us what it would have done to
 // the program, which has no handler yet.
 func (s *Signals) giveBack() error {
-	s.Release()
-	<-s.ended
-	waiting := s.catcher.rest()
-	for len(s.c) > 0 {
-		waiting = append(waiting, <-s.c)
-	}
-	for _, sig := range waiting {
-		if sig == unix.SIGPIPE || s.asksEarly(sig) { // the first is ours: nobody reads what we say
-			continue
+	s.taking.Wait()
+	for _, sig := range slices.Concat(asksToStop, s.terminal.first()) {
+		if !signal.Ignored(sig) {
+			_ = defaultAction(sig) // the runtime's handler would stay, and drop some of them
 		}
-		_ = defaultAction(sig)
-		_ = unix.Kill(unix.Getpid(), sig)
+	}
+	s.release()
+	<-s.ended
+	for len(s.c) > 0 || len(s.notified) > 0 {
+		var sig syscall.Signal
+		select {
+		case sig = <-s.c:
+		case got := <-s.notified:
+			sig = number(got)
+		}
+		if sig != unix.SIGPIPE && !s.asksEarly(sig) { // SIGPIPE is ours: nobody reads what we say
+			_ = unix.Kill(unix.Getpid(), sig)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,27 +231,43 @@ func (s *Signals) giveBack() error {
 	return nil
 }
 
-// taken returns the signals that we take. Not among them are those that say
-// something about us: SIGCHLD and SIGURG (Go's own preemption); those of job
-// control, when a shell stops and continues us together with the program; and two
-// that the C library keeps for itself. SIGPIPE is taken so that it does not end us,
+// number returns sig, which package os/signal has sent, as what it always is.
+func number(sig os.Signal) syscall.Signal {
+	return sig.(syscall.Signal) //nolint:errcheck,forcetypeassert // its documentation says so
+}
+
+// lastSignal is the last real-time signal on Linux. Package os/signal ignores those that a system
+// does not have.
+const lastSignal = syscall.Signal(64)
+
+// first returns the signals that are taken before the program is there: those that people, shells
+// and supervisors send. Not among them are those of job control when a shell stops and
+// continues us together with the program. SIGPIPE is taken so that it does not end us,
 // and goes nowhere.
-func (t terminalKind) taken() []syscall.Signal {
-	signals := make([]syscall.Signal, 0, lastSignal)
+func (t terminalKind) first() []syscall.Signal {
+	signals := []syscall.Signal{unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+	if t != sharedTerminal {
+		signals = append(signals, unix.SIGTSTP, unix.SIGCONT)
+	}
+	if t == noTerminal { // else the kernel sends them to us for what we do
+		signals = append(signals, unix.SIGTTIN, unix.SIGTTOU)
+	}
+	return signals
+}
+
+// others returns the signals that are taken once the program is there. Not among them are those
+// that say something about us, SIGCHLD and SIGURG (Go's own preemption), and two that
+// the C library keeps for itself.
+func others() (signals []syscall.Signal) {
+	taken := slices.Concat(asksToStop, noTerminal.first())
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
 		switch sig {
 		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, 32, 33:
-			continue
-		case unix.SIGTTIN, unix.SIGTTOU:
-			if t != noTerminal { // the kernel sends them to us for what we do
-				continue
-			}
-		case unix.SIGTSTP, unix.SIGCONT:
-			if t == sharedTerminal {
-				continue
+		default:
+			if !slices.Contains(taken, sig) {
+				signals = append(signals, sig)
 			}
 		}
-		signals = append(signals, sig)
 	}
 	return signals
 }

@@ -18,9 +18,9 @@ import (
 	"inject/internal/harness"
 )
 
-// Real-time signals come as often as they were sent, the first of them and SIGPROF
-// included, which os/signal hands to nobody. The child takes them out of the
-// kernel's queue, because a Go program would merge them.
+// Each real-time signal arrives, at least once and no more often than it was sent: package
+// os/signal merges those that come together. The first one and SIGPROF do not arrive. The child
+// takes them out of the kernel's queue, because a Go program would merge them, too.
 func TestRealTime(t *testing.T) {
 	const script = `
 import signal, sys
@@ -33,9 +33,9 @@ while True:
     if n == signal.SIGUSR2: sys.exit(9)
 `
 	cmd, out := supervised(t, nil, harness.Need(t, "python3"), "-c", script)
-	sent := map[syscall.Signal]int{unix.SIGPROF: 1}
+	sent := map[syscall.Signal]int{lastTaken: allTaken(t, cmd, out)}
 	for i := range 20 {
-		for sig := syscall.Signal(34); sig <= 64; sig++ {
+		for sig := syscall.Signal(35); sig <= lastTaken; sig++ {
 			if i > int(sig)%20 {
 				continue
 			}
@@ -44,21 +44,18 @@ while True:
 		}
 	}
 	require.NoError(t, cmd.Process.Signal(unix.SIGPROF))
-	all := 0
-	for _, n := range sent {
-		all += n
+	got := map[syscall.Signal]int{lastTaken: 1}
+	for len(got) < len(sent) {
+		got[nextSignal(t, out)]++
 	}
-	got := map[syscall.Signal]int{}
-	for range all {
-		line, err := out.ReadString('\n')
-		require.NoError(t, err)
-		var sig int
-		_, err = fmt.Sscanf(line, "got %d", &sig)
-		require.NoError(t, err)
-		got[syscall.Signal(sig)]++
-	}
-	require.Equal(t, sent, got)
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR2))
+	for sig := nextSignal(t, out); sig != unix.SIGUSR2; sig = nextSignal(t, out) {
+		got[sig]++
+	}
+	for sig, n := range got {
+		require.LessOrEqual(t, n, sent[sig], sig)
+	}
+	require.NotContains(t, got, unix.SIGPROF)
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 9, cmd.ProcessState.ExitCode())
 }
@@ -74,9 +71,9 @@ func signalsOf(t *testing.T, status, set string) uint64 {
 	return bits
 }
 
-// What was blocked or ignored when we were started stays so in the program; but for
-// what Go's runtime takes away before main begins: of the blocked signals those by
-// which it dies, and of the ignored ones all but a few. README says which.
+// What was blocked or ignored when we were started stays so in the program, but for
+// what Go takes away: of the blocked signals those by which it dies, and of the ignored
+// ones all but SIGHUP, SIGINT and the first real-time signal. docs/reference/limits.md says so.
 func TestBlockedAndIgnored(t *testing.T) {
 	const script = `
 import os, signal, sys
@@ -102,8 +99,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 	}
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, 40), signalsOf(t, states["with"], "SigBlk"))
-	ignored := bit(unix.SIGHUP, unix.SIGINT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, 34)
-	all := ignored | bit(unix.SIGTERM, unix.SIGPIPE) // whoever runs the tests may ignore others
+	ignored := bit(unix.SIGHUP, unix.SIGINT, 34)
+	all := ignored | bit(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGPIPE) // the tests may be run with others ignored
 	require.Equal(t, all, signalsOf(t, states["without"], "SigIgn")&all)
 	require.Equal(t, ignored, signalsOf(t, states["with"], "SigIgn")&all)
 
@@ -131,31 +128,25 @@ for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCO
 	require.NoError(t, cmd.Wait())
 }
 
-// Whoever stops us finds the program stopped, and us; and continues both. (The program
-// makes no process meanwhile: a shell that is in the midst of that does not stop.)
+// A signal that stops us stops the program, and then us, so that its sender finds both stopped.
+// SIGCONT continues both.
 func TestStopAndContinue(t *testing.T) {
 	for _, sig := range []syscall.Signal{unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU} {
-		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal, wherever the tests run
-		stdout, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		t.Cleanup(func() { timer.Stop() })
-		var pid int
-		_, err = fmt.Fscanf(stdout, "ready %d", &pid)
-		require.NoError(t, err)
-		require.NoError(t, cmd.Process.Signal(sig))
-		var status unix.WaitStatus
-		_, err = unix.Wait4(cmd.Process.Pid, &status, unix.WUNTRACED, nil)
-		require.NoError(t, err)
-		require.True(t, status.Stopped())
-		require.Equal(t, "T", processState(pid))
-		require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
-		require.Eventually(t, func() bool { return processState(pid) != "T" }, 5*time.Second, time.Millisecond)
-		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
-		require.Error(t, cmd.Wait())
-		require.Equal(t, 143, cmd.ProcessState.ExitCode())
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			cmd, program := stoppable(t)
+			require.NoError(t, cmd.Process.Signal(sig))
+			var status unix.WaitStatus
+			_, err := unix.Wait4(cmd.Process.Pid, &status, unix.WUNTRACED, nil)
+			require.NoError(t, err)
+			require.True(t, status.Stopped())
+			require.Equal(t, "T", processState(program))
+			require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
+			require.Eventually(t, func() bool { return processState(program) != "T" }, 5*time.Second, time.Millisecond)
+			require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+			require.Error(t, cmd.Wait())
+			require.Equal(t, 143, cmd.ProcessState.ExitCode())
+		})
 	}
 }
 
@@ -188,44 +179,55 @@ func TestFaultsStayOurs(t *testing.T) {
 	require.Equal(t, 4, cmd.ProcessState.ExitCode())
 }
 
-// Of signals that come together the last one counts: stopped and continued is
-// continued. On a machine with much to do the thread that has the first may be
-// overtaken (see isJob), which is to be rare; another SIGCONT continues us then.
+// Stopped and then continued is continued. The order of two signals that come within a moment may
+// be lost, because package os/signal does not keep it: another SIGCONT continues us then.
 func TestStopThenContinue(t *testing.T) {
-	overtaken := 0
-	for i := range 30 {
-		cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		stdout, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		var pid int
-		_, err = fmt.Fscanf(stdout, "ready %d", &pid)
-		require.NoError(t, err)
-		// What they are in the end counts, not between the two signals: so they are to run
-		// for a while.
-		run := func() bool {
-			end, running := time.Now().Add(3*time.Second), time.Now()
-			for time.Since(running) < 100*time.Millisecond && time.Now().Before(end) {
-				if processState(pid) == "T" || processState(cmd.Process.Pid) == "T" {
-					running = time.Now()
-				}
-				time.Sleep(time.Millisecond)
-			}
-			return time.Since(running) >= 100*time.Millisecond
-		}
-		require.NoError(t, cmd.Process.Signal(unix.SIGTSTP))
-		time.Sleep(time.Duration(i) * 50 * time.Microsecond)
-		require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
-		if !run() {
-			overtaken++
+	for _, c := range []struct {
+		name  string
+		pause time.Duration
+		again bool
+	}{
+		{"at once", 0, true},
+		{"after 0.3 ms", 300 * time.Microsecond, true},
+		{"after 1 ms", time.Millisecond, true},
+		{"after 500 ms", 500 * time.Millisecond, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cmd, program := stoppable(t)
+			require.NoError(t, cmd.Process.Signal(unix.SIGTSTP))
+			time.Sleep(c.pause)
 			require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
-			require.True(t, run(), i)
-		}
-		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
-		require.Error(t, cmd.Wait())
-		timer.Stop()
+			if c.again {
+				time.Sleep(200 * time.Millisecond) // we stop 50 ms after the program
+				require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
+			}
+			stopped := time.Now()
+			require.Eventually(t, func() bool {
+				if processState(program) == "T" || processState(cmd.Process.Pid) == "T" {
+					stopped = time.Now()
+				}
+				return time.Since(stopped) > 100*time.Millisecond
+			}, 10*time.Second, time.Millisecond)
+			require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+			require.Error(t, cmd.Wait())
+			require.Equal(t, 143, cmd.ProcessState.ExitCode())
+		})
 	}
-	require.LessOrEqual(t, overtaken, 3)
+}
+
+// stoppable starts a supervisor without a terminal, wherever the tests run, and returns it and its
+// program. That makes no processes: a shell that is making one does not stop.
+func stoppable(t *testing.T) (cmd *osexec.Cmd, program int) {
+	t.Helper()
+	cmd = osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop() })
+	_, err = fmt.Fscanf(stdout, "ready %d", &program)
+	require.NoError(t, err)
+	return cmd, program
 }

@@ -221,7 +221,7 @@ func (s *supervisor) programStopped(sig syscall.Signal) {
 // both at once has sent it by then.
 func (s *supervisor) stopWithProgram() {
 	time.Sleep(50 * time.Millisecond)
-	if stillStopped(s.pid) && !s.p.Signals.catcher.continued() {
+	if stillStopped(s.pid) {
 		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 	}
 }
@@ -318,6 +318,7 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 		case <-settled:
 			settled = nil
 			reserveThreads()
+			s.p.Signals.takeOthers()
 		}
 	}
 }
