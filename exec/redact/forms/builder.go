@@ -5,12 +5,13 @@ import (
 	"hash/maphash"
 )
 
-// A builder collects forms in one buffer, so that many cost few allocations.
+// A builder collects forms in one buffer: a value has up to a hundred, and an allocation
+// for each would slow down the start.
 type builder struct {
 	minLength int
 	arena     []byte
 	spans     []span
-	index     []int32 // an open hash table of len(spans) at most half full: 1 + a span's number
+	index     []int32 // open hash table, at most half full: 1 + the index of a span, or 0
 }
 
 // A span is a form, arena[from:to].
@@ -22,7 +23,7 @@ type span struct {
 
 var seed = maphash.MakeSeed()
 
-// add makes arena[from:to] a form, unless it is too short or one already.
+// add makes arena[from:to] a form, unless it is too short or there is such a form already.
 func (b *builder) add(kind string, from, to int) {
 	short := 0
 	switch kind {
@@ -41,7 +42,7 @@ func (b *builder) add(kind string, from, to int) {
 		}
 	}
 	b.spans = append(b.spans, span{kind, from, to, hash})
-	b.index[i] = int32(len(b.spans)) //nolint:gosec // a value has fewer lines than that
+	b.index[i] = int32(len(b.spans)) //nolint:gosec // a value has fewer than 2^31 forms
 	if 2*len(b.spans) < len(b.index) {
 		return
 	}
@@ -55,10 +56,11 @@ func (b *builder) add(kind string, from, to int) {
 	}
 }
 
+// slot returns where the search for a hash begins in the index.
 func (b *builder) slot(hash uint64) int { return int(hash % uint64(len(b.index))) } //nolint:gosec // below len(b.index)
 
-// tail makes a form of what was appended to the arena since from. The next one
-// goes over what was none.
+// tail makes a form of arena[from:]. If it does not become one, the arena is cut back to
+// from.
 func (b *builder) tail(kind string, from int) {
 	n := len(b.spans)
 	if b.add(kind, from, len(b.arena)); len(b.spans) == n {
@@ -66,6 +68,7 @@ func (b *builder) tail(kind string, from int) {
 	}
 }
 
+// copy appends form to the arena and makes it a form.
 func (b *builder) copy(kind string, form []byte) {
 	from := len(b.arena)
 	b.arena = append(b.arena, form...)

@@ -6,8 +6,9 @@ import (
 	"encoding/hex"
 )
 
+// base64 adds text, and value with the white space around it, in both base64 alphabets.
 func (b *builder) base64(value, text []byte) {
-	// Two unknown bytes before, for the alignments, and perhaps a newline behind.
+	// Two zeros in front make the three alignments; echo adds a newline behind.
 	padded := append(append(make([]byte, 2, len(text)+3), text...), '\n')
 	b.aligned(padded[:len(padded)-1], true)
 	b.aligned(padded, false)
@@ -19,15 +20,18 @@ func (b *builder) base64(value, text []byte) {
 	}
 }
 
-// aligned adds padded, a value behind two zeros, as base64 with none, one and
-// two of these before it. inside means that more may follow; whoever has this of
-// the value has it of the value and its white space.
+// aligned adds the base64 of a value at each of the three alignments, and in the alphabet
+// for URLs if that differs. padded is the value behind two zeros, of which none, one or two
+// are encoded with it. If inside is set, so are the characters that text behind the value
+// does not change. Callers set it for the trimmed value only: with white space behind the
+// value, these characters are the same.
 func (b *builder) aligned(padded []byte, inside bool) {
 	for k := range 3 {
 		from := len(b.arena)
 		b.arena = base64.StdEncoding.AppendEncode(b.arena, padded[2-k:])
 		n := len(padded) - 2 + k
-		// Leave out what a byte before, or a byte behind, is part of.
+		// The characters from first to last hold bits of the value only. Those from last to
+		// end are there if the value ends the text; behind them is the padding.
 		first, last, end := from+(8*k+5)/6, from+8*n/6, from+(8*n+5)/6
 		kind := KindBase64
 		for {
@@ -46,7 +50,7 @@ func (b *builder) aligned(padded []byte, inside bool) {
 	}
 }
 
-// appendURL appends what text, in the standard alphabet, is in that for URLs.
+// appendURL appends base64 text, converted from the standard alphabet to that for URLs.
 func appendURL(dst, text []byte) []byte {
 	for _, c := range text {
 		switch c {
@@ -60,8 +64,8 @@ func appendURL(dst, text []byte) []byte {
 	return dst
 }
 
-// wrapped adds value as base64 in lines, as programs do that write files and
-// mail.
+// wrapped adds value as base64 in lines of 64 characters (PEM, openssl) and 76 (MIME,
+// coreutils), whole and line by line.
 func (b *builder) wrapped(value []byte) {
 	for _, columns := range []int{64, 76} {
 		if base64.StdEncoding.EncodedLen(len(value)) <= columns {
@@ -83,6 +87,7 @@ func (b *builder) wrapped(value []byte) {
 	}
 }
 
+// hex adds text as hexadecimal in small letters and in capitals.
 func (b *builder) hex(text []byte) {
 	from := len(b.arena)
 	b.arena = hex.AppendEncode(b.arena, text)

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// escaped adds the forms that leave most bytes as they are.
+// escaped adds the forms that escape some characters and leave the others as they are.
 func (b *builder) escaped(text []byte) {
 	texts := [][]byte{text}
 	if lf := unix(text); len(lf) < len(text) {
@@ -47,6 +47,7 @@ func (b *builder) escaped(text []byte) {
 // A set is a set of bytes.
 type set [4]uint64
 
+// setOf returns the set of the bytes that occur in text.
 func setOf[T string | []byte](bytes T) (s set) {
 	for i := range len(bytes) {
 		s[bytes[i]>>6] |= 1 << (bytes[i] & 63)
@@ -56,10 +57,12 @@ func setOf[T string | []byte](bytes T) (s set) {
 
 func (s *set) has(c byte) bool { return s[c>>6]&(1<<(c&63)) != 0 }
 
+// meets reports whether s and o have a byte in common.
 func (s *set) meets(o set) bool {
 	return s[0]&o[0]|s[1]&o[1]|s[2]&o[2]|s[3]&o[3] != 0
 }
 
+// without returns the bytes of s that are not in o.
 func (s *set) without(o set) set {
 	return set{s[0] &^ o[0], s[1] &^ o[1], s[2] &^ o[2], s[3] &^ o[3]}
 }
@@ -68,7 +71,7 @@ const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 var (
 	all     = set{1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1}
-	special = all.without(setOf(alphanumeric + "-._")) // what anybody escapes
+	special = all.without(setOf(alphanumeric + "-._")) // bytes that some encoder escapes
 )
 
 const (
@@ -76,20 +79,21 @@ const (
 	upperDigits = "0123456789ABCDEF"
 )
 
-// A wide appends a character that is not ASCII, which came as raw. r is
-// [utf8.RuneError] and raw one byte where the text is not UTF-8.
+// A wide appends the escaped form of a character r that is not ASCII and whose bytes are
+// raw. Where the text is not UTF-8, r is [utf8.RuneError] and raw is one byte.
 type wide func(dst []byte, r rune, raw []byte) []byte
 
-// An escaper writes some characters in another way and leaves the others.
+// An escaper writes some characters in another way and leaves the others as they are.
 type escaper struct {
 	kind    string
-	changes set
-	to      [utf8.RuneSelf]string // "": as it is
-	wide    wide                  // nil: as it is
-	twice   bool                  // what is escaped may be escaped again
-	tilde   bool                  // a backslash before ~, only behind : and =
+	changes set                   // the bytes that it may write in another way
+	to      [utf8.RuneSelf]string // by ASCII character; "" leaves it
+	wide    wide                  // nil leaves characters that are not ASCII
+	twice   bool                  // the escaped text escaped once more is a form, too
+	tilde   bool                  // a backslash before ~ if : or = precedes it
 }
 
+// append appends text as e writes it.
 func (e *escaper) append(dst, text []byte) []byte {
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
@@ -108,30 +112,31 @@ func (e *escaper) append(dst, text []byte) []byte {
 	return dst
 }
 
-// A rule is an escaper in short.
+// A rule is the short form of an escaper, as it stands in rules.
 type rule struct {
 	kind    string
 	marks   string // bytes that are written behind a backslash
-	pairs   string // a byte and how it is written, with spaces between the pairs
-	short   string // which of \a \b \t \n \v \f \r \E it has
-	control string // the format of the other control characters; "": as they are
+	pairs   string // pairs of a byte and how it is written, with spaces between them
+	short   string // which of \a \b \t \n \v \f \r \E it writes
+	control string // the format of the other control characters; "" leaves them
 	wide    wide
-	del     bool // control is for DEL, too
+	del     bool // control applies to DEL, too
 	twice   bool // as in escaper
 	tilde   bool // as in escaper
 }
 
-// escapers is rules spelt out, which most values do not need.
+// escapers returns the escapers of rules. They are made once, and only when a value has a
+// character that is ever escaped: most values do not.
 var escapers = sync.OnceValue(func() []*escaper {
 	escapers := make([]*escaper, len(rules))
-	formatted := map[string]*[utf8.RuneSelf]string{} // by format
+	formatted := map[string]*[utf8.RuneSelf]string{} // by rule.control
 	for i, r := range rules {
 		control := formatted[r.control]
 		if control == nil {
 			control = new([utf8.RuneSelf]string)
 			for c := range control {
 				switch {
-				case c >= ' ' && c != '\x7f': // no control character
+				case c >= ' ' && c != '\x7f': // not a control character
 				case strings.Contains(r.control, "%"):
 					control[c] = fmt.Sprintf(r.control, c)
 				default:

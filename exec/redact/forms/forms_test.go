@@ -18,7 +18,7 @@ import (
 var pem = "-----BEGIN PRIVATE KEY-----\n" +
 	"MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
 
-// ofKind returns the forms of value that are of one of kinds, or all.
+// ofKind returns the forms of value of the given kinds, or all forms if no kind is given.
 func ofKind(value string, minLength int, kinds ...string) []string {
 	var found []string
 	for _, f := range forms.Of([]byte(value), minLength) {
@@ -33,7 +33,7 @@ func TestFormsOfValue(t *testing.T) {
 	const uuid = "0f8fad5b-d9cb-469f-a165-70867728950e"
 	for _, c := range []struct {
 		value, kind string
-		want        []string // all of this kind
+		want        []string // all forms of the kind
 	}{
 		{"", forms.KindRaw, nil},
 		{" \n\t\r\n      ", forms.KindRaw, nil},
@@ -87,7 +87,7 @@ func TestFormsOfValue(t *testing.T) {
 			"line+1%0Aline+2", "line%201%0Aline%202", "line+1%0aline+2", "line%201%0aline%202",
 			"line+1%0D%0Aline+2", "line%201%0D%0Aline%202", "line+1%0d%0aline+2", "line%201%0d%0aline%202",
 		}},
-		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is one of a shell's,
+		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is a shell's
 		{"a'b;c}d-e,f", forms.KindCookie, []string{`a'b\073c}d-e\054f`}},
 	} {
 		t.Run(fmt.Sprintf("%s of %.30q", c.kind, c.value), func(t *testing.T) {
@@ -101,8 +101,8 @@ func TestFormsOfValue(t *testing.T) {
 	require.Equal(t, `p\"ss12`, escaped[0], "the shortest value is found escaped")
 }
 
-// shortest returns the length of the shortest form of a kind: what is escaped is
-// at least as rare as what it is made of.
+// shortest returns the least length that a form of the kind may have. Escaped forms have no
+// limit of their own: they are at least as rare as the value.
 func shortest(kind string) int {
 	switch kind {
 	case forms.KindLines, forms.KindCase, forms.KindBase64, forms.KindBase64URL, forms.KindHex:
@@ -111,7 +111,7 @@ func shortest(kind string) int {
 	return 1
 }
 
-// Nothing that is in every text is a form.
+// Text that occurs everywhere is not a form.
 func TestFormsAreNotCommon(t *testing.T) {
 	for _, value := range []string{"a\"b$c&", "1234567", "  {\n", "x: 1\ny: 2"} {
 		for _, f := range forms.Of([]byte(value), 1) {
@@ -131,7 +131,7 @@ func TestFormsAreNotCommon(t *testing.T) {
 	require.Contains(t, found, "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
 }
 
-// checkForms checks what is true of the forms of every value.
+// checkForms checks the properties that the forms of every value have.
 func checkForms(t interface {
 	require.TestingT
 	Helper()
@@ -152,7 +152,7 @@ func checkForms(t interface {
 	first := forms.Form{Kind: all[0].Kind, Bytes: bytes.Clone(all[0].Bytes)}
 	require.Equal(t, forms.Form{Kind: forms.KindRaw, Bytes: plain}, first)
 	for i := range value {
-		value[i] ^= 0xff // what is aliased changes, too
+		value[i] ^= 0xff // if a form shares memory with value, it changes as well
 	}
 	seen := map[string]bool{}
 	for _, f := range all {
@@ -187,7 +187,7 @@ func FuzzForms(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte, minLength int) { checkForms(t, value, min(max(minLength, 1), 100)) })
 }
 
-// Large values neither panic nor cost more than their length.
+// The forms of a large value are not larger than a fixed multiple of its length.
 func TestFormsOfLargeValues(t *testing.T) {
 	largest := 1 << 20
 	if testing.Short() {
@@ -218,8 +218,8 @@ func TestFormsOfLargeValues(t *testing.T) {
 	}
 }
 
-// Whatever stands before and behind a value, what base64 leaves of it is less
-// than three bytes; and nothing if the value is the last of the text.
+// Base64 of a text shows only the characters that also hold bits of what surrounds the
+// value, and none behind a value that ends the text.
 func TestFormsInBase64(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -232,7 +232,7 @@ func TestFormsInBase64(t *testing.T) {
 	}
 	step := 1
 	if testing.Short() {
-		step = 5 // prime to the three alignments
+		step = 5 // coprime to 3, so all alignments occur
 	}
 	encodings := []*base64.Encoding{
 		base64.StdEncoding, base64.RawStdEncoding,
@@ -243,7 +243,7 @@ func TestFormsInBase64(t *testing.T) {
 			value, before, behind := text(n), text(k), text(random.IntN(5))
 			for _, e := range encodings {
 				encoded := e.EncodeToString([]byte(before + value + behind))
-				// Of the characters from first to last every bit is the value's.
+				// All bits of the characters from first to last belong to the value.
 				first, last := (8*k+5)/6, 8*(k+n)/6
 				require.NotContains(t, encoded, value)
 				rest := hidden(value, encoded)

@@ -1,13 +1,15 @@
 package forms
 
-// A percent is an encoder for URLs: what it leaves as it is, and whether a space
-// becomes +, %20, or one of them here and the other there.
+// A percent is an encoder for URLs. It leaves the bytes of safe as they are. spaces has the
+// first characters of what it writes for a space: "+", "%" for %20, or both if there are
+// programs that do the one and programs that do the other.
 type percent struct {
 	safe   set
 	spaces string
 }
 
-// percents begins with that of forms, which alone make \r\n of line ends.
+// percents has one line for each way in which a program encodes parts of a URL. The first
+// is that of HTML forms, which alone write \r\n for a line end: escaped relies on that.
 var percents = []percent{
 	{safe("*-._"), "+%"},                // URLSearchParams, Java
 	{safe("-._~"), "+%"},                // RFC 3986: Go's QueryEscape, Python's quote_plus, curl
@@ -18,11 +20,13 @@ var percents = []percent{
 	{safe("-._~$&+=:@"), "%"},           // Go's PathEscape
 	{safe("-._~$&+=:@,/;"), "%"},        // the path of Go's URL
 	{safe("-._~$&+=,;"), "%"},           // Go's UserPassword
-	{safe("-._~!$%&'()*+,"), "%"},       // user and password in the URL of a browser
+	{safe("-._~!$%&'()*+,"), "%"},       // user and password in the URL class of browsers and Node
 }
 
+// safe returns letters, digits and marks as a set.
 func safe(marks string) set { return setOf(alphanumeric + marks) }
 
+// percent adds text as p writes it, with each spelling of the digits and of a space.
 func (b *builder) percent(text []byte, p percent) {
 	has := setOf(text)
 	if changed := has.without(p.safe); changed == (set{}) {

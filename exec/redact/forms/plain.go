@@ -2,7 +2,7 @@ package forms
 
 import "bytes"
 
-// unix returns text with the line ends of Unix.
+// unix returns text with \n in place of \r\n.
 func unix(text []byte) []byte {
 	if !bytes.Contains(text, []byte("\r\n")) {
 		return text
@@ -10,6 +10,7 @@ func unix(text []byte) []byte {
 	return bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 }
 
+// raw adds the text as it is and with other white space between its lines and words.
 func (b *builder) raw(text []byte) {
 	b.copy(KindRaw, text)
 	if text = unix(text); bytes.IndexByte(text, '\n') >= 0 {
@@ -23,6 +24,7 @@ func (b *builder) raw(text []byte) {
 	}
 }
 
+// lines adds the lines of a text, and for a PEM block also all of its lines joined.
 func (b *builder) lines(text []byte) {
 	begin, end := []byte("-----BEGIN"), []byte("-----END")
 	text = unix(text)
@@ -32,7 +34,7 @@ func (b *builder) lines(text []byte) {
 	if bytes.IndexByte(text, '\n') < 0 {
 		return
 	}
-	var body []byte // of the PEM block that the line is in
+	var body []byte // the joined lines of the current PEM block
 	block := false
 	for line := range bytes.SplitSeq(text, []byte{'\n'}) {
 		switch line = bytes.TrimSpace(line); {
@@ -45,14 +47,15 @@ func (b *builder) lines(text []byte) {
 			if len(line) >= minLine || random(line) {
 				b.copy(KindLines, line)
 			}
-		case !bytes.Contains(line, []byte(": ")): // such as DEK-Info: AES-256-CBC
+		case !bytes.Contains(line, []byte(": ")): // not a header, such as DEK-Info: AES-256-CBC
 			b.copy(KindLines, line)
 			body = append(body, line...)
 		}
 	}
 }
 
-// random reports whether line looks like nothing that anybody would write.
+// random reports whether line looks generated rather than written by a person: no white
+// space, and a digit, a capital and a small letter in it.
 func random(line []byte) bool {
 	return !bytes.ContainsAny(line, " \t\v\f\r") &&
 		bytes.ContainsAny(line, "0123456789") &&
@@ -60,6 +63,8 @@ func random(line []byte) bool {
 		bytes.ContainsAny(line, "abcdefghijklmnopqrstuvwxyz")
 }
 
+// otherCase adds a text of hexadecimal digits in small letters and in capitals. The digits
+// may be one run, pairs with colons between them (a fingerprint), or a UUID.
 func (b *builder) otherCase(text []byte) {
 	uuid := len(text) == 36
 	run, pairs := true, len(text)%3 == 2

@@ -26,7 +26,7 @@ import (
 	"inject/internal/harness"
 )
 
-// awkward are values that encoders change. Those from binary on are not UTF-8.
+// awkward are values that encoders change. Those in binary are not UTF-8.
 var awkward, binary = []string{
 	`it's "both" quotes`, `back\slash\n and \\`, "two\nlines of it", "windows\r\nline ends", "tab\tand  blanks",
 	`<a href="x">&amp;</a>`, "a/b+c==d/e+f", "semi;colon,comma",
@@ -39,7 +39,7 @@ var awkward, binary = []string{
 	"it's only one", `say "only" double`, "-leading-dash'", "=equals=&and=", "\ufffdreplaced\ufffd",
 }, []string{"\xff\xfe\x80binary\xc3", "half\xe4\xbd of one '\"\\", "\xed\xa0\x80surrogate&", "\xf0\x9f\x98cut<\xc0\xaf"}
 
-// samples are awkward values and random ones, new in each run.
+// samples returns the awkward values and random ones, which differ in each run.
 func samples(t testing.TB, alsoBinary bool) []string {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -67,7 +67,7 @@ func samples(t testing.TB, alsoBinary bool) []string {
 	return values
 }
 
-// hidden returns text without the bytes that a form of value covers.
+// hidden returns the bytes of text that no form of value covers.
 func hidden(value, text string) string {
 	covered := make([]bool, len(text))
 	for _, f := range forms.Of([]byte(value), 6) {
@@ -91,9 +91,9 @@ func hidden(value, text string) string {
 	return rest.String()
 }
 
-// covers checks that of what an encoder wrote for values nothing is left but
-// the frame, an anchored expression. A value that it leaves as it is proves
-// nothing, so it must have changed some.
+// covers checks the outputs of an encoder, one for each of values: outside of the value's
+// forms there must be nothing but what the regular expression frame matches. The encoder
+// must have changed at least one value, because one that it leaves as it is proves nothing.
 func covers(t testing.TB, frame string, values, outputs []string) {
 	t.Helper()
 	require.Len(t, outputs, len(values))
@@ -187,14 +187,15 @@ func TestFormsOfGo(t *testing.T) {
 	}
 }
 
-// program returns a command that runs name, and skips without it.
+// program returns the command of a program that the test needs.
 func program(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	return exec.Command(harness.Need(t, name), args...)
 }
 
-// answers has the program of a language encode values, a line of hexadecimal
-// each, in all ways; it answers with lines of the number of the way and what it wrote.
+// answers runs cmd, which reads a value in hexadecimal from each line of its stdin. For each
+// value and way it prints the number of the way, a space, and the encoded value in
+// hexadecimal. answers returns the encoded values by way.
 func answers(t *testing.T, cmd *exec.Cmd, values []string, ways int) [][]string {
 	t.Helper()
 	var in bytes.Buffer
@@ -218,7 +219,7 @@ func answers(t *testing.T, cmd *exec.Cmd, values []string, ways int) [][]string 
 	return outputs
 }
 
-// A way is an expression of v that encodes it.
+// A way is an expression that encodes the variable v, and the frame of what it returns.
 type way struct{ expression, frame string }
 
 func TestFormsOfPython(t *testing.T) {
@@ -376,7 +377,7 @@ func TestFormsOfJQ(t *testing.T) {
 	}
 }
 
-// A key of many lines, in every tool that wraps.
+// TestFormsOfKeys: a private key of many lines, as shells and tools print and encode it.
 func TestFormsOfKeys(t *testing.T) {
 	var body strings.Builder
 	for range 25 {
@@ -415,7 +416,7 @@ func TestFormsOfKeys(t *testing.T) {
 			require.NoError(t, err)
 			require.Greater(t, len(out), 32)
 			require.Regexp(t, `\A(`+c.frame+`)\z`, hidden(key, string(out)), c.script)
-			// The same with the key as it is inside the JSON of an account.
+			// One line of the key is found, too, if the value is the JSON of a service account.
 			account, err := json.Marshal(map[string]string{"private_key": key})
 			require.NoError(t, err)
 			if strings.Contains(c.script, "sed -n") {

@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// invalid reports whether raw is a byte that is not UTF-8.
+// invalid reports whether r stands for a byte that is not UTF-8.
 func invalid(r rune, raw []byte) bool { return r == utf8.RuneError && len(raw) == 1 }
 
-// appendHex appends prefix and the last n digits of r.
+// appendHex appends prefix and the last n hexadecimal digits of r.
 func appendHex(dst []byte, prefix string, r rune, n int, digits string) []byte {
 	dst = append(dst, prefix...)
 	for n--; n >= 0; n-- {
@@ -19,12 +19,13 @@ func appendHex(dst []byte, prefix string, r rune, n int, digits string) []byte {
 	return dst
 }
 
+// appendOctal appends a backslash and the three octal digits of r.
 func appendOctal(dst []byte, r rune) []byte {
 	return append(dst, '\\', '0'+byte(r>>6&7), '0'+byte(r>>3&7), '0'+byte(r&7))
 }
 
-// wideUTF16 leaves no character. What is not UTF-8 is written as Python reads
-// it, as the second half of a pair.
+// wideUTF16 escapes every character that is not ASCII, as UTF-16. A byte that is not UTF-8
+// becomes the lone surrogate that Python's surrogateescape reads it as.
 func wideUTF16(digits string) wide {
 	return func(dst []byte, r rune, raw []byte) []byte {
 		if invalid(r, raw) {
@@ -38,6 +39,8 @@ func wideUTF16(digits string) wide {
 	}
 }
 
+// wideGoJSON escapes line separators, which JavaScript once refused in strings, and bytes
+// that are not UTF-8, as encoding/json does.
 func wideGoJSON(dst []byte, r rune, raw []byte) []byte {
 	if r == '\u2028' || r == '\u2029' || invalid(r, raw) {
 		return appendHex(dst, `\u`, r, 4, lowerDigits)
@@ -45,7 +48,7 @@ func wideGoJSON(dst []byte, r rune, raw []byte) []byte {
 	return append(dst, raw...)
 }
 
-// wideGo takes the quotes off what quote writes.
+// wideGo escapes as quote does, without the quotes that quote adds.
 func wideGo(quote func([]byte, string) []byte) wide {
 	return func(dst []byte, _ rune, raw []byte) []byte {
 		from := len(dst)
@@ -54,6 +57,7 @@ func wideGo(quote func([]byte, string) []byte) wide {
 	}
 }
 
+// widePython escapes as repr does if printable is set, else as ascii does.
 func widePython(printable bool) wide {
 	return func(dst []byte, r rune, raw []byte) []byte {
 		switch {
@@ -70,6 +74,7 @@ func widePython(printable bool) wide {
 	}
 }
 
+// wideBytes escapes each byte, as repr of bytes does.
 func wideBytes(dst []byte, _ rune, raw []byte) []byte {
 	for _, c := range raw {
 		dst = appendHex(dst, `\x`, rune(c), 2, lowerDigits)
@@ -77,6 +82,7 @@ func wideBytes(dst []byte, _ rune, raw []byte) []byte {
 	return dst
 }
 
+// wideNode escapes the control characters above ASCII, as util.inspect does.
 func wideNode(dst []byte, r rune, raw []byte) []byte {
 	if r < 0xa0 {
 		return appendHex(dst, `\x`, r, 2, upperDigits)
@@ -84,6 +90,8 @@ func wideNode(dst []byte, r rune, raw []byte) []byte {
 	return append(dst, raw...)
 }
 
+// wideShell escapes as $'...' does: all bytes, or with printable set only those that are
+// not part of a printable character.
 func wideShell(printable bool) wide {
 	return func(dst []byte, r rune, raw []byte) []byte {
 		if printable && !invalid(r, raw) && (strconv.IsGraphic(r) || unicode.Is(unicode.Cf, r)) {
@@ -96,6 +104,7 @@ func wideShell(printable bool) wide {
 	}
 }
 
+// wideLatin1 escapes the characters of Latin-1, as http.cookies does, which leaves others.
 func wideLatin1(dst []byte, r rune, raw []byte) []byte {
 	if r < 0x100 {
 		return appendOctal(dst, r)
