@@ -264,10 +264,7 @@ func (c *checker) subfolder(dir int, name, path string, depth int) {
 		c.refuse(dir, name, path, nil, "it is in too many folders")
 		return
 	}
-	sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err == nil && crossesMounts() && !c.sameDevice(sub) {
-		_, err = unix.Close(sub), unix.EXDEV
-	}
+	sub, err := c.openFolder(dir, name)
 	switch {
 	case err == nil:
 		c.folder(sub, path, depth+1)
@@ -276,6 +273,16 @@ func (c *checker) subfolder(dir int, name, path string, depth int) {
 	case !errors.Is(err, unix.ENOENT):
 		c.refuse(dir, name, path, nil, "it cannot be read: "+err.Error())
 	}
+}
+
+// openFolder opens a folder in dir. For one of another file system the error is EXDEV.
+func (c *checker) openFolder(dir int, name string) (int, error) {
+	sub, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err == nil && crossesMounts() && !c.sameDevice(sub) {
+		_ = unix.Close(sub)
+		return -1, unix.EXDEV
+	}
+	return sub, err
 }
 
 // entry looks at what is in dir under one name, and is no folder. Pipes, sockets and
@@ -408,7 +415,7 @@ func (c *checker) remove(dir int, name string) error {
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	sub, err2 := openBeneath(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	sub, err2 := c.openFolder(dir, name)
 	if err2 != nil {
 		return err
 	}
