@@ -290,10 +290,14 @@ func TestSwapping(t *testing.T) {
 	before, err := os.Stat(outside)
 	require.NoError(t, err)
 
+	most := int64(10_000)
+	if testing.Short() {
+		most = 300
+	}
 	var swaps atomic.Int64
 	var swapping sync.WaitGroup
 	swapping.Go(func() {
-		for swaps.Load() < 10_000 {
+		for swaps.Load() < most {
 			_ = os.WriteFile(dir+"/.new", []byte("text "+leak), 0o600)
 			_ = os.Rename(dir+"/.new", dir+"/x")
 			_ = os.Symlink(outside, dir+"/.link")
@@ -307,7 +311,7 @@ func TestSwapping(t *testing.T) {
 		}
 	})
 	masked, checks := 0, 0
-	for swaps.Load() < 10_000 {
+	for swaps.Load() < most {
 		r := checkFolder(t, folderOf(t, dir, Mask))
 		masked += r.Masked
 		checks++
@@ -336,8 +340,8 @@ func TestManyFiles(t *testing.T) {
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a test's
 	folders, files := 1000, 1000
-	if raced { // which is not what takes its time
-		folders = 50
+	if testing.Short() {
+		folders = 20
 	}
 	for i := range files {
 		put(t, fmt.Sprintf("%s/0/%d", dir, i), "a small output")

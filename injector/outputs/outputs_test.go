@@ -257,18 +257,20 @@ func TestMaskIsAllOrNothing(t *testing.T) {
 			require.NoError(t, os.Rename(dir+"/new", f.Path))
 		},
 	} {
-		write(t, f.Path, text)
-		s := scanner()
-		changed := false
-		s.Read = func(int) {
-			if !changed {
-				change()
-				changed = true
+		t.Run(name, func(t *testing.T) {
+			write(t, f.Path, text)
+			s := scanner()
+			changed := false
+			s.Read = func(int) {
+				if !changed {
+					change()
+					changed = true
+				}
 			}
-		}
-		require.ErrorContains(t, s.Mask(t.Context(), f), "it changed", name)
-		require.Equal(t, text+"more", read(t, f.Path), name)
-		only(t, dir, "f")
+			require.ErrorContains(t, s.Mask(t.Context(), f), "it changed", name)
+			require.Equal(t, text+"more", read(t, f.Path), name)
+			only(t, dir, "f")
+		})
 	}
 	write(t, f.Path, text)
 	for reads := 1; ; reads++ {

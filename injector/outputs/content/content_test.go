@@ -121,21 +121,23 @@ func TestTextCheck(t *testing.T) {
 		return c.valid()
 	}
 	for s, want := range textFiles {
-		for _, before := range []string{"", "x", strings.Repeat("x", 31), strings.Repeat("\n y\n", 50), "ä", strings.Repeat("ä", 40)} {
-			for _, behind := range []string{"", strings.Repeat("z", 40), "ö"} {
-				all := before + s + behind
-				require.Equalf(t, want, check(all), "%q", all)
-				for i := range len(all) + 1 {
-					require.Equalf(t, want, check(all[:i], all[i:]), "%q | %q", all[:i], all[i:])
+		t.Run(fmt.Sprintf("%q", s), func(t *testing.T) {
+			for _, before := range []string{"", "x", strings.Repeat("x", 31), strings.Repeat("\n y\n", 50), "ä", strings.Repeat("ä", 40)} {
+				for _, behind := range []string{"", strings.Repeat("z", 40), "ö"} {
+					all := before + s + behind
+					require.Equalf(t, want, check(all), "%q", all)
+					for i := range len(all) + 1 {
+						require.Equalf(t, want, check(all[:i], all[i:]), "%q | %q", all[:i], all[i:])
+					}
+					require.Equalf(t, want, check(strings.Split(all, "")...), "%q in runes", all)
+					var bytewise []string
+					for i := range len(all) {
+						bytewise = append(bytewise, all[i:i+1])
+					}
+					require.Equalf(t, want, check(bytewise...), "%q in bytes", all)
 				}
-				require.Equalf(t, want, check(strings.Split(all, "")...), "%q in runes", all)
-				var bytewise []string
-				for i := range len(all) {
-					bytewise = append(bytewise, all[i:i+1])
-				}
-				require.Equalf(t, want, check(bytewise...), "%q in bytes", all)
 			}
-		}
+		})
 	}
 	// The plain rule.
 	for c := range 256 {
@@ -168,9 +170,11 @@ func TestInspect(t *testing.T) {
 		"a folder of .pb":  {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
 		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
 	} {
-		for _, n := range []int{1, 3, whole} {
-			require.Equal(t, c.want, look(t, in, c.file, []byte(c.data), n), name)
-		}
+		t.Run(name, func(t *testing.T) {
+			for _, n := range []int{1, 3, whole} {
+				require.Equal(t, c.want, look(t, in, c.file, []byte(c.data), n), name)
+			}
+		})
 	}
 }
 
@@ -213,13 +217,15 @@ func TestInspectArchives(t *testing.T) {
 		"a tar archive":                               tarball(t, map[string][]byte{"m": long}),
 		"a gzip archive in member 1 of a tar archive": tarball(t, map[string][]byte{"m": gzipped(t, long)}),
 	} {
-		for _, n := range []int{7, whole} {
-			c := look(t, in, "f.txt", data, n)
-			require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: why}, c)
-		}
-		_, err := mask(t, in, look(t, in, "f", data, whole), data, every(whole))
-		require.ErrorIs(t, err, ErrStill)
-		require.ErrorContains(t, err, why)
+		t.Run(why, func(t *testing.T) {
+			for _, n := range []int{7, whole} {
+				c := look(t, in, "f.txt", data, n)
+				require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: why}, c)
+			}
+			_, err := mask(t, in, look(t, in, "f", data, whole), data, every(whole))
+			require.ErrorIs(t, err, ErrStill)
+			require.ErrorContains(t, err, why)
+		})
 	}
 	c := look(t, in, "f", gzipped(t, long)[:30], whole)
 	require.Equal(t, Content{kind: opaque, Why: "damaged: a gzip archive", Unchecked: true}, c)
@@ -297,19 +303,21 @@ func TestCanceled(t *testing.T) {
 		"gzip": gzipped(t, tarred),
 		"tar":  tarred,
 	} {
-		for n := 0; ; n++ {
-			ctx := &until{t.Context(), n}
-			c, err := in.Inspect(ctx, name, bytes.NewReader(data), bytes.NewReader(data), int64(len(data)))
-			if err == nil && c.kind != opaque {
-				err = in.Rewrite(ctx, c, bytes.NewReader(data), io.Discard)
+		t.Run(name, func(t *testing.T) {
+			for n := 0; ; n++ {
+				ctx := &until{t.Context(), n}
+				c, err := in.Inspect(ctx, name, bytes.NewReader(data), bytes.NewReader(data), int64(len(data)))
+				if err == nil && c.kind != opaque {
+					err = in.Rewrite(ctx, c, bytes.NewReader(data), io.Discard)
+				}
+				if err == nil {
+					require.Greater(t, n, 4, name)
+					require.Contains(t, c.Found, "A", name)
+					break
+				}
+				require.ErrorIs(t, err, context.Canceled, name)
 			}
-			if err == nil {
-				require.Greater(t, n, 4, name)
-				require.Contains(t, c.Found, "A", name)
-				break
-			}
-			require.ErrorIs(t, err, context.Canceled, name)
-		}
+		})
 	}
 }
 
@@ -358,10 +366,12 @@ func TestMaskEqualsValue(t *testing.T) {
 		"my password":                          "my [redacted:password]",
 		`{"password": 1, "x": "not redacted"}`: `{"[redacted:password]": 1, "x": "not [redacted:q\"\\]"}`,
 	} {
-		c := look(t, in, "f", []byte(data), whole)
-		out, err := mask(t, in, c, []byte(data), every(whole))
-		require.NoError(t, err)
-		require.Equal(t, want, out)
+		t.Run(data, func(t *testing.T) {
+			c := look(t, in, "f", []byte(data), whole)
+			out, err := mask(t, in, c, []byte(data), every(whole))
+			require.NoError(t, err)
+			require.Equal(t, want, out)
+		})
 	}
 }
 
@@ -376,16 +386,18 @@ func TestMaskTextInRunes(t *testing.T) {
 		"äsecret€aaaaaa\U0001f600 wholeä": "[redacted:A][redacted:C][redacted:B]ä",
 		"\xf0\x9f\x98\x80 whol":           "\U0001f600 whol",
 	} {
-		for _, n := range []int{1, 2, 3, 5, whole} {
-			c := look(t, in, "f", []byte(data), n)
-			require.Equal(t, text, c.kind)
-			out, err := mask(t, in, c, []byte(data), every(n))
-			require.NoError(t, err)
-			require.Equal(t, want, out)
-			out, err = mask(t, in, Content{kind: jsonText}, []byte(`["`+data+`"]`), every(n))
-			require.NoError(t, err)
-			require.Equal(t, `["`+want+`"]`, out)
-		}
+		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
+			for _, n := range []int{1, 2, 3, 5, whole} {
+				c := look(t, in, "f", []byte(data), n)
+				require.Equal(t, text, c.kind)
+				out, err := mask(t, in, c, []byte(data), every(n))
+				require.NoError(t, err)
+				require.Equal(t, want, out)
+				out, err = mask(t, in, Content{kind: jsonText}, []byte(`["`+data+`"]`), every(n))
+				require.NoError(t, err)
+				require.Equal(t, `["`+want+`"]`, out)
+			}
+		})
 	}
 }
 
@@ -400,22 +412,24 @@ func TestMaskBinaryValues(t *testing.T) {
 		"\xf0\x9fsecret\xf0":                   "[redacted:C]",
 		"\xf0\x9fsecret\xf0\x9f\x98\x80":       "[redacted:C]",
 	} {
-		for n := 1; n < len(data)+1; n++ {
-			c := look(t, in, "f", []byte(data), n)
-			require.Equalf(t, text, c.kind, "%q", data)
-			out, err := mask(t, in, c, []byte(data), every(n))
-			require.NoError(t, err)
-			require.Equalf(t, want, out, "%q", data)
-			data, want := `["`+data+`", "ä"]`, `["`+want+`", "ä"]`
-			if strings.Contains(data, "\x00") {
-				continue // which no JSON has
+		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
+			for n := 1; n < len(data)+1; n++ {
+				c := look(t, in, "f", []byte(data), n)
+				require.Equalf(t, text, c.kind, "%q", data)
+				out, err := mask(t, in, c, []byte(data), every(n))
+				require.NoError(t, err)
+				require.Equalf(t, want, out, "%q", data)
+				data, want := `["`+data+`", "ä"]`, `["`+want+`", "ä"]`
+				if strings.Contains(data, "\x00") {
+					continue // which no JSON has
+				}
+				c = look(t, in, "f", []byte(data), n)
+				require.Equalf(t, jsonText, c.kind, "%q", data)
+				out, err = mask(t, in, c, []byte(data), every(n))
+				require.NoError(t, err)
+				require.Equalf(t, want, out, "%q", data)
 			}
-			c = look(t, in, "f", []byte(data), n)
-			require.Equalf(t, jsonText, c.kind, "%q", data)
-			out, err = mask(t, in, c, []byte(data), every(n))
-			require.NoError(t, err)
-			require.Equalf(t, want, out, "%q", data)
-		}
+		})
 	}
 	// What is behind it need be no rest of it.
 	for _, data := range []string{"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80", "\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2"} {
@@ -434,20 +448,22 @@ func TestInspectAllocates(t *testing.T) {
 		"text": []byte(strings.Repeat("some text\n", 20)), "JSON": []byte(`{"a": [1, 2, 3]}`),
 		"binary": bytes.Repeat([]byte{0, 1, 2}, 100), "long": bytes.Repeat([]byte("some text\n"), 20_000),
 	} {
-		inspect := func() {
-			raw.Reset(data)
-			at.Reset(data)
-			_, err := in.Inspect(ctx, "f", &raw, &at, int64(len(data)))
-			require.NoError(t, err)
-		}
-		inspect()
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		for range 1000 {
+		t.Run(name, func(t *testing.T) {
+			inspect := func() {
+				raw.Reset(data)
+				at.Reset(data)
+				_, err := in.Inspect(ctx, "f", &raw, &at, int64(len(data)))
+				require.NoError(t, err)
+			}
 			inspect()
-		}
-		runtime.ReadMemStats(&after)
-		require.Less(t, (after.TotalAlloc-before.TotalAlloc)/1000, uint64(1024), name)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range 1000 {
+				inspect()
+			}
+			runtime.ReadMemStats(&after)
+			require.Less(t, (after.TotalAlloc-before.TotalAlloc)/1000, uint64(1024), name)
+		})
 	}
 }
 

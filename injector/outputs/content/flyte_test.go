@@ -86,13 +86,15 @@ func maskMessage(t testing.TB, in *Inspector, name string, m, into proto.Message
 // Every text is masked and all else is as it was.
 func TestMaskOutputs(t *testing.T) {
 	for _, value := range []string{secret, "key\nof \\ two \"lines\"\n", "Ä€-\U0001f600", "123456789", strings.Repeat("long", 100)} {
-		value = strings.TrimSpace(value)
-		got := &task.Outputs{}
-		c, err := maskMessage(t, knows(value), "outputs.pb", everywhere(value), got)
-		require.NoError(t, err)
-		require.Equal(t, outputsPB, c.kind)
-		require.Equal(t, map[string]int{"A": 20}, c.Found)
-		require.Truef(t, proto.Equal(everywhere("[redacted:A]"), got), "%v", got)
+		t.Run(fmt.Sprintf("%.20q", value), func(t *testing.T) {
+			value = strings.TrimSpace(value)
+			got := &task.Outputs{}
+			c, err := maskMessage(t, knows(value), "outputs.pb", everywhere(value), got)
+			require.NoError(t, err)
+			require.Equal(t, outputsPB, c.kind)
+			require.Equal(t, map[string]int{"A": 20}, c.Found)
+			require.Truef(t, proto.Equal(everywhere("[redacted:A]"), got), "%v", got)
+		})
 	}
 }
 
@@ -121,16 +123,18 @@ func TestMaskOutputsNotInText(t *testing.T) {
 		"unknown, deeper":   func(m *task.Outputs) { m.GetLiterals()[0].GetValue().ProtoReflect().SetUnknown(unknown) },
 		"its length and it": func(m *task.Outputs) { m.Literals[0].Value = str("cr3t-v\"lue") },
 	} {
-		in := in
-		if strings.Contains(name, "length") {
-			in = knows("\x1a\ncr3t-v\"lue") // text only in part
-		}
-		m := everywhere("nothing")
-		change(m)
-		c, err := maskMessage(t, in, "outputs.pb", m, &task.Outputs{})
-		require.Equal(t, outputsPB, c.kind, name)
-		require.Len(t, c.Found, 1, name)
-		require.ErrorIs(t, err, ErrStill, name)
+		t.Run(name, func(t *testing.T) {
+			in := in
+			if strings.Contains(name, "length") {
+				in = knows("\x1a\ncr3t-v\"lue") // text only in part
+			}
+			m := everywhere("nothing")
+			change(m)
+			c, err := maskMessage(t, in, "outputs.pb", m, &task.Outputs{})
+			require.Equal(t, outputsPB, c.kind, name)
+			require.Len(t, c.Found, 1, name)
+			require.ErrorIs(t, err, ErrStill, name)
+		})
 	}
 	// A message of which not one field is known is none.
 	c := look(t, in, "outputs.pb", unknown, whole)

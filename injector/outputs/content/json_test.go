@@ -69,20 +69,24 @@ var jsonFiles = map[string]bool{
 
 func TestJSONCheck(t *testing.T) {
 	for data, want := range jsonFiles {
-		for n := 1; n <= len(data)+1; n++ {
-			require.Equalf(t, want, check(t, data, n), "%q", data)
-		}
-		if want {
-			require.Truef(t, several(data), "%q", data)
-		}
+		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
+			for n := 1; n <= len(data)+1; n++ {
+				require.Equalf(t, want, check(t, data, n), "%q", data)
+			}
+			if want {
+				require.Truef(t, several(data), "%q", data)
+			}
+		})
 	}
 	for depth, want := range map[int]bool{1: true, 64: true, 65: true, maxNesting: true, maxNesting + 1: false} {
-		deep := strings.Repeat("[", depth) + strings.Repeat("]", depth)
-		require.Equal(t, want, check(t, deep, whole), depth)
-		require.Equal(t, want, json.Valid([]byte(deep)), depth)
-		mixed := strings.Repeat(`[{"a":`, depth/2) + "1" + strings.Repeat("}]", depth/2)
-		require.Equal(t, depth/2*2 <= maxNesting, check(t, mixed, 7), depth)
-		require.False(t, check(t, mixed[:len(mixed)-1]+"}", 7))
+		t.Run(fmt.Sprint("depth ", depth), func(t *testing.T) {
+			deep := strings.Repeat("[", depth) + strings.Repeat("]", depth)
+			require.Equal(t, want, check(t, deep, whole), depth)
+			require.Equal(t, want, json.Valid([]byte(deep)), depth)
+			mixed := strings.Repeat(`[{"a":`, depth/2) + "1" + strings.Repeat("}]", depth/2)
+			require.Equal(t, depth/2*2 <= maxNesting, check(t, mixed, 7), depth)
+			require.False(t, check(t, mixed[:len(mixed)-1]+"}", 7))
+		})
 	}
 	require.True(t, check(t, "["+strings.Repeat("1", maxNumber-1)+"]", 100))
 	require.False(t, check(t, "["+strings.Repeat("1", maxNumber+1)+"]", 100))
@@ -164,21 +168,25 @@ func TestMaskJSON(t *testing.T) {
 		`{"87654321\u00e9x": 1, "ODc2NTQzMjE=éx": 2, "87654321\u00e9\u0078": 3}`: `{"[redacted:B]\u00e9x": 1, "[redacted:B]éx-2": 2, "[redacted:B]\u00e9\u0078-3": 3}`,
 		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`:                  `[{"[redacted:B]-2": 1, "[redacted:B]": 2, "[redacted:B]-3": 3}]`,
 	} {
-		for n := 1; n < len(data); n++ {
-			c := look(t, in, "f", []byte(data), n)
-			require.Equalf(t, jsonText, c.kind, "%s", data)
-			out, err := mask(t, in, c, []byte(data), every(n))
-			require.NoErrorf(t, err, "%s", data)
-			require.Equalf(t, want, out, "%s", data)
-		}
+		t.Run(data, func(t *testing.T) {
+			for n := 1; n < len(data); n++ {
+				c := look(t, in, "f", []byte(data), n)
+				require.Equalf(t, jsonText, c.kind, "%s", data)
+				out, err := mask(t, in, c, []byte(data), every(n))
+				require.NoErrorf(t, err, "%s", data)
+				require.Equalf(t, want, out, "%s", data)
+			}
+		})
 	}
 	// All of it is what JSON is made of: it would have to stay.
 	in = knows(`", "", "`, `": ""}`)
 	for data, name := range map[string]string{`["x", "", "", "y"]`: "A", `{"a": ""}`: "B", `[{"a": ""}, 1]`: "B"} {
-		c := look(t, in, "f", []byte(data), whole)
-		require.Equal(t, Content{kind: jsonText, Found: map[string]int{name: 1}}, c)
-		_, err := mask(t, in, c, []byte(data), every(whole))
-		require.ErrorIs(t, err, ErrStill)
+		t.Run(data, func(t *testing.T) {
+			c := look(t, in, "f", []byte(data), whole)
+			require.Equal(t, Content{kind: jsonText, Found: map[string]int{name: 1}}, c)
+			_, err := mask(t, in, c, []byte(data), every(whole))
+			require.ErrorIs(t, err, ErrStill)
+		})
 	}
 }
 
@@ -190,9 +198,11 @@ func TestMaskJSONThatChanged(t *testing.T) {
 		require.ErrorIs(t, err, ErrStill)
 	}
 	for data := range jsonFiles {
-		out, err := mask(t, in, Content{kind: jsonText}, []byte(data), every(1))
-		require.NoError(t, err)
-		require.Equal(t, data, out)
+		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
+			out, err := mask(t, in, Content{kind: jsonText}, []byte(data), every(1))
+			require.NoError(t, err)
+			require.Equal(t, data, out)
+		})
 	}
 }
 
@@ -569,7 +579,11 @@ func TestMaskJSONAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 4))
 	t.Logf("seed %d", seed)
-	for range 400 {
+	rounds := 400
+	if testing.Short() {
+		rounds = 60
+	}
+	for range rounds {
 		var values []string
 		for range 1 + random.IntN(5) {
 			values = append(values, awkward(random))

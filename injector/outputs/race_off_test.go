@@ -1,5 +1,0 @@
-//go:build !race
-
-package outputs
-
-const raced = false
