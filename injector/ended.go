@@ -32,7 +32,8 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
 		}
 	}
-	o.Log.Debug("outputs", "files", report.Files, "masked", report.Masked, "taken out", report.Refused, "left", report.Left)
+	o.Log.Debug("outputs", "files", report.Files,
+		"masked", report.Masked, "taken out", report.Refused, "left", report.Left)
 	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
 		errs = append(errs, &outputs.LeakError{Report: report, Survived: status.Survived})
 	}

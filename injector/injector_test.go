@@ -31,7 +31,8 @@ func options(t *testing.T, command []string, declared ...secret.Declaration) (o 
 	s := storetest.Memory()
 	for _, d := range declared {
 		ref := secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: d.Key}
-		if err := s.Create(t.Context(), ref, secret.NewValue([]byte("value-of-"+strings.ToLower(d.Key))), store.Regular); !errors.Is(err, secret.ErrExists) {
+		value := secret.NewValue([]byte("value-of-" + strings.ToLower(d.Key)))
+		if err := s.Create(t.Context(), ref, value, store.Regular); !errors.Is(err, secret.ErrExists) {
 			require.NoError(t, err)
 		}
 	}
@@ -47,8 +48,10 @@ func options(t *testing.T, command []string, declared ...secret.Declaration) (o 
 		}
 	}
 	o = Options{
-		Scope: secret.Scope{Org: "flyte"}, Declared: declared, Resolver: resolver.Over(s), Deadline: time.Now().Add(time.Minute),
-		Environ: []string{"PATH=" + os.Getenv("PATH"), "INJECT_KEY=credential"}, OnConflict: place.Overwrite, FilesDir: t.TempDir(),
+		Scope: secret.Scope{Org: "flyte"}, Declared: declared,
+		Resolver: resolver.Over(s), Deadline: time.Now().Add(time.Minute),
+		Environ:    []string{"PATH=" + os.Getenv("PATH"), "INJECT_KEY=credential"},
+		OnConflict: place.Overwrite, FilesDir: t.TempDir(),
 		Redactor: redact.New(6), Command: command, Log: hclog.NewNullLogger(),
 	}
 	o.Stdout, stdout = file()
@@ -57,8 +60,10 @@ func options(t *testing.T, command []string, declared ...secret.Declaration) (o 
 }
 
 func TestRun(t *testing.T) {
-	o, stdout, stderr := options(t, []string{"sh", "-c", `echo "$A $VAR"; cat "$VAR" >&2; env | grep INJECT_ | cut -d= -f1; exit 3`},
-		secret.Declaration{Key: "A", Mount: secret.EnvVar}, secret.Declaration{Key: "B", Mount: secret.File, EnvVar: "VAR"})
+	o, stdout, stderr := options(t,
+		[]string{"sh", "-c", `echo "$A $VAR"; cat "$VAR" >&2; env | grep INJECT_ | cut -d= -f1; exit 3`},
+		secret.Declaration{Key: "A", Mount: secret.EnvVar},
+		secret.Declaration{Key: "B", Mount: secret.File, EnvVar: "VAR"})
 	released := false
 	o.Release = func() error {
 		released = true

@@ -27,7 +27,8 @@ func aliases(declared []secret.Declaration) [][]string {
 		}
 		names := []string{strings.ToLower(d.Key)}
 		if d.Group != "" {
-			names = append(names, d.Group+"/"+d.Key, d.Group+"/"+strings.ToLower(d.Key), strings.ToLower(d.Group+"/"+d.Key))
+			path := d.Group + "/" + d.Key
+			names = append(names, path, d.Group+"/"+strings.ToLower(d.Key), strings.ToLower(path))
 		}
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {

@@ -14,19 +14,34 @@ func TestAliases(t *testing.T) {
 		return secret.Declaration{Group: group, Key: key, Mount: secret.File}
 	}
 	for _, c := range []struct {
+		name     string
 		declared []secret.Declaration
 		want     [][]string
 	}{
-		{[]secret.Declaration{file("", "key"), file("", "TLS_CERT"), {Key: "ENV"}, {Key: "AT", Mount: secret.File, Path: "/at"}}, [][]string{nil, {"tls_cert"}, nil, nil}},
-		{[]secret.Declaration{file("AWS", "TOKEN"), file("db", "p")}, [][]string{{"AWS/TOKEN", "AWS/token", "aws/token", "token"}, {"db/p"}}},
-		// What is declared itself, or would be two secrets', is neither's.
-		{[]secret.Declaration{file("", "my_secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
-		{[]secret.Declaration{file("", "My_Secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
-		{[]secret.Declaration{file("g", "G"), file("x", "g")}, [][]string{{}, {"x/g"}}},
-		// What would leave the folder, or hide what is ours.
-		{[]secret.Declaration{file("../..", "k"), file("/etc", "l"), file(".links", "m"), file("a//b", "n"), file("a/../..", "o"), file("a\x00", "p")}, [][]string{nil, nil, nil, nil, nil, nil}},
-		{[]secret.Declaration{file("a/b", "k")}, [][]string{{"a/b/k"}}},
+		{
+			"files in the folder alone", []secret.Declaration{
+				file("", "key"), file("", "TLS_CERT"),
+				{Key: "ENV"},
+				{Key: "AT", Mount: secret.File, Path: "/at"},
+			}, [][]string{nil, {"tls_cert"}, nil, nil},
+		},
+		{
+			"of a group",
+			[]secret.Declaration{file("AWS", "TOKEN"), file("db", "p"), file("a/b", "k")},
+			[][]string{{"AWS/TOKEN", "AWS/token", "aws/token", "token"}, {"db/p"}, {"a/b/k"}},
+		},
+		{"declared itself", []secret.Declaration{file("", "my_secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
+		{"of two secrets", []secret.Declaration{file("", "My_Secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
+		{"a file and a folder", []secret.Declaration{file("g", "G"), file("x", "g")}, [][]string{{}, {"x/g"}}},
+		{
+			"outside the folder, or hidden", []secret.Declaration{
+				file("../..", "k"), file("/etc", "l"), file(".links", "m"),
+				file("a//b", "n"), file("a/../..", "o"), file("a\x00", "p"),
+			}, [][]string{nil, nil, nil, nil, nil, nil},
+		},
 	} {
-		require.Equal(t, fmt.Sprintf("%q", c.want), fmt.Sprintf("%q", aliases(c.declared)))
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, fmt.Sprintf("%q", c.want), fmt.Sprintf("%q", aliases(c.declared)))
+		})
 	}
 }

@@ -49,7 +49,8 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 		return cannotPlace(err)
 	}
 	if !inMemory(dir) {
-		log.Warn("the folder for files is on a disk, where values may outlive the pod: use an emptyDir with medium Memory", "folder", dir)
+		log.Warn("the folder for files is on a disk, where values may outlive the pod:"+
+			" use an emptyDir with medium Memory", "folder", dir)
 	}
 	mode := fs.FileMode(0o400)
 	if group >= 0 || info.Mode()&fs.ModeSetgid != 0 {
@@ -88,15 +89,15 @@ type atomicFolder struct {
 func (a *atomicFolder) fill(secrets []Secret) error {
 	var errs []error
 	for _, s := range secrets {
-		if err := a.free(s.Declaration.Key); err != nil {
+		key := s.Declaration.Key
+		if err := a.free(key); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		path := filepath.Join(a.version, s.Declaration.Key)
-		if err := a.write(path, s.Value.Reveal()); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, s.Declaration.Key, err))
+		if err := a.write(filepath.Join(a.version, key), s.Value.Reveal()); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, key, err))
 		}
-		a.names = append(a.names, s.Declaration.Key)
+		a.names = append(a.names, key)
 	}
 	aliasAll(declarations(secrets), a.alias, a.log)
 	// Others pass through it; whoever may read is the files' to say.
@@ -145,7 +146,9 @@ func (a *atomicFolder) free(name string) error {
 	case errors.Is(err, fs.ErrNotExist), err == nil && filepath.Dir(target) == dataLink:
 		return nil
 	}
-	return secret.WithHint(fmt.Errorf("%w: something else is at %s", secret.ErrInvalid, path), "remove it, or choose another folder with --files-dir")
+	return secret.WithHint(
+		fmt.Errorf("%w: something else is at %s", secret.ErrInvalid, path),
+		"remove it, or choose another folder with --files-dir")
 }
 
 // linkAs makes a link to key in dir under another name, which may be in a folder of
@@ -174,7 +177,9 @@ func isAtomic(dir string) bool {
 func (a *atomicFolder) publish() error {
 	data, next := filepath.Join(a.dir, dataLink), filepath.Join(a.dir, dataLink+"_tmp")
 	if _, err := os.Readlink(data); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return secret.WithHint(fmt.Errorf("%w: %s is no link, as inject init and kubelet make it", secret.ErrInvalid, data), "choose another folder with --files-dir")
+		return secret.WithHint(
+			fmt.Errorf("%w: %s is no link, as inject init and kubelet make it", secret.ErrInvalid, data),
+			"choose another folder with --files-dir")
 	}
 	// New names lead nowhere until the last step, after which all of them do.
 	for _, name := range a.names {

@@ -39,7 +39,10 @@ func TestFiles(t *testing.T) {
 			want:   map[string]string{"K": "value", "k": "value"},
 		},
 		{
-			name: "other names", secrets: []Secret{{Declaration: secret.Declaration{Group: "G", Key: "K", Mount: secret.File}, Value: secret.NewValue([]byte("value"))}},
+			name: "other names", secrets: []Secret{{
+				Declaration: secret.Declaration{Group: "G", Key: "K", Mount: secret.File},
+				Value:       secret.NewValue([]byte("value")),
+			}},
 			want: map[string]string{"K": "value", "k": "value", "G/K": "value", "G/k": "value", "g/k": "value"},
 		},
 		{
@@ -60,7 +63,8 @@ func TestFiles(t *testing.T) {
 			name: "beside files of others", secrets: []Secret{fileSecret("K", "value")},
 			before: func(t *testing.T, dir string) {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "theirs"), []byte("theirs"), 0o600))
-				require.NoError(t, os.WriteFile(filepath.Join(dir, "k"), []byte("theirs"), 0o600)) // a name that is only an alias
+				// At a name that is only an alias.
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "k"), []byte("theirs"), 0o600))
 			},
 			want: map[string]string{"K": "value", "k": "theirs", "theirs": "theirs"},
 		},
@@ -75,8 +79,10 @@ func TestFiles(t *testing.T) {
 		},
 		{
 			name: "where ..data is no link", secrets: []Secret{fileSecret("K", "value")},
-			before: func(t *testing.T, dir string) { require.NoError(t, os.Mkdir(filepath.Join(dir, dataLink), 0o700)) },
-			err:    "is no link",
+			before: func(t *testing.T, dir string) {
+				require.NoError(t, os.Mkdir(filepath.Join(dir, dataLink), 0o700))
+			},
+			err: "is no link",
 		},
 		{
 			name: "where the folder is a file", secrets: []Secret{fileSecret("K", "value")},

@@ -122,12 +122,15 @@ func makeAll(dir string) (made []string, err error) {
 }
 
 func cannotPlace(err error) error {
-	return secret.WithHint(fmt.Errorf("%w: no folder for file secrets: %w", secret.ErrUnavailable, err), "choose one that can be written with --files-dir")
+	return secret.WithHint(
+		fmt.Errorf("%w: no folder for file secrets: %w", secret.ErrUnavailable, err),
+		"choose one that can be written with --files-dir")
 }
 
 func makeLocked(base string) (string, *os.File, error) {
+	name := fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime())
 	for {
-		path, err := os.MkdirTemp(base, fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime()))
+		path, err := os.MkdirTemp(base, name)
 		if err != nil {
 			return "", nil, err
 		}
@@ -170,9 +173,12 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 		if target, err := os.Readlink(appears); err == nil && isPrivate(filepath.Dir(target)) {
 			hint = "another inject, which is running, has its file there: choose another place with --files-dir"
 		} else if isAtomic(filepath.Dir(appears)) {
-			hint = "inject init has placed its files there: mount it read-only here, or choose another place with --files-dir"
+			hint = "inject init has placed its files there:" +
+				" mount it read-only here, or choose another place with --files-dir"
 		}
-		return "", secret.WithHint(fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err), "%s", hint)
+		return "", secret.WithHint(
+			fmt.Errorf("%w: %s: place it at %s: %w", secret.ErrInvalid, d.Key, appears, err),
+			"%s", hint)
 	}
 	return appears, nil
 }
@@ -184,7 +190,8 @@ func aliasAll(declared []secret.Declaration, alias func(key, name string) error,
 	for i, names := range aliases(declared) {
 		for _, name := range names {
 			if err := alias(declared[i].Key, name); err != nil {
-				log.Debug("a file secret does not appear under another name, too", "secret", declared[i].Key, "name", name, "error", err)
+				log.Debug("a file secret does not appear under another name, too",
+					"secret", declared[i].Key, "name", name, "error", err)
 			}
 		}
 	}

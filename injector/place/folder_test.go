@@ -35,25 +35,34 @@ func TestPlaceFile(t *testing.T) {
 			},
 		},
 		{
-			name: "where a file is", before: func(t *testing.T, at string) { require.NoError(t, os.WriteFile(at, nil, 0o600)) },
+			name: "where a file is", before: func(t *testing.T, at string) {
+				require.NoError(t, os.WriteFile(at, nil, 0o600))
+			},
 			err: "file exists", hint: "nothing may be in its place",
 		},
 		{
-			name: "where another link is", before: func(t *testing.T, at string) { require.NoError(t, os.Symlink("/nowhere", at)) },
+			name: "where another link is", before: func(t *testing.T, at string) {
+				require.NoError(t, os.Symlink("/nowhere", at))
+			},
 			err: "file exists", hint: "nothing may be in its place",
 		},
 		{
-			name: "where a run has its file", before: func(t *testing.T, at string) { startChild(t, "holds", filepath.Dir(at)) },
+			name: "where a run has its file", before: func(t *testing.T, at string) {
+				startChild(t, "holds", filepath.Dir(at))
+			},
 			err: "file exists", hint: "another inject, which is running",
 		},
 		{
 			name: "where init has its files", before: func(t *testing.T, at string) {
-				require.NoError(t, Files(filepath.Dir(at), -1, []Secret{fileSecret("K", "theirs")}, hclog.NewNullLogger()))
+				theirs := []Secret{fileSecret("K", "theirs")}
+				require.NoError(t, Files(filepath.Dir(at), -1, theirs, hclog.NewNullLogger()))
 			},
 			err: "file exists", hint: "inject init has placed its files there",
 		},
 		{
-			name: "below a folder that does not exist", path: func(dir string) string { return filepath.Join(dir, "none", "file") },
+			name: "below a folder that does not exist", path: func(dir string) string {
+				return filepath.Join(dir, "none", "file")
+			},
 			err: "no such file", hint: "its folder must be there",
 		},
 	} {
@@ -175,48 +184,83 @@ func TestSweep(t *testing.T) {
 		inDir   []string
 		needSet bool // the owner of a folder must be changed
 	}{
-		{name: "a dead run's folder", make: func(t *testing.T, _, _, folder string) {
-			require.NoError(t, os.Mkdir(folder, 0o700))
-			require.NoError(t, os.WriteFile(filepath.Join(folder, "K"), nil, 0o400))
-		}},
-		{name: "its link", make: func(t *testing.T, _, dir, folder string) { leave(t, folder, dir) }},
-		{name: "a file in the place of its link", inDir: []string{"K"}, make: func(t *testing.T, _, dir, folder string) {
-			leave(t, folder, dir)
-			require.NoError(t, os.Remove(filepath.Join(dir, "K")))
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "K"), nil, 0o600))
-		}},
-		{name: "another's link in the place of its link", inDir: []string{"K"}, make: func(t *testing.T, _, dir, folder string) {
-			leave(t, folder, dir)
-			require.NoError(t, os.Remove(filepath.Join(dir, "K")))
-			require.NoError(t, os.Symlink("/dev/shm/.inject-0-1-2-other/K", filepath.Join(dir, "K")))
-		}},
-		{name: "a list of links that is a pipe", inDir: []string{"K"}, make: func(t *testing.T, _, dir, folder string) {
-			leave(t, folder, dir)
-			require.NoError(t, os.Remove(filepath.Join(folder, linksFile)))
-			require.NoError(t, unix.Mkfifo(filepath.Join(folder, linksFile), 0o600))
-		}},
-		{name: "a list of links that is a link", inDir: []string{"K", "list"}, make: func(t *testing.T, _, dir, folder string) {
-			leave(t, folder, dir)
-			require.NoError(t, os.Rename(filepath.Join(folder, linksFile), filepath.Join(dir, "list")))
-			require.NoError(t, os.Symlink(filepath.Join(dir, "list"), filepath.Join(folder, linksFile)))
-		}},
-		{name: "a file with such a name", inBase: []string{mine}, make: func(t *testing.T, _, _, folder string) {
-			require.NoError(t, os.WriteFile(folder, nil, 0o600))
-		}},
-		{name: "a link with such a name", inBase: []string{mine}, inDir: []string{"file"}, make: func(t *testing.T, _, dir, folder string) {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-			require.NoError(t, os.Symlink(dir, folder))
-		}},
-		{name: "another user's name", inBase: []string{".inject-12345678-1-2-x"}, make: func(t *testing.T, base, _, _ string) {
-			require.NoError(t, os.Mkdir(filepath.Join(base, ".inject-12345678-1-2-x"), 0o700))
-		}},
-		{name: "another user's folder with our name", inBase: []string{mine}, needSet: true, make: func(t *testing.T, _, _, folder string) {
-			require.NoError(t, os.Mkdir(folder, 0o700))
-			require.NoError(t, os.Chown(folder, 65534, 65534))
-		}},
-		{name: "any other folder", inBase: []string{"inject-" + strconv.Itoa(os.Geteuid()) + "-x"}, make: func(t *testing.T, base, _, _ string) {
-			require.NoError(t, os.Mkdir(filepath.Join(base, "inject-"+strconv.Itoa(os.Geteuid())+"-x"), 0o700))
-		}},
+		{
+			name: "a dead run's folder",
+			make: func(t *testing.T, _, _, folder string) {
+				require.NoError(t, os.Mkdir(folder, 0o700))
+				require.NoError(t, os.WriteFile(filepath.Join(folder, "K"), nil, 0o400))
+			},
+		},
+		{
+			name: "its link",
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+			},
+		},
+		{
+			name: "a file in the place of its link", inDir: []string{"K"},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Remove(filepath.Join(dir, "K")))
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "K"), nil, 0o600))
+			},
+		},
+		{
+			name: "another's link in the place of its link", inDir: []string{"K"},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Remove(filepath.Join(dir, "K")))
+				require.NoError(t, os.Symlink("/dev/shm/.inject-0-1-2-other/K", filepath.Join(dir, "K")))
+			},
+		},
+		{
+			name: "a list of links that is a pipe", inDir: []string{"K"},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Remove(filepath.Join(folder, linksFile)))
+				require.NoError(t, unix.Mkfifo(filepath.Join(folder, linksFile), 0o600))
+			},
+		},
+		{
+			name: "a list of links that is a link", inDir: []string{"K", "list"},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Rename(filepath.Join(folder, linksFile), filepath.Join(dir, "list")))
+				require.NoError(t, os.Symlink(filepath.Join(dir, "list"), filepath.Join(folder, linksFile)))
+			},
+		},
+		{
+			name: "a file with such a name", inBase: []string{mine},
+			make: func(t *testing.T, _, _, folder string) {
+				require.NoError(t, os.WriteFile(folder, nil, 0o600))
+			},
+		},
+		{
+			name: "a link with such a name", inBase: []string{mine}, inDir: []string{"file"},
+			make: func(t *testing.T, _, dir, folder string) {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+				require.NoError(t, os.Symlink(dir, folder))
+			},
+		},
+		{
+			name: "another user's name", inBase: []string{".inject-12345678-1-2-x"},
+			make: func(t *testing.T, base, _, _ string) {
+				require.NoError(t, os.Mkdir(filepath.Join(base, ".inject-12345678-1-2-x"), 0o700))
+			},
+		},
+		{
+			name: "another user's folder with our name", inBase: []string{mine}, needSet: true,
+			make: func(t *testing.T, _, _, folder string) {
+				require.NoError(t, os.Mkdir(folder, 0o700))
+				require.NoError(t, os.Chown(folder, 65534, 65534))
+			},
+		},
+		{
+			name: "any other folder", inBase: []string{"inject-" + strconv.Itoa(os.Geteuid()) + "-x"},
+			make: func(t *testing.T, base, _, _ string) {
+				require.NoError(t, os.Mkdir(filepath.Join(base, "inject-"+strconv.Itoa(os.Geteuid())+"-x"), 0o700))
+			},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.needSet {

@@ -19,7 +19,8 @@ func Mask(r *redact.Redactor, secrets []Secret, log hclog.Logger, more ...redact
 		return fmt.Errorf("%w: %w", secret.ErrInvalid, err)
 	}
 	if unmasked := r.Unmasked(); len(unmasked) > 0 {
-		log.Warn("too short or blank, so not masked: what is equal to it would be masked, too (--redact-min-length)", "secrets", unmasked)
+		log.Warn("too short or blank, so not masked: what is equal to it would be masked, too (--redact-min-length)",
+			"secrets", unmasked)
 	}
 	return nil
 }

@@ -22,7 +22,9 @@ const ParentVar = "INJECT_PARENT"
 // what that one has given it; its files are in dir. The scope is compared only if it was said here: an inject
 // above us may know it from what is not passed on. It returns an error if the environment
 // says so and it is not so.
-func Placed(environ []string, dir, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration) (bool, error) {
+func Placed(
+	environ []string, dir, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration,
+) (bool, error) {
 	variables := map[string]string{}
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
@@ -51,7 +53,8 @@ func Placed(environ []string, dir, filesDir string, scope secret.Scope, said boo
 }
 
 func notPlaced(d secret.Declaration, why string) error {
-	return secret.WithHint(fmt.Errorf("%w: %s: %s says that it is placed, and %s", secret.ErrInvalid, d.Key, ParentVar, why),
+	return secret.WithHint(
+		fmt.Errorf("%w: %s: %s says that it is placed, and %s", secret.ErrInvalid, d.Key, ParentVar, why),
 		"only an inject above this one sets %s; without it the secrets are looked up here", ParentVar)
 }
 

@@ -159,7 +159,8 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 			b := slices.Concat([]byte(name+"="), value)
 			p.values = append(p.values, b)
 			// A string of our own bytes, so that they can be overwritten: see Forget.
-			p.Env = append(p.Env, unsafe.String(unsafe.SliceData(b), len(b))) //nolint:gosec // they do not change while Env is used
+			text := unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // they do not change while Env is used
+			p.Env = append(p.Env, text)
 			continue
 		}
 		p.Env = append(p.Env, name+"="+e.values[name])
@@ -193,7 +194,8 @@ func (e *environment) place(d secret.Declaration, value []byte) {
 			return
 		}
 		if len(name)+1+len(value) > maxVariable {
-			e.fail(d, "the value is %d bytes long, more than the variable %s can hold (%d)", len(value), name, maxVariable-len(name)-1)
+			e.fail(d, "the value is %d bytes long, more than the variable %s can hold (%d)",
+				len(value), name, maxVariable-len(name)-1)
 			return
 		}
 		if slices.Contains(e.names[:e.inherited], name) {

@@ -55,7 +55,8 @@ var children = map[string]func() error{
 	// publishes places two files with the same text again and again, as many inits do.
 	"publishes": func() error {
 		for i := 0; ; i++ {
-			if err := Files(".", -1, pair(fmt.Sprintf("%d of %d ", i, os.Getpid())), hclog.NewNullLogger()); err != nil {
+			secrets := pair(fmt.Sprintf("%d of %d ", i, os.Getpid()))
+			if err := Files(".", -1, secrets, hclog.NewNullLogger()); err != nil {
 				return err
 			}
 			if i == 0 {
@@ -158,7 +159,9 @@ func TestEnvironment(t *testing.T) {
 				return
 			}
 			require.NoError(t, err)
-			env := slices.DeleteFunc(p.Env, func(v string) bool { return strings.HasPrefix(v, "FLYTE_") || strings.HasPrefix(v, ParentVar) })
+			env := slices.DeleteFunc(p.Env, func(v string) bool {
+				return strings.HasPrefix(v, "FLYTE_") || strings.HasPrefix(v, ParentVar)
+			})
 			require.Equal(t, c.want, env)
 			require.False(t, p.HasFiles())
 		})
@@ -166,7 +169,8 @@ func TestEnvironment(t *testing.T) {
 }
 
 func variable(key, value string) Secret {
-	return Secret{Declaration: secret.Declaration{Key: key, Mount: secret.EnvVar}, Value: secret.NewValue([]byte(value))}
+	d := secret.Declaration{Key: key, Mount: secret.EnvVar}
+	return Secret{Declaration: d, Value: secret.NewValue([]byte(value))}
 }
 
 // A task that is masked is told so, one that is not masked is not told, and without secrets it
@@ -202,7 +206,8 @@ func TestParentVariable(t *testing.T) {
 // Forget leaves the value neither where it was given nor in our copy of the task's environment.
 func TestForget(t *testing.T) {
 	given := []byte("value-to-forget")
-	p, err := Values(Target{}, []Secret{{Declaration: secret.Declaration{Key: "K", EnvVar: "V"}, Value: secret.NewValue(given)}})
+	d := secret.Declaration{Key: "K", EnvVar: "V"}
+	p, err := Values(Target{}, []Secret{{Declaration: d, Value: secret.NewValue(given)}})
 	require.NoError(t, err)
 	ours := p.values[0]
 	require.Contains(t, string(ours), "value-to-forget")
@@ -221,8 +226,18 @@ func TestWhere(t *testing.T) {
 		want []string
 	}{
 		{"variables", secret.Declaration{Group: "g", Key: "k"}, dir, []string{"$G_K", "$_UNION_K"}},
-		{"a file", secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"}, dir, []string{"file " + dir + "/k", "$AT"}},
-		{"a file at a path", secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"}, dir, []string{"file /b"}},
+		{
+			"a file",
+			secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"},
+			dir,
+			[]string{"file " + dir + "/k", "$AT"},
+		},
+		{
+			"a file at a path",
+			secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"},
+			dir,
+			[]string{"file /b"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, Where(c.d, c.dir)) })
 	}
@@ -248,13 +263,16 @@ func TestPlaced(t *testing.T) {
 	dir := t.TempDir()
 	at := filepath.Join(dir, "elsewhere")
 	declared := []secret.Declaration{
-		{Key: "A", Mount: secret.EnvVar}, {Key: "B", Mount: secret.File, EnvVar: "B_PATH"}, {Key: "C", Mount: secret.File, Path: at},
+		{Key: "A", Mount: secret.EnvVar},
+		{Key: "B", Mount: secret.File, EnvVar: "B_PATH"},
+		{Key: "C", Mount: secret.File, Path: at},
 	}
 	scope := secret.Scope{Org: "flyte", Project: "p", Domain: "d"}
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "B"), nil, 0o600))
 	require.NoError(t, os.WriteFile(at, nil, 0o600))
 	parent := ParentVar + "=" + listDigest(declared) + scopeDigest(scope)
 	environ := []string{"A=", "_UNION_A=x", "B_PATH=" + dir + "/B", parent}
+	another := append(slices.Clone(environ[:3]), ParentVar+"=x")
 	other := secret.Scope{Org: "flyte"}
 	for _, c := range []struct {
 		name     string
@@ -274,7 +292,7 @@ func TestPlaced(t *testing.T) {
 		{"another list", environ, dir, "", scope, false, declared[:2], false, 0},
 		{"not said", environ[:3], dir, "", scope, false, declared, false, 0},
 		{"said by the task itself", []string{parent}, "", "", scope, false, declared, true, 4},
-		{"another digest", append(slices.Clone(environ[:3]), ParentVar+"=x"), dir, "", scope, false, declared, false, 0},
+		{"another digest", another, dir, "", scope, false, declared, false, 0},
 		{"the folder is not known", environ, "", "", scope, false, declared, true, 1},
 		{"in the folder that was asked for", environ, dir, dir, scope, true, declared, true, 0},
 		{"another folder was asked for", environ, dir, at, scope, true, declared, false, 0},

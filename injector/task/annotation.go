@@ -93,7 +93,8 @@ func quote(text string) string {
 // say what is wrong and quote nothing.
 func DecodeAnnotation(text string) (secret.Declaration, error) {
 	if len(text) > maxAnnotation {
-		return secret.Declaration{}, fmt.Errorf("%w: it is %d bytes long, more than Kubernetes takes (%d)", secret.ErrInvalid, len(text), maxAnnotation)
+		return secret.Declaration{}, fmt.Errorf("%w: it is %d bytes long, more than Kubernetes takes (%d)",
+			secret.ErrInvalid, len(text), maxAnnotation)
 	}
 	b, err := annotationEncoding.DecodeString(text)
 	if err != nil || strings.ContainsAny(text, "\r\n") { // which package base32 skips
@@ -111,7 +112,8 @@ func DecodeAnnotation(text string) (secret.Declaration, error) {
 func badSecret(format string, unknownField bool) error {
 	if unknownField {
 		return secret.WithHint(fmt.Errorf("%w: it has a field that is not known", secret.ErrInvalid),
-			"it may come from a newer Flyte; this inject knows group, group_version, key, mount_requirement and env_var")
+			"it may come from a newer Flyte;"+
+				" this inject knows group, group_version, key, mount_requirement and env_var")
 	}
 	return fmt.Errorf("%w: it is no Secret of Flyte's in %s of protobuf", secret.ErrInvalid, format)
 }
@@ -158,7 +160,8 @@ const maxErrors = 20
 // joinSome joins errors, of many only the first.
 func joinSome(errs []error) error {
 	if len(errs) > maxErrors {
-		errs = append(errs[:maxErrors:maxErrors], fmt.Errorf("%w: there are %d more mistakes", secret.ErrInvalid, len(errs)-maxErrors))
+		more := fmt.Errorf("%w: there are %d more mistakes", secret.ErrInvalid, len(errs)-maxErrors)
+		errs = append(errs[:maxErrors:maxErrors], more)
 	}
 	return errors.Join(errs...)
 }

@@ -27,9 +27,20 @@ var annotations = []struct {
 	d    secret.Declaration
 	text string
 }{
-	{secret.Declaration{Key: "MY_SECRET_KEY", Mount: secret.EnvVar, EnvVar: "MY_SECRET_ENV_VAR"}, "nnsxsoraejgvsx1tivbverkul4fukwjcbjww54loorpxezlrovuxezlnmvxhioraivhfmx1wifjauzloozpxmylshiqcetkzl4jukq1sivkf5rkokzpvmqkseifa"},
-	{secret.Declaration{Key: "db-config", Mount: secret.File}, "nnsxsoraejsgelldn4xgm1lheifg122vnz1f53tfof1ws3tfnvsw34b1ebdestcfbi"},
-	{secret.Declaration{Group: "aws", Key: "s3-token", Mount: secret.EnvVar, EnvVar: "AWS_S3_TOKEN"}, "m4zg54lqhiqceylxomrau12fpe4caittgmwxi22lmvxcectnn41w34c6ojsxc4ljojsw1zlooq4carkokzpvmqksbjsw34s6ozqxeoraejavou16kmzv5vcpjncu3iqk"},
+	{
+		secret.Declaration{Key: "MY_SECRET_KEY", Mount: secret.EnvVar, EnvVar: "MY_SECRET_ENV_VAR"},
+		"nnsxsoraejgvsx1tivbverkul4fukwjcbjww54loorpxezlrovuxezlnmvxhioraivhfmx1wifjauzloozpxmylshiqcetkzl4jukq1siv" +
+			"kf5rkokzpvmqkseifa",
+	},
+	{
+		secret.Declaration{Key: "db-config", Mount: secret.File},
+		"nnsxsoraejsgelldn4xgm1lheifg122vnz1f53tfof1ws3tfnvsw34b1ebdestcfbi",
+	},
+	{
+		secret.Declaration{Group: "aws", Key: "s3-token", Mount: secret.EnvVar, EnvVar: "AWS_S3_TOKEN"},
+		"m4zg54lqhiqceylxomrau12fpe4caittgmwxi22lmvxcectnn41w34c6ojsxc4ljojsw1zlooq4carkokzpvmqksbjsw34s6ozqxeoraej" +
+			"avou16kmzv5vcpjncu3iqk",
+	},
 	{secret.Declaration{Key: "my_key"}, "nnsxsoraejwxsx2lmv3secq"},
 }
 
@@ -47,7 +58,8 @@ func TestAnnotationsBothWays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := secret.Declaration{
 			Group: rapid.String().Draw(t, "group"), Version: rapid.String().Draw(t, "version"),
-			Key: rapid.StringMatching(`[-a-zA-Z0-9_]{1,80}`).Draw(t, "key"), Mount: secret.Mount(rapid.IntRange(0, 2).Draw(t, "mount")),
+			Key:    rapid.StringMatching(`[-a-zA-Z0-9_]{1,80}`).Draw(t, "key"),
+			Mount:  secret.Mount(rapid.IntRange(0, 2).Draw(t, "mount")),
 			EnvVar: rapid.StringMatching(`V[A-Z0-9_]{0,9}`).Draw(t, "variable"),
 		}
 		got, err := task.DecodeAnnotation(task.EncodeAnnotation(want))
@@ -81,7 +93,7 @@ func encode(text string) string {
 
 func TestBadAnnotations(t *testing.T) {
 	require.Equal(t, annotations[3].text, encode("key: \"my_key\"\n"), "the plain encoder is Flyte's")
-	for text, want := range map[string]string{
+	each(t, map[string]string{
 		"":                                                    "the key is empty",
 		"nnsxsoraejwxsx2lmv3secQ":                             "not Flyte's base32",
 		"NNSXSORAEJWXSX2LMV3SECQ=":                            "not Flyte's base32",
@@ -96,14 +108,14 @@ func TestBadAnnotations(t *testing.T) {
 		encode(`key: "k" env_var: "LD_PRELOAD"`):              "LD_PRELOAD",
 		encode(`key: "k" env_var: "INJECT_STORE"`):            "INJECT_STORE",
 		encode(`key: "k" env_var: "PATH"`):                    "PATH",
-		encode(`key: "k" env_var: "hunter2-"`):                "not a variable's name",
+		encode(`key: "k" env_var: "hunter2-"`):                "not the name of a variable",
 		encode(`key: "` + strings.Repeat("k", 256<<10) + `"`): "more than Kubernetes takes",
-	} {
+	}, func(t *testing.T, text, want string) {
 		_, err := task.DecodeAnnotation(text)
-		require.ErrorIs(t, err, secret.ErrInvalid, text)
+		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
-	}
+	})
 	// As Go's decoder reads it: other quotes, joined texts, comments, numbers of enums.
 	d, err := task.DecodeAnnotation(encode("# a comment\nkey: 'my' \"_key\"; mount_requirement: 2,env_var:'X'"))
 	require.NoError(t, err)
@@ -133,9 +145,10 @@ var flyteLabels = map[string]string{
 }
 
 func TestPodInfo(t *testing.T) {
+	long := strings.Repeat("x", 1000)
 	// s10 comes after s9, and nothing else is read, not even what looks like it.
 	pod := map[string]string{
-		"kubectl.kubernetes.io/last-applied-configuration": `{"flyte.secrets/s0":"` + strings.Repeat("x", 1000) + "\"}\n",
+		"kubectl.kubernetes.io/last-applied-configuration": `{"flyte.secrets/s0":"` + long + "\"}\n",
 		"kubernetes.io/config.source":                      "api", "flyte.org/secrets": "x", "xflyte.secrets/s0": "?",
 	}
 	var want []secret.Declaration
@@ -150,7 +163,9 @@ func TestPodInfo(t *testing.T) {
 	got, warnings, err := task.Load(task.Sources{PodInfo: dir})
 	require.NoError(t, err)
 	require.Empty(t, warnings)
-	require.Equal(t, task.Task{Source: "pod info " + dir, Org: "flyte", Project: "flytesnacks", Domain: "development", Declared: want}, got)
+	require.Equal(t, task.Task{
+		Source: "pod info " + dir, Org: "flyte", Project: "flytesnacks", Domain: "development", Declared: want,
+	}, got)
 
 	// Flags come first, and mean it; of two others that disagree both are told.
 	got, warnings, err = task.Load(task.Sources{
@@ -162,7 +177,8 @@ func TestPodInfo(t *testing.T) {
 	require.Len(t, got.Declared, 1)
 	require.Len(t, warnings, 2)
 	require.Contains(t, warnings[0], "flags is used, pod info "+dir+" is not")
-	require.Contains(t, warnings[1], `the task's project is said to be "flytesnacks" by pod info `+dir+`, which is used, and "another"`)
+	require.Contains(t, warnings[1],
+		`the task's project is said to be "flytesnacks" by pod info `+dir+`, which is used, and "another"`)
 
 	// No secrets, no labels: nothing is needed.
 	dir = podInfo(t, map[string]map[string]string{"annotations": {"a": "b"}})
@@ -173,41 +189,45 @@ func TestPodInfo(t *testing.T) {
 
 func TestBadPodInfo(t *testing.T) {
 	good := annotations[0].text
-	for want, pod := range map[string]map[string]string{
+	long := func(letter, key string) string {
+		return encode(`group: "` + strings.Repeat(letter, 100<<10) + `" key: "` + key + `"`)
+	}
+	each(t, map[string]map[string]string{
 		"flyte.secrets/s1 is missing, and there are 2 behind it": {"s0": good, "s2": good, "s3": annotations[1].text},
 		"flyte.secrets/s0 is missing":                            {"s1": good},
 		"\"flyte.secrets/s01\" has no number":                    {"s0": good, "s01": good},
 		"\"flyte.secrets/s-1\" has no number":                    {"s-1": good},
 		"\"flyte.secrets/sx\" has no number":                     {"sx": good},
 		"flyte.secrets/s1: invalid: it is not Flyte's base32":    {"s0": good, "s1": "!hunter2"},
-		"more than Kubernetes takes of annotations":              {"s0": encode(`group: "` + strings.Repeat("g", 100<<10) + `" key: "k"`), "s1": encode(`group: "` + strings.Repeat("h", 100<<10) + `" key: "l"`)},
-	} {
+		"more than Kubernetes takes of annotations":              {"s0": long("g", "k"), "s1": long("h", "l")},
+	}, func(t *testing.T, want string, pod map[string]string) {
 		all := map[string]string{}
 		for name, text := range pod {
 			all["flyte.secrets/"+name] = text
 		}
-		_, _, err := task.Load(task.Sources{PodInfo: podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": all})})
+		dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": all})
+		_, _, err := task.Load(task.Sources{PodInfo: dir})
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
-	}
+	})
 	write := func(text string) string {
 		dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels})
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "annotations"), []byte(text), 0o600))
 		return dir
 	}
-	for text, want := range map[string]string{
+	each(t, map[string]string{
 		"flyte.secrets/s0=\"" + good + "\"\nflyte.secrets/s0=\"" + good + "\"\n": "\"flyte.secrets/s0\" is given twice",
 		"a=\"1\"\nhunter2\n":            "annotations:2 is not NAME=\"VALUE\"",
 		"a=`1`\n":                       "annotations:1 is not",
 		"a=\"1":                         "annotations:1 is not",
 		strings.Repeat("a=\"\"\n", 1e6): "is longer than",
-	} {
+	}, func(t *testing.T, text, want string) {
 		_, _, err := task.Load(task.Sources{PodInfo: write(text)})
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
-	}
+	})
 	// What is not ours may come twice.
 	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n")})
 	require.NoError(t, err)
@@ -234,7 +254,9 @@ func TestBadPodInfo(t *testing.T) {
 func template(t *testing.T, n int) (*core.TaskTemplate, []byte, []secret.Declaration) {
 	t.Helper()
 	m := &core.TaskTemplate{
-		Id:   &core.Identifier{ResourceType: core.ResourceType_TASK, Project: "p", Domain: "d", Name: "env.t1", Version: "v", Org: "local"},
+		Id: &core.Identifier{
+			ResourceType: core.ResourceType_TASK, Project: "p", Domain: "d", Name: "env.t1", Version: "v", Org: "local",
+		},
 		Type: "python", TaskTypeVersion: 1, SecurityContext: &core.SecurityContext{RunAs: &core.Identity{}},
 	}
 	var want []secret.Declaration
@@ -244,7 +266,9 @@ func template(t *testing.T, n int) (*core.TaskTemplate, []byte, []secret.Declara
 			d.Mount, d.EnvVar = secret.File, ""
 		}
 		want = append(want, d)
-		m.SecurityContext.Secrets = append(m.SecurityContext.Secrets, &core.Secret{Key: d.Key, MountRequirement: core.Secret_MountType(d.Mount), EnvVar: d.EnvVar})
+		m.SecurityContext.Secrets = append(m.SecurityContext.Secrets, &core.Secret{
+			Key: d.Key, MountRequirement: core.Secret_MountType(d.Mount), EnvVar: d.EnvVar,
+		})
 	}
 	b, err := proto.Marshal(m)
 	require.NoError(t, err)
@@ -275,27 +299,29 @@ func TestTemplate(t *testing.T) {
 	}
 	security, err := proto.Marshal(m.GetSecurityContext())
 	require.NoError(t, err)
-	for name, b := range map[string][]byte{
+	each(t, map[string][]byte{
 		"binary": binary, "JSON": more(jsonOf(m, protojson.MarshalOptions{})),
 		"JSON, .proto's names": more(jsonOf(m, protojson.MarshalOptions{UseProtoNames: true, Indent: "\t"})),
 		"JSON, numbers":        more(jsonOf(m, protojson.MarshalOptions{UseEnumNumbers: true, EmitUnpopulated: true})),
-	} {
+	}, func(t *testing.T, _ string, b []byte) {
 		got, err := load(t, b)
-		require.NoError(t, err, name)
-		require.Equal(t, task.Task{Source: got.Source, Name: "env.t1", Project: "p", Domain: "d", Declared: want}, got, name)
-	}
-	for name, b := range map[string][]byte{
-		"binary": security, "JSON": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{}),
-		"JSON, .proto's names": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{UseProtoNames: true}),
-	} {
+		require.NoError(t, err)
+		require.Equal(t, task.Task{Source: got.Source, Name: "env.t1", Project: "p", Domain: "d", Declared: want}, got)
+	})
+	each(t, map[string][]byte{
+		"security, binary": security, "security, JSON": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{}),
+		"security, .proto's names": jsonOf(m.GetSecurityContext(), protojson.MarshalOptions{UseProtoNames: true}),
+	}, func(t *testing.T, _ string, b []byte) {
 		got, err := load(t, b)
-		require.NoError(t, err, name)
-		require.Equal(t, task.Task{Source: got.Source, Declared: want}, got, name)
-	}
+		require.NoError(t, err)
+		require.Equal(t, task.Task{Source: got.Source, Declared: want}, got)
+	})
 	m.SecurityContext.Secrets = nil
 	binary, err = proto.Marshal(m)
 	require.NoError(t, err)
-	for _, b := range [][]byte{binary, jsonOf(m, protojson.MarshalOptions{}), []byte(`{"runAs":{"k8sServiceAccount":"sa"}}`)} {
+	for _, b := range [][]byte{
+		binary, jsonOf(m, protojson.MarshalOptions{}), []byte(`{"runAs":{"k8sServiceAccount":"sa"}}`),
+	} {
 		got, err := load(t, b)
 		require.NoError(t, err)
 		require.Empty(t, got.Declared)
@@ -303,7 +329,9 @@ func TestTemplate(t *testing.T) {
 	// A TaskEnvironment stays one.
 	got, err := load(t, []byte(`{"secrets": [{"key": "K", "group": "g"}, "L"], "project": "q"}`))
 	require.NoError(t, err)
-	require.Equal(t, task.Task{Source: got.Source, Project: "q", Declared: []secret.Declaration{{Group: "g", Key: "K", Mount: secret.EnvVar}, {Key: "L", Mount: secret.EnvVar}}}, got)
+	require.Equal(t, task.Task{Source: got.Source, Project: "q", Declared: []secret.Declaration{
+		{Group: "g", Key: "K", Mount: secret.EnvVar}, {Key: "L", Mount: secret.EnvVar},
+	}}, got)
 }
 
 func TestBadTemplate(t *testing.T) {
@@ -330,7 +358,9 @@ func TestBadTemplate(t *testing.T) {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)
 	}
 	unknown := append(marshal(&core.Secret{Key: "K"}), outer(9, []byte("hunter2"))...)
-	for want, all := range map[string][][]byte{
+	// with is a template whose SecurityContext is b.
+	with := func(b []byte) []byte { return append(marshal(&core.TaskTemplate{Type: "x"}), outer(8, b)...) }
+	each(t, map[string][][]byte{
 		"no TaskTemplate, and no SecurityContext with secrets": {
 			outer(1, binary), // a TaskSpec
 			marshal(&core.LiteralMap{Literals: map[string]*core.Literal{"o": {Hash: "h"}}}),
@@ -338,29 +368,41 @@ func TestBadTemplate(t *testing.T) {
 			marshal(&core.Identifier{ResourceType: 1, Project: "p", Name: "n"}),
 			outer(40, []byte{1, 2}),
 		},
-		"is cut short":                {{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, {0, 1, 2, 3}},
-		"a field that is not known":   {outer(2, unknown), append(marshal(&core.TaskTemplate{Type: "x"}), outer(8, outer(9, []byte("hunter2")))...), append(marshal(&core.TaskTemplate{Type: "x"}), outer(8, outer(2, unknown))...), []byte(`{"securityContext":{"secrets":[{"key":"K","hunter2":1}]}}`)},
+		"is cut short": {{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, {0, 1, 2, 3}},
+		"a field that is not known": {
+			outer(2, unknown), with(outer(9, []byte("hunter2"))), with(outer(2, unknown)),
+			[]byte(`{"securityContext":{"secrets":[{"key":"K","hunter2":1}]}}`),
+		},
 		"neither text nor a protobuf": {[]byte("\xff\xfehunter2")},
-		"TaskTemplate: a field that":  {[]byte(`{"type":"x","security__context":{"secrets":[]}}`), []byte(`{"type":"python","securityContxt":{}}`)},
-		"SecurityContext: a field":    {[]byte(`{"runAs":{},"secret":[]}`)},
-		"id is no Identifier":         {[]byte(`{"id":"hunter2"}`), []byte(`{"id":{"projekt":"p","name":"n"}}`), []byte(`{"id":{"project":"p","project":"q"}}`)},
+		"TaskTemplate: a field that": {
+			[]byte(`{"type":"x","security__context":{"secrets":[]}}`), []byte(`{"type":"python","securityContxt":{}}`),
+		},
+		"SecurityContext: a field": {[]byte(`{"runAs":{},"secret":[]}`)},
+		"id is no Identifier": {
+			[]byte(`{"id":"hunter2"}`), []byte(`{"id":{"projekt":"p","name":"n"}}`),
+			[]byte(`{"id":{"project":"p","project":"q"}}`),
+		},
 		"is given twice": {
-			[]byte(`{"type":"x","securityContext":{"secrets":[{"key":"K"},{"key":"L"}]},"security_context":{"secrets":[{"key":"K"}]}}`),
+			[]byte(`{"type":"x","securityContext":{"secrets":[{"key":"K"},{"key":"L"}]},` +
+				`"security_context":{"secrets":[{"key":"K"}]}}`),
 			[]byte(`{"type":"x","securityContext":{"secrets":[{"key":"K"},{"key":"L"}],"secrets":[{"key":"K"}]}}`),
-			[]byte(`{"secrets":[{"key":"K","envVar":"X"}],"secrets":[],"runAs":{}}`), []byte(`{"id":{"project":"p","name":"n"},"id":{"name":"n"}}`),
+			[]byte(`{"secrets":[{"key":"K","envVar":"X"}],"secrets":[],"runAs":{}}`),
+			[]byte(`{"id":{"project":"p","name":"n"},"id":{"name":"n"}}`),
 		},
 		"securityContext is no":                {[]byte(`{"securityContext":[]}`)},
 		"secrets is no list":                   {[]byte(`{"type":"x","securityContext":{"secrets":{}}}`)},
 		"secrets[1]: invalid: it is no Secret": {[]byte(`{"securityContext":{"secrets":[{"key":"K"},{"key":1}]}}`)},
-		"secrets[0]: invalid: the key":         {[]byte(`{"secrets":[{"key":"a b","envVar":"X"}]}`), outer(2, marshal(&core.Secret{Key: "../x"}))},
-	} {
+		"secrets[0]: invalid: the key": {
+			[]byte(`{"secrets":[{"key":"a b","envVar":"X"}]}`), outer(2, marshal(&core.Secret{Key: "../x"})),
+		},
+	}, func(t *testing.T, want string, all [][]byte) {
 		for _, b := range all {
 			_, err := load(t, b)
 			require.ErrorIs(t, err, secret.ErrInvalid, "%q", b)
 			require.ErrorContains(t, err, want)
 			require.NotContains(t, err.Error(), "hunter2")
 		}
-	}
+	})
 }
 
 // Ten thousand declarations are read, checked and told apart; as many mistakes are not

@@ -30,7 +30,8 @@ func podInfo(dir string) (Task, error) {
 	labels, err := readPodInfo(dir, "labels")
 	annotations, err2 := readPodInfo(dir, "annotations")
 	if errors.Is(err, fs.ErrNotExist) && errors.Is(err2, fs.ErrNotExist) {
-		return Task{}, secret.WithHint(fmt.Errorf("%w: %s holds neither labels nor annotations", secret.ErrInvalid, dir),
+		return Task{}, secret.WithHint(
+			fmt.Errorf("%w: %s holds neither labels nor annotations", secret.ErrInvalid, dir),
 			"it is a downward-API volume with metadata.labels and metadata.annotations in files of those names")
 	}
 	t := Task{Source: "pod info " + dir}
@@ -83,7 +84,8 @@ func readPodInfo(dir, name string) (*pairs, error) {
 		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrUnavailable, err)
 	}
 	if len(b) > maxPodInfo {
-		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes takes", secret.ErrInvalid, p.path, maxPodInfo)
+		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes takes",
+			secret.ErrInvalid, p.path, maxPodInfo)
 	}
 	n := 0
 	for line := range bytes.Lines(b) {

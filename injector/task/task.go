@@ -85,7 +85,8 @@ func Load(s Sources) (Task, []string, error) {
 	}
 	if len(pod.Declared) > 0 && t.Source == pod.Source && (t.Project == "" || t.Domain == "") {
 		// Without them the ladder would begin at the org: another secret than in Flyte.
-		return t, warnings, secret.WithHint(fmt.Errorf("%w: %s declares secrets, and has no labels project and domain", secret.ErrInvalid, s.PodInfo),
+		return t, warnings, secret.WithHint(
+			fmt.Errorf("%w: %s declares secrets, and has no labels project and domain", secret.ErrInvalid, s.PodInfo),
 			"add metadata.labels to the downward-API volume in a file called labels, or say --project and --domain")
 	}
 	return t, warnings, Check(t.Declared)
@@ -102,7 +103,8 @@ func agree(sources []Task) (Task, []string) {
 		case len(used.Declared) == 0:
 			used = Task{Source: t.Source, Declared: t.Declared}
 		case !slices.Equal(used.Declared, t.Declared):
-			warnings = append(warnings, fmt.Sprintf("secrets are declared in several places: %s is used, %s is not", used.Source, t.Source))
+			warnings = append(warnings, fmt.Sprintf(
+				"secrets are declared in several places: %s is used, %s is not", used.Source, t.Source))
 		}
 	}
 	return used, warnings
@@ -127,7 +129,9 @@ func (t *Task) locate(sources ...Task) []string {
 			case *at == "":
 				*at, from = said, source.Source
 			case *at != said && from != "flags":
-				warnings = append(warnings, fmt.Sprintf("the task's %s is said to be %.80q by %s, which is used, and %.80q by %s", level.name, *at, from, said, source.Source))
+				warnings = append(warnings, fmt.Sprintf(
+					"the task's %s is said to be %.80q by %s, which is used, and %.80q by %s",
+					level.name, *at, from, said, source.Source))
 			}
 		}
 	}
@@ -135,7 +139,7 @@ func (t *Task) locate(sources ...Task) []string {
 }
 
 func split(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r' })
+	return strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(", \t\n\r", r) })
 }
 
 func parse(source, secretName, fileName string, secrets, files []string) (Task, error) {
@@ -185,7 +189,8 @@ func ParseSecretFile(text string) (secret.Declaration, error) {
 	}
 	if given {
 		if path == "" || strings.HasSuffix(path, "/") || strings.ContainsAny(path, "\x00\n") {
-			return d, secret.WithHint(fmt.Errorf("%w: %s: what follows the = is not a file's path (not shown)", secret.ErrInvalid, d.Key),
+			return d, secret.WithHint(
+				fmt.Errorf("%w: %s: what follows the = is not a file's path (not shown)", secret.ErrInvalid, d.Key),
 				"the right side names the file, never the value: --secret-file %s=/path/to/file", d.Key)
 		}
 		abs, err := filepath.Abs(path)

@@ -3,8 +3,11 @@ package task_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,8 +19,17 @@ import (
 	"inject/resolver/secret"
 )
 
+// each tests every row of a table whose keys are texts, in their order.
+func each[V any](t *testing.T, table map[string]V, test func(t *testing.T, text string, want V)) {
+	t.Helper()
+	for _, text := range slices.Sorted(maps.Keys(table)) {
+		name := strings.TrimSpace(fmt.Sprintf("%.60q", text))
+		t.Run(name, func(t *testing.T) { test(t, text, table[text]) })
+	}
+}
+
 func TestParseSecret(t *testing.T) {
-	for text, want := range map[string]secret.Declaration{
+	each(t, map[string]secret.Declaration{
 		"KEY":             {Key: "KEY", Mount: secret.EnvVar},
 		"KEY=VAR":         {Key: "KEY", Mount: secret.EnvVar, EnvVar: "VAR"},
 		"group/key=VAR":   {Group: "group", Key: "key", Mount: secret.EnvVar, EnvVar: "VAR"},
@@ -26,11 +38,11 @@ func TestParseSecret(t *testing.T) {
 		"aws/s3-token":    {Group: "aws", Key: "s3-token", Mount: secret.EnvVar},
 		"/leading":        {Key: "leading", Mount: secret.EnvVar},
 		"_UNDER=__UNDER_": {Key: "_UNDER", Mount: secret.EnvVar, EnvVar: "__UNDER_"},
-	} {
+	}, func(t *testing.T, text string, want secret.Declaration) {
 		d, err := task.ParseSecret(text)
-		require.NoError(t, err, text)
+		require.NoError(t, err)
 		require.Equal(t, want, d)
-	}
+	})
 	for _, text := range []string{
 		"", "=", "=VAR", "KEY=", "KEY=hunter2", "KEY=Hunter 2", "KEY=A=B", "a b", "KEY\n=VAR", "1KEY", "KEY=PATH",
 		"KEY=LD_PRELOAD", "KEY=INJECT_KEY", "KEY=VAR\n", "KEY=9A", "group/", "a/b/key", "sp ace/", "a.b/k",
@@ -44,16 +56,16 @@ func TestParseSecret(t *testing.T) {
 func TestParseSecretFile(t *testing.T) {
 	wd, err := os.Getwd()
 	require.NoError(t, err)
-	for text, want := range map[string]secret.Declaration{
+	each(t, map[string]secret.Declaration{
 		"KEY":           {Key: "KEY", Mount: secret.File},
 		"g/KEY=/a/b":    {Group: "g", Key: "KEY", Mount: secret.File, Path: "/a/b"},
 		"KEY=./x=y.pem": {Key: "KEY", Mount: secret.File, Path: filepath.Join(wd, "x=y.pem")},
 		"1KEY":          {Key: "1KEY", Mount: secret.File},
-	} {
+	}, func(t *testing.T, text string, want secret.Declaration) {
 		d, err := task.ParseSecretFile(text)
-		require.NoError(t, err, text)
+		require.NoError(t, err)
 		require.Equal(t, want, d)
-	}
+	})
 	for _, text := range []string{"", "KEY=", "KEY=dir/", "KEY=-----BEGIN hunter2\nx", "a b"} {
 		_, err := task.ParseSecretFile(text)
 		require.ErrorIs(t, err, secret.ErrInvalid, text)
@@ -95,7 +107,10 @@ func TestLoad(t *testing.T) {
 	require.Len(t, got.Declared, 1)
 
 	// Everything that is wrong, at once.
-	s = task.Sources{Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="}, File: file + "x", EnvSecrets: "B=some 1hunter2"}
+	s = task.Sources{
+		Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="},
+		File: file + "x", EnvSecrets: "B=some 1hunter2",
+	}
 	_, _, err = task.Load(s)
 	for _, part := range []string{"--secret 2", "--secret 3", "--secret-file 1", "INJECT_SECRETS 1", "t.yamlx"} {
 		require.ErrorContains(t, err, part)
@@ -124,24 +139,27 @@ func TestReadFlyte(t *testing.T) {
 
 func TestCollisions(t *testing.T) {
 	for _, c := range []struct {
+		name           string
 		secrets, files []string
 		text           string
 	}{
-		{[]string{"A=X", "B=X"}, nil, "A and B are both declared for the variable X"},
-		{[]string{"A", "A"}, nil, "the variable A"},
-		{[]string{"a-b=V", "a_b", "a-b"}, nil, "a_b and a-b are both declared for the variable A_B"},
-		{[]string{"g/a=X", "a", "A=Y", "A"}, nil, "_UNION_A"},
-		{nil, []string{"A", "A"}, "the file A"},
-		{nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
-		{[]string{"B=A"}, []string{"A=/a"}, ""},
+		{"a variable", []string{"A=X", "B=X"}, nil, "A and B are both declared for the variable X"},
+		{"a secret twice", []string{"A", "A"}, nil, "the variable A"},
+		{"a default name", []string{"a-b=V", "a_b", "a-b"}, nil, "a_b and a-b are both declared for the variable A_B"},
+		{"the webhook's variable", []string{"g/a=X", "a", "A=Y", "A"}, nil, "_UNION_A"},
+		{"a file", nil, []string{"A", "A"}, "the file A"},
+		{"a path", nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
+		{"a variable and a file", []string{"B=A"}, []string{"A=/a"}, ""},
 	} {
-		_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files})
-		if c.text == "" {
-			require.NoError(t, err)
-			continue
-		}
-		require.ErrorIs(t, err, secret.ErrInvalid)
-		require.ErrorContains(t, err, c.text)
+		t.Run(c.name, func(t *testing.T) {
+			_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files})
+			if c.text == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			require.ErrorContains(t, err, c.text)
+		})
 	}
 }
 
@@ -179,29 +197,33 @@ func TestParse(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	for text, n := range map[string]int{"secrets: K": 1, "secrets: {key: K}": 1, "secrets: []": 0, "name: x": 0, "secrets:": 0, "x: &a {key: K}\nsecrets: [*a]": -1} {
+	each(t, map[string]int{
+		"secrets: K": 1, "secrets: {key: K}": 1, "secrets: []": 0, "name: x": 0, "secrets:": 0,
+		"x: &a {key: K}\nsecrets: [*a]": -1,
+	}, func(t *testing.T, text string, n int) {
 		got, err := task.Parse("t", []byte(text))
 		if n < 0 {
 			require.ErrorContains(t, err, "unknown field")
-			continue
+			return
 		}
-		require.NoError(t, err, text)
+		require.NoError(t, err)
 		require.Len(t, got.Declared, n)
-	}
+	})
 }
 
 var bad = map[string]string{
-	"":                             "is empty",
-	"a: b\nc: d: e":                "t is neither YAML nor JSON: line 2",
-	"\x0a\x04\x08\x96\x01\x12":     "neither YAML nor JSON",
-	"[]":                           "t:1: the task: expected fields, found a list",
-	"hunter2":                      "t:1: the task: expected fields, found text",
-	"name: a\nsecret: [K]":         "t:2: secret: unknown field, did you mean secrets? (known: domain, name, project, secrets)",
-	"name: a\nname: b":             "t:2: name: given twice",
-	"project: 12":                  "t:1: project: expected text, found a number",
-	"secrets: [{as_env_var: A}]":   "t:1: secrets[0]: the key is missing",
-	"secrets:\n- K\n- {key: 1}":    "t:3: secrets[1].key: expected text, found a number",
-	"secrets:\n- {key: K, env: X}": "t:2: secrets[0].env: unknown field",
+	"":                         "is empty",
+	"a: b\nc: d: e":            "t is neither YAML nor JSON: line 2",
+	"\x0a\x04\x08\x96\x01\x12": "neither YAML nor JSON",
+	"[]":                       "t:1: the task: expected fields, found a list",
+	"hunter2":                  "t:1: the task: expected fields, found text",
+	"name: a\nsecret: [K]": "t:2: secret: unknown field, did you mean secrets?" +
+		" (known: domain, name, project, secrets)",
+	"name: a\nname: b":                                  "t:2: name: given twice",
+	"project: 12":                                       "t:1: project: expected text, found a number",
+	"secrets: [{as_env_var: A}]":                        "t:1: secrets[0]: the key is missing",
+	"secrets:\n- K\n- {key: 1}":                         "t:3: secrets[1].key: expected text, found a number",
+	"secrets:\n- {key: K, env: X}":                      "t:2: secrets[0].env: unknown field",
 	"secrets: [{key: K, as_env_var: hunter2}]":          "t:1: secrets[0].as_env_var: not a variable's name",
 	"secrets:\n\n- {key: K, mount: /tmp}":               "t:3: secrets[0].mount: unsupported mount",
 	"secrets: [[K]]":                                    "secrets[0]: expected fields, found a list",
@@ -214,12 +236,12 @@ var bad = map[string]string{
 }
 
 func TestParseBad(t *testing.T) {
-	for text, want := range bad {
+	each(t, bad, func(t *testing.T, text, want string) {
 		_, err := task.Parse("t", []byte(text))
-		require.ErrorIs(t, err, secret.ErrInvalid, text)
-		require.ErrorContains(t, err, want, text)
+		require.ErrorIs(t, err, secret.ErrInvalid)
+		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
-	}
+	})
 	_, err := task.Parse("t", []byte("secrets:\n"+strings.Repeat("- {k: 1}\n", 1000)))
 	require.ErrorContains(t, err, "there are 980 more mistakes")
 	require.Less(t, len(err.Error()), 5000)
@@ -247,7 +269,8 @@ func TestSchema(t *testing.T) {
 	refused := 0
 	for text := range bad {
 		var doc any
-		if yaml.Unmarshal([]byte(text), &doc) != nil || strings.Contains(text, "---") || strings.Contains(text, "PATH") {
+		hasMore := strings.Contains(text, "---") || strings.Contains(text, "PATH") // no schema can tell
+		if yaml.Unmarshal([]byte(text), &doc) != nil || hasMore {
 			continue
 		}
 		require.Error(t, compiled.Validate(doc), text)

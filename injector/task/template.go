@@ -35,11 +35,15 @@ func parseBinary(file string, b []byte) (Task, error) {
 	}
 	template := &core.TaskTemplate{}
 	if err := proto.Unmarshal(b, template); err != nil {
-		return Task{}, fmt.Errorf("%w: %s is neither text nor a protobuf message of Flyte's, or is cut short", secret.ErrInvalid, file)
+		return Task{}, fmt.Errorf("%w: %s is neither text nor a protobuf message of Flyte's, or is cut short",
+			secret.ErrInvalid, file)
 	}
 	if !looksTemplate(template) {
-		return Task{}, secret.WithHint(fmt.Errorf("%w: %s is a protobuf message, but no TaskTemplate, and no SecurityContext with secrets", secret.ErrInvalid, file),
-			"--task takes flyteidl2.core.TaskTemplate or SecurityContext, binary or JSON, or a TaskEnvironment in YAML or JSON")
+		return Task{}, secret.WithHint(
+			fmt.Errorf("%w: %s is a protobuf message, but no TaskTemplate, and no SecurityContext with secrets",
+				secret.ErrInvalid, file),
+			"--task takes flyteidl2.core.TaskTemplate or SecurityContext, binary or JSON,"+
+				" or a TaskEnvironment in YAML or JSON")
 	}
 	return fromMessages(file, template.GetId(), template.GetSecurityContext())
 }
@@ -88,7 +92,8 @@ func fromMessages(file string, id *core.Identifier, security *core.SecurityConte
 		d, err := declaration(one)
 		l.add(fmt.Sprintf("%s: secrets[%d]", file, i), d, err)
 	}
-	return Task{Name: id.GetName(), Project: id.GetProject(), Domain: id.GetDomain(), Declared: l.declared}, joinSome(l.errs)
+	t := Task{Name: id.GetName(), Project: id.GetProject(), Domain: id.GetDomain(), Declared: l.declared}
+	return t, joinSome(l.errs)
 }
 
 // The fields of a TaskTemplate and a SecurityContext, in JSON's spelling.
