@@ -50,7 +50,11 @@ func FlagError(cmd *cobra.Command, err error) error {
 	} else if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		what = "no argument for --" + e.GetFlag().Name
 	} else if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		what = fmt.Sprintf("the argument of --%s is not a %s (not shown)", e.GetFlag().Name, e.GetFlag().Value.Type())
+		name := "--" + e.GetFlag().Name
+		if _, ok := e.GetFlag().Value.(*choice); !ok {
+			name = "the argument of " + name
+		}
+		what = mismatch(name, e.GetFlag().Value) + " (not shown)"
 	}
 	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
 		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())

@@ -9,49 +9,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"inject/cli"
 	"inject/internal/tty"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
-
-// valueFlags say where the value of a create or update comes from.
-type valueFlags struct {
-	value, fromFile string
-	fromEnvFile     string
-	typ             string
-
-	fromDockerConfig             bool
-	dockerConfigPath, registries string
-	registry, username, password string
-}
-
-func (v *valueFlags) group() cli.Group {
-	return cli.NewGroup("value", func(s *pflag.FlagSet) {
-		s.StringVar(&v.value, "value", "", "the value itself (like VALUE, it stays in your shell's history)")
-		s.StringVar(&v.fromFile, "from-file", "", "the bytes of `FILE`, as they are; - for stdin")
-	})
-}
-
-func (v *valueFlags) manyGroup() cli.Group {
-	return cli.NewGroup("many at once", func(s *pflag.FlagSet) {
-		s.StringVar(&v.fromEnvFile, "from-env-file", "", "all secrets of `FILE`, of lines KEY=value, or none if one of them cannot be created; - for stdin")
-	})
-}
-
-func (v *valueFlags) typeGroup() cli.Group {
-	return cli.NewGroup("type", func(s *pflag.FlagSet) {
-		s.StringVar(&v.typ, "type", store.Regular.String(), "regular, or image_pull: credentials of a registry")
-		s.StringVar(&v.registry, "registry", "", "image_pull: the registry, such as ghcr.io")
-		s.StringVar(&v.username, "username", "", "image_pull: the user")
-		s.StringVar(&v.password, "password", "", "image_pull: the password (asked for if it is not given)")
-		s.BoolVar(&v.fromDockerConfig, "from-docker-config", false, "image_pull: the credentials that docker has")
-		s.StringVar(&v.dockerConfigPath, "docker-config-path", "", "image_pull: docker's configuration, in `FILE` (default: $DOCKER_CONFIG/config.json, ~/.docker/config.json)")
-		s.StringVar(&v.registries, "registries", "", "image_pull: only these of docker's `REGISTRIES`, separated by commas")
-	})
-}
 
 // verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
@@ -88,7 +51,6 @@ func atMost(n int) cobra.PositionalArgs {
 }
 
 func (a *app) createCommand() *cobra.Command {
-	var v valueFlags
 	cmd := &cobra.Command{
 		Use:   "secret {NAME [VALUE] | --from-env-file FILE}",
 		Short: "Create a secret, or all those of a .env file, at exactly one scope",
@@ -115,26 +77,24 @@ A server takes up to 4096 secrets and 4 MiB at once.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if given(cmd, "from-env-file") {
-			return a.importFile(cmd, args, v)
+			return a.importFile(cmd, args)
 		}
 		if err := keyArg(1)(cmd, args); err != nil {
 			return err
 		}
-		return a.create(cmd, args, v)
+		return a.create(cmd, args)
 	}
-	key := cli.NewGroup("key of a new store", func(s *pflag.FlagSet) {
-		s.BoolVar(&a.flags.passphrase, "passphrase", false, "protect a new store with a passphrase, asked for, instead of a key file")
-	})
-	cli.AddGroups(cmd, v.group(), v.manyGroup(), a.flags.scopeGroup(), v.typeGroup(), a.flags.storeGroup(), key)
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Value, &s.Many, &s.Scope, &s.Type, &s.Store, &s.NewStore)
 	return verb("create", "Create a secret", cmd)
 }
 
-func (a *app) create(cmd *cobra.Command, args []string, v valueFlags) error {
+func (a *app) create(cmd *cobra.Command, args []string) error {
 	ref, err := a.ref(args[0])
 	if err != nil {
 		return err
 	}
-	value, typ, err := a.value(cmd, args[1:], v, ref)
+	value, typ, err := a.value(cmd, args[1:], ref)
 	if err != nil {
 		return err
 	}
@@ -150,7 +110,6 @@ func (a *app) create(cmd *cobra.Command, args []string, v valueFlags) error {
 }
 
 func (a *app) updateCommand() *cobra.Command {
-	var v valueFlags
 	cmd := &cobra.Command{
 		Use:   "secret NAME [VALUE]",
 		Short: "Replace the value of a secret at exactly one scope",
@@ -159,14 +118,14 @@ func (a *app) updateCommand() *cobra.Command {
 		Args:              keyArg(1),
 		ValidArgsFunction: a.completeKeys,
 	}
-	cli.AddGroups(cmd, v.group(), a.flags.scopeGroup(), a.flags.storeGroup())
+	a.settings.AddFlags(cmd, &a.set.Value, &a.set.Scope, &a.set.Store)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := a.ref(args[0])
 		if err != nil {
 			return err
 		}
 		// Before the store is opened: whoever gives it may take their time.
-		value, _, err := a.value(cmd, args[1:], v, ref)
+		value, _, err := a.value(cmd, args[1:], ref)
 		if err != nil {
 			return err
 		}
@@ -183,7 +142,7 @@ func (a *app) deleteCommand() *cobra.Command {
 		Args:              keyArg(0),
 		ValidArgsFunction: a.completeKeys,
 	}
-	cli.AddGroups(cmd, a.flags.scopeGroup(), a.flags.storeGroup())
+	a.settings.AddFlags(cmd, &a.set.Scope, &a.set.Store)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ref, err := a.ref(args[0])
 		if err != nil {
@@ -241,8 +200,8 @@ func (a *app) ref(key string) (secret.Ref, error) {
 }
 
 // value returns the value of a create or update from wherever it is given.
-func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.Ref) (secret.Value, store.Type, error) {
-	typ, err := v.storeType(ref.Scope)
+func (a *app) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.Value, store.Type, error) {
+	typ, err := a.storeType(ref.Scope)
 	if err != nil {
 		return secret.Value{}, typ, err
 	}
@@ -259,28 +218,25 @@ func (a *app) value(cmd *cobra.Command, args []string, v valueFlags, ref secret.
 		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
 	}
 	if typ == store.ImagePull {
-		value, err := a.imagePull(cmd, v, sources)
+		value, err := a.imagePull(cmd, sources)
 		return value, typ, err
 	}
 	if len(sources) == 1 && (sources[0] == "--registry" || sources[0] == "--from-docker-config") {
 		return secret.Value{}, typ, secret.WithHint(fmt.Errorf("%w: %s is for image pull secrets", secret.ErrInvalid, sources[0]), "add --type image_pull")
 	}
-	value, err := a.plainValue(cmd, args, v, sources)
+	value, err := a.plainValue(cmd, args, sources)
 	return value, typ, err
 }
 
 // storeType returns the type that the flags name, if there may be one at scope.
-func (v *valueFlags) storeType(scope secret.Scope) (store.Type, error) {
-	switch v.typ {
-	case "", store.Regular.String():
+func (a *app) storeType(scope secret.Scope) (store.Type, error) {
+	if a.set.Type.Type != store.ImagePull.String() {
 		return store.Regular, nil
-	case store.ImagePull.String():
-		if scope.Project != "" || scope.Domain != "" {
-			return 0, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
-		}
-		return store.ImagePull, nil
 	}
-	return 0, fmt.Errorf("%w: --type is regular or image_pull", secret.ErrInvalid)
+	if scope.Project != "" || scope.Domain != "" {
+		return 0, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
+	}
+	return store.ImagePull, nil
 }
 
 // given reports whether a flag was given, and not to say no.
@@ -289,25 +245,25 @@ func given(cmd *cobra.Command, name string) bool {
 	return f != nil && f.Changed && (f.Value.Type() != "bool" || f.Value.String() == "true")
 }
 
-func (a *app) plainValue(cmd *cobra.Command, args []string, v valueFlags, sources []string) (secret.Value, error) {
+func (a *app) plainValue(cmd *cobra.Command, args []string, sources []string) (secret.Value, error) {
 	switch {
 	case len(args) > 0:
 		a.historyHint()
 		return secret.NewValue([]byte(args[0])), nil
 	case cmd.Flags().Changed("value"):
-		if os.Getenv(cli.Twin("value")) == "" {
+		if a.settings.Env(cli.Twin("value")) == "" {
 			a.historyHint()
 		}
-		return secret.NewValue([]byte(v.value)), nil
-	case v.fromFile == "-":
+		return secret.NewValue([]byte(a.set.Value.Text)), nil
+	case a.set.Value.FromFile == "-":
 		return readValue(a.stdin, "stdin")
 	case len(sources) > 0:
-		f, err := os.Open(v.fromFile)
+		f, err := os.Open(a.set.Value.FromFile)
 		if err != nil {
 			return secret.Value{}, fmt.Errorf("%w: --from-file: %w", secret.ErrInvalid, err)
 		}
 		defer f.Close() //nolint:errcheck // read only
-		return readValue(f, v.fromFile)
+		return readValue(f, a.set.Value.FromFile)
 	case tty.Is(a.stdin):
 		t := a.terminal()
 		if t == nil {
@@ -349,7 +305,7 @@ const completeTime = 2 * time.Second
 // completeKeys completes a secret's name, from a store that opens without
 // asking anybody.
 func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 || applyTwins(cmd) != nil {
+	if len(args) > 0 || a.settings.Apply(cmd) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	a.stdin, a.stderr = nil, nil
@@ -361,7 +317,7 @@ func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]strin
 	}
 	defer s.Close() //nolint:errcheck // read only
 	var keys []string
-	for info, err := range store.All(ctx, s, store.Filter{Org: a.flags.orgName(), Domain: a.flags.domain, Project: a.flags.project}) {
+	for info, err := range store.All(ctx, s, store.Filter{Org: a.orgName(), Domain: a.set.Scope.Domain, Project: a.set.Scope.Project}) {
 		if err != nil {
 			break
 		}

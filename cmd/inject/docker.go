@@ -37,20 +37,21 @@ func newDockerAuth(user, password string) dockerAuth {
 
 // imagePull builds the value of an image pull secret, the same JSON as Flyte's
 // command does: {"auths":{REGISTRY:{"auth":base64("user:password")}}}.
-func (a *app) imagePull(cmd *cobra.Command, v valueFlags, sources []string) (secret.Value, error) {
+func (a *app) imagePull(cmd *cobra.Command, sources []string) (secret.Value, error) {
 	if len(sources) == 1 && sources[0] != "--registry" && sources[0] != "--from-docker-config" {
 		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s is not for image pull secrets", secret.ErrInvalid, sources[0]),
 			"give --registry, --username and --password, or --from-docker-config")
 	}
-	if !v.fromDockerConfig && (v.dockerConfigPath != "" || v.registries != "") {
+	v := &a.set.Type
+	if !v.FromDockerConfig && (v.DockerConfigPath != "" || v.Registries != "") {
 		return secret.Value{}, fmt.Errorf("%w: --docker-config-path and --registries need --from-docker-config", secret.ErrInvalid)
 	}
 	config := dockerConfig{Auths: map[string]dockerAuth{}}
-	if v.fromDockerConfig {
-		if err := readDockerConfig(cmd.Context(), v, config.Auths); err != nil {
+	if v.FromDockerConfig {
+		if err := a.readDockerConfig(cmd.Context(), config.Auths); err != nil {
 			return secret.Value{}, err
 		}
-	} else if err := a.askRegistry(&v, config.Auths); err != nil {
+	} else if err := a.askRegistry(config.Auths); err != nil {
 		return secret.Value{}, err
 	}
 	b, err := json.Marshal(config)
@@ -59,7 +60,8 @@ func (a *app) imagePull(cmd *cobra.Command, v valueFlags, sources []string) (sec
 
 // askRegistry adds the credentials that the flags name; what they do not is
 // asked for.
-func (a *app) askRegistry(v *valueFlags, auths map[string]dockerAuth) error {
+func (a *app) askRegistry(auths map[string]dockerAuth) error {
+	v := &a.set.Type
 	t := a.terminal()
 	var missing []string
 	for _, q := range []struct {
@@ -67,9 +69,9 @@ func (a *app) askRegistry(v *valueFlags, auths map[string]dockerAuth) error {
 		answer *string
 		ask    func() (string, error)
 	}{
-		{"registry", &v.registry, func() (string, error) { return t.Line("Registry (e.g., ghcr.io, docker.io): ") }},
-		{"username", &v.username, func() (string, error) { return t.Line("Username: ") }},
-		{"password", &v.password, func() (string, error) {
+		{"registry", &v.Registry, func() (string, error) { return t.Line("Registry (e.g., ghcr.io, docker.io): ") }},
+		{"username", &v.Username, func() (string, error) { return t.Line("Username: ") }},
+		{"password", &v.Password, func() (string, error) {
 			value, err := t.Ask("Password: ")
 			return string(value.Reveal()), err
 		}},
@@ -89,16 +91,17 @@ func (a *app) askRegistry(v *valueFlags, auths map[string]dockerAuth) error {
 	if missing != nil {
 		return fmt.Errorf("%w: an image pull secret needs %s, and there is no terminal to ask on", secret.ErrInvalid, strings.Join(missing, ", "))
 	}
-	auths[v.registry] = newDockerAuth(v.username, v.password)
+	auths[v.Registry] = newDockerAuth(v.Username, v.Password)
 	return nil
 }
 
 // readDockerConfig adds the credentials that docker has, from its configuration
 // and the credential helpers that this names.
-func readDockerConfig(ctx context.Context, v valueFlags, auths map[string]dockerAuth) error {
-	path := v.dockerConfigPath
+func (a *app) readDockerConfig(ctx context.Context, auths map[string]dockerAuth) error {
+	v := &a.set.Type
+	path := v.DockerConfigPath
 	if path == "" {
-		dir := os.Getenv("DOCKER_CONFIG")
+		dir := a.set.Found.DockerConfig
 		if dir == "" {
 			home, err := os.UserHomeDir()
 			if err != nil {
@@ -117,8 +120,8 @@ func readDockerConfig(ctx context.Context, v valueFlags, auths map[string]docker
 		return fmt.Errorf("%w: docker's configuration: %s is not JSON", secret.ErrInvalid, path)
 	}
 	var registries []string
-	if v.registries != "" {
-		registries = strings.Split(v.registries, ",")
+	if v.Registries != "" {
+		registries = strings.Split(v.Registries, ",")
 	} else {
 		for r := range config.Auths {
 			registries = append(registries, r)

@@ -26,7 +26,7 @@ const (
 )
 
 // importFile creates all secrets of an env file at one scope, or none of them.
-func (a *app) importFile(cmd *cobra.Command, args []string, v valueFlags) error {
+func (a *app) importFile(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 { // not quoted: a value may be among them
 		return fmt.Errorf("%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it", secret.ErrInvalid)
 	}
@@ -39,12 +39,12 @@ func (a *app) importFile(cmd *cobra.Command, args []string, v valueFlags) error 
 	if err != nil {
 		return err
 	}
-	typ, err := v.storeType(scope)
+	typ, err := a.storeType(scope)
 	if err != nil {
 		return err
 	}
 	// Before the store is opened: whoever gives it may take their time.
-	secrets, refused := a.readEnvFile(v.fromEnvFile)
+	secrets, refused := a.readEnvFile(a.set.Many.FromEnvFile)
 	for i := range secrets {
 		secrets[i].Ref.Scope, secrets[i].Type = scope, typ
 	}
@@ -72,7 +72,7 @@ func (a *app) importAll(ctx context.Context, s store.Manager, secrets []store.Ne
 		return errors.Join(err, notStored(err, scope))
 	}
 	bar := newProgress(a, nil)
-	if a.flags.passphrase {
+	if a.set.NewStore.Passphrase {
 		bar = &progress{} // where the bar would be a new passphrase is asked for
 	}
 	err := bar.during(fmt.Sprintf("storing %d secrets", len(secrets)), func() error { return importer.Import(ctx, secrets) })

@@ -12,32 +12,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
-	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
 
-// outputFlag is -o, one of some choices.
-type outputFlag struct {
-	choices []string
-	value   string
-}
-
-func (o *outputFlag) String() string { return o.value }
-func (o *outputFlag) Type() string   { return strings.Join(o.choices, "|") }
-func (o *outputFlag) Set(s string) error {
-	if !slices.Contains(o.choices, s) {
-		return errors.New("no such format")
-	}
-	o.value = s
-	return nil
-}
-
 func (a *app) getCommand() *cobra.Command {
-	output := outputFlag{choices: []string{"table", "json", "yaml", "name"}, value: "table"}
 	cmd := &cobra.Command{
 		Use:   "secret [NAME]",
 		Short: "List secrets, or show one; never a value",
@@ -50,9 +31,8 @@ what may read them is a task.`,
 		Args:              atMost(1),
 		ValidArgsFunction: a.completeKeys,
 	}
-	show := cli.NewGroup("output", func(s *pflag.FlagSet) { s.VarP(&output, "output", "o", "table, json, yaml or name") })
-	cli.AddGroups(cmd, show, a.flags.scopeGroup(), a.flags.storeGroup())
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.get(cmd, args, output.value) }
+	a.settings.AddFlags(cmd, &a.set.Get, &a.set.Scope, &a.set.Store)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.get(cmd, args, a.set.Get.Output) }
 	return verb("get", "List secrets, or show one; never a value", cmd)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"inject/cli"
@@ -24,15 +24,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// initFlags are the flags of inject init alone.
-type initFlags struct {
-	copyTo string
-	files  bool
-	group  int
-}
-
 func (a *app) initCommand() *cobra.Command {
-	var f initFlags
 	cmd := &cobra.Command{
 		Use:   "init [--copy-to PATH] [--files] [flags]",
 		Short: "Prepare a pod: copy inject to a shared volume, place file secrets for others",
@@ -47,30 +39,24 @@ that a container may be restarted without it.`,
 		Example: `  inject init --copy-to /copy
   inject init --files --files-dir /etc/flyte/secrets --pod-info /etc/podinfo`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context()) },
 	}
-	prepare := cli.NewGroup("prepare", func(s *pflag.FlagSet) {
-		s.StringVar(&f.copyTo, "copy-to", "", "copy this program to `PATH`, a file or a folder")
-		s.BoolVar(&f.files, "files", false, "place the file secrets in --files-dir (default: "+place.FlyteDir+")")
-		s.IntVar(&f.group, "files-group", -1, "let the group `GID` read them, too (default: the folder's, where new files get that)")
-		s.StringVar(&a.flags.filesDir, "files-dir", "", "`DIR` for --files")
-	})
-	message := cli.NewGroup("message", func(s *pflag.FlagSet) { a.flags.messageFlag(s) })
-	g := &a.flags
-	cli.AddGroups(cmd, prepare, g.declareGroup(), g.scopeGroup(), g.storeGroup(), g.resolveGroup(), message)
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Init, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Message)
 	return cmd
 }
 
-func (a *app) init(ctx context.Context, f initFlags) error {
-	if f.copyTo == "" && !f.files {
+func (a *app) init(ctx context.Context) error {
+	f := &a.set.Init
+	if f.CopyTo == "" && !f.Files {
 		return secret.WithHint(fmt.Errorf("%w: nothing to prepare", secret.ErrInvalid), "--copy-to PATH copies inject there, --files places file secrets; inject init --help tells more")
 	}
-	if f.copyTo != "" {
-		if err := copySelf(f.copyTo); err != nil {
+	if f.CopyTo != "" {
+		if err := copySelf(f.CopyTo); err != nil {
 			return fmt.Errorf("--copy-to: %w", err)
 		}
 	}
-	if !f.files {
+	if !f.Files {
 		return nil
 	}
 	t, scope, err := a.loadTask()
@@ -98,11 +84,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 		return err
 	}
 	harden.Process(a.log.Debug)
-	dir := a.flags.filesDir
-	if dir == "" {
-		dir = place.FlyteDir
-	}
-	return place.Files(dir, f.group, secrets, a.log)
+	return place.Files(cmp.Or(f.FilesDir, place.FlyteDir), f.Group, secrets, a.log)
 }
 
 // copySelf puts a copy of this program at path, or in path if that is a folder, that

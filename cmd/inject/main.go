@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"inject/cli"
 	"inject/exec"
 	"inject/exec/redact"
 )
@@ -45,7 +47,8 @@ func main() {
 type app struct {
 	stdin, stdout, stderr *os.File
 
-	flags    flags
+	set      settings
+	settings *cli.Settings    // the flags and variables of set
 	redactor *redact.Redactor // every value of the task's; all that we say passes it
 	key      *redact.Redactor // what opens the store or is sent to it; all that we say passes it, too
 	log      hclog.Logger
@@ -57,13 +60,18 @@ type app struct {
 
 // main runs the program and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
+	var err error
+	if a.settings, err = cli.Load(&a.set); err != nil {
+		_, _ = fmt.Fprintln(a.stderr, "inject:", err)
+		return codeFailed
+	}
 	a.redactor, a.key = redact.New(1), redact.New(1,
-		redact.Pattern{Name: keyVar, Value: []byte(os.Getenv(keyVar))},
-		redact.Pattern{Name: tokenVar, Value: []byte(os.Getenv(tokenVar))})
+		redact.Pattern{Name: keyVar, Value: a.set.Keys.Key.Reveal()},
+		redact.Pattern{Name: tokenVar, Value: a.set.Keys.Token.Reveal()})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})
-	err := a.rootCommand(args).ExecuteContext(ctx)
+	err = a.rootCommand(args).ExecuteContext(ctx)
 	if err == nil {
 		a.dieOf(a.status.TerminalSignal)
 		return a.status.Code

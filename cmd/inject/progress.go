@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -35,7 +34,7 @@ func newProgress(a *app, files []outputs.File) *progress {
 		p.total += f.Size
 	}
 	width, _, err := term.GetSize(int(a.stderr.Fd()))
-	if err == nil && width > 0 && os.Getenv("TERM") != "dumb" {
+	if err == nil && width > 0 && a.set.Found.Terminal != "dumb" {
 		p.width, p.next = width, time.Now().Add(barPatience)
 	}
 	return p

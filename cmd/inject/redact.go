@@ -20,7 +20,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"inject/cli"
 	"inject/exec"
@@ -33,15 +32,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// redactFlags are the flags of inject redact alone.
-type redactFlags struct {
-	valuesFrom            string
-	stats, check, inPlace bool
-	output                outputFlag
-}
-
 func (a *app) redactCommand() *cobra.Command {
-	r := redactFlags{output: outputFlag{choices: []string{"text", "json"}, value: "text"}}
 	cmd := &cobra.Command{
 		Use:   "redact [flags] [PATH…]",
 		Short: "Mask the declared secrets in a stream or in files",
@@ -60,32 +51,22 @@ stands for all files below it; links in it are not followed. Without them severa
   vault-dump | inject redact --values-from - --check ./artifacts
   inject redact --task task.yaml --in-place core.log /var/log/task`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.redact(cmd, args, r) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.redact(cmd, args) },
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
 	}
-	f := &a.flags
-	mask := cli.NewGroup("mask", func(s *pflag.FlagSet) {
-		s.StringArrayVar(&f.mask, "mask", nil, "mask this `TEXT`, too (repeat)")
-		s.StringVar(&r.valuesFrom, "values-from", "", "mask the values in `FILE`, too: one a line, or a JSON array of texts; - for stdin")
-		s.IntVar(&f.minLength, "redact-min-length", 6, "shorter values are not masked, in `BYTES`")
-	})
-	files := cli.NewGroup("what to do", func(s *pflag.FlagSet) {
-		s.BoolVar(&r.check, "check", false, "only tell where values are; exit with 1 if there are any")
-		s.VarP(&r.output, "output", "o", "of --check: text or json")
-		s.BoolVar(&r.inPlace, "in-place", false, "replace each file that holds a value by a masked one")
-		s.BoolVar(&r.stats, "stats", false, "tell on stderr what was found: how often, by name and form")
-	})
-	cli.AddGroups(cmd, mask, files, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup())
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Mask, &s.Values, &s.Redact, &s.Declare, &s.Scope, &s.Store, &s.Resolve)
 	return cmd
 }
 
-func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
-	if err := r.validate(cmd, paths); err != nil {
+func (a *app) redact(cmd *cobra.Command, paths []string) error {
+	r := &a.set.Redact
+	if err := a.validateRedact(cmd, paths); err != nil {
 		return err
 	}
-	if err := a.loadPatterns(cmd.Context(), r.valuesFrom); err != nil {
+	if err := a.loadPatterns(cmd.Context(), a.set.Values.From); err != nil {
 		return err
 	}
 	if len(paths) == 0 {
@@ -93,31 +74,32 @@ func (a *app) redact(cmd *cobra.Command, paths []string, r redactFlags) error {
 	}
 	var found finds
 	var err error
-	if r.check || r.inPlace {
-		err = a.scan(cmd.Context(), paths, r, &found)
+	if r.Check || r.InPlace {
+		err = a.scan(cmd.Context(), paths, &found)
 	} else {
-		err = a.filter(paths, r.stats, &found)
+		err = a.filter(paths, r.Stats, &found)
 	}
-	if r.stats {
-		found.tell(a.masked(a.stderr), r.check)
+	if r.Stats {
+		found.tell(a.masked(a.stderr), r.Check)
 	}
-	if err == nil && r.check && found.total > 0 {
+	if err == nil && r.Check && found.total > 0 {
 		a.status.Code = 1
 	}
 	return err
 }
 
-// validate refuses what does not go together.
-func (r *redactFlags) validate(cmd *cobra.Command, paths []string) error {
+// validateRedact refuses what does not go together.
+func (a *app) validateRedact(cmd *cobra.Command, paths []string) error {
+	r := &a.set.Redact
 	wrong := func(what string) error { return fmt.Errorf("%w: %s", secret.ErrInvalid, what) }
 	switch {
-	case r.check && r.inPlace:
+	case r.Check && r.InPlace:
 		return wrong("--check and --in-place exclude each other: give one")
-	case r.inPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
+	case r.InPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("--in-place needs files to replace"), "%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
-	case cmd.Flags().Changed("output") && !r.check && os.Getenv(cli.Twin("output")) == "": // which is of other verbs, too
+	case cmd.Flags().Changed("output") && !r.Check && a.settings.Env(cli.Twin("output")) == "": // which is of other verbs, too
 		return wrong("--output needs --check")
-	case r.valuesFrom == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
+	case a.set.Values.From == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(wrong("stdin cannot be both the values and the text"), "--values-from FILE, or name the files to mask")
 	}
 	return nil
@@ -268,8 +250,9 @@ func (a *app) open(path string) (*os.File, error) {
 
 // scan looks into each file, or masks it in place, and tells of every one with
 // which it could not.
-func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *finds) error {
-	if r.inPlace { // which has something to clean up
+func (a *app) scan(ctx context.Context, paths []string, found *finds) error {
+	r := &a.set.Redact
+	if r.InPlace { // which has something to clean up
 		var stop func()
 		ctx, stop = untilSignal(ctx)
 		defer stop()
@@ -287,9 +270,9 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 	s.Found = func(file outputs.File, f redact.Find) {
 		found.add(f)
 		switch {
-		case r.output.value == "json":
+		case r.Output == "json":
 			list = append(list, finding{a.hide(file.Path), f.Offset, f.Name, f.Kind})
-		case r.check:
+		case r.Check:
 			bar.clear()
 			if sayErr == nil {
 				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable.Name(file.Path), f.Offset, f.Name, f.Kind)
@@ -299,7 +282,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 	for _, f := range files {
 		bar.at(f)
 		switch {
-		case r.inPlace:
+		case r.InPlace:
 			err = s.Mask(ctx, f)
 		case f.Path == "-":
 			err = s.Copy(ctx, f, a.stdin, io.Discard)
@@ -314,7 +297,7 @@ func (a *app) scan(ctx context.Context, paths []string, r redactFlags, found *fi
 		}
 	}
 	bar.clear()
-	if r.output.value == "json" {
+	if r.Output == "json" {
 		sayErr = printAs(a.stdout, "json", list)
 	}
 	return errors.Join(append(errs, sayErr)...)

@@ -160,8 +160,8 @@ func (a *app) mask(text string) string {
 
 // messagePath returns where the termination message is; "" for nowhere.
 func (a *app) messagePath() string {
-	log := &a.flags.terminationLog
-	if *log = cmp.Or(*log, os.Getenv(cli.Twin("termination-log"))); *log == "" {
+	log := &a.set.Message.TerminationLog
+	if *log = cmp.Or(*log, a.settings.Env(cli.Twin("termination-log"))); *log == "" {
 		const usual = "/dev/termination-log"
 		if _, err := os.Stat(usual); err == nil {
 			*log = usual
@@ -181,7 +181,7 @@ func (a *app) hasMessage() bool {
 // often not ours to open, what is in it stays, and its number is another's when what
 // we have inherited is closed.
 func (a *app) keepMessage() (err error) {
-	path := a.flags.terminationLog
+	path := a.set.Message.TerminationLog
 	if path == "" || a.message != nil {
 		return nil
 	}
@@ -196,7 +196,7 @@ func (a *app) keepMessage() (err error) {
 	}
 	fd, notNumber := strconv.Atoi(number)
 	if !ok || notNumber != nil {
-		a.flags.terminationLog, err = filepath.Abs(path)
+		a.set.Message.TerminationLog, err = filepath.Abs(path)
 		return err
 	}
 	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {

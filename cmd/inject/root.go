@@ -112,8 +112,9 @@ func (a *app) runCommand() *cobra.Command {
 // runFlags gives a command the flags of running one. They end at the first word
 // that is none: the rest is the command, untouched.
 func (a *app) runFlags(cmd *cobra.Command) {
-	f := &a.flags
-	cli.AddGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), f.maskGroup(), f.runGroup())
+	s := &a.set
+	a.settings.AddFlags(cmd,
+		&s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Mask, &s.Outputs, &s.Run, &s.Message)
 	cmd.Flags().SetInterspersed(false)
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -124,7 +125,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
 	}
-	f := &a.flags
+	s := &a.set
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err
@@ -132,14 +133,14 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
-		Environ: os.Environ(), OnConflict: place.Conflict(f.onConflict), FilesDir: f.filesDir,
-		Redactor: a.redactor, NoRedact: f.noRedact,
+		Environ: os.Environ(), OnConflict: place.Conflict(s.Place.OnConflict), FilesDir: s.Place.FilesDir,
+		Redactor: a.redactor, NoRedact: s.Outputs.NoRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
-		Grace: f.grace, Log: a.log,
+		Grace: s.Run.Grace, Log: a.log,
 	}
 	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
 		said := t.Org+t.Project+t.Domain != ""
-		placed, err := place.Placed(o.Environ, t.FilesDir, f.filesDir, scope, said, t.Declared)
+		placed, err := place.Placed(o.Environ, t.FilesDir, s.Place.FilesDir, scope, said, t.Declared)
 		if err != nil {
 			return err
 		}
@@ -148,8 +149,8 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 			o.Declared = nil
 		}
 	}
-	o.Policy = outputs.Policy(f.onLeak)
-	for _, dir := range f.outputs {
+	o.Policy = outputs.Policy(s.Outputs.OnLeak)
+	for _, dir := range s.Outputs.Dirs {
 		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)
 		if err != nil {
 			return fmt.Errorf("%w: --outputs: %w", secret.ErrInvalid, err)
@@ -163,16 +164,16 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 		a.stopped = ctx.Done()
 	}
 	if len(o.Declared) > 0 {
-		opening, cancel := context.WithTimeout(ctx, f.resolveTimeout)
+		opening, cancel := context.WithTimeout(ctx, s.Resolve.Timeout)
 		defer cancel()
-		s, err := a.openReader(opening)
+		r, err := a.openReader(opening)
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		o.Resolver, o.Release = s, s.Close
+		o.Resolver, o.Release = r, r.Close
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
-	o.Deadline = time.Now().Add(f.resolveTimeout)
+	o.Deadline = time.Now().Add(s.Resolve.Timeout)
 	if a.message == nil { // a descriptor of ours is not the command's to write a message to
 		o.TerminationMessage = a.messagePath()
 	}
@@ -182,10 +183,11 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 
 // hasOwnWork reports whether we were told to do something that an inject above us, which
 // has placed our declared list, was perhaps not.
-func (a *app) hasOwnWork(cmd *cobra.Command) bool {
-	return slices.ContainsFunc([]string{
-		"mask", "outputs", "no-redact", "redact-min-length", "store", "key-file", "token-file", "ca-file", "cert-file", "on-conflict", "termination-log",
-	}, cmd.Flags().Changed)
+func (a *app) hasOwnWork(cmd *cobra.Command) (has bool) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		has = has || f.Changed && a.settings.Tag(f).Get("nested") == "work"
+	})
+	return has
 }
 
 // explainStart adds what was probably meant to a command that was not found, and
@@ -234,7 +236,6 @@ func (*app) versionCommand() *cobra.Command {
 }
 
 func (a *app) explainCommand() *cobra.Command {
-	output := outputFlag{choices: []string{"text", "json", "yaml", "annotations"}, value: "text"}
 	cmd := &cobra.Command{
 		Use:   "explain [flags]",
 		Short: "Show where each declared secret is looked for, is found and would go",
@@ -249,10 +250,9 @@ annotations of a pod by which Flyte declares it.`,
   inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
 		Args: cli.NoArgs,
 	}
-	f := &a.flags
-	show := cli.NewGroup("output", func(s *pflag.FlagSet) { s.VarP(&output, "output", "o", "text, json, yaml or annotations") })
-	cli.AddGroups(cmd, f.declareGroup(), f.scopeGroup(), f.storeGroup(), f.resolveGroup(), f.placeGroup(), show)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, output.value) }
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Explain)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, s.Explain.Output) }
 	return cmd
 }
 
@@ -280,7 +280,7 @@ func (a *app) explain(cmd *cobra.Command, output string) error {
 	explained := make([]explanation, len(climbs))
 	var failed []resolver.Climb
 	for i, c := range climbs {
-		explained[i] = explain(scope, c, a.flags.filesDir)
+		explained[i] = explain(scope, c, a.set.Place.FilesDir)
 		explained[i].Source = t.Source
 		if c.Err != nil {
 			failed = append(failed, c)

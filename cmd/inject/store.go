@@ -6,7 +6,6 @@ import (
 	"io"
 	"log"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -67,7 +66,7 @@ func (a *app) openReader(ctx context.Context) (*reader, error) {
 		io.Closer
 	}
 	if u.Scheme == store.SchemeDir {
-		s, err = dir.Open(u.Path, a.flags.orgName())
+		s, err = dir.Open(u.Path, a.orgName())
 	} else {
 		s, err = a.openSealed(ctx, u.Path, false)
 	}
@@ -84,7 +83,7 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case isServer(u) && a.flags.passphrase && os.Getenv(cli.Twin("passphrase")) == "":
+	case isServer(u) && a.set.NewStore.Passphrase && a.settings.Env(cli.Twin("passphrase")) == "":
 		return nil, fmt.Errorf("%w: --passphrase is for a store file that is made here; how a server protects its own is said there", secret.ErrInvalid)
 	case isServer(u):
 		return a.openServer(u)
@@ -96,20 +95,20 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 
 // storeURL returns the store's address.
 func (a *app) storeURL() (*url.URL, error) {
-	f := &a.flags
+	f := &a.set.Store
 	u := &url.URL{Scheme: store.SchemeFile}
 	var err error
-	if f.store == "" {
-		u.Path, err = cli.UserPath("XDG_DATA_HOME", ".local/share", "secrets.db")
+	if f.URL == "" {
+		u.Path, err = cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
 	} else {
-		u, err = store.ParseURL(f.store, store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC)
+		u, err = store.ParseURL(f.URL, store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC)
 	}
 	if err != nil || isServer(u) {
 		return u, err
 	}
 	// Who forgets --store must not change another store than they mean.
-	for flag, value := range map[string]string{"token-file": f.tokenFile, "ca-file": f.caFile, "cert-file": f.certFile} {
-		if typed(flag, value) {
+	for flag, value := range map[string]string{"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile} {
+		if a.typed(flag, value) {
 			return nil, secret.WithHint(fmt.Errorf("%w: --%s is for a server, and the store is %s", secret.ErrInvalid, flag, u.Path), "name the server: --store grpcs://host:port")
 		}
 	}
@@ -120,26 +119,28 @@ func isServer(u *url.URL) bool { return u.Scheme == store.SchemeGRPCS || u.Schem
 
 // typed reports whether a flag's value is of the command line and not what its
 // variable says.
-func typed(flag, value string) bool { return value != "" && value != os.Getenv(cli.Twin(flag)) }
+func (a *app) typed(flag, value string) bool {
+	return value != "" && value != a.settings.Env(cli.Twin(flag))
+}
 
 // openServer opens the server at u, which is asked nothing yet.
 func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
-	f := &a.flags
+	f := &a.set.Store
 	o := rpc.Options{
 		Address: u.Host, TLS: u.Scheme == store.SchemeGRPCS,
-		CAFile: f.caFile, CertFile: f.certFile, TokenFile: f.tokenFile, Timeout: answerTime,
+		CAFile: f.CAFile, CertFile: f.CertFile, TokenFile: f.TokenFile, Timeout: answerTime,
 	}
-	if f.certFile != "" || typed("key-file", f.keyFile) { // else the variable's is of another store
-		o.KeyFile = f.keyFile
+	if f.CertFile != "" || a.typed("key-file", f.KeyFile) { // else the variable's is of another store
+		o.KeyFile = f.KeyFile
 	}
 	variable := cli.Twin("token-file")
-	if f.tokenFile == "" {
+	if f.TokenFile == "" {
 		variable = tokenVar
-		o.Token = secret.NewValue([]byte(os.Getenv(tokenVar)))
+		o.Token = a.set.Keys.Token
 	}
 	// Whoever has but the command line in their hands gets no token sent to a server of
 	// theirs: it goes where it was set for.
-	if (o.Token.Len() > 0 || f.tokenFile != "" && !typed("token-file", f.tokenFile)) && !sameServer(u, os.Getenv(cli.Twin("store"))) {
+	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) && !sameServer(u, a.settings.Env(cli.Twin("store"))) {
 		return nil, secret.WithHint(fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one", secret.ErrInvalid, variable, cli.Twin("store")),
 			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store", cli.Twin("store"), u.Scheme, u.Host)
 	}
@@ -157,24 +158,22 @@ func sameServer(u *url.URL, address string) bool {
 
 func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.Store, error) {
 	key := sealed.Key{
-		File:       a.flags.keyFile,
-		Passphrase: a.flags.passphrase,
+		File:       a.set.Store.KeyFile,
+		Passphrase: a.set.NewStore.Passphrase,
 		Notice:     func(text string) { a.say(text) },
 	}
 	if ask := a.terminal(); ask != nil {
 		key.Ask = ask.Passphrase
 	}
 	if key.File == "" {
-		if text := os.Getenv(keyVar); text != "" {
-			key.Text = secret.NewValue([]byte(text))
-		}
+		key.Text = a.set.Keys.Key
 		var err error
-		if key.File, err = cli.UserPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
+		if key.File, err = cli.UserPath(a.set.Found.ConfigHome, ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
 			return nil, err
 		}
 	}
 	return sealed.Open(ctx, sealed.Options{
-		Path: path, Write: write, Key: key, LockTimeout: a.flags.lockTimeout,
+		Path: path, Write: write, Key: key, LockTimeout: a.set.Store.LockTimeout,
 		Opened:  func() { harden.Process(a.log.Debug) },
 		Waiting: func(holder string) { a.say("waiting for " + holder + ", who uses the store") },
 	})
@@ -200,7 +199,7 @@ func fromStore[T any](ctx context.Context, a *app, fn func(context.Context, *rea
 		return nil, err
 	}
 	defer s.Close() //nolint:errcheck // read only
-	ctx, cancel := context.WithTimeout(ctx, a.flags.resolveTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.set.Resolve.Timeout)
 	defer cancel()
 	return fn(ctx, s)
 }

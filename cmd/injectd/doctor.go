@@ -22,7 +22,6 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Check everything that serve would need, and every secret of the store",
@@ -32,9 +31,10 @@ every secret once. It changes nothing, and may run beside a server. It exits wit
 serve would fail or a secret is damaged.`,
 		Example: "  injectd doctor --store file:///var/lib/inject/secrets.db --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem",
 		Args:    cli.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), &f) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
-	cli.AddGroups(cmd, f.listenGroup(), a.servedGroup(), f.accessFlags.group(), f.limitsGroup())
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -48,11 +48,11 @@ type finding struct {
 // soon is how long before its expiry a certificate is warned of.
 const soon = 14 * 24 * time.Hour
 
-func (a *app) doctor(ctx context.Context, f *serveFlags) error {
+func (a *app) doctor(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.log.SetLevel(hclog.Off) // the findings below say it
-	findings := slices.Concat(a.lookAtAccess(ctx, f), []finding{lookAtAudit(f.audit), a.lookAtStore(ctx)})
+	findings := slices.Concat(a.lookAtAccess(ctx), []finding{lookAtAudit(a.set.Listen.Audit), a.lookAtStore(ctx)})
 	var b strings.Builder
 	bad := 0
 	for _, x := range findings {
@@ -78,13 +78,14 @@ func (a *app) doctor(ctx context.Context, f *serveFlags) error {
 	return nil
 }
 
-func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
-	if f.insecure {
+func (a *app) lookAtAccess(ctx context.Context) []finding {
+	f := &a.set.Access
+	if f.Insecure {
 		found := finding{what: "access", warning: "--insecure: everyone on this machine may do everything"}
-		found.err = f.check()
+		found.err = a.set.check()
 		return []finding{found}
 	}
-	err := f.check()
+	err := a.set.check()
 	var who *access
 	if err == nil {
 		who, err = f.open(ctx, a.log)
@@ -96,7 +97,7 @@ func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
 		}
 		return all
 	}
-	all := []finding{{what: "policy", is: f.policy}}
+	all := []finding{{what: "policy", is: f.Policy}}
 	left := time.Until(who.certificates.NotAfter())
 	certificate := finding{what: "certificate", is: "expires " + who.certificates.NotAfter().Format(time.RFC3339)}
 	switch {
@@ -106,11 +107,11 @@ func (a *app) lookAtAccess(ctx context.Context, f *serveFlags) []finding {
 		certificate.warning = certificate.is
 	}
 	all = append(all, certificate)
-	if f.certificates.ClientCA != "" {
-		all = append(all, finding{what: "mtls", is: f.certificates.ClientCA})
+	if f.ClientCAFile != "" {
+		all = append(all, finding{what: "mtls", is: f.ClientCAFile})
 	}
-	if f.tokenFile != "" {
-		all = append(all, finding{what: "tokens", is: f.tokenFile})
+	if f.TokenFile != "" {
+		all = append(all, finding{what: "tokens", is: f.TokenFile})
 	}
 	for _, one := range who.chain {
 		if j, ok := one.(*identity.JWT); ok {
@@ -164,7 +165,7 @@ func canBeMade(path string) error {
 
 // keyCanBeMade returns nil if the store's key exists, is not a file, or can be created.
 func (a *app) keyCanBeMade() error {
-	key, err := a.keyOf(a.store.keyFile)
+	key, err := a.keyOf(a.set.File.KeyFile)
 	if err != nil || key.File == "" || key.Text.Len() > 0 || key.Passphrase {
 		return err
 	}

@@ -7,47 +7,24 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
-	"github.com/spf13/pflag"
 
-	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
 	"inject/resolver/serve/transport"
 )
 
-// accessFlags say who may do what.
-type accessFlags struct {
-	certificates transport.CertificateFiles
-	jwt          []string
-	tokenFile    string
-	policy       string
-	insecure     bool
-}
-
-func (f *accessFlags) group() cli.Group {
-	return cli.NewGroup("access", func(s *pflag.FlagSet) {
-		s.StringVar(&f.certificates.Cert, "cert-file", "", "the server's certificate and what is between it and its CA, PEM, in `FILE`")
-		s.StringVar(&f.certificates.Key, "cert-key-file", "", "its private key, PEM, in `FILE` (default: in that of --cert-file)")
-		s.StringVar(&f.certificates.ClientCA, "client-ca-file", "", "who signs the certificates of clients, PEM, in `FILE`")
-		s.StringArrayVar(&f.jwt, "jwt", nil, "an issuer of tokens (repeat): `issuer=URL,audience=TEXT,keys=FILE|URL`[,ca=FILE][,algorithms=RS256+ES256]")
-		s.StringVar(&f.tokenFile, "token-file", "", "names and hashes of tokens, as injectd token makes them, in `FILE`")
-		s.StringVar(&f.policy, "policy", "", "which identity may do what where, in `FILE` (see docs/reference/policy.md)")
-		s.BoolVar(&f.insecure, "insecure", false, "to develop: no TLS, and everyone on this machine may do everything")
-	})
-}
-
 // check finds what does not go together.
-func (f *accessFlags) check() error {
+func (f *accessSettings) check() error {
 	var errs []error
 	refuse := func(hint, format string, args ...any) {
 		errs = append(errs, secret.WithHint(fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...), "%s", hint))
 	}
 	given := map[string]bool{
-		"cert-file": f.certificates.Cert != "", "cert-key-file": f.certificates.Key != "", "client-ca-file": f.certificates.ClientCA != "",
-		"jwt": f.jwt != nil, "token-file": f.tokenFile != "", "policy": f.policy != "",
+		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
+		"jwt": f.JWT != nil, "token-file": f.TokenFile != "", "policy": f.Policy != "",
 	}
-	if f.insecure {
+	if f.Insecure {
 		for _, name := range []string{"cert-file", "cert-key-file", "client-ca-file", "jwt", "token-file", "policy"} {
 			if given[name] {
 				refuse("leave one of the two out", "--insecure asks nobody who they are, and --%s is there to do so", name)
@@ -77,8 +54,8 @@ type access struct {
 
 // open reads everything that f names, and keeps it current until ctx ends. The error
 // names every one that cannot be used.
-func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, error) {
-	if err := f.check(); err != nil || f.insecure {
+func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {
+	if err := f.check(); err != nil || f.Insecure {
 		return &access{}, err
 	}
 	a := &access{sources: map[string]interface{ Err() error }{}}
@@ -89,15 +66,16 @@ func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, erro
 		}
 		return err != nil
 	}
+	files := transport.CertificateFiles{Cert: f.CertFile, Key: f.CertKeyFile, ClientCA: f.ClientCAFile}
 	var err error
-	if a.certificates, err = transport.LoadCertificates(ctx, f.certificates, log.Named("certificates")); err == nil {
+	if a.certificates, err = transport.LoadCertificates(ctx, files, log.Named("certificates")); err == nil {
 		a.sources["cert-file"] = a.certificates
 	}
 	errs = append(errs, err) // it says which of the files
-	if f.certificates.ClientCA != "" {
+	if f.ClientCAFile != "" {
 		a.chain = append(a.chain, identity.MTLS{})
 	}
-	for _, text := range f.jwt {
+	for _, text := range f.JWT {
 		o, err := parseJWT(text)
 		if failed("jwt", err) {
 			continue
@@ -113,14 +91,14 @@ func (f *accessFlags) open(ctx context.Context, log hclog.Logger) (*access, erro
 			a.sources["jwt "+j.Issuer()] = j
 		}
 	}
-	if f.tokenFile != "" {
-		tokens, err := identity.NewTokens(ctx, f.tokenFile, log.Named("tokens"))
+	if f.TokenFile != "" {
+		tokens, err := identity.NewTokens(ctx, f.TokenFile, log.Named("tokens"))
 		if !failed("token-file", err) {
 			a.chain = append(a.chain, tokens)
 			a.sources["token-file"] = tokens
 		}
 	}
-	if a.policy, err = policy.Open(ctx, f.policy, log.Named("policy")); !failed("policy", err) {
+	if a.policy, err = policy.Open(ctx, f.Policy, log.Named("policy")); !failed("policy", err) {
 		a.sources["policy"] = a.policy
 	}
 	return a, errors.Join(errs...)

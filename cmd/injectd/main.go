@@ -16,7 +16,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"inject/cli"
@@ -39,8 +38,8 @@ func main() {
 type app struct {
 	stdin, stdout, stderr *os.File
 
-	store    storeFlags
-	logLevel string
+	set      settings
+	settings *cli.Settings // the flags and variables of set
 	// key is what opens the store; all that we say passes it. Nothing that we say holds
 	// the values of the store: there may be a million, and they are sealed.
 	key *redact.Redactor
@@ -49,7 +48,12 @@ type app struct {
 
 // main runs the program and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
-	a.key = redact.New(1, redact.Pattern{Name: keyVariable, Value: []byte(os.Getenv(keyVariable))})
+	var err error
+	if a.settings, err = cli.Load(&a.set); err != nil {
+		_, _ = fmt.Fprintln(a.stderr, "injectd:", err)
+		return 1
+	}
+	a.key = redact.New(1, redact.Pattern{Name: keyVariable, Value: a.set.Keys.Key.Reveal()})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "injectd", Level: hclog.Info, Output: &messages{a.key, a.stderr},
 		JSONFormat: !tty.Is(a.stderr),
@@ -119,7 +123,7 @@ every decision is a line of the audit log.`,
 	root.SetOut(a.stdout)
 	root.SetErr(&messages{a.key, a.stderr})
 	root.SetFlagErrorFunc(cli.FlagError)
-	cli.AddGroups(root)
+	a.settings.AddFlags(root)
 	root.AddCommand(a.serveCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(), a.restoreCommand(),
 		a.tokenCommand(), a.policyCommand(), a.versionCommand())
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
@@ -142,23 +146,17 @@ func knownVerb(cmd *cobra.Command, args []string) error {
 
 // prepare is called before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
-	if err := cli.ApplyTwins(cmd); err != nil {
+	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}
-	if a.logLevel != "" {
-		level := hclog.LevelFromString(a.logLevel)
+	if a.set.File.LogLevel != "" {
+		level := hclog.LevelFromString(a.set.File.LogLevel)
 		if level == hclog.NoLevel {
 			return fmt.Errorf("%w: --log-level is debug, info, warn, error or off", secret.ErrInvalid)
 		}
 		a.log.SetLevel(level)
 	}
-	var errs []error
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Value.Type() == "duration" && strings.HasPrefix(f.Value.String(), "-") {
-			errs = append(errs, fmt.Errorf("%w: --%s is not negative", secret.ErrInvalid, f.Name))
-		}
-	})
-	return errors.Join(errs...)
+	return nil
 }
 
 func (*app) versionCommand() *cobra.Command {

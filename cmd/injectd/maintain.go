@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"inject/cli"
 	"inject/resolver/secret"
@@ -23,8 +22,7 @@ func (a *app) keysCommand() *cobra.Command {
 		Args:  knownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cli.AddGroups(keys)
-	var to string
+	a.settings.AddFlags(keys)
 	rotate := &cobra.Command{
 		Use:   "rotate --new-key-file FILE",
 		Short: "Replace the key that opens the store",
@@ -39,6 +37,7 @@ key. To lock them out, create the secrets anew in a new store.`,
 		Example: "  injectd keys rotate --store file:///var/lib/inject/secrets.db --new-key-file /etc/inject/key-2.txt",
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			to := a.set.Rotate.NewKeyFile
 			if to == "" {
 				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid), "%s --new-key-file key-2.txt; it is created if it does not exist", cmd.CommandPath())
 			}
@@ -49,9 +48,7 @@ key. To lock them out, create the secrets anew in a new store.`,
 			return nil
 		},
 	}
-	cli.AddGroups(rotate, cli.NewGroup("key", func(s *pflag.FlagSet) {
-		s.StringVar(&to, "new-key-file", "", "`FILE` with the age identities that will open the store")
-	}), a.fileGroup())
+	a.settings.AddFlags(rotate, &a.set.Rotate, &a.set.File)
 	keys.AddCommand(rotate)
 	return keys
 }
@@ -69,7 +66,7 @@ copy is sealed for the same key, so keep the key somewhere else.`,
 			return err
 		},
 	}
-	cli.AddGroups(cmd, a.fileGroup())
+	a.settings.AddFlags(cmd, &a.set.File)
 	return cmd
 }
 
@@ -99,7 +96,7 @@ is another.`,
 			return nil
 		},
 	}
-	cli.AddGroups(cmd, a.fileGroup())
+	a.settings.AddFlags(cmd, &a.set.File)
 	return cmd
 }
 
@@ -111,7 +108,6 @@ func oneFile(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) tokenCommand() *cobra.Command {
-	var file string
 	cmd := &cobra.Command{
 		Use:   "token [flags] NAME",
 		Short: "Make a token for the token file of serve",
@@ -126,18 +122,16 @@ NAME, with the token's hash, goes to stderr, or to the end of --token-file.`,
 			if err != nil {
 				return err
 			}
-			if file == "" {
+			if a.set.Token.File == "" {
 				a.say("add this line to the token file:\n%s", line)
-			} else if err := addToken(file, line); err != nil {
+			} else if err := addToken(a.set.Token.File, line); err != nil {
 				return fmt.Errorf("--token-file: %w", err)
 			}
 			_, err = a.stdout.Write(append(token.Reveal(), '\n')) // the token is made to be shown once
 			return err
 		},
 	}
-	cli.AddGroups(cmd, cli.NewGroup("token", func(s *pflag.FlagSet) {
-		s.StringVar(&file, "token-file", "", "add the hash to `FILE`, which is created if it does not exist")
-	}))
+	a.settings.AddFlags(cmd, &a.set.Token)
 	return cmd
 }
 

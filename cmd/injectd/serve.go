@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"inject/cli"
@@ -25,41 +24,7 @@ import (
 	"inject/resolver/store"
 )
 
-// serveFlags are those of serve and, as it checks what serve would need, of doctor.
-type serveFlags struct {
-	accessFlags
-
-	listen, opsListen string
-	audit             string
-	cluster           string
-	limits            transport.Limits
-	rate              float64
-	burst             int
-	drain, drainDelay time.Duration
-}
-
-func (f *serveFlags) listenGroup() cli.Group {
-	return cli.NewGroup("listen", func(s *pflag.FlagSet) {
-		s.StringVar(&f.listen, "listen", "127.0.0.1:8093", "`HOST:PORT` to serve on")
-		s.StringVar(&f.opsListen, "ops-listen", "127.0.0.1:8094", "`HOST:PORT` of /livez, /readyz and /metrics; empty for none")
-		s.StringVar(&f.audit, "audit-log", "-", "`FILE` to append the audit log to; - is stdout")
-		s.StringVar(&f.cluster, "cluster-name", "inject", "what Flyte's clients are told is where secrets are")
-		s.DurationVar(&f.drain, "drain", 25*time.Second, "for requests that have begun when we are asked to stop")
-		s.DurationVar(&f.drainDelay, "drain-delay", 0, "from not being ready to taking no more connections, so that load balancers learn of it")
-	})
-}
-
-func (f *serveFlags) limitsGroup() cli.Group {
-	return cli.NewGroup("limits", func(s *pflag.FlagSet) {
-		s.IntVar(&f.limits.Connections, "max-connections", 12_000, "at the same time; more wait")
-		s.IntVar(&f.limits.Streams, "max-streams", 250, "requests at the same time on one connection")
-		s.Float64Var(&f.rate, "rate", 1000, "requests a second of one identity in the long run; 0 for any number")
-		s.IntVar(&f.burst, "rate-burst", 20_000, "requests of one identity at once")
-	})
-}
-
 func (a *app) serveCommand() *cobra.Command {
-	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Serve the store to people and tasks",
@@ -75,29 +40,31 @@ files change; a bad edit leaves in force what was.`,
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
       --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
 	}
-	cli.AddGroups(cmd, f.listenGroup(), a.servedGroup(), f.accessFlags.group(), f.limitsGroup())
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
 	return cmd
 }
 
-func (f *serveFlags) check() error {
+// check finds what does not go together, and addresses that are none.
+func (f *settings) check() error {
 	var errs []error
-	if f.limits.Connections < 1 || f.limits.Streams < 1 {
+	if f.Limits.Connections < 1 || f.Limits.Streams < 1 {
 		errs = append(errs, fmt.Errorf("%w: --max-connections and --max-streams are at least 1", secret.ErrInvalid))
 	}
-	if f.rate < 0 || f.rate > 0 && f.burst < 1 {
+	if f.Limits.Rate < 0 || f.Limits.Rate > 0 && f.Limits.Burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
-	listen := checkAddress("listen", f.listen)
-	if listen == nil && f.insecure {
-		listen = transport.CheckLoopback(f.listen)
+	listen := checkAddress("listen", f.Listen.Address)
+	if listen == nil && f.Access.Insecure {
+		listen = transport.CheckLoopback(f.Listen.Address)
 	}
 	errs = append(errs, listen)
-	if f.opsListen != "" {
-		errs = append(errs, checkAddress("ops-listen", f.opsListen))
+	if f.Listen.Ops != "" {
+		errs = append(errs, checkAddress("ops-listen", f.Listen.Ops))
 	}
-	return errors.Join(append(errs, f.accessFlags.check())...)
+	return errors.Join(append(errs, f.Access.check())...)
 }
 
 func checkAddress(flag, address string) error {
@@ -120,7 +87,8 @@ func served(port net.Addr, insecure bool) string {
 	return scheme + "://" + net.JoinHostPort(host, number)
 }
 
-func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
+func (a *app) serve(ctx context.Context) (err error) {
+	f := &a.set
 	if err := f.check(); err != nil {
 		return err
 	}
@@ -131,23 +99,24 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	stopping, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 
-	who, err := f.open(ctx, a.log)
+	who, err := f.Access.open(ctx, a.log)
 	if err != nil {
 		return err
 	}
 	audit := serve.NewAudit(a.stdout)
-	if f.audit != "-" {
-		if audit, err = serve.OpenAudit(f.audit); err != nil {
+	if f.Listen.Audit != "-" {
+		if audit, err = serve.OpenAudit(f.Listen.Audit); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, audit.Close()) }()
 	}
-	port, err := transport.Listen(ctx, f.listen, who.certificates, f.limits)
+	limits := transport.Limits{Connections: f.Limits.Connections, Streams: f.Limits.Streams}
+	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
 	if err != nil {
 		return err
 	}
 	defer port.Close() //nolint:errcheck // closed by the server before
-	address := served(port.Addr(), f.insecure)
+	address := served(port.Addr(), f.Access.Insecure)
 	backend, at, err := a.openServed(stopping, address)
 	if err != nil {
 		return err
@@ -157,10 +126,10 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o := serve.Options{
-		Store: backend, Audit: audit, Log: a.log, Metrics: registry, Cluster: f.cluster,
-		Rate: f.rate, Burst: f.burst,
+		Store: backend, Audit: audit, Log: a.log, Metrics: registry, Cluster: f.Listen.Cluster,
+		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
 	}
-	if f.insecure {
+	if f.Access.Insecure {
 		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is encrypted on the way; this is for developing on this machine alone", "address", address)
 	} else {
 		o.Authenticator, o.Policy = who.chain, who.policy.Current
@@ -174,10 +143,10 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
 		defer answered()
-		return transport.Serve(afterDelay(running, stopping, f.drainDelay), transport.HTTP(handler, f.limits, a.log.Named("http")), port, f.drain)
+		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), transport.HTTP(handler, limits, a.log.Named("http")), port, f.Listen.Drain)
 	})
-	if f.opsListen != "" {
-		ops, err := opsPort(ctx, f.opsListen)
+	if f.Listen.Ops != "" {
+		ops, err := opsPort(ctx, f.Listen.Ops)
 		if err != nil {
 			answered()
 			return errors.Join(err, group.Wait())

@@ -6,9 +6,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/spf13/pflag"
 
 	"inject/cli"
 	"inject/resolver/secret"
@@ -20,43 +17,13 @@ import (
 // keyVariable may have what opens the store: age identities or a passphrase.
 const keyVariable = "INJECT_KEY"
 
-// storeFlags say which store, and what opens it.
-type storeFlags struct {
-	address     string
-	keyFile     string
-	passphrase  bool
-	org         string
-	lockTimeout time.Duration
-}
-
-// fileGroup is the flags of the verbs for which the store is a file.
-func (a *app) fileGroup() cli.Group {
-	return cli.NewGroup("store", func(s *pflag.FlagSet) {
-		f := &a.store
-		s.StringVar(&f.address, "store", "", "`URL` of the store: file:///PATH, dir:///PATH (default: your own sealed file)")
-		s.StringVar(&f.keyFile, "key-file", "", "age identities that open the store, in `FILE` (default: your own); or the identity or passphrase itself in $"+keyVariable)
-		s.DurationVar(&f.lockTimeout, "lock-timeout", 5*time.Second, "how long to wait for others who use the store file")
-		s.StringVar(&a.logLevel, "log-level", "info", "what to say on stderr: debug, info, warn, error, off")
-	})
-}
-
-// servedGroup is fileGroup and what a store that is served needs besides.
-func (a *app) servedGroup() cli.Group {
-	g := a.fileGroup()
-	g.Set.AddFlagSet(cli.NewGroup("store", func(s *pflag.FlagSet) {
-		s.BoolVar(&a.store.passphrase, "passphrase", false, "protect a new store by the passphrase in $"+keyVariable+" instead of by a key file")
-		s.StringVar(&a.store.org, "org", secret.DefaultOrg, "whose secrets a dir:// store has")
-	}).Set)
-	return g
-}
-
 // url returns the store's address: the user's own file if none was given.
 func (a *app) url() (*url.URL, error) {
-	if a.store.address == "" {
-		path, err := cli.UserPath("XDG_DATA_HOME", ".local/share", "secrets.db")
+	if a.set.File.Store == "" {
+		path, err := cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
 		return &url.URL{Scheme: store.SchemeFile, Path: path}, err
 	}
-	return store.ParseURL(a.store.address, all.Schemes()...)
+	return store.ParseURL(a.set.File.Store, all.Schemes()...)
 }
 
 // filePath returns the path of the store, which must be a file, made absolute.
@@ -74,18 +41,16 @@ func (a *app) filePath() (string, error) {
 
 // keyOf returns the key in a file, or what there is if file is "".
 func (a *app) keyOf(file string) (sealed.Key, error) {
-	key := sealed.Key{File: file, Passphrase: a.store.passphrase, Notice: func(text string) { a.log.Info(text) }}
+	key := sealed.Key{File: file, Passphrase: a.set.Served.Passphrase, Notice: func(text string) { a.log.Info(text) }}
 	if t := cli.OpenTerminal(a.stdin, nil); t != nil {
 		key.Ask = t.Passphrase
 	}
 	if file != "" {
 		return key, nil
 	}
-	if text := os.Getenv(keyVariable); text != "" {
-		key.Text = secret.NewValue([]byte(text))
-	}
+	key.Text = a.set.Keys.Key
 	var err error
-	if key.File, err = cli.UserPath("XDG_CONFIG_HOME", ".config", "key.txt"); err != nil && key.Text.Len() > 0 {
+	if key.File, err = cli.UserPath(a.set.Found.ConfigHome, ".config", "key.txt"); err != nil && key.Text.Len() > 0 {
 		err = nil
 	}
 	return key, err
@@ -94,9 +59,9 @@ func (a *app) keyOf(file string) (sealed.Key, error) {
 // sealedOptions returns how the sealed store at path is opened. served is the address
 // at which it will be served, "" if it will not be.
 func (a *app) sealedOptions(path, served string) (sealed.Options, error) {
-	key, err := a.keyOf(a.store.keyFile)
+	key, err := a.keyOf(a.set.File.KeyFile)
 	return sealed.Options{
-		Path: path, Write: true, Key: key, LockTimeout: a.store.lockTimeout, Address: served,
+		Path: path, Write: true, Key: key, LockTimeout: a.set.File.LockTimeout, Address: served,
 		Waiting: func(holder string) { a.log.Info("waiting for " + holder + ", who uses the store") },
 	}, err
 }
@@ -107,7 +72,7 @@ func (a *app) openServed(ctx context.Context, served string) (all.Store, *url.UR
 	if err != nil {
 		return nil, nil, err
 	}
-	o := all.Options{Org: a.store.org}
+	o := all.Options{Org: a.set.Served.Org}
 	if u.Scheme == store.SchemeFile {
 		if o.Sealed, err = a.sealedOptions(u.Path, served); err != nil {
 			return nil, nil, err

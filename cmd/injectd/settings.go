@@ -1,0 +1,73 @@
+package main
+
+import (
+	"time"
+
+	"inject/resolver/secret"
+)
+
+// settings are all flags and variables of injectd; see [cli.Settings] for the tags.
+//
+// A struct tag is one literal, which Go cannot break: these lines are long.
+type settings struct {
+	Listen struct {
+		Address    string        `flag:"listen" env:"INJECT_LISTEN" default:"127.0.0.1:8093" arg:"HOST:PORT" help:"HOST:PORT to serve on"`
+		Ops        string        `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of /livez, /readyz and /metrics; empty for none"`
+		Audit      string        `flag:"audit-log" env:"INJECT_AUDIT_LOG" default:"-" arg:"FILE" complete:"file" help:"FILE to append the audit log to; - is stdout"`
+		Cluster    string        `flag:"cluster-name" env:"INJECT_CLUSTER_NAME" default:"inject" help:"the name that Flyte's clients are told for the cluster with the secrets"`
+		Drain      time.Duration `flag:"drain" env:"INJECT_DRAIN" default:"25s" help:"time for requests that have begun when the server is asked to stop"`
+		DrainDelay time.Duration `flag:"drain-delay" env:"INJECT_DRAIN_DELAY" default:"0s" help:"time from not being ready to taking no more connections, so that load balancers learn of it"`
+	} `group:"listen"`
+
+	File struct {
+		Store       string        `flag:"store" env:"INJECT_STORE" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH (default: your own sealed file)"`
+		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that open the store (default: your own); $INJECT_KEY may hold the identity or the passphrase itself"`
+		LockTimeout time.Duration `flag:"lock-timeout" env:"INJECT_LOCK_TIMEOUT" default:"5s" help:"how long to wait for others who use the store file"`
+		LogLevel    string        `flag:"log-level" env:"INJECT_LOG_LEVEL" default:"info" help:"what to log on stderr: debug, info, warn, error or off"`
+	} `group:"store"`
+
+	// Served is what a store that is served needs besides File.
+	Served struct {
+		Passphrase bool   `flag:"passphrase" env:"INJECT_PASSPHRASE" help:"protect a new store by the passphrase in $INJECT_KEY instead of by a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECT_KEY"`
+		Org        string `flag:"org" env:"INJECT_ORG" default:"flyte" help:"the organization whose secrets a dir:// store has"`
+	} `group:"store"`
+
+	Access accessSettings `group:"access"`
+
+	Limits struct {
+		Connections int     `flag:"max-connections" env:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
+		Streams     int     `flag:"max-streams" env:"INJECT_MAX_STREAMS" default:"250" help:"requests at the same time on one connection"`
+		Rate        float64 `flag:"rate" env:"INJECT_RATE" default:"1000" help:"requests a second of one identity in the long run; 0 for any number"`
+		Burst       int     `flag:"rate-burst" env:"INJECT_RATE_BURST" default:"20000" help:"requests of one identity at once"`
+	} `group:"limits"`
+
+	Rotate struct {
+		NewKeyFile string `flag:"new-key-file" env:"INJECT_NEW_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that will open the store"`
+	} `group:"key"`
+
+	Token struct {
+		File string `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"add the hash to FILE, which is created if it does not exist"`
+	} `group:"token"`
+
+	// What opens the store has no flag: others can read a command line.
+	Keys struct {
+		Key secret.Value `env:"INJECT_KEY" help:"the age identity or the passphrase that opens the store"`
+	} `group:"keys"`
+
+	// Variables that others set, and injectd reads.
+	Found struct {
+		DataHome   string `env:"XDG_DATA_HOME" help:"the folder of your own store file, inject/secrets.db (default: ~/.local/share)"`
+		ConfigHome string `env:"XDG_CONFIG_HOME" help:"the folder of your own key file, inject/key.txt (default: ~/.config)"`
+	} `group:"variables of others"`
+}
+
+// accessSettings say how callers are known and what each may do.
+type accessSettings struct {
+	CertFile     string   `flag:"cert-file" env:"INJECT_CERT_FILE" arg:"FILE" complete:"file" help:"FILE with the server's certificate and those between it and its CA, PEM"`
+	CertKeyFile  string   `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
+	ClientCAFile string   `flag:"client-ca-file" env:"INJECT_CLIENT_CA_FILE" arg:"FILE" complete:"file" help:"FILE with the authorities that sign the certificates of clients, PEM"`
+	JWT          []string `flag:"jwt" env:"INJECT_JWT" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,algorithms=RS256+ES256]"`
+	TokenFile    string   `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"FILE with names and hashes of tokens, as injectd token makes them"`
+	Policy       string   `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE that says which identity may do what where (see docs/reference/policy.md)"`
+	Insecure     bool     `flag:"insecure" env:"INJECT_INSECURE" help:"for development: no TLS, and everyone on this machine may do everything"`
+}
