@@ -21,7 +21,6 @@
 package docs_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"go/format"
@@ -41,6 +40,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	"inject/internal/harness"
 	"inject/resolver/serve/policy"
 )
 
@@ -68,7 +68,6 @@ func TestMain(m *testing.M) {
 // contents are the languages of blocks that are no commands, each with the check of its text.
 var contents = map[string]func(*testing.T, string){
 	"text": func(*testing.T, string) {},
-	"json": func(t *testing.T, text string) { t.Helper(); require.True(t, json.Valid([]byte(text))) },
 	"yaml": func(t *testing.T, text string) {
 		t.Helper()
 		var into any
@@ -82,14 +81,6 @@ var contents = map[string]func(*testing.T, string){
 		t.Helper()
 		_, err := format.Source([]byte(text))
 		require.NoError(t, err)
-	},
-	"python": func(t *testing.T, text string) {
-		t.Helper()
-		need(t, "python3")
-		parse := exec.CommandContext(t.Context(), "python3", "-c", "import ast, sys; ast.parse(sys.stdin.read())")
-		parse.Stdin = strings.NewReader(text)
-		out, err := parse.CombinedOutput()
-		require.NoError(t, err, "%s", out)
 	},
 	// deploy/docker builds the example, so what is shown of an image must be in it.
 	"dockerfile": func(t *testing.T, text string) {
@@ -126,18 +117,6 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// need skips a test whose programs are not there, and fails it in CI, where they are.
-func need(t *testing.T, programs ...string) {
-	t.Helper()
-	for _, name := range programs {
-		_, err := exec.LookPath(name)
-		if err != nil && os.Getenv("INJECT_TEST_NO_SKIP") == "" {
-			t.Skip(err)
-		}
-		require.NoError(t, err)
-	}
-}
-
 // TestCommands runs the commands of each page.
 func TestCommands(t *testing.T) {
 	for _, p := range pages(t) {
@@ -152,10 +131,10 @@ func TestCommands(t *testing.T) {
 		}
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			need(t, "bash")
+			harness.Need(t, "bash")
 			for _, program := range []string{"openssl", "python3", "curl", "jq", "make"} {
 				if regexp.MustCompile(`\b` + program + `\b`).MatchString(commands) {
-					need(t, program)
+					harness.Need(t, program)
 				}
 			}
 			sh := newShell(t)
@@ -265,11 +244,13 @@ func freePort(t *testing.T) string {
 // goEnv is what make build needs to build without fetching anything again.
 func goEnv(t *testing.T) []string {
 	t.Helper()
-	var env []string
-	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOFLAGS", "GOTOOLCHAIN"} {
-		value, err := exec.CommandContext(t.Context(), "go", "env", name).Output()
-		require.NoError(t, err)
-		env = append(env, name+"="+strings.TrimSpace(string(value)))
+	names := []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOFLAGS", "GOTOOLCHAIN"}
+	values, err := exec.CommandContext(t.Context(), "go", append([]string{"env"}, names...)...).Output()
+	require.NoError(t, err)
+	env := strings.Split(strings.TrimSuffix(string(values), "\n"), "\n")
+	require.Len(t, env, len(names))
+	for i, name := range names {
+		env[i] = name + "=" + env[i]
 	}
 	return env
 }

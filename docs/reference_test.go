@@ -41,17 +41,12 @@ func verbs(t *testing.T, command string) []string {
 	return all
 }
 
-// flagsOf returns the flags in a text's lines that begin as in a help.
+// flagsOf returns the flags that a help lists, each at the beginning of a line and with its
+// text behind two spaces.
 func flagsOf(help string) map[string]bool {
 	flags := map[string]bool{}
-	for line := range strings.Lines(help) {
-		line = strings.TrimSpace(line)
-		if _, long, ok := strings.Cut(line, ", --"); ok && strings.HasPrefix(line, "-") {
-			line = "--" + long
-		}
-		if strings.HasPrefix(line, "--") && strings.Contains(line, "  ") {
-			flags[flagName.FindString(line)] = true
-		}
+	for _, line := range regexp.MustCompile(`(?m)^ {2,6}(?:-\w, )?(--[a-z-]+)(?: \S.*?)?  +\S`).FindAllStringSubmatch(help, -1) {
+		flags[line[1]] = true
 	}
 	return flags
 }
