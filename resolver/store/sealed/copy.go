@@ -15,9 +15,9 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// snapshot runs fn as view does, with the meta page of its transaction and, in head,
-// both meta pages as they are in the file. They must be whole, and are looked at while
-// nobody writes one. fn may take its time: others write and read meanwhile.
+// snapshot calls fn in a read transaction, with the meta page of that transaction and, in head,
+// both meta pages as they are in the file. They are read while no transaction writes them, and
+// must be whole. fn may take long: changes and other reads go on meanwhile.
 func (f *openFile) snapshot(fn func(t *tx, m page.Meta, head []byte) error) error {
 	f.writing.Lock()
 	begun := sync.OnceFunc(f.writing.Unlock)
@@ -35,7 +35,7 @@ func (f *openFile) snapshot(fn func(t *tx, m page.Meta, head []byte) error) erro
 	})
 }
 
-// readHead returns the current meta page, and both as they are in the file.
+// readHead returns the current meta page and, in head, both meta pages as they are in the file.
 func (f *openFile) readHead() (m page.Meta, head []byte, err error) {
 	info, err := f.file.Stat()
 	if err != nil {
@@ -49,11 +49,11 @@ func (f *openFile) readHead() (m page.Meta, head []byte, err error) {
 	return m, head, err
 }
 
-// chunk is how many bytes are copied at once.
+// chunk is how many bytes are copied or overwritten at once.
 const chunk = 1 << 20
 
-// copyTo copies what the file holds now to the new file to. Free pages, which may
-// hold what was deleted, are not copied.
+// copyTo copies the pages in use to the new file to. Free pages are not copied, because they may
+// contain deleted secrets.
 func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
 	return f.snapshot(func(_ *tx, m page.Meta, head []byte) error {
 		used, err := page.Survey(ctx, f.file, m, bucketName, func([]byte) {})
@@ -86,8 +86,8 @@ func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
 	})
 }
 
-// wipeFree overwrites what is in the file beside what it holds now. Nobody may read
-// or write it meanwhile.
+// wipeFree overwrites the free pages of the file with zeros. No other operation may use the file
+// meanwhile.
 func (f *openFile) wipeFree() error {
 	m, _, err := f.readHead()
 	if err != nil {
@@ -113,7 +113,7 @@ func (f *openFile) wipeFree() error {
 	return f.file.Sync()
 }
 
-// existing is the path of a file that is there and must not be.
+// existing is an error: the path of a file that must not exist, but does.
 type existing string
 
 func (e existing) Error() string { return string(e) + " exists already" }
@@ -122,18 +122,16 @@ func (existing) Unwrap() error   { return secret.ErrExists }
 var errNoFile = secret.WithHint(fmt.Errorf("%w: the store has no file yet", secret.ErrInvalid),
 	"the first secret that is created makes it")
 
-// Backup copies the store, as it is when Backup begins, to the new file to: sealed
-// as it is, readable by its owner only. It opens with the key that the store has
-// now, and for reading as it stands; Restore makes a store of it again. Deleted
-// secrets, and what other keys opened, are not in it. Others read and write
-// meanwhile; what they free is used again only when Backup has ended, and where a
-// store of over a GiB grows past another, they wait for it.
+// Backup copies the store as it is when Backup begins to the new file to, which only its owner can
+// read. The copy is sealed with the same keys as the store: it can be opened for reading as it is,
+// and Restore makes a store of it. It contains neither deleted secrets nor data keys wrapped for
+// older keys. Reads and changes go on meanwhile. Pages that they free are reused only after Backup
+// has ended. Only a change for which the file must grow past a multiple of a GiB waits for Backup.
 //
-// The file to appears whole, and durable, or not at all. It is an error that wraps
-// [secret.ErrExists] if there is one already, [secret.ErrInvalid] if the store has no
-// file yet, [secret.ErrCorrupt] if its pages are damaged, and
-// [secret.ErrUnavailable] if to cannot be written. What is sealed is not opened:
-// see Verify.
+// The file to appears whole and durable, or not at all. Errors wrap [secret.ErrExists] if to
+// exists, [secret.ErrInvalid] if the store has no file yet, [secret.ErrCorrupt] if the pages of the
+// store are damaged, and [secret.ErrUnavailable] if to cannot be written. Backup decrypts nothing,
+// so it does not notice a damaged secret: see Verify.
 func (s *Store) Backup(ctx context.Context, to string) error {
 	s.long.RLock()
 	defer s.long.RUnlock()
@@ -154,15 +152,16 @@ func (s *Store) Backup(ctx context.Context, to string) error {
 	return nil
 }
 
-// vacant returns an error if there is something at path.
+// vacant returns an error that wraps [secret.ErrExists] if path exists.
 func vacant(path string) error {
 	if _, err := os.Lstat(path); err == nil {
 		return existing(path)
 	}
-	return nil // or it will not be made, which tells why
+	return nil // if Lstat failed for another reason, making the file will fail with that reason
 }
 
-// copyError says what err is that came of copying s to the file to.
+// copyError returns err, the result of copying s to the file to, with its kind, the file that it
+// concerns and a hint.
 func (s *Store) copyError(to string, err error) error {
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -176,16 +175,17 @@ func (s *Store) copyError(to string, err error) error {
 		"see that %s can be written and has room", filepath.Dir(to))
 }
 
-// Restore makes a store at o.Path of the backup file from, with o.Key, and returns
-// how many secrets it has. All of the copy is opened before it is put there, whole
-// and durable: a backup that is damaged, cut short ([secret.ErrCorrupt]) or of
-// another key ([secret.ErrDenied]) changes nothing. While that is done the new store is
-// locked for this process alone. If there is a file at o.Path the error
-// wraps [secret.ErrExists]; if a process still serves the store that was
-// there, [secret.ErrUnavailable]. o.Write and o.Address do not matter.
+// Restore makes the store file o.Path from the backup file from, which o.Key opens, and returns the
+// number of its secrets. It verifies the copy before the file appears, whole and durable, under its
+// name. Meanwhile the new file is locked for this process alone. o.Write and o.Address have no
+// effect.
 //
-// Whoever has a file open keeps it when it is moved away: end everything that
-// uses a store before its file is replaced.
+// Errors wrap [secret.ErrCorrupt] if the backup is damaged or cut short, [secret.ErrDenied] if
+// o.Key does not open it, [secret.ErrExists] if o.Path exists, and [secret.ErrUnavailable] if a
+// server still holds the store that was at o.Path. On an error nothing has changed.
+//
+// A process that has a store file open goes on using it after the file was moved away. So end every
+// process that uses a store before you replace its file.
 func Restore(ctx context.Context, o Options, from string) (secrets int, err error) {
 	if secrets, err = restore(ctx, o, from); err != nil {
 		return 0, fmt.Errorf("restore: %w", err)
@@ -198,13 +198,14 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 		return 0, err
 	}
 	if err := vacant(o.Path); err != nil {
-		return 0, secret.WithHint(err, "end what uses it and move it away first: a backup is never put over a store")
+		return 0, secret.WithHint(err,
+			"end every process that uses it, then move it away first: a backup never replaces a store")
 	}
 
 	if held, ok := readNote(o.Path); ok {
 		return 0, secret.WithHint(
 			fmt.Errorf("%w: the store that was at %s is still held by %s", secret.ErrUnavailable, o.Path, held),
-			"end it first: it would go on with the file that was moved away")
+			"end it first: it would go on using the file that was moved away")
 	}
 
 	backup := &Store{o: o}
@@ -217,7 +218,7 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	}
 	defer backup.Close() //nolint:errcheck // read only
 
-	// The copy is opened as who writes does, so that its lock is ours until it is durable.
+	// The copy is opened for writing, so that this process holds its lock until it is durable.
 	restored := &Store{o: backup.o, made: backup.made}
 	restored.o.Write = true
 	defer restored.Close() //nolint:errcheck // nothing was written
@@ -235,19 +236,17 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	return secrets, backup.copyError(o.Path, err)
 }
 
-// Rewrap makes another key open the store: to, and no longer the one that did. The
-// key file of to is made if it is not there, as for a new store, and durable before
-// anything is changed, so that a power cut leaves a store that the old key opens or
-// the new one. That is done in one transaction; nothing that is stored is sealed
-// again, and the open Store goes on. Others wait meanwhile, and it waits for a Backup
-// and a Verify.
+// Rewrap makes the key to open the store, in place of the key that opens it now. If the key file
+// of to does not exist it is made, as for a new store. It is durable before the store is changed,
+// and the change is one transaction: after a power cut either the old key or the new one opens the
+// store. Secrets are not sealed again, and the open Store stays usable. Rewrap waits for a Backup
+// or Verify to end; all other operations wait for Rewrap.
 //
-// The data key stays the same, and who has seen it, or has an old copy of the file and
-// the old key, can still read what is sealed with it. In the file itself the pages that
-// the old key opens are overwritten, which reaches neither what the file system and
-// the disk keep of them (snapshots, a journal, flash memory) nor backups. If that
-// fails the error says so; the key has been changed by then. A store that has no file
-// yet is [secret.ErrInvalid].
+// The data key stays the same. Anyone who knows it, or who has the old key and an old copy of the
+// file, can still read secrets sealed with it. Rewrap overwrites the pages of the file that the
+// old key opens. It cannot overwrite other copies of them: backups, snapshots and the journal of
+// the file system, spare blocks of a flash disk. If overwriting fails the error says so, but the
+// key has been changed. A store without a file is [secret.ErrInvalid].
 func (s *Store) Rewrap(ctx context.Context, to Key) error {
 	if err := s.rewrap(ctx, to); err != nil {
 		return fmt.Errorf("rewrap: %w", err)
@@ -270,13 +269,13 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 
 	made, err := to.wrap(key, "the store from now on")
 	if err == nil {
-		err = ctx.Err() // a person may have been asked
+		err = ctx.Err() // it may have ended while a person typed a passphrase
 	}
 	if err != nil {
 		return err
 	}
 
-	s.long.Lock() // first: who waits for s.mu keeps out those who read
+	s.long.Lock() // before s.mu, because waiting for s.mu would block all readers
 	defer s.long.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,10 +287,10 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 		if err := t.put(wrappedKey, made.wrapped); err != nil {
 			return err
 		}
-		return t.index.SetAll(nil) // the root is of every transaction
+		return t.index.SetAll(nil) // every transaction must save the root as its own version
 	})
 	if wrapped, err := s.wrapped(); err == nil && bytes.Equal(wrapped, made.wrapped) {
-		s.made = made // even if the commit seems to have failed
+		s.made = made // also if the commit reported an error but is in the file
 	}
 	if err != nil {
 		return fileError(s.o.Path, err)
@@ -302,7 +301,7 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 			err = fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 		}
 		return fileError(s.o.Path,
-			fmt.Errorf("the new key opens it, but the pages that the old one opens could not be overwritten: %w", err))
+			fmt.Errorf("the new key opens it, but pages that the old key opens could not be overwritten: %w", err))
 	}
 	return nil
 }

@@ -1,57 +1,60 @@
-// Package sealed is the store in one encrypted file: the laptop's, and the one
-// that a data plane's server keeps. It says nothing about who may read it; who
-// has the file and the key may.
+// Package sealed is the store in one encrypted file: the store of a laptop, and the one that a
+// server of a data plane keeps. It does not decide who may read a secret: whoever has the file and
+// its key can read all of them.
+//
+// It has more than 1,500 lines because it is everything that is done with the file: opening and
+// locking it, keys, reads and changes, backups, verification. What stands alone is in packages of
+// its own: the tree of names in index, the reading of bbolt's pages in page.
 //
 // # The file
 //
 // It is a bbolt database with one bucket, "inject":
 //
 //	"format"   the version of this layout, 4 bytes, big-endian
-//	"key"      the data key, an age file: any age identity can hold it
-//	"padding"  nothing, so that the bucket has pages of its own
+//	"key"      the data key as an age file, so that any age identity can protect it
+//	"padding"  zeros, which make the bucket large enough to have pages of its own
 //	"n"+PREFIX a node of the index, sealed
 //	"r"+NAME   a record: 2 bytes length, sealed info, sealed value
 //
-// Everything sealed is a 24-byte random nonce and an XChaCha20-Poly1305
-// ciphertext under a key derived from the data key. NAME is a keyed hash
-// (HMAC-SHA256) of the secret's id, so the file tells neither names nor scopes;
-// it tells how many secrets there are and how long they are.
+// Everything sealed is a 24-byte random nonce and an XChaCha20-Poly1305 ciphertext under a key
+// derived from the data key. NAME is a keyed hash (HMAC-SHA256) of the secret's id, so the file
+// reveals neither names nor scopes. It does reveal how many secrets there are and how long each is.
 //
 // # Damage never reads as absence
 //
-// If a damaged narrow secret read as "not found", the task would be handed the
-// wider scope's value. So the index is a tree in which every node vouches for
-// what is below it. A node covers the names that begin with PREFIX and is
-// either a leaf, with each name's version, or 256 versions of nodes one byte
-// further down, 0 where there is none. The version of anything is the id of the
-// transaction that wrote it and part of its associated data. A lookup thus
-// proves a hit and a miss alike, and an old copy of a page, which bbolt leaves
-// in the file, does not fit. The root's version is the database's own current
-// transaction: it is in bbolt's two meta pages, whose checksums are both
-// required, because bbolt alone would silently go back to the older one.
+// If a damaged secret at a narrow scope read as "not found", the task would get the value of a
+// wider scope. So the index is a tree in which every node vouches for the nodes below it: see
+// package index. The version of a node or record is the id of the transaction that wrote it. It is
+// part of the associated data of what is sealed, so an old copy of a page, which bbolt leaves in
+// the file, does not open in place of the current one. A lookup thus proves a hit and a miss
+// alike. The version of the root is the current transaction of the database itself. It is in
+// bbolt's two meta pages, and both must have a correct checksum, because bbolt alone would
+// silently fall back to the older one.
 //
-// What this cannot tell is the whole file being replaced by an older copy of
-// itself (an old meta page is enough for the last transaction), or removed: a
-// store that keeps everything in one file has nowhere to remember.
+// Two things cannot be detected: that the whole file was replaced by an older copy of itself (for
+// the last transaction alone, an old meta page is enough), and that it was removed. A store in one
+// file has no other place to remember its state.
 //
-// # Files that lie
+// # Hostile files
 //
-// bbolt trusts its pages: it maps the file, and a file that is cut is a fault; it
-// descends by recursion, and pages that point back use the stack up. So it only
-// ever writes. What is read is read with plain reads that trust nothing
-// (pages.go), which also is what makes a lookup among a million secrets cost what
-// one among ten does: mapping and unmapping a large file costs more than the
-// lookup. Before bbolt maps the file to change it, its length is compared with
-// what the meta pages need; before it follows a path of pages, the path is walked;
-// and what faults or panics nevertheless is reported as [secret.ErrCorrupt]. No
-// cursor is used: every access is by key, on a path that was walked.
+// bbolt trusts the pages of its file. It maps the file, so reading a file that was cut is a fault.
+// It descends by recursion, so pages that point back exhaust the stack. For this reason bbolt is
+// used for writing only. Package page reads with plain reads and trusts nothing. That also makes a
+// lookup among a million secrets cost little more than one among ten: mapping and unmapping a
+// large file takes longer than the lookup.
+//
+// Before bbolt maps the file to change it, the length of the file is compared with what the meta
+// pages need. Before bbolt follows a path of pages, package page walks that path. A fault or panic
+// that happens nevertheless is reported as [secret.ErrCorrupt]. bbolt's cursors are not used: every
+// access is by key, on a path that was walked.
 //
 // # Copies
 //
-// A backup is the file as a transaction left it, with both its meta pages, and zeros
-// where pages are free: what was deleted, and what older keys open, is not in it.
-// bbolt's own copy would do neither, and puts the newer meta page first, where it
-// belongs only after every other transaction. Before pages are copied, all of them are
-// surveyed: that each is in the tree once and not free, with its keys in order. Verify
-// and Restore do so, too, for what no lookup meets may still mislead a write.
+// A backup is the file as a transaction left it: both meta pages, every page in use, and zeros in
+// place of free pages, so that deleted secrets and data keys wrapped for an older key are not in
+// it. bbolt's own copy keeps the free pages, and it writes the newer meta page first, which is the
+// wrong place after every second transaction. Before pages are copied, all of them are surveyed:
+// each must be in the tree once and not be listed as free, and its keys must be in order. Verify
+// and Restore make the same survey, because damage that no lookup meets can still mislead a later
+// write.
 package sealed

@@ -13,9 +13,8 @@ import (
 	"inject/resolver/store/sealed/index"
 )
 
-// Import implements [store.Importer], in one transaction of the file: what a
-// reader sees, and what a power cut leaves, is all of secrets or none. The first
-// one makes the store file, as the first Create does.
+// Import implements [store.Importer] in one transaction of the file: readers see all of secrets or
+// none, also after a power cut. The first Import makes the store file, as the first Create does.
 func (s *Store) Import(ctx context.Context, secrets []store.New) error {
 	err := ctx.Err()
 	if err == nil && !s.o.Write {
@@ -36,7 +35,7 @@ func (s *Store) Import(ctx context.Context, secrets []store.New) error {
 func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
 	refused := store.Importable(secrets)
 	if err := errors.Join(refused...); err != nil {
-		// Nothing will be stored, nor a file made; what else is in the way is told.
+		// Nothing will be stored, and no file is made. Report the secrets that exist, too.
 		return s.use(ctx, err, func() error {
 			return s.view(func(t *tx) error {
 				_, err := t.findFree(ctx, secrets, refused)
@@ -58,14 +57,14 @@ func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
 	})
 }
 
-// named is a secret to be stored, with its name in the index.
+// named is a secret that will be stored, with its name in the index.
 type named struct {
 	name index.Name
 	store.New
 }
 
-// findFree returns secrets with their names if nothing is stored at any of them,
-// and else the errors of those that are in the way, those already refused included.
+// findFree returns secrets with their names if none of them exists yet. Otherwise its error joins
+// those in refused, which has one for each of secrets or nil, with one for each that exists.
 func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error) ([]named, error) {
 	free := make([]named, 0, len(secrets))
 	for i, n := range secrets {
@@ -87,9 +86,9 @@ func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error)
 	return free, errors.Join(refused...)
 }
 
-// saveNew stores secrets, none of which is there.
+// saveNew stores secrets, none of which exists yet.
 func (t *tx) saveNew(ctx context.Context, secrets []named) error {
-	// In the order of the index: neighbours are in the same pages.
+	// In the order of the index, so that neighbours are written to the same pages.
 	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[:], b.name[:]) })
 	now := time.Now().UTC().Round(0)
 	entries := make([]index.Entry, len(secrets))

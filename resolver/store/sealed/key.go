@@ -23,29 +23,29 @@ import (
 
 const dataKeySize = 32
 
-// A Key says what holds a store's data key. The first of Text, a passphrase and
-// File that applies is used.
+// A Key says what protects the data key of a store. Text is used if it is not empty; otherwise a
+// passphrase, if the store has one or a new one shall have one; otherwise File.
 type Key struct {
-	// Text is age identities, one a line, or else a passphrase: for machines that
-	// have neither a file nor a person. The zero Value: none.
+	// Text is age identities, one a line, or a passphrase. It is for machines that have neither a
+	// key file nor a person to ask.
 	Text secret.Value
-	// File holds age identities, one a line: native ones, plugins' and passphrase-
-	// encrypted files of them. It is made, with a new X25519 identity, when a store
-	// is made and the file is not there.
+	// File is the path of a file of age identities, native ones or of plugins, one a line. The
+	// file may be encrypted with a passphrase. If it does not exist when a store is made, it is
+	// made with a new X25519 identity.
 	File string
-	// Passphrase protects a new store by a passphrase instead of by File.
+	// Passphrase makes a new store be protected by a passphrase instead of File.
 	Passphrase bool
-	// Ask asks a person for a passphrase; nil if there is nobody. confirm is set
-	// when a new one is chosen.
+	// Ask asks a person for a passphrase. It is nil if there is no terminal. confirm is set if the
+	// person chooses a new passphrase.
 	Ask func(prompt string, confirm bool) (secret.Value, error)
-	// Notice tells a person what a plugin has to say, and that File was made; nil
-	// to be silent.
+	// Notice tells a person that File or the store was made, and passes on messages of age plugins.
+	// If it is nil they are dropped.
 	Notice func(text string)
 
-	file []byte // of File, once it was read: it may be a pipe
+	file []byte // the content of File, which is read once because it may be a pipe
 }
 
-// readFile reads File, once.
+// readFile returns the content of File.
 func (k *Key) readFile() ([]byte, error) {
 	if k.file != nil {
 		return k.file, nil
@@ -65,8 +65,8 @@ func (k *Key) newDataKey() (madeKey, error) {
 	return k.wrap(key, "the new store")
 }
 
-// wrap wraps the data key. What it takes to open it again is durable when wrap
-// returns. A passphrase that is asked for is that of what.
+// wrap wraps the data key. When it returns, the key file that opens it again is durable. what names
+// the store when a person is asked for a passphrase.
 func (k *Key) wrap(key []byte, what string) (madeKey, error) {
 	recipients, err := k.recipients(what)
 	if err != nil {
@@ -105,25 +105,26 @@ func (k *Key) open(wrapped []byte) ([]byte, error) {
 	if err != nil {
 		return nil, secret.WithHint(
 			fmt.Errorf("%w: %s could not be used: %w", secret.ErrDenied, k.source(wrapped), err),
-			"an age plugin must be in PATH, and its device at hand")
+			"an age plugin must be in PATH, and its device must be connected")
 	}
 
 	key, err := io.ReadAll(io.LimitReader(r, dataKeySize+1))
 	if err != nil || len(key) != dataKeySize {
-		return nil, damaged("the wrapped data key is not whole")
+		return nil, damaged("the wrapped data key is incomplete")
 	}
 	return key, nil
 }
 
-// load reads what will be needed of files to open wrapped. An error comes up again
-// when it is.
+// load reads the key file if it is needed to open wrapped. An error is ignored, because opening
+// will meet it again.
 func (k *Key) load(wrapped []byte) {
 	if k.Text.Len() == 0 && !byPassphrase(wrapped) {
 		_, _ = k.readFile()
 	}
 }
 
-// asks reports whether opening wrapped may ask a person for something.
+// asks reports whether opening wrapped may ask a person for a passphrase, or through a plugin for
+// anything else.
 func (k *Key) asks(wrapped []byte) bool {
 	if text := k.Text.Reveal(); text != nil {
 		return bytes.Contains(text, []byte("AGE-PLUGIN-")) || isEncrypted(text)
@@ -135,10 +136,10 @@ func (k *Key) asks(wrapped []byte) bool {
 	return err == nil && (bytes.Contains(b, []byte("AGE-PLUGIN-")) || isEncrypted(b))
 }
 
-// byPassphrase reports whether wrapped is locked with a passphrase.
+// byPassphrase reports whether wrapped is protected by a passphrase.
 func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("\n-> scrypt ")) }
 
-// source names what identities used, for errors.
+// source names, for errors, where the identities that open wrapped come from.
 func (k *Key) source(wrapped []byte) string {
 	switch {
 	case k.Text.Len() > 0:
@@ -177,7 +178,7 @@ func (k *Key) fileError(err error) error {
 	return fmt.Errorf("%w: key file: %w", secret.ErrUnavailable, err)
 }
 
-// scrypt fits the results of age's scrypt constructors together.
+// scrypt converts the results of age's constructor of a passphrase identity.
 func scrypt(id *age.ScryptIdentity, err error) ([]age.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: passphrase: %w", secret.ErrInvalid, err)
@@ -252,14 +253,14 @@ func scryptRecipient(phrase string) ([]age.Recipient, error) {
 	return []age.Recipient{r}, nil
 }
 
-// readOrMakeFile returns the identities in k.File, which it makes if it is not
-// there. When it returns, the file is durable: a record sealed for a key that a
-// power cut took away would be lost.
+// readOrMakeFile returns the identities in k.File, which it makes if it does not exist. When it
+// returns, the file is durable: if a power cut took the key away, the store made with it would be
+// lost.
 func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 	for {
 		b, err := os.ReadFile(k.File)
 		if err == nil {
-			// Another process may have made it a moment ago and not synced it yet.
+			// Another process may have just made the file and not synced it yet.
 			if err := errors.Join(durable.Sync(k.File), durable.Sync(filepath.Dir(k.File))); err != nil {
 				return nil, k.fileError(err)
 			}
@@ -289,7 +290,7 @@ func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 			return []age.Identity{id}, nil
 		case !errors.Is(err, fs.ErrExist):
 			return nil, secret.WithHint(fmt.Errorf("%w: make key file %s: %w", secret.ErrUnavailable, k.File, err),
-				"the folder of a new key must be one that can be written")
+				"a new key is made in that folder, so it must be writable")
 		}
 	}
 }
@@ -300,7 +301,7 @@ func (k *Key) notice(text string) {
 	}
 }
 
-// isIdentity reports whether text is age identities rather than a passphrase.
+// isIdentity reports whether text is age identities; otherwise it is a passphrase.
 func isIdentity(text []byte) bool {
 	return bytes.Contains(text, []byte("AGE-SECRET-KEY-")) || bytes.Contains(text, []byte("AGE-PLUGIN-")) ||
 		isEncrypted(text)
@@ -310,8 +311,8 @@ func isEncrypted(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("age-encryption.org/")) || bytes.HasPrefix(text, []byte(armor.Header))
 }
 
-// parse reads age identities, one a line; # begins a comment. Its errors name
-// lines, never their text.
+// parse returns the age identities in text, one a line. # begins a comment. Errors name the number
+// of a line, never its text, which is a key.
 func (k *Key) parse(text []byte) ([]age.Identity, error) {
 	if isEncrypted(text) {
 		var r io.Reader = bytes.NewReader(text)

@@ -12,10 +12,10 @@ import (
 	"inject/resolver/store/sealed/index"
 )
 
-// listPage is how many secrets a page of List holds if the caller does not say.
+// listPage is the number of secrets on a page of List if the caller sets no limit.
 const listPage = 1000
 
-// List implements [store.Lister]. The order is that of the names' hashes.
+// List implements [store.Lister]. Secrets are in the order of the hashes of their names.
 func (s *Store) List(
 	ctx context.Context, f store.Filter, limit int, token string,
 ) (page []store.Info, next string, err error) {
@@ -68,8 +68,8 @@ func (s *Store) List(
 
 var errNotOurToken = fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
 
-// A token is the name after which a page begins, and a tag that shows that it
-// is ours: any other 32 bytes would be a place to begin, too.
+// newToken returns the token of the page that begins after the name n: the name and a tag. Without
+// the tag, any 32 bytes would be accepted as a token.
 func (k *keys) newToken(n index.Name) string {
 	return base64.RawURLEncoding.EncodeToString(append(n[:], k.tag(n)...))
 }
@@ -82,7 +82,7 @@ func (k *keys) tag(n index.Name) []byte {
 
 func (k *keys) parseToken(token string) (*index.Name, error) {
 	if token == "" {
-		return nil, nil //nolint:nilnil // no token begins at the beginning
+		return nil, nil //nolint:nilnil // without a token the listing begins with the first secret
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil || len(b) != index.NameSize+16 ||

@@ -16,16 +16,15 @@ import (
 	"inject/resolver/secret"
 )
 
-// openLocked opens the store file and locks it, shared for reading and
-// exclusively for writing, in the way that bbolt does, so that its own attempt
-// on the same descriptor succeeds at once.
+// openLocked opens the store file and locks it: shared for reading, exclusively for writing. It
+// uses flock, as bbolt does, so that bbolt's own attempt on the same descriptor succeeds at once.
 func openLocked(ctx context.Context, o Options) (*os.File, error) {
 	flag, how := os.O_RDONLY, unix.LOCK_SH
 	if o.Write {
 		flag, how = os.O_RDWR, unix.LOCK_EX
 	}
 	for {
-		// Not blocking: a FIFO would wait for another end.
+		// O_NONBLOCK, because opening a FIFO would wait for its other end.
 		f, err := os.OpenFile(o.Path, flag|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return nil, openError(o.Path, err)
@@ -41,7 +40,7 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
-		// While we waited the path may have been given to another file.
+		// While we waited for the lock, another file may have taken the path.
 		if now, err := os.Stat(o.Path); err == nil && os.SameFile(info, now) {
 			return f, nil
 		}
@@ -70,7 +69,7 @@ func openError(path string, err error) error {
 	return fmt.Errorf("%w: store file: %w", secret.ErrUnavailable, err)
 }
 
-// lock locks f, waiting for at most o.LockTimeout and telling o.Waiting for whom.
+// lock locks f. It waits for at most o.LockTimeout, and calls o.Waiting if it has to wait.
 func lock(ctx context.Context, f *os.File, how int, o Options) error {
 	deadline := time.Now().Add(o.LockTimeout)
 	for told := false; ; {
@@ -83,7 +82,7 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 		}
 
 		held := findHolder(f, o.Path)
-		// Someone who serves the store keeps it: no use in waiting.
+		// A server holds the lock for as long as it runs, so waiting is no use.
 		if held.Address != "" {
 			return secret.WithHint(fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held),
 				"use its address: --store %s", held.Address)
@@ -110,7 +109,7 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 type holder struct {
 	PID     int    `json:"pid"`
 	Program string `json:"program"`
-	Address string `json:"address"` // under which it serves the store, if it does
+	Address string `json:"address"` // where it serves the store; "" if it is not a server
 }
 
 func (h holder) String() string {
@@ -123,17 +122,17 @@ func (h holder) String() string {
 	return fmt.Sprintf("%s (process %d)", h.Program, h.PID)
 }
 
-// notePath is where a holder that serves the store leaves its address.
+// notePath is the path of the note in which a server leaves its address.
 func notePath(path string) string { return path + ".holder" }
 
-// writeNote tells others that this process serves the store at o.Address. The
-// note is believed while its file is locked.
+// writeNote writes the note that this process serves the store at o.Address. Other processes
+// believe the note while its file is locked.
 func writeNote(o Options) (*os.File, error) {
 	b, err := json.Marshal(holder{os.Getpid(), filepath.Base(os.Args[0]), o.Address})
 	if err != nil {
 		return nil, err
 	}
-	_ = os.Remove(notePath(o.Path)) // of a holder that was killed: the store's lock is ours
+	_ = os.Remove(notePath(o.Path)) // left by a server that was killed: we hold the store's lock now
 	f, err := os.OpenFile(notePath(o.Path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -148,8 +147,7 @@ func writeNote(o Options) (*os.File, error) {
 	return f, nil
 }
 
-// readNote returns the note of a process that serves the store at path, if there
-// is one and it is alive.
+// readNote returns the note of the server of the store at path, if one is running.
 func readNote(path string) (note holder, ok bool) {
 	f, err := os.OpenFile(notePath(path), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -163,7 +161,7 @@ func readNote(path string) (note holder, ok bool) {
 	return note, err == nil && json.Unmarshal(b, &note) == nil && note.Address != ""
 }
 
-// findHolder returns who holds the lock on f, as far as it can be known.
+// findHolder returns the process that holds the lock on f, as far as the note and the system tell.
 func findHolder(f *os.File, path string) holder {
 	if note, ok := readNote(path); ok {
 		return note

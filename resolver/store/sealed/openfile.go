@@ -19,7 +19,8 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// format is the version of the layout that the package comment describes.
+// format is the version of the layout that the package comment describes. A file of another version
+// is refused.
 const format = 1
 
 var (
@@ -29,36 +30,37 @@ var (
 	paddingKey = []byte("padding")
 )
 
-// mapped is how much of the address space bbolt gets for the file; a 32-bit one is
-// too small. The file grows to twice its size, but by no more and no less than these.
+// mapped is how many bytes of address space bbolt reserves for the file: 1 GiB, or nothing in a
+// 32-bit process, whose address space is too small. A file that is full grows to twice its size,
+// but by at least minGrowth and at most maxGrowth bytes.
 const (
 	mapped    = strconv.IntSize / 64 << 30
 	minGrowth = 32 << 10
 	maxGrowth = 16 << 20
 )
 
-// openFile is the part of a Store that there is once the file exists.
+// openFile is the part of a Store that exists once its file exists and is open.
 type openFile struct {
 	file *os.File
-	meta page.Meta // when the file was opened
-	db   *bbolt.DB // nil if it was opened for reading: looking a key up takes no more than pages.go
+	meta page.Meta // as it was when the file was opened
+	db   *bbolt.DB // nil if the file was opened for reading only: package page reads without bbolt
 	keys keys
-	// writing is held while a transaction is written, and by who must not meet one.
+	// writing is held during a write transaction, and by readers of the meta pages, which a
+	// transaction changes.
 	writing sync.Mutex
-	// reading is held for reading by who reads what bbolt keeps for them. After a commit
-	// that failed it keeps nothing for those who had begun before: they end first.
+	// reading is held (shared) by readers while they rely on pages that bbolt keeps for their
+	// transaction. After a failed commit bbolt may reuse those pages, so update waits for the
+	// readers.
 	reading sync.RWMutex
-	// unsynced is set when a commit failed and may have been made, until the current meta page is
-	// known to be on the disk. Who holds writing uses it.
+	// unsynced is set if a commit failed that may be on the disk all the same, until the current
+	// meta page has been synced. It is used while writing is held.
 	unsynced bool
-	// broken is set when bbolt panicked, maybe with its own locks held: from then on
-	// nothing of it is called.
+	// broken is set if bbolt panicked. It may have kept its own locks, so it is not called again.
 	broken atomic.Bool
-	note   *os.File // of who serves the store, locked; nil if nobody does
+	note   *os.File // the note of this server, locked; nil if this process is not one
 }
 
-// init checks the file, opens it with bbolt if it is to be changed, and returns
-// the wrapped data key.
+// init checks the file, opens it with bbolt if it may be changed, and returns the wrapped data key.
 func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	info, err := f.file.Stat()
 	if err != nil {
@@ -76,12 +78,12 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	if o.Write {
 		err = f.guard(func() (err error) {
 			f.db, err = bbolt.Open(o.Path, 0o600, &bbolt.Options{
-				Timeout:  time.Minute, // openLocked has the lock
+				Timeout:  time.Minute, // never reached: openLocked has taken the lock
 				OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f.file, nil },
-				// Statistics cost every transaction, and nobody reads them.
+				// Statistics cost time in every transaction and are not used.
 				NoStatistics: true,
-				// bbolt maps more when the file grows past it, and for that waits for those
-				// who read, and lets nobody begin to. A Backup reads for long.
+				// If the file grows past its mapping, bbolt maps more. For that it waits until all
+				// readers have ended, a long Backup included, and lets no reader begin.
 				InitialMmapSize: mapped,
 			})
 			return err
@@ -128,28 +130,28 @@ func (f *openFile) close() error {
 			return nil
 		}
 	}
-	// A mapping that bbolt could not undo keeps the file open, and so its lock.
+	// If bbolt could not unmap the file, the mapping keeps the file open and with it the lock, so
+	// the lock is given up explicitly.
 	return errors.Join(unix.Flock(int(f.file.Fd()), unix.LOCK_UN), f.file.Close())
 }
 
-var errBroken = damaged("its pages make no sense")
+var errBroken = damaged("its pages contradict each other")
 
-// guard runs fn and turns a fault in the mapped file and a panic of bbolt into
-// [secret.ErrCorrupt].
+// guard calls fn and turns a fault in the mapped file or a panic of bbolt into [secret.ErrCorrupt].
 func (f *openFile) guard(fn func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer debug.SetPanicOnFault(old)
 	defer func() {
 		if r := recover(); r != nil {
 			f.broken.Store(true)
-			err = errBroken // not r: it may quote what the pages hold
+			err = errBroken // not r, which may quote the content of pages
 		}
 	}()
 	return fn()
 }
 
-// view runs fn in a read transaction. What it reads is read from the file; bbolt,
-// where it has the file, keeps the transaction's pages from being used again.
+// view calls fn in a read transaction. fn reads through package page. If the file may be changed,
+// bbolt's transaction keeps the pages from being reused meanwhile.
 func (f *openFile) view(fn func(*tx) error) error {
 	if f.db == nil {
 		t, err := f.begin(f.meta.TxID, f.meta.Root, f.meta.TxID)
@@ -175,9 +177,8 @@ func (f *openFile) view(fn func(*tx) error) error {
 	})
 }
 
-// update runs fn in a write transaction when its turn comes. Where nobody waits for it any
-// more by then it is not run: to make a change now would be to make it minutes after that
-// was given up.
+// update calls fn in a write transaction when its turn comes. If ctx has ended by then, fn is not
+// called: a change must not appear minutes after its caller gave up.
 func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	f.writing.Lock()
 	defer f.writing.Unlock()
@@ -209,19 +210,19 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	})
 
 	if err != nil && refused == nil && !errors.Is(err, secret.ErrCorrupt) {
-		// The commit failed. Pages are written before the meta page that makes them
-		// count, so what found no room for them has changed nothing; of a failing disk,
-		// which may have taken the meta page, that cannot be said.
+		// The commit failed. bbolt writes the pages first and then the meta page that makes them
+		// current. So a full disk has changed nothing, but a failing disk may have stored the meta
+		// page all the same.
 		full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
 		outcome := "the change may not have been made"
 		if full && f.lastBefore(id) {
 			outcome = "nothing was changed"
 		} else {
 			f.unsynced = true
-			// bbolt reads its list of free pages again, from the meta page that was
-			// perhaps taken: on it is what older readers still read.
+			// bbolt now reads its list of free pages again, perhaps from the new meta page. Pages
+			// that older readers still use are free on that list, so wait for those readers.
 			f.reading.Lock()
-			f.reading.Unlock() //nolint:staticcheck // nothing is done: who had begun has ended
+			f.reading.Unlock() //nolint:staticcheck // empty on purpose: the lock is the wait
 		}
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err),
 			"see that its disk has room and works: df -h")
@@ -229,16 +230,16 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	return err
 }
 
-// lastBefore reports whether the last transaction that counts is known to be one before id.
+// lastBefore reports whether the current transaction of the file is known to be older than id.
 func (f *openFile) lastBefore(id uint64) bool {
 	m, _, err := f.readHead()
 	return err == nil && m.TxID < id
 }
 
-// syncMeta writes the current meta page once more. After a sync that failed the kernel
-// takes the page for written, and no later sync helps: the next change would write over
-// what the meta page on the disk, the one before, still leads to, and next to that one its
-// own would not belong.
+// syncMeta writes the current meta page again and syncs it. After a failed sync the kernel marks
+// the page as clean, so a later sync succeeds without writing it. The disk would then still have
+// the meta page of the transaction before, and the next change would overwrite pages that it leads
+// to.
 func (f *openFile) syncMeta() error {
 	m, head, err := f.readHead()
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockPIDs returns the processes that hold a flock on f, from /proc/locks (see
-// proc(5)): "1: FLOCK ADVISORY WRITE 1234 08:02:131075 0 EOF". None if the
-// kernel does not tell.
+// lockPIDs returns the processes that hold a flock on f. They are listed in /proc/locks (see
+// proc(5)) in lines such as "1: FLOCK ADVISORY WRITE 1234 08:02:131075 0 EOF". It returns none if
+// that file cannot be read.
 func lockPIDs(f *os.File) []int {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
@@ -29,7 +29,7 @@ func lockPIDs(f *os.File) []int {
 		var kind, mode, access, where string
 		_, err := fmt.Sscanf(lines.Text(), "%d: %s %s %s %d %s", &n, &kind, &mode, &access, &pid, &where)
 		if err != nil {
-			continue // "->" marks one who waits
+			continue // a line with "->" is of a process that waits for the lock
 		}
 		if kind == "FLOCK" && where == file && pid > 0 {
 			pids = append(pids, pid)
@@ -38,7 +38,7 @@ func lockPIDs(f *os.File) []int {
 	return pids
 }
 
-// programName returns the name of a process; its arguments may hold values.
+// programName returns the name of a process without its arguments, which may contain values.
 func programName(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	recordPrefix = 'r'
 )
 
-// keys are derived from the data key, one for each use.
+// keys are the keys derived from the data key, one for each use.
 type keys struct {
 	name   []byte
 	token  []byte
@@ -35,14 +35,14 @@ func deriveKeys(dataKey []byte) keys {
 	derive := func(use string) []byte {
 		key, err := hkdf.Key(sha256.New, dataKey, nil, "inject sealed store v1 "+use, chacha20poly1305.KeySize)
 		if err != nil {
-			panic(err) // only for lengths that sha256 cannot give
+			panic(err) // only for lengths that are too large for SHA-256
 		}
 		return key
 	}
 	aead := func(use string) cipher.AEAD {
 		a, err := chacha20poly1305.NewX(derive(use))
 		if err != nil {
-			panic(err) // only for other key sizes
+			panic(err) // only for a wrong key size
 		}
 		return a
 	}
@@ -59,7 +59,8 @@ func nodeKey(prefix []byte) []byte { return append([]byte{nodePrefix}, prefix...
 
 func recordKey(n index.Name) []byte { return append([]byte{recordPrefix}, n[:]...) }
 
-// boundTo is the associated data of what is stored under key, written as version.
+// boundTo returns the associated data of a sealed part: its kind, the version that it was written
+// as and the key that it is stored under. A part that is moved or that is old does not open.
 func boundTo(key []byte, version uint64, part string) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte(part), version), key...)
 }
@@ -81,7 +82,7 @@ func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// sealedInfo is [store.Info] in a record.
+// sealedInfo is the form of [store.Info] in a record.
 type sealedInfo struct {
 	Org     string     `json:"org"`
 	Domain  string     `json:"domain,omitempty"`
@@ -92,7 +93,7 @@ type sealedInfo struct {
 	Updated time.Time  `json:"updated"`
 }
 
-// saveRecord stores a secret as version t.id, and its name in the index.
+// saveRecord stores a secret as version t.id and enters its name into the index.
 func (t *tx) saveRecord(n index.Name, info store.Info, v secret.Value) error {
 	if err := t.putRecord(n, info, v); err != nil {
 		return err
@@ -108,12 +109,12 @@ func (t *tx) putRecord(n index.Name, info store.Info, v secret.Value) error {
 	}
 	key := recordKey(n)
 	head := seal(t.keys.record, plain, boundTo(key, t.id, "info"))
-	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are bounded: under 1 KiB
+	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are short: head is under 1 KiB
 	b = append(append(b, head...), seal(t.keys.record, v.Reveal(), boundTo(key, t.id, "value"))...)
 	return t.put(key, b)
 }
 
-// loadInfo opens the info of the record e, and returns its sealed value.
+// loadInfo returns the decrypted info of the record e, and its value, which is still sealed.
 func (t *tx) loadInfo(e index.Entry) (info store.Info, value []byte, err error) {
 	key := recordKey(e.Name)
 	b, err := t.get(key)
@@ -148,7 +149,7 @@ func (t *tx) loadValue(e index.Entry) (secret.Value, store.Info, error) {
 	return secret.NewValue(plain), info, nil
 }
 
-// find returns the index's entry of ref, or [secret.ErrNotFound].
+// find returns the index entry of ref, or [secret.ErrNotFound] with the name in the entry.
 func (t *tx) find(ref secret.Ref) (index.Entry, error) {
 	n := t.keys.nameOf(ref)
 	version, err := t.index.Find(n)

@@ -22,45 +22,51 @@ import (
 
 // Options say which file is opened, how and with what key.
 type Options struct {
-	// Path of the store file. If it does not exist the store is empty, and the
-	// first Create makes it.
+	// Path of the store file. If the file does not exist the store is empty, and the first Create
+	// or Import makes it.
 	Path string
-	// Write locks the file for this process alone; without it, it is shared with
-	// other readers and every change is refused.
+	// Write locks the file for this process alone. Without Write the file is shared with other
+	// readers, and every change is refused.
 	Write bool
 	// Key opens the data key.
 	Key Key
-	// LockTimeout is how long to wait for others who use the file.
+	// LockTimeout is how long to wait for other processes that use the file.
 	LockTimeout time.Duration
-	// Waiting, if not nil, is called once when there is a wait, with who is waited for.
+	// Waiting, if not nil, is called once if Open has to wait, with the name of the process that
+	// holds the file.
 	Waiting func(holder string)
-	// Opened, if not nil, is called when the files are open, before what is secret is
-	// taken out of the key.
+	// Opened, if not nil, is called once the store file and the key file are open, before the data
+	// key is unwrapped.
 	Opened func()
-	// Address, if not "", is told to others who want the file while it is open, as
-	// the one at which the store is served.
+	// Address, if not "", is where this process serves the store. Other processes that try to open
+	// the file meanwhile are told to use it.
 	Address string
 }
 
-// Store is a store in one file. It is safe for concurrent use. It holds the
-// file's lock until it is closed.
+// Store is a store in one file. It is safe for concurrent use. It holds the lock of the file until
+// it is closed.
 type Store struct {
 	o Options
 
-	long   sync.RWMutex // held for reading by what reads all of the file; before mu
-	mu     sync.RWMutex // held for writing while the file is opened or closed
+	// long is held (shared) by Backup and Verify, which read the whole file. Rewrap takes it alone,
+	// before mu: a goroutine that waits for mu blocks all readers.
+	long   sync.RWMutex
+	mu     sync.RWMutex // held alone while the file is opened, closed or rewrapped
 	made   madeKey
 	closed bool
 	*openFile
 }
 
-// madeKey is a data key that this process has just made: nobody is asked for
-// what opens it again.
+// madeKey is a data key that this process has made or unwrapped, beside its wrapped form. While the
+// file has that form, the key is not unwrapped again and no person is asked for a passphrase.
 type madeKey struct{ key, wrapped []byte }
 
 var _ store.Importer = (*Store)(nil)
 
-// Open opens the store that o describes. The caller closes it.
+// Open opens the store that o describes. The caller closes it. A file that does not exist is not an
+// error: such a store is empty. Errors wrap [secret.ErrDenied] if the key does not open the file or
+// the file may not be read, [secret.ErrUnavailable] if another process holds it for longer than
+// LockTimeout, [secret.ErrCorrupt] if it is damaged and [secret.ErrInvalid] if it is not a store.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{o: o}
 	err := s.open(ctx)
@@ -70,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, err
 }
 
-// open opens the existing file; [fs.ErrNotExist] if there is none.
+// open opens the existing file. It returns [fs.ErrNotExist] if there is none.
 func (s *Store) open(ctx context.Context) error {
 	for {
 		f, err := openLocked(ctx, s.o)
@@ -92,7 +98,8 @@ func (s *Store) open(ctx context.Context) error {
 			}
 			asks := s.o.Key.asks(wrapped)
 			if asks {
-				// A person takes their time, and others want the file.
+				// Release the lock while a person types a passphrase. The file is opened again
+				// afterwards, as it may have changed by then.
 				_ = opened.close()
 			}
 			key, err := s.o.Key.open(wrapped)
@@ -117,7 +124,8 @@ func (s *Store) open(ctx context.Context) error {
 	}
 }
 
-// announce does what a process that has the file for itself owes others.
+// announce writes the note with the address of this server, if it is one, and makes sure that the
+// name of a file that will be written is durable.
 func (s *Store) announce(f *openFile) (err error) {
 	if s.o.Address != "" {
 		if f.note, err = writeNote(s.o); err != nil {
@@ -127,12 +135,12 @@ func (s *Store) announce(f *openFile) (err error) {
 	if !s.o.Write {
 		return nil
 	}
-	// Whoever made the file may not have synced its folder yet, and what we write
-	// into the file is only as durable as its name.
+	// The process that made the file may not have synced its folder yet. Without that, a power cut
+	// would take the file away with everything that we write into it.
 	return durable.Sync(filepath.Dir(s.o.Path))
 }
 
-// fileError names the file and, where it is damaged, what to do.
+// fileError names the file in err and, if the file is damaged, adds a hint.
 func fileError(path string, err error) error {
 	named := fmt.Errorf("store file %s: %w", path, err)
 	if errors.Is(err, secret.ErrCorrupt) && secret.Hint(err) == "" {
@@ -142,8 +150,8 @@ func fileError(path string, err error) error {
 	return named
 }
 
-// Close gives the file back, after the operations that are under way. Those that
-// come later fail with [secret.ErrUnavailable].
+// Close waits for the operations that are under way, then closes the file and gives up its lock.
+// Later operations fail with [secret.ErrUnavailable].
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +168,7 @@ func (s *Store) Close() error {
 	return err
 }
 
-// read runs fn in a read transaction with the entry of ref.
+// read calls fn in a read transaction with the index entry of ref.
 func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx, index.Entry) error) error {
 	err := errors.Join(ctx.Err(), ref.Validate())
 	if err == nil {
@@ -177,9 +185,9 @@ func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(*tx
 	return s.opError(op, ref, err)
 }
 
-// use runs fn while the file is open, or returns absent if there is none. A file
-// that another process has made since is opened: a server that was started
-// without one must not say that there is nothing in it.
+// use calls fn while the file is kept open. It returns absent if there is no file. A file that
+// another process has made since Open is opened first: a server that was started without a file
+// must not answer that it has no secrets.
 func (s *Store) use(ctx context.Context, absent error, fn func() error) error {
 	s.mu.RLock()
 	if s.openFile == nil {
@@ -196,7 +204,7 @@ func (s *Store) use(ctx context.Context, absent error, fn func() error) error {
 	return fn()
 }
 
-// errClosed is not absence, of which the ladder would make a wider scope's value.
+// errClosed must not be absence: the ladder would go on to a wider scope.
 var errClosed = fmt.Errorf("%w: the store is closed", secret.ErrUnavailable)
 
 func (s *Store) openExisting(ctx context.Context) error {
@@ -242,9 +250,9 @@ func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, 
 	return info, err
 }
 
-var errReading = fmt.Errorf("%w: the store is open for reading", secret.ErrInvalid)
+var errReading = fmt.Errorf("%w: the store is open for reading only", secret.ErrInvalid)
 
-// change runs fn in a write transaction.
+// change checks ref and v, makes the file if op is "create", and calls fn in a write transaction.
 func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.Value, fn func(*tx) error) error {
 	err := errors.Join(ctx.Err(), store.Writable(ref, v))
 	if err == nil && !s.o.Write {
@@ -259,7 +267,7 @@ func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.
 	return s.opError(op, ref, err)
 }
 
-// make makes the file and opens it, if it is not open yet.
+// make makes the file, unless it exists, and opens it, unless it is open.
 func (s *Store) make(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,8 +302,8 @@ func (s *Store) make(ctx context.Context) error {
 			return errors.Join(
 				b.Put(formatKey, binary.BigEndian.AppendUint32(nil, format)),
 				b.Put(wrappedKey, s.made.wrapped),
-				// bbolt keeps small buckets (a quarter of a page) inside their parent's page,
-				// where checkPath cannot walk.
+				// bbolt keeps a small bucket (up to a quarter of a page) inside its parent's page,
+				// where package page does not look for one.
 				b.Put(paddingKey, make([]byte, db.Info().PageSize/2)),
 				b.Put(root, seal(keys.node, index.Empty(), boundTo(root, id, "node"))),
 			)
@@ -306,7 +314,7 @@ func (s *Store) make(ctx context.Context) error {
 	switch {
 	case err == nil:
 		s.o.Key.notice("made the store " + s.o.Path)
-	case errors.Is(err, fs.ErrExist): // someone else was quicker
+	case errors.Is(err, fs.ErrExist): // another process was faster
 	default:
 		return secret.WithHint(fmt.Errorf("%w: nothing was created: make the store: %w", secret.ErrUnavailable, err),
 			"see that %s can be written and has room", s.o.Path)
@@ -314,8 +322,8 @@ func (s *Store) make(ctx context.Context) error {
 	return s.open(ctx)
 }
 
-// Create implements [store.Manager]. The first one makes the store file and,
-// before it, the key file.
+// Create implements [store.Manager]. The first Create makes the key file, unless it exists, and
+// then the store file.
 func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ store.Type) error {
 	return s.change(ctx, "create", ref, v, func(t *tx) error {
 		e, err := t.find(ref)

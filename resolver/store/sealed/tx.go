@@ -7,21 +7,20 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// tx is one transaction of the file.
+// tx is one transaction of the file. It is not safe for concurrent use.
 type tx struct {
 	*openFile
 
 	id     uint64
 	index  index.Tree
-	root   uint64        // the bucket's root page, as committed
-	bucket *bbolt.Bucket // nil in a read transaction
-	walked map[string]bool
+	root   uint64          // the bucket's root page, as committed
+	bucket *bbolt.Bucket   // nil in a read transaction
+	walked map[string]bool // the keys whose path has been walked
 	pages  *page.Reader
 }
 
-// begin returns the transaction id on the tree whose bucket of buckets is at the
-// page root, and whose index was committed by the transaction committed: id itself,
-// unless id is one that writes.
+// begin returns the transaction id. root is the page of the bucket of buckets. committed is the
+// transaction that wrote the index: id for reads, id-1 for writes.
 func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 	t = &tx{openFile: f, id: id, pages: page.NewReader(f.file, f.meta.PageSize)}
 	t.index = index.Tree{Root: committed, Now: id, Load: t.loadNode, Save: t.saveNode}
@@ -35,7 +34,7 @@ func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	// bbolt lets the file grow by this, or to what is mapped if that is less.
+	// By how many bytes bbolt lets the file grow, but not past its mapping.
 	f.db.AllocSize = int(max(minGrowth, min(bt.Size(), maxGrowth)))
 	t.walked = map[string]bool{}
 	if t.bucket = bt.Bucket(bucketName); t.bucket == nil {
@@ -44,8 +43,8 @@ func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
 	return t, nil
 }
 
-// walk makes sure that bbolt can follow the pages to key: it would recurse on
-// pages that point back, and nothing recovers from a stack that is used up.
+// walk makes sure that bbolt can follow the pages to key. On pages that point back bbolt would
+// recurse until the stack is exhausted, which ends the process.
 func (t *tx) walk(key []byte) error {
 	if t.walked[string(key)] {
 		return nil
@@ -57,13 +56,13 @@ func (t *tx) walk(key []byte) error {
 	return nil
 }
 
-// get returns what is stored under key, which must be there. It is valid until the next call of
-// get, put or remove, and while the transaction lasts.
+// get returns the bytes stored under key. It is damage if there are none. The bytes are valid until
+// the next call of get, put or remove, at most until the transaction ends.
 func (t *tx) get(key []byte) (v []byte, err error) {
 	if t.bucket == nil {
 		v, _, err = t.pages.Lookup(t.root, key)
 	} else if err = t.walk(key); err == nil {
-		v = t.bucket.Get(key) // with what this transaction has changed
+		v = t.bucket.Get(key) // which includes the changes of this transaction
 	}
 	if err == nil && v == nil {
 		err = damaged("something that must be there is missing")
@@ -85,7 +84,7 @@ func (t *tx) remove(key []byte) error {
 	return t.bucket.Delete(key)
 }
 
-// loadNode returns the opened node at prefix that was written as version.
+// loadNode returns the decrypted index node at prefix that was written as version.
 func (t *tx) loadNode(prefix []byte, version uint64) ([]byte, error) {
 	key := nodeKey(prefix)
 	b, err := t.get(key)

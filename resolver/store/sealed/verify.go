@@ -11,14 +11,14 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// maxDamage is how many kinds of damage Verify tells one by one.
+// maxDamage is how many damaged parts Verify names. Of the others it gives the number.
 const maxDamage = 20
 
-// Verify reads all of the store, as it is when Verify begins: the pages of the file,
-// the index and every secret, whose value is opened and dropped. It returns how many
-// secrets are whole; what is not is in the error, which wraps
-// [secret.ErrCorrupt], up to a number. A store that has no file yet holds none. Others
-// read and write meanwhile, as during a Backup.
+// Verify reads the whole store as it is when Verify begins: the pages of the file, the index and
+// every secret, whose value is decrypted and dropped. It returns the number of secrets that are
+// whole. If others are not, or the file is damaged elsewhere, its error wraps [secret.ErrCorrupt]
+// and names the first damaged parts. A store without a file has no secrets and is whole. Reads and
+// changes go on meanwhile, as during a Backup.
 func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 	s.long.RLock()
 	defer s.long.RUnlock()
@@ -37,7 +37,7 @@ func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 	return secrets, nil
 }
 
-// verify is Verify of the open file. No Rewrap may be under way.
+// verify does Verify's work while the file is open. No Rewrap may run meanwhile.
 func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 	err = s.snapshot(func(t *tx, m page.Meta, _ []byte) error {
 		v := verification{tx: t}
@@ -77,12 +77,12 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 type verification struct {
 	*tx
 
-	nodes, secrets int // that are whole
-	damage         int
-	errs           []error // the first ones
+	nodes, secrets int     // the number of each that are whole
+	damage         int     // the number of damaged parts
+	errs           []error // of the first maxDamage of them
 }
 
-// note keeps err if it is damage, and reports whether it is another error.
+// note records err if it is damage. It reports whether err is another error, which ends Verify.
 func (v *verification) note(err error) bool {
 	if !errors.Is(err, secret.ErrCorrupt) {
 		return err != nil
@@ -100,11 +100,11 @@ func (v *verification) err() error {
 	return errors.Join(v.errs...)
 }
 
-// node looks at a node of the index and at the records of its entries. It returns errors that are
-// not damage.
+// node verifies the records of one node of the index, and notes what is damaged. err is why the
+// node itself could not be read, or nil. It returns only errors that are not damage.
 func (v *verification) node(ctx context.Context, prefix []byte, entries []index.Entry, err error) error {
 	if err != nil {
-		if v.note(fmt.Errorf("the index at %x, and all that it knows below: %w", prefix, err)) {
+		if v.note(fmt.Errorf("the index at %x, with all secrets below it: %w", prefix, err)) {
 			return err
 		}
 		return nil
@@ -125,11 +125,11 @@ func (v *verification) node(ctx context.Context, prefix []byte, entries []index.
 	return nil
 }
 
-// record opens the record of e, and drops its value.
+// record decrypts the record of e and drops its value.
 func (v *verification) record(e index.Entry) error {
 	info, sealedValue, err := v.loadInfo(e)
 	if err != nil {
-		return fmt.Errorf("a secret whose name cannot be told (%x): %w", e.Name[:8], err)
+		return fmt.Errorf("a secret whose name cannot be read (%x): %w", e.Name[:8], err)
 	}
 	if _, err := unseal(v.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
 		return fmt.Errorf("%v: %w", info.Ref, err)

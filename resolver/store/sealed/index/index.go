@@ -226,8 +226,8 @@ func (t *Tree) walk(
 }
 
 // Visit calls visit with every node: with its prefix, and its entries if it is a leaf; or with err
-// if the node could not be loaded, whereupon nothing below it is visited. It returns the first error
-// of visit, after which it visits no more.
+// if the node could not be loaded, whereupon nothing below it is visited. It returns the first
+// error of visit, after which it visits no more.
 func (t *Tree) Visit(visit func(prefix []byte, entries []Entry, err error) error) error {
 	return t.visit(nil, t.Root, visit)
 }

@@ -182,8 +182,8 @@ func (p page) search(key []byte) (i int, exact bool, err error) {
 	return i, exact, err
 }
 
-// Reader looks keys up in the pages of a file. It reads each page into the memory of the one before.
-// Not safe for concurrent use.
+// Reader looks keys up in the pages of a file. It reads each page into the memory of the one
+// before. Not safe for concurrent use.
 type Reader struct {
 	file io.ReaderAt
 	buf  []byte
@@ -195,8 +195,8 @@ func NewReader(file io.ReaderAt, pageSize int64) *Reader {
 }
 
 // Lookup returns the value of key in the tree of pages below root, and its flags in that tree; nil
-// if it is not there. The value is valid until the next lookup. It goes the way that bbolt goes, and
-// trusts nothing on it.
+// if it is not there. The value is valid until the next lookup. It goes the way that bbolt goes,
+// and trusts nothing on it.
 func (r *Reader) Lookup(root uint64, key []byte) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
