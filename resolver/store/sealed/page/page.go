@@ -1,7 +1,8 @@
-// Package page reads the pages of a bbolt file and trusts none of them: whatever is in the file, a
-// read ends, with what was looked for, with its absence or with [secret.ErrCorrupt]. bbolt itself
-// maps the file and recurses over its pages, which a damaged file turns into a fault or a stack
-// that is used up.
+// Package page reads the pages of a bbolt file and trusts none of them: on every file, however
+// damaged, a read ends with a value, with absence or with [secret.ErrCorrupt]. bbolt itself maps
+// the file and recurses over its pages, so a damaged file can make it fault or exhaust the stack.
+//
+// A value is as bbolt would find it. Whether it is genuine is for the caller to check.
 package page
 
 import (
@@ -15,43 +16,48 @@ import (
 	"inject/resolver/secret"
 )
 
-// bbolt's file format, version 2 (go.etcd.io/bbolt, internal/common): as much of
-// it as it takes to look a key up. Integers are in the machine's own byte order.
+// The parts of bbolt's file format, version 2, that a lookup needs (go.etcd.io/bbolt,
+// internal/common). Sizes are in bytes. Integers have the byte order of the machine.
 const (
-	boltMagic      = 0xED0CDAED
-	boltVersion    = 2
-	pageHeaderSize = 16 // id 8, flags 2, count 2, overflow 4
-	elementSize    = 16 // branch: key's offset 4 and length 4, page 8; leaf: flags 4, key's offset 4 and length 4, value's length 4
-	metaSize       = 64 // magic 4, version 4, page size 4, flags 4, root 16, freelist 8, pages 8, txid 8, checksum 8
-	branchPage     = 0x01
-	leafPage       = 0x02
-	freelistPage   = 0x10    // the ids of free pages, in order; their number is the first one if count is 0xFFFF
-	maxDepth       = 32      // of pages; four levels hold a million secrets
-	maxElement     = 2 << 20 // bytes of a key or value, more than the longest record has
-	bucketFlag     = 0x01    // of a leaf's element: its value is a bucket, which begins with its root page
+	boltMagic   = 0xED0CDAED
+	boltVersion = 2
+	// Of a page: id 8, flags 2, number of elements 2, number of further pages 4.
+	pageHeaderSize = 16
+	// Of a branch: offset 4 and length 4 of the key, id 8 of the page below.
+	// Of a leaf: flags 4, offset 4 and length 4 of the key, length 4 of the value behind it.
+	elementSize = 16
+	// Magic 4, version 4, page size 4, flags 4, root 16, page of the free list 8, pages 8,
+	// transaction 8, checksum 8.
+	metaSize     = 64
+	branchPage   = 0x01
+	leafPage     = 0x02
+	freelistPage = 0x10    // the ids of the free pages, in order; if there are 0xFFFF or more, their number first
+	bucketFlag   = 0x01    // of an element of a leaf: its value is a bucket, which begins with the id of its root
+	maxDepth     = 32      // levels of pages; a million secrets need five
+	maxElement   = 2 << 20 // bytes of a key or value; the longest record is shorter
 )
 
 var native = binary.NativeEndian
 
-// Meta is what a meta page says.
+// Meta is the content of a meta page. A file has two, which transactions write in turn.
 type Meta struct {
 	PageSize int64
-	Root     uint64 // the page of the bucket of buckets
-	Freelist uint64 // the page that tells which are free
-	Pages    uint64 // the file's length in pages, at least
+	Root     uint64 // the root page of the bucket of buckets
+	Freelist uint64 // the page that lists the free pages
+	Pages    uint64 // the number of pages in the file, which may be longer
 	TxID     uint64
 }
 
-// ErrForeign is returned for a file that bbolt has never written.
+// ErrForeign is the error of [ReadMetas] for a file that bbolt did not write.
 var ErrForeign = fmt.Errorf("%w: not a file of bbolt", secret.ErrInvalid)
 
-// ReadMetas returns the current meta page when both meta pages of the file of that size are whole,
-// belong to successive transactions, and the file is as long as they need.
+// ReadMetas returns the current meta page of the file f, which is size bytes long. Both meta pages
+// must be whole and belong to successive transactions, and the file must be as long as they say.
 func ReadMetas(f io.ReaderAt, size int64) (Meta, error) {
 	first, err := readMeta(f, 0)
 	if err != nil {
-		// The only place that knows the page size is gone; try the usual one to tell
-		// a damaged store from a file that never was one.
+		// The page size is only in the meta page that cannot be read. Try the usual size, to
+		// distinguish a damaged store from a file of another kind.
 		if _, err2 := readMeta(f, 4096); err2 != nil && size > 0 && !hasMagic(f, 0) && !hasMagic(f, 4096) {
 			return Meta{}, ErrForeign
 		}
@@ -105,16 +111,16 @@ func readMeta(f io.ReaderAt, at int64) (Meta, error) {
 	return m, nil
 }
 
-// page is one page, or several that belong together. The first is in memory, the
-// others are read as far as they are needed.
+// page is one page, or several that belong together. The first is in memory; bytes of the others
+// are read when they are needed.
 type page struct {
 	f     io.ReaderAt
-	at    int64 // in the file
+	at    int64 // its offset in the file
 	size  int64
 	first []byte
 }
 
-// readPage returns the page id. Its first page is read into buf, which has the size of a page.
+// readPage returns the page id. Its first page is read into buf, whose length is the page size.
 func readPage(f io.ReaderAt, id uint64, buf []byte) (page, error) {
 	if id > 1<<40 {
 		return page{}, damaged("there is no page %d", id)
@@ -134,7 +140,7 @@ func readPage(f io.ReaderAt, id uint64, buf []byte) (page, error) {
 func (p page) kind() uint16 { return native.Uint16(p.first[8:]) }
 func (p page) count() int   { return int(native.Uint16(p.first[10:])) }
 
-// bytes returns n bytes of p.
+// bytes returns n bytes of p from the offset at.
 func (p page) bytes(at, n int64) ([]byte, error) {
 	if n > maxElement || at+n > p.size {
 		return nil, damaged("a page is malformed")
@@ -149,14 +155,13 @@ func (p page) bytes(at, n int64) ([]byte, error) {
 	return b, nil
 }
 
-// element returns the element i and its key. next is where what follows the key
-// is in the page.
+// element returns the element i and its key. next is the offset behind the key.
 func (p page) element(i int) (e, key []byte, next int64, err error) {
 	at := int64(pageHeaderSize + i*elementSize)
 	if e, err = p.bytes(at, elementSize); err != nil {
 		return nil, nil, 0, err
 	}
-	place := e // offset and length of the key
+	place := e // where the offset and the length of the key are
 	if p.kind() == leafPage {
 		place = e[4:]
 	}
@@ -194,9 +199,9 @@ func NewReader(file io.ReaderAt, pageSize int64) *Reader {
 	return &Reader{file, make([]byte, pageSize)}
 }
 
-// Lookup returns the value of key in the tree of pages below root, and its flags in that tree; nil
-// if it is not there. The value is valid until the next lookup. It goes the way that bbolt goes,
-// and trusts nothing on it.
+// Lookup returns the value of key in the tree of pages below root, and the flags of its element.
+// The value is nil if the key is absent, and valid until the next lookup. Lookup takes the path
+// that bbolt takes.
 func (r *Reader) Lookup(root uint64, key []byte) (value []byte, flags uint32, err error) {
 	id := root
 	for range maxDepth {
@@ -232,8 +237,8 @@ func (r *Reader) Lookup(root uint64, key []byte) (value []byte, flags uint32, er
 	return nil, 0, damaged("the pages lead nowhere")
 }
 
-// Bucket returns the root page of the bucket name. root is that of the bucket of buckets, as in
-// [Meta].
+// Bucket returns the root page of the bucket called name. root is the root page of the bucket of
+// buckets, as in [Meta].
 func (r *Reader) Bucket(root uint64, name []byte) (uint64, error) {
 	v, flags, err := r.Lookup(root, name)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// Set is a set of a file's pages.
+// Set is a set of pages of a file, as one bit for each.
 type Set []uint64
 
 func newSet(pages uint64) Set { return make(Set, pages/64+1) }
@@ -18,7 +18,8 @@ func (s Set) Has(id uint64) bool { return s[id/64]&(1<<(id%64)) != 0 }
 
 func (s Set) add(id uint64) { s[id/64] |= 1 << (id % 64) }
 
-// End returns the first page after id that is not as id is, in s or not in s, limit at most.
+// End returns the end of the run of pages from id on that are all in s, or all not in s. It is at
+// most limit.
 func (s Set) End(id, limit uint64) uint64 {
 	in := s.Has(id)
 	for id < limit && s.Has(id) == in {
@@ -27,18 +28,18 @@ func (s Set) End(id, limit uint64) uint64 {
 	return id
 }
 
-// survey is all pages of a transaction, looked at once.
+// survey is a Survey under way.
 type survey struct {
 	f    io.ReaderAt
 	m    Meta
-	used Set // with the two meta pages
+	used Set // includes the two meta pages
 }
 
-// Survey reads every page that the transaction of the meta page m needs, and
-// returns which they are. What bbolt builds on must hold for all of them: each is in
-// one place only and not in the list of free pages, and the keys are in order. There is
-// one bucket, called name, and each is called with every key in it. It
-// needs memory for a bit per page.
+// Survey reads every page that the transaction of the meta page m uses, and returns the set of
+// them. It checks what bbolt relies on: each page is in one place of the tree and not in the list
+// of free pages, and keys are in order. The file must have exactly one bucket, called name,
+// without buckets inside. Survey calls each with every key in it. It needs memory for one bit per
+// page.
 func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(key []byte)) (used Set, err error) {
 	s := &survey{f: f, m: m, used: newSet(m.Pages)}
 	s.used.add(0)
@@ -57,7 +58,7 @@ func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(k
 	})
 
 	if err == nil {
-		// An inline bucket, or none, begins with 0, which is the page of a meta.
+		// The root of an inline bucket is 0, a meta page, which take refuses.
 		err = s.tree(ctx, ours, nil, nil, 0, func(_ page, key []byte, flags uint32, _, _ int64) error {
 			if flags != 0 || len(key) == 0 {
 				return damaged("there is something in its bucket that does not belong there")
@@ -73,12 +74,13 @@ func Survey(ctx context.Context, f io.ReaderAt, m Meta, name []byte, each func(k
 	return s.used, err
 }
 
-// take reads the page id and notes that it and what belongs to it are used.
+// take reads the page id and marks it, and the pages that belong to it, as used. A page that is
+// used already is damage.
 func (s *survey) take(id uint64) (page, error) {
 	if id < 2 || id >= s.m.Pages {
 		return page{}, damaged("there is no page %d", id)
 	}
-	p, err := readPage(s.f, id, make([]byte, s.m.PageSize)) // the pages above are still in use
+	p, err := readPage(s.f, id, make([]byte, s.m.PageSize)) // its own memory: the pages above it are in use
 	if err != nil {
 		return page{}, err
 	}
@@ -95,9 +97,9 @@ func (s *survey) take(id uint64) (page, error) {
 	return p, nil
 }
 
-// tree looks at the pages from id on, whose keys must not be less than least and,
-// unless it is nil, must be less than below. It calls each with every element of a
-// leaf: the page, its key and flags, and where its value is.
+// tree surveys the page id and all pages below it. Their keys must not be less than least and,
+// unless below is nil, must be less than below. tree calls each with every element of a leaf: the
+// page, the key, the flags, and the offset and length of the value.
 func (s *survey) tree(
 	ctx context.Context, id uint64, least, below []byte, depth int,
 	each func(p page, key []byte, flags uint32, at, n int64) error,
@@ -153,7 +155,7 @@ func (s *survey) tree(
 	return nil
 }
 
-// free looks at the list of free pages: bbolt writes over them.
+// free checks that no page in the list of free pages is used: bbolt will overwrite them.
 func (s *survey) free(ctx context.Context) error {
 	p, err := s.take(s.m.Freelist)
 	if err != nil {
@@ -164,7 +166,7 @@ func (s *survey) free(ctx context.Context) error {
 	}
 
 	n, at := int64(p.count()), int64(pageHeaderSize)
-	if n == 0xFFFF { // the number does not fit there
+	if n == 0xFFFF { // the number is too large for the header
 		b, err := p.bytes(at, 8)
 		if err != nil {
 			return err
