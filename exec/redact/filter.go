@@ -6,25 +6,28 @@ import (
 	"math/bits"
 )
 
-// filter tells where in a text no form can begin, without looking at each byte.
+// filter finds the places of a text where no form can begin, without looking at each byte.
 //
-// Let m be the length of the shortest form, or 20 if that is less, and stride
-// m-3. Of the four-byte pieces that begin at the first stride places of a form one
-// begins at a place of the text that is a multiple of stride, wherever the form
-// is; so it is enough to look there, at places that do not depend on one another.
-// A form that is long enough has another piece one stride on, and both must be
-// there: words that a text shares with it by chance, such as digits, seldom are.
-// Where they are, the first bytes of a form are looked up at each of the stride
-// places at which one may begin, before the automaton is asked.
+// Let m be the length of the shortest form, but at most 20, and stride m-3. A piece is four
+// bytes. Each form has a piece at each of its first stride offsets. Wherever a form is in a
+// text, one of these pieces begins at a multiple of stride. So it is enough to look at these
+// positions, and since none depends on what was found at another, eight are looked at
+// together.
+//
+// A form of at least two strides has a second piece, one stride behind the first, and both
+// must be in the table: words that a text shares with a form by chance, such as digits,
+// seldom come in such pairs. After a hit, the first bytes of the text at each of the stride
+// places where the form may begin are looked up in a second table. Only if they are there,
+// the automaton is asked.
 type filter struct {
-	stride int // 0 if a form is too short for this
-	// pieces is, by hash, which pieces there are: in the low half of a byte those of
-	// the first stride places of forms, in the high half those one stride on. A bit
-	// is a group of forms, so that two pieces of one form are in one bit. In the low
-	// half the last bit is that of forms that are too short for a second piece; in
-	// the high half it is always set.
+	stride int // 0 if a form is shorter than a piece: then there is no filter
+	// pieces has a byte for each hash of a piece. The low half says which groups of forms
+	// have the piece among their first ones, the high half which have it among their
+	// second ones. A form belongs to one group, so the bits of its two pieces agree.
+	// The last bit of the low half stands for the forms that are too short for a second
+	// piece; the last bit of the high half is always set, so that it agrees with them.
 	pieces []byte
-	// heads is a set of bits: the hashes of the forms' first bytes.
+	// heads has a bit for each hash of the first bytes of a form, 8 or fewer.
 	heads     []uint64
 	headShift uint
 	headMask  uint64
@@ -32,20 +35,25 @@ type filter struct {
 
 const (
 	pieceLen    = 4
-	maxShortest = 20 // more would be fewer places to look at, which no pipe can show
+	maxShortest = 20 // with a larger stride, pipes would still be slower
 
 	groups    = 3
-	single    = 1 << groups // the bit of forms of one piece
-	second    = 4           // from a bit to that of the second piece
+	single    = 1 << groups // the bit of forms that are too short for a second piece
+	second    = 4           // the shift from the bit of a first piece to that of a second
 	always    = single << second
 	mask      = 127
 	pieceHash = 0x9E3779B1 // 2^32 divided by the golden ratio
 )
 
-// The sizes of the table of pieces: a part of a processor's first cache, about
-// all of it, a part of the second, and more than it has room for. The least is
-// taken of which few places look like a piece that is there: the first two have
-// roomy places a piece; the third is faster than the fourth down to crowded.
+// The sizes of the table of pieces in bytes: a part of a processor's first cache, about all
+// of it, a part of the second, and more than the second. A small table is fast because it
+// stays in the cache; a full one is slow because most pieces of a text seem to be in it. So
+// the smallest size is taken that has at least roomy bytes for each piece. The third may be
+// fuller, down to crowded, because the fourth leaves the cache.
+//
+// Each size earns its place. Without small, one value takes 2.4 times as long to get ready.
+// Without medium, 100 values are searched for at 0.90 to 0.98 of the speed; without large,
+// 1000 values at 0.7; without huge, 5000 values at 0.65.
 const (
 	small  = 1 << 14
 	medium = 1 << 16
@@ -55,7 +63,7 @@ const (
 	roomy   = 8
 	crowded = 4
 
-	bitsPerHead = 64 // one in 64 of other heads looks like one that is there
+	bitsPerHead = 64 // so one in 64 of other heads passes
 )
 
 // newFilter returns the filter of sorted forms.
@@ -94,7 +102,7 @@ func newFilter(forms []sortable) *filter {
 		f.headMask = 1<<(8*m) - 1
 	}
 	f.each(forms, func(form []byte, from, to int, isNew bool) {
-		// By their first piece, so that forms that share pieces are in one group.
+		// Forms with the same first piece are in one group: they often share others.
 		group := byte(1) << (binary.LittleEndian.Uint32(form) * pieceHash >> 16 % groups)
 		if len(form) < f.long() {
 			group = single
@@ -116,18 +124,20 @@ func newFilter(forms []sortable) *filter {
 	return f
 }
 
-// long is the length of forms that have two pieces wherever they are.
+// long is the least length of a form that has two pieces wherever it is in a text.
 func (f *filter) long() int { return 2*f.stride + pieceLen - 1 }
 
-// each calls do for each form with the places of its pieces, but for those that
-// it shares with the one before it, and whether its head is new.
+// each calls do for each form. The pieces at the offsets below from are those of the form
+// before it, and are left out. isNew reports whether the first 8 bytes differ from those of
+// the form before it.
 func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew bool)) {
 	var last []byte
 	for _, s := range forms {
 		form, from, to := s.form.bytes, 0, f.stride
 		shared := sharedPrefix(last, form)
 		if len(form) >= f.long() {
-			// What it shares with one that is too short needs no second piece.
+			// If the form before it was too short, the shared pieces are in the table as
+			// single, and need no second piece.
 			to *= 2
 			from = min(to, max(0, shared-pieceLen+1))
 		}
@@ -136,8 +146,8 @@ func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew
 	}
 }
 
-// next returns the first place at or behind i at which a form may begin, as far
-// as can be seen; beyond what cannot be seen, every place may.
+// next returns the first place from i on where a form may begin. Near the end of the text,
+// where the pieces cannot be seen, a form may begin everywhere.
 func (f *filter) next(text []byte, i int) int {
 	switch len(f.pieces) {
 	case small:
@@ -152,21 +162,21 @@ func (f *filter) next(text []byte, i int) int {
 	return i // there is no filter
 }
 
-// search is next for one size of the table, which the compiler knows then, and
-// needs no checks.
+// search is next for one size of the table. The compiler knows the size as a constant, so
+// that it need not check each index.
 func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, f *filter, text []byte, i int) int {
 	shift := 33 - bits.Len(uint(len(*pieces)))
 	step := f.stride
-	// Eight places at once. Their distances are masked, so that the compiler knows
-	// that they are inside the window; it does not change them as long as the next
-	// constant is not negative, which would not compile.
+	// Eight places at once. The mask changes none of their distances, because none is above
+	// it: else the constant below would be negative, which does not compile. It only shows
+	// the compiler that they are inside the window.
 	const (
 		_      = uint(mask - 7*(maxShortest-pieceLen+1))
 		window = mask + pieceLen
 	)
 	d1, d2, d3, d4 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask
 	d5, d6, d7 := 5*step&mask, 6*step&mask, 7*step&mask
-	last := byte(0) // what is at the place before p
+	last := byte(0) // the byte of pieces for the place before p
 	p := i + step - 1
 	for p+window <= len(text) {
 		w := (*[window]byte)(text[p:])
@@ -210,9 +220,8 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 	return f.head(text, max(i, p-2*step+1), p-step) // the second piece cannot be seen
 }
 
-// head returns the first place from there on to which the text has what may be
-// the first bytes of a form, or whose first bytes cannot be seen; or one behind
-// to.
+// head returns the first place between from and to where the first bytes of a form may be,
+// or which is too near to the end of the text to tell; to+1 if there is none.
 func (f *filter) head(text []byte, from, to int) int {
 	for ; from <= to; from++ {
 		if from+8 > len(text) {

@@ -1,30 +1,31 @@
-// Package redact takes known values out of a byte stream, whatever the writes
-// by which they come. It has never heard of secrets, processes or Flyte.
+// Package redact masks known values in a byte stream, however the writes split it. It
+// knows nothing of secrets, processes or Flyte: a value is bytes under a name.
 //
 // # What is guaranteed
 //
-// No run of bytes that equals a value, or one of the forms in which programs
-// write it (see [forms.Of]), reaches the destination; everything else does,
-// unchanged, in order, and as soon as it cannot be the beginning of one. Runs
-// that overlap, nest or touch are one run, and a run is replaced by one mask,
-// which names the value that began first and tells no length. A mask is never
-// searched again. What was begun and not finished when the stream ends is not a
-// value, and is written.
+// No run of bytes that equals a value, or one of its forms (see [forms.Of]), reaches the
+// destination. Everything else does, unchanged, in order, and as soon as it can no longer
+// be the beginning of a form. Runs that overlap, nest or touch are one run, which is
+// replaced by one mask: [redacted:NAME], with the name of the value that began first. A
+// mask shows no length and is never searched again. Bytes at the end of the stream that
+// begin a form and do not finish it are written.
 //
 // # What is not
 //
-// Only contiguous bytes are matched. A value with a colour code inside, one that
-// is reversed, compressed or encrypted, one that is printed a character a line,
-// and one that comes half on one stream and half on another, pass. This is a
-// guard against accidents.
+// Only contiguous bytes are matched. A value with a colour code inside passes, and so does
+// one that is reversed, compressed, encrypted, printed one character a line, or split
+// between two streams. Masking guards against accidents.
 //
-// # How
+// # How it works
 //
-// A filter rules out nearly all of a text (filter.go); what it does not rule out
-// goes through an automaton (trie.go). The filter looks at four bytes in as many
-// as the shortest form has, less three and at most 17: values of 20 bytes cost
-// less than those of 6. How many there are matters only to the processor's
-// caches. At worst a byte costs what the automaton does, which is linear.
+// A filter rules out most of a text without looking at each byte (filter.go). An automaton
+// searches the rest (trie.go). The [Writer] moves between the two, holds back what may
+// begin a form, and writes (writer.go). The filter looks at 4 bytes in every stride, which
+// is the length of the shortest form minus 3, and at most 17: so values of 20 bytes cost
+// less than values of 6. The number of values matters only because the tables leave the
+// caches of the processor. In the worst case a byte costs one step of the automaton, and
+// the time is linear in the length of the text. Package redacttest has the plain rule to
+// which the tests hold all of this; docs/explanation/benchmarks.md has the figures.
 package redact
 
 import (
@@ -39,37 +40,37 @@ import (
 	"inject/exec/redact/forms"
 )
 
-// A Pattern is a value to take out, under a name that may be shown.
+// A Pattern is a value to mask, and a name to show in its place.
 type Pattern struct {
 	Name  string
 	Value []byte
 }
 
-// A Redactor knows values and gives out writers that mask them. It is safe for
-// concurrent use, and may grow while its writers run.
+// A Redactor has values, and makes writers that mask them. It is safe for concurrent use,
+// also while its writers are in use.
 type Redactor struct {
 	minLength int
 
 	mu       sync.Mutex // held while the automaton is replaced
 	values   []Pattern
-	forms    []form // of the values; without their bytes once there is an automaton
+	forms    []form // of the values; once current is set, without their bytes
 	unmasked []string
-	current  atomic.Pointer[automaton] // nil until it is needed
+	current  atomic.Pointer[automaton] // nil until a writer needs it
 }
 
-// automaton is all that is known of the values at a time. It does not change.
+// automaton is everything a writer needs to know of the values. It does not change: when
+// values are added, another one takes its place.
 type automaton struct {
 	*trie
 	*filter
 	forms []form
-	names []string // of the values
-	masks []string
+	names []string // of the values, by form.owner
+	masks []string // of the values, by form.owner
 }
 
-// New returns a Redactor of patterns. Values of fewer than minLength bytes are
-// not masked, because too much else is equal to them; neither are empty and
-// blank ones. See [Redactor.Unmasked]. It panics where [Redactor.Add] returns an
-// error.
+// New returns a Redactor of patterns. It does not mask values of fewer than minLength
+// bytes, because too much innocent text is equal to them, nor empty and blank values:
+// [Redactor.Unmasked] returns their names. New panics where [Redactor.Add] returns an error.
 func New(minLength int, patterns ...Pattern) *Redactor {
 	r := &Redactor{minLength: max(minLength, 1)}
 	if err := r.Add(patterns...); err != nil {
@@ -78,15 +79,14 @@ func New(minLength int, patterns ...Pattern) *Redactor {
 	return r
 }
 
-// maxBytes bounds the forms of all values together. They are all looked at when
-// one is added, and take up to twice that much memory.
+// maxBytes bounds the bytes of the forms of all values together. The trie counts its nodes
+// in 31 bits and has at most one for each byte of a form.
 const maxBytes = 1 << 30
 
-// Add adds patterns. Writers mask them from their next Write or Close on, also
-// when they began before it, as far as that is still held back. All forms are
-// laid out anew, by the first of them that writes: add many at once rather than
-// one by one. It returns an error, and adds nothing, if there were more than 1 GiB
-// of forms.
+// Add adds patterns. Writers mask them from their next Write or Close on, including what
+// they hold back at that time. The next write builds the tables of all values anew, so it
+// is faster to add many values in one call than one by one. Add returns an error, and adds
+// nothing, if the forms of all values had more than 1 GiB.
 func (r *Redactor) Add(patterns ...Pattern) error {
 	if len(patterns) == 0 {
 		return nil
@@ -117,8 +117,8 @@ func (r *Redactor) Add(patterns ...Pattern) error {
 	return nil
 }
 
-// automaton returns what is known of the values with their forms. It is made when
-// it is needed: a program that prints nothing is not kept waiting for it.
+// automaton returns the automaton of the current values. The first call after a change
+// builds it: a program that prints nothing need not wait for that.
 func (r *Redactor) automaton() *automaton {
 	if a := r.current.Load(); a != nil {
 		return a
@@ -143,29 +143,29 @@ func (r *Redactor) automaton() *automaton {
 	return a
 }
 
-// Unmasked returns the names of the patterns that are not masked because they
-// are too short or blank.
+// Unmasked returns the names of the patterns that are not masked, because their values are
+// too short or blank.
 func (r *Redactor) Unmasked() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.unmasked)
 }
 
-// Empty reports whether there is nothing to mask.
+// Empty reports whether no value is masked.
 func (r *Redactor) Empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.forms) == 0
 }
 
-// Writer returns a new stream to dst. The caller closes it, which writes what
-// is held back and does not close dst.
+// Writer returns a new stream that writes to dst. The caller must close it, which writes
+// what is held back and does not close dst.
 func (r *Redactor) Writer(dst io.Writer) *Writer { return &Writer{r: r, dst: dst} }
 
-// TerminalWriter is Writer for a dst that is a terminal, where a person waits for
-// what they type: when nothing has come for 30 ms, what is held back is shown if
-// it is less than 4 bytes. It stays the beginning of a value for all that comes
-// after it: the rest of the value is masked, so the whole of it never appears.
+// TerminalWriter is like Writer, for a dst that is a terminal, where a person waits to see
+// what they type. If fewer than 4 bytes are held back and no write has come for 30 ms, they
+// are shown. They still count as the beginning of a value: if the rest of it follows, the
+// rest is masked, so a whole value never appears.
 func (r *Redactor) TerminalWriter(dst io.Writer) *Writer {
 	w := r.Writer(dst)
 	w.idle = time.AfterFunc(time.Hour, w.show)

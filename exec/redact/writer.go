@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// A Writer is one stream. Its methods may be called from several goroutines, but
-// for ReadFrom, beside which nothing else may write.
+// A Writer is one stream. Its methods may be called from several goroutines at once, except
+// ReadFrom: while it runs, nothing else may write.
 type Writer struct {
-	// Found, if not nil, is called for each mask just before it is written, with
-	// where in the stream the run began. It is set before the first Write, and does
-	// not use the Writer.
+	// Found, if not nil, is called for each mask just before it is written. It must be set
+	// before the first Write, and must not use the Writer.
 	Found func(Find)
-	// Covered, if not nil, gets the bytes of each run and writes what stands for them,
-	// instead of the mask; all else goes to the destination as ever, in order. A long
-	// run comes in several calls, the later ones with an empty mask. It is set before
-	// the first Write, and does not use the Writer.
+	// Covered, if not nil, is called with the bytes of each run, and writes what is to stand
+	// for them in place of the mask. Everything else goes to the destination as usual, in
+	// order. For a long run there are several calls, the later ones with an empty mask. An
+	// error ends the stream, as one of the destination does. Covered must be set before the
+	// first Write, and must not use the Writer.
 	Covered func(text []byte, mask string) error
 
 	r   *Redactor
@@ -26,52 +26,53 @@ type Writer struct {
 	mu    sync.Mutex
 	a     *automaton
 	state state
-	// need is how far the automaton must walk before the filter is tried again.
+	// need is how many bytes the automaton must walk before the filter is tried again.
 	need int
-	// What came and is not decided, the longest end of the stream that may begin a
-	// form, is buf[begin:]; behind it buf may be being filled. shown is how much of it
-	// is on the terminal already.
+	// buf[begin:] is what is held back: the longest suffix of the stream that may begin a
+	// form. Behind it, ReadFrom reads into the free space of buf. shown is how many of the
+	// bytes that are held back are on the terminal already.
 	buf          []byte
 	begin, shown int
-	offset       int64 // of what is held, in the stream
-	runs         []run // in the text of a Write, in order
+	offset       int64 // in the stream, of the first byte that is held back
+	runs         []run // of the current text, in order; see mask
 	out          []byte
 	err          error // the first error; sticky
 
-	idle *time.Timer // shows what is held on a terminal; nil on anything else
+	idle *time.Timer // runs show; nil if the destination is not a terminal
 }
 
-// Find is a run that was masked.
+// A Find is a run that was masked.
 type Find struct {
 	Offset int64  // of its first byte, in the stream
-	Name   string // of the first value in it
-	Kind   string // in which form that is
+	Name   string // of the value that begins first in it
+	Kind   string // of the form of that value: one of the kinds of package forms
 }
 
-// A run is covered bytes, text[start:end], of one or several forms. shown means
-// that its mask has been written: it began before the text did.
+// A run is text[start:end], which one or several forms cover. shown means that its mask has
+// been written already, because the run began before the text.
 type run struct {
 	start, end int
-	form       int32 // the first to begin
+	form       int32 // the one that begins first
 	shown      bool
 }
 
 const (
-	// pieceSize is how much of a long Write is masked at a time, which bounds what
-	// is remembered of it.
+	// pieceSize is how many bytes of a long Write are masked at a time, which bounds the
+	// memory for its runs.
 	pieceSize = 1 << 20
-	// readSize is as much as is worth it: reads of less cost more calls, and of more
-	// leave the processor's second cache (docs/explanation/masking.md).
+	// readSize is the size of a read in ReadFrom. Smaller reads need more system calls,
+	// larger ones leave the second cache of the processor.
 	readSize = 256 << 10
-	// What is held on a terminal is shown after idleTime, if it is less than shyLength.
+	// What is held back on a terminal is shown after idleTime if it is shorter than
+	// shyLength bytes.
 	idleTime  = 30 * time.Millisecond
 	shyLength = 4
 )
 
-// Write implements [io.Writer]. What it returns nil for is written, masked or
-// held back. After an error nothing is written any more, the error stays, and
-// the number of bytes is that of the pieces that went before it: what came of the
-// last one cannot be told, as masks are not as long as what they stand for.
+// Write implements [io.Writer]. If it returns no error, p has been written, masked or held
+// back. After an error nothing more is written, and every later call returns the same error.
+// The number of bytes then counts the whole pieces of 1 MiB before the error: how far the
+// last piece got is unknown, because masks differ in length from what they stand for.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,9 +90,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	}
 }
 
-// ReadFrom implements [io.ReaderFrom]: it copies src, as it comes, until its end.
-// Nothing else may write meanwhile. Reading into where what is held back lies
-// saves a copy, and reads of a good size calls of the system.
+// ReadFrom implements [io.ReaderFrom]: it copies src until its end, and writes what each read
+// brings at once. Nothing else may write meanwhile. It is faster than Write: it reads 256 KiB
+// at a time, directly behind what is held back, which saves a copy.
 func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	for total := int64(0); ; {
 		room, err := w.room()
@@ -103,7 +104,7 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 			return total, err2
 		}
 		total += int64(n)
-		if err == io.EOF { //nolint:errorlint // as io.Copy: one that is wrapped is no end
+		if err == io.EOF { //nolint:errorlint // as io.Copy: a wrapped EOF does not end src
 			return total, nil
 		}
 		if err != nil {
@@ -112,7 +113,7 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	}
 }
 
-// room returns space behind what is held.
+// room returns readSize bytes of space behind what is held back.
 func (w *Writer) room() ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -120,7 +121,7 @@ func (w *Writer) room() ([]byte, error) {
 	return w.buf[len(w.buf) : len(w.buf)+readSize], w.err
 }
 
-// filled masks the first n bytes of the room.
+// filled masks the first n bytes of the space that room returned.
 func (w *Writer) filled(n int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -132,6 +133,7 @@ func (w *Writer) filled(n int) error {
 	return w.maskHeld(from)
 }
 
+// write masks p behind what is held back.
 func (w *Writer) write(p []byte) error {
 	from := w.held()
 	if from == 0 {
@@ -143,12 +145,12 @@ func (w *Writer) write(p []byte) error {
 	return w.maskHeld(from)
 }
 
-// held returns how much is held back.
+// held returns how many bytes are held back.
 func (w *Writer) held() int { return len(w.buf) - w.begin }
 
-// maskHeld masks what is held, all but the first bytes of which are new, and takes
-// what is decided out of buf. What is left is moved to its beginning not each
-// time, or a long one would cost that for each little write.
+// maskHeld masks what is in buf, whose first old bytes were held back before, and drops what
+// is decided. The rest is moved to the beginning of buf only when it is the smaller part:
+// if it were moved each time, many small writes inside a long value would take quadratic time.
 func (w *Writer) maskHeld(old int) error {
 	decided, err := w.mask(w.buf[w.begin:], old)
 	w.begin += decided
@@ -159,12 +161,12 @@ func (w *Writer) maskHeld(old int) error {
 	return err
 }
 
-// mask masks text, of which the first held bytes were held back, writes what is
-// decided, and returns how much that is.
+// mask masks text, whose first held bytes were held back before. It writes the bytes that are
+// decided, which means that they cannot begin a form, and returns their number.
 func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 	from := held
 	if a := w.r.automaton(); a != w.a {
-		// Read what is held again: it may begin a new value, too.
+		// Values were added. Search what is held back again: it may begin a new one.
 		from, w.a, w.state = 0, a, state{}
 		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
 	}
@@ -180,16 +182,16 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 	return decided, nil
 }
 
-// A walk of the automaton ends when the filter may rule out what it would walk
-// through. It must have been worth its while: on a text that is full of almost
-// values the filter only costs time, so each walk that begins where the last one
-// ended must be longer, up to maxNeed.
+// The automaton walks until the filter may rule out what follows. On a text that is full of
+// almost values the filter rules out nothing and only costs time. So each walk that begins
+// near the end of the last one must be longer, up to maxNeed. Without this, such texts are
+// searched at 0.73 of the speed; other texts do not change.
 const (
-	nearBy  = 24 // bytes from the end of a walk: the filter ruled out nothing
+	nearBy  = 24 // bytes: if the filter skips fewer, it ruled out nothing
 	maxNeed = 4096
 )
 
-// search moves the state over text[from:] and notes what is covered.
+// search moves the state over text[from:] and records the runs in w.runs.
 func (w *Writer) search(text []byte, from int) {
 	t, i, s := w.a.trie, from, w.state
 	for i < len(text) {
@@ -207,22 +209,22 @@ func (w *Writer) search(text []byte, from int) {
 	w.state = s
 }
 
-// walk moves the state over text[i:] until it is worthwhile to ask the filter
-// again, and returns from where, or to the end of the text.
+// walk moves the state over text[i:] until the filter is worth a try, or to the end of the
+// text. It returns where to go on, and in which state.
 func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 	next := t.next
 	began, node, alive := i, int(s.node), i-int(s.depth)
 	for i < len(text) {
 		switch b, n := uint16(text[i]), next[node]; {
 		case n&^(branch|ends) == b:
-			// The text follows a form, as far as nothing ends in it.
+			// The text follows one form, up to a node where a form ends.
 			for i, node = i+1, node+1; i < len(text) && next[node]&^branch == uint16(text[i]); i++ {
 				node++
 			}
 			if next[node]&ends != 0 {
 				node, alive = w.arrive(t, node, alive, i)
 			}
-		case n&(branch|leaf|root) == 0: // it has one child, and that is not it
+		case n&(branch|leaf|root) == 0: // its only child has another label
 			s := fail(t.link(int32(node))) //nolint:gosec // below maxNodes
 			node, alive = int(s.node), i-int(s.depth)
 		default:
@@ -233,9 +235,10 @@ func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 				node, alive = w.arrive(t, node, alive, i)
 			}
 		}
-		// What is alive began at alive, and is found again from there. Not if that is
-		// most of what was walked; if a run reaches into it, which would be found anew;
-		// or so near the end that the filter could not see enough.
+		// Leave, and let the filter go on from alive, where the current prefix of a form
+		// began. But not if the walk was short, or that prefix is most of it; if a run
+		// reaches into the prefix, since it would be found again; or so near to the end
+		// of the text that the filter could not see enough.
 		worthIt := i-began >= w.need+2*(i-alive)
 		if worthIt && len(text)-i > maxShortest && (len(w.runs) == 0 || w.runs[len(w.runs)-1].end <= alive) {
 			return alive, state{}
@@ -244,27 +247,27 @@ func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 	return i, state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
 }
 
-// arrive notes what ends in a node, behind the byte before i, and returns where
-// to go on, and since when that is alive.
+// arrive records the form that ends at a node, with the byte before i. It returns the node to
+// go on from, and where in the text the prefix of that node begins.
 func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
 	s := state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
-	t.link(s.node)                            // and with it what ends there
+	t.link(s.node)                            // makes outs of the node, too
 	form := t.outs[s.node].Load()
 	w.cover(run{start: i - int(t.lengths[form]), end: i, form: form})
-	// Nothing begins with a whole form that nothing extends: what is behind it is
-	// decided.
+	// A form that is not the beginning of a longer one is over: go on with its suffixes, so
+	// that its bytes are not held back.
 	for t.next[s.node]&leaf != 0 {
 		s = fail(t.link(s.node))
 	}
 	return int(s.node), i - int(s.depth)
 }
 
-// cover adds a form that ends where the text has been walked to.
+// cover adds the run of a form that ends at the current byte. It merges runs that touch.
 func (w *Writer) cover(r run) {
 	for n := len(w.runs); n > 0 && r.start <= w.runs[n-1].end; n = len(w.runs) {
 		last := w.runs[n-1]
 		w.runs = w.runs[:n-1]
-		r.end = max(r.end, last.end) // a run may have been found before: see mask
+		r.end = max(r.end, last.end) // the run may be known already: see mask
 		if last.shown || last.start < r.start {
 			r.start, r.form, r.shown = last.start, last.form, last.shown
 		}
@@ -272,8 +275,8 @@ func (w *Writer) cover(r run) {
 	w.runs = append(w.runs, r)
 }
 
-// emit writes text[:decided] with its runs masked, but for what has been shown,
-// in one write, and keeps the runs that go on behind it.
+// emit writes text[:decided] in one write, with its runs masked and without what a terminal
+// shows already. It keeps the runs that go on behind decided.
 func (w *Writer) emit(text []byte, decided int) error {
 	at := min(w.shown, decided)
 	w.shown -= at
@@ -305,7 +308,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 			out = out[:0]
 		}
 		at = end
-		// A run that reaches what is not decided may be extended, and was shown.
+		// What is not decided may extend the run, whose mask has been written now.
 		if r.end >= decided {
 			w.runs[kept] = run{0, r.end - decided, r.form, true}
 			kept++
@@ -313,13 +316,13 @@ func (w *Writer) emit(text []byte, decided int) error {
 	}
 	w.runs = w.runs[:kept]
 	if at == begin && len(out) == 0 || w.Covered != nil {
-		return w.pass(text[at:decided]) // the usual case: as it came, no copy
+		return w.pass(text[at:decided]) // the usual case: text without a run is not copied
 	}
 	w.out = append(out, text[at:decided]...)
 	return w.pass(w.out)
 }
 
-// covered writes out, and lets Covered stand for text.
+// covered writes out, and calls Covered for text.
 func (w *Writer) covered(out, text []byte, mask string) error {
 	if err := w.pass(out); err != nil || len(text) == 0 {
 		return err
@@ -328,7 +331,7 @@ func (w *Writer) covered(out, text []byte, mask string) error {
 	return w.err
 }
 
-// pass writes to the destination.
+// pass writes b to the destination, and keeps the error.
 func (w *Writer) pass(b []byte) error {
 	if len(b) == 0 {
 		return nil
@@ -341,7 +344,7 @@ func (w *Writer) pass(b []byte) error {
 	return err
 }
 
-// await waits for the stream to be idle, if there is something to show then.
+// await starts the timer of show if there are bytes to show, else it stops the timer.
 func (w *Writer) await(held int) {
 	if held > w.shown && held < shyLength {
 		w.idle.Reset(idleTime)
@@ -350,32 +353,32 @@ func (w *Writer) await(held int) {
 	}
 }
 
-// show shows what is held, a few bytes on a terminal.
+// show writes what is held back to the terminal. The idle timer calls it.
 func (w *Writer) show() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	from := w.shown
 	for _, r := range w.runs {
 		if !r.shown {
-			return // a whole value, of which another may be the beginning
+			return // a whole value, which may be the beginning of another
 		}
-		from = max(from, r.end) // a mask stands for it
+		from = max(from, r.end) // its mask has been written
 	}
 	held := w.buf[w.begin:]
 	if w.err != nil || len(held) >= shyLength || len(held) <= from {
-		return // there was a Write meanwhile
+		return // a Write came first
 	}
 	if w.pass(held[from:]) == nil {
 		w.shown = len(held)
-		// A value that begins here gets a mask of its own, even if it touches a run:
-		// without, what is shown of it would stand beside what comes behind it.
+		// Start a new run for a value that begins in what is shown, even if it touches the
+		// run before. In one run it would get no mask, and the bytes that are shown would
+		// stand next to what follows the value.
 		w.runs = w.runs[:0]
 	}
 }
 
-// Close writes what is held back: the stream has ended, so it is no value. It
-// does not close the destination. A second Close returns [io.ErrClosedPipe], as
-// does a Write.
+// Close writes what is held back, because the stream has ended and no value can follow. It
+// does not close the destination. Later calls of Close and Write return [io.ErrClosedPipe].
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -385,7 +388,7 @@ func (w *Writer) Close() error {
 	if w.err != nil {
 		return w.err
 	}
-	if err := w.write(nil); err != nil { // values may have been added
+	if err := w.write(nil); err != nil { // values may have been added since
 		return err
 	}
 	err := w.emit(w.buf[w.begin:], w.held())
