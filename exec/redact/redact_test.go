@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// allForms returns what is to be found of values: all their forms.
+// allForms returns the forms of all patterns, each as a pattern of the plain rule.
 func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	var all []redacttest.Pattern
 	for _, p := range patterns {
@@ -31,12 +31,12 @@ func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	return all
 }
 
-// oracle masks by the plain rule.
+// oracle returns text as the plain rule masks it.
 func oracle(text string, patterns ...redact.Pattern) string {
 	return string(redacttest.Mask([]byte(text), allForms(1, patterns...)))
 }
 
-// values returns patterns called A, B, …
+// values returns patterns with the names A, B, …
 func values(values ...string) []redact.Pattern {
 	var p []redact.Pattern
 	for i, v := range values {
@@ -58,7 +58,7 @@ func masked(t testing.TB, r *redact.Redactor, chunks ...string) string {
 	return out.String()
 }
 
-// bytewise cuts text into its bytes.
+// bytewise splits text into its bytes.
 func bytewise(text string) []string {
 	chunks := make([]string, len(text))
 	for i := range len(text) {
@@ -116,7 +116,7 @@ func TestTable(t *testing.T) {
 			}
 			require.Equal(t, want, masked(t, r, bytewise(c.text)...), "%s, byte by byte")
 
-			// The plain automaton, which stands in for the rule where that is too slow.
+			// Check the plain automaton, too: other tests use it where the rule is too slow.
 			var plain strings.Builder
 			w := redacttest.NewPlain(allForms(1, c.values...)).Writer(&plain)
 			for _, b := range bytewise(c.text) {
@@ -129,8 +129,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// Every set of up to two patterns and every text over two letters, up to a
-// length, in one write and byte by byte.
+// TestExhaustive takes every set of one or two patterns and every text over two letters, up
+// to a length, and writes the text at once and byte by byte.
 func TestExhaustive(t *testing.T) {
 	words := func(n int) []string {
 		all := []string{""}
@@ -141,7 +141,7 @@ func TestExhaustive(t *testing.T) {
 	}
 	longest := 8
 	if testing.Short() {
-		longest = 6 // a fifth of the texts
+		longest = 6 // a quarter of the texts
 	}
 	texts := words(longest)
 	sets := words(4)
@@ -162,7 +162,7 @@ func TestExhaustive(t *testing.T) {
 	}
 }
 
-// chunked cuts text at random, into pieces of at most so many bytes or fewer.
+// chunked splits text at random. No piece is longer than most bytes.
 func chunked(text string, most int, random *rand.Rand) []string {
 	var chunks []string
 	most = 1 + random.IntN(most)
@@ -173,8 +173,8 @@ func chunked(text string, most int, random *rand.Rand) []string {
 	return chunks
 }
 
-// Values that overlap, nest and repeat, of lengths at which the filter works in
-// different ways, in texts that are made of parts of them.
+// TestRandom takes values that overlap, nest and repeat, in texts that consist of parts of
+// them. The lengths make the filter work in each of its ways.
 func TestRandom(t *testing.T) {
 	rounds := 1500
 	if testing.Short() {
@@ -201,7 +201,7 @@ func TestRandom(t *testing.T) {
 		var v []string
 		most := 12
 		if len(alphabet) > 16 {
-			most = 3 // there are a hundred forms of each
+			most = 3 // each has about a hundred forms
 		}
 		for range 1 + random.IntN(most) {
 			s := piece(shortest)
@@ -242,8 +242,8 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// A value at every place of the blocks that the filter looks at, for every
-// distance between these, with other values' beginnings and ends around it.
+// TestEveryPlace puts a value at every place relative to the blocks of the filter, for every
+// stride, with parts of other values around it.
 func TestEveryPlace(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -273,8 +273,8 @@ func TestEveryPlace(t *testing.T) {
 	}
 }
 
-// So many values that every size of the filter's table is in use, against the
-// plain automaton, which is as fast as that needs.
+// TestLargeSets takes enough values for every size of the filter's table. It compares with
+// the plain automaton, because the plain rule would be too slow.
 func TestLargeSets(t *testing.T) {
 	for _, c := range []struct{ n, shortest int }{
 		{10, 4}, {10, 8}, {10, 20}, {150, 5}, {150, 8}, {150, 13}, {150, 33}, {600, 7}, {600, 9}, {600, 20}, {3000, 8},
@@ -340,7 +340,7 @@ func FuzzWriter(f *testing.F) {
 	})
 }
 
-// What is held back is exactly the longest end that may begin a form.
+// TestHeldBack: exactly the longest suffix that may begin a form is held back.
 func TestHeldBack(t *testing.T) {
 	for _, c := range table {
 		t.Run(c.name, func(t *testing.T) {
@@ -362,7 +362,7 @@ func TestHeldBack(t *testing.T) {
 	require.Equal(t, "Password: [redacted:K]", out.String(), "the mask appears with the value's last byte")
 	require.NoError(t, w.Close())
 
-	// The same behind texts that the filter skips, cut anywhere.
+	// The same behind texts that the filter skips, split anywhere.
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 300 {
@@ -390,7 +390,7 @@ func TestHeldBack(t *testing.T) {
 	}
 }
 
-// decidedPart returns what is to be seen of text so far.
+// decidedPart returns what must have been written after text.
 func decidedPart(text string, all []redacttest.Pattern) string {
 	held := 0
 	for _, p := range all {
@@ -430,7 +430,7 @@ func TestForms(t *testing.T) {
 	require.False(t, r.Empty())
 }
 
-// broken fails, or writes short, after some bytes.
+// broken is a writer that fails, or writes too little, after left bytes.
 type broken struct {
 	left  int
 	err   error
@@ -472,8 +472,8 @@ func TestErrorsStay(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrClosedPipe)
 }
 
-// Patterns are added while writers run: old values stay masked all the time, new
-// ones are from the next write on, also if half of one is held back.
+// TestAdd adds patterns while writers are in use. Old values stay masked all the time. New
+// ones are masked from the next write on, even if the first half of one is held back.
 func TestAdd(t *testing.T) {
 	r := redact.New(1, redact.Pattern{Name: "OLD", Value: []byte("old-value")})
 	var out strings.Builder
@@ -488,7 +488,7 @@ func TestAdd(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Equal(t, "a [redacted:NEW] b [redacted:OLD] x[redacted:Y]z [redacted:X]", out.String())
 
-	// A shown run goes on across the change.
+	// A run whose mask has been written goes on across the change.
 	out.Reset()
 	r = redact.New(1, redact.Pattern{Name: "A", Value: []byte("abab")})
 	w = r.Writer(&out)
@@ -498,8 +498,7 @@ func TestAdd(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Equal(t, "1[redacted:A]2", out.String())
 
-	// What was covered before stays covered, and the end of the stream is a time to
-	// look, too.
+	// What was covered before stays covered. Close looks for the new values, too.
 	out.Reset()
 	r = redact.New(1, values("12345abc", "abcdefgh")...)
 	w = r.Writer(&out)

@@ -19,7 +19,7 @@ import (
 	"inject/exec/redact"
 )
 
-// key is a PEM private key of usual length, with its final newline.
+// key is a private key in PEM, of usual length, with its final newline.
 var key = func() string {
 	random := rand.NewChaCha8([32]byte{'k', 'e', 'y'})
 	der := make([]byte, 1217)
@@ -28,7 +28,7 @@ var key = func() string {
 		"-----END PRIVATE KEY-----\n"
 }()
 
-// wrap breaks text into lines of n bytes, each with its newline.
+// wrap splits text into lines of n bytes, each with a newline.
 func wrap(text string, n int) string {
 	var b strings.Builder
 	for len(text) > n {
@@ -51,8 +51,8 @@ func prefixed(prefix, text string) string {
 	return prefix + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n"+prefix) + "\n"
 }
 
-// vectors are the ways in which known redactors leak, or take away what is no
-// value. want is the whole text that is to be seen.
+// vectors are texts on which known redactors leak a value, or mask what is not one. want is
+// the whole output.
 var vectors = []struct {
 	name   string
 	values []redact.Pattern
@@ -154,7 +154,7 @@ var vectors = []struct {
 	{"newline-only secret", values("\n\n\n\n\n\n"), "a\n\n\n\n\n\n\nb", "a\n\n\n\n\n\n\nb"},
 	{"space secret", values("        "), "a                b", "a                b"},
 	{"1-char secret", values("a"), "banana", "banana"},
-	{"3-char secret", values("abc"), "abc", "abc"}, // and a warning: see TestForms
+	{"3-char secret", values("abc"), "abc", "abc"}, // it is in Unmasked: see TestForms
 	{"8-char secret", values("abcdefgh"), "1abcdefgh2", "1[redacted:A]2"},
 	{
 		"the mask is a secret",
@@ -176,7 +176,7 @@ var vectors = []struct {
 		"x [redacted:A]  \n\t [redacted:A] y",
 	},
 	{"innocent: first line alone", values("first-line\nsecond-line"), "the first-line of", "the first-line of"},
-	// Out of reach, and said so.
+	// Out of reach, as the documentation says.
 	{"ANSI colour inside", values("s3cr3t-value"), "s3cr3t\x1b[1m-value", "s3cr3t\x1b[1m-value"},
 	{"upper-cased", values("s3cr3t-value"), "S3CR3T-VALUE", "S3CR3T-VALUE"},
 	{"reversed", values("s3cr3t-value"), "eulav-t3rc3s", "eulav-t3rc3s"},
@@ -202,7 +202,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// Half of a value on each of two streams is held back on both.
+// TestHalfOnEach: a value that is split between two streams is not found.
 func TestHalfOnEach(t *testing.T) {
 	r := redact.New(6, values("s3cr3t-value")...)
 	var both bytes.Buffer
@@ -212,8 +212,8 @@ func TestHalfOnEach(t *testing.T) {
 	require.Equal(t, "-value", both.String(), "the first half is held")
 }
 
-// What is seen of a prompt, and what is held back behind the first half of a
-// value of two lines.
+// TestVisible: prompts are written at once, except for bytes that may begin a value, and the
+// first line of a value holds back nothing behind it.
 func TestVisible(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -241,7 +241,7 @@ func TestVisible(t *testing.T) {
 	}
 }
 
-// An error of the destination is told with a count that is no lie, and stays.
+// TestErrorCounts: an error of the destination stays, and no byte is written twice.
 func TestErrorCounts(t *testing.T) {
 	for _, c := range []struct {
 		name      string

@@ -20,7 +20,7 @@ import (
 	"inject/exec/redact/redacttest"
 )
 
-// named gives values the names A, B, …, again from A when those are used up.
+// named gives values the names A to Z, and again from A on.
 func named(values [][]byte) []redact.Pattern {
 	var p []redact.Pattern
 	for i, v := range values {
@@ -61,7 +61,7 @@ func TestReadFrom(t *testing.T) {
 		})
 	}
 
-	// What came before an error of the source is written, and the stream may go on.
+	// What the source returned before its error is written, and the stream can go on.
 	var out bytes.Buffer
 	w := r.Writer(&out)
 	_, err := w.ReadFrom(io.MultiReader(strings.NewReader("before "), iotest.ErrReader(errors.ErrUnsupported)))
@@ -71,7 +71,7 @@ func TestReadFrom(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Equal(t, "before after", out.String())
 
-	// One of the destination stays, and nothing more is read.
+	// An error of the destination stays, and nothing more is read.
 	src := strings.NewReader(strings.Repeat("x", 1<<20))
 	w = r.Writer(&broken{left: 5, err: errors.ErrUnsupported})
 	_, err = w.ReadFrom(src)
@@ -92,11 +92,11 @@ func (r *randomReader) Read(p []byte) (int, error) {
 	return r.Reader.Read(p[:min(len(p), r.random.IntN(100_000))])
 }
 
-// A long Write is one of many pieces, and none of them is special.
+// TestLongWrite: a Write of many pieces masks values at the ends of pieces, too.
 func TestLongWrite(t *testing.T) {
 	patterns := named(redacttest.Values(3, 1))
 	unit := append(bytes.Repeat([]byte("0123456789"), 30_000), patterns[0].Value...)
-	text := bytes.Repeat(unit, 20) // 6 MiB, in which the values are nowhere at the same place of a piece
+	text := bytes.Repeat(unit, 20) // 6 MiB; each value is at another place of its piece
 	var out bytes.Buffer
 	w := redact.New(1, patterns...).Writer(&out)
 	n, err := w.Write(text)
@@ -106,14 +106,14 @@ func TestLongWrite(t *testing.T) {
 	want := bytes.ReplaceAll(text, patterns[0].Value, []byte("[redacted:A]"))
 	require.True(t, bytes.Equal(want, out.Bytes()))
 
-	// An error tells how many pieces went before it, whole.
+	// With an error, the number of bytes is that of the whole pieces before it.
 	w = redact.New(1, patterns...).Writer(&broken{left: 5 << 19, err: errors.ErrUnsupported})
 	n, err = w.Write(bytes.Repeat([]byte("x"), 6<<20))
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.Equal(t, 2<<20, n)
 }
 
-// screen is a terminal's: written to by whoever, and looked at meanwhile.
+// screen is a buffer that may be read while it is written to.
 type screen struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -133,8 +133,8 @@ func (s *screen) String() string {
 	return s.b.String()
 }
 
-// On a terminal a short beginning of a value is shown when nothing more comes,
-// and the rest of the value is masked all the same.
+// TestTerminalWriter: on a terminal the short beginning of a value is shown when nothing
+// follows for a while, and the rest of the value is masked all the same.
 func TestTerminalWriter(t *testing.T) {
 	const idle = 30 * time.Millisecond
 	run := func(name string, do func(t *testing.T, out *screen, w *redact.Writer, write func(string))) {
@@ -146,7 +146,7 @@ func TestTerminalWriter(t *testing.T) {
 					_, err := io.WriteString(w, s)
 					require.NoError(t, err)
 				})
-				_ = w.Close() // what it returns is asserted where it matters
+				_ = w.Close() // the cases that care check its error themselves
 			})
 		})
 	}
@@ -220,7 +220,7 @@ func TestTerminalWriter(t *testing.T) {
 		require.ErrorIs(t, err, io.ErrClosedPipe)
 	})
 
-	// A whole value that may go on is not shown.
+	// A whole value that may be the beginning of another is not shown.
 	synctest.Test(t, func(t *testing.T) {
 		var out screen
 		w := redact.New(1, values("ab", "abcd")...).TerminalWriter(&out)
@@ -235,7 +235,7 @@ func TestTerminalWriter(t *testing.T) {
 		require.Equal(t, "-[redacted:A]cx[redacted:A]ca", out.String())
 	})
 
-	// Anything else than a terminal waits for ever.
+	// A stream that is not a terminal shows nothing before it is decided.
 	synctest.Test(t, func(t *testing.T) {
 		var out screen
 		w := redact.New(1, values("s3cr3t")...).Writer(&out)
@@ -245,8 +245,8 @@ func TestTerminalWriter(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 
-	// Whatever is typed and however slowly, what is no value is what it was, and of
-	// a value no more than three bytes are seen.
+	// At any speed of typing, text without a value arrives unchanged, and at most three
+	// bytes of a value are seen.
 	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	for range 1000 {
 		synctest.Test(t, func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestTerminalWriter(t *testing.T) {
 	}
 }
 
-// A find tells where a run began, and of what.
+// TestFound: a Find has the offset of its run, and the name and form of the first value.
 func TestFound(t *testing.T) {
 	patterns := values("first-value", "value-and-more")
 	text := "1 first-value 2 first-value-and-more 3 Zmlyc3QtdmFsdWU= 4"
@@ -300,8 +300,8 @@ func TestFound(t *testing.T) {
 	}
 }
 
-// What Covered gets and what is written make the text again, and with masks in the
-// places of the runs the masked one, whatever the writes.
+// TestCovered: what Covered is called with and what is written are together the text, in
+// order. With the masks in place of the former, they are the masked text.
 func TestCovered(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 1))
@@ -343,7 +343,7 @@ func TestCovered(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported, "it stays")
 }
 
-// Once they have what they need, writers take no memory.
+// TestNoAllocations: after their first writes, writers allocate nothing.
 func TestNoAllocations(t *testing.T) {
 	for _, n := range []int{1, 10, 300} {
 		patterns := named(redacttest.Values(n, 1))
@@ -370,7 +370,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// heap returns how much memory is in use, in bytes.
+// heap returns the bytes of the heap in use.
 func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -385,7 +385,7 @@ func TestMemory(t *testing.T) {
 	require.Less(t, heap()-before, int64(16<<20), "1000 values in all their forms")
 	text := make([]byte, 0, 1<<20)
 	for _, p := range allForms(6, patterns...) {
-		text = append(text, p.Value...) // every state is visited
+		text = append(text, p.Value...) // so that every state is visited
 	}
 	w := r.Writer(io.Discard)
 	_, err := w.Write(text)
@@ -393,7 +393,7 @@ func TestMemory(t *testing.T) {
 	require.Less(t, heap()-before, int64(24<<20), "and a stream that has all of them")
 	runtime.KeepAlive(r)
 
-	// A run without end needs no memory, nor does a text without lines.
+	// An endless run needs no memory, and neither does a text without line ends.
 	w = redact.New(1, values("abcabc")...).Writer(io.Discard)
 	_, _ = io.WriteString(w, "abc")
 	before = heap()
@@ -408,7 +408,7 @@ func TestMemory(t *testing.T) {
 	require.Less(t, heap()-before, int64(1<<20))
 }
 
-// Many values, long ones and odd ones are masked, and lose nothing.
+// TestExtremes: many values, long values and odd values are masked, and no text is lost.
 func TestExtremes(t *testing.T) {
 	n, size := 50_000, 1<<20
 	if testing.Short() {
@@ -428,7 +428,7 @@ func TestExtremes(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	long := make([]byte, size)
 	for i := range long {
-		long[i] = byte(random.Uint32())&0x7f | 0x80 // one line: lines are forms of their own
+		long[i] = byte(random.Uint32())&0x7f | 0x80 // no line end: lines would be forms of their own
 	}
 	r = redact.New(6, redact.Pattern{Name: "LONG", Value: long})
 	require.Equal(t, "1[redacted:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
@@ -457,8 +457,8 @@ func TestExtremes(t *testing.T) {
 	}
 }
 
-// Streams that share one redactor make the same automaton's links at the same
-// time.
+// TestStreamsTogether: streams of one redactor make the links of its automaton at the same
+// time, without getting in each other's way.
 func TestStreamsTogether(t *testing.T) {
 	for range 20 {
 		patterns := values("aabaabaaab", "abaabaaaba", "baaabaabaab")

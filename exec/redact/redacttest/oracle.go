@@ -1,30 +1,29 @@
-// Package redacttest is what package redact is proved against and measured
-// with: the plain rule ([Mask]), which shares nothing with what it proves; the
-// plain automaton ([NewPlain]), for sets for which the rule is too slow; and texts
-// to search ([Text]). Nothing of it is in a product, and it imports the standard
-// library only.
+// Package redacttest has what package redact is tested and measured with: the plain rule
+// ([Mask]), which shares no code with what it tests; a textbook automaton ([NewPlain]), for
+// sets of values that are too large for the rule; and texts to search ([Text]). It is part
+// of no binary that is released.
 package redacttest
 
 import (
 	"bytes"
 )
 
-// A Pattern is bytes to mask, under a name.
+// A Pattern is bytes to mask, and the name of their mask.
 type Pattern struct {
 	Name  string
 	Value []byte
 }
 
-// Mask masks text by the plain rule: mark every occurrence of every pattern, and
-// replace each maximal run of marked bytes by the mask of the pattern that begins
-// it, the longest of those that begin there, the first of those that are equal.
-// It is slow, and plainly right.
+// Mask returns text masked by the plain rule: mark every occurrence of every pattern, then
+// replace each maximal run of marked bytes by the mask of the pattern that begins it. If
+// several begin there, the longest counts, and of equal ones the first. Mask is slow, and
+// simple enough to be seen to be right.
 func Mask(text []byte, patterns []Pattern) []byte { return MaskUpTo(text, patterns, len(text)) }
 
-// MaskUpTo is what of the masked text is about text[:decided].
+// MaskUpTo returns the part of the masked text that stands for text[:decided].
 func MaskUpTo(text []byte, patterns []Pattern, decided int) []byte {
 	covered := make([]bool, len(text))
-	begins := map[int]int{} // where → the pattern
+	begins := map[int]int{} // the pattern that begins at an offset
 	for n, p := range patterns {
 		if len(p.Value) == 0 {
 			continue

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Plain masks a stream with the automaton of Aho and Corasick (1975) as the books
-// have it: a trie, and at each state a link to the longest proper end that is a
+// Plain masks streams with the automaton of Aho and Corasick (CACM 18, 1975) as textbooks
+// describe it: a trie in which each state has a link to its longest proper suffix that is a
 // state. It looks at every byte.
 type Plain struct {
 	patterns []Pattern
@@ -15,12 +15,12 @@ type Plain struct {
 	first    [256]int32 // the children of the root, 0 for none
 }
 
-// node is a state. Node 0 is the root, the state of no prefix at all, which is
-// nobody's child, so that 0 also means "none".
+// node is a state. Node 0 is the root, the state of the empty prefix. It is not a child of
+// any node, so 0 also means "none".
 type node struct {
-	child   int32 // the first one
+	child   int32 // the first child
 	sibling int32
-	fail    int32 // the state of the longest proper end that begins a pattern
+	fail    int32 // the longest proper suffix that is a state
 	depth   int32 // the length of the prefix
 	match   int32 // the longest pattern that ends here, -1 for none
 	label   byte  // the last byte of the prefix
@@ -68,8 +68,8 @@ func (a *Plain) childOf(state int32, b byte) int32 {
 	return c
 }
 
-// link sets fail and inherits matches, breadth first, so that what a node
-// points to is ready before the node is.
+// link sets fail and match of all nodes, breadth first, so that a node's fail is complete
+// before the node itself.
 func (a *Plain) link() {
 	queue := []int32{0}
 	for len(queue) > 0 {
@@ -97,7 +97,7 @@ func (a *Plain) next(state int32, b byte) int32 {
 	}
 }
 
-// Writer returns a new stream to dst. Closing it writes what is held back.
+// Writer returns a new stream to dst. Close writes what is held back.
 func (a *Plain) Writer(dst io.Writer) io.WriteCloser { return &plainWriter{a: a, dst: dst} }
 
 type plainWriter struct {
@@ -105,13 +105,13 @@ type plainWriter struct {
 	dst   io.Writer
 	state int32
 	held  []byte
-	begin int     // of what is held, in the stream
+	begin int     // the offset of held in the stream
 	found []match // not yet masked
-	until int     // the end, in the stream, of the run whose mask was written last
+	until int     // the offset of the end of the run whose mask was written last
 	out   []byte
 }
 
-// match is a pattern that was found, with its places in the stream.
+// match is an occurrence of a pattern, with its offsets in the stream.
 type match struct {
 	start, end int
 	pattern    int32
@@ -133,8 +133,8 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	return len(p), w.emit(len(w.held) - int(w.a.nodes[w.state].depth))
 }
 
-// emit writes the first bytes of what is held. Matches in the order of where they
-// begin, the longest first, begin runs or go on with them.
+// emit writes the first decided bytes of held, masked. It goes through the matches by where
+// they begin, the longest first. Each begins a run or extends the current one.
 func (w *plainWriter) emit(decided int) error {
 	slices.SortFunc(w.found, func(a, b match) int { return cmp.Or(a.start-b.start, b.end-a.end) })
 	at, limit := w.begin, w.begin+decided

@@ -10,15 +10,14 @@ import (
 	"strconv"
 )
 
-// A Workload is a text and the values that are looked for in it. The same
-// arguments of [New] make the same workload everywhere, so that what was measured
-// can be measured again.
+// A Workload is a text and the values to search for in it. The same arguments of [New] make
+// the same workload on every machine, so that a measurement can be repeated.
 type Workload struct {
 	Name   string
 	About  string // what the text is, for people
 	Values [][]byte
 	Text   []byte
-	Write  int // the bytes of one write by which the text comes
+	Write  int // the length in bytes of one write of the text
 }
 
 // Names are the workloads there are, in the order in which they are shown. D1 to
@@ -37,11 +36,23 @@ var about = map[string]string{
 	"F":  "A in writes of 80 bytes",
 }
 
-// nested is how many values D4 has, whatever it is asked for.
+// nested is the number of values of D4, whatever number is asked for.
 const nested = 56
 
-// New returns the workload of that name with n values and a text of size bytes;
-// D4 has 56 values always. It panics if there is no such workload.
+// New returns a workload by its name, with n values and a text of size bytes. D1 to D4 are the
+// worst cases of one algorithm or another:
+//
+//	A   log lines without a value
+//	B   log lines with a value in one of 1000
+//	C   log lines with a value in each
+//	D1  all a, and a value of 15 a and a b
+//	D2  values that lack their last byte
+//	D3  all a, and a value of 3000 a and a b
+//	D4  all a, and 56 values of a and a b that are suffixes of each other
+//	E   random bytes
+//	F   A in writes of 80 bytes
+//
+// It panics if there is no workload of that name.
 func New(name string, n, size int, seed uint64) Workload {
 	w := Workload{Name: name, About: about[name], Write: 64 << 10}
 	switch name {
@@ -63,15 +74,14 @@ func New(name string, n, size int, seed uint64) Workload {
 	return w
 }
 
-// almost is a value that a text of nothing but a never holds, and always seems
-// to be about to.
+// almost returns a value that a text of nothing but a always seems about to hold, and never
+// does.
 func almost(n int) []byte { return append(bytes.Repeat([]byte("a"), n), 'b') }
 
-// Text returns the text of the workload of that name: size bytes, at least one.
-// B, C and D2 are made of values and need one. The text ends with a newline, which
-// no value of [Values] holds: no value lies across the end of one text and the
-// beginning of the next, so a text that is repeated masks to its masked text,
-// repeated. Text panics if there is no such workload.
+// Text returns the text of a workload, of size bytes, which must be at least 1. B, C and D2
+// need at least one value. The text ends with a newline, which no value of [Values] contains.
+// So if a text is repeated, no value lies across two copies, and the masked text is that of
+// one copy, repeated. Text panics if there is no workload of that name.
 func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 	r := source(seed, "text")
 	text := make([]byte, 0, size+512)
@@ -98,7 +108,7 @@ func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 		for missing := byte(0); len(text) < size; {
 			v := values[r.IntN(len(values))]
 			if v[0] == missing {
-				text = append(text, ' ') // else it would complete the one before
+				text = append(text, ' ') // else its first byte would complete the value before it
 			}
 			text, missing = append(text, v[:len(v)-1]...), v[len(v)-1]
 		}
@@ -114,8 +124,8 @@ func Text(workload string, size int, values [][]byte, seed uint64) []byte {
 	return text
 }
 
-// source returns chance that is the same for the same arguments, and another for
-// another purpose: a text must not be made of the same numbers as the values.
+// source returns a random source that depends on its arguments only. The purpose keeps the
+// text from being made of the same numbers as the values.
 func source(seed uint64, purpose string) *rand.Rand {
 	h := uint64(14695981039346656037) // FNV-1a
 	for _, c := range []byte(purpose) {
@@ -124,12 +134,11 @@ func source(seed uint64, purpose string) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, h)) //nolint:gosec // it is to be repeatable
 }
 
-// Values returns n different values such as services give out and people choose:
-// tokens, keys, hexadecimal, UUIDs, passwords. None holds a newline or begins or
-// ends with a space. They are 20 to 64 bytes long but for the last one, which is
-// the shortest: 40 for one value, 13 for fewer than 100, 8 for more. How fast a
-// search can be depends on the shortest, and the more secrets there are the likelier
-// is a short one.
+// Values returns n different values as services issue and people choose them: tokens, keys,
+// hexadecimal, UUIDs, passwords. None contains a newline, or begins or ends with a space.
+// They have 20 to 64 bytes, except the last, which is the shortest: 40 bytes of one value, 13
+// of fewer than 100, 8 of more. The shortest decides how fast a search can be, and among
+// more secrets a short one is more likely.
 func Values(n int, seed uint64) [][]byte {
 	if n <= 0 {
 		return nil
@@ -150,7 +159,7 @@ func Values(n int, seed uint64) [][]byte {
 	return values
 }
 
-// last is the shortest of n values.
+// last returns the last and shortest of n values.
 func last(n int, r *rand.Rand) []byte {
 	switch {
 	case n == 1:
@@ -166,7 +175,7 @@ func last(n int, r *rand.Rand) []byte {
 const (
 	letters  = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	upper    = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-	specials = letters + letters + "!#$%&()*+,-./:;<=>?@[]^_{|}~" // as people mix them
+	specials = letters + letters + "!#$%&()*+,-./:;<=>?@[]^_{|}~" // with letters twice, as people mix them
 )
 
 func chars(r *rand.Rand, of string, n int) []byte {
@@ -185,7 +194,7 @@ func randomBytes(r *rand.Rand, n int) []byte {
 	return v
 }
 
-// appendValue appends a value of one of the usual kinds, one kind after another.
+// appendValue appends a value. kind chooses one of ten usual kinds.
 func appendValue(v []byte, r *rand.Rand, kind int) []byte {
 	switch kind % 10 {
 	case 0: // a personal access token
@@ -230,8 +239,7 @@ var (
 	}
 )
 
-// appendLine appends a log line of 165 bytes in the mean, with value in it if there
-// is one.
+// appendLine appends a log line of 165 bytes on average, with value in it unless that is nil.
 func appendLine(text []byte, r *rand.Rand, value []byte) []byte {
 	text = fmt.Appendf(text, "2026-03-%02dT%02d:%02d:%02d.%03dZ %s [%s-%d] ",
 		1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(1000),
