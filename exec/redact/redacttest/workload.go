@@ -14,26 +14,9 @@ import (
 // the same workload on every machine, so that a measurement can be repeated.
 type Workload struct {
 	Name   string
-	About  string // what the text is, for people
 	Values [][]byte
 	Text   []byte
 	Write  int // the length in bytes of one write of the text
-}
-
-// Names are the workloads there are, in the order in which they are shown. D1 to
-// D4 are what is worst for one algorithm or another.
-var Names = []string{"A", "B", "C", "D1", "D2", "D3", "D4", "E", "F"}
-
-var about = map[string]string{
-	"A":  "log lines, no value in them",
-	"B":  "log lines, a value in one of 1000",
-	"C":  "log lines, a value in each",
-	"D1": "all a, and a value a…ab of 16 bytes",
-	"D2": "values that lack their last byte",
-	"D3": "all a, and a value a…ab of 3001 bytes",
-	"D4": "all a, and 56 values a…ab that end each other",
-	"E":  "random bytes",
-	"F":  "A in writes of 80 bytes",
 }
 
 // nested is the number of values of D4, whatever number is asked for.
@@ -54,7 +37,7 @@ const nested = 56
 //
 // It panics if there is no workload of that name.
 func New(name string, n, size int, seed uint64) Workload {
-	w := Workload{Name: name, About: about[name], Write: 64 << 10}
+	w := Workload{Name: name, Write: 64 << 10}
 	switch name {
 	case "D1":
 		w.Values = append([][]byte{almost(15)}, Values(n-1, seed)...)
