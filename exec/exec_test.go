@@ -105,7 +105,7 @@ var roles = map[string]func(args []string) int{
 	"ignore-term": func([]string) int {
 		signal.Ignore(unix.SIGTERM)
 		fmt.Println("ready")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // until it is killed
 		return 0
 	},
 	// orphan leaves a process behind that ends a moment later, and waits until it
@@ -120,7 +120,7 @@ var roles = map[string]func(args []string) int{
 			if unix.Kill(pid, 0) != nil {
 				return 0
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // until the orphan has been reaped
 		}
 		return 2
 	},
@@ -134,13 +134,16 @@ var roles = map[string]func(args []string) int{
 		fmt.Println("left", cmd.Process.Pid)
 		return 4
 	},
-	"sleep": func([]string) int { time.Sleep(time.Minute); return 0 },
+	"sleep": func([]string) int {
+		time.Sleep(time.Minute) // until it is killed
+		return 0
+	},
 	"chatter": func([]string) int {
 		for range 3000 {
 			if _, err := fmt.Println("chatter"); err != nil {
 				return 1
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // so that the output is never quiet
 		}
 		return 0
 	},
@@ -173,7 +176,8 @@ var roles = map[string]func(args []string) int{
 		entries, _ := os.ReadDir("/proc/self/fd")
 		var fds []string
 		for _, e := range entries {
-			if link, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.Contains(link, "/proc/") && !strings.Contains(link, "anon_inode") {
+			link, err := os.Readlink("/proc/self/fd/" + e.Name())
+			if err == nil && !strings.Contains(link, "/proc/") && !strings.Contains(link, "anon_inode") {
 				fds = append(fds, e.Name())
 			}
 		}
@@ -202,20 +206,23 @@ func run(t *testing.T, p exec.Process) (exec.Status, string, string) {
 
 func TestStatus(t *testing.T) {
 	for _, c := range []struct {
+		name string
 		args []string
 		want int
 	}{
-		{self("exit", "0"), 0},
-		{self("exit", "3"), 3},
-		{self("exit", "125"), 125},
-		{self("exit", "255"), 255},
-		{self("die", "9"), 137},
-		{self("die", "15"), 143},
-		{self("die", "2"), 130},
-		{[]string{"sh", "-c", "kill -USR1 $$"}, 138},
+		{"exit 0", self("exit", "0"), 0},
+		{"exit 3", self("exit", "3"), 3},
+		{"exit 125", self("exit", "125"), 125},
+		{"exit 255", self("exit", "255"), 255},
+		{"SIGKILL", self("die", "9"), 137},
+		{"SIGTERM", self("die", "15"), 143},
+		{"SIGINT", self("die", "2"), 130},
+		{"SIGUSR1", []string{"sh", "-c", "kill -USR1 $$"}, 138},
 	} {
-		status, _, _ := run(t, exec.Process{Args: c.args})
-		require.Equal(t, exec.Status{Code: c.want}, status, c.args)
+		t.Run(c.name, func(t *testing.T) {
+			status, _, _ := run(t, exec.Process{Args: c.args})
+			require.Equal(t, exec.Status{Code: c.want}, status)
+		})
 	}
 }
 
@@ -227,41 +234,52 @@ func TestNotStarted(t *testing.T) {
 		return path
 	}
 	for _, c := range []struct {
-		name string
-		code int
-		text string
+		name    string
+		command string
+		code    int
+		text    string
 	}{
-		{"no-such-command-here", 127, "command not found"},
-		{filepath.Join(dir, "absent"), 127, "command not found"},
-		{write("file", "x", 0o755) + "/below", 127, "command not found"},
-		{"", 127, "command not found"},
-		{dir, 126, "is a folder"},
-		{write("plain", "#!/bin/sh\n", 0o644), 126, "is not executable"},
-		{"plain", 126, "is not executable"},
-		{write("bad-interpreter", "#!/no/such/interpreter\n", 0o755), 126, "interpreter"},
-		{write("no-shebang", "echo hello\n", 0o755), 126, "#!"},
+		{"no such command", "no-such-command-here", 127, "command not found"},
+		{"no such file", filepath.Join(dir, "absent"), 127, "command not found"},
+		{"below a file", write("file", "x", 0o755) + "/below", 127, "command not found"},
+		{"no name", "", 127, "command not found"},
+		{"folder", dir, 126, "is a folder"},
+		{"file without x", write("plain", "#!/bin/sh\n", 0o644), 126, "is not executable"},
+		{"command without x", "plain", 126, "is not executable"},
+		{"no such interpreter", write("bad-interpreter", "#!/no/such/interpreter\n", 0o755), 126, "interpreter"},
+		{"no interpreter", write("no-shebang", "echo hello\n", 0o755), 126, "#!"},
 	} {
-		for how, start := range map[string]func(exec.Process) error{
-			"run":     func(p exec.Process) error { _, err := exec.Run(t.Context(), p); return err },
-			"replace": exec.Replace,
-		} {
-			err := start(exec.Process{Args: []string{c.name}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + dir}, Stdout: io.Discard, Stderr: io.Discard})
-			var e *exec.StartError
-			require.ErrorAs(t, err, &e, how)
-			require.Equalf(t, c.code, e.Code, "%s %s: %v", how, c.name, err)
-			require.ErrorContains(t, err, c.text)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			p := exec.Process{
+				Args: []string{c.command}, Env: []string{"PATH=" + os.Getenv("PATH") + ":" + dir},
+				Stdout: io.Discard, Stderr: io.Discard,
+			}
+			_, runErr := exec.Run(t.Context(), p)
+			for _, err := range []error{runErr, exec.Replace(p)} {
+				var e *exec.StartError
+				require.ErrorAs(t, err, &e)
+				require.Equal(t, c.code, e.Code, err)
+				require.ErrorContains(t, err, c.text)
+			}
+		})
 	}
-	// A later folder of PATH has it; "." and "" are the working folder.
+}
+
+// A later folder of PATH has the program; "." and "" are the working folder.
+func TestPath(t *testing.T) {
+	dir := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "sh"), 0o755))
 	t.Chdir(dir)
-	write("local", "#!/bin/sh\nexit 7\n", 0o755)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "local"), []byte("#!/bin/sh\nexit 7\n"), 0o755))
 	for _, path := range []string{dir + ":/bin:/usr/bin", "/bin:/usr/bin:.", "/bin:/usr/bin:"} {
 		for name, want := range map[string]int{"sh": 0, "local": 7} {
 			if name == "local" && strings.HasPrefix(path, dir) {
 				continue
 			}
-			status, err := exec.Run(t.Context(), exec.Process{Args: []string{name, "-c", "exit 0"}, Env: []string{"PATH=" + path}, Stdout: io.Discard, Stderr: io.Discard})
+			status, err := exec.Run(t.Context(), exec.Process{
+				Args: []string{name, "-c", "exit 0"}, Env: []string{"PATH=" + path},
+				Stdout: io.Discard, Stderr: io.Discard,
+			})
 			require.NoError(t, err)
 			require.Equal(t, want, status.Code)
 		}
@@ -269,6 +287,7 @@ func TestNotStarted(t *testing.T) {
 }
 
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	cmd := osexec.Command(os.Args[0], append([]string{"role", "replace"}, self("exit", "6")...)...)
 	require.NoError(t, cmd.Start())
 	require.Error(t, cmd.Wait())
@@ -285,8 +304,8 @@ func supervised(t *testing.T, env []string, args ...string) (cmd *osexec.Cmd, ou
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	out = bufio.NewReader(stdout)
-	// Nothing here takes long; what hangs is killed and read to its end.
-	timer := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	// Nothing here takes long. A supervisor that hangs is killed, and its output ends.
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop() })
 	line, err := out.ReadString('\n')
 	require.NoError(t, err)
@@ -330,6 +349,7 @@ func nextSignal(t *testing.T, out *bufio.Reader) syscall.Signal {
 }
 
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	cmd, out := supervised(t, nil, self("signals")...)
 	allTaken(t, cmd, out)
 	for sig := syscall.Signal(1); sig <= 31; sig++ {
@@ -352,7 +372,8 @@ func TestSignals(t *testing.T) {
 	}
 	// A burst: the last of each kind arrives.
 	for i := range 1000 {
-		require.NoError(t, cmd.Process.Signal([]syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM}[i%4]))
+		burst := []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM}
+		require.NoError(t, cmd.Process.Signal(burst[i%4]))
 	}
 	seen := ""
 	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM, unix.SIGUSR2} {
@@ -374,6 +395,7 @@ func TestSignals(t *testing.T) {
 
 // A signal goes to the whole group of the program.
 func TestSignalsReachTheGroup(t *testing.T) {
+	t.Parallel()
 	cmd, _ := supervised(t, nil, "sh", "-c", "sleep 60 & echo ready; wait")
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	require.Error(t, cmd.Wait())
@@ -382,7 +404,8 @@ func TestSignalsReachTheGroup(t *testing.T) {
 
 // What was ignored when we started stays ignored in the program.
 func TestIgnored(t *testing.T) {
-	cmd := osexec.Command("nohup", append([]string{os.Args[0], "role", "supervise"}, "sh", "-c", "kill -HUP $$; echo survived")...)
+	t.Parallel()
+	cmd := osexec.Command("nohup", os.Args[0], "role", "supervise", "sh", "-c", "kill -HUP $$; echo survived")
 	out, err := cmd.Output()
 	require.NoError(t, err)
 	require.Equal(t, "survived\n", string(out))
@@ -392,7 +415,7 @@ func TestGrace(t *testing.T) {
 	// Only a request to stop begins it.
 	cmd, _ := supervised(t, []string{"EXEC_TEST_GRACE=100ms"}, self("signals")...)
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(300 * time.Millisecond) // for a SIGKILL that must not come
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR2))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 9, cmd.ProcessState.ExitCode())
@@ -407,7 +430,9 @@ func TestGrace(t *testing.T) {
 	// The end of the context asks in the same way.
 	c, cancel := context.WithCancel(t.Context())
 	ready := &notify{text: "ready", then: cancel}
-	status, err := exec.Run(c, exec.Process{Args: self("ignore-term"), Env: os.Environ(), Stdout: ready, Stderr: io.Discard, Grace: 50 * time.Millisecond})
+	status, err := exec.Run(c, exec.Process{
+		Args: self("ignore-term"), Env: os.Environ(), Stdout: ready, Stderr: io.Discard, Grace: 50 * time.Millisecond,
+	})
 	require.NoError(t, err)
 	require.Equal(t, 137, status.Code)
 }
@@ -434,7 +459,9 @@ func TestOutput(t *testing.T) {
 	// More than a pipe holds, to a reader that is slower than the writer.
 	var out bytes.Buffer
 	slow := writer{io.MultiWriter(&out, delay{})}
-	status, err := exec.Run(t.Context(), exec.Process{Args: self("flood", "100000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard})
+	status, err := exec.Run(t.Context(), exec.Process{
+		Args: self("flood", "100000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard,
+	})
 	require.NoError(t, err)
 	require.Equal(t, 5, status.Code)
 	require.Equal(t, 100000, bytes.Count(out.Bytes(), []byte("\n")))
@@ -444,7 +471,9 @@ func TestOutput(t *testing.T) {
 	// was being written.
 	out.Reset()
 	slow = writer{io.MultiWriter(&out, crawl{})}
-	status, err = exec.Run(t.Context(), exec.Process{Args: self("flood", "30000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard})
+	status, err = exec.Run(t.Context(), exec.Process{
+		Args: self("flood", "30000"), Env: os.Environ(), Stdout: slow, Stderr: io.Discard,
+	})
 	require.NoError(t, err)
 	require.Equal(t, exec.Status{Code: 5}, status)
 	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n29999\n")))
@@ -465,39 +494,50 @@ func TestOutput(t *testing.T) {
 // crawl takes longer for a write than what outlives a program is waited for.
 type crawl struct{}
 
-func (crawl) Write(p []byte) (int, error) { time.Sleep(400 * time.Millisecond); return len(p), nil }
+func (crawl) Write(p []byte) (int, error) {
+	time.Sleep(400 * time.Millisecond) // longer than a pipe must be quiet
+	return len(p), nil
+}
 
 type delay struct{}
 
-func (delay) Write(p []byte) (int, error) { time.Sleep(5 * time.Millisecond); return len(p), nil }
+func (delay) Write(p []byte) (int, error) {
+	time.Sleep(5 * time.Millisecond) // so that the pipe is full
+	return len(p), nil
+}
 
 // A process that outlives the program and holds its output does not hold us,
 // whether it is silent or never is; what the program itself wrote is all there.
 func TestLeakedPipe(t *testing.T) {
-	for role, most := range map[string]time.Duration{"sleep": 10 * time.Second, "chatter": 10 * time.Second} {
-		start := time.Now()
-		status, out, _ := run(t, exec.Process{Args: self("leak", role)})
-		require.Equal(t, 4, status.Code)
-		require.True(t, status.Leaked)
-		require.Less(t, time.Since(start), most)
-		var pid int
-		_, err := fmt.Sscanf(out[strings.Index(out, "left"):], "left %d", &pid)
-		require.NoError(t, err)
-		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
-		_, err = unix.Wait4(pid, nil, 0, nil) // we are its subreaper
-		require.NoError(t, err)
+	for _, role := range []string{"sleep", "chatter"} {
+		t.Run(role, func(t *testing.T) {
+			start := time.Now()
+			status, out, _ := run(t, exec.Process{Args: self("leak", role)})
+			require.Equal(t, 4, status.Code)
+			require.True(t, status.Leaked)
+			require.Less(t, time.Since(start), 10*time.Second)
+			var pid int
+			_, err := fmt.Sscanf(out[strings.Index(out, "left"):], "left %d", &pid)
+			require.NoError(t, err)
+			require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+			_, err = unix.Wait4(pid, nil, 0, nil) // we are its subreaper
+			require.NoError(t, err)
+		})
 	}
 }
 
 // When the output goes nowhere the program is told as by a closed pipe.
 func TestOutputError(t *testing.T) {
 	for _, c := range []struct{ err, want error }{{unix.EPIPE, nil}, {unix.ENOSPC, unix.ENOSPC}} {
-		status, err := exec.Run(t.Context(), exec.Process{
-			Args: []string{"sh", "-c", "while echo x; do :; done"}, Env: os.Environ(), Stdout: failing{c.err}, Stderr: io.Discard,
+		t.Run(c.err.Error(), func(t *testing.T) {
+			status, err := exec.Run(t.Context(), exec.Process{
+				Args: []string{"sh", "-c", "while echo x; do :; done"}, Env: os.Environ(),
+				Stdout: failing{c.err}, Stderr: io.Discard,
+			})
+			require.NoError(t, err)
+			require.Equal(t, 141, status.Code)
+			require.Equal(t, c.want, status.OutputErr)
 		})
-		require.NoError(t, err)
-		require.Equal(t, 141, status.Code)
-		require.Equal(t, c.want, status.OutputErr)
 	}
 }
 
@@ -530,6 +570,7 @@ func TestInherited(t *testing.T) {
 
 // When we are killed, so is the program.
 func TestParentDeath(t *testing.T) {
+	t.Parallel()
 	cmd, out := supervised(t, nil, "sh", "-c", "echo ready; echo $$; exec sleep 60")
 	line, err := out.ReadString('\n')
 	require.NoError(t, err)
@@ -553,11 +594,13 @@ func TestProcessOne(t *testing.T) {
 		harness.Skip(t, "no PID namespace can be made here: ", err)
 	}
 	for role, want := range map[string]int{"orphan": 0, "leak": 4} {
-		cmd := osexec.Command("unshare", append(args, self(role, "sleep")...)...)
-		out, err := cmd.CombinedOutput()
-		var exit *osexec.ExitError
-		require.True(t, err == nil || errors.As(err, &exit), "%v", err)
-		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s", out)
+		t.Run(role, func(t *testing.T) {
+			cmd := osexec.Command("unshare", append(args, self(role, "sleep")...)...)
+			out, err := cmd.CombinedOutput()
+			var exit *osexec.ExitError
+			require.True(t, err == nil || errors.As(err, &exit), "%v", err)
+			require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s", out)
+		})
 	}
 }
 

@@ -40,7 +40,7 @@ func init() {
 			if len(childrenOf(os.Getppid())) == 1 { // we
 				return 0
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // until they have been reaped
 		}
 		return 2
 	}
@@ -48,7 +48,7 @@ func init() {
 	roles["close-stdout"] = func([]string) int {
 		_, _ = os.Stdout.WriteString("said\n")
 		_, _ = os.Stdout.Close(), os.Stderr.Close()
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond) // so that its outputs end first
 		return 6
 	}
 	// inherited prints what a program has from whoever starts it.
@@ -80,22 +80,22 @@ func childrenOf(pid int) []string {
 	return all
 }
 
-// A hundred thousand orphans are reaped while the program runs.
+// A hundred thousand orphans (5,000 in short tests) are reaped while the program runs.
 func TestManyOrphans(t *testing.T) {
 	n := "100000"
-	if raced {
-		n = "5000" // each is a copy of what the race detector keeps
+	if raced || testing.Short() {
+		n = "5000" // with the race detector each is a copy of all that it keeps
 	}
 	cmd := osexec.Command(os.Args[0], append([]string{"role", "supervise"}, self("orphans", n)...)...)
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 }
 
-// Ten thousand programs later there is no zombie, no descriptor and no goroutine
-// more, and no thread for each.
+// Ten thousand programs later (a thousand in short tests) there is no zombie, no descriptor and
+// no goroutine more, and no thread for each.
 func TestSoak(t *testing.T) {
 	n := 10000
-	if raced {
+	if raced || testing.Short() {
 		n = 1000
 	}
 	kept := func() (goroutines, descriptors, children int) {
@@ -129,17 +129,16 @@ func TestSoak(t *testing.T) {
 	for i := range 100 { // what is made once is made
 		once(i)
 	}
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // for the last goroutines to end
 	goroutines, descriptors, children := kept()
 	for i := range n {
 		once(i)
 	}
-	// The last ones' goroutines are ending.
 	for range 5000 {
 		if runtime.NumGoroutine() <= goroutines {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // as above
 	}
 	more, now, left := kept()
 	require.LessOrEqual(t, more, goroutines)
@@ -166,7 +165,9 @@ func TestOutputClosedEarly(t *testing.T) {
 // The program has the descriptors, limits and so on that it would have without us,
 // and none of ours.
 func TestInheritedAll(t *testing.T) {
-	script := `cd /; umask 27; ulimit -S -n 333; ulimit -S -c 0; ulimit -S -s 4096; exec 7</dev/null 9>&1; exec nice -n 7 "$@"`
+	t.Parallel()
+	script := `cd /; umask 27; ulimit -S -n 333; ulimit -S -c 0; ulimit -S -s 4096
+		exec 7</dev/null 9>&1; exec nice -n 7 "$@"`
 	outs := map[string]string{}
 	for how, args := range map[string][]string{
 		"without": self("inherited"),
@@ -244,12 +245,14 @@ func limitStack(t *testing.T, n uint64) uint64 {
 // session of its own, ignores SIGTERM, is stopped, or is made meanwhile. What heeds
 // SIGTERM ends by itself, and output that is on its way arrives.
 func TestEndAll(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	script := `
 		: > ` + dir + `/pids
-		(trap '' TERM HUP; setsid sh -c 'trap "" TERM; echo $$ >> ` + dir + `/pids; while :; do sleep 0.01; done' &) 
+		(trap '' TERM HUP; setsid sh -c 'trap "" TERM; echo $$ >> ` + dir + `/pids; while :; do sleep 0.01; done' &)
 		(setsid sh -c 'echo $$ >> ` + dir + `/pids; kill -STOP $$' > /dev/null 2>&1 &)
-		(setsid sh -c 'trap "echo heard > ` + dir + `/heard; exit" TERM; echo $$ >> ` + dir + `/pids; while :; do sleep 0.01; done' > /dev/null 2>&1 &)
+		(setsid sh -c 'trap "echo heard > ` + dir + `/heard; exit" TERM; echo $$ >> ` + dir + `/pids
+			while :; do sleep 0.01; done' > /dev/null 2>&1 &)
 		(sleep 0.2; echo late) &
 		while [ "$(wc -l < ` + dir + `/pids)" != 3 ]; do sleep 0.01; done
 		echo done; exit 7`
@@ -271,7 +274,8 @@ func TestEndAll(t *testing.T) {
 	require.FileExists(t, dir+"/heard")
 
 	// Its twin: without, they live.
-	script = `(setsid sh -c 'echo $$ > ` + dir + `/alive; exec sleep 60' > /dev/null 2>&1 &); while [ ! -s ` + dir + `/alive ]; do sleep 0.01; done`
+	script = `(setsid sh -c 'echo $$ > ` + dir + `/alive; exec sleep 60' > /dev/null 2>&1 &)
+		while [ ! -s ` + dir + `/alive ]; do sleep 0.01; done`
 	require.NoError(t, osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", script).Run())
 	pid, err := os.ReadFile(dir + "/alive")
 	require.NoError(t, err)
@@ -283,6 +287,7 @@ func TestEndAll(t *testing.T) {
 // What was there before the program, as with a script that has become us, is not the
 // program's.
 func TestEndAllSparesOthers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	script := `sleep 60 & echo $! > "$1/before"; shift; exec "$@"`
 	left := `setsid sleep 60 & echo $! > ` + dir + `/left`
@@ -302,6 +307,7 @@ func TestEndAllSparesOthers(t *testing.T) {
 
 // The program is killed early enough for what the caller has to do.
 func TestReserve(t *testing.T) {
+	t.Parallel()
 	cmd, out := supervised(t, []string{"EXEC_TEST_GRACE=3s", "EXEC_TEST_RESERVE=2900ms"}, self("ignore-term")...)
 	start := time.Now()
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
@@ -318,7 +324,9 @@ func TestReserve(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	_, signals := exec.TakeSignals(t.Context())
 	defer signals.Release()
-	_, err := exec.Run(t.Context(), exec.Process{Args: []string{"true"}, Env: os.Environ(), Stdout: io.Discard, Stderr: io.Discard, Signals: signals})
+	_, err := exec.Run(t.Context(), exec.Process{
+		Args: []string{"true"}, Env: os.Environ(), Stdout: io.Discard, Stderr: io.Discard, Signals: signals,
+	})
 	require.NoError(t, err)
 
 	// We were asked before.
@@ -330,7 +338,7 @@ func TestDeadline(t *testing.T) {
 	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, time.Hour)
 	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGTERM} {
 		require.NoError(t, unix.Kill(unix.Getpid(), sig))
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // for the signal to be taken
 		require.NoError(t, ctx.Err())
 	}
 	require.NoError(t, unix.Kill(unix.Getpid(), unix.SIGINT))
@@ -338,7 +346,7 @@ func TestDeadline(t *testing.T) {
 	cancel()
 	// We are asked once, and the time is over.
 	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, 50*time.Millisecond)
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond) // longer than the grace, which has not begun
 	require.NoError(t, ctx.Err())
 	require.NoError(t, unix.Kill(unix.Getpid(), unix.SIGTERM))
 	<-ctx.Done()

@@ -97,41 +97,58 @@ func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) (tty *os.File, before 
 	return ours, before
 }
 
+// kinds are the two kinds of terminal on which there is a screen.
+var kinds = []struct {
+	name   string
+	shared bool
+}{{"own terminal", false}, {"terminal of a shell", true}}
+
 // Each of 0, 1 and 2 is a terminal for the program if and only if it is one for us,
 // with a shell's terminal and with one of our own.
 func TestEightCombinations(t *testing.T) {
-	for _, shared := range []bool{false, true} {
+	for _, kind := range kinds {
 		for bits := range 8 {
-			name := ""
-			cmd := osexec.Command(os.Args[0])
-			file := t.TempDir() + "/descriptors"
-			cmd.Args = append([]string{os.Args[0], "role", "on-screen"}, self("descriptors", file)...)
-			other, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-			require.NoError(t, err)
-			if bits&1 == 0 {
-				cmd.Stdin = other
-			} else {
-				name += "0"
-			}
-			if bits&2 == 0 {
-				cmd.Stdout = other
-			} else {
-				name += "1"
-			}
-			if bits&4 == 0 {
-				cmd.Stderr = other
-			} else {
-				name += "2"
-			}
-			screenOf(t, shared, cmd)
-			require.Error(t, cmd.Wait())
-			require.Equal(t, 3, cmd.ProcessState.ExitCode())
-			got, err := os.ReadFile(file)
-			require.NoError(t, err)
-			require.Equalf(t, name, string(got), "shared: %v", shared)
-			require.NoError(t, other.Close())
+			t.Run(fmt.Sprintf("%s, %03b", kind.name, bits), func(t *testing.T) {
+				t.Parallel()
+				want := ""
+				cmd := osexec.Command(os.Args[0])
+				file := t.TempDir() + "/descriptors"
+				cmd.Args = append([]string{os.Args[0], "role", "on-screen"}, self("descriptors", file)...)
+				other, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+				require.NoError(t, err)
+				if bits&1 == 0 {
+					cmd.Stdin = other
+				} else {
+					want += "0"
+				}
+				if bits&2 == 0 {
+					cmd.Stdout = other
+				} else {
+					want += "1"
+				}
+				if bits&4 == 0 {
+					cmd.Stderr = other
+				} else {
+					want += "2"
+				}
+				screenOf(t, kind.shared, cmd)
+				require.Error(t, cmd.Wait())
+				require.Equal(t, 3, cmd.ProcessState.ExitCode())
+				got, err := os.ReadFile(file)
+				require.NoError(t, err)
+				require.Equal(t, want, string(got))
+				require.NoError(t, other.Close())
+			})
 		}
 	}
+}
+
+// requireGone waits until the process has ended.
+func requireGone(t *testing.T, pid int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return unix.Kill(pid, 0) != nil || processState(pid) == "Z"
+	}, 10*time.Second, time.Millisecond)
 }
 
 // readScreen reads until text has come.
@@ -149,27 +166,33 @@ func readScreen(t *testing.T, tty *os.File, text string) string {
 // The program's terminal has the size of the person's, and follows it; typing goes
 // there; and the person's terminal is as it was however the program ends.
 func TestScreen(t *testing.T) {
-	for _, shared := range []bool{false, true} {
-		for _, end := range []string{"exit 0", "kill -KILL $$", "kill -TERM $$"} {
-			script := `trap 'stty size' WINCH; stty size; stty raw -echo; echo ready; read x; while [ -z "$y" ]; do y=$(stty size | grep 44); sleep 0.01; done; ` + end
-			cmd := osexec.Command(os.Args[0])
-			cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", script}
-			tty, before := screenOf(t, shared, cmd)
-			require.Contains(t, readScreen(t, tty, "ready"), "33 99")
-			now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-			require.NoError(t, err)
-			require.NotEqual(t, before, now, "keys are handed on as they are typed")
-			_, err = tty.WriteString("typed\n")
-			require.NoError(t, err)
-			require.NoError(t, pty.Setsize(tty, &pty.Winsize{Rows: 44, Cols: 111}))
-			readScreen(t, tty, "44 111")
-			_, _ = io.ReadAll(tty) // to its end: EIO
-			_ = cmd.Wait()
-			code := map[string]int{"exit 0": 0, "kill -KILL $$": 137, "kill -TERM $$": 143}[end]
-			require.Equal(t, code, cmd.ProcessState.ExitCode())
-			after, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-			require.NoError(t, err)
-			require.Equal(t, before, after)
+	for _, kind := range kinds {
+		for _, end := range []struct {
+			command string
+			code    int
+		}{{"exit 0", 0}, {"kill -KILL $$", 137}, {"kill -TERM $$", 143}} {
+			t.Run(kind.name+", "+end.command, func(t *testing.T) {
+				t.Parallel()
+				script := `trap 'stty size' WINCH; stty size; stty raw -echo; echo ready; read x
+					while [ -z "$y" ]; do y=$(stty size | grep 44); sleep 0.01; done; ` + end.command
+				cmd := osexec.Command(os.Args[0])
+				cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", script}
+				tty, before := screenOf(t, kind.shared, cmd)
+				require.Contains(t, readScreen(t, tty, "ready"), "33 99")
+				now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+				require.NoError(t, err)
+				require.NotEqual(t, before, now, "keys are handed on as they are typed")
+				_, err = tty.WriteString("typed\n")
+				require.NoError(t, err)
+				require.NoError(t, pty.Setsize(tty, &pty.Winsize{Rows: 44, Cols: 111}))
+				readScreen(t, tty, "44 111")
+				_, _ = io.ReadAll(tty) // to its end: EIO
+				_ = cmd.Wait()
+				require.Equal(t, end.code, cmd.ProcessState.ExitCode())
+				after, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+				require.NoError(t, err)
+				require.Equal(t, before, after)
+			})
 		}
 	}
 }
@@ -178,56 +201,63 @@ func TestScreen(t *testing.T) {
 // all the same, and the program is gone.
 func TestTerminalSurvivesUs(t *testing.T) {
 	for _, how := range []string{"kill", "panic"} {
-		file := t.TempDir() + "/pid"
-		cmd := osexec.Command(os.Args[0])
-		cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "stty raw -echo; echo ready $$; exec sleep 60"}
-		cmd.Env = append(os.Environ(), "EXEC_TEST_PID="+file)
-		if how == "panic" {
-			cmd.Env = append(cmd.Env, "EXEC_TEST_PANIC=1")
-		}
-		tty, before := screenOf(t, true, cmd)
-		var program int
-		text := readScreen(t, tty, "\n")
-		_, err := fmt.Sscanf(text, "ready %d", &program)
-		require.NoErrorf(t, err, "%q", text)
-		now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-		require.NoError(t, err)
-		require.NotEqual(t, before, now)
-		code := 2 // Go's for a panic
-		if how == "kill" {
-			b, err := os.ReadFile(file)
-			require.NoError(t, err)
-			us, err := strconv.Atoi(string(b))
-			require.NoError(t, err)
-			require.NoError(t, unix.Kill(us, unix.SIGKILL))
-			code = 137
-		}
-		_, _ = io.ReadAll(tty) // until the shell ends: EIO
-		require.Error(t, cmd.Wait())
-		require.Equal(t, code, cmd.ProcessState.ExitCode())
-		require.Eventually(t, func() bool {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			file := t.TempDir() + "/pid"
+			cmd := osexec.Command(os.Args[0])
+			const script = "stty raw -echo; echo ready $$; exec sleep 60"
+			cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", script}
+			cmd.Env = append(os.Environ(), "EXEC_TEST_PID="+file)
+			if how == "panic" {
+				cmd.Env = append(cmd.Env, "EXEC_TEST_PANIC=1")
+			}
+			tty, before := screenOf(t, true, cmd)
+			var program int
+			text := readScreen(t, tty, "\n")
+			_, err := fmt.Sscanf(text, "ready %d", &program)
+			require.NoErrorf(t, err, "%q", text)
 			now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-			return err == nil && *now == *before
-		}, 5*time.Second, time.Millisecond, how)
-		require.Eventually(t, func() bool { return unix.Kill(program, 0) != nil || processState(program) == "Z" }, 5*time.Second, time.Millisecond)
+			require.NoError(t, err)
+			require.NotEqual(t, before, now)
+			code := 2 // Go's for a panic
+			if how == "kill" {
+				b, err := os.ReadFile(file)
+				require.NoError(t, err)
+				us, err := strconv.Atoi(string(b))
+				require.NoError(t, err)
+				require.NoError(t, unix.Kill(us, unix.SIGKILL))
+				code = 137
+			}
+			_, _ = io.ReadAll(tty) // until the shell ends: EIO
+			require.Error(t, cmd.Wait())
+			require.Equal(t, code, cmd.ProcessState.ExitCode())
+			require.Eventually(t, func() bool {
+				now, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+				return err == nil && *now == *before
+			}, 5*time.Second, time.Millisecond, how)
+			requireGone(t, program)
+		})
 	}
 }
 
 // A terminal that is hung up takes the program with it, as without us.
 func TestHangUp(t *testing.T) {
-	for _, shared := range []bool{false, true} {
-		cmd := osexec.Command(os.Args[0])
-		cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "echo ready $$; exec sleep 60"}
-		tty, _ := screenOf(t, shared, cmd)
-		var program int
-		text := readScreen(t, tty, "\n")
-		_, err := fmt.Sscanf(text, "ready %d", &program)
-		require.NoErrorf(t, err, "%q", text)
-		require.NoError(t, tty.Close())
-		require.Error(t, cmd.Wait())
-		if !shared {
-			require.Equal(t, 129, cmd.ProcessState.ExitCode())
-		}
-		require.Eventually(t, func() bool { return unix.Kill(program, 0) != nil || processState(program) == "Z" }, 5*time.Second, time.Millisecond)
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := osexec.Command(os.Args[0])
+			cmd.Args = []string{os.Args[0], "role", "on-screen", "/bin/sh", "-c", "echo ready $$; exec sleep 60"}
+			tty, _ := screenOf(t, kind.shared, cmd)
+			var program int
+			text := readScreen(t, tty, "\n")
+			_, err := fmt.Sscanf(text, "ready %d", &program)
+			require.NoErrorf(t, err, "%q", text)
+			require.NoError(t, tty.Close())
+			require.Error(t, cmd.Wait())
+			if !kind.shared {
+				require.Equal(t, 129, cmd.ProcessState.ExitCode())
+			}
+			requireGone(t, program)
+		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 // os/signal merges those that come together. The first one and SIGPROF do not arrive. The child
 // takes them out of the kernel's queue, because a Go program would merge them, too.
 func TestRealTime(t *testing.T) {
+	t.Parallel()
 	const script = `
 import signal, sys
 all = set(range(34, 65)) | {signal.SIGPROF, signal.SIGUSR2}
@@ -75,10 +76,13 @@ func signalsOf(t *testing.T, status, set string) uint64 {
 // what Go takes away: of the blocked signals those by which it dies, and of the ignored
 // ones all but SIGHUP, SIGINT and the first real-time signal. docs/reference/limits.md says so.
 func TestBlockedAndIgnored(t *testing.T) {
+	t.Parallel()
 	const script = `
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCONT, signal.SIGTERM, 40})
-for n in signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 34, signal.SIGTERM, signal.SIGPIPE: signal.signal(n, signal.SIG_IGN)
+for n in (signal.SIGHUP, signal.SIGINT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 34,
+          signal.SIGTERM, signal.SIGPIPE):
+    signal.signal(n, signal.SIG_IGN)
 os.execv(sys.argv[1], sys.argv[1:])
 `
 	python := harness.Need(t, "python3")
@@ -100,7 +104,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, 40), signalsOf(t, states["with"], "SigBlk"))
 	ignored := bit(unix.SIGHUP, unix.SIGINT, 34)
-	all := ignored | bit(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGPIPE) // the tests may be run with others ignored
+	// The tests may be run with others ignored.
+	all := ignored | bit(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGPIPE)
 	require.Equal(t, all, signalsOf(t, states["without"], "SigIgn")&all)
 	require.Equal(t, ignored, signalsOf(t, states["with"], "SigIgn")&all)
 
@@ -113,7 +118,7 @@ for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCO
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop() })
 	out := bufio.NewReader(stdout)
 	line, err := out.ReadString('\n')
@@ -160,6 +165,7 @@ func processState(pid int) string {
 
 // A program that is stopped is killed after the grace, as any other.
 func TestStoppedIsKilled(t *testing.T) {
+	t.Parallel()
 	cmd, out := supervised(t, []string{"EXEC_TEST_GRACE=200ms"}, "sh", "-c", "echo ready; echo $$; kill -STOP $$")
 	var pid int
 	_, err := fmt.Fscan(out, &pid)
@@ -173,7 +179,9 @@ func TestStoppedIsKilled(t *testing.T) {
 // A fault of ours is Go's to turn into a panic while signals are caught; the same
 // signal from somebody else is forwarded (TestSignals).
 func TestFaultsStayOurs(t *testing.T) {
-	cmd, _ := supervised(t, []string{"EXEC_TEST_FAULT=1"}, "sh", "-c", "trap 'exit 4' USR1; echo ready; while :; do sleep 0.02; done")
+	t.Parallel()
+	const script = "trap 'exit 4' USR1; echo ready; while :; do sleep 0.02; done"
+	cmd, _ := supervised(t, []string{"EXEC_TEST_FAULT=1"}, "sh", "-c", script)
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 4, cmd.ProcessState.ExitCode())
@@ -220,12 +228,12 @@ func TestStopThenContinue(t *testing.T) {
 // program. That makes no processes: a shell that is making one does not stop.
 func stoppable(t *testing.T) (cmd *osexec.Cmd, program int) {
 	t.Helper()
-	cmd = osexec.Command(os.Args[0], append([]string{"role", "supervise"}, "sh", "-c", `echo ready $$; exec sleep 60`)...)
+	cmd = osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", `echo ready $$; exec sleep 60`)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { timer.Stop() })
 	_, err = fmt.Fscanf(stdout, "ready %d", &program)
 	require.NoError(t, err)
