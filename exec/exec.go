@@ -275,7 +275,8 @@ func startError(p Process, path string, err error) error {
 		return fmt.Errorf("start %s: %w", p.Args[0], err)
 	}
 	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM),
+		errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		// Not the program's fault, and it may be started in a while.
 		return fmt.Errorf("start %s: no process can be made: %w", p.Args[0], err)
 	case errors.Is(err, unix.ENOENT):

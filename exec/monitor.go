@@ -92,6 +92,7 @@ func monitor(connFd, tty int) {
 		tellMain(conn, msgFailed, uint32(errno)) //nolint:gosec // small
 		return
 	}
+
 	for i := range 3 { // the program's descriptors are not ours to keep open
 		_ = dup(own, i)
 	}
@@ -100,22 +101,27 @@ func monitor(connFd, tty int) {
 	tellMain(conn, msgStarted, uint32(pid)) //nolint:gosec // a pid
 	m := &follower{conn: conn, own: own, tty: tty, pid: pid}
 	go m.follow()
+	m.wait()
+}
+
+// wait tells what becomes of the program, until it has ended.
+func (m *follower) wait() {
 	for {
 		var status unix.WaitStatus
-		got, err := unix.Wait4(pid, &status, unix.WUNTRACED, nil)
+		got, err := unix.Wait4(m.pid, &status, unix.WUNTRACED, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return
-		case got == pid && status.Stopped():
-			tellMain(conn, msgStopped, uint32(status.StopSignal())) //nolint:gosec // a signal
-		case got == pid:
+		case got == m.pid && status.Stopped():
+			tellMain(m.conn, msgStopped, uint32(status.StopSignal())) //nolint:gosec // a signal
+		case got == m.pid:
 			m.gone.Store(true)
 			terminal.BlockSignals()
 			// When we, who lead the session, end, the terminal's foreground gets a SIGHUP. What
 			// the program left behind must not.
-			_ = unix.IoctlSetPointerInt(own, unix.TIOCSPGRP, unix.Getpgrp())
-			tellMain(conn, msgEnded, uint32(status))
+			_ = unix.IoctlSetPointerInt(m.own, unix.TIOCSPGRP, unix.Getpgrp())
+			tellMain(m.conn, msgEnded, uint32(status))
 			return
 		}
 	}
@@ -175,7 +181,9 @@ func (m *follower) follow() {
 // length.
 func (c command) write(w io.Writer) error {
 	b := make([]byte, 4, 4096)
-	length := func(n int) { b = binary.NativeEndian.AppendUint32(b, uint32(n)) } //nolint:gosec // of what fits into an execve
+	length := func(n int) {
+		b = binary.NativeEndian.AppendUint32(b, uint32(n)) //nolint:gosec // of what fits into an execve
+	}
 	foreground := []string{}
 	if c.foreground {
 		foreground = append(foreground, "")

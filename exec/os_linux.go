@@ -43,7 +43,8 @@ func widen(fd int) {
 // nameMonitor gives the monitor a name of its own in lists of processes.
 func nameMonitor() {
 	if name, err := unix.BytePtrFromString("inject-monitor"); err == nil {
-		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0) //nolint:gosec // prctl(2) takes a pointer
+		//nolint:gosec // prctl(2) takes a pointer
+		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
 	}
 }
 
@@ -54,17 +55,16 @@ func defaultAction(sig syscall.Signal) (restore func()) {
 	const maskSize = 8
 	// The kernel's struct sigaction. One of zeros is SIG_DFL without flags on every machine.
 	var standard, before [4]uint64
-	set := func(to, was *[4]uint64) error {
-		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), maskSize, 0, 0) //nolint:gosec // rt_sigaction(2) takes pointers
-		if errno != 0 {
-			return errno
-		}
-		return nil
+	set := func(to, was *[4]uint64) bool {
+		//nolint:gosec // rt_sigaction(2) takes pointers
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+			uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), maskSize, 0, 0)
+		return errno == 0
 	}
-	if set(&standard, &before) != nil {
+	if !set(&standard, &before) {
 		return func() {}
 	}
-	return func() { _ = set(&before, &standard) }
+	return func() { set(&before, &standard) }
 }
 
 // SelfPath returns a path by which this program can be read and started again.

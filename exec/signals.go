@@ -148,7 +148,9 @@ func DieOf(sig syscall.Signal) {
 // grace after we were asked to stop, which may have been before or may come, and at once
 // when we are asked again; with a grace of 0 only that ends it. The caller calls cancel, and
 // nobody else takes the signals until then.
-func (s *Signals) Deadline(ctx context.Context, asked time.Time, grace time.Duration) (_ context.Context, cancel func()) {
+func (s *Signals) Deadline(
+	ctx context.Context, asked time.Time, grace time.Duration,
+) (_ context.Context, cancel func()) {
 	ctx, end := context.WithCancel(ctx)
 	quit, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -284,8 +286,10 @@ const (
 	ownTerminal
 	// sharedTerminal: a shell has made a job of us. The program stays in our group, and
 	// what the terminal sends to the job (Ctrl-C, Ctrl-Z, its size) reaches the
-	// program by itself; unless it has a terminal of its own (Process.Terminal).
+	// program by itself.
 	sharedTerminal
+	// screenTerminal: the program has a terminal of its own, a [screen] (Process.Terminal).
+	screenTerminal
 )
 
 func controllingTerminal() terminalKind {

@@ -25,8 +25,8 @@ func (e *SizeError) Error() string {
 	if e.Total == 0 {
 		return fmt.Sprintf("%s is %d bytes long, and a program takes at most %d", e.Largest, e.Bytes, e.Limit)
 	}
-	return fmt.Sprintf("its arguments and environment are %d bytes together, and a program takes at most %d; the largest is %s with %d",
-		e.Total, e.Limit, e.Largest, e.Bytes)
+	return fmt.Sprintf("its arguments and environment are %d bytes together, and a program takes at most %d; "+
+		"the largest is %s with %d", e.Total, e.Limit, e.Largest, e.Bytes)
 }
 
 // checkSize returns a [*SizeError] if the system cannot start path with args and env.

@@ -66,7 +66,10 @@ func newStream(dst io.Writer, child *os.File, ours int) (*stream, error) {
 		_, _ = child.Close(), unix.Close(ours)
 		return nil, err
 	}
-	return &stream{child: child, dst: dst, to: -1, done: make(chan struct{}), pipe: ours, wake: wake[0], waker: wake[1]}, nil
+	return &stream{
+		child: child, dst: dst, to: -1, done: make(chan struct{}),
+		pipe: ours, wake: wake[0], waker: wake[1],
+	}, nil
 }
 
 // pipe makes a pipe that programs do not inherit.
@@ -128,7 +131,7 @@ func (st *stream) Read(buf []byte) (int, error) {
 			fds := []unix.PollFd{
 				{Fd: int32(st.pipe), Events: unix.POLLIN}, //nolint:gosec // a descriptor
 				{Fd: int32(st.wake), Events: unix.POLLIN}, //nolint:gosec // a descriptor
-				{Fd: int32(st.to)},                        //nolint:gosec // a descriptor, for its errors; or -1, for nothing
+				{Fd: int32(st.to)},                        //nolint:gosec // the same, for its errors; or -1, for none
 			}
 			_, err = unix.Poll(fds, -1)
 			if err == nil && fds[2].Revents&unix.POLLERR != 0 && fds[0].Revents&unix.POLLIN == 0 {

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -45,8 +46,10 @@ type supervisor struct {
 	// stopping is when we were asked to stop and go on later, as the program was then, in
 	// nanoseconds; 0 if that is done.
 	stopping atomic.Int64
-	reaped   func(pid int, status unix.WaitStatus) bool // is told of every child that has ended; whether that is all
-	status   *unix.WaitStatus                           // of the program; valid when all have been reaped, nil if that was lost
+	// reaped is told of every child that has ended, and returns whether that is all.
+	reaped func(pid int, status unix.WaitStatus) bool
+	// status is the program's. It is valid when all have been reaped, and nil if it was lost.
+	status *unix.WaitStatus
 	// asked is when we were asked to stop, and leave when to leave whatever is still
 	// unwritten then.
 	asked, leave time.Time
@@ -68,6 +71,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 		s.screen, s.noTerminal = newScreen(p)
 	}
 	if s.screen != nil {
+		s.terminal = screenTerminal
 		s.streams = append(s.streams, s.screen.stream)
 		if tty.Is(p.Stdin) {
 			s.files[0] = s.screen.stream.child
@@ -133,10 +137,10 @@ func (s *supervisor) start(path string) (err error) {
 		s.others, _ = descendants(nil)
 	}
 	runtime.LockOSThread()
-	switch {
-	case s.screen != nil:
+	switch s.terminal {
+	case screenTerminal:
 		err = s.startOnScreen(path, attr)
-	case s.terminal == ownTerminal:
+	case ownTerminal:
 		tty, err2 := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		if err2 == nil {
 			defer tty.Close() //nolint:errcheck // only asked for its foreground
@@ -152,7 +156,7 @@ func (s *supervisor) start(path string) (err error) {
 		s.closeStreams()
 		return err
 	}
-	if s.terminal == ownTerminal && s.screen == nil {
+	if s.terminal == ownTerminal {
 		signal.Ignore(unix.SIGTTOU) // we are in the background now, and may still write
 	}
 	for _, st := range s.streams {
@@ -206,7 +210,7 @@ func (s *supervisor) programStopped(sig syscall.Signal) {
 	case s.terminal == ownTerminal && sig == unix.SIGTSTP:
 		// Ctrl-Z where no shell could continue it has no effect without us, either.
 		_ = unix.Kill(-s.pid, unix.SIGCONT)
-	case s.terminal == sharedTerminal && s.screen == nil:
+	case s.terminal == sharedTerminal:
 		// The shell waits for us. If it was the terminal that has stopped the program, it
 		// has stopped us, too, and whoever has continued us has continued the program.
 		s.stopWithProgram()
@@ -246,7 +250,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	result := Status{Code: s.status.ExitStatus(), NoTerminal: s.noTerminal}
 	if s.status.Signaled() {
 		result.Code = 128 + int(s.status.Signal())
-		if s.terminal == sharedTerminal {
+		if s.p.Signals.terminal == sharedTerminal {
 			result.TerminalSignal = s.status.Signal()
 		}
 	}
@@ -270,18 +274,6 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 // attend does what there is to do until over is closed.
 func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	var kill <-chan time.Time
-	stop := func() {
-		if !s.asked.IsZero() {
-			return
-		}
-		s.asked = time.Now()
-		if s.p.Grace > 0 {
-			// Of a reserve there is something left for the program.
-			after := s.p.Grace - min(s.p.Reserve, s.p.Grace/2)
-			kill = time.After(after)
-			s.leave = s.asked.Add(after)
-		}
-	}
 	done := ctx.Done()
 	stopped, hungUp, gone := s.screen.events()
 	settled := time.After(settling)
@@ -290,17 +282,17 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 		case <-over:
 			return
 		case sig := <-s.signals:
-			switch sig {
-			case unix.SIGTERM:
-				stop()
-			case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
-				if s.terminal == noTerminal && s.screen == nil {
-					s.stopping.Store(time.Now().UnixNano())
-				}
-			case unix.SIGCONT:
-				s.stopping.Store(0)
+			if sig == unix.SIGTERM {
+				kill = cmp.Or(kill, s.askedToStop())
 			}
+			s.noteJobControl(sig)
 			s.forward(sig)
+		case <-done:
+			done = nil
+			kill = cmp.Or(kill, s.askedToStop())
+			s.forward(unix.SIGTERM)
+		case <-kill:
+			s.forward(unix.SIGKILL)
 		case sig := <-stopped:
 			s.suspend(sig)
 		case <-hungUp:
@@ -309,17 +301,39 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 		case <-gone:
 			gone = nil
 			s.screen.hangUp()
-		case <-done:
-			done = nil
-			stop()
-			s.forward(unix.SIGTERM)
-		case <-kill:
-			s.forward(unix.SIGKILL)
 		case <-settled:
 			settled = nil
 			reserveThreads()
 			s.p.Signals.takeOthers()
 		}
+	}
+}
+
+// askedToStop notes that we were asked to stop, and returns when to kill the program: nil for
+// never, or if we were asked before.
+func (s *supervisor) askedToStop() (kill <-chan time.Time) {
+	if !s.asked.IsZero() {
+		return nil
+	}
+	s.asked = time.Now()
+	if s.p.Grace == 0 {
+		return nil
+	}
+	// Of a reserve there is something left for the program.
+	after := s.p.Grace - min(s.p.Reserve, s.p.Grace/2)
+	s.leave = s.asked.Add(after)
+	return time.After(after)
+}
+
+// noteJobControl notes a signal that stops the program or continues it: see programStopped.
+func (s *supervisor) noteJobControl(sig syscall.Signal) {
+	switch sig {
+	case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		if s.terminal == noTerminal {
+			s.stopping.Store(time.Now().UnixNano())
+		}
+	case unix.SIGCONT:
+		s.stopping.Store(0)
 	}
 }
 
@@ -335,7 +349,7 @@ func (s *supervisor) forward(sig syscall.Signal) {
 		return
 	case s.screen != nil && s.screen.takes(sig):
 		return
-	case s.screen == nil && s.terminal == sharedTerminal:
+	case s.terminal == sharedTerminal:
 		switch sig {
 		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // it has it already
 			return

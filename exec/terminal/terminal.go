@@ -81,7 +81,8 @@ func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 func (t *Terminal) openUser(user *os.File) error {
 	if _, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPGRP); err == nil {
 		t.job = true
-		if t.user, err = unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+		const mode = unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
+		if t.user, err = unix.Open("/dev/tty", mode, 0); err == nil {
 			return nil
 		}
 	}
@@ -353,10 +354,12 @@ func (t *Terminal) note(typed []byte) {
 		sig  unix.Signal
 	}{{m.Cc[unix.VINTR], unix.SIGINT}, {m.Cc[unix.VQUIT], unix.SIGQUIT}} {
 		for _, c := range typed {
-			if c == key.char && c != 0 {
-				if group, err := unix.IoctlGetInt(t.master, unix.TIOCGPGRP); err == nil && group == int(t.group.Load()) {
-					t.typed(key.sig)
-				}
+			if c != key.char || c == 0 {
+				continue
+			}
+			group, err := unix.IoctlGetInt(t.master, unix.TIOCGPGRP)
+			if err == nil && group == int(t.group.Load()) {
+				t.typed(key.sig)
 			}
 		}
 	}
