@@ -1,11 +1,12 @@
-// Package flight is a store in front of another one that reads each secret once for
-// everyone who asks for it at the same time: ten thousand tasks that start together
-// cost the backend one read per secret.
+// Package flight is a store in front of another store. It reads each secret once for all requests
+// that ask for it at the same time, so ten thousand tasks that start together cost the backend one
+// read for each secret.
 //
-// It is no cache. What was read is given to those who asked while it was being read, or
-// had begun by then (see [Flights.Begin]), and to nobody who begins later; and what was
-// read before a change is given to nobody who asks after the change was made. So a write
-// is seen by the next read.
+// It is not a cache. The result of a read is given to requests that arrived while the read was
+// under way and, because a task reads its secrets one after the other, to tasks that had begun
+// before the read ended (see [Flights.Begin]). A task that begins later causes a new read. After a
+// change made through this store, the results of earlier reads of that secret are not given out
+// any more. So every write is seen by the next read.
 package flight
 
 import (
@@ -19,49 +20,48 @@ import (
 	"inject/resolver/store"
 )
 
-// Backend is what a flight stands in front of.
+// Backend is the store whose reads are shared.
 type Backend interface {
 	store.Reader
 	store.Lister
 }
 
-// readTime is how long a read of the backend may take when nobody's own deadline ends
-// it: it is done for many, so the first one's does not.
+// readTime limits a read of the backend. The read serves many requests, so the deadline of the one
+// that started it does not apply.
 const readTime = time.Minute
 
-// What is kept of reads that have ended, for those who had begun before them. When there
-// is more, some of those read again.
+// Bounds on the finished reads that are kept for tasks that began earlier. Beyond them such tasks
+// read again.
 const (
 	keepReads = 4096
 	keepBytes = 16 << 20 // of values
 )
 
-// Flights are the reads of one backend that are under way, and those that are still of
-// use to somebody. Safe for concurrent use if the backend is.
+// Flights are the reads of one backend: those under way, and finished ones that a task may still
+// use. Safe for concurrent use if the backend is.
 type Flights struct {
 	backend Backend
 	observe func(time.Duration, error)
 
 	mu      sync.Mutex
-	clock   uint64             // one more with each beginning, and each end of a flight
-	begun   *list.List         // of uint64: when those who have not ended began, in order
-	flights map[string]*flight // by the ID of what is read: the latest of each
-	landed  *list.List         // of *flight: those of flights that have ended, in that order
-	bytes   int                // of their values
+	clock   uint64             // counts the beginnings of tasks and the ends of flights
+	begun   *list.List         // of uint64: the clock when each task under way began, in order
+	flights map[string]*flight // the latest flight of each secret, by its ID
+	landed  *list.List         // of *flight: those in flights that have ended, in the order of their ends
+	bytes   int                // the length of the values in landed
 }
 
-// New returns the flights of b. observe, if not nil, is told of each read of the
-// backend, how long it took and how it ended; several goroutines call it.
+// New returns the flights of b. observe, if not nil, is called after each read of the backend with
+// its duration and its result. It must be safe for concurrent use.
 //
-// The backend is read under no caller's context: a caller that gives up leaves the read
-// to the others. A change that somebody else makes in the backend is seen by the reads
-// that begin after it.
+// A read of the backend does not end when a caller gives up, because other callers may wait for it.
+// A change made in the backend by other means is seen by reads that begin after it.
 func New(b Backend, observe func(took time.Duration, err error)) *Flights {
 	return &Flights{backend: b, observe: observe, begun: list.New(), flights: map[string]*flight{}, landed: list.New()}
 }
 
-// Store returns the backend with its reads coalesced: a [store.Manager] if the backend is
-// one, a [store.Importer] if the backend is one.
+// Store returns the backend with shared reads. It is a [store.Manager] or a [store.Importer] if the
+// backend is one.
 func (f *Flights) Store() Backend {
 	r := reads{f.backend, f}
 	if i, ok := f.backend.(store.Importer); ok {
@@ -75,9 +75,9 @@ func (f *Flights) Store() Backend {
 
 type beganKey struct{}
 
-// Begin says that who has ctx begins to read several secrets, one after the other, and
-// may be given what is being read at any time from now on, also by others. The reads are
-// those under the context that is returned; end is called when they are done, once.
+// Begin marks the beginning of a task that reads several secrets one after the other. Reads with
+// the returned context may share every read of the backend that ends from now on, whichever task
+// caused it. The caller must call end once, when it has read everything.
 func (f *Flights) Begin(ctx context.Context) (_ context.Context, end func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -91,8 +91,8 @@ func (f *Flights) Begin(ctx context.Context) (_ context.Context, end func()) {
 	}
 }
 
-// forget drops what is of no use: what had been read when the first of those who have not
-// ended began, and what is too much.
+// forget drops the finished reads that no task can use, because they ended before the oldest task
+// under way began, and the oldest ones beyond the bounds. f.mu must be held.
 func (f *Flights) forget() {
 	first := f.clock + 1
 	if e := f.begun.Front(); e != nil {
@@ -107,7 +107,7 @@ func (f *Flights) forget() {
 	}
 }
 
-// drop sees to it that nobody joins l.
+// drop removes l, so that no request joins it any more. f.mu must be held.
 func (f *Flights) drop(l *flight) {
 	delete(f.flights, l.id)
 	if l.element != nil {
@@ -120,16 +120,17 @@ func (f *Flights) drop(l *flight) {
 // A flight is one read of the backend.
 type flight struct {
 	id      string
-	ended   uint64        // when it did
-	done    chan struct{} // closed when it has ended, with what follows
-	element *list.Element // in landed; nil if it is not there
+	ended   uint64        // the clock when it ended
+	done    chan struct{} // closed when it has ended; the result below is valid from then on
+	element *list.Element // its place in landed; nil if it is not there
 
 	value secret.Value
 	info  store.Info
 	err   error
 }
 
-// join returns the flight in which ref is read for who has ctx.
+// join returns the flight that reads ref for a request with ctx: one that it may share, or a new
+// one.
 func (f *Flights) join(ctx context.Context, ref secret.Ref) *flight {
 	id := ref.ID()
 	f.mu.Lock()
@@ -146,7 +147,8 @@ func (f *Flights) join(ctx context.Context, ref secret.Ref) *flight {
 	return l
 }
 
-// fly reads, and keeps what was read while it is of use.
+// fly reads ref and, unless a change has dropped l meanwhile, keeps the result for as long as a
+// task may use it.
 func (f *Flights) fly(ctx context.Context, ref secret.Ref, l *flight) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
@@ -156,7 +158,7 @@ func (f *Flights) fly(ctx context.Context, ref secret.Ref, l *flight) {
 	f.clock++
 	l.ended = f.clock
 	close(l.done)
-	if f.flights[l.id] == l { // and no change has dropped it
+	if f.flights[l.id] == l { // otherwise a change has dropped it
 		l.element = f.landed.PushBack(l)
 		f.bytes += l.value.Len()
 		f.forget()
@@ -166,8 +168,8 @@ func (f *Flights) fly(ctx context.Context, ref secret.Ref, l *flight) {
 func (f *Flights) read(ctx context.Context, ref secret.Ref, l *flight) {
 	start := time.Now()
 	defer func() {
-		// Here it would end the process, as this goroutine is nobody's. What it panicked
-		// with is not told: a value may be in it.
+		// A panic in this goroutine would end the process. Its text is not reported, because it may
+		// contain a value.
 		if p := recover(); p != nil {
 			l.value, l.info = secret.Value{}, store.Info{}
 			err := fmt.Errorf("%w: the store panicked with a %T", secret.ErrUnavailable, p)
@@ -180,8 +182,8 @@ func (f *Flights) read(ctx context.Context, ref secret.Ref, l *flight) {
 	l.value, l.info, l.err = f.backend.Get(ctx, ref)
 }
 
-// changed sees to it that nobody is given what was read of ref by now. It is called when
-// a change has been made, or may have been, and before that is told.
+// changed drops what was read of ref so far. It is called after every attempt to change ref, also a
+// failed one, which may have been made all the same, and before the caller of the change continues.
 func (f *Flights) changed(ref secret.Ref) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -190,7 +192,7 @@ func (f *Flights) changed(ref secret.Ref) {
 	}
 }
 
-// reads coalesces.
+// reads is the backend with shared reads.
 type reads struct {
 	Backend
 
@@ -201,7 +203,7 @@ type reads struct {
 func (r *reads) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
 	err := ctx.Err()
 	if err == nil {
-		err = ref.Validate() // an ID is one of one secret only if the ref is valid
+		err = ref.Validate() // only a valid ref has an ID that no other ref has
 	}
 	if err != nil {
 		return secret.Value{}, store.Info{}, &secret.Error{Op: "get", Ref: ref, Err: err}
@@ -216,7 +218,7 @@ func (r *reads) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.In
 	}
 }
 
-// changes is reads in front of a manager.
+// changes is reads for a backend that is a manager.
 type changes struct {
 	reads
 
@@ -241,7 +243,7 @@ func (c *changes) Delete(ctx context.Context, ref secret.Ref) error {
 	return c.manager.Delete(ctx, ref)
 }
 
-// imports is changes in front of an importer.
+// imports is changes for a backend that is an importer.
 type imports struct {
 	changes
 

@@ -30,7 +30,7 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// What the backend can do, and no more, can be done through it.
+// The store is a Manager or an Importer exactly if its backend is.
 func TestKinds(t *testing.T) {
 	memory := storetest.Memory()
 	_, manages := flight.New(struct{ flight.Backend }{memory}, nil).Store().(store.Manager)
@@ -44,7 +44,7 @@ func TestKinds(t *testing.T) {
 	require.True(t, imports)
 }
 
-// slow is a store whose reads wait until they are let go, after they have read.
+// slow is a store whose reads get their result and then wait until hold is closed.
 type slow struct {
 	store.Store
 
@@ -75,7 +75,7 @@ func (s *slow) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Inf
 
 var ref = secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "p", Domain: "d"}, Key: "K"}
 
-// Ten thousand who ask at the same time cost one read, and all get what it found.
+// Ten thousand requests at the same time cost one read, and all get its result.
 func TestTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		value := storetest.Value(t, 40)
@@ -93,7 +93,7 @@ func TestTogether(t *testing.T) {
 				}
 			})
 		}
-		synctest.Wait() // all of them wait
+		synctest.Wait() // until all of them wait
 		close(s.hold)
 		wg.Wait()
 		require.EqualValues(t, 10_000, right.Load())
@@ -105,8 +105,8 @@ func TestTogether(t *testing.T) {
 	})
 }
 
-// Ten thousand tasks that start together cost one read for each rung of each secret, also
-// where the rungs are read one after the other, and not all at the same time.
+// Ten thousand tasks that start together cost one read for each rung of each secret, although each
+// task reads the rungs one after the other and the tasks do not keep step.
 func TestTasks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
@@ -140,7 +140,7 @@ func TestTasks(t *testing.T) {
 	})
 }
 
-// Whoever asks after a change was made sees it, while a read from before is still under way.
+// A request after a change sees it, even if a read from before the change is still under way.
 func TestChangesAreSeen(t *testing.T) {
 	first, second := storetest.Value(t, 20), storetest.Value(t, 20)
 	for name, change := range map[string]func(context.Context, store.Importer) error{
@@ -194,7 +194,7 @@ func TestChangesAreSeen(t *testing.T) {
 	}
 }
 
-// both reads slowly and changes at once.
+// both reads slowly and imports immediately.
 type both struct {
 	*slow
 	importer store.Importer
@@ -204,8 +204,8 @@ func (b both) Import(ctx context.Context, secrets []store.New) error {
 	return b.importer.Import(ctx, secrets)
 }
 
-// Whoever has begun before a read is given what it found, though it has ended; whoever
-// begins later, or asks after a change, is not, and nothing is kept for nobody.
+// A task that began before a read gets its result, even after the read ended. A task that begins
+// later does not, nor does a request after a change, and no result is kept that no task can use.
 func TestBegin(t *testing.T) {
 	s := &slow{Store: storetest.Memory()}
 	flights := flight.New(s, nil)
@@ -225,7 +225,7 @@ func TestBegin(t *testing.T) {
 	get(early, first, 1)
 	get(earlier, first, 1)
 	get(early, first, 1)
-	get(t.Context(), first, 2) // has not begun, so what it asks is read now
+	get(t.Context(), first, 2) // without Begin, so it causes a read
 	get(early, first, 2)
 	late, endLate := flights.Begin(t.Context())
 	get(late, first, 3)
@@ -240,7 +240,7 @@ func TestBegin(t *testing.T) {
 	get(again, second, 5)
 	endAgain()
 
-	// What is too much is read again, and not lost.
+	// Results beyond the bounds are dropped and read again.
 	long, endLong := flights.Begin(t.Context())
 	other := ref
 	for i := range 5000 {
@@ -259,8 +259,8 @@ func TestBegin(t *testing.T) {
 	endLong()
 }
 
-// Whoever gives up leaves, and the others get what they wait for, also if it was the
-// first of them.
+// A request that gives up returns, and the others still get the result, even if it was the one that
+// caused the read.
 func TestGivingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
@@ -286,7 +286,7 @@ func TestGivingUp(t *testing.T) {
 	})
 }
 
-// A backend that never answers is given up in the end, not waited for by a goroutine each.
+// A read of a backend that never answers ends after a while, so that goroutines do not pile up.
 func TestNeverAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := flight.New(&slow{Store: storetest.Memory(), hold: make(chan struct{})}, nil).Store()
@@ -295,7 +295,8 @@ func TestNeverAnswers(t *testing.T) {
 	})
 }
 
-// Failures are everyone's, and a panic is one, which tells nothing of what is in it.
+// All requests get the error of a failed read. A panic of the backend is such an error, without the
+// text of the panic.
 func TestFailures(t *testing.T) {
 	s := &slow{Store: storetest.Memory(), fail: secret.ErrCorrupt}
 	f := flight.New(s, nil).Store()
