@@ -1,21 +1,20 @@
-// Package dir is the store in a mounted folder, read-only: what kubelet mounts
-// from a Kubernetes Secret, or what a person lays out by hand. A secret is a
-// plain file that holds the value's bytes and nothing else:
+// Package dir is the store in a mounted folder, read-only: one that kubelet mounts from a
+// Kubernetes Secret, or one that a person lays out by hand. A secret is a plain file that contains
+// the bytes of the value and nothing else:
 //
-//	KEY                 the org's
-//	DOMAIN/KEY          the domain's, every project
-//	DOMAIN/PROJECT/KEY  the project's in that domain
-//	_/PROJECT/KEY       the project's, every domain (no domain is called "_")
+//	KEY                 a secret of the org
+//	DOMAIN/KEY          a secret of the domain, for every project in it
+//	DOMAIN/PROJECT/KEY  a secret of the project in that domain
+//	_/PROJECT/KEY       a secret of the project, for every domain (no domain is called "_")
 //
-// The folder is one org's, [secret.DefaultOrg] unless opened for another one. A
-// folder where a key is looked for is a scope, not a secret. Names that no key
-// has, such as ..data, are passed over.
+// The folder belongs to one org: [secret.DefaultOrg], unless it is opened for another. A folder
+// with the name of a key is a scope, not a secret. Names that cannot be keys, such as ..data, are
+// ignored.
 //
-// kubelet swaps the content of a mounted folder by renaming the link ..data, into
-// which the names that one sees are links. An operation in the middle of which it
-// did so is done again, so that it never mixes two generations. Links are
-// followed inside the folder only, and one that leads nowhere is an error, not an
-// absent secret.
+// kubelet replaces the content of a mounted folder by renaming the link ..data, which the visible
+// names lead through. An operation during which that happened is repeated, so its result is never
+// a mixture of two generations. Links are followed inside the folder only. A link that leads
+// nowhere is an error, not an absent secret.
 package dir
 
 import (
@@ -37,7 +36,7 @@ import (
 // allDomains is the folder that stands for "every domain".
 const allDomains = "_"
 
-// kubelet's link to the folder's present content.
+// dataLink is kubelet's link to the current content of the folder.
 const dataLink = "..data"
 
 // Store reads secrets from a folder. It is safe for concurrent use.
@@ -51,26 +50,26 @@ var (
 	_ store.Lister = (*Store)(nil)
 )
 
-// Open opens the folder at name as the store of org, "" for
-// [secret.DefaultOrg]. The caller closes it. A folder that is not there is an
-// error, not an empty store: a failed mount must not read as absence.
+// Open opens the folder at name as the store of org; "" is [secret.DefaultOrg]. The caller closes
+// it. A folder that does not exist is an error and not an empty store, because a failed mount must
+// not read as absence.
 func Open(name, org string) (*Store, error) {
 	if org == "" {
 		org = secret.DefaultOrg
 	}
 	root, err := os.OpenRoot(name)
 	if err != nil {
-		hint := secret.WithHint(classify(err), "--store dir:// needs a folder that is there and may be read")
+		hint := secret.WithHint(classify(err), "--store dir:// needs a folder that exists and can be read")
 		return nil, fmt.Errorf("store folder: %w", hint)
 	}
 	return &Store{root, org}, nil
 }
 
-// Close gives the folder back.
+// Close closes the folder.
 func (s *Store) Close() error { return s.root.Close() }
 
-// classify wraps an error of the file system in one of the sentinels. Absence
-// is not decided here.
+// classify wraps an error of the file system in one of the sentinels of package secret, but never
+// in [secret.ErrNotFound]: see absent.
 func classify(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -81,8 +80,9 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 }
 
-// snapshot calls fn, and again if kubelet swapped the content meanwhile: what fn
-// found may have been of both generations, or missing because one was just gone.
+// snapshot calls fn, again and again until kubelet did not replace the content meanwhile. Otherwise
+// fn may have read parts of two generations, or missed files because one generation was being
+// removed.
 func (s *Store) snapshot(ctx context.Context, fn func() error) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -103,10 +103,10 @@ func (s *Store) snapshot(ctx context.Context, fn func() error) error {
 	}
 }
 
-// generation returns where kubelet's link leads, "" if the folder is not kubelet's.
+// generation returns the target of kubelet's link, or "" if kubelet does not manage the folder.
 func (s *Store) generation() (string, error) {
 	target, err := s.root.Readlink(dataLink)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) { // none, or no link
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) { // it does not exist, or it is not a link
 		return "", nil
 	}
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *Store) generation() (string, error) {
 	return target, nil
 }
 
-// pathOf returns where r is in the folder.
+// pathOf returns the path of r in the folder.
 func pathOf(r secret.Ref) string {
 	domain := r.Domain
 	if domain == "" && r.Project != "" {
@@ -130,7 +130,7 @@ func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(f *
 		err = errors.Join(ctx.Err(), secret.ErrNotFound)
 	}
 	if err == nil && (strings.HasPrefix(ref.Domain, "..") || strings.HasPrefix(ref.Project, "..")) {
-		// Kubelet's own: below ..data is another name for everything.
+		// These are kubelet's: below ..data everything has a second name.
 		err = errors.Join(ctx.Err(), secret.ErrNotFound)
 	}
 	if err == nil {
@@ -143,9 +143,9 @@ func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(f *
 }
 
 func open(root *os.Root, ref secret.Ref, fn func(*os.File, store.Info) error) error {
-	// Not blocking: a FIFO would wait for a writer.
+	// O_NONBLOCK, because opening a FIFO would wait for a writer.
 	f, err := root.OpenFile(pathOf(ref), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	// ENOTDIR: where the domain's folder would be is a secret of that name.
+	// ENOTDIR: there is a secret with the name of the domain, so the domain has no folder.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return absent(root, pathOf(ref))
 	}
@@ -165,15 +165,15 @@ func open(root *os.Root, ref secret.Ref, fn func(*os.File, store.Info) error) er
 	return fn(f, store.Info{Ref: ref, Created: info.ModTime(), Updated: info.ModTime()})
 }
 
-// absent returns [secret.ErrNotFound] unless a link is there that leads nowhere:
-// what it led to was there once.
+// absent returns [secret.ErrNotFound], unless part of the path at is a link that leads nowhere.
+// Such a link is an outage, because its target did exist.
 func absent(root *os.Root, at string) error {
 	for ; at != "."; at = path.Dir(at) {
 		info, err := root.Lstat(at)
 		switch {
 		case err == nil && info.Mode()&fs.ModeSymlink != 0:
 			if _, err := root.Stat(at); err == nil {
-				return secret.ErrNotFound // it leads to a folder without the rest
+				return secret.ErrNotFound // its target exists, but not the rest of the path
 			}
 			return fmt.Errorf("%w: %s is a link to nothing", secret.ErrUnavailable, at)
 		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
@@ -199,7 +199,8 @@ func (s *Store) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info s
 	return v, info, err
 }
 
-// Describe implements [store.Lister]. Created and Updated are the file's time.
+// Describe implements [store.Lister]. Created and Updated are both the modification time of the
+// file.
 func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, err error) {
 	err = s.read(ctx, "describe", ref, func(_ *os.File, i store.Info) error {
 		info = i
@@ -208,8 +209,8 @@ func (s *Store) Describe(ctx context.Context, ref secret.Ref) (info store.Info, 
 	return info, err
 }
 
-// List implements [store.Lister]. The order is that of the stored ids, and the
-// token is the id with which the page before ended.
+// List implements [store.Lister]. Secrets are in the order of their ids. The token is the last id
+// of the page before.
 func (s *Store) List(ctx context.Context, f store.Filter, limit int, token string) ([]store.Info, string, error) {
 	if token != "" && !strings.HasPrefix(token, "u__org__"+s.org+"__domain__") {
 		return nil, "", fmt.Errorf("list: %w: the token is not of this store", secret.ErrInvalid)
@@ -233,8 +234,8 @@ func (s *Store) List(ctx context.Context, f store.Filter, limit int, token strin
 	return all, "", nil
 }
 
-// walk calls yield with every secret in the folder at, which is scope's, and in
-// the folders of narrower scopes below it.
+// walk calls yield with every secret in the folder at, which belongs to scope, and in the folders
+// of narrower scopes below it.
 func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(store.Info)) error {
 	d, err := root.Open(at)
 	if err != nil {
@@ -250,7 +251,7 @@ func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(st
 		if errors.Is(err, fs.ErrNotExist) {
 			err = absent(root, path.Join(at, name))
 			if errors.Is(err, secret.ErrNotFound) || strings.HasPrefix(name, "..") {
-				continue // gone since the folder was read
+				continue // removed since the folder was read
 			}
 			return err
 		}
@@ -272,7 +273,8 @@ func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(st
 	return nil
 }
 
-// narrower returns the scope of the folder name in scope's folder at, if it has one.
+// narrower returns the scope of the folder name inside the folder at of scope, and false if a folder
+// there is not a scope.
 func narrower(scope secret.Scope, at, name string) (secret.Scope, bool) {
 	switch {
 	case at == "." && name == allDomains:

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// layout is the documented layout, written down once more.
+// layout repeats the documented layout independently of the code.
 func layout(ref secret.Ref) string {
 	switch {
 	case ref.Domain == "" && ref.Project == "":
@@ -69,8 +69,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// The suite again on a folder as kubelet mounts it: every file a link into
-// ..data, which is a link to a folder of the generation.
+// The suite on a folder as kubelet mounts it: every name is a link into ..data, which is a link to
+// the folder of the current generation.
 func TestConformanceKubelet(t *testing.T) {
 	t.Parallel()
 	storetest.RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) storetest.ReadLister {
@@ -88,8 +88,8 @@ func TestConformanceKubelet(t *testing.T) {
 	})
 }
 
-// Readers go on while kubelet swaps generations as fast as it can: every read
-// gives a whole value of one generation, never absence.
+// While generations are replaced as fast as possible, every read returns a whole value of one
+// generation, never absence.
 func TestSwap(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -126,7 +126,8 @@ func TestSwap(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-// Kubelet's own folders are no scopes: by them a domain's secret would be a project's.
+// Kubelet's own folders are not scopes. Otherwise a secret of a domain would also be found as one
+// of a project.
 func TestNoScopeOfKubelet(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -154,7 +155,7 @@ func TestNotASecret(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(root, "FOLDER"), 0o755))
 	require.NoError(t, syscall.Mkfifo(filepath.Join(root, "FIFO"), 0o644))
 	write(t, filepath.Join(root, "LARGE"), make([]byte, store.MaxValue+1))
-	write(t, filepath.Join(root, "domain"), []byte("a secret that is called as a domain"))
+	write(t, filepath.Join(root, "domain"), []byte("a secret with the name of a domain"))
 	write(t, filepath.Join(root, "not a key"), []byte("v"))
 	write(t, filepath.Join(root, "d/p/q/K"), []byte("v"))
 	write(t, filepath.Join(root, "OK"), []byte("v"))
@@ -175,7 +176,7 @@ func TestNotASecret(t *testing.T) {
 			require.ErrorIs(t, err, want)
 		})
 	}
-	// A link to nothing is no absence, which would give the wider value.
+	// A link that leads nowhere must not read as absence: the ladder would take a wider value.
 	for _, domain := range []string{"dangles", "nowhere"} {
 		t.Run(domain, func(t *testing.T) {
 			ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: domain}, Key: "OK"}
@@ -185,7 +186,7 @@ func TestNotASecret(t *testing.T) {
 	_, _, err := s.Get(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: "domain"}, Key: "K"})
 	require.ErrorIs(t, err, secret.ErrNotFound)
 	_, _, err = s.Get(t.Context(), secret.Ref{Scope: secret.Scope{Org: "other"}, Key: "OK"})
-	require.ErrorIs(t, err, secret.ErrNotFound, "the folder is one org's")
+	require.ErrorIs(t, err, secret.ErrNotFound, "the folder belongs to one org")
 }
 
 func TestNoFolder(t *testing.T) {
@@ -200,8 +201,8 @@ func TestNoFolder(t *testing.T) {
 	require.Error(t, err)
 }
 
-// readAsNobody is the child of TestDenied: exit 0 if the readable secret is read
-// and the other one is denied, which is not absence.
+// readAsNobody is the child process of TestDenied, as another user. It exits with 0 if the readable
+// secret is read and the other one is denied, not absent.
 func readAsNobody(root string) int {
 	s, err := dir.Open(root, "")
 	if err != nil {
