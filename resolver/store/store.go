@@ -1,7 +1,7 @@
-// Package store says what keeps secrets: the interfaces that every backend
-// implements and every consumer asks for. A store knows secrets at exactly one
-// scope each; climbing from scope to scope is the resolver's. The backends are
-// in folders below this one, and storetest is the suite that each one passes.
+// Package store defines what a store of secrets is: the interfaces that backends implement and
+// that consumers ask for. In a store each secret is at exactly one scope. Looking it up at one
+// scope after the other is the work of package resolver. The backends are in folders below this
+// one, and every backend passes the tests in storetest.
 package store
 
 import (
@@ -13,18 +13,17 @@ import (
 	"inject/resolver/secret"
 )
 
-// MaxValue is the longest value that a store keeps, in bytes: what one
-// Kubernetes object can hold.
+// MaxValue is the length in bytes of the longest value that a store keeps: the limit of a
+// Kubernetes Secret.
 const MaxValue = 1 << 20
 
-// A Type is what a secret is for. The numbers are those of
-// flyteidl2.secret.SecretType.
+// A Type is the purpose of a secret. The numbers are those of flyteidl2.secret.SecretType.
 type Type int
 
 // The types.
 const (
 	Regular   Type = 0
-	ImagePull Type = 1 // a Docker config JSON
+	ImagePull Type = 1 // credentials of a registry, as a Docker config in JSON
 )
 
 // String returns the name of t on the command line: regular or image_pull.
@@ -38,7 +37,7 @@ func (t Type) String() string {
 	return fmt.Sprintf("Type(%d)", int(t))
 }
 
-// Info is all that may be told about a secret without its value.
+// Info is everything about a secret except its value. It may be shown.
 type Info struct {
 	Ref     secret.Ref
 	Type    Type
@@ -46,75 +45,74 @@ type Info struct {
 	Updated time.Time
 }
 
-// A Reader gets values. Safe for concurrent use.
+// A Reader returns values. It is safe for concurrent use.
 type Reader interface {
-	// Get returns the secret at exactly ref. Errors wrap one of the sentinels of
-	// package secret; [secret.ErrNotFound] is returned only when the store knows
-	// that there is no such secret: an outage, a denial and damage are other errors.
+	// Get returns the secret at exactly ref. Errors wrap one of the sentinels of package secret. A
+	// store returns [secret.ErrNotFound] only if it knows that the secret does not exist, because
+	// the caller then tries a wider scope. An outage, a denial and damage are other errors.
 	Get(ctx context.Context, ref secret.Ref) (secret.Value, Info, error)
 }
 
-// A Lister tells which secrets there are, never a value. Safe for concurrent use.
+// A Lister says which secrets exist, without values. It is safe for concurrent use.
 type Lister interface {
-	// Describe returns what Get does without the value.
+	// Describe returns what Get returns, without the value.
 	Describe(ctx context.Context, ref secret.Ref) (Info, error)
-	// List returns a page of the secrets that f selects, in the store's own order:
-	// at most limit of them (the store's choice if limit < 1), and the token with
-	// which the next page begins, "" after the last. A page may be short, even
-	// empty, while there are more. Tokens are opaque and survive writes: what is
-	// there throughout a listing is listed exactly once. A token that the store
-	// did not give is [secret.ErrInvalid].
+	// List returns a page of the secrets that f selects, in an order that the store chooses. A
+	// page has at most limit secrets; if limit < 1 the store chooses. It may have fewer, even
+	// none, although more follow. next is the token of the next page, "" after the last page.
+	// Tokens stay valid while secrets change: a secret that exists during the whole listing is
+	// listed exactly once. A token that the store did not issue is [secret.ErrInvalid].
 	List(ctx context.Context, f Filter, limit int, token string) (page []Info, next string, err error)
 }
 
-// A Manager changes which secrets there are. Safe for concurrent use. A change
-// has been made durable when its method returns nil, and has not been made when
-// it returns one of the sentinels other than [secret.ErrUnavailable].
+// A Manager changes secrets. It is safe for concurrent use. If a method returns nil, the change is
+// durable. If it returns an error that wraps one of the sentinels, the change was not made; but
+// after [secret.ErrUnavailable] it may have been made.
 type Manager interface {
 	Lister
-	// Create stores a secret where there is none; [secret.ErrExists] otherwise.
+	// Create stores a new secret. If there is one at ref, it returns [secret.ErrExists].
 	Create(ctx context.Context, ref secret.Ref, v secret.Value, t Type) error
-	// Update replaces the value of a secret and keeps its type; [secret.ErrNotFound]
-	// when there is none.
+	// Update replaces the value of a secret and keeps its type. If there is none at ref, it returns
+	// [secret.ErrNotFound].
 	Update(ctx context.Context, ref secret.Ref, v secret.Value) error
-	// Delete removes a secret; [secret.ErrNotFound] when there is none.
+	// Delete removes a secret. If there is none at ref, it returns [secret.ErrNotFound].
 	Delete(ctx context.Context, ref secret.Ref) error
 }
 
-// A Store keeps secrets: it can be read and managed.
+// A Store can be read and changed.
 type Store interface {
 	Reader
 	Manager
 }
 
-// An Importer is a Manager that also creates many secrets at once. Safe for
-// concurrent use.
+// An Importer is a Manager that can create many secrets in one change. It is safe for concurrent
+// use.
 type Importer interface {
 	Manager
-	// Import stores all of secrets, or none of them: then its error joins a
-	// [*secret.Error] with the Op create for each that is in the way, or tells why
-	// nothing could be stored. Two at one ref are [secret.ErrInvalid]. What a Manager
-	// promises of a change holds for all of them together.
+	// Import stores all of secrets or none. If some cannot be created, its error joins a
+	// [*secret.Error] with the Op "create" for each of these; two secrets at one ref are
+	// [secret.ErrInvalid]. Otherwise its error is the reason that nothing was stored. What Manager
+	// says of a change applies to all of secrets together.
 	Import(ctx context.Context, secrets []New) error
 }
 
-// New is a secret that is to be created.
+// New is a secret that will be created.
 type New struct {
 	Ref   secret.Ref
 	Value secret.Value
 	Type  Type
 }
 
-// Importable returns for each of secrets why no store could import it, nil where
-// one could: what [Writable] says, and [secret.ErrInvalid] for one at the ref of
-// an earlier one. Every Import begins with it.
+// Importable returns an error for each of secrets that no store can import, and nil for the others:
+// the error of [Writable], or [secret.ErrInvalid] for a secret at the ref of an earlier one. Every
+// Import calls it first.
 func Importable(secrets []New) []error {
 	errs := make([]error, len(secrets))
 	seen := make(map[secret.Ref]bool, len(secrets))
 	for i, n := range secrets {
 		err := Writable(n.Ref, n.Value)
 		if err == nil && seen[n.Ref] {
-			err = fmt.Errorf("%w: it is there twice", secret.ErrInvalid)
+			err = fmt.Errorf("%w: it is listed twice", secret.ErrInvalid)
 		}
 		seen[n.Ref] = true
 		if err != nil {
@@ -124,9 +122,9 @@ func Importable(secrets []New) []error {
 	return errs
 }
 
-// A Filter selects secrets by the scope they are stored at. Empty fields select
-// everything, so {Domain: "d"} selects the domain's secrets and those of every
-// project in it, as Flyte's ListSecrets does.
+// A Filter selects secrets by the scope that they are stored at. An empty field selects
+// everything, so {Domain: "d"} selects the secrets of the domain and those of every project in it,
+// as Flyte's ListSecrets does.
 type Filter struct{ Org, Domain, Project string }
 
 // Match reports whether f selects r.
@@ -136,8 +134,8 @@ func (f Filter) Match(r secret.Ref) bool {
 		(f.Project == "" || f.Project == r.Project)
 }
 
-// All lists every secret that f selects, page by page. It ends after the first
-// error.
+// All returns an iterator over every secret that f selects. It reads page by page and ends after
+// the first error.
 func All(ctx context.Context, l Lister, f Filter) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		for token := ""; ; {
@@ -159,8 +157,8 @@ func All(ctx context.Context, l Lister, f Filter) iter.Seq2[Info, error] {
 	}
 }
 
-// Writable returns nil if v may be stored at ref: a valid ref and at most
-// [MaxValue] bytes. Every Create and Update begins with it.
+// Writable returns nil if ref is valid and v has at most [MaxValue] bytes, and otherwise an error
+// that wraps [secret.ErrInvalid]. Every Create and Update calls it first.
 func Writable(ref secret.Ref, v secret.Value) error {
 	if err := ref.Validate(); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package all is the list of every backend: it opens the store at an address. Only the
-// server links it, as each backend of a vendor brings that vendor's library.
+// Package all is the list of all backends: it opens the store at an address. Only the server may
+// import it, because a backend of a vendor links the library of that vendor.
 package all
 
 import (
@@ -13,19 +13,19 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// Store is an open store. It is a [store.Manager] or a [store.Importer], too, if its
-// backend is one. The caller closes it.
+// Store is an open store. It is also a [store.Manager] or a [store.Importer] if its backend is one.
+// The caller closes it.
 type Store interface {
 	store.Reader
 	store.Lister
 	io.Closer
 }
 
-// Options are what backends need to know besides the address.
+// Options is what backends need besides the address.
 type Options struct {
-	// Org is whose secrets a dir:// store has.
+	// Org is the org that a dir:// store belongs to.
 	Org string
-	// Sealed opens a file:// store, for writing. Its Path and Write are set by Open.
+	// Sealed is how a file:// store is opened. Open sets its Path and Write.
 	Sealed sealed.Options
 }
 
@@ -37,8 +37,8 @@ var backends = map[string]func(context.Context, *url.URL, Options) (Store, error
 	},
 }
 
-// Open opens the store at address, for this process to serve: for writing, where its
-// backend can be written. The error is the backend's, or that of [store.ParseURL].
+// Open opens the store at address to be served by this process: for writing, if its backend can be
+// changed. Errors are those of the backend and of [store.ParseURL].
 func Open(ctx context.Context, address string, o Options) (Store, error) {
 	u, err := store.ParseURL(address, Schemes()...)
 	if err != nil {
@@ -47,7 +47,7 @@ func Open(ctx context.Context, address string, o Options) (Store, error) {
 	return backends[u.Scheme](ctx, u, o)
 }
 
-// Schemes returns those of the addresses that Open opens, in order.
+// Schemes returns the schemes of the addresses that Open accepts, sorted.
 func Schemes() []string {
 	all := make([]string, 0, len(backends))
 	for scheme := range backends {

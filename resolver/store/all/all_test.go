@@ -14,7 +14,8 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// The address says which backend it is, and the backend what can be done with it.
+// The scheme of the address selects the backend, and the backend decides whether the store can be
+// changed.
 func TestOpen(t *testing.T) {
 	folder, value := t.TempDir(), storetest.Value(t, 30)
 	key := sealed.Key{File: filepath.Join(folder, "key.txt")}
