@@ -87,7 +87,9 @@ func checkServer(u *url.URL) error {
 			secret.ErrInvalid), "it ends with the port: %s", form)
 	}
 	if u.Scheme == SchemeGRPC && !Loopback(u.Hostname()) {
-		return secret.WithHint(fmt.Errorf("%w: --store: grpc:// has no TLS and would send values over the network in the clear, so only this machine may be named", secret.ErrInvalid),
+		return secret.WithHint(
+			fmt.Errorf("%w: --store: grpc:// has no TLS and would send values over the network in the clear, "+
+				"so only this machine may be named", secret.ErrInvalid),
 			"use TLS: grpcs://%s", u.Host)
 	}
 	return nil
