@@ -1,5 +1,8 @@
-// Package archive looks for known values in gzip, tar and zip archives, and in archives
-// inside of them. It changes nothing, and what it reads is bounded.
+// Package archive searches gzip, tar and zip archives, and archives nested in them, for known
+// values. It only finds values and never changes a file, because a mask would break an archive.
+//
+// An archive may have been made to do harm, so time and memory are bounded. An archive that
+// cannot be searched completely is reported with an [UncheckedError]; it never passes as clean.
 package archive
 
 import (
@@ -17,40 +20,41 @@ import (
 	"inject/exec/redact"
 )
 
-// maxDepth is how many archives may be in one another: what is in the last is none.
+// maxDepth is how many archives may be nested in one another.
 const maxDepth = 4
 
-// Beyond its bounds a file is unchecked, so that one that was made to can neither fill
-// the memory nor keep us for ever.
+// bounds limit what is spent on one file. A file that exceeds them is unchecked, so that a
+// decompression bomb can neither fill the memory nor run for ever.
 type bounds struct {
-	// What comes out of compressed data is at most expanded, or expansion times what is
-	// in the file.
+	// expanded is how many bytes may come out of compressed data. A large file may expand to
+	// expansion times its size instead.
 	expanded, expansion int64
-	// members is how many are in all archives of a file.
+	// members is the number of members of all archives in a file.
 	members int
-	// held is for the zip archives inside of compressed data: their directory is behind
-	// all that it tells of.
+	// held is how many bytes of zip archives may be kept in memory. A zip archive inside of
+	// compressed data must be kept, because its directory is at its end.
 	held int64
-	// directories is for those of the zip archives that are open at a time. In memory each
-	// takes up to five times as much.
+	// directories is how many bytes the directories of the zip archives that are open at the
+	// same time may have. In memory they take up to five times as much.
 	directories int64
 }
 
 var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, directories: 16 << 20}
 
-// maxPadding is how far behind a tar archive another one is looked for.
+// maxPadding is how many bytes behind the end of a tar archive are searched for another one.
 const maxPadding = 16 << 20
 
-// An UncheckedError is why a file could not be looked into.
+// An UncheckedError says why a file could not be searched completely: it may hold more values
+// than were found.
 type UncheckedError string
 
 // Error implements error.
 func (e UncheckedError) Error() string { return string(e) }
 
-// errDamaged is what makes an archive damaged where no package has an error for it.
+// errDamaged is returned for damage for which the package that reads has no error.
 var errDamaged = errors.New("damaged")
 
-// A Format is what is looked into; "" is none.
+// A Format is the kind of an archive; "" if a file is not an archive.
 type Format string
 
 const (
@@ -62,7 +66,8 @@ const (
 // String implements [fmt.Stringer].
 func (f Format) String() string { return "a " + string(f) + " archive" }
 
-// headSize is as much as tells a format.
+// headSize is how many bytes at the beginning of a file are needed to tell its format: the
+// length of a tar header.
 const headSize = 512
 
 func formatOf(head []byte) Format {
@@ -77,10 +82,10 @@ func formatOf(head []byte) Format {
 	return ""
 }
 
-// isTar reports whether head is a header of a tar archive. The oldest have nothing
-// that tells but the sum of their bytes.
+// isTar reports whether head is a header of a tar archive. It compares the checksum, because
+// the oldest tar format has no other mark.
 func isTar(head []byte) bool {
-	const from, to = 148, 156 // the sum, for which there are spaces in it
+	const from, to = 148, 156 // the checksum, which counts as spaces in the sum
 	if len(head) < headSize || head[0] == 0 {
 		return false
 	}
@@ -95,52 +100,56 @@ func isTar(head []byte) bool {
 	for i, c := range head[:headSize] {
 		if i < from || i >= to {
 			unsigned += int64(c)
-			signed += int64(int8(c)) //nolint:gosec // as some programs of old do
+			signed += int64(int8(c)) //nolint:gosec // some old programs sum signed bytes
 		}
 	}
 	return want == unsigned || want == signed
 }
 
-// A Searcher looks into archives, and into the archives in them. What is compressed
-// is scanned as it comes out; what is not has been scanned with the archive.
+// A Searcher searches archives and the archives nested in them. It scans only what comes out
+// of compressed data: its caller has already scanned the bytes of the file itself, and with
+// them every member that is stored uncompressed. It is used by one goroutine.
 type Searcher struct {
 	redactor *redact.Redactor
 	found    func(f redact.Find, where string)
 	bounds   bounds
 	levels   [maxDepth + 1]level
 
-	left    int64 // of what may come out of compressed data
+	left    int64 // how many bytes may still come out of compressed data
 	members int
 	held    int64
 
-	directories int64 // of the zip archives that are open
+	directories int64 // bytes of the directories of the zip archives that are open
 
-	tail []byte // of a file, in which a directory ends
-	// fault is the first error that is none of the archive's: of a read, the context's,
-	// or that a bound is reached. Packages that read may hide it.
+	tail []byte // buffer for the end of a file, where a zip archive's directory ends
+	// fault is the first error that is not the archive's: a failed read, the end of the
+	// context, or a bound that is exceeded. It is kept here because the packages that read
+	// archives may replace an error by one of their own.
 	fault error
 }
 
-// A level is what an archive at a depth needs. It is kept for the next one.
+// A level holds what the search of an archive at one depth needs. It is reused for the next
+// archive at that depth, because there may be a million.
 type level struct {
 	format Format
-	member int // 0 if none has begun
+	member int // number of the member that is being searched; 0 before the first
 
 	head  [headSize]byte
-	in    *bufio.Reader // what is looked into
+	in    *bufio.Reader // the data that is being searched
 	gzip  gzip.Reader
 	found func(redact.Find)
 }
 
-// release lets go of what was read, which may be as much as may be held.
+// release drops references to data that was read, so that up to bounds.held bytes are not
+// kept in memory between files.
 func (l *level) release() {
 	if l.in != nil {
 		l.in.Reset(nil)
 	}
 }
 
-// New returns a Searcher that calls found with where, inside of the file, a
-// value is.
+// New returns a Searcher for the values that r knows. It calls found for each value, with a
+// description of where in the file it is, such as "member 2 of a zip archive".
 func New(r *redact.Redactor, found func(f redact.Find, where string)) *Searcher {
 	d := &Searcher{redactor: r, found: found, bounds: usualBounds}
 	for depth := range d.levels {
@@ -149,7 +158,7 @@ func New(r *redact.Redactor, found func(f redact.Find, where string)) *Searcher 
 	return d
 }
 
-// where tells people what is at a depth.
+// where describes the place at a depth for people, from the inside out.
 func (d *Searcher) where(depth int) string {
 	var s strings.Builder
 	for depth--; depth >= 0; depth-- {
@@ -165,19 +174,20 @@ func (d *Searcher) where(depth int) string {
 	return s.String()
 }
 
-// An input is what may be an archive, all of which is scanned elsewhere.
+// An input is data that may be an archive. Its bytes are scanned elsewhere.
 type input struct {
-	r    *bufio.Reader // nil if there is at
-	at   io.ReaderAt   // nil if it can only be read in order
-	size int64
+	r    *bufio.Reader // nil if at is set
+	at   io.ReaderAt   // nil if the data can only be read in order
+	size int64         // set with at
 }
 
 func section(at io.ReaderAt, from, size int64) input {
 	return input{at: io.NewSectionReader(at, from, size), size: size}
 }
 
-// Search looks into a file of which n bytes are no holes, and returns its format. An
-// error is an [UncheckedError], or not the file's.
+// Search searches the file at, of size bytes, and returns its format. n is how many of its
+// bytes are data and not holes of a sparse file: only these count for how much the file may
+// expand. An error is an [UncheckedError], ctx's, or that of a failed read.
 func (d *Searcher) Search(ctx context.Context, at io.ReaderAt, size, n int64) (Format, error) {
 	d.left = max(d.bounds.expanded, d.bounds.expansion*min(n, math.MaxInt64/d.bounds.expansion))
 	d.members, d.held, d.directories, d.fault = 0, 0, 0, nil
@@ -191,7 +201,7 @@ func (d *Searcher) Search(ctx context.Context, at io.ReaderAt, size, n int64) (F
 	return f, err
 }
 
-// A source notes the errors of a file.
+// A source reads a file and keeps its first error as the Searcher's fault.
 type source struct {
 	done func() error
 	at   io.ReaderAt
@@ -210,7 +220,7 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// fail notes an error that is not an archive's.
+// fail keeps err, which is not the archive's, and returns the first such error.
 func (d *Searcher) fail(err error) error {
 	if d.fault == nil {
 		d.fault = err
@@ -218,7 +228,7 @@ func (d *Searcher) fail(err error) error {
 	return d.fault
 }
 
-// look looks into an archive, and returns "" if it is none.
+// look searches an archive at a depth, and returns its format, or "" if in is not an archive.
 func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error) {
 	l := &d.levels[depth]
 	head, err := d.head(in, l)
@@ -228,7 +238,7 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	f := formatOf(head)
 	if f == "" && depth == 0 {
 		if at, _, err := d.findEnd(in); err == nil && at >= 0 {
-			f = formatZip // behind a program that unpacks or runs it
+			f = formatZip // with a program in front that unpacks or runs it
 		}
 	}
 	if f == "" {
@@ -254,25 +264,25 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	case err == nil && is, errors.As(err, &reason):
 		return f, err
 	case !is:
-		return "", nil // nothing can be taken out of it: it only begins like one
+		return "", nil // it only begins like an archive: nothing can be extracted from it
 	}
 	return f, UncheckedError("damaged: " + d.where(depth+1))
 }
 
-// head returns the first bytes of an input, and leaves them there.
+// head returns the first bytes of an input without consuming them.
 func (d *Searcher) head(in input, l *level) ([]byte, error) {
 	if in.at == nil {
-		head, _ := in.r.Peek(headSize) // an error comes again with the next read
+		head, _ := in.r.Peek(headSize) // the next read returns the same error
 		return head, nil
 	}
 	n, err := in.at.ReadAt(l.head[:min(headSize, in.size)], 0)
 	if err == io.EOF {
-		err = nil // shorter than it was
+		err = nil // the file has shrunk
 	}
 	return l.head[:n], err
 }
 
-// reader returns an input in order.
+// reader returns a reader of an input in order.
 func (l *level) reader(in input) *bufio.Reader {
 	if in.r != nil {
 		return in.r
@@ -280,7 +290,7 @@ func (l *level) reader(in input) *bufio.Reader {
 	return l.buffer(io.NewSectionReader(in.at, 0, in.size))
 }
 
-// buffer returns r buffered, in a buffer that is made when it is needed first.
+// buffer returns r behind the level's buffer.
 func (l *level) buffer(r io.Reader) *bufio.Reader {
 	if l.in == nil {
 		l.in = bufio.NewReaderSize(nil, 32<<10)
@@ -289,8 +299,8 @@ func (l *level) buffer(r io.Reader) *bufio.Reader {
 	return l.in
 }
 
-// stream scans what comes out of compressed data and looks into it. It returns how
-// much that was.
+// stream scans r, which is what comes out of compressed data, and searches it for archives.
+// It returns how many bytes it has read.
 func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64, err error) {
 	l := &d.levels[depth]
 	w := d.redactor.Writer(io.Discard)
@@ -322,7 +332,7 @@ func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64,
 	return n, w.Close()
 }
 
-// gzip looks into a gzip archive, and reports whether it is one.
+// gzip searches a gzip archive, and reports whether in is one.
 func (d *Searcher) gzip(ctx context.Context, in input, depth int) (bool, error) {
 	l := &d.levels[depth]
 	r, z := l.reader(in), &l.gzip
@@ -330,7 +340,8 @@ func (d *Searcher) gzip(ctx context.Context, in input, depth int) (bool, error) 
 		return false, err
 	}
 	z.Multistream(false)
-	// What is behind the last member is nothing to gzip either; it has been scanned.
+	// Bytes behind the last member are ignored, as gzip does; they have been scanned with the
+	// file.
 	ended := false
 	members := readFunc(func(p []byte) (int, error) {
 		for {
@@ -352,7 +363,7 @@ func (d *Searcher) gzip(ctx context.Context, in input, depth int) (bool, error) 
 	return n > 0 || err == nil, err
 }
 
-// enter counts a member.
+// enter counts a member of the archive at a depth.
 func (d *Searcher) enter(ctx context.Context, depth int) error {
 	if err := ctx.Err(); err != nil {
 		return d.fail(err)
@@ -364,17 +375,17 @@ func (d *Searcher) enter(ctx context.Context, depth int) error {
 	return nil
 }
 
-// tar looks into a tar archive, and reports whether it is one.
+// tar searches a tar archive, and reports whether in is one.
 func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err error) {
 	l := &d.levels[depth]
-	// By place what is not looked at is passed over.
+	// With an io.Seeker, the tar reader skips members without reading them.
 	var r io.Reader = in.r
 	var places *io.SectionReader
 	if in.at != nil {
 		places = io.NewSectionReader(in.at, 0, in.size)
 		r = places
 	}
-	// The parts of a long name are not together.
+	// The header stores a long name in parts, so a name is scanned again as a whole.
 	names := d.redactor.Writer(io.Discard)
 	names.Found = func(f redact.Find) { d.found(f, d.where(depth+1)) }
 	for t := tar.NewReader(r); ; is = true {
@@ -416,10 +427,10 @@ func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err e
 	}
 }
 
-// behindTar makes sure that what is behind the end of a tar archive is no other one: some
-// programs go on there.
+// behindTar returns an error if another tar archive follows the end of one: some programs
+// read on there, as with tar --ignore-zeros.
 func (d *Searcher) behindTar(ctx context.Context, r io.Reader, places *io.SectionReader) error {
-	if places != nil { // the reader of tar may have stopped within a block
+	if places != nil { // the tar reader may have stopped within a block
 		at, err := places.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return err
@@ -447,7 +458,8 @@ func (d *Searcher) behindTar(ctx context.Context, r io.Reader, places *io.Sectio
 	return nil
 }
 
-// sparse reports whether a member is not in the archive as it is read.
+// sparse reports whether a member is a sparse file, whose bytes in the archive are not those
+// that the tar reader returns.
 func sparse(h *tar.Header) bool {
 	for key := range h.PAXRecords {
 		if strings.HasPrefix(key, "GNU.sparse.") {
@@ -457,7 +469,7 @@ func sparse(h *tar.Header) bool {
 	return h.Typeflag == tar.TypeGNUSparse
 }
 
-// fill reads until p is full or r ends, and returns [io.EOF] only for that.
+// fill reads until p is full or r ends. The error is [io.EOF] if r has ended.
 func fill(r io.Reader, p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var more int

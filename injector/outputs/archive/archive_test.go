@@ -30,18 +30,18 @@ import (
 
 const secret = "s3cr3t-v\"lue"
 
-// searching is a Searcher with what it finds.
+// searching is a Searcher that keeps what it finds.
 type searching struct {
 	*Searcher
 
 	found map[string]int
-	first string // where the first value was
+	first string // where the first value is
 }
 
-// result is what was seen of a file.
+// result is the result of a search.
 type result struct {
 	found     map[string]int
-	why       string // where the first value is, or what the file is, or why it is unchecked
+	why       string // where the first value is, else the format, or why the file is unchecked
 	unchecked bool
 }
 
@@ -66,7 +66,7 @@ func (in *searching) count(f redact.Find) {
 	in.found[f.Name]++
 }
 
-// scan counts what is in the bytes as they are.
+// scan counts the values in the bytes of a file itself.
 func (in *searching) scan(t testing.TB, r io.Reader) map[string]int {
 	t.Helper()
 	in.found, in.first = nil, ""
@@ -78,7 +78,7 @@ func (in *searching) scan(t testing.TB, r io.Reader) map[string]int {
 	return in.found
 }
 
-// look scans a file and searches it, as those do who have one.
+// look scans a file and searches it, as package content does.
 func (in *searching) look(t testing.TB, data []byte) result {
 	t.Helper()
 	in.scan(t, bytes.NewReader(data))
@@ -122,8 +122,7 @@ func tarball(t testing.TB, files map[string][]byte) []byte {
 	return b.Bytes()
 }
 
-// zipped returns a zip archive of members, each a name and what is in it, which is
-// compressed.
+// zipped returns a zip archive of compressed members, given as pairs of name and content.
 func zipped(t testing.TB, members ...string) []byte {
 	t.Helper()
 	return zipOf(t, zip.Deflate, members...)
@@ -172,10 +171,10 @@ func TestArchives(t *testing.T) {
 			require.False(t, c.unchecked)
 		})
 	}
-	// A tar archive inside of compressed data is scanned as that.
+	// A tar archive inside of compressed data is scanned as part of that.
 	c := in.look(t, gz(one("b", []byte(hidden))))
 	require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
-	// Nothing in them is nothing.
+	// Archives without values.
 	for why, data := range map[string][]byte{
 		"a gzip archive": gz(one("b", zipped(t, "a", "b"))), "a tar archive": one("a", gz(gz(gz([]byte("x"))))), "a zip archive": zipped(t),
 	} {
@@ -185,7 +184,7 @@ func TestArchives(t *testing.T) {
 	}
 }
 
-// A tar archive is known by its first header, in each of the formats.
+// A tar archive of each format is recognized by its first header.
 func TestTarFormats(t *testing.T) {
 	in := searches(secret)
 	z := zipped(t, "m", hidden)
@@ -200,7 +199,7 @@ func TestTarFormats(t *testing.T) {
 			require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive", in.look(t, b.Bytes()).why, f)
 		})
 	}
-	// Before there was a format; some wrote the sum of signed bytes.
+	// The oldest format has no mark, and some programs summed signed bytes.
 	b := tarball(t, map[string][]byte{"m": z})
 	clear(b[257:512])
 	for name, want := range map[string]bool{"m": true, "\xe4": true, "": false} {
@@ -228,29 +227,29 @@ func TestTarFormats(t *testing.T) {
 	}
 }
 
-// One value may be in two members: of gzip they are one text.
+// A value may begin in one member of a gzip archive and end in the next: gzip joins them.
 func TestGzipMembers(t *testing.T) {
 	in := searches(secret)
 	data := slices.Concat(gzipped(t, []byte("a "+secret[:4])), gzipped(t, nil), gzipped(t, []byte(secret[4:]+" b")))
 	require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, in.look(t, data))
-	// So are the parts of a tar archive.
+	// The same holds for a tar archive that is compressed in parts.
 	tarred := tarball(t, map[string][]byte{"m": zipped(t, "m", hidden)})
 	data = nil
 	for part := range slices.Chunk(tarred, 100) {
 		data = append(data, gzipped(t, part)...)
 	}
 	require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive in a gzip archive", in.look(t, data).why)
-	// What is behind them is no member, and is seen.
+	// Bytes behind the last member are searched, too.
 	for _, behind := range []string{"garbage " + secret, strings.Repeat("\x00", 600) + secret, "\x1f\x8b" + secret} {
 		c := in.look(t, append(gzipped(t, []byte("text")), behind...))
 		require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
 	}
-	// A damaged member is one.
+	// A damaged member is a member: the archive is unchecked.
 	c := in.look(t, slices.Concat(gzipped(t, []byte("text")), gzipped(t, []byte(hidden))[:40]))
 	require.True(t, c.unchecked)
 }
 
-// Names, links and comments are searched, and a name in two parts as a whole.
+// Names, links and comments are searched, and a name that is stored in two parts as a whole.
 func TestArchiveNames(t *testing.T) {
 	in := searches("s3cr3t/in/the/middle")
 	long := strings.Repeat("d", 143) + "/s3cr3t/in/the/middle/" + strings.Repeat("n", 40)
@@ -286,7 +285,7 @@ func TestArchiveNames(t *testing.T) {
 	require.Contains(t, in.look(t, gzipped(t, b.Bytes())).found, "A")
 }
 
-// What is not to be read in a zip archive is told.
+// A zip archive with a member that cannot be read is unchecked, for the reason that is given.
 func TestZipThatCannotBeRead(t *testing.T) {
 	in := searches(secret)
 	patch := func(change func(entry []byte)) []byte {
@@ -317,7 +316,7 @@ func TestZipThatCannotBeRead(t *testing.T) {
 			require.True(t, got.unchecked)
 		})
 	}
-	// Its entries are not all that it says.
+	// The end record claims another number of members.
 	b := zipped(t, "a", "x", "b", hidden)
 	b[len(b)-12]++
 	c := in.look(t, b)
@@ -325,7 +324,7 @@ func TestZipThatCannotBeRead(t *testing.T) {
 	require.True(t, c.unchecked)
 }
 
-// A program before a zip archive, and a comment or garbage behind it, are common.
+// A program in front of a zip archive, and a comment or other bytes behind it, are common.
 func TestZipAround(t *testing.T) {
 	in := searches(secret)
 	b := zipped(t, "a", "x", "b", hidden)
@@ -338,7 +337,7 @@ func TestZipAround(t *testing.T) {
 			require.Equal(t, result{found: map[string]int{"A": 1}, why: "member 2 of a zip archive"}, in.look(t, data), name)
 		})
 	}
-	// Read in two ways it may be two archives.
+	// Two directories: different programs would use different ones.
 	offset := binary.LittleEndian.Uint32(b[len(b)-6:])
 	two := append(slices.Clone(b), b[offset:]...)
 	binary.LittleEndian.PutUint32(two[len(two)-6:], offset)
@@ -346,8 +345,8 @@ func TestZipAround(t *testing.T) {
 	require.True(t, c.unchecked)
 }
 
-// zip64 returns a zip archive of members, each compressed data, with records for
-// large ones.
+// zip64 returns a zip archive with one member, behind the bytes of before, that has the
+// records for large archives.
 func zip64(t testing.TB, before string, data string) []byte {
 	t.Helper()
 	var deflated bytes.Buffer
@@ -400,7 +399,7 @@ func TestZip64(t *testing.T) {
 	require.Equal(t, want, in.look(t, zip64(t, "a program\x00", hidden)))
 	require.Equal(t, result{why: "a zip archive"}, in.look(t, zip64(t, "", "x")))
 	at := bytes.Index(b, []byte(directory64Locate))
-	for i := at - directory64EndSize; i < len(b); i++ { // whatever is changed in its last records
+	for i := at - directory64EndSize; i < len(b); i++ { // every byte of the last records
 		c := slices.Clone(b)
 		c[i] ^= 0x55
 		got := in.look(t, c)
@@ -408,7 +407,7 @@ func TestZip64(t *testing.T) {
 	}
 }
 
-// read returns all that the standard library takes out of an archive.
+// read returns everything that the standard library can extract from an archive.
 func read(data []byte) (all []byte) {
 	if z, err := gzip.NewReader(bytes.NewReader(data)); err == nil {
 		b, _ := io.ReadAll(io.LimitReader(z, 1<<20))
@@ -425,8 +424,8 @@ func read(data []byte) (all []byte) {
 	return all
 }
 
-// seen says that no value can be taken out of an archive that was not seen, unless
-// it is unchecked.
+// seen asserts that a value that can be extracted from an archive is found, unless the archive
+// is unchecked.
 func seen(t testing.TB, in *searching, data []byte) {
 	t.Helper()
 	c := in.look(t, data)
@@ -436,7 +435,7 @@ func seen(t testing.TB, in *searching, data []byte) {
 	require.Emptyf(t, in.scan(t, bytes.NewReader(read(data))), "%q", data)
 }
 
-// However an archive is damaged, what can still be taken out of it is seen.
+// A value that can still be extracted from a damaged archive is found.
 func TestDamagedArchives(t *testing.T) {
 	in := searches(secret)
 	for name, data := range map[string][]byte{
@@ -465,7 +464,7 @@ func TestDamagedArchives(t *testing.T) {
 			}
 		})
 	}
-	// What is damaged in its first header is nothing.
+	// A file with a damaged first header is not an archive.
 	for name, data := range map[string][]byte{
 		"gzip": gzipped(t, []byte("x"))[:9], "gzip, another method": []byte("\x1f\x8b\x07\x00garbage\x00"), "zip": []byte("PK\x03\x04 \x00"),
 		"zip, an end somewhere": append([]byte(strings.Repeat("\x00noise", 100)), "PK\x05\x06 and more noise, which is no directory"...),
@@ -485,7 +484,7 @@ func TestDamagedArchives(t *testing.T) {
 	require.Equal(t, result{why: "damaged: member 1 of a tar archive", unchecked: true}, c)
 }
 
-// repeat reads the same bytes again and again.
+// repeat is a file with the same bytes many times.
 type repeat struct {
 	data  []byte
 	times int64
@@ -504,10 +503,10 @@ func (r repeat) ReadAt(p []byte, off int64) (n int, err error) {
 
 func (r repeat) size() int64 { return int64(len(r.data)) * r.times }
 
-// heap returns by how much the heap grew at most while f ran.
+// heap returns how many bytes the heap grew at its peak while f ran.
 func heap(f func()) uint64 {
 	var before, now runtime.MemStats
-	defer debug.SetGCPercent(debug.SetGCPercent(10)) // what is garbage does not count
+	defer debug.SetGCPercent(debug.SetGCPercent(10)) // so that garbage hardly counts
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	var most atomic.Uint64
@@ -530,8 +529,7 @@ func heap(f func()) uint64 {
 	return max(most.Load(), before.HeapAlloc) - before.HeapAlloc
 }
 
-// An archive that was made to fill memory, or to keep us, is not looked into to its
-// end.
+// A search of an archive that was made to fill the memory, or to take for ever, ends early.
 func TestBombs(t *testing.T) {
 	require.Equal(t, bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, directories: 16 << 20}, usualBounds)
 	in := searches(secret)
@@ -573,12 +571,12 @@ func TestBombs(t *testing.T) {
 			require.Less(t, grew, c.grew+8<<20, name)
 		})
 	}
-	// As much as is allowed is.
+	// Up to the bounds, archives are checked.
 	for _, data := range [][]byte{zipped(t, "m", strings.Repeat("\x00", 31<<20)), sameMember(t, 5000), bytes.Repeat(member, 5000)} {
 		require.False(t, in.look(t, data).unchecked)
 	}
 
-	// As many members as the usual bounds allow take a bounded part of the memory.
+	// Even as many members as the usual bounds allow need little memory.
 	in.bounds = usualBounds
 	if !testing.Short() {
 		most := sameMember(t, int(usualBounds.directories/directoryHeaderSize))
@@ -586,7 +584,7 @@ func TestBombs(t *testing.T) {
 		require.Less(t, grew, uint64(8*usualBounds.directories))
 	}
 
-	// The end of the context is the end.
+	// The search ends when the context does.
 	ctx, cancel := context.WithCancel(t.Context())
 	left := int64(-1)
 	at := readerAtFunc(func(p []byte, off int64) (int, error) {
@@ -605,7 +603,7 @@ type readerAtFunc func([]byte, int64) (int, error)
 
 func (f readerAtFunc) ReadAt(p []byte, off int64) (int, error) { return f(p, off) }
 
-// sameMember returns a zip archive all the members of which are the same one.
+// sameMember returns a zip archive that lists the same member n times.
 func sameMember(t testing.TB, n int) []byte {
 	t.Helper()
 	b := zipped(t, "", "x")
@@ -618,8 +616,8 @@ func sameMember(t testing.TB, n int) []byte {
 	return append(all, end...)
 }
 
-// By place, a zip archive in a tar archive, or stored in another one, may be of any
-// size.
+// A zip archive in a tar archive, or stored uncompressed in another one, may have any size: it
+// is read in place.
 func TestLargeNestedZip(t *testing.T) {
 	in := searches(secret)
 	in.bounds.held = 1 << 20
@@ -646,7 +644,7 @@ func TestLargeNestedZip(t *testing.T) {
 	}
 }
 
-// A sparse member is not in a tar archive as it is read.
+// A sparse member of a tar archive is searched as the tar reader returns it.
 func TestSparseTar(t *testing.T) {
 	in := searches(secret)
 	const hole = 8 << 10
@@ -665,8 +663,8 @@ func TestSparseTar(t *testing.T) {
 	there := slices.Concat(b.Bytes()[:begin], b.Bytes()[begin+hole:])
 	want := result{found: map[string]int{"A": 1}, why: "member 2 of a zip archive in member 1 of a tar archive"}
 
-	// In the old format the header tells what there is of it, in a later one records
-	// before it do, and what is before its bytes.
+	// In the old format the header lists the parts of the file that are stored. In the later
+	// format, records in front of the header and the first block of the data do.
 	old := tarHeader(tar.TypeGNUSparse, len(there), 0, begin, begin+hole, len(there)-begin)
 	require.Equal(t, want, in.look(t, slices.Concat(old, padded(there), make([]byte, 1024))))
 	records := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n" + fmt.Sprintf("30 GNU.sparse.realsize=%06d\n", b.Len())
@@ -675,8 +673,8 @@ func TestSparseTar(t *testing.T) {
 	require.Equal(t, want, in.look(t, slices.Concat(later, padded(there), make([]byte, 1024))))
 }
 
-// tarHeader returns a header for size bytes, with parts of a sparse file of which it
-// tells the places and lengths.
+// tarHeader returns a header for a member of size bytes. parts are the places and lengths of
+// the stored parts of a sparse file.
 func tarHeader(kind byte, size int, parts ...int) []byte {
 	h := make([]byte, 512)
 	octal := func(at, n int) { copy(h[at:], fmt.Sprintf("%011o\x00", n)) }
@@ -702,7 +700,7 @@ func tarHeader(kind byte, size int, parts ...int) []byte {
 	return h
 }
 
-// padded returns b up to a whole number of blocks.
+// padded returns b, padded to whole blocks of 512 bytes.
 func padded(b []byte) []byte { return append(slices.Clone(b), make([]byte, (512-len(b)%512)%512)...) }
 
 func TestArchivesAtRandom(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"math"
 )
 
-// What the records of a zip archive begin with.
+// Signatures of the records of a zip archive (PKWARE's APPNOTE.TXT, sections 4.3.7 to 4.3.16).
 const (
 	localHeader       = "PK\x03\x04"
 	directoryHeader   = "PK\x01\x02"
@@ -20,7 +20,7 @@ const (
 	directory64Locate = "PK\x06\x07"
 )
 
-// How long they are, without names and the like.
+// Lengths of the records in bytes, without names, extra fields and comments.
 const (
 	localHeaderSize       = 30
 	directoryHeaderSize   = 46
@@ -29,11 +29,11 @@ const (
 	directory64LocateSize = 20
 )
 
-// zip looks into a zip archive, and reports whether it is one.
+// zip searches a zip archive, and reports whether in is one.
 //
-// archive/zip holds the whole directory, and reserves memory for as many members as the end
-// of the directory promises. So the end is read here first: the directory must be bounded,
-// and be the one that archive/zip will find.
+// archive/zip keeps the whole directory in memory, and reserves memory for as many members as
+// the end record claims. So the end record is read here first: it bounds the directory, and it
+// must be the record that archive/zip will find.
 func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	if in.at == nil {
 		var err error
@@ -69,7 +69,7 @@ func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	return true, nil
 }
 
-// member looks into a member of a zip archive.
+// member searches a member of a zip archive.
 func (d *Searcher) member(ctx context.Context, archive input, f *zip.File, depth int) error {
 	const encrypted, strong, hidden = 1, 1 << 6, 1 << 13
 	if f.Flags&(encrypted|strong|hidden) != 0 {
@@ -97,7 +97,7 @@ func (d *Searcher) member(ctx context.Context, archive input, f *zip.File, depth
 	}
 }
 
-// hold keeps a zip archive that can only be read in order.
+// hold reads a zip archive that can only be read in order into memory.
 func (d *Searcher) hold(r io.Reader) (input, error) {
 	var all pages
 	var size int64
@@ -118,13 +118,13 @@ func (d *Searcher) hold(r io.Reader) (input, error) {
 	}
 }
 
-// pages are bytes that are held. Of an unknown number, in one slice they would be
-// copied again and again.
+// pages are bytes in memory, in pieces of pageSize. Their number is not known in advance, and
+// a single slice that grows would need more than twice the memory.
 type pages [][]byte
 
 const pageSize = 256 << 10
 
-// ReadAt implements [io.ReaderAt]. Behind the last byte there may be zeros.
+// ReadAt implements [io.ReaderAt]. Zeros may follow the last byte.
 func (p pages) ReadAt(b []byte, off int64) (n int, err error) {
 	for n < len(b) {
 		i := off / pageSize
@@ -137,8 +137,8 @@ func (p pages) ReadAt(b []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// plausible reports whether what begins like a zip archive and has no directory is
-// one that was cut short.
+// plausible reports whether in begins with a header of a zip archive that makes sense. Without
+// a directory it is then an archive that was cut short, and not just bytes that begin like one.
 func plausible(in input) bool {
 	var b [localHeaderSize]byte
 	if _, err := in.at.ReadAt(b[:], 0); err != nil {
@@ -150,13 +150,13 @@ func plausible(in input) bool {
 
 var le = binary.LittleEndian
 
-// A directory is where that of a zip archive is.
+// A directory is the place of a zip archive's directory.
 type directory struct {
 	begin, end int64
-	base       int64 // of the archive, before which there may be a program
+	base       int64 // where the archive begins: a program may be in front of it
 }
 
-// errTwoWays is for what some programs read and others do not.
+// errTwoWays is returned for an archive in which different programs find different members.
 const errTwoWays = UncheckedError("damaged: a zip archive that may be read in two ways")
 
 // findDirectory finds the directory of a zip archive.
@@ -176,7 +176,8 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 	}
 	if end64 != nil {
 		members64, size64, offset64 := le.Uint64(end64[32:]), le.Uint64(end64[40:]), le.Uint64(end64[48:])
-		// The last record counts unless it says that it is too small.
+		// As in archive/zip, the zip64 record counts only if the end record says that a number
+		// does not fit into it.
 		tooSmall := members == math.MaxUint16 || offset == math.MaxUint32
 		differ := func(narrow, most, wide uint64) bool { return narrow != wide && (!tooSmall || narrow != most) }
 		if differ(members, math.MaxUint16, members64) ||
@@ -190,11 +191,11 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 	}
 	dir.begin = dir.end - int64(size)
 	dir.base = dir.begin - int64(offset)
-	// There may be a program before the archive, or its end says what is not so, or there
-	// is another archive, which some read and others do not.
+	// If base is not 0, either a program is in front of the archive, or the end record is
+	// wrong, or another archive is in front, which some programs read and others do not.
 	other := dir.base != 0 && (has(in, int64(offset), directoryHeader) || has(in, 0, localHeader))
 	switch {
-	case end64 != nil && said != uint64(dir.end-dir.base): //nolint:gosec // a negative one is not that, either
+	case end64 != nil && said != uint64(dir.end-dir.base): //nolint:gosec // a negative number differs, too
 		return directory{}, errTwoWays
 	case dir.base >= 0 && dir.begin >= 0 && !other:
 		return dir, nil
@@ -210,12 +211,12 @@ func has(in input, at int64, record string) bool {
 	if at < 0 {
 		return false
 	}
-	n, _ := in.at.ReadAt(b[:], at) // an error is noted by the source
+	n, _ := in.at.ReadAt(b[:], at) // the source keeps an error
 	return string(b[:n]) == record
 }
 
-// findEnd finds the last record of a directory, behind which there may be a comment
-// or something else. It returns -1 if there is none.
+// findEnd finds the end record of a directory, which a comment or other bytes may follow. It
+// returns the place of the record and the bytes from there on, or -1 if there is no record.
 func (d *Searcher) findEnd(in input) (int64, []byte, error) {
 	const most = directoryEndSize + math.MaxUint16
 	if d.tail == nil {
@@ -242,9 +243,9 @@ func (d *Searcher) findEnd(in input) (int64, []byte, error) {
 	return from + int64(last), b[last:], nil
 }
 
-// findEnd64 finds the record of a directory for which the last one, at end, is too small,
-// and returns it with the place that it is said to have in the archive. There is none if
-// it returns no bytes.
+// findEnd64 finds the zip64 end record, which is in front of the end record at end and has
+// numbers that do not fit into that. It returns the record, nil if there is none, and the place
+// in the archive that the locator between both records gives for it.
 func findEnd64(in input, end int64) (record []byte, said uint64, err error) {
 	begin := end - directory64LocateSize - directory64EndSize
 	if begin < 0 {
@@ -260,7 +261,7 @@ func findEnd64(in input, end int64) (record []byte, said uint64, err error) {
 	}
 	firstDisk, disks := le.Uint32(locate[4:]), le.Uint32(locate[16:])
 	if string(record[:4]) != directory64End || firstDisk != 0 || disks != 1 {
-		return nil, 0, errTwoWays // some do without
+		return nil, 0, errTwoWays // some programs ignore such a locator
 	}
 	return record, le.Uint64(locate[8:]), nil
 }
