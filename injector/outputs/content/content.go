@@ -1,5 +1,6 @@
-// Package content tells what a file is, and how a known value leaves it: a text, JSON and
-// the messages of Flyte keep their form, and what else there is cannot be masked.
+// Package content tells what form a file has, finds the known values in it, and masks them so
+// that the file keeps its form: a text, JSON, or a message of Flyte's. Other forms, such as
+// archives, cannot be masked. It reads and writes streams, and knows no paths.
 package content
 
 import (
@@ -18,65 +19,65 @@ import (
 	"inject/injector/outputs/archive"
 )
 
-// A kind is what a file holds, as far as that says how a value is taken out of it.
+// A kind is the form of a file, which decides how values are masked in it.
 type kind int
 
 const (
 	opaque    kind = iota // a form that a mask would break
 	rawBytes              // bytes of no known form, which a mask may break
 	text                  // UTF-8 without control characters
-	jsonText              // a text that is JSON values, and is to stay that
-	outputsPB             // what a task of Flyte hands on
-	errorPB               // why a task of Flyte failed
+	jsonText              // a text of JSON values
+	outputsPB             // Flyte's task.Outputs: the outputs of a task
+	errorPB               // Flyte's core.ErrorDocument: why a task failed
 )
 
-// A Content is what was seen of a file.
+// A Content is the result of inspecting a file.
 type Content struct {
-	// A text in which nothing was found is text, also if it is JSON, and a message is
-	// opaque then: more is not looked at.
+	// kind is exact only if a value was found. Without one, JSON counts as text and a message
+	// as rawBytes, because telling more would cost time and decide nothing.
 	kind kind
-	// Found is how often each value is there, by name. What an archive holds may be
-	// counted twice: as its own bytes, and as its member's.
+	// Found is how often each value was found, by name. A value in an archive may be counted
+	// twice: in the bytes of the archive and in its member.
 	Found map[string]int
-	// Why is, of what is opaque, what it is ("a gzip archive", "member 3 of a zip
-	// archive"), and of what is unchecked, the reason ("it expands to more than 1 GiB").
+	// Why describes a file that cannot be masked ("a gzip archive", "member 3 of a zip
+	// archive"), or says why it is unchecked ("it expands to more than 1 GiB").
 	Why string
-	// Unchecked is set if there may be more values than were found.
+	// Unchecked is set if there may be more values than were found: the file is an archive
+	// that cannot be searched completely.
 	Unchecked bool
 }
 
 // Maskable reports whether the file keeps its form when its values are masked.
 func (c Content) Maskable() bool { return c.kind != opaque && c.kind != rawBytes }
 
-// Binary reports whether the file is bytes of no known form. Rewrite masks values in them
-// like in any bytes, which is for whoever asks for it to know.
+// Binary reports whether the file is bytes of no known form. Rewrite masks them byte by byte,
+// which may break the file: it is for a caller whose user has named the file.
 func (c Content) Binary() bool { return c.kind == rawBytes }
 
-// ErrStill is returned, wrapped, when a value cannot be taken out of a file.
-var ErrStill = errors.New("a value cannot be taken out of it")
+// ErrStill is returned, wrapped, when a value cannot be masked without breaking the file.
+var ErrStill = errors.New("a value in it cannot be masked")
 
-// An Inspector looks at what is in files, one after another, and masks it. It keeps
-// what it needs for one for the next, because there may be a million. It is used
-// by one goroutine.
+// An Inspector inspects files and masks them, one after another. It reuses its buffers,
+// because there may be a million files. It is used by one goroutine.
 type Inspector struct {
-	// Found, if not nil, is called for every value that Inspect finds; Read as bytes are
-	// read for the first time, with how many more those are.
+	// Found, if not nil, is called for every value that Inspect finds. Read, if not nil, is
+	// called with the number of bytes of every read of Inspect's first pass.
 	Found func(redact.Find)
 	Read  func(n int)
 
 	redactor *redact.Redactor
-	buf      []byte // what is read of a file first, which of most is all
+	buf      []byte // the beginning of a file; all of it if it is small
 	all      bytes.Reader
 	text     textCheck
 	archives *archive.Searcher
 	out      *bufio.Writer
 
-	found map[string]int // in the file that is being looked at
-	where string         // the first of these in an archive was
+	found map[string]int // values in the current file
+	where string         // where in an archive the first of them is
 	count func(redact.Find)
 }
 
-// bufferSize is that of the redactor's own reads.
+// bufferSize is the size of the redactor's own reads.
 const bufferSize = 256 << 10
 
 // NewInspector returns an inspector of files for the values that r knows.
@@ -100,16 +101,16 @@ func NewInspector(r *redact.Redactor) *Inspector {
 	return in
 }
 
-// Inspect reads all of a file. raw is its bytes in order, of which holes may be
-// shortened; at its bytes by place, and size its length. A file that is damaged is
-// no error.
+// Inspect reads all of a file called name. raw returns its bytes in order, except that the
+// holes of a sparse file may be shortened; at returns its bytes by place; size is its length.
+// Errors are those of reading and of ctx; a damaged file is not an error.
 func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64) (Content, error) {
 	in.found, in.where = nil, ""
 	n, err := in.scan(ctx, raw)
 	if err != nil {
 		return Content{}, err
 	}
-	if n == size && n <= bufferSize { // all of it is in the buffer
+	if n == size && n <= bufferSize { // the buffer holds the whole file
 		in.all.Reset(in.buf[:n])
 		defer in.all.Reset(nil)
 		at = &in.all
@@ -120,7 +121,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 		if len(c.Found) == 0 {
 			return c, nil
 		}
-		// A second look, at few files, costs less than one at every file.
+		// A second pass over the few files with values is cheaper than a check of all files.
 		is, err := isJSON(&cancelable{ctx, io.NewSectionReader(at, 0, size), nil})
 		if is {
 			c.kind = jsonText
@@ -146,17 +147,17 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 	return c, err
 }
 
-// scan looks for values in all of r, and whether it is a text. The first bytes of it
-// are left in the buffer. It returns how many there were.
+// scan searches all of r for values and finds out whether it is a text. It leaves the first
+// bytes in the buffer, and returns the length of r.
 func (in *Inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
 	r = &cancelable{ctx, r, in.Read}
-	// What is not a value says what the file is: with one in it that is no text, a text
-	// is still one, and can be masked.
+	// Only bytes outside of values decide: a text with a binary value in it is still a text,
+	// and can be masked.
 	in.text = textCheck{}
 	w := in.redactor.Writer(&in.text)
 	w.Found, w.Covered = in.count, in.text.covered
 	n, err := io.ReadFull(r, in.buf)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // one that is wrapped is no end
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF { //nolint:errorlint // a wrapped io.EOF is not the end
 		return 0, err
 	}
 	if _, err := w.Write(in.buf[:n]); err != nil {
@@ -172,11 +173,11 @@ func (in *Inspector) scan(ctx context.Context, r io.Reader) (int64, error) {
 	return int64(n) + more, w.Close()
 }
 
-// A cancelable reader ends when ctx does.
+// A cancelable reader returns ctx's error when ctx has ended.
 type cancelable struct {
-	ctx context.Context //nolint:containedctx // it is one call's
+	ctx context.Context //nolint:containedctx // it lives as long as one call
 	r   io.Reader
-	// told, if not nil, is called with how many bytes each read returns.
+	// told, if not nil, is called with the number of bytes of each read.
 	told func(n int)
 }
 
@@ -192,9 +193,9 @@ func (c *cancelable) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Rewrite writes to w what a file becomes with its values masked. raw is its bytes,
-// in which c was seen. If it returns [ErrStill], wrapped, what is in w still holds a
-// value, or would be broken, and is thrown away.
+// Rewrite writes a file to w with its values masked. raw returns its bytes, and c is the result
+// of their inspection. After an error, w must be thrown away: it may hold a value. [ErrStill],
+// wrapped, is returned if a value cannot be masked without breaking the file.
 func (in *Inspector) Rewrite(ctx context.Context, c Content, raw io.Reader, w io.Writer) error {
 	raw = &cancelable{ctx, raw, nil}
 	var m masker
@@ -230,17 +231,17 @@ func (in *Inspector) Rewrite(ctx context.Context, c Content, raw io.Reader, w io
 	return out.close()
 }
 
-// A masker gets a file in its order: what is to stay by Write, and what is covered
-// as [redact.Writer.Covered] does.
+// A masker gets a file in order: bytes that stay by Write, bytes of a value by covered, which
+// is called as [redact.Writer.Covered] is.
 type masker interface {
 	io.Writer
 	covered(covered []byte, mask string) error
 	finish() error
 }
 
-// A sink is where a masked file goes. On its way it is searched again, with a gap
-// for each mask, which is no value even if it holds the bytes of one: that of the
-// password "password" does.
+// A sink writes a masked file and searches it again, because JSON's quotes and brackets stay
+// even if they are part of a value. A mask itself is searched as a gap, because it may hold the
+// bytes of a value: the mask of the password "password" does.
 type sink struct {
 	w     *bufio.Writer
 	check *redact.Writer
@@ -257,7 +258,7 @@ func (in *Inspector) sink(w io.Writer) *sink {
 	return s
 }
 
-// Write writes what is no mask.
+// Write writes bytes that are not part of a mask.
 func (s *sink) Write(p []byte) (int, error) {
 	if err := s.look(p); err != nil {
 		return 0, err
@@ -265,7 +266,7 @@ func (s *sink) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
-// gap is a byte that no text has.
+// gap is a byte that is in no text, so no value in a text crosses it.
 var gap = []byte{0}
 
 func (s *sink) mask(mask string) error {
@@ -286,7 +287,7 @@ func (s *sink) look(p []byte) error {
 	return nil
 }
 
-// close writes what is held back.
+// close writes what is buffered.
 func (s *sink) close() error {
 	if err := s.check.Close(); err != nil {
 		return err
@@ -297,11 +298,11 @@ func (s *sink) close() error {
 	return s.w.Flush()
 }
 
-// A textMasker writes the mask for each run. A character of which a value has a
-// part goes with it, so that UTF-8 stays that.
+// A textMasker replaces each run of covered bytes by its mask. A character that is partly
+// covered is dropped with the value, so that the text stays valid UTF-8.
 type textMasker struct {
 	out   *sink
-	begun []byte // of a character, which may be covered
+	begun []byte // first bytes of a UTF-8 character whose rest may turn out to be covered
 	rest  rest
 }
 
@@ -341,7 +342,7 @@ func (t *textMasker) finish() error {
 	return err
 }
 
-// begun returns how many bytes at the end of p are a character that goes on.
+// begun returns how many bytes at the end of p are an incomplete character.
 func begun(p []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(p); n++ {
 		if end := p[len(p)-n:]; utf8.RuneStart(end[0]) {
@@ -354,20 +355,20 @@ func begun(p []byte) int {
 	return 0
 }
 
-// A rest is the end of a character that begins in a value: it goes with that. What
-// only looks like one stays, or nobody would know how much of binary data goes.
+// A rest drops the bytes that complete a character which begins in a value. Bytes that merely
+// look like a continuation are kept; otherwise a mask in binary data could eat any amount.
 type rest struct {
-	last [utf8.UTFMax - 1]byte // of what is covered
+	last [utf8.UTFMax - 1]byte // the last bytes that are covered
 	n    int
 }
 
-// covered notes what a value ends with; it may come in parts.
+// covered notes the end of a value, which may come in parts.
 func (r *rest) covered(p []byte) {
 	p = append(r.last[:r.n:r.n], p[max(0, len(p)-len(r.last)):]...)
 	r.n = copy(r.last[:], p[max(0, len(p)-len(r.last)):])
 }
 
-// behind returns p, which is behind a value, without the rest of its last character.
+// behind returns p, the bytes behind a value, without those that complete its last character.
 func (r *rest) behind(p []byte) []byte {
 	for len(p) > 0 && r.n > 0 {
 		if begun(r.last[:r.n]) == 0 || utf8.RuneStart(p[0]) {
@@ -380,15 +381,15 @@ func (r *rest) behind(p []byte) []byte {
 	return p
 }
 
-// A textCheck tells a text from other bytes, however they come.
+// A textCheck tells a text from other bytes, wherever the writes are cut.
 type textCheck struct {
 	binary bool
 	rest   rest
-	n      int // of a character that goes on
+	n      int // bytes of an incomplete character in begun
 	begun  [utf8.UTFMax]byte
 }
 
-// valid reports whether all that was written is a text.
+// valid reports whether all bytes written are a text.
 func (t *textCheck) valid() bool { return !t.binary && t.n == 0 }
 
 // Write implements [io.Writer].
@@ -397,7 +398,7 @@ func (t *textCheck) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// covered passes over a value. A character of which it has a part goes with it.
+// covered passes over a value, and over characters that are partly covered.
 func (t *textCheck) covered(p []byte, _ string) error {
 	t.binary = t.binary || t.n > 0 && utf8.RuneStart(p[0])
 	t.n = 0
@@ -407,7 +408,7 @@ func (t *textCheck) covered(p []byte, _ string) error {
 
 func (t *textCheck) write(p []byte) {
 	p = t.rest.behind(p)
-	// In pieces, so that not all of a text is slow for a word of another language.
+	// In pieces, so that one character outside of ASCII makes only its piece slow.
 	const size = 1 << 10
 	for ; len(p) > size; p = p[size:] {
 		t.piece(p[:size])
@@ -435,7 +436,7 @@ func (t *textCheck) piece(p []byte) {
 	t.binary = !utf8.Valid(p[:whole])
 }
 
-// controls are the control characters that no text has.
+// controls are the control characters that make a file binary.
 var controls = func() (is [256]bool) {
 	for c := range ' ' {
 		switch c {
@@ -447,9 +448,8 @@ var controls = func() (is [256]bool) {
 	return is
 }()
 
-// classify reports whether p is all ASCII, and whether it has one of the controls.
-// It looks at 32 bytes at a time, and at one only where that may be a line end or
-// the like.
+// classify reports whether p is all ASCII, and whether it has one of the controls. It checks
+// 32 bytes at a time, and single bytes only where one of these is less than a space.
 func classify(p []byte) (ascii, control bool) {
 	const high = 0x8080808080808080
 	le := binary.LittleEndian
@@ -477,6 +477,6 @@ func classify(p []byte) (ascii, control bool) {
 	return wide&high == 0, control
 }
 
-// low sets the high bit of each byte that is less than a space, and of some that are
-// not, but only above one that is.
+// low sets the high bit of each byte that is less than a space. It may also set that of bytes
+// above such a byte, never without one.
 func low(word uint64) uint64 { return (word - 0x2020202020202020) &^ word }

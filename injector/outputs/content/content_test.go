@@ -29,7 +29,7 @@ import (
 
 const secret = "s3cr3t-v\"lue"
 
-// knows returns an inspector for values that are called A, B, …
+// knows returns an inspector for values with the names A, B, …
 func knows(values ...string) *Inspector {
 	var patterns []redact.Pattern
 	for i, v := range values {
@@ -38,7 +38,7 @@ func knows(values ...string) *Inspector {
 	return NewInspector(redact.New(6, patterns...))
 }
 
-// look inspects data, by reads of at most n bytes.
+// look inspects data, in reads of at most n bytes.
 func look(t testing.TB, in *Inspector, name string, data []byte, n int) Content {
 	t.Helper()
 	c, err := in.Inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }}, bytes.NewReader(data), int64(len(data)))
@@ -46,10 +46,10 @@ func look(t testing.TB, in *Inspector, name string, data []byte, n int) Content 
 	return c
 }
 
-// whole is a size of reads that cuts nothing.
+// whole is a size of reads that returns all data at once.
 const whole = 1 << 30
 
-// mask rewrites data, by reads of n() bytes.
+// mask rewrites data, in reads of n() bytes.
 func mask(t testing.TB, in *Inspector, c Content, data []byte, n func() int) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -57,7 +57,7 @@ func mask(t testing.TB, in *Inspector, c Content, data []byte, n func() int) (st
 	return out.String(), err
 }
 
-// chunks is read by n() bytes.
+// chunks returns at most n() bytes a read.
 type chunks struct {
 	r io.Reader
 	n func() int
@@ -67,7 +67,7 @@ func (c *chunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), ma
 
 func every(n int) func() int { return func() int { return n } }
 
-// finds searches data as a second redactor would, but for its masks.
+// finds searches data again, with its masks taken out.
 func finds(t testing.TB, in *Inspector, data string) []redact.Find {
 	t.Helper()
 	var found []redact.Find
@@ -103,7 +103,7 @@ var textFiles = map[string]bool{
 	"\xe2\x82":               false,
 	"\xe2\x82a":              false,
 	"\xed\xa0\x80":           false, // a surrogate
-	"\xf4\x90\x80\x80":       false, // above all characters
+	"\xf4\x90\x80\x80":       false, // beyond the last character
 	"\xc0\x80":               false, // a NUL in two bytes
 	"\xf0\x9f\x98":           false,
 	"\xf0\x9f\x98\x80\x9f":   false,
@@ -111,7 +111,7 @@ var textFiles = map[string]bool{
 	"binary \x00 in between": false,
 }
 
-// What a text is does not depend on where it is cut, or on what is around it.
+// Whether bytes are a text does not depend on where the writes are cut.
 func TestTextCheck(t *testing.T) {
 	check := func(parts ...string) bool {
 		var c textCheck
@@ -139,7 +139,7 @@ func TestTextCheck(t *testing.T) {
 			}
 		})
 	}
-	// The plain rule.
+	// The same rule, said plainly.
 	for c := range 256 {
 		p := bytes.Repeat([]byte("text ä\n"), 9)
 		p[20] = byte(c)
@@ -165,7 +165,7 @@ func TestInspect(t *testing.T) {
 		"binary, clean":    {"a", "\x00", Content{kind: rawBytes, Why: "binary data"}},
 		"cut in a rune":    {"a", secret + "\xc3", Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
 		"a .pb":            {"x/inputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"}},
-		"no outputs":       {"outputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the message of Flyte's that its name says"}},
+		"no outputs":       {"outputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"}},
 		"outputs.pb.txt":   {"outputs.pb.txt", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
 		"a folder of .pb":  {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
 		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
@@ -178,7 +178,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// A file may be longer than the buffer, and what matters be anywhere in it.
+// In a file that is longer than the buffer, a value or a binary byte may be anywhere.
 func TestInspectLong(t *testing.T) {
 	in := knows(secret)
 	for _, size := range []int{bufferSize - 1, bufferSize, bufferSize + 1, 3*bufferSize + 17} {
@@ -231,7 +231,7 @@ func TestInspectArchives(t *testing.T) {
 	require.Equal(t, Content{kind: opaque, Why: "damaged: a gzip archive", Unchecked: true}, c)
 }
 
-// An inspector of many files mixes none of them up.
+// The result for a file does not depend on the files inspected before it.
 func TestInspectMany(t *testing.T) {
 	in := knows(secret)
 	archive := zipped(t, "m", secret)
@@ -252,7 +252,7 @@ func TestInspectFails(t *testing.T) {
 		_, err := in.Inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at, at.Size())
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
-	// By place, when there must be another look.
+	// A read of the second pass may fail, too.
 	for _, begin := range []string{`[ "s3cr3t-v\"lue",`, "\x1f\x8b\x08\x00"} {
 		long := append([]byte(begin), data...)
 		_, err := in.Inspect(t.Context(), "f", bytes.NewReader(long), brokenAt{}, int64(len(long)))
@@ -274,7 +274,7 @@ type brokenAt struct{}
 
 func (brokenAt) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
 
-// until ends when it has been asked that often.
+// until is a context that ends when it has been asked left times.
 type until struct {
 	context.Context //nolint:containedctx // it is one
 
@@ -288,7 +288,7 @@ func (c *until) Err() error {
 	return nil
 }
 
-// Whenever a context ends, so does what is being done, with its error.
+// Inspecting and rewriting end with the context, whenever that ends.
 func TestCanceled(t *testing.T) {
 	in := knows(secret)
 	random := rand.New(rand.NewPCG(1, 1))
@@ -348,7 +348,7 @@ func TestMaskText(t *testing.T) {
 		if len(c.Found) == 0 {
 			continue
 		}
-		c.kind = text // also if it is JSON
+		c.kind = text // even if it is JSON
 		want := string(redacttest.Mask(b, all))
 		for _, n := range []func() int{every(1), every(whole), func() int { return random.IntN(50) }} {
 			out, err := mask(t, in, c, b, n)
@@ -358,7 +358,7 @@ func TestMaskText(t *testing.T) {
 	}
 }
 
-// A mask that holds a value is none.
+// A mask that holds the bytes of a value is not a find.
 func TestMaskEqualsValue(t *testing.T) {
 	in := NewInspector(redact.New(6,
 		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{Name: "q\"\\", Value: []byte("redacted")}))
@@ -375,7 +375,7 @@ func TestMaskEqualsValue(t *testing.T) {
 	}
 }
 
-// A value may begin and end in a character; what is left is UTF-8.
+// A value may begin and end within a character; what is left is valid UTF-8.
 func TestMaskTextInRunes(t *testing.T) {
 	in := knows("\xa4secret\xe2\x82", "\x98\x80 whole", "aaaaaa")
 	for data, want := range map[string]string{
@@ -401,7 +401,7 @@ func TestMaskTextInRunes(t *testing.T) {
 	}
 }
 
-// A value that is no text may be in one.
+// A binary value in a text is masked as in a text.
 func TestMaskBinaryValues(t *testing.T) {
 	in := knows("\xffsecret\xfe\xe2", "\x00\x01secret\x02", "\xf0\x9fsecret\xf0")
 	for data, want := range map[string]string{
@@ -421,7 +421,7 @@ func TestMaskBinaryValues(t *testing.T) {
 				require.Equalf(t, want, out, "%q", data)
 				data, want := `["`+data+`", "ä"]`, `["`+want+`", "ä"]`
 				if strings.Contains(data, "\x00") {
-					continue // which no JSON has
+					continue // JSON has no NUL
 				}
 				c = look(t, in, "f", []byte(data), n)
 				require.Equalf(t, jsonText, c.kind, "%q", data)
@@ -431,7 +431,7 @@ func TestMaskBinaryValues(t *testing.T) {
 			}
 		})
 	}
-	// What is behind it need be no rest of it.
+	// Bytes behind a value that do not complete its last character make the file binary.
 	for _, data := range []string{"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80", "\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2"} {
 		for n := 1; n < len(data)+1; n++ {
 			require.Equalf(t, rawBytes, look(t, in, "f", []byte(data), n).kind, "%q", data)
@@ -439,7 +439,7 @@ func TestMaskBinaryValues(t *testing.T) {
 	}
 }
 
-// What a million files need is not needed a million times.
+// A small file needs hardly any new memory, because there may be a million.
 func TestInspectAllocates(t *testing.T) {
 	in := knows(secret)
 	ctx := t.Context()
@@ -490,7 +490,7 @@ func BenchmarkInspectSmall(b *testing.B) {
 	}
 }
 
-// Of 64 MiB, beside the redactor alone.
+// BenchmarkInspect inspects 64 MiB, and compares that with the redactor alone.
 func BenchmarkInspect(b *testing.B) {
 	values := redacttest.Values(10, 1)
 	var named []string
@@ -503,7 +503,7 @@ func BenchmarkInspect(b *testing.B) {
 	for i := 0; len(json) < size; i++ {
 		json = fmt.Appendf(json, "  {\"id\": %d, \"name\": \"somebody %d\", \"tags\": [\"one\", \"two\\n\", null], \"score\": %d.5e-3, \"on\": true},\n", i, i%77, i%1000)
 	}
-	found := bytes.Replace(json, []byte("somebody 5"), values[0], 1) // so that there is a second look
+	found := bytes.Replace(json, []byte("somebody 5"), values[0], 1) // so that there is a second pass
 	texts := map[string][]byte{
 		"text":       redacttest.Text("A", size, values, 1),
 		"umlauts":    bytes.Repeat([]byte("Größe und Maß, über alles geprüft: ja\n"), size/40),
@@ -568,7 +568,7 @@ func tarball(t testing.TB, files map[string][]byte) []byte {
 	return b.Bytes()
 }
 
-// zipped returns a zip archive with one member, which is compressed.
+// zipped returns a zip archive with one compressed member.
 func zipped(t testing.TB, name, data string) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -16,14 +16,14 @@ import (
 	"inject/resolver/idl/flyteidl2/task"
 )
 
-// maxMessage bounds a message that is masked: all of it is in memory.
+// maxMessage bounds the size of a message in bytes, because all of it is held in memory.
 const maxMessage = 8 << 20
 
-// messageKinds are the files that are messages of Flyte's, by name. Its copilot
-// writes errors.pb.
+// messageKinds are the names of the files that are messages of Flyte's. Flyte's copilot writes
+// errors.pb instead of error.pb.
 var messageKinds = map[string]kind{"outputs.pb": outputsPB, "error.pb": errorPB, "errors.pb": errorPB}
 
-// flyteKind returns what a .pb file is, and why it is opaque if it is.
+// flyteKind returns the kind of a .pb file and, for an opaque one, a description.
 func flyteKind(name string, at io.ReaderAt, size int64) (kind, string, error) {
 	k, ok := messageKinds[name]
 	if !ok {
@@ -37,13 +37,13 @@ func flyteKind(name string, at io.ReaderAt, size int64) (kind, string, error) {
 		return opaque, "", err
 	}
 	if decode(k, b) == nil {
-		return opaque, "not the message of Flyte's that its name says", nil
+		return opaque, "not the Flyte message that its name promises", nil
 	}
 	return k, "", nil
 }
 
-// decode returns the message that b is, or nil. One of which nothing is known is
-// none: nearly anything can be read as that.
+// decode returns the message in b, or nil. A message in which not a single field is known does
+// not count, because nearly any bytes can be decoded as one.
 func decode(k kind, b []byte) proto.Message {
 	var m proto.Message = &task.Outputs{}
 	if k == errorPB {
@@ -64,15 +64,15 @@ func decode(k kind, b []byte) proto.Message {
 	return m
 }
 
-// rewriteMessage writes r, a message, masked. A value that is in no text of it stays
-// and is an error: whoever reads bytes would find them broken.
+// rewriteMessage writes the message r with the values in its texts masked. A value elsewhere,
+// such as in a bytes field, is an error: a mask would break those bytes for their reader.
 func (in *Inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w io.Writer) error {
 	b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
 	if err != nil {
 		return err
 	}
-	// As a sink does, what is left is searched with gaps for the masks; these are as
-	// long, because lengths are among what is searched.
+	// Search what is left, with gaps in place of the masks, as a sink does. The gaps have the
+	// length of the masks, because the lengths in the encoding are searched, too.
 	left, err := in.masked(ctx, k, b, func(mask string) string { return strings.Repeat(string(gap), len(mask)) })
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (in *Inspector) rewriteMessage(ctx context.Context, k kind, r io.Reader, w 
 	return err
 }
 
-// masked returns the message b with what stand returns for each mask.
+// masked returns the message b with its values replaced by what stand returns for their masks.
 func (in *Inspector) masked(ctx context.Context, k kind, b []byte, stand func(mask string) string) ([]byte, error) {
 	m := decode(k, b)
 	if m == nil || len(b) > maxMessage {
@@ -114,7 +114,7 @@ func (in *Inspector) masked(ctx context.Context, k kind, b []byte, stand func(ma
 		return nil, err
 	}
 	if isOutputs {
-		// They are a map on the wire.
+		// The names are the keys of a map on the wire, so they must be distinct.
 		for i, name := range distinct(names, namesOf(outputs)) {
 			outputs.Literals[i].Name = name
 		}
@@ -130,10 +130,10 @@ func namesOf(m *task.Outputs) []string {
 	return names
 }
 
-// distinct returns the names that keys have once they are masked. Those that were
-// not and have become equal to another are numbered: one of both would be lost.
+// distinct returns masked with a number appended to each name that differs from its key and is
+// already taken; without it one of two equal names would be lost.
 func distinct(keys, masked []string) []string {
-	taken := map[string]int{} // the number of the next one like it
+	taken := map[string]int{} // by name, the number of the next name like it
 	for i, key := range keys {
 		if masked[i] == key {
 			taken[key] = 2
@@ -158,8 +158,7 @@ type texts struct {
 	done     func() error
 	redactor *redact.Redactor
 	stand    func(mask string) string
-	// check tells whether there is anything to mask in a text: there are many, and in most
-	// there is not.
+	// check tells cheaply whether a text has anything to mask; most texts have not.
 	check *redact.Writer
 	found bool
 }
@@ -209,7 +208,7 @@ func (t *texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) erro
 	names := distinct(keys, masked)
 	for i, p := range pairs {
 		if names[i] != keys[i] {
-			m.Clear(p.key.MapKey()) // all of them before a new one may have its name
+			m.Clear(p.key.MapKey()) // all old names go before a new entry may take one of them
 			pairs[i].key = protoreflect.ValueOfString(names[i])
 		}
 	}
@@ -219,7 +218,7 @@ func (t *texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) erro
 	return nil
 }
 
-// value returns v, one of f, masked.
+// value returns v, a value of the field f, masked.
 func (t *texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (protoreflect.Value, error) {
 	switch f.Kind() {
 	case protoreflect.StringKind:
@@ -232,11 +231,11 @@ func (t *texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (pro
 	}
 }
 
-// holdsGap reports whether a value may go on behind a gap.
+// holdsGap reports whether s has the byte of a gap in it: check may then find a value too late.
 func holdsGap(s string) bool { return strings.Contains(s, string(gap)) }
 
-// mask masks s. A character of which a value has a part goes with it: no text may
-// be anything but UTF-8.
+// mask returns s masked. A character that is partly covered is dropped with the value, because
+// a text in a message must be valid UTF-8.
 func (t *texts) mask(s string) (string, error) {
 	if err := t.done(); err != nil {
 		return "", err

@@ -39,7 +39,7 @@ func structOf(pairs ...any) *structpb.Struct {
 	return s
 }
 
-// everywhere is outputs with s in each text that there is.
+// everywhere returns outputs with s in every text field.
 func everywhere(s string) *task.Outputs {
 	literals := []*core.Literal{
 		str(s),
@@ -71,7 +71,7 @@ func encode(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// maskMessage masks m under a name.
+// maskMessage masks m as a file called name.
 func maskMessage(t testing.TB, in *Inspector, name string, m, into proto.Message) (Content, error) {
 	t.Helper()
 	b := encode(t, m)
@@ -83,7 +83,7 @@ func maskMessage(t testing.TB, in *Inspector, name string, m, into proto.Message
 	return c, err
 }
 
-// Every text is masked and all else is as it was.
+// Every text is masked, and all other fields are unchanged.
 func TestMaskOutputs(t *testing.T) {
 	for _, value := range []string{secret, "key\nof \\ two \"lines\"\n", "Ä€-\U0001f600", "123456789", strings.Repeat("long", 100)} {
 		t.Run(fmt.Sprintf("%.20q", value), func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestMaskError(t *testing.T) {
 	}
 }
 
-// What is not in a text stays, and is told.
+// A value outside of texts is an error.
 func TestMaskOutputsNotInText(t *testing.T) {
 	in := knows(secret)
 	unknown := protowire.AppendString(protowire.AppendTag(nil, 99, protowire.BytesType), secret)
@@ -126,7 +126,7 @@ func TestMaskOutputsNotInText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			in := in
 			if strings.Contains(name, "length") {
-				in = knows("\x1a\ncr3t-v\"lue") // text only in part
+				in = knows("\x1a\ncr3t-v\"lue") // only a part of it is in a text
 			}
 			m := everywhere("nothing")
 			change(m)
@@ -136,10 +136,10 @@ func TestMaskOutputsNotInText(t *testing.T) {
 			require.ErrorIs(t, err, ErrStill, name)
 		})
 	}
-	// A message of which not one field is known is none.
+	// Bytes in which no field is known are not a message.
 	c := look(t, in, "outputs.pb", unknown, whole)
-	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the message of Flyte's that its name says"}, c)
-	// Beside one that is, it stays.
+	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"}, c)
+	// An unknown field beside known ones is kept.
 	m := everywhere(secret)
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 99, protowire.BytesType), "harmless"))
 	got := &task.Outputs{}
@@ -148,7 +148,7 @@ func TestMaskOutputsNotInText(t *testing.T) {
 	require.Equal(t, m.ProtoReflect().GetUnknown(), got.ProtoReflect().GetUnknown())
 }
 
-// Names that become equal are both there.
+// Entries whose names become equal are both kept.
 func TestMaskNames(t *testing.T) {
 	in := knows(secret)
 	base64 := ""
@@ -187,7 +187,7 @@ func TestMaskNames(t *testing.T) {
 	require.Equal(t, []string{"m-2", "a", "m-3", "m-4", "m"}, distinct([]string{"x", "a", "y", "z", "m"}, []string{"m", "a", "m", "m", "m"}))
 }
 
-// A value may be a part of a character; a text may not.
+// A value may begin within a character; what is left is valid UTF-8.
 func TestMaskOutputsInRunes(t *testing.T) {
 	in := knows("\xa4secret\xe2\x82")
 	got := &task.Outputs{}
@@ -196,7 +196,7 @@ func TestMaskOutputsInRunes(t *testing.T) {
 	require.Equal(t, "x[redacted:A]y", got.GetLiterals()[0].GetValue().GetScalar().GetPrimitive().GetStringValue())
 }
 
-// A mask that holds a value is none, and names that a mask makes equal are two.
+// A mask that holds the bytes of a value is not a find.
 func TestMaskOutputsEqualsValue(t *testing.T) {
 	in := NewInspector(redact.New(6, redact.Pattern{Name: "password", Value: []byte("password")}))
 	got := &task.Outputs{}
@@ -211,12 +211,12 @@ func TestLongOutputs(t *testing.T) {
 	b := encode(t, m)
 	c := look(t, in, "outputs.pb", b, whole)
 	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a message of more than 8 MiB"}, c)
-	// It grew since.
+	// It has grown since it was inspected.
 	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: outputsPB}, bytes.NewReader(b), &bytes.Buffer{}), ErrStill)
 	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: errorPB}, strings.NewReader("no message"), &bytes.Buffer{}), ErrStill)
 }
 
-// texts of a message, with the names of what is in maps.
+// textsOf returns the texts of a message, including the keys of its maps.
 func textsOf(m protoreflect.Message) (all []string) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		one := func(f protoreflect.FieldDescriptor, v protoreflect.Value) {
@@ -246,14 +246,14 @@ func textsOf(m protoreflect.Message) (all []string) {
 	return all
 }
 
-// holdsMessage says what is true of whatever is called by one of the names.
+// holdsMessage asserts what is true of any bytes in a file with one of Flyte's names.
 func holdsMessage(t testing.TB, in *Inspector, name string, b []byte) {
 	t.Helper()
 	c := look(t, in, name, b, whole)
 	if c.kind != outputsPB && c.kind != errorPB {
 		require.False(t, c.Maskable())
 		k := messageKinds[name]
-		if m := decode(k, b); m != nil { // nothing is found in it, so nothing changes
+		if m := decode(k, b); m != nil { // without a value, a message does not change
 			if len(c.Found) > 0 {
 				return // an archive
 			}
@@ -305,7 +305,7 @@ func FuzzFlyte(f *testing.F) {
 	f.Add([]byte("text "+secret), []byte(secret))
 	f.Fuzz(func(t *testing.T, data, value []byte) {
 		if bytes.ContainsAny(value, "[]\x00") || strings.Contains("redacted:A", string(value)) {
-			return // it may be found in a mask, or across one
+			return // such a value may be found in a mask, or across one
 		}
 		in := knows(string(value))
 		for name := range messageKinds {

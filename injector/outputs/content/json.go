@@ -11,33 +11,33 @@ import (
 )
 
 const (
-	// maxNesting is that of encoding/json. What is deeper is a text like any other.
+	// maxNesting is encoding/json's own limit. Deeper JSON is masked as a text.
 	maxNesting = 10_000
-	// maxNumber bounds what is held back of a number, which becomes a mask as a whole.
-	// What has a longer one is a text like any other.
+	// maxNumber bounds the length of a number in bytes: it is held back, because a mask
+	// replaces it as a whole. JSON with a longer one is masked as a text.
 	maxNumber = 64 << 10
-	// maxToken bounds what is held of a string. What has a longer one is a text like any
-	// other.
+	// maxToken bounds the length of a string in bytes. JSON with a longer one may be masked as
+	// a text.
 	maxToken = 16 << 20
-	// maxMaskedKeys bounds what is remembered of masked keys, in all objects that are
-	// open at a time.
+	// maxMaskedKeys bounds how many masked names are remembered, in all objects that are open
+	// at the same time.
 	maxMaskedKeys = 1 << 16
 )
 
 var errLongToken = errors.New("a token is too long")
 
-// isJSON reports whether r is JSON (RFC 8259): one value or several, as in JSON Lines, with
-// a byte order mark before them or without. An error is r's own.
+// isJSON reports whether r is JSON (RFC 8259): one value, or several as in JSON Lines, with or
+// without a byte order mark in front. An error is one of reading.
 //
-// encoding/json reads it token by token, so that a file of any size needs the memory of
-// its longest token.
+// It reads token by token, so that a file of any size needs only the memory of its longest
+// token.
 func isJSON(r io.Reader) (bool, error) {
 	bounded := &tokenReader{r: bufio.NewReader(r)}
 	if begin, _ := bounded.r.Peek(len(mark)); string(begin) == mark {
 		_, _ = bounded.r.Discard(len(mark))
 	}
 	d := json.NewDecoder(bounded)
-	d.UseNumber() // a number of any size is one
+	d.UseNumber() // otherwise a number that does not fit into a float64 is an error
 	values, depth := 0, 0
 	for {
 		bounded.n = 0
@@ -64,28 +64,29 @@ func isJSON(r io.Reader) (bool, error) {
 			continue
 		}
 		values++
-		// The decoder reads 1{} and truefalse as two values, which no other reader does.
+		// The decoder reads 1{} and truefalse as two values each; other programs do not.
 		if _, isDelim := token.(json.Delim); !isDelim && !spaceFollows(token, d.Buffered()) {
 			return false, nil
 		}
 	}
 }
 
-// spaceFollows reports whether a value at the top is the last one, or ends by itself as a
-// string does, or white space is behind it.
+// spaceFollows reports whether a value at the top level is clearly ended: it is a string, or
+// white space or the end of the file follows.
 func spaceFollows(token json.Token, behind io.Reader) bool {
 	if _, isString := token.(string); isString {
 		return true
 	}
 	var next [1]byte
-	n, _ := behind.Read(next[:]) // of a buffer
+	n, _ := behind.Read(next[:]) // a buffer returns no error but io.EOF
 	return n == 0 || space(next[0])
 }
 
-// A tokenReader ends when a token is too long to be held, and keeps the error of r.
+// A tokenReader returns an error when a token is too long, and keeps an error of r apart from
+// those of the syntax.
 type tokenReader struct {
 	r   *bufio.Reader
-	n   int // read since the last token
+	n   int // bytes read since the last token
 	err error
 }
 
@@ -102,7 +103,7 @@ func (t *tokenReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// simple are the bytes of a string that mean themselves.
+// simple are the bytes that stand for themselves in a string.
 var simple = func() (is [256]bool) {
 	for c := range is {
 		is[c] = c >= ' ' && c != '"' && c != '\\'
@@ -112,40 +113,38 @@ var simple = func() (is [256]bool) {
 
 func space(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
-const mark = "\xef\xbb\xbf" // of the byte order, in UTF-8
+const mark = "\xef\xbb\xbf" // the byte order mark in UTF-8
 
-// A jsonMasker masks JSON so that it stays that, with as many values at the same
-// places. It gets what a [jsonCheck] has found to be JSON, and follows the bytes
-// that were there, covered or not:
+// A jsonMasker masks JSON so that it stays JSON with the same values at the same places. It
+// gets bytes that isJSON has accepted, and follows all of them, covered or not:
 //
-//   - In a string the mask stands for what is covered, once for each run. A
-//     character that is partly covered, escaped or not, is covered; so is a pair of
-//     surrogates.
-//   - A number or a literal that is partly covered becomes a string, the mask.
-//   - White space and what is around strings stay.
+//   - In a string, the mask replaces each run of covered bytes. A character that is partly
+//     covered, escaped or not, is covered as a whole; so is a pair of surrogates.
+//   - A number or a literal that is partly covered is replaced by a string with the mask.
+//   - White space, quotes and brackets stay, even if they are covered.
 //
-// Names that become equal in one object are numbered: a program that reads them
-// would keep the last one only.
+// Names that become equal in one object are numbered; otherwise a program that reads the object
+// would keep only the last of them.
 type jsonMasker struct {
 	out   *sink
-	ready []byte // to be written
+	ready []byte // output that is not written yet
 
-	mask   string // of the run, as it stands in a string
-	masked bool   // it stands already, in the string or for the number
+	mask   string // mask of the current run, escaped for a string
+	masked bool   // the mask is written already, in the string or for the number
 
 	where place
-	unit  []byte // the begun character, number or literal
-	need  int    // how long the character is, as far as that is known
+	unit  []byte // the character, number or literal that has begun
+	need  int    // length of the character, as far as it is known
 	drop  bool   // the unit is covered
 
-	open   []object // all that are, and arrays
-	key    bool     // the next string is a name, or this one
+	open   []object // objects and arrays that are open
+	key    bool     // this string, or the next one, is a name
 	renew  bool     // this name has a mask in it
-	hash   uint64   // of what this name means
-	hashes int      // how many are remembered
+	hash   uint64   // hash of the name, with its escapes resolved
+	hashes int      // number of names remembered in open
 }
 
-// A place is where the masker is in a text.
+// A place is the position of the masker in JSON's grammar.
 type place uint8
 
 const (
@@ -154,13 +153,13 @@ const (
 	inScalar // a number or literal
 )
 
-// An object is one, or an array.
+// An object is an open object or array.
 type object struct {
 	array bool
-	names map[uint64]int // of each that holds a mask, the number of the next one like it
+	names map[uint64]int // by the hash of a masked name, the number of the next name like it
 }
 
-// flushSize is as much as is written at a time.
+// flushSize is how many bytes are written at a time.
 const flushSize = 32 << 10
 
 // Write implements [io.Writer].
@@ -200,7 +199,7 @@ func (m *jsonMasker) follow(p []byte, covered bool) error {
 	return m.flush()
 }
 
-// plain returns how many bytes p begins with that stay and change nothing.
+// plain returns how many bytes at the beginning of p can be copied without following them.
 func (m *jsonMasker) plain(p []byte) (n int) {
 	switch m.where {
 	case outside:
@@ -224,7 +223,7 @@ func (m *jsonMasker) flush() error {
 	return err
 }
 
-// step goes on by c, or to before it: used is false if it only ended something.
+// step follows c. used is false if c only ended a unit, and must be followed again.
 func (m *jsonMasker) step(c byte, covered bool) (used bool, err error) {
 	switch {
 	case m.where == outside:
@@ -243,7 +242,7 @@ func (m *jsonMasker) step(c byte, covered bool) (used bool, err error) {
 	case len(m.unit) == 0:
 		m.need = length(c)
 	case c != '\\' && len(m.unit) == m.need, m.unit[0] >= 0x80 && utf8.RuneStart(c):
-		m.end() // a surrogate without its other half, or a value that is no UTF-8
+		m.end() // a surrogate without its other half, or a value that is not UTF-8
 		return false, nil
 	}
 	if err := m.take(c, covered); err != nil {
@@ -255,8 +254,8 @@ func (m *jsonMasker) step(c byte, covered bool) (used bool, err error) {
 	return true, nil
 }
 
-// length returns how many bytes the character has that begins with c; one of a
-// backslash grows.
+// length returns how many bytes a character has that begins with c. An escape may turn out
+// to be longer.
 func length(c byte) int {
 	switch {
 	case c == '\\':
@@ -271,14 +270,14 @@ func length(c byte) int {
 	return 4
 }
 
-// high reports whether the unit is the first half of a pair, whole.
+// high reports whether the unit is a complete escape of the first half of a surrogate pair.
 func (m *jsonMasker) high() bool {
 	u := m.unit
 	return len(u) == 6 && u[0] == '\\' && u[2]|0x20 == 'd' && (u[3] == '8' || u[3] == '9' || u[3]|0x20 == 'a' || u[3]|0x20 == 'b')
 }
 
-// longer returns how long the unit is, now that there is more of it. The escape
-// behind a first half is part of it, even if it is no second one.
+// longer returns the length of the unit, now that more of it is known. The escape behind the
+// first half of a pair is part of the unit, even if it is not a second half.
 func (m *jsonMasker) longer() int {
 	switch u := m.unit; {
 	case len(u) == 2 && u[0] == '\\' && u[1] == 'u':
@@ -293,7 +292,7 @@ func (m *jsonMasker) longer() int {
 
 // take adds c to the unit, or drops both.
 func (m *jsonMasker) take(c byte, covered bool) error {
-	if covered && (m.where == inString || !m.drop) { // of a number there is one mask
+	if covered && (m.where == inString || !m.drop) { // a number gets one mask
 		m.drop = true
 		if err := m.stand(); err != nil {
 			return err
@@ -303,15 +302,15 @@ func (m *jsonMasker) take(c byte, covered bool) error {
 	case m.where == inString, !m.drop:
 		m.unit = append(m.unit, c)
 	default:
-		m.unit = append(m.unit[:0], c) // that there is one is all that matters
+		m.unit = append(m.unit[:0], c) // only that there is a unit matters
 	}
 	if len(m.unit) > maxNumber {
-		return fmt.Errorf("%w: it changed", ErrStill) // a number is not that long
+		return fmt.Errorf("%w: it changed", ErrStill) // isJSON accepts no number of that length
 	}
 	return nil
 }
 
-// stand writes the mask, if it is not there yet.
+// stand writes the mask, unless it is written already.
 func (m *jsonMasker) stand() error {
 	if m.masked {
 		return nil
@@ -334,7 +333,7 @@ func (m *jsonMasker) stand() error {
 	return nil
 }
 
-// end ends the unit.
+// end ends the unit and writes it, unless it is covered.
 func (m *jsonMasker) end() {
 	if !m.drop {
 		m.ready = append(m.ready, m.unit...)
@@ -345,7 +344,8 @@ func (m *jsonMasker) end() {
 	m.unit, m.need, m.drop = m.unit[:0], 0, false
 }
 
-// meaning returns the character that a unit is: a name may be written in two ways.
+// meaning returns the character that a unit stands for, because equal names may be escaped
+// differently.
 func meaning(unit []byte) []byte {
 	if len(unit) == 0 || unit[0] != '\\' {
 		return unit
@@ -357,7 +357,7 @@ func meaning(unit []byte) []byte {
 	return []byte(s)
 }
 
-// between follows c, which is in no string, number or literal.
+// between follows c, which is outside of strings, numbers and literals.
 func (m *jsonMasker) between(c byte, covered bool) error {
 	switch c {
 	case '"':
@@ -385,8 +385,8 @@ func (m *jsonMasker) between(c byte, covered bool) error {
 	return nil
 }
 
-// closeString ends a string, and makes a name that has a mask in it different from
-// the others of its object.
+// closeString ends a string. To a name with a mask in it, it appends a number if the object
+// already has that name.
 func (m *jsonMasker) closeString() error {
 	if m.key && m.renew && len(m.open) > 0 {
 		o := &m.open[len(m.open)-1]
@@ -410,14 +410,14 @@ func (m *jsonMasker) closeString() error {
 	return nil
 }
 
-// finish writes what is held back: the text has ended.
+// finish writes what is held back at the end of the text.
 func (m *jsonMasker) finish() error {
 	m.end()
 	return m.flush()
 }
 
-// The hash of Fowler, Noll and Vo. Names that share one by chance get a number that
-// they do not need.
+// Constants of the 64-bit FNV-1a hash. If two different names have the same hash, one of them
+// gets a number that it does not need.
 const (
 	fnvBasis = 14695981039346656037
 	fnvPrime = 1099511628211

@@ -16,7 +16,7 @@ import (
 	"inject/exec/redact/forms"
 )
 
-// check reports whether data is JSON, by reads of n bytes.
+// check reports whether data is JSON, in reads of n bytes.
 func check(t testing.TB, data string, n int) bool {
 	t.Helper()
 	is, err := isJSON(&chunks{strings.NewReader(data), every(n)})
@@ -24,7 +24,7 @@ func check(t testing.TB, data string, n int) bool {
 	return is
 }
 
-// several reports whether data is JSON values, as encoding/json sees it.
+// several reports whether encoding/json decodes data as one or more values.
 func several(data string) bool {
 	data = strings.TrimPrefix(data, mark)
 	d := json.NewDecoder(strings.NewReader(data))
@@ -94,7 +94,7 @@ func TestJSONCheck(t *testing.T) {
 	require.False(t, check(t, `["`+strings.Repeat("x", 3*maxToken)+`"]`, 32<<10))
 }
 
-// What encoding/json takes and what it does not, and everything near it.
+// isJSON agrees with encoding/json about documents with small mistakes.
 func TestJSONCheckLikeGo(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 3))
@@ -119,7 +119,7 @@ func TestJSONCheckLikeGo(t *testing.T) {
 	}
 }
 
-// likeGo holds the check to encoding/json, which also takes `1"a"` for two values.
+// likeGo compares isJSON with encoding/json, which also decodes `1"a"`, as two values.
 func likeGo(t testing.TB, data string, n int) {
 	t.Helper()
 	got := check(t, data, n)
@@ -135,8 +135,8 @@ func TestMaskJSON(t *testing.T) {
 	service := "{\n  \"type\": \"service_account\",\n  \"id\": 12345678901,\n  \"on\": true\n}"
 	in := knows("sec\"ret\\\n", "87654321", "Ä€\U0001f600ä", `a": 12345`, service, "\U0001f511\U0001f511", "\"quoted\"")
 	for data, want := range map[string]string{
-		// Strings, as they are and escaped.
-		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // without its white space
+		// Strings, plain and escaped.
+		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // the final white space of the value is not masked
 		`["87654321", "x87654321"]`:            `["[redacted:B]", "x[redacted:B]"]`,
 		`["\u00c4\u20ac\ud83d\ude00\u00e4"]`:   `["[redacted:C]"]`,
 		`["Ä€` + "\U0001f600" + `ä", "Ä€"]`:    `["[redacted:C]", "Ä€"]`,
@@ -178,7 +178,7 @@ func TestMaskJSON(t *testing.T) {
 			}
 		})
 	}
-	// All of it is what JSON is made of: it would have to stay.
+	// A value of JSON's own signs cannot be masked: the signs must stay.
 	in = knows(`", "", "`, `": ""}`)
 	for data, name := range map[string]string{`["x", "", "", "y"]`: "A", `{"a": ""}`: "B", `[{"a": ""}, 1]`: "B"} {
 		t.Run(data, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestMaskJSON(t *testing.T) {
 	}
 }
 
-// What was JSON when it was looked at need not be when it is masked.
+// A file may have changed since it was inspected.
 func TestMaskJSONThatChanged(t *testing.T) {
 	in := knows(secret)
 	for _, data := range []string{"[" + strings.Repeat("1", 2*maxNumber) + "]", strings.Repeat("[", maxNesting+2)} {
@@ -206,7 +206,7 @@ func TestMaskJSONThatChanged(t *testing.T) {
 	}
 }
 
-// Names that hold a mask are remembered while their object is open, so not for ever.
+// Masked names are remembered only while their object is open.
 func TestMaskManyNames(t *testing.T) {
 	in := knows(secret)
 	var b strings.Builder
@@ -219,14 +219,15 @@ func TestMaskManyNames(t *testing.T) {
 	one := strings.ReplaceAll(b.String(), "}{", ",")
 	_, err = mask(t, in, Content{kind: jsonText}, []byte(one), every(whole))
 	require.ErrorIs(t, err, ErrStill)
-	// Many that are equal cost no more than others.
+	// Many equal names cost no more than different ones.
 	equal := "{" + strings.Repeat(`"s3cr3t-v\"lue": 1,`, 20_000) + `"": 0}`
 	out, err = mask(t, in, Content{kind: jsonText}, []byte(equal), every(whole))
 	require.NoError(t, err)
 	require.Contains(t, out, `"[redacted:A]-20000"`)
 }
 
-// The plain rule: mark what is covered, then go by tokens and characters.
+// The same rules as the masker's, said plainly: mark what is covered, then go by tokens and
+// characters.
 var (
 	tokens  = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"\s\x{feff}]+|[\s\x{feff}]+`)
 	escapes = regexp.MustCompile(`^(?:\\u[dD][89abAB][[:xdigit:]]{2}\\(?:u[[:xdigit:]]{4}|[^u])|\\u[[:xdigit:]]{4}|\\[^u])`)
@@ -244,7 +245,7 @@ func characters(inside string) (all [][2]int) {
 	return all
 }
 
-// coverage returns the mask of the run that covers each byte, and which one that is.
+// coverage returns, for each byte, the mask and the number of the run that covers it.
 func coverage(t testing.TB, in *Inspector, data string) (masks []string, runs []int) {
 	t.Helper()
 	w := in.redactor.Writer(writeFunc(func(p []byte) (int, error) {
@@ -272,12 +273,12 @@ type writeFunc func([]byte) (int, error)
 
 func (f writeFunc) Write(p []byte) (int, error) { return f(p) }
 
-// plainJSON masks JSON by the plain rule.
+// plainJSON masks JSON by the plain rules.
 func plainJSON(t testing.TB, in *Inspector, data string) string {
 	t.Helper()
 	masks, runs := coverage(t, in, data)
 	var out strings.Builder
-	var names []map[string]bool // of the open objects; nil for arrays
+	var names []map[string]bool // names in the open objects; nil for arrays
 	key := false
 	for _, at := range tokens.FindAllStringIndex(data, -1) {
 		token := data[at[0]:at[1]]
@@ -345,15 +346,15 @@ func plainJSON(t testing.TB, in *Inspector, data string) string {
 	return out.String()
 }
 
-// meant returns what is in a string.
+// meant returns the text that a string stands for.
 func meant(t testing.TB, inside string) (s string) {
 	t.Helper()
 	require.NoError(t, json.Unmarshal([]byte(`"`+inside+`"`), &s))
 	return s
 }
 
-// same says that after has as many values as before, at the same places. Names that
-// were the same twice may have become different.
+// same reports whether after has the same values as before, at the same places. Names that
+// were equal may have become different.
 func same(before, after any) bool {
 	switch before := before.(type) {
 	case map[string]any:
@@ -403,7 +404,7 @@ func decoded(t testing.TB, data string) (all []any) {
 	}
 }
 
-// holds says of what becomes of a document what must be true of each.
+// holds asserts what must be true of every masked document.
 func holds(t testing.TB, in *Inspector, data string, sizes ...func() int) {
 	t.Helper()
 	c := look(t, in, "f", []byte(data), whole)
@@ -433,7 +434,7 @@ func holds(t testing.TB, in *Inspector, data string, sizes ...func() int) {
 	}
 }
 
-// awkward returns a value that a JSON text may hold in many ways.
+// awkward returns a value that JSON can hold in many ways.
 func awkward(random *rand.Rand) string {
 	parts := []string{
 		`"`, `\`, "\n", "/", "<", "é", "€", "\U0001f600", "\x7f", "\u2028", "a", "secret", "0123", `": `, `, `, `{"`, `"}`, `[1,`, "true", "null",
@@ -444,7 +445,7 @@ func awkward(random *rand.Rand) string {
 		return fmt.Sprint(100_000 + random.IntN(1_000_000_000))
 	case 1:
 		return fmt.Sprintf(`%c": %d`, 'a'+random.IntN(3), 1000+random.IntN(100_000))
-	case 2: // a file that is pasted
+	case 2: // a pasted file
 		b, _ := json.MarshalIndent(map[string]any{"type": "account", "id": random.IntN(1 << 40), "on": true, "key": "k\n" + fmt.Sprint(random.Uint64())}, "", strings.Repeat(" ", random.IntN(3)))
 		return string(b)
 	case 3:
@@ -457,7 +458,7 @@ func awkward(random *rand.Rand) string {
 	return s.String()
 }
 
-// document returns JSON in which values are, in one form or another.
+// document returns JSON that holds values in various forms.
 func document(random *rand.Rand, values []string) string {
 	var b strings.Builder
 	w := writer{random, values, &b}
@@ -509,9 +510,9 @@ func (w writer) value(depth int) {
 	case 4:
 		w.b.WriteString([]string{"true", "false", "null"}[w.random.IntN(3)])
 	case 5:
-		if json.Valid([]byte(one)) { // a number, or a file that was pasted
+		if json.Valid([]byte(one)) { // a number, or a pasted file
 			if '0' <= one[0] && one[0] <= '9' && w.random.IntN(2) == 0 {
-				w.b.WriteString("1" + one + "7") // in a longer one, or twice
+				w.b.WriteString("1" + one + "7") // within a longer number, or twice
 			}
 			w.b.WriteString(one)
 			return
@@ -533,7 +534,7 @@ func (w writer) text() {
 		switch w.random.IntN(6) {
 		case 0:
 			w.b.WriteString(strings.ToValidUTF8(escape(one, w.random), ""))
-		case 1: // in a form that may be part of a string
+		case 1: // in a form that fits into a string
 			if len(all) == 0 {
 				continue
 			}
@@ -550,7 +551,7 @@ func (w writer) text() {
 	w.b.WriteString(`"`)
 }
 
-// escape escapes what must be, and some of what need not be.
+// escape escapes the characters that must be escaped, and some others.
 func escape(s string, random *rand.Rand) string {
 	var b strings.Builder
 	often := random.IntN(3)
@@ -568,7 +569,7 @@ func escape(s string, random *rand.Rand) string {
 			_ = e.Encode(string(r))
 			b.WriteString(strings.Trim(strings.TrimSuffix(quoted.String(), "\n"), `"`))
 			if r == '"' {
-				b.WriteString(`"`) // which Trim took from its escape
+				b.WriteString(`"`) // Trim has removed it from its escape
 			}
 		}
 	}
