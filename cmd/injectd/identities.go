@@ -14,7 +14,7 @@ import (
 	"inject/resolver/serve/transport"
 )
 
-// check finds what does not go together.
+// check returns an error for every setting of s that is missing or contradicts another.
 func (f *accessSettings) check() error {
 	var errs []error
 	refuse := func(hint, format string, args ...any) {
@@ -27,7 +27,7 @@ func (f *accessSettings) check() error {
 	if f.Insecure {
 		for _, name := range []string{"cert-file", "cert-key-file", "client-ca-file", "jwt", "token-file", "policy"} {
 			if given[name] {
-				refuse("leave one of the two out", "--insecure asks nobody who they are, and --%s is there to do so", name)
+				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them", name)
 			}
 		}
 		return errors.Join(errs...)
@@ -36,7 +36,7 @@ func (f *accessSettings) check() error {
 		refuse("give a certificate, or --insecure to develop on this machine alone", "--cert-file is missing: values are only sent over TLS")
 	}
 	if !given["client-ca-file"] && !given["jwt"] && !given["token-file"] {
-		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "nobody could be identified")
+		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "no caller could be identified")
 	}
 	if !given["policy"] {
 		refuse("docs/reference/policy.md is its format; injectd policy prints its schema", "--policy is missing, and what it does not allow is denied")
@@ -44,16 +44,16 @@ func (f *accessSettings) check() error {
 	return errors.Join(errs...)
 }
 
-// access is who is calling and what they may, kept current.
+// access identifies callers and decides what each may do. It follows changes of its files.
 type access struct {
-	certificates *transport.Certificates // nil with --insecure, as is what follows
+	certificates *transport.Certificates // nil with --insecure, as are the fields below
 	chain        identity.Chain
 	policy       *policy.File
-	sources      map[string]interface{ Err() error } // by flag; each tells why it is not as new as its file
+	sources      map[string]interface{ Err() error } // by flag; Err tells why the content in force is older than the file
 }
 
-// open reads everything that f names, and keeps it current until ctx ends. The error
-// names every one that cannot be used.
+// open reads every file and URL that the settings name, and follows their changes until ctx
+// ends. The error names every one that cannot be used.
 func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {
 	if err := f.check(); err != nil || f.Insecure {
 		return &access{}, err
@@ -71,7 +71,7 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 	if a.certificates, err = transport.LoadCertificates(ctx, files, log.Named("certificates")); err == nil {
 		a.sources["cert-file"] = a.certificates
 	}
-	errs = append(errs, err) // it says which of the files
+	errs = append(errs, err) // the error names the file
 	if f.ClientCAFile != "" {
 		a.chain = append(a.chain, identity.MTLS{})
 	}
@@ -81,7 +81,7 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 			continue
 		}
 		if a.sources["jwt "+o.Issuer] != nil {
-			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is there twice", secret.ErrInvalid, o.Issuer), "one of each: whose token it is does not say for which of the two it is meant"))
+			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is given twice", secret.ErrInvalid, o.Issuer), "give each issuer once: a token names its issuer, so it cannot choose between two"))
 			continue
 		}
 		o.Log = log.Named("jwt")

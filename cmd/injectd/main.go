@@ -1,8 +1,8 @@
-// Injectd is the platform's end of inject: it serves the scoped store to people and
-// tasks, and looks after the file that the store is in. See docs/how-to/server.md.
+// Injectd is the platform's end of inject. It serves the scoped store to people and tasks, and
+// does the maintenance of the store file. See docs/how-to/server.md.
 //
-// This package is flags, files and processes. What is answered to whom is package
-// serve's, what a store is package store's.
+// This package holds settings, files and the lifetime of the process. Package serve decides what
+// each caller is answered; package store and its backends keep the secrets.
 package main
 
 import (
@@ -40,8 +40,8 @@ type app struct {
 
 	set      settings
 	settings *cli.Settings // the flags and variables of set
-	// key is what opens the store; all that we say passes it. Nothing that we say holds
-	// the values of the store: there may be a million, and they are sealed.
+	// key masks the store's key in everything that injectd prints. The values of the store are
+	// not masked: there may be a million, and no message is made of them.
 	key *redact.Redactor
 	log hclog.Logger
 }
@@ -58,9 +58,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 		Name: "injectd", Level: hclog.Info, Output: &messages{a.key, a.stderr},
 		JSONFormat: !tty.Is(a.stderr),
 	})
-	// Values and what opens the store come into our memory by many ways, and the latter is
-	// in our environment. Neither is for others of our user, nor for a core. Where a core
-	// goes to a program that limit says nothing; the kernel then makes none because of package harden.
+	// Values and the store's key are in our memory, and the key may be in our environment. Other
+	// processes of the same user must not read either, and no core file may hold them. The limit
+	// does not stop a core that the kernel pipes to a program; package harden stops that one.
 	harden.Process(a.log.Debug)
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // less is always allowed
 	root := a.rootCommand()
@@ -72,7 +72,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	return 0
 }
 
-// messages masks what opens the store in whole messages to w.
+// messages writes whole messages to w with the store's key masked.
 type messages struct {
 	key *redact.Redactor
 	w   io.Writer
@@ -84,12 +84,12 @@ func (m *messages) Write(p []byte) (int, error) {
 	return n, errors.Join(err, w.Close())
 }
 
-// say tells a person something, on stderr.
+// say prints a message for people on stderr.
 func (a *app) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(&messages{a.key, a.stderr}, "injectd: "+format+"\n", args...)
 }
 
-// report tells everything that failed, each with what to do.
+// report prints every error with its hint.
 func (a *app) report(err error) {
 	var b strings.Builder
 	for _, e := range cli.Each(err) {
@@ -105,10 +105,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "injectd",
 		Short: "Serve a scoped store of secrets",
-		Long: `injectd serves a store of secrets: people manage it with Flyte's own commands, and
-tasks resolve what they declare from it. Each is told what the policy says, and
-every decision is a line of the audit log.`,
-		Example: `  injectd serve --insecure                                    # to develop: your own store, this machine only
+		Long: `injectd serves a store of secrets. People manage it with Flyte's own commands, and
+tasks resolve the secrets that they declare. A policy decides what each caller may do,
+and every decision is a line of the audit log.`,
+		Example: `  injectd serve --insecure      # for development: your own store, this machine only
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
       --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml
   injectd doctor --store file:///var/lib/inject/secrets.db \
@@ -130,7 +130,7 @@ every decision is a line of the audit log.`,
 	return root
 }
 
-// knownVerb refuses an argument of a command that only has verbs.
+// knownVerb refuses arguments of a command that only has verbs below it.
 func knownVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -144,7 +144,7 @@ func knownVerb(cmd *cobra.Command, args []string) error {
 	return secret.WithHint(fmt.Errorf("%w: %s has no such verb", secret.ErrInvalid, cmd.CommandPath()), "%s", hint)
 }
 
-// prepare is called before every verb, when its flags are parsed.
+// prepare runs before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if err := a.settings.Apply(cmd); err != nil {
 		return err

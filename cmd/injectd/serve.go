@@ -28,14 +28,14 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Serve the store to people and tasks",
-		Long: `serve answers Flyte's own commands for secrets and what inject asks for a task, over
-Connect, gRPC and gRPC-Web on one port. Callers are known by client certificates,
-by tokens of an issuer or by those of a token file; what each may is said in the
-policy, and everything else is denied.
+		Long: `serve answers Flyte's own commands for secrets and the requests of inject, over Connect,
+gRPC and gRPC-Web on one port. Client certificates, an issuer's tokens or the tokens of
+a token file identify callers. The policy says what each caller may do; everything else
+is denied.
 
-SIGTERM and SIGINT drain: what has begun is answered. SIGHUP opens the audit log
-again. Certificates, policy, tokens and keys of issuers are read again when their
-files change; a bad edit leaves in force what was.`,
+SIGTERM and SIGINT drain: the server answers the requests that have begun, then ends.
+SIGHUP reopens the audit log. The server reads certificates, policy, tokens and issuers'
+keys again when their files change; after a bad edit the old content stays in force.`,
 		Example: `  injectd serve --insecure
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
       --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml`,
@@ -47,7 +47,7 @@ files change; a bad edit leaves in force what was.`,
 	return cmd
 }
 
-// check finds what does not go together, and addresses that are none.
+// check returns an error for every setting of s that is invalid or contradicts another.
 func (f *settings) check() error {
 	var errs []error
 	if f.Limits.Connections < 1 || f.Limits.Streams < 1 {
@@ -74,7 +74,7 @@ func checkAddress(flag, address string) error {
 	return nil
 }
 
-// served returns where the port is for others on this machine, as a --store.
+// served returns the address of the port as a --store for clients on this machine.
 func served(port net.Addr, insecure bool) string {
 	scheme := store.SchemeGRPCS
 	if insecure {
@@ -93,7 +93,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		return err
 	}
 	tuneCollector()
-	// What is kept current, and every goroutine, ends with it.
+	// Everything that watches a file, and every goroutine, ends with this context.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stopping, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -115,13 +115,13 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer port.Close() //nolint:errcheck // closed by the server before
+	defer port.Close() //nolint:errcheck // the server has closed it before
 	address := served(port.Addr(), f.Access.Insecure)
 	backend, at, err := a.openServed(stopping, address)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, backend.Close()) }() // the last of all: requests have ended
+	defer func() { err = errors.Join(err, backend.Close()) }() // after everything else, because requests use it until they end
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -138,7 +138,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	health := &health{audit: audit, access: who, store: backend, stopping: stopping.Done()}
 	health.register(registry)
 
-	// Where the last request has been answered the rest may end, too.
+	// The other ports end when the last request has been answered.
 	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
@@ -178,7 +178,7 @@ func tuneCollector() {
 	}
 }
 
-// afterDelay returns a context that ends when running does, or a while after stopping.
+// afterDelay returns a context that ends with running, or delay after the end of stopping.
 func afterDelay(running, stopping context.Context, delay time.Duration) context.Context {
 	ctx, cancel := context.WithCancel(running)
 	context.AfterFunc(stopping, func() {
@@ -191,7 +191,7 @@ func afterDelay(running, stopping context.Context, delay time.Duration) context.
 	return ctx
 }
 
-// reopen opens the audit log again on SIGHUP, until ctx ends.
+// reopen reopens the audit log at each SIGHUP until ctx ends.
 func reopen(ctx context.Context, audit *serve.Audit, failed func(string, ...any)) {
 	moved := make(chan os.Signal, 1)
 	signal.Notify(moved, syscall.SIGHUP)
@@ -202,13 +202,14 @@ func reopen(ctx context.Context, audit *serve.Audit, failed func(string, ...any)
 			return
 		case <-moved:
 			if err := audit.Reopen(); err != nil {
-				failed("the audit log stays in the file that it was in", "error", err)
+				failed("the audit log cannot be reopened, so it stays in the file that was open", "error", err)
 			}
 		}
 	}
 }
 
-// serveUntil serves a port of ours, whose requests are short, until ctx ends.
+// serveUntil serves HTTP on a port until ctx ends. It does not drain, because requests to the
+// ports for operations and maintenance are short.
 func serveUntil(ctx context.Context, server *http.Server, port net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

@@ -14,10 +14,10 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// keyVariable may have what opens the store: age identities or a passphrase.
+// keyVariable is the variable that may hold the store's key: age identities or a passphrase.
 const keyVariable = "INJECT_KEY"
 
-// url returns the store's address: the user's own file if none was given.
+// url returns the store's address, which is the user's own file by default.
 func (a *app) url() (*url.URL, error) {
 	if a.set.File.Store == "" {
 		path, err := cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
@@ -26,20 +26,21 @@ func (a *app) url() (*url.URL, error) {
 	return store.ParseURL(a.set.File.Store, all.Schemes()...)
 }
 
-// filePath returns the path of the store, which must be a file, made absolute.
+// filePath returns the absolute path of the store, which must be a file.
 func (a *app) filePath() (string, error) {
 	u, err := a.url()
 	if err != nil {
 		return "", err
 	}
 	if u.Scheme != store.SchemeFile {
-		return "", secret.WithHint(fmt.Errorf("%w: --store: only a file:// store is one that injectd looks after", secret.ErrInvalid),
-			"a dir:// store is whose who mounts it")
+		return "", secret.WithHint(fmt.Errorf("%w: --store: injectd maintains file:// stores only", secret.ErrInvalid),
+			"a dir:// store is managed by whatever mounts the folder")
 	}
 	return filepath.Abs(u.Path)
 }
 
-// keyOf returns the key in a file, or what there is if file is "".
+// keyOf returns the key in a file. Without a file it is the one in $INJECT_KEY, or else the
+// user's own key file.
 func (a *app) keyOf(file string) (sealed.Key, error) {
 	key := sealed.Key{File: file, Passphrase: a.set.Served.Passphrase, Notice: func(text string) { a.log.Info(text) }}
 	if t := cli.OpenTerminal(a.stdin, nil); t != nil {
@@ -56,17 +57,17 @@ func (a *app) keyOf(file string) (sealed.Key, error) {
 	return key, err
 }
 
-// sealedOptions returns how the sealed store at path is opened. served is the address
-// at which it will be served, "" if it will not be.
+// sealedOptions returns how to open the sealed store at path for changes. served is the address
+// at which it will be served, "" if it will not be. Other processes that want the store show it.
 func (a *app) sealedOptions(path, served string) (sealed.Options, error) {
 	key, err := a.keyOf(a.set.File.KeyFile)
 	return sealed.Options{
 		Path: path, Write: true, Key: key, LockTimeout: a.set.File.LockTimeout, Address: served,
-		Waiting: func(holder string) { a.log.Info("waiting for " + holder + ", who uses the store") },
+		Waiting: func(holder string) { a.log.Info("waiting for " + holder + ", which uses the store") },
 	}, err
 }
 
-// openServed opens the store for serving it.
+// openServed opens the store in order to serve it.
 func (a *app) openServed(ctx context.Context, served string) (all.Store, *url.URL, error) {
 	u, err := a.url()
 	if err != nil {
@@ -82,8 +83,7 @@ func (a *app) openServed(ctx context.Context, served string) (all.Store, *url.UR
 	return s, u, err
 }
 
-// openFile opens the sealed store for looking after it, and for changing it if write is
-// set.
+// openFile opens the sealed store for maintenance, and with write for changes.
 func (a *app) openFile(ctx context.Context, write bool) (*sealed.Store, error) {
 	path, err := a.filePath()
 	if err != nil {
