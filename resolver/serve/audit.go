@@ -12,21 +12,21 @@ import (
 	"inject/resolver/secret"
 )
 
-// Decisions, as the audit log has them.
+// The decisions in the audit log.
 const (
 	allowed         = "allowed"
 	denied          = "denied"
-	invalid         = "invalid"         // the request could not be understood: there was nothing to decide
-	unauthenticated = "unauthenticated" // nobody that we know
+	invalid         = "invalid"         // the request could not be understood, so nothing was decided
+	unauthenticated = "unauthenticated" // the caller could not be identified
 )
 
-// A record is a line of the audit log: who, what, where, what was decided. It holds
-// names that are valid as such only: what is no name may be a value that was put in
-// its place.
+// A record is a line of the audit log: the caller, the operation, the secret and the
+// decision. It holds only names that are valid, because an invalid one may be a value that
+// was given in place of a name.
 type record struct {
 	Time     time.Time       `json:"time"`
-	Request  string          `json:"request"`           // our own number of it
-	Client   string          `json:"client,omitempty"`  // the caller's number of it
+	Request  string          `json:"request"`           // our own id of the request
+	Client   string          `json:"client,omitempty"`  // the client's id of the request
 	Remote   string          `json:"remote,omitempty"`  // address
 	Method   string          `json:"method,omitempty"`  // how the caller was identified
 	Who      string          `json:"who,omitempty"`     // the caller
@@ -35,11 +35,11 @@ type record struct {
 	Scope    *auditScope     `json:"scope,omitempty"`   // of the secret, the filter or the task
 	Key      string          `json:"key,omitempty"`     // of the secret
 	Secrets  []auditedSecret `json:"secrets,omitempty"` // of a declared list or an import
-	Decision string          `json:"decision"`          // see above
-	Outcome  string          `json:"outcome,omitempty"` // of what was allowed
-	Reason   string          `json:"reason,omitempty"`  // why not
-	Count    int             `json:"count,omitempty"`   // of the secrets that were listed
-	Claimed  *auditScope     `json:"claimed,omitempty"` // what the request said of its own scope, if that is another one
+	Decision string          `json:"decision"`          // one of those above
+	Outcome  string          `json:"outcome,omitempty"` // how an allowed operation ended
+	Reason   string          `json:"reason,omitempty"`  // why it was denied or invalid
+	Count    int             `json:"count,omitempty"`   // how many secrets were listed
+	Claimed  *auditScope     `json:"claimed,omitempty"` // the scope in the request, if it is not the caller's
 }
 
 type auditScope struct {
@@ -51,7 +51,7 @@ type auditScope struct {
 type auditedSecret struct {
 	Key     string      `json:"key,omitempty"`
 	Outcome string      `json:"outcome,omitempty"`
-	At      *auditScope `json:"at,omitempty"` // the rung that won
+	At      *auditScope `json:"at,omitempty"` // the rung where the secret was found
 }
 
 func auditedScope(s secret.Scope) *auditScope {
@@ -68,12 +68,13 @@ func auditedKey(key string) string {
 	return key
 }
 
-// An Audit is the audit log, one JSON object a line. Safe for concurrent use.
+// An Audit is the audit log, with one JSON object on each line. It is safe for concurrent
+// use.
 type Audit struct {
-	path string // "" if it is no file of its own
+	path string // "" if the writer is not a file that OpenAudit opened
 
-	// turn holds a token: whoever has put it there may use what follows. (Waiting for a
-	// mutex would not end with the request.)
+	// turn is a mutex of the fields below: it is held by the goroutine that put an element
+	// into it. Unlike for a sync.Mutex, waiting can end with the request.
 	turn chan struct{}
 	w    io.Writer
 	cut  bool // the last line was written in part
@@ -86,8 +87,8 @@ func NewAudit(w io.Writer) *Audit {
 	return &Audit{turn: make(chan struct{}, 1), w: w}
 }
 
-// OpenAudit returns the audit log in the file at path, which is made, private, if it
-// is not there, and else appended to.
+// OpenAudit returns the audit log in the file at path. It appends to the file, or creates
+// it with mode 0600.
 func OpenAudit(path string) (*Audit, error) {
 	f, cut, err := openAuditFile(path)
 	if err != nil {
@@ -98,8 +99,8 @@ func OpenAudit(path string) (*Audit, error) {
 	return a, nil
 }
 
-// openAuditFile opens the file to append to it, and tells whether its last line was
-// written in part: what is appended to that would be no line of its own.
+// openAuditFile opens the file for appending. cut reports whether its last line is not
+// complete: then a line end must be written first.
 func openAuditFile(path string) (f *os.File, cut bool, err error) {
 	f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600) //nolint:gosec // the operator's file
 	if err != nil {
@@ -108,8 +109,8 @@ func openAuditFile(path string) (f *os.File, cut bool, err error) {
 	return f, endsWithin(path), nil
 }
 
-// endsWithin reports whether the last byte of a file ends no line. Of what may be written
-// only, or is no file, nothing is known.
+// endsWithin reports whether a file ends within a line. It returns false for what cannot be
+// read or is not a regular file.
 func endsWithin(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
@@ -125,9 +126,8 @@ func endsWithin(path string) bool {
 	return err == nil && last[0] != '\n'
 }
 
-// Reopen opens the file again, after it was moved away to be archived. If that fails
-// the log stays in the file that it was in. A log that is no file of its own is left
-// as it is.
+// Reopen opens the file again, after log rotation has moved it away. If that fails, the log
+// stays in the old file. It does nothing for a log from [NewAudit].
 func (a *Audit) Reopen() error {
 	if a.path == "" {
 		return nil
@@ -144,7 +144,7 @@ func (a *Audit) Reopen() error {
 	return closeFile(old)
 }
 
-// Close closes the file, if it is one of its own.
+// Close closes the file of a log from [OpenAudit].
 func (a *Audit) Close() error {
 	if a.path == "" {
 		return nil
@@ -169,9 +169,9 @@ func (a *Audit) Err() error {
 	return nil
 }
 
-// Probe returns nil if the log can be written. After a line that could not be it tries
-// one that tells of nothing, so that who sends requests only to a server that is ready
-// learns when it is so again.
+// Probe returns nil if the log can be written. If the last line failed, it tries to write
+// another one, without a request. Otherwise a server that is not ready, and so gets no
+// requests, would never become ready again.
 func (a *Audit) Probe(ctx context.Context) error {
 	if a.Err() == nil {
 		return nil
@@ -179,15 +179,15 @@ func (a *Audit) Probe(ctx context.Context) error {
 	return a.write(ctx, &record{Time: time.Now().UTC(), Request: newRequest(), Verb: "probe", Decision: allowed})
 }
 
-// notWaited says that a request ended while it waited for its turn to be logged, which
-// says nothing of the log.
+// notWaited is the error of a request that ended before its line was written. It does not
+// mean that the log is broken.
 type notWaited struct{ err error }
 
 func (e *notWaited) Error() string { return "the request ended before it was logged: " + e.err.Error() }
 
 func (e *notWaited) Unwrap() []error { return []error{secret.ErrUnavailable, e.err} }
 
-// write appends r. When it fails the caller must not do, or tell, what r says.
+// write appends r. If it fails, the caller must neither do nor answer what r records.
 func (a *Audit) write(ctx context.Context, r *record) error {
 	line, err := json.Marshal(r)
 	if err != nil {
@@ -203,7 +203,7 @@ func (a *Audit) write(ctx context.Context, r *record) error {
 		}
 	}
 	defer func() { <-a.turn }()
-	if a.cut { // on a disk that was full
+	if a.cut { // the disk was full
 		line = append([]byte("\n"), line...)
 	}
 	n, err := a.w.Write(append(line, '\n'))

@@ -80,7 +80,7 @@ func TestCertificatesReload(t *testing.T) {
 	replace(t, next, r.files.Cert)
 	require.Eventually(t, func() bool { return r.certificates.Err() != nil }, soon, 10*time.Millisecond)
 	require.ErrorIs(t, r.certificates.Err(), secret.ErrInvalid)
-	require.Contains(t, r.log.String(), "the certificates cannot be used, and those before them are")
+	require.Contains(t, r.log.String(), "the certificates cannot be used, so the previous ones stay in use")
 	require.Equal(t, old.SerialNumber, r.shown().SerialNumber)
 	replace(t, key, r.files.Key)
 	require.Eventually(t, func() bool { return r.certificates.Err() == nil }, soon, 10*time.Millisecond)

@@ -2,7 +2,7 @@ package serve
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // a name's form, of Flyte's
+	"crypto/md5" //nolint:gosec // Flyte names objects so
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -13,25 +13,25 @@ import (
 	"inject/resolver/secret"
 )
 
-const reasonInvalid = "a name, a scope or a value is not one"
+const reasonInvalid = "a name, a scope or a value is invalid"
 
-// shownDenial is a denial that the caller is told in full, with what to do about it: it names
-// nothing but what they have said themselves, and what they are bound to.
+// shownDenial is a denial whose text and hint the caller gets. It names nothing but the
+// request's own scope and the scope that the caller is bound to.
 type shownDenial struct{ err error }
 
 func (t *shownDenial) Error() string { return t.err.Error() }
 func (t *shownDenial) Unwrap() error { return t.err }
 
-// An ending is how an operation ended that failed.
+// An ending classifies the error of an operation.
 type ending struct {
 	kind    secret.Kind
-	err     error  // whose text stands for all of the kind
+	err     error  // its text is the answer if no more may be said
 	outcome string // in the audit log and in metrics
 	code    connect.Code
 }
 
-// gaveUp are the endings of a request whose client, or whose time, is gone. They are not
-// kinds of their own on the wire of Resolve, where the store was unavailable.
+// gaveUp are the endings of a request that was canceled or took too long. They are no kinds
+// of their own: in the answer to a Resolve such a secret is unavailable.
 var gaveUp = []ending{
 	{secret.KindUnavailable, context.Canceled, "canceled", connect.CodeCanceled},
 	{secret.KindUnavailable, context.DeadlineExceeded, "too late", connect.CodeDeadlineExceeded},
@@ -50,7 +50,7 @@ func endingOf(err error) ending {
 	return ending{kind, kind.Err(), kind.String(), connect.Code(kind.Status())}
 }
 
-// outcome is a word for how an operation ended.
+// outcome returns the outcome for the audit log and for metrics.
 func outcome(err error) string {
 	if err == nil {
 		return "done"
@@ -58,10 +58,10 @@ func outcome(err error) string {
 	return endingOf(err).outcome
 }
 
-// answer returns err as the caller is told it. What the store says of its own files,
-// disks and peers is for our log; names that the caller gave, and what is wrong with
-// them, are theirs. The texts about secrets that are and are not there are those of
-// Flyte's server (flyteorg/flyte v2.0.43, secret/service/secret_service.go).
+// answer returns err as the client gets it. Details about the store's files, disks and peers
+// go to our log only; names that the client sent, and what is wrong with them, go back to
+// it. The texts about existing and absent secrets are those of Flyte's server
+// (flyteorg/flyte v2.0.43, secret/service/secret_service.go).
 func (g *guard) answer(err error, ref secret.Ref) error {
 	if err == nil {
 		return nil
@@ -79,11 +79,11 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 		if t, ok := errors.AsType[*shownDenial](err); ok {
 			text = t.Error()
 			if hint := secret.Hint(t); hint != "" {
-				text += "; hint: " + hint // where package rpc cuts it
+				text += "; hint: " + hint // package rpc splits it off
 			}
 		}
 	case connect.CodeAlreadyExists:
-		// There the secret is an object of Kubernetes, and this is the object's name.
+		// Flyte stores a secret as a Kubernetes object, and names that object here.
 		sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above
 		text = `secrets "` + hex.EncodeToString(sum[:]) + `" already exists`
 	case connect.CodeNotFound:
@@ -97,8 +97,8 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	return connect.NewError(k.code, errors.New(text))
 }
 
-// causes is what an error of the kind invalid says, without the kind, the operation and
-// the secret, which the caller has named, and without lines.
+// causes returns the message of an error of the kind invalid on one line, without "invalid:",
+// the operation and the secret, which the client knows.
 func causes(err error) string {
 	if e, ok := errors.AsType[*secret.Error](err); ok {
 		err = e.Err
@@ -110,7 +110,7 @@ func causes(err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// failure is err in the answer to a Resolve or an Import; nil if err is.
+// failure returns err for the answer to a Resolve or an Import, or nil if err is nil.
 func (g *guard) failure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil
@@ -123,7 +123,7 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	case secret.KindUnknown:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
-	case secret.KindDenied, secret.KindUnavailable, secret.KindCorrupt: // the policy's denials look absent here
+	case secret.KindDenied, secret.KindUnavailable, secret.KindCorrupt: // denied by the store: what the policy denies looks absent here
 		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
 	}

@@ -15,14 +15,14 @@ import (
 	"inject/resolver/store"
 )
 
-// A caller is who sent one request, and what they may.
+// A caller is the sender of one request, with its permissions.
 type caller struct {
 	identity identity.Identity
 	grant    policy.Grant
-	request  string // our number of the request
-	client   string // the caller's own
-	remote   string
-	large    int64 // bytes of Server.large that its answer holds
+	request  string // our id of the request
+	client   string // the client's id of the request
+	remote   string // address
+	large    int64  // bytes of Server.large that its answer holds
 }
 
 // record begins a line of the audit log.
@@ -34,8 +34,8 @@ func (c *caller) record(verb string, scope secret.Scope) *record {
 	}
 }
 
-// A guard is the store for one request: every operation is decided and audited before
-// it is done, and what the caller may not know is not told.
+// A guard is the store for one request: it decides and audits every operation before it is
+// done, and hides what the caller may not know.
 type guard struct {
 	*Server
 
@@ -51,8 +51,8 @@ func (g *guard) decide(ctx context.Context, r *record, decision string) error {
 	return g.log(ctx, r)
 }
 
-// decided is decide for what comes to nothing because of err. Without its line not even
-// that is told.
+// decided writes the line of a decision that ends the request with err, and returns err. If
+// the line cannot be written, it returns that error instead.
 func (g *guard) decided(ctx context.Context, r *record, decision string, err error) error {
 	if failed := g.decide(ctx, r, decision); failed != nil {
 		return failed
@@ -64,21 +64,21 @@ func (s *Server) log(ctx context.Context, r *record) error {
 	err := s.o.Audit.write(ctx, r)
 	if _, ours := errors.AsType[*notWaited](err); err != nil && !ours {
 		s.metrics.auditErrors.Inc()
-		s.o.Log.Error("the audit log cannot be written, so nothing is answered", "error", err)
+		s.o.Log.Error("the audit log cannot be written, so requests are not answered", "error", err)
 	}
 	return err
 }
 
-// decoy is a secret that nothing has: looking for it takes as long as for one that is
-// absent.
+// decoy returns the ref of a secret that does not exist. Looking it up takes as long as for
+// any absent secret.
 func decoy(at secret.Scope) secret.Ref {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (Go 1.24)
 	return secret.Ref{Scope: at, Key: "absent-" + hex.EncodeToString(b[:])}
 }
 
-// change decides on a change of ref, does it, and says in the log how it ended. on does
-// it to a ref: to another one if the caller may not even know whether ref is there.
+// change decides on a change of ref, makes it by calling on, and logs how it ended. If the
+// caller may not even know whether ref exists, on gets a decoy.
 func (g *guard) change(ctx context.Context, verb string, ref secret.Ref, v secret.Value, on func(store.Manager, secret.Ref) error) error {
 	r := g.caller.record(verb, ref.Scope)
 	r.Key = auditedKey(ref.Key)
@@ -111,8 +111,8 @@ func (g *guard) change(ctx context.Context, verb string, ref secret.Ref, v secre
 	return err
 }
 
-// ended adds how an allowed change ended. It has been decided, logged and done, so that
-// a log which fails now only shows in metrics.
+// ended writes a second line with the outcome of an allowed change. The change is made and
+// its decision logged, so an error of the log now is only counted.
 func (g *guard) ended(ctx context.Context, r *record, err error) {
 	r.Time, r.Outcome = time.Now().UTC(), outcome(err)
 	_ = g.log(context.WithoutCancel(ctx), r)
@@ -142,7 +142,7 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if len(secrets) == 0 {
 		r := g.caller.record("import", secret.Scope{})
 		r.Reason = "0 secrets"
-		return g.decided(ctx, r, invalid, fmt.Errorf("%w: nothing to import", secret.ErrInvalid))
+		return g.decided(ctx, r, invalid, fmt.Errorf("%w: the import has no secrets", secret.ErrInvalid))
 	}
 	scope := secrets[0].Ref.Scope
 	r := g.caller.record("import", scope)
@@ -208,11 +208,12 @@ func (g *guard) Describe(ctx context.Context, ref secret.Ref) (store.Info, error
 	return info, err
 }
 
-// maxPages is how many pages of the backend, of maxPage, are read to find what the caller
-// may see.
+// maxPages is how many pages of maxPage secrets are read from the backend to fill one page
+// with secrets that the caller may list.
 const maxPages = 16
 
-// List implements [store.Lister]: of what f selects, what the caller may list.
+// List implements [store.Lister]. It returns the secrets selected by f that the caller may
+// list.
 func (g *guard) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
 	r := g.caller.record("list", secret.Scope{})
 	if scope := (secret.Scope{Org: f.Org, Domain: f.Domain, Project: f.Project}); scope.Validate() != nil {
@@ -234,11 +235,11 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 	return page, next, nil
 }
 
-// visible returns a page of what the caller may list. It is as long as limit if there is
-// so much, and has a token only if there is more: else a short page would tell that
-// something is hidden, and how much. It ends with something that the caller may see, for
-// the token may name that. (After sixteen thousand that they may not see it ends all the
-// same.)
+// visible returns a page of secrets that the caller may list. The page has limit secrets if
+// there are so many, and a token only if there are more: otherwise a short page would
+// reveal that secrets are hidden, and how many. The page ends with a secret that the caller
+// may see, because the token may contain its name. Only after 16,000 hidden secrets in a
+// row does a page end early.
 func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
 	next = token
 	size := limit
@@ -263,7 +264,7 @@ func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token st
 		}
 		size = maxPage
 	}
-	at, size := next, 1 // mostly it is the next one that may be seen, too
+	at, size := next, 1 // mostly the caller may see the next secret, too
 	for range maxPages {
 		all, after, err := g.backend.List(ctx, f, size, at)
 		if err != nil {
@@ -282,8 +283,8 @@ func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token st
 
 func (g *guard) mayList(info store.Info) bool { return g.caller.grant.May(policy.List, info.Ref.Scope) }
 
-// upTo returns how many of all there are up to the nth of those that may be seen, and with
-// it; all of them if there are fewer.
+// upTo returns the length of the shortest prefix of all with n secrets for which may is
+// true, or len(all) if there are fewer.
 func upTo(all []store.Info, n int, may func(store.Info) bool) int {
 	for i, info := range all {
 		if may(info) {
@@ -295,14 +296,14 @@ func upTo(all []store.Info, n int, may func(store.Info) bool) int {
 	return len(all)
 }
 
-// taskReader is what the ladder of one Resolve reads. It decides on each key; the whole
-// is audited when it is resolved, before anything is told. It is no [store.Lister], as the
-// guard is: a ladder would then list what the task may not.
+// taskReader is the store of the ladder of one Resolve. It decides on each key; the request
+// is audited as a whole before it is answered. It is not a [store.Lister], as the guard is,
+// because the ladder would use it to list secrets that the task may not list.
 type taskReader struct{ g *guard }
 
 // Get implements [store.Reader].
 func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
-	if err := ref.Validate(); err != nil { // no key of any secret, which the caller can tell as well
+	if err := ref.Validate(); err != nil { // reveals nothing: the caller can check that, too
 		return v, info, t.g.opError("get", ref, err)
 	}
 	at := ref
@@ -314,23 +315,23 @@ func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, in
 	if !may && err == nil {
 		v, info, err = secret.Value{}, store.Info{}, secret.ErrNotFound
 	}
-	if e, ok := errors.AsType[*secret.Error](err); ok && !may { // which names the decoy
+	if e, ok := errors.AsType[*secret.Error](err); ok && !may { // the error names the decoy
 		err = e.Err
 	}
 	return v, info, err
 }
 
-// listingReader is a taskReader for those who may list something: a secret that was not
-// found is looked for where they may see it.
+// listingReader is a taskReader for a caller who may list something: for a secret that was
+// not found, the ladder looks for other scopes that the caller may list.
 type listingReader struct{ taskReader }
 
-// Describe implements [store.Lister]; nothing calls it.
+// Describe implements [store.Lister]. The ladder does not call it.
 func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info, error) {
 	return l.g.Describe(ctx, ref)
 }
 
-// List implements [store.Lister]. It is help for people, and goes through a whole org:
-// one at a time, and nobody waits for it.
+// List implements [store.Lister]. It reads a whole org only to improve a hint, so one
+// search runs at a time, and others fail instead of waiting.
 func (l listingReader) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
 	select {
 	case l.g.helping <- struct{}{}:

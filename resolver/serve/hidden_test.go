@@ -110,7 +110,7 @@ func TestImportOfTooMany(t *testing.T) {
 	const method = "inject.v1.ImportService/Import"
 	a := r.ask(platform, method, body(4097))
 	require.Equal(t, http.StatusBadRequest, a.status)
-	require.Contains(t, a.raw, "there are 4097 secrets (at most 4096 are imported at once)")
+	require.Contains(t, a.raw, "the import has 4097 secrets (at most 4096)")
 	line := r.audit.lines(t, 0)[0]
 	require.Equal(t, "invalid", line["decision"])
 	require.NotContains(t, line, "secrets")

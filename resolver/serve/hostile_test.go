@@ -410,7 +410,7 @@ func TestHostileGzip(t *testing.T) {
 		answer, body = send("application/proto", "Content-Encoding", bomb)
 		require.Equal(t, http.StatusTooManyRequests, answer.StatusCode, body)
 		require.Contains(t, body, "resource_exhausted")
-		require.Contains(t, body, "it is not read on")
+		require.Contains(t, body, "the message is too large")
 		answer, body = send("application/grpc", "Grpc-Encoding", enveloped(bomb))
 		require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
 		// Of nobody, where nobody is asked who they are.

@@ -23,12 +23,12 @@ import (
 
 type callerKey struct{}
 
-// requestHeader has the number of a request: the client's own, if it gives one, and in
-// the answer ours. Flyte's clients send it.
+// requestHeader has the id of a request: in the request the client's, if it sends one, and
+// in the answer ours. Flyte's clients send it.
 const requestHeader = "X-Request-Id"
 
-// identify finds out who is calling before a byte of the request's body is read, and
-// answers those who are nobody, or too many.
+// identify authenticates the caller before a byte of the request's body is read. It answers
+// requests without valid credentials, and those over the rate limit.
 func (s *Server) identify(next http.Handler) http.Handler {
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,16 +37,17 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		err := s.admit(r, c)
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
-			_ = refusals.Write(w, r, err) // a client that has gone needs no answer
+			_ = refusals.Write(w, r, err) // an error means that the client is gone
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
 		defer cancel()
-		// The library refuses a message that is too large, and then reads on to its end: so
-		// that it has one, but not so soon that HTTP/2 is cut off where an answer would be.
+		// The library refuses a message that is too large, but reads it to its end. The limit
+		// sets that end. It is twice the message's, since an HTTP/2 stream that is cut off
+		// earlier would not get the answer.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
 		defer func() {
-			if c.large > 0 { // else it is a lock that all requests share
+			if c.large > 0 { // avoids the lock of the semaphore for most requests
 				s.large.Release(c.large)
 			}
 		}()
@@ -54,13 +55,13 @@ func (s *Server) identify(next http.Handler) http.Handler {
 	})
 }
 
-// admit fills in who c is and what they may.
+// admit fills in the identity and the grant of c.
 func (s *Server) admit(r *http.Request, c *caller) error {
 	if s.o.Authenticator == nil {
-		// A page in a browser may have any name resolved to this machine, and so reach
-		// what listens on loopback only: but it says that name.
+		// A web page can make a browser connect to loopback through a host name that resolves
+		// to it (DNS rebinding). The Host header still has that name.
 		if !asksLoopback(r.Host) {
-			return connect.NewError(connect.CodePermissionDenied, errors.New("this server answers requests to localhost only"))
+			return connect.NewError(connect.CodePermissionDenied, errors.New("this server answers only requests to localhost"))
 		}
 		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
 		return nil
@@ -72,16 +73,16 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 	c.identity = who
 	if !s.limits.allow(who.Method + " " + who.Name) {
 		if s.warnings.Allow() {
-			s.o.Log.Warn("too many requests of one identity", "identity", who.Name)
+			s.o.Log.Warn("too many requests from one identity", "identity", who.Name)
 		}
-		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests of this identity: try again later"))
+		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests from this identity: try again later"))
 	}
 	c.grant = s.o.Policy().For(who)
 	return nil
 }
 
-// unidentified answers a request of nobody. What is wrong with its credentials is for
-// our log: who tries some out is not helped.
+// unidentified returns the error for a request without valid credentials. Only our log says
+// what is wrong with them, so that an attacker learns nothing.
 func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	record := c.record(strings.TrimPrefix(r.URL.Path, "/"), secret.Scope{})
 	if len(record.Verb) > 100 || strings.ContainsFunc(record.Verb, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -89,16 +90,16 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	}
 	if errors.Is(err, secret.ErrUnavailable) {
 		s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
-		return connect.NewError(connect.CodeUnavailable, errors.New("who is calling cannot be found out now (request "+c.request+": the server's log says more)"))
+		return connect.NewError(connect.CodeUnavailable, errors.New("the caller cannot be identified now (request "+c.request+": the server's log says more)"))
 	}
-	// Else whoever reaches the port could fill the disk of the log, and without that
-	// nothing is answered.
+	// Without a limit any client that reaches the port could fill the disk of the audit log,
+	// and then no request would be answered.
 	host, _, _ := net.SplitHostPort(c.remote)
 	if !s.strangers.allow(host) {
 		if s.warnings.Allow() {
-			s.o.Log.Warn("too many requests of nobody from one address: of the rest there is no line in the audit log", "remote", c.remote)
+			s.o.Log.Warn("too many unauthenticated requests from one address: the audit log leaves out the rest", "remote", c.remote)
 		}
-		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests without good credentials: try again later"))
+		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests without valid credentials: try again later"))
 	}
 	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
 	s.metrics.decided("identify", unauthenticated)
@@ -108,7 +109,7 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	s.o.Log.Info("a caller was refused", "request", c.request, "remote", c.remote, "error", err)
 	text := "the credentials were refused (request " + c.request + ": the server's log says why)"
 	if errors.Is(err, identity.ErrNone) {
-		text = "no credentials: a client certificate or a bearer token is needed"
+		text = "no credentials: send a client certificate or a bearer token"
 	}
 	return connect.NewError(connect.CodeUnauthenticated, errors.New(text))
 }
@@ -128,8 +129,8 @@ func newRequest() string {
 	return hex.EncodeToString(b[:])
 }
 
-// clientRequest returns the client's own number of r, "" if it has none or one that
-// would be something else in a log.
+// clientRequest returns the client's id of r, or "" if there is none or it has characters
+// that could be misread in a log.
 func clientRequest(r *http.Request) string {
 	id := r.Header.Get(requestHeader)
 	odd := func(c rune) bool {
@@ -156,8 +157,7 @@ func asksLoopback(host string) bool {
 	return store.Loopback(strings.Trim(host, "[]"))
 }
 
-// intercept counts every call that was understood, and has its reads begin together with
-// those of others.
+// intercept counts every decoded call, and lets its reads share those of other calls.
 func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		start := time.Now()
@@ -175,8 +175,8 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
-// recovered answers a request whose handler panicked. What it panicked with is not
-// logged: a value may be in it. Of the stack, what is there are addresses.
+// recovered answers a request whose handler panicked. The panic's argument is not logged,
+// since it may contain a value. The stack has only addresses.
 func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header, what any) error {
 	request := ""
 	if c, ok := ctx.Value(callerKey{}).(*caller); ok {

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits bounds how often each identity may call.
+// limits bounds the rate of each identity.
 type limits struct {
 	rate  rate.Limit
 	burst int
@@ -15,14 +15,14 @@ type limits struct {
 	all map[string]*rate.Limiter
 }
 
-// maxLimiters is how many identities are kept in mind: a task each may have one.
+// maxLimiters is how many identities are remembered. Each task may have its own.
 const maxLimiters = 10_000
 
 func newLimits(perSecond float64, burst int) *limits {
 	return &limits{rate: rate.Limit(perSecond), burst: burst, all: map[string]*rate.Limiter{}}
 }
 
-// allow reports whether who may call now.
+// allow reports whether the identity who may call now.
 func (l *limits) allow(who string) bool {
 	if l.rate == 0 {
 		return true
@@ -40,8 +40,8 @@ func (l *limits) allow(who string) bool {
 	return limiter.Allow()
 }
 
-// forget drops those that have rested: a new one would be the same. Where none has,
-// some are dropped all the same; they may call a burst too often.
+// forget drops limiters that are full again, since a new one is equal. If too few are, it
+// drops others, too; their identities may then exceed the limit by one burst.
 func (l *limits) forget() {
 	for who, limiter := range l.all {
 		if limiter.Tokens() >= float64(l.burst) {

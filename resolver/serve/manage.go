@@ -16,13 +16,13 @@ import (
 	"inject/resolver/store"
 )
 
-// maxPage is how many secrets are in a page of a list at most.
+// maxPage is the largest number of secrets in a page of a list.
 const maxPage = 1000
 
-// secretService is Flyte's management of secrets. Nothing of it returns a value.
+// secretService is Flyte's management of secrets. None of its methods returns a value.
 type secretService struct{ *Server }
 
-// refOf returns the secret that id names. What is wrong with it the guard says.
+// refOf returns the secret that id names. The guard validates it.
 func refOf(id *secretpb.SecretIdentifier) secret.Ref {
 	return secret.Ref{
 		Scope: secret.Scope{Org: cmp.Or(id.GetOrganization(), secret.DefaultOrg), Domain: id.GetDomain(), Project: id.GetProject()},
@@ -30,7 +30,7 @@ func refOf(id *secretpb.SecretIdentifier) secret.Ref {
 	}
 }
 
-// valueOf takes the value out of spec. The text is that of Flyte's server.
+// valueOf returns the value in spec. The error's text is that of Flyte's server.
 func valueOf(spec *secretpb.SecretSpec) (secret.Value, error) {
 	switch v := spec.GetValue().(type) {
 	case *secretpb.SecretSpec_StringValue:
@@ -76,14 +76,14 @@ func (s *secretService) UpdateSecret(ctx context.Context, r *secretpb.UpdateSecr
 	return &secretpb.UpdateSecretResponse{}, g.answer(err, ref)
 }
 
-// refuse notes a request that cannot be understood.
+// refuse audits a request that cannot be understood, and returns its error.
 func (g *guard) refuse(ctx context.Context, verb string, ref secret.Ref, why error) error {
 	r := g.caller.record(verb, ref.Scope)
 	r.Key, r.Reason = auditedKey(ref.Key), reasonInvalid
 	if err := g.decide(ctx, r, invalid); err != nil {
 		return err
 	}
-	return errors.Join(why, ref.Validate()) // all that is wrong
+	return errors.Join(why, ref.Validate()) // everything that is wrong
 }
 
 // GetSecret implements Flyte's service.
@@ -121,8 +121,8 @@ func (s *secretService) ListSecrets(ctx context.Context, r *secretpb.ListSecrets
 	return answer, nil
 }
 
-// described is what Flyte's clients are told of a secret: a store of ours is one
-// cluster, in which everything is that is there.
+// described returns a secret in Flyte's form. Our store appears as one cluster, in which
+// every secret is present.
 func (s *Server) described(info store.Info) *secretpb.Secret {
 	return &secretpb.Secret{
 		Id: &secretpb.SecretIdentifier{Name: info.Ref.Key, Organization: info.Ref.Org, Domain: info.Ref.Domain, Project: info.Ref.Project},
@@ -135,13 +135,13 @@ func (s *Server) described(info store.Info) *secretpb.Secret {
 					PresenceStatus: secretpb.SecretPresenceStatus_PRESENT,
 				}},
 			},
-			Type: secretpb.SecretType(info.Type), //nolint:gosec // two small numbers
+			Type: secretpb.SecretType(info.Type), //nolint:gosec // there are two types
 		},
 	}
 }
 
-// clusterService tells Flyte's clients, who ask before they speak of secrets, that this
-// is the server to ask.
+// clusterService answers the question that Flyte's clients ask before each call about
+// secrets: which server to use. It is always this one.
 type clusterService struct{}
 
 // SelectCluster implements Flyte's service.
@@ -160,7 +160,7 @@ func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (
 		line := g.caller.record("import", scope)
 		line.Reason = fmt.Sprintf("%d secrets", n)
 		return nil, g.answer(g.decided(ctx, line, invalid,
-			fmt.Errorf("%w: there are %d secrets (at most %d are imported at once)", secret.ErrInvalid, n, maxDeclared)), secret.Ref{Scope: scope})
+			fmt.Errorf("%w: the import has %d secrets (at most %d)", secret.ErrInvalid, n, maxDeclared)), secret.Ref{Scope: scope})
 	}
 	secrets := make([]store.New, len(r.GetSecrets()))
 	for i, in := range r.GetSecrets() {
@@ -179,10 +179,10 @@ func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (
 	return &injectv1.ImportResponse{Failures: failures}, nil
 }
 
-// importFailures takes the error of an import apart; ok is false if it is not about
-// secrets of the import.
+// importFailures returns the failures of the secrets of an import that err joins. ok is
+// false if err is about something else.
 func (g *guard) importFailures(err error) (failures []*injectv1.ImportFailure, ok bool) {
-	switch e := err.(type) { //nolint:errorlint // taken apart level by level
+	switch e := err.(type) { //nolint:errorlint // it is taken apart level by level
 	case nil:
 		return nil, true
 	case *secret.Error:

@@ -401,7 +401,7 @@ func (c *matrixCaller) oracle(verb, scope string) (may bool, status int, message
 	lists := slices.Contains(c.list, scope)
 	switch {
 	case c.name == "":
-		return false, http.StatusUnauthorized, "no credentials: a client certificate or a bearer token is needed"
+		return false, http.StatusUnauthorized, "no credentials: send a client certificate or a bearer token"
 	case verb == "create", verb == "import":
 		return slices.Contains(c.manage, scope), http.StatusForbidden, deniedText
 	case verb == "update", verb == "delete":

@@ -12,8 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// messageOptions are the options by which handlers read what they are sent: as much as a message
-// may have, and without repeating any of it.
+// messageOptions limit the size of messages, and keep errors from quoting them.
 func messageOptions() connect.HandlerOption {
 	return connect.WithHandlerOptions(
 		connect.WithReadMaxBytes(maxMessage),
@@ -23,15 +22,15 @@ func messageOptions() connect.HandlerOption {
 	)
 }
 
-// An inflater ends where a message has become too large. The library would go on to its
-// end only to tell its length: of a small body some gigabytes.
+// An inflater stops when the decompressed message is too large. The library itself would
+// read on to report the length, which takes gigabytes of work for a small body.
 type inflater struct {
 	gzip.Reader
 
 	left int
 }
 
-var errTooLong = errors.New("it is not read on")
+var errTooLong = errors.New("the message is too large")
 
 // Read implements [io.Reader].
 func (i *inflater) Read(p []byte) (int, error) {
@@ -45,12 +44,12 @@ func (i *inflater) Read(p []byte) (int, error) {
 
 // Reset implements [connect.Decompressor].
 func (i *inflater) Reset(r io.Reader) error {
-	i.left = maxMessage + 1 // by which the library knows that it is too large
+	i.left = maxMessage + 1 // the extra byte makes the library refuse the message
 	return i.Reader.Reset(r)
 }
 
-// jsonCodec is the library's, under its name, but for its errors: they quote what they do
-// not understand, and that may be a value.
+// jsonCodec replaces the library's JSON codec under the same name, because the errors of
+// that one quote parts of the message, which may be a value.
 type jsonCodec string
 
 // Name implements [connect.Codec].
@@ -60,26 +59,26 @@ func (c jsonCodec) Name() string { return string(c) }
 func (jsonCodec) Marshal(message any) ([]byte, error) {
 	m, ok := message.(proto.Message)
 	if !ok {
-		return nil, fmt.Errorf("%T is no message", message)
+		return nil, fmt.Errorf("%T is not a message", message)
 	}
 	return protojson.Marshal(m)
 }
 
-// jsonPosition is where the library says that a mistake is.
+// jsonPosition matches the position in an error of protojson.
 var jsonPosition = regexp.MustCompile(`\(line \d+:\d+\)`)
 
-// Unmarshal implements [connect.Codec]. Fields that are not known are passed over, as
-// those of a newer client.
+// Unmarshal implements [connect.Codec]. It ignores unknown fields, which a newer client may
+// send.
 func (jsonCodec) Unmarshal(b []byte, message any) error {
 	m, ok := message.(proto.Message)
 	if !ok {
-		return fmt.Errorf("%T is no message", message)
+		return fmt.Errorf("%T is not a message", message)
 	}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	if err == nil {
 		return nil
 	}
-	text := "it is not the JSON of a " + string(m.ProtoReflect().Descriptor().FullName())
+	text := "not the JSON of a " + string(m.ProtoReflect().Descriptor().FullName())
 	if at := jsonPosition.FindString(err.Error()); at != "" {
 		text += " " + at
 	}

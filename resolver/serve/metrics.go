@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what Prometheus is told. Labels are words of ours, never names that a
-// caller chose: those are in the audit log.
+// metrics are the metrics for Prometheus. Labels have a fixed set of values; names that a
+// caller chose are only in the audit log.
 type metrics struct {
 	requests    *prometheus.CounterVec
 	inFlight    prometheus.Gauge
@@ -20,7 +20,7 @@ type metrics struct {
 	auditErrors prometheus.Counter
 }
 
-// buckets are of seconds, from what a lookup takes in memory to what a client waits for.
+// buckets are in seconds: from a lookup in memory to the longest that a client waits.
 var buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -31,14 +31,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "inject", Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &metrics{
-		requests:    counter("requests_total", "Calls that were understood, by method and status code.", "method", "code"),
-		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "inject", Name: "requests_in_flight", Help: "Calls that were understood and are being answered."}),
+		requests:    counter("requests_total", "Decoded calls, by method and status code.", "method", "code"),
+		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "inject", Name: "requests_in_flight", Help: "Decoded calls that are being answered."}),
 		seconds:     seconds("request_seconds", "How long a call took, by method.", "method"),
-		refusals:    counter("refusals_total", "Requests that were refused before they were read, by status code.", "code"),
+		refusals:    counter("refusals_total", "Requests that were refused before their body was read, by status code.", "code"),
 		decisions:   counter("decisions_total", "Lines of the audit log, by verb and decision.", "verb", "decision"),
-		operations:  counter("backend_operations_total", "Operations of the store, by how they ended.", "operation", "outcome"),
-		backendTime: seconds("backend_seconds", "How long an operation of the store took.", "operation"),
-		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "inject", Name: "audit_errors_total", Help: "Lines of the audit log that could not be written; the requests were not answered."}),
+		operations:  counter("backend_operations_total", "Operations on the store, by outcome.", "operation", "outcome"),
+		backendTime: seconds("backend_seconds", "How long an operation on the store took.", "operation"),
+		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "inject", Name: "audit_errors_total", Help: "Lines of the audit log that could not be written; their requests were not answered."}),
 	}
 	r.MustRegister(m.requests, m.inFlight, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors)
 	return m

@@ -14,7 +14,7 @@ import (
 	"inject/resolver/store"
 )
 
-// resolveService answers what a task's entrypoint asks.
+// resolveService resolves the declared lists of tasks.
 type resolveService struct{ *Server }
 
 // Resolve implements our own service.
@@ -35,20 +35,20 @@ func (s *resolveService) Resolve(ctx context.Context, r *injectv1.ResolveRequest
 	return answer, nil
 }
 
-// resolve decides whether the caller is a task, climbs for its declared list, and
-// writes the one line about it before anything is told.
+// resolve binds the caller to a task's scope, resolves its declared list, and writes the
+// audit line before anything is answered.
 func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]resolver.Climb, error) {
 	verb := "resolve"
 	if req.GetNamesOnly() {
 		verb = "explain"
 	}
-	// Nothing is filled in: an org that is not said is that of the caller.
+	// An empty org is not replaced by the default one: it stands for the org of the caller.
 	asked := secret.Scope{Org: req.GetScope().GetOrganization(), Domain: req.GetScope().GetDomain(), Project: req.GetScope().GetProject()}
 	r := g.caller.record(verb, secret.Scope{})
 	if n := len(req.GetSecrets()); n == 0 || n > maxDeclared {
 		r.Reason = fmt.Sprintf("%d declarations", n)
 		return nil, g.decided(ctx, r, invalid,
-			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are resolved at once)", secret.ErrInvalid, n, maxDeclared))
+			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are allowed)", secret.ErrInvalid, n, maxDeclared))
 	}
 	if err := scopeOf(req.GetScope()).Validate(); err != nil {
 		r.Reason = reasonInvalid
@@ -64,7 +64,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		}
 		r.Reason = "not the caller's scope"
 		if !g.caller.grant.MayAny(policy.Resolve, store.Filter{}) {
-			r.Reason = "no task"
+			r.Reason = "not a task"
 		}
 		return nil, g.decided(ctx, r, denied, &shownDenial{err})
 	}
@@ -95,34 +95,34 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		}
 	}
 	if bytes > maxAnswer && !req.GetNamesOnly() {
-		r.Reason = "too large an answer"
+		r.Reason = "the answer is too large"
 		return nil, g.decided(ctx, r, invalid,
-			fmt.Errorf("%w: the values together have %d bytes (at most %d are sent at once)", secret.ErrInvalid, bytes, maxAnswer))
+			fmt.Errorf("%w: the values have %d bytes together (at most %d)", secret.ErrInvalid, bytes, maxAnswer))
 	}
 	if bytes > largeAnswer && !req.GetNamesOnly() {
 		if err := g.large.Acquire(ctx, int64(bytes)); err != nil {
-			return nil, g.decided(ctx, r, decision, fmt.Errorf("%w: other large answers are on their way: %w", secret.ErrUnavailable, err))
+			return nil, g.decided(ctx, r, decision, fmt.Errorf("%w: the server is busy with other large answers: %w", secret.ErrUnavailable, err))
 		}
 		g.caller.large = int64(bytes)
 	}
 	if err := g.decide(ctx, r, decision); err != nil {
 		return nil, err
 	}
-	// Whose time is over is told that, once, and not of every secret that the store failed.
+	// After the deadline the whole request fails, instead of each secret on its own.
 	return climbs, ctx.Err()
 }
 
-// climb resolves the declared list when it is its turn.
+// climb resolves the declared list. It waits while maxClimbing others are being resolved.
 func (g *guard) climb(ctx context.Context, reader store.Reader, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
 	select {
 	case g.climbing <- struct{}{}:
 		defer func() { <-g.climbing }()
-	case <-ctx.Done(): // each of the reads will say so
+	case <-ctx.Done(): // every read below fails with that
 	}
 	return resolver.Over(reader).Climb(ctx, task, declared)
 }
 
-// climbed is how one declaration was resolved, with its value if values are told.
+// climbed returns c in the form of the wire, with its value if values is true.
 func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
 	out := &injectv1.Climb{}
 	for _, rung := range c.Tried {
@@ -146,7 +146,7 @@ func (g *guard) climbed(c resolver.Climb, values bool) *injectv1.Climb {
 	return out
 }
 
-// rungFailure is the kind of err only: the climb's own failure says the rest.
+// rungFailure returns only the kind of err, because the failure of the climb has the text.
 func rungFailure(err error) *injectv1.Failure {
 	if err == nil {
 		return nil

@@ -26,73 +26,73 @@ import (
 	"inject/resolver/store/flight"
 )
 
-// Backend is what a Server serves. Where it is a [store.Manager] or [store.Importer],
-// too, secrets can be managed. Those who ask for a secret at the same time share a read.
+// Backend is the store that a Server serves. If it is also a [store.Manager] or a
+// [store.Importer], secrets can be managed. Concurrent requests for a secret share a read.
 type Backend = flight.Backend
 
-// Options say what is served, to whom. All but Authenticator, Policy and Rate are
-// required.
+// Options configure a Server. All but Authenticator, Policy, Rate and Burst are required.
 type Options struct {
 	Store Backend
-	// Authenticator tells who is calling. nil: nobody is asked, and everyone may do
-	// everything; only requests that were sent to a name of this machine are answered.
+	// Authenticator identifies callers. If it is nil, every caller may do everything, and
+	// only requests to a loopback host are answered.
 	Authenticator identity.Authenticator
-	// Policy returns what is in force. Not called where everyone may do everything.
+	// Policy returns the policy in force. It is not called if Authenticator is nil.
 	Policy func() *policy.Policy
 	Audit  *Audit
 	Log    hclog.Logger
-	// Metrics is where ours are registered.
+	// Metrics is where the server registers its metrics.
 	Metrics prometheus.Registerer
-	// Cluster is the name that Flyte's clients are told for where secrets are.
+	// Cluster is the name of the cluster of every secret, for Flyte's clients.
 	Cluster string
-	// Rate is how many requests a second one identity may send in the long run, and
-	// Burst how many at once. Rate 0: any number.
+	// Rate is how many requests per second each identity may send on average, and Burst
+	// how many at once. With Rate 0 there is no limit.
 	Rate  float64
 	Burst int
 }
 
-// What a request may bring and take. A message that is larger is refused whole.
+// The limits of a request.
 const (
 	maxMessage  = transport.MaxMessage
 	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB); and in one Import
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = transport.RequestTime
-	// maxClimbing is how many Resolves are looked up at the same time. The others wait
-	// with little more than what they ask: a thousand that are looked up take 100 MiB.
+	// maxClimbing is how many Resolves run at the same time. A thousand that run take
+	// 100 MiB; one that waits takes little more than its request.
 	maxClimbing = 64
-	// Answers that are large wait until there is room for them among those that are on
-	// their way: who does not fetch theirs would else have them pile up.
+	// Answers over largeAnswer are sent only while their sum is at most maxLarge. Otherwise
+	// clients that do not read their answers could exhaust the memory.
 	largeAnswer = 1 << 20   // bytes
 	maxLarge    = 256 << 20 // bytes
-	// maxElsewhere is how many scopes a person is told of where a key is.
+	// maxElsewhere is how many other scopes of a missing key are named.
 	maxElsewhere = 20
 )
 
-// How many requests of nobody are in the audit log, of one address: a second, and at once.
+// How many unauthenticated requests from one address are in the audit log: per second, and
+// at once.
 const (
 	strangerRate  = 2
 	strangerBurst = 1000
 )
 
-// Server answers requests. Safe for concurrent use.
+// A Server answers requests. It is safe for concurrent use.
 type Server struct {
 	o        Options
 	flights  *flight.Flights
-	backend  Backend        // behind the flights
+	backend  Backend        // reads through flights
 	manager  store.Manager  // nil if the backend is read-only
 	importer store.Importer // nil if the backend has none
 	metrics  *metrics
 	limits   *limits
-	// strangers bounds how many requests of nobody are logged, by address; warnings how
-	// often too many of anything are.
+	// strangers bounds how many unauthenticated requests are audited, by address; warnings
+	// bounds how often a warning about too many requests is logged.
 	strangers *limits
 	warnings  *rate.Limiter
-	helping   chan struct{}       // holds a token while a search for help is under way
-	climbing  chan struct{}       // holds a token for each climb that is under way
-	large     *semaphore.Weighted // bytes of large answers that are on their way
+	helping   chan struct{}       // full while a search for other scopes is under way
+	climbing  chan struct{}       // one element for each Resolve that runs
+	large     *semaphore.Weighted // bytes of large answers that are being sent
 }
 
-// New returns a server of what o says.
+// New returns a server.
 func New(o Options) *Server {
 	s := &Server{
 		o: o, metrics: newMetrics(o.Metrics),
@@ -106,9 +106,9 @@ func New(o Options) *Server {
 	return s
 }
 
-// Handler returns the handler of every service: Connect, gRPC and gRPC-Web, binary and
-// JSON, with the health service and reflection, which say nothing of secrets and ask
-// nobody who they are.
+// Handler returns the handler of every service: Connect, gRPC and gRPC-Web, binary and JSON.
+// The health service and reflection are part of it; they need no credentials and reveal
+// nothing about secrets.
 func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
 		messageOptions(),
@@ -132,11 +132,11 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// guard returns the store as the caller of ctx may use it.
+// guard returns the store for the request of ctx.
 func (s *Server) guard(ctx context.Context) *guard {
 	c, ok := ctx.Value(callerKey{}).(*caller)
 	if !ok {
-		panic("a request that was not identified") // a handler outside of identify
+		panic("a request without a caller") // a handler that is not wrapped by identify
 	}
 	return &guard{s, c}
 }
@@ -149,8 +149,8 @@ func (s *Server) timed(op string, fn func() error) error {
 	return ofStore(err)
 }
 
-// ofStore is err of the backend. Where that is denied something, such as the key of its
-// file, it is out of order: nothing is denied to who is calling.
+// ofStore returns an error of the backend as the caller's. If the backend is denied access,
+// such as to its key file, it is unavailable: it was not the caller who was denied.
 func ofStore(err error) error {
 	if errors.Is(err, secret.ErrDenied) {
 		return fmt.Errorf("%w: the store: %s", secret.ErrUnavailable, err.Error())

@@ -17,15 +17,15 @@ import (
 	"inject/resolver/serve/watch"
 )
 
-// CertificateFiles say what the server shows and what it asks for.
+// CertificateFiles name the server's certificate and the CAs of its clients.
 type CertificateFiles struct {
-	Cert     string // PEM: the certificate and what is between it and its CA
-	Key      string // PEM: its private key; "" if it is in Cert
-	ClientCA string // PEM: who signs the certificates of clients; "" to ask for none
+	Cert     string // PEM: the certificate and the intermediate ones up to its CA
+	Key      string // PEM: the private key; "" if Cert holds it, too
+	ClientCA string // PEM: the CAs of client certificates; "" to ask for none
 }
 
-// Certificates are those files, kept current: a new connection gets what they hold by
-// then, and none that there is ends. Safe for concurrent use.
+// Certificates follow changes of the files: a new connection uses their current contents,
+// and existing connections stay open. It is safe for concurrent use.
 type Certificates struct {
 	log               hclog.Logger
 	cert, key, client *watch.Watched[[]byte] // client is nil to ask for none
@@ -33,14 +33,14 @@ type Certificates struct {
 	mu        sync.Mutex
 	pair      *tls.Certificate
 	ca        *x509.CertPool
-	made      [3][]byte // of which pair and ca are made
-	refused   [3][]byte // of which they could not be made
+	made      [3][]byte // the files that pair and ca were made from
+	refused   [3][]byte // the files that could not be used
 	lastError error
 }
 
-// LoadCertificates reads the files and watches them until ctx ends. A certificate and a
-// key that do not belong together, as there are for a moment while they are replaced one
-// after the other, are not used: those before them are.
+// LoadCertificates reads the files and watches them until ctx ends. If the certificate and
+// the key do not match, as happens while they are replaced one after the other, the previous
+// pair stays in use.
 func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Logger) (*Certificates, error) {
 	keep := func(what, path string) (*watch.Watched[[]byte], error) {
 		w, err := watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, nil }, log)
@@ -65,8 +65,8 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	return c, nil
 }
 
-// current returns what the files hold, or what they held when it was of use; the error
-// tells why it is not what they hold.
+// current returns the certificate and the CAs in use. The error says why they are not those
+// in the files.
 func (c *Certificates) current() (*tls.Certificate, *x509.CertPool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,7 +88,7 @@ func (c *Certificates) current() (*tls.Certificate, *x509.CertPool, error) {
 	if err != nil {
 		c.refused, c.lastError = now, err
 		if c.pair != nil {
-			c.log.Error("the certificates cannot be used, and those before them are", "error", err)
+			c.log.Error("the certificates cannot be used, so the previous ones stay in use", "error", err)
 		}
 		return c.pair, c.ca, err
 	}
@@ -109,12 +109,12 @@ func parseCertificates(files [3][]byte) (*tls.Certificate, *x509.CertPool, error
 	}
 	ca := x509.NewCertPool()
 	if !ca.AppendCertsFromPEM(files[2]) {
-		return nil, nil, fmt.Errorf("%w: there is no certificate in the file of client CAs", secret.ErrInvalid)
+		return nil, nil, fmt.Errorf("%w: the file of client CAs holds no certificate", secret.ErrInvalid)
 	}
 	return &pair, ca, nil
 }
 
-// Err returns why what the files hold is not in use; nil if it is.
+// Err returns why the contents of the files are not in use, or nil if they are.
 func (c *Certificates) Err() error {
 	_, _, err := c.current()
 	watched := []*watch.Watched[[]byte]{c.cert, c.key}
@@ -133,9 +133,9 @@ func (c *Certificates) NotAfter() time.Time {
 	return pair.Leaf.NotAfter
 }
 
-// TLS returns the configuration of a listener: TLS 1.3, HTTP/2 or HTTP/1.1, and a
-// client's certificate where there is a CA for one. A client without one may have a
-// token instead.
+// TLS returns the configuration of a listener: TLS 1.3 with HTTP/2 or HTTP/1.1. If there is
+// a CA for them, client certificates are requested and verified, but not required, because a
+// client may send a token instead.
 func (c *Certificates) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -145,7 +145,7 @@ func (c *Certificates) TLS() *tls.Config {
 			one := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
 				Certificates: []tls.Certificate{*pair},
-				// A ticket would let a client in again whose CA is no longer trusted.
+				// A session ticket would still admit a client after its CA is removed.
 				SessionTicketsDisabled: true,
 			}
 			if ca != nil {

@@ -21,24 +21,24 @@ import (
 	"inject/resolver/store"
 )
 
-// Limits are of a port, whoever is calling: they hold before anyone is identified.
+// Limits are those of a port. They hold before a caller is identified.
 type Limits struct {
-	Connections int // at the same time; more wait to be accepted
-	Streams     int // requests at the same time on one connection
+	Connections int // at the same time; further ones wait to be accepted
+	Streams     int // concurrent requests on one connection
 
-	// How long a client may take; zero for what is usual. Who is slower is cut off.
-	HeaderTime  time.Duration // for the TLS handshake, and for saying what is wanted: 10 s
-	RequestTime time.Duration // for sending all of it: 30 s
+	// How long a client may take before it is disconnected; zero for the default.
+	HeaderTime  time.Duration // for the TLS handshake, and for the header of a request: 10 s
+	RequestTime time.Duration // for sending the whole request: 30 s
 	IdleTime    time.Duration // until the next request: 3 min
 }
 
-// What a request may take. The handler enforces both, too.
+// The limits of a request. The handler enforces them, too.
 const (
 	MaxMessage  = 4 << 20          // bytes, also after gzip: a value of 1 MiB in JSON, and many small ones
 	RequestTime = 30 * time.Second // until it is answered, unless Limits say otherwise
 )
 
-// What a connection may take.
+// The limits of a connection.
 const (
 	headerTime   = 10 * time.Second
 	idleTime     = 3 * time.Minute
@@ -49,8 +49,8 @@ const (
 	maxConnInput = 4 * MaxMessage
 )
 
-// Listen opens a port. Without certificates only an address of this machine's own is
-// taken: everyone on the way would read what is answered.
+// Listen opens a port for TLS. Without certificates it takes only a loopback address,
+// because values would cross the network in the clear.
 func Listen(ctx context.Context, address string, certificates *Certificates, l Limits) (net.Listener, error) {
 	if certificates == nil {
 		if err := CheckLoopback(address); err != nil {
@@ -69,20 +69,21 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	return port, nil
 }
 
-// CheckLoopback returns nil if address is HOST:PORT and the host is this machine's own.
+// CheckLoopback returns nil if address is HOST:PORT with a host for which [store.Loopback] is
+// true.
 func CheckLoopback(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("%w: listen: an address is HOST:PORT", secret.ErrInvalid)
+		return fmt.Errorf("%w: listen: the address is not HOST:PORT", secret.ErrInvalid)
 	}
 	if store.Loopback(host) {
 		return nil
 	}
-	return secret.WithHint(fmt.Errorf("%w: without TLS only this machine itself is served, and %s is not an address of its own", secret.ErrInvalid, address),
+	return secret.WithHint(fmt.Errorf("%w: without TLS the server listens on loopback only, and %s is another address", secret.ErrInvalid, address),
 		"give certificates with --cert-file, or listen on 127.0.0.1")
 }
 
-// HTTP returns the HTTP server of a port with the handler h: HTTP/1.1 and HTTP/2, also
+// HTTP returns the HTTP server of a port. It serves h over HTTP/1.1 and HTTP/2, with or
 // without TLS.
 func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 	var protocols http.Protocols
@@ -93,8 +94,8 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 	return &http.Server{
 		Handler:   h,
 		Protocols: &protocols,
-		// A request is short: one whose body comes in drops, or whose answer is not
-		// fetched, holds memory. The handler's own time ends before.
+		// Requests are short, so a client that sends its body slowly, or does not read its
+		// answer, only holds memory. The handler's own deadline is earlier.
 		ReadHeaderTimeout: cmp.Or(l.HeaderTime, headerTime), ReadTimeout: requestTime,
 		WriteTimeout: requestTime + 10*time.Second, IdleTimeout: cmp.Or(l.IdleTime, idleTime),
 		MaxHeaderBytes: maxHeader,
@@ -107,7 +108,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 	}
 }
 
-// httpLog is what net/http says, mostly of what clients did wrong.
+// httpLog takes the messages of net/http, which are mostly about mistakes of clients.
 type httpLog struct{ hclog.Logger }
 
 func (l httpLog) Write(p []byte) (int, error) {
@@ -115,8 +116,8 @@ func (l httpLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Serve serves the port until ctx ends; then no connection is accepted, clients are told
-// to go elsewhere, and requests that have begun are answered, for at most drain.
+// Serve serves the port until ctx ends. Then it accepts no more connections, asks clients to
+// leave, and waits at most drain for requests in progress.
 func Serve(ctx context.Context, server *http.Server, port net.Listener, drain time.Duration) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(port) }()
@@ -129,7 +130,7 @@ func Serve(ctx context.Context, server *http.Server, port net.Listener, drain ti
 	defer cancel()
 	err := server.Shutdown(last)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = errors.Join(fmt.Errorf("%w: some requests were not answered within %v, and are cut off", secret.ErrUnavailable, drain), server.Close())
+		err = errors.Join(fmt.Errorf("%w: some requests were not answered within %v and were cut off", secret.ErrUnavailable, drain), server.Close())
 	}
 	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)
