@@ -126,7 +126,7 @@ func TestPolicyReload(t *testing.T) {
 		require.Eventually(t, func() bool { return r.policy.Err() != nil }, soon, 10*time.Millisecond)
 		require.Contains(t, r.policy.Err().Error(), r.policyPath)
 		require.True(t, allowed(), "the one from before")
-		require.Equal(t, i+1, strings.Count(r.log.String(), "the file is not used as it is now; what was read of it before stays"))
+		require.Equal(t, i+1, strings.Count(r.log.String(), "the file cannot be used; its previous contents stay in use"))
 		edit(matrixPolicy)
 		require.Eventually(t, func() bool { return r.policy.Err() == nil }, soon, 10*time.Millisecond)
 	}

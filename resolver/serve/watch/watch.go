@@ -1,10 +1,10 @@
-// Package watch keeps what is made of a file current while the file changes: a
-// policy, tokens, keys, certificates. It takes a change only when it can be
-// read and parsed; else it says why and what was read before stays, because a
-// mistake in an editor must not take a service down.
+// Package watch follows the changes of a file whose contents a server uses: a policy, tokens,
+// keys, certificates. It takes a change only if the file can be read and parsed. Otherwise it
+// logs why, and the previous contents stay in use, because a mistake in an editor must not
+// take a server down.
 //
-// It knows nothing of what the files hold. A value that belongs to several files
-// is parsed from one of them by a parse that reads the others itself.
+// It knows nothing of what the files hold. A value that is made from several files has a
+// parse function for one of them that reads the others itself.
 package watch
 
 import (
@@ -24,19 +24,18 @@ import (
 )
 
 const (
-	// MaxSize is the largest file in bytes that is read: that of a Kubernetes
-	// ConfigMap or Secret.
+	// MaxSize is the largest file in bytes: that of a Kubernetes ConfigMap or Secret.
 	MaxSize = 1 << 20
-	// settled is how long a file must have stayed the same before a change of it is
-	// taken: an editor that truncates and then writes has an empty file in between,
-	// which could well parse.
+	// settled is how long a file must stay the same before a change is taken. An editor
+	// that truncates and then writes leaves an empty file for a moment, which may well
+	// parse.
 	settled = 100 * time.Millisecond
-	// poll is how often the file is looked at without an event. Network file systems,
-	// files mounted alone and links into other folders have none.
+	// poll is how often the file is read without an event. There are no events on network
+	// file systems, for a file that is mounted alone, and for links into other folders.
 	poll = 5 * time.Second
 )
 
-// Watched is what [Load] has made of a file. Several goroutines may use it.
+// Watched holds the parsed contents of a file. It is safe for concurrent use.
 type Watched[T any] struct{ state atomic.Pointer[state[T]] }
 
 type state[T any] struct {
@@ -44,23 +43,24 @@ type state[T any] struct {
 	err   error
 }
 
-// Current returns what parse has made of the file as it last was when it could be
-// read and parsed. It never blocks. What it returns is shared and not to be changed.
+// Current returns the contents from the last time that the file could be read and parsed. It
+// never blocks. The value is shared, so callers must not change it.
 func (w *Watched[T]) Current() T { return w.state.Load().value }
 
-// Err returns why the file as it is now is not Current: it is gone, too large, or
-// refused by parse. It is nil if it is Current, and names the file.
+// Err returns why the file's present contents are not Current: it is missing, too large, or
+// parse refused it. The error names the file. It is nil if they are.
 func (w *Watched[T]) Err() error { return w.state.Load().err }
 
-// Load reads path with parse and keeps it current until ctx ends. It fails when the
-// file cannot be read, is over [MaxSize], is not a regular file or is refused by parse.
-// Later such failures go to log and to [Watched.Err], and what was read before stays.
+// Load reads the file at path with parse and follows its changes until ctx ends. It returns
+// an error if the file cannot be read, is over [MaxSize], is not a regular file, or parse
+// refuses it. After that, such failures go to log and to [Watched.Err], and the previous
+// contents stay in use.
 //
-// A change is noticed within moments where the file's folder tells of it, as when
-// kubelet swaps the link that its files are behind, and within ten seconds where not.
-// A change of the file's mode counts as one. Parse is called by one goroutine at a time;
-// with the same bytes again for as long as it refuses them, since that may be because of
-// another file. Its errors are logged, so they must hold no secret; the file is named.
+// A change is noticed within moments if there are events for the file's folder, as when
+// kubelet swaps the link to its files, and otherwise within ten seconds. A change of the
+// file's mode counts as one. Calls of parse do not overlap. As long as parse refuses the
+// file, it is called again with the same bytes, because the reason may be another file. Its
+// errors are logged, so they must not contain secrets.
 func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error), log hclog.Logger) (*Watched[T], error) {
 	seen, data, err := read(path)
 	value, err := taken(path, data, err, parse)
@@ -72,7 +72,7 @@ func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error)
 	k := &keeper[T]{Watched: w, path: path, parse: parse, log: log, last: seen}
 	events, err := fsnotify.NewWatcher()
 	if err != nil { // no more inotify instances for this user
-		log.Warn("no events of files, so changes are noticed by looking", "path", path, "every", poll, "error", err)
+		log.Warn("no events of files, so changes are noticed only by reading the file", "path", path, "every", poll, "error", err)
 	} else {
 		k.events = events
 		k.listen()
@@ -81,7 +81,7 @@ func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error)
 	return w, nil
 }
 
-// A snapshot is what tells one state of a file from another.
+// A snapshot identifies one state of a file.
 type snapshot struct {
 	sum  [sha256.Size]byte
 	mode fs.FileMode
@@ -97,7 +97,7 @@ func read(path string) (snapshot, []byte, error) {
 }
 
 func readFile(path string) ([]byte, fs.FileMode, error) {
-	// O_NONBLOCK, because to open a pipe would otherwise wait for its writer.
+	// O_NONBLOCK, because opening a named pipe would otherwise wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, 0, err
@@ -120,7 +120,7 @@ func readFile(path string) ([]byte, fs.FileMode, error) {
 	return data, info.Mode(), nil
 }
 
-// taken returns what parse makes of what has been read, or why nothing can be.
+// taken returns the parsed data, or why it cannot be used.
 func taken[T any](path string, data []byte, err error, parse func([]byte) (T, error)) (T, error) {
 	var none T
 	if err != nil {
@@ -133,21 +133,21 @@ func taken[T any](path string, data []byte, err error, parse func([]byte) (T, er
 	return value, nil
 }
 
-// A keeper keeps a Watched current.
+// A keeper updates a Watched.
 type keeper[T any] struct {
 	*Watched[T]
 
 	path   string
 	parse  func([]byte) (T, error)
 	log    hclog.Logger
-	events *fsnotify.Watcher // nil where there is none
-	last   snapshot          // what was last taken or refused
-	next   snapshot          // what is to be taken if it stays
-	deaf   string            // why the folder cannot be listened to, as it was last said
+	events *fsnotify.Watcher // nil if there are no events
+	last   snapshot          // the one that was taken or refused last
+	next   snapshot          // the one to take if the file stays the same
+	deaf   string            // the last logged reason why the folder has no events
 }
 
-// listen asks for the events of the folder, not of the file: a file that is replaced
-// takes its events with it.
+// listen asks for the events of the folder, because those of the file end when it is
+// replaced.
 func (k *keeper[T]) listen() {
 	err := k.events.Add(filepath.Dir(k.path))
 	if err == nil {
@@ -156,7 +156,7 @@ func (k *keeper[T]) listen() {
 	}
 	if k.deaf != err.Error() {
 		k.deaf = err.Error()
-		k.log.Warn("no events of the folder, so changes are noticed by looking", "path", k.path, "every", poll, "error", err)
+		k.log.Warn("no events of the folder, so changes are noticed only by reading the file", "path", k.path, "every", poll, "error", err)
 	}
 }
 
@@ -164,12 +164,12 @@ func (k *keeper[T]) run(ctx context.Context) {
 	var events chan fsnotify.Event
 	var lost chan error
 	if k.events != nil {
-		defer k.events.Close() //nolint:errcheck // it has done its work
+		defer k.events.Close() //nolint:errcheck // it is no longer needed
 		events, lost = k.events.Events, k.events.Errors
 	}
 	every := time.NewTicker(poll)
 	defer every.Stop()
-	// The first check is for what has changed before there were events.
+	// The first check finds changes from before there were events.
 	soon := time.NewTimer(settled)
 	defer soon.Stop()
 	for {
@@ -179,11 +179,11 @@ func (k *keeper[T]) run(ctx context.Context) {
 		case <-events:
 			soon.Reset(settled)
 			continue
-		case <-lost: //nolint:errcheck // an overflow, most likely: some event of ours may have been in it
+		case <-lost: //nolint:errcheck // most likely an overflow, which may have dropped an event for the file
 			soon.Reset(settled)
 			continue
 		case <-every.C:
-			if k.events != nil && len(k.events.WatchList()) == 0 { // the folder is another
+			if k.events != nil && len(k.events.WatchList()) == 0 { // the folder was replaced
 				k.listen()
 			}
 		case <-soon.C:
@@ -194,7 +194,7 @@ func (k *keeper[T]) run(ctx context.Context) {
 	}
 }
 
-// check takes what the file is now, and reports whether it is to be called again soon.
+// check reads the file and takes a change. It reports whether it must be called again soon.
 func (k *keeper[T]) check() (again bool) {
 	now, data, err := read(k.path)
 	old := k.state.Load()
@@ -209,13 +209,13 @@ func (k *keeper[T]) check() (again bool) {
 	k.last, k.next = now, now
 	value, err := taken(k.path, data, err, k.parse)
 	if err != nil {
-		if old.err == nil || old.err.Error() != err.Error() { // else it has been said
-			k.log.Error("the file is not used as it is now; what was read of it before stays", "path", k.path, "error", err)
+		if old.err == nil || old.err.Error() != err.Error() { // otherwise it is logged already
+			k.log.Error("the file cannot be used; its previous contents stay in use", "path", k.path, "error", err)
 		}
 		k.state.Store(&state[T]{value: old.value, err: err})
 		return false
 	}
 	k.state.Store(&state[T]{value: value})
-	k.log.Info("the file has changed and is used as it is now", "path", k.path)
+	k.log.Info("the changed file is in use", "path", k.path)
 	return false
 }
