@@ -1,11 +1,11 @@
-// Package identity finds out who is calling the store service: by a client certificate
-// ([MTLS]), a signed token of an issuer ([JWT]) or a token of our own file ([Tokens]),
-// asked one after the other ([Chain]).
+// Package identity authenticates the callers of the server: by a client certificate
+// ([MTLS]), a signed token of an issuer ([JWT]) or a token whose hash is in a file
+// ([Tokens]), tried one after the other ([Chain]).
 //
-// It stops at who: what an identity may do is the policy's, what a refused caller is
-// told is the server's. It reads nothing of a request but its credentials. An error
-// says to the operator what is wrong with them, and never holds a token, a part of one,
-// or text that only its sender has vouched for.
+// It does not decide what an identity may do, which is package policy's, nor how a refusal
+// is answered, which is package serve's. It reads nothing of a request but its credentials.
+// Errors tell the operator what is wrong with the credentials. They never quote a token, a
+// part of one, or any text of the caller that has not been verified.
 package identity
 
 import (
@@ -23,37 +23,36 @@ import (
 )
 
 var (
-	// ErrNone says that there are no credentials of the kind that an [Authenticator]
-	// knows; of a [Chain], that there are none at all.
+	// ErrNone says that the request has no credentials that the [Authenticator] handles. From
+	// a [Chain]: it has no credentials at all.
 	ErrNone = errors.New("no credentials")
-	// ErrUnauthenticated says that nobody is known by the credentials. [Reason] says why in
-	// a word. A source of keys that does not answer is [secret.ErrUnavailable] instead.
+	// ErrUnauthenticated says that the credentials are not valid. [Reason] returns why, in one
+	// word. If the keys to verify them cannot be read, the error is [secret.ErrUnavailable].
 	ErrUnauthenticated = errors.New("unauthenticated")
 )
 
-// Credentials are what a request came with.
+// Credentials are those of one request.
 type Credentials struct {
-	Bearer secret.Value         // what followed "Bearer " in the authorization header; zero if there was none
-	TLS    *tls.ConnectionState // of its connection; nil without TLS
+	Bearer secret.Value         // from the header "Authorization: Bearer …"; zero without one
+	TLS    *tls.ConnectionState // of the connection; nil without TLS
 }
 
-// An Identity is a caller as an [Authenticator] knows it. It does not change; several
-// goroutines may use it. The zero Identity is nobody and has no attributes.
+// An Identity is an authenticated caller. It is immutable, so goroutines may share it. The
+// zero Identity is no caller, and has no attributes.
 type Identity struct {
-	Method string // how it was found out: mtls, jwt, token
+	Method string // how it was authenticated: mtls, jwt, token
 	Name   string // for people and the audit log; see New
 
 	attributes map[string][]string
 }
 
-// maxName is how many bytes of a name are shown. A longer one has a digest after them, so
-// it is no other's name, whole or cut.
+// maxName is how many bytes of a name are kept. A longer name is cut and gets a digest, so
+// that it differs from every other name.
 const maxName = 200
 
-// New returns an identity, for authenticators outside this package. Name becomes
-// printable, by the escapes of a Go string, and at most 256 bytes long, by a digest in
-// the place of its end: two names that differ stay different. The attributes belong to the
-// Identity from then on.
+// New returns an identity. It makes name printable with the escapes of a Go string, and at
+// most 256 bytes long by replacing its end with a digest; different names stay different.
+// The caller must not change attributes afterwards.
 func New(method, name string, attributes map[string][]string) Identity {
 	quoted := strconv.Quote(name)
 	quoted = quoted[1 : len(quoted)-1]
@@ -64,38 +63,38 @@ func New(method, name string, attributes map[string][]string) Identity {
 	return Identity{Method: method, Name: quoted, attributes: attributes}
 }
 
-// Attribute returns the values of the attribute called name, which is what a policy may
-// match on; none if i has no such attribute:
+// Attribute returns the values of an attribute, which a policy can match, or nil if i does
+// not have it:
 //
 //	spiffe             mtls: the SPIFFE ID of the certificate
 //	dns                mtls: each DNS name of the certificate, in lower case
 //	issuer, subject    jwt
-//	audience           jwt: each audience that the token is for
-//	claim.NAME         jwt: a claim that is a text, a number or a boolean, as JSON writes
-//	                   it but without quotes, or each text of a list of texts
+//	audience           jwt: each audience of the token
+//	claim.NAME         jwt: a claim that is a string, a number or a boolean, in the form of
+//	                   JSON without quotes, or each string of a list of strings
 //	token              token: its name
 //
-// A claim inside of another is claim.OUTER.INNER. A dot that belongs to a name is \. and
-// a backslash \\, as in kubectl's JSONPath, so no two claims share a name: a Kubernetes
-// token's pod is claim.kubernetes\.io.pod.name. Claims of other kinds, null, and those
-// more than sixteen deep are no attributes.
+// A claim INNER of the claim OUTER is claim.OUTER.INNER. A dot within a name is written \. and
+// a backslash \\, as in kubectl's JSONPath, so that no two claims share a name: the pod of a
+// Kubernetes token is claim.kubernetes\.io.pod.name. Claims of other types, null, and claims
+// more than sixteen levels deep are left out.
 func (i Identity) Attribute(name string) []string { return slices.Clone(i.attributes[name]) }
 
-// An Authenticator knows one kind of credentials. Several goroutines may use it.
+// An Authenticator handles one kind of credentials. It is safe for concurrent use.
 type Authenticator interface {
-	// Authenticate returns whose credentials c are. An error that wraps ErrNone says that
-	// there is nothing of its kind in c, so the next one is asked; any other refuses the
-	// request, and wraps ErrUnauthenticated or secret.ErrUnavailable.
+	// Authenticate returns the identity that c proves. An error that wraps ErrNone means
+	// that c has no credentials of its kind, so another authenticator may be tried. Any
+	// other error refuses the request, and wraps ErrUnauthenticated or
+	// secret.ErrUnavailable.
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
 }
 
-// A Chain asks its authenticators one after the other. The first that knows the kind of
-// credentials decides: a request whose certificate is refused is not looked at for a
-// token.
+// A Chain tries its authenticators in order. The first that handles the credentials decides:
+// a request with a refused certificate is refused, even if it has a valid token.
 type Chain []Authenticator
 
-// Authenticate implements [Authenticator]. If none knows the credentials the error wraps
-// ErrUnauthenticated, and ErrNone only if there are none.
+// Authenticate implements [Authenticator]. If no authenticator handles the credentials, the
+// error wraps ErrUnauthenticated, and also ErrNone if there are no credentials.
 func (a Chain) Authenticate(ctx context.Context, c Credentials) (Identity, error) {
 	for _, one := range a {
 		id, err := one.Authenticate(ctx, c)
@@ -106,30 +105,30 @@ func (a Chain) Authenticate(ctx context.Context, c Credentials) (Identity, error
 	if c.Bearer.Len() == 0 && (c.TLS == nil || len(c.TLS.PeerCertificates) == 0) {
 		return Identity{}, fmt.Errorf("%w: %w", ErrUnauthenticated, ErrNone)
 	}
-	return Identity{}, refuse("", ReasonUnknown, "a credential of a kind, or of an issuer, that nothing here knows")
+	return Identity{}, refuse("", ReasonUnknown, "credentials of an unknown kind or issuer")
 }
 
-// Why credentials are refused, in a word each: for audit logs and the labels of metrics.
+// Why credentials are refused, each in one word, for the audit log.
 const (
-	ReasonNone        = "none"        // there are no credentials
-	ReasonUnknown     = "unknown"     // of no kind or issuer that is known; a token that is not in the file
-	ReasonMalformed   = "malformed"   // of the right kind, but not well made
-	ReasonUnverified  = "unverified"  // a certificate that the handshake did not verify
-	ReasonCA          = "ca"          // a certificate that may sign others is nobody's
-	ReasonName        = "name"        // without a name that counts, or with one that is none
-	ReasonExpired     = "expired"     // its time is over
-	ReasonNotYet      = "not_yet"     // its time is to come
-	ReasonLifetime    = "lifetime"    // without an end, or valid for too long
-	ReasonAlgorithm   = "algorithm"   // signed by an algorithm that is not allowed
-	ReasonKey         = "key"         // signed by a key that is not known
+	ReasonNone        = "none"        // the request has no credentials
+	ReasonUnknown     = "unknown"     // of an unknown kind or issuer, or a token that is not in the file
+	ReasonMalformed   = "malformed"   // of a known kind, but malformed
+	ReasonUnverified  = "unverified"  // the certificate was not verified in the handshake
+	ReasonCA          = "ca"          // the certificate is a CA's, which identifies no caller
+	ReasonName        = "name"        // it has no usable name
+	ReasonExpired     = "expired"     // it is expired
+	ReasonNotYet      = "not_yet"     // it is not valid yet
+	ReasonLifetime    = "lifetime"    // it has no expiry, or a lifetime that is too long
+	ReasonAlgorithm   = "algorithm"   // it is signed with an algorithm that is not allowed
+	ReasonKey         = "key"         // it is signed by an unknown key
 	ReasonSignature   = "signature"   // the signature is wrong
-	ReasonAudience    = "audience"    // meant for somebody else
-	ReasonSize        = "size"        // too large
-	ReasonUnavailable = "unavailable" // not refused: nobody can tell now
-	ReasonOther       = "other"       // of an authenticator that gives no reason
+	ReasonAudience    = "audience"    // it is meant for another service
+	ReasonSize        = "size"        // it is too large
+	ReasonUnavailable = "unavailable" // not refused: it cannot be verified now
+	ReasonOther       = "other"       // the authenticator gives no reason
 )
 
-// Reason returns which of the reasons err has, "" for nil.
+// Reason returns the reason of an error from Authenticate, or "" for nil.
 func Reason(err error) string {
 	r, ok := errors.AsType[*refusal](err)
 	switch {
@@ -148,8 +147,8 @@ func Reason(err error) string {
 // A refusal is an ErrUnauthenticated with its reason.
 type refusal struct{ who, reason, text string }
 
-// refuse says that who (the authenticator) refuses, and why. Text is what the operator
-// or we have written, never the caller.
+// refuse returns a refusal by the authenticator who. The text must not have text of the
+// caller.
 func refuse(who, reason, format string, args ...any) error {
 	return &refusal{who, reason, fmt.Sprintf(format, args...)}
 }

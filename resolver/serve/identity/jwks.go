@@ -27,24 +27,24 @@ import (
 const (
 	minRSA       = 2048             // bits of a key (NIST SP 800-131A)
 	maxJWKS      = 512 << 10        // bytes of an answer
-	fetchTime    = 10 * time.Second // of one fetch, from the name's look-up to the last byte
+	fetchTime    = 10 * time.Second // of one fetch, from the DNS lookup to the last byte
 	maxRedirects = 3
 )
 
-// A keySource is where an issuer's keys are. Several goroutines may use it.
+// A keySource holds the keys of an issuer. It is safe for concurrent use.
 type keySource interface {
-	current() *keySet // nil if there never were any
-	// refresh makes current newer than seen, if there are newer keys and it may look for
-	// them, else returns why they are not as new as they could be.
+	current() *keySet // nil if none could be read yet
+	// refresh replaces current if it is still seen and newer keys can be read. It returns why
+	// they could not be read.
 	refresh(ctx context.Context, seen *keySet) error
 	lastErr() error
 }
 
-// A keySet is a JWKS, with what cannot be used left out. It does not change.
+// A keySet holds the usable keys of a JWKS. It is immutable.
 type keySet struct{ keys []jose.JSONWebKey }
 
-// find returns the public keys for tokens signed with alg under the key id kid; those of
-// any id if kid is "".
+// find returns the public keys with the key id kid that may verify alg; keys of every id if
+// kid is "".
 func (s *keySet) find(kid string, alg jose.SignatureAlgorithm) (found []any) {
 	if s == nil {
 		return nil
@@ -57,8 +57,8 @@ func (s *keySet) find(kid string, alg jose.SignatureAlgorithm) (found []any) {
 	return found
 }
 
-// parseKeys reads a JWKS. Keys that are of no use for us, or would be of harm, are left
-// out, and told to log by their place in the list; a set without any other is refused.
+// parseKeys reads a JWKS. It leaves out keys that are unusable or unsafe, and logs each with
+// its position in the list. A set without usable keys is an error.
 func parseKeys(data []byte, log hclog.Logger) (*keySet, error) {
 	var raw struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -81,8 +81,8 @@ func parseKeys(data []byte, log hclog.Logger) (*keySet, error) {
 	return set, nil
 }
 
-// parseKey returns a key, or why it is not used. The reason quotes nothing of it: in a
-// file that is not what it should be there may be a secret.
+// parseKey returns a key, or why it is not used. The reason quotes nothing, because a wrong
+// file may hold a secret.
 func parseKey(b []byte) (key jose.JSONWebKey, why string) {
 	var limits struct {
 		Kty    string   `json:"kty"`
@@ -92,23 +92,23 @@ func parseKey(b []byte) (key jose.JSONWebKey, why string) {
 		return key, "malformed"
 	}
 	if limits.Kty == "oct" {
-		return key, "a symmetric key: whoever can check a token with it can make one"
+		return key, "a symmetric key: it could also sign tokens"
 	}
 	if json.Unmarshal(b, &key) != nil || !key.Valid() {
-		return key, "malformed, or of a type that is not supported"
+		return key, "malformed, or of an unsupported type"
 	}
 	r, isRSA := key.Key.(*rsa.PublicKey)
 	switch {
 	case !key.IsPublic():
-		return key, "a private key: nobody but the issuer should have it"
+		return key, "a private key: only the issuer may have it"
 	case key.Use != "" && key.Use != "sig" && key.Use != "jwt-svid": // the last is SPIFFE's
 		return key, "not for signatures (use)"
 	case limits.KeyOps != nil && !slices.Contains(limits.KeyOps, "verify"):
 		return key, "not for signatures (key_ops)"
 	case isRSA && r.N.BitLen() < minRSA:
-		return key, fmt.Sprintf("RSA of %d bits, at least %d", r.N.BitLen(), minRSA)
+		return key, fmt.Sprintf("RSA with %d bits (at least %d are required)", r.N.BitLen(), minRSA)
 	case !slices.ContainsFunc(signing, func(alg jose.SignatureAlgorithm) bool { return fits(key.Key, alg) }):
-		return key, "of a type that is not supported"
+		return key, "of an unsupported type"
 	}
 	return key, ""
 }
@@ -122,38 +122,38 @@ func newKeyFile(ctx context.Context, path string, log hclog.Logger) (keyFile, er
 }
 
 func (f keyFile) current() *keySet                       { return f.file.Current() }
-func (f keyFile) refresh(context.Context, *keySet) error { return f.file.Err() } // it is kept current anyway
+func (f keyFile) refresh(context.Context, *keySet) error { return f.file.Err() } // the file is watched
 func (f keyFile) lastErr() error                         { return f.file.Err() }
 
-// A keyURL is a JWKS at a URL. One goroutine fetches; who needs newer keys asks it to, and
-// shares the fetch that is under way.
+// A keyURL is a JWKS at a URL. One goroutine fetches it; requests that need newer keys wake
+// that goroutine and share the fetch.
 type keyURL struct {
 	url               *url.URL
 	caFile            string
-	interval, between time.Duration // of fetches that nobody asks for; at least between two
+	interval, between time.Duration // from one regular fetch to the next; the least between any two
 	log               hclog.Logger
-	wake              chan struct{} // asks for a fetch; holds one
-	ended             chan struct{} // closed when nobody fetches any more
+	wake              chan struct{} // asks for a fetch; has room for one element
+	ended             chan struct{} // closed when the goroutine has ended
 
 	mu     sync.Mutex
 	keys   *keySet
-	body   []byte // of which they are
+	body   []byte // that keys were read from
 	since  time.Time
 	err    error         // of the last fetch
-	begun  time.Time     // the last fetch
-	flight chan struct{} // closed when the fetch that is asked for, or under way, ends; nil without one
+	begun  time.Time     // start of the last fetch
+	flight chan struct{} // closed when the requested or running fetch ends; nil without one
 }
 
 func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 	u, err := url.Parse(o.Keys)
 	if err != nil {
-		return nil, errors.New("the URL of the keys is not one")
+		return nil, errors.New("the URL of the keys is invalid")
 	}
 	switch {
 	case u.User != nil:
-		return nil, errors.New("the URL of the keys has a user in it: a JWKS is public")
+		return nil, errors.New("the URL of the keys names a user: a JWKS must be public")
 	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !store.Loopback(u.Hostname())):
-		return nil, errors.New("the URL of the keys is not https (or http on loopback): whoever is on the way could replace them")
+		return nil, errors.New("the URL of the keys is not https (or http on loopback): an attacker on the network could replace the keys")
 	}
 	r := &keyURL{
 		url: u, caFile: o.CAFile, interval: o.Refresh, between: o.Cooldown, log: o.Log.With("keys", u.Host+u.EscapedPath()),
@@ -163,7 +163,7 @@ func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 		return nil, err
 	}
 	go r.run(ctx)
-	_ = r.refresh(ctx, nil) // is logged
+	_ = r.refresh(ctx, nil) // run logs the error
 	return r, nil
 }
 
@@ -179,8 +179,8 @@ func (r *keyURL) lastErr() error {
 	return r.err
 }
 
-// refresh fetches the keys unless that was tried a moment ago: key ids are the callers'
-// to choose, and must not make us fetch more often.
+// refresh fetches the keys unless the last fetch was a moment ago. Callers choose key ids, so
+// unknown ids must not cause more fetches.
 func (r *keyURL) refresh(ctx context.Context, seen *keySet) error {
 	r.mu.Lock()
 	if r.keys != seen { // a fetch has ended since
@@ -195,7 +195,7 @@ func (r *keyURL) refresh(ctx context.Context, seen *keySet) error {
 		r.flight = make(chan struct{})
 		select {
 		case r.wake <- struct{}{}:
-		default: // is asked already
+		default: // a fetch is requested already
 		}
 	}
 	flight := r.flight
@@ -204,7 +204,7 @@ func (r *keyURL) refresh(ctx context.Context, seen *keySet) error {
 	case <-flight:
 		return r.lastErr()
 	case <-r.ended:
-		return errors.New("the server is ending")
+		return errors.New("the server is shutting down")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -223,7 +223,7 @@ func (r *keyURL) run(ctx context.Context) {
 			r.begin(true)
 		case <-r.wake:
 			if !r.begin(false) {
-				continue // it was answered by the fetch before this
+				continue // the fetch before answered this request, too
 			}
 		}
 		failed++
@@ -231,14 +231,15 @@ func (r *keyURL) run(ctx context.Context) {
 			failed = 0
 		}
 		wait := r.interval
-		if failed > 0 { // soon, then ever later
+		if failed > 0 { // retry soon, then with longer and longer waits
 			wait = min(wait, max(r.between, time.Second)<<min(failed-1, 16))
 		}
 		timer.Reset(wait)
 	}
 }
 
-// begin notes that a fetch begins; unless always, only if somebody waits for one.
+// begin records the start of a fetch. Unless always, it does so only if a request waits for
+// one, and reports whether one does.
 func (r *keyURL) begin(always bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -252,20 +253,20 @@ func (r *keyURL) begin(always bool) bool {
 	return true
 }
 
-// end takes what was fetched, and reports whether it is of use. Nobody else writes keys,
-// body, since and err, so it may read them as they are.
+// end stores the result of a fetch, and reports whether it is usable. Only this goroutine
+// writes keys, body, since and err, so it may read them without the lock.
 func (r *keyURL) end(body []byte, err error) bool {
 	keys, same := r.keys, err == nil && r.keys != nil && bytes.Equal(body, r.body)
-	if err == nil && !same { // else the same warnings again
+	if err == nil && !same { // parsing the same again would repeat its warnings
 		keys, err = parseKeys(body, r.log)
 	}
 	switch {
 	case err != nil:
-		r.log.Error("the keys cannot be fetched; those fetched before stay in use", "fetched", r.since, "error", err)
+		r.log.Error("the keys cannot be fetched; the previous ones stay in use", "fetched", r.since, "error", err)
 	case !same:
-		r.log.Info("the keys are in use as they were fetched", "number", len(keys.keys))
+		r.log.Info("the fetched keys are in use", "number", len(keys.keys))
 	case r.err != nil:
-		r.log.Info("the keys can be fetched again, and are the same")
+		r.log.Info("the keys can be fetched again, and have not changed")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -278,11 +279,11 @@ func (r *keyURL) end(body []byte, err error) bool {
 	return err == nil
 }
 
-// roots returns the CAs of the URL, nil for the system's. They are read at each fetch, so
-// that they can be replaced.
+// roots returns the CAs for the URL, or nil for those of the system. They are read for each
+// fetch, so they can be replaced.
 func (r *keyURL) roots() (*x509.CertPool, error) {
 	if r.caFile == "" {
-		return nil, nil //nolint:nilnil // no pool is the system's, as in tls.Config
+		return nil, nil //nolint:nilnil // a nil pool stands for the system's, as in tls.Config
 	}
 	pem, err := os.ReadFile(r.caFile)
 	if err != nil {
@@ -290,12 +291,13 @@ func (r *keyURL) roots() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file: %s: no certificate in it", r.caFile)
+		return nil, fmt.Errorf("CA file: %s holds no certificate", r.caFile)
 	}
 	return pool, nil
 }
 
-// fetch returns the body of the URL. The URL is not in the error: it may have a query.
+// fetch returns the body of the URL. The error does not quote the URL, whose query may be
+// secret.
 func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 	roots, err := r.roots()
 	if err != nil {
@@ -305,7 +307,7 @@ func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String(), http.NoBody)
 	if err != nil {
-		return nil, errors.New("no request can be made of the URL")
+		return nil, errors.New("the URL cannot be requested")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	transport := &http.Transport{
@@ -338,11 +340,11 @@ func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 	return body, nil
 }
 
-// sameHost keeps a redirect from naming another host as the one whose keys we believe.
+// sameHost refuses redirects to another host, which could replace the keys.
 func sameHost(to *http.Request, via []*http.Request) error {
 	switch first := via[0].URL; {
 	case to.URL.Host != first.Host || to.URL.Scheme != first.Scheme:
-		return errors.New("it redirects to another host")
+		return errors.New("it redirects to another host or scheme")
 	case len(via) > maxRedirects:
 		return errors.New("it redirects too often")
 	}

@@ -31,39 +31,40 @@ const (
 	defaultCooldown = 10 * time.Second
 )
 
-// maxCandidates is how many keys are tried for one token.
+// maxCandidates is how many keys are tried to verify one token.
 const maxCandidates = 8
 
-// signing are the algorithms that may be allowed: those whose key the server needs only
-// the public half of. With none or HS* whoever can check a token could make one.
+// signing are the algorithms that may be allowed: those with a public key. With HS* the
+// server would hold a key that can sign tokens, and with none anyone could make one.
 var signing = []jose.SignatureAlgorithm{
 	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
 	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
 }
 
-// JWTOptions say whose tokens are believed. Issuer, Audience and Keys are required.
+// JWTOptions say which tokens are accepted. Issuer, Audience and Keys are required.
 type JWTOptions struct {
-	Issuer   string // exactly the claim iss
-	Audience string // exactly one of the claim aud: what the issuer calls this service
-	// Keys is where the issuer's public keys are, as a JWKS: the path of a file, which is
-	// read again when it changes, or an https URL, http only on loopback.
+	Issuer   string // the claim iss must equal it
+	Audience string // the claim aud must contain it: the issuer's name of this service
+	// Keys locates the issuer's public keys, a JWKS: the path of a file, which is read again
+	// when it changes, or an https URL; http is allowed on loopback only.
 	Keys   string
-	CAFile string // PEM: who signs the certificate of the URL; "" for the system's CAs
+	CAFile string // PEM: the CAs for the certificate of the URL; "" for those of the system
 
 	Algorithms  []string      // of RS*, PS*, ES* and EdDSA; nil for RS256, PS256, ES256 and EdDSA
-	Leeway      time.Duration // by which the issuer's clock may be ahead (nbf, iat); 0 for 30 s, under 0 for none
+	Leeway      time.Duration // how far the issuer's clock may be ahead (nbf, iat); 0 for 30 s, negative for none
 	MaxLifetime time.Duration // from iat to exp; 0 for any
 	MaxSize     int           // of a token in bytes; 0 for 16 KiB
 
 	Refresh  time.Duration // how often the URL is fetched; 0 for 5 min
-	Cooldown time.Duration // from one fetch to the next for a key that is not known; 0 for 10 s
+	Cooldown time.Duration // the least time between fetches for unknown keys; 0 for 10 s
 
 	Log hclog.Logger // nil for none
 }
 
-// A JWT knows the tokens of one issuer that are meant for us, signed by one of the issuer's
-// keys. Method is jwt, Name is ISSUER#SUBJECT, as the Kubernetes API server has it. Keys
-// that a token brings or points to (jwk, jku, x5u, x5c) are not looked at.
+// A JWT authenticates the tokens of one issuer that are meant for this service and signed by
+// one of the issuer's keys. The identity's Method is jwt; its Name is ISSUER#SUBJECT, as in
+// the Kubernetes API server. Keys inside a token, or that it points to (jwk, jku, x5u, x5c),
+// are ignored.
 type JWT struct {
 	o          JWTOptions
 	algorithms []jose.SignatureAlgorithm
@@ -71,14 +72,15 @@ type JWT struct {
 	who        string
 }
 
-// NewJWT returns the authenticator of an issuer. Its keys are kept current until ctx ends:
-// a key that is gone from the source stops working when the change of the file is noticed,
-// or with the next fetch; a new one works from then on, or from the first token that is
-// signed by it. A source that cannot be read keeps the keys that there are.
+// NewJWT returns the authenticator of an issuer. It follows changes of the keys until ctx
+// ends. A key that is removed stops working when the change of the file is noticed, or with
+// the next fetch of the URL. A new key works from then on; the first token that is signed by
+// one makes the URL be fetched at once. While the keys cannot be read, the previous ones stay
+// in use.
 //
-// It fails, with [secret.ErrInvalid], if an option is wrong or a file cannot be read. A URL
-// that does not answer is only logged and tried again: the other authenticators' callers
-// must not wait for it.
+// The error wraps [secret.ErrInvalid]: an option is wrong or a file cannot be read. A URL
+// that does not answer is only logged and tried again, because the callers of other
+// authenticators must not wait for it.
 func NewJWT(ctx context.Context, o JWTOptions) (*JWT, error) {
 	j := &JWT{o: o}
 	errs := j.complete()
@@ -98,7 +100,7 @@ func NewJWT(ctx context.Context, o JWTOptions) (*JWT, error) {
 	return j, nil
 }
 
-// complete fills in the defaults and returns what is wrong.
+// complete fills in the defaults and returns what is wrong with the options.
 func (j *JWT) complete() (errs []error) {
 	o := &j.o
 	for _, field := range []struct{ name, value string }{{"issuer", o.Issuer}, {"audience", o.Audience}, {"keys", o.Keys}} {
@@ -124,10 +126,10 @@ func (j *JWT) complete() (errs []error) {
 	o.Refresh = cmp.Or(o.Refresh, defaultRefresh)
 	o.Cooldown = cmp.Or(o.Cooldown, min(defaultCooldown, o.Refresh))
 	if o.MaxSize < 0 || o.MaxLifetime < 0 || o.Cooldown < 0 || o.Refresh < o.Cooldown {
-		errs = append(errs, errors.New("sizes and times are not below 0, and a refresh not below the cooldown"))
+		errs = append(errs, errors.New("sizes and times must not be negative, and refresh not shorter than cooldown"))
 	}
 	if o.CAFile != "" && !strings.HasPrefix(o.Keys, "https://") {
-		errs = append(errs, errors.New("a CA file is for keys at an https URL"))
+		errs = append(errs, errors.New("a CA file needs keys at an https URL"))
 	}
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
@@ -135,19 +137,19 @@ func (j *JWT) complete() (errs []error) {
 	return errs
 }
 
-// Issuer returns whose tokens j knows.
+// Issuer returns the issuer of the tokens that j accepts.
 func (j *JWT) Issuer() string { return j.o.Issuer }
 
-// Err returns why the keys are not as new as they could be; nil if they are.
+// Err returns why the keys could not be read last time, or nil.
 func (j *JWT) Err() error { return j.keys.lastErr() }
 
-// Authenticate implements [Authenticator]. A bearer that does not have the form of a JWT,
-// or says that it is of another issuer, is ErrNone.
+// Authenticate implements [Authenticator]. For a bearer token that is not a JWT, or names
+// another issuer, it returns ErrNone.
 func (j *JWT) Authenticate(ctx context.Context, c Credentials) (Identity, error) {
 	raw := c.Bearer.Reveal()
 	parts := bytes.Split(raw, []byte("."))
 	if len(parts) != 3 || !isWords(parts) {
-		return Identity{}, fmt.Errorf("%w: no JWT", ErrNone)
+		return Identity{}, fmt.Errorf("%w: not a JWT", ErrNone)
 	}
 	if len(raw) > j.o.MaxSize {
 		return Identity{}, refuse("jwt", ReasonSize, "%d bytes, at most %d", len(raw), j.o.MaxSize)
@@ -157,7 +159,7 @@ func (j *JWT) Authenticate(ctx context.Context, c Credentials) (Identity, error)
 		Issuer string `json:"iss"`
 	}
 	if !decode(parts[0], &header) || header == nil || !decode(parts[1], &claimed) || claimed.Issuer != j.o.Issuer {
-		return Identity{}, fmt.Errorf("%w: no JWT of %s", ErrNone, j.o.Issuer)
+		return Identity{}, fmt.Errorf("%w: not a JWT of %s", ErrNone, j.o.Issuer)
 	}
 	payload, err := j.verify(ctx, string(raw), header)
 	if err != nil {
@@ -166,8 +168,8 @@ func (j *JWT) Authenticate(ctx context.Context, c Credentials) (Identity, error)
 	return j.identify(payload)
 }
 
-// isWords reports whether all parts are of the alphabet of base64url: the decoder would
-// pass over line ends.
+// isWords reports whether all parts are in the alphabet of base64url. The decoder would
+// ignore line ends.
 func isWords(parts [][]byte) bool {
 	for _, part := range parts {
 		for _, b := range part {
@@ -184,16 +186,16 @@ func decode(part []byte, to any) bool {
 	return err == nil && json.Unmarshal(b, to) == nil
 }
 
-// verify returns the payload of a token once its signature is right. The library's own
-// errors quote the token's header, so none of them is passed on.
+// verify returns the payload of a token after checking its signature. The library's errors
+// quote the token's header, so they are not passed on.
 func (j *JWT) verify(ctx context.Context, raw string, header map[string]json.RawMessage) (json.RawMessage, error) {
 	var alg jose.SignatureAlgorithm
 	if err := json.Unmarshal(header["alg"], &alg); err != nil || !slices.Contains(j.algorithms, alg) {
 		return nil, refuse(j.who, ReasonAlgorithm, "signed with %s, allowed are %v", known(alg), j.algorithms)
 	}
 	for _, name := range []string{"crit", "b64"} {
-		if _, has := header[name]; has { // RFC 7515, 4.1.11: an extension that is not understood refuses
-			return nil, refuse(j.who, ReasonMalformed, "it has the header %s, and no extension is supported", name)
+		if _, has := header[name]; has { // RFC 7515, 4.1.11: an unknown extension must be refused
+			return nil, refuse(j.who, ReasonMalformed, "it has the header %s, but no extension is supported", name)
 		}
 	}
 	token, err := jwt.ParseSigned(raw, j.algorithms)
@@ -207,13 +209,13 @@ func (j *JWT) verify(ctx context.Context, raw string, header map[string]json.Raw
 		err := j.keys.refresh(ctx, keys)
 		candidates = j.keys.current().find(kid, alg)
 		if len(candidates) == 0 && err != nil {
-			return nil, fmt.Errorf("%w: %s: its key is not known, and the keys cannot be read now: %w", secret.ErrUnavailable, j.who, err)
+			return nil, fmt.Errorf("%w: %s: its key is unknown, and the keys cannot be read now: %w", secret.ErrUnavailable, j.who, err)
 		}
 	}
 	switch {
 	case len(candidates) == 0 && kid == "":
 		return nil, refuse(j.who, ReasonKey, "there is no key for %s", alg)
-	case len(candidates) == 0: // the id is not told: it is the caller's text
+	case len(candidates) == 0: // the id is text of the caller, so it is not quoted
 		return nil, refuse(j.who, ReasonKey, "there is no key for %s with its key id", alg)
 	}
 	for _, key := range candidates[:min(len(candidates), maxCandidates)] {
@@ -225,8 +227,7 @@ func (j *JWT) verify(ctx context.Context, raw string, header map[string]json.Raw
 	return nil, refuse(j.who, ReasonSignature, "the signature is wrong")
 }
 
-// known returns alg if it is one that may be told: what a token calls its algorithm is
-// anything.
+// known returns alg if it is a well-known name, since the token may have any text there.
 func known(alg jose.SignatureAlgorithm) string {
 	if slices.Contains(signing, alg) || slices.Contains([]jose.SignatureAlgorithm{"none", jose.HS256, jose.HS384, jose.HS512}, alg) {
 		return string(alg)
@@ -234,18 +235,18 @@ func known(alg jose.SignatureAlgorithm) string {
 	return "an unknown algorithm"
 }
 
-// identify looks at the claims of a token whose signature is right.
+// identify validates the claims of a token whose signature is valid.
 func (j *JWT) identify(payload json.RawMessage) (Identity, error) {
 	var c jwt.Claims
 	if err := json.Unmarshal(payload, &c); err != nil {
-		return Identity{}, refuse(j.who, ReasonMalformed, "one of iss, sub, aud, exp, nbf, iat is not of its type")
+		return Identity{}, refuse(j.who, ReasonMalformed, "one of iss, sub, aud, exp, nbf, iat has the wrong type")
 	}
 	if err := j.valid(c, time.Now()); err != nil {
 		return Identity{}, err
 	}
 	var all map[string]any
 	decoder := json.NewDecoder(bytes.NewReader(payload))
-	decoder.SetNumberType(json.UnmarshalJSONNumber) // as the token writes it: a float64 would round an id
+	decoder.SetNumberType(json.UnmarshalJSONNumber) // a float64 would round large ids
 	if err := decoder.Decode(&all); err != nil {
 		return Identity{}, refuse(j.who, ReasonMalformed, "its claims are not an object")
 	}
@@ -274,19 +275,19 @@ func (j *JWT) valid(c jwt.Claims, now time.Time) error {
 	case j.o.MaxLifetime == 0:
 		return nil
 	case c.IssuedAt == nil:
-		return refuse(j.who, ReasonLifetime, "it does not say since when it is (iat), and may be valid for %s", j.o.MaxLifetime)
+		return refuse(j.who, ReasonLifetime, "it has no time of issue (iat), which is needed to limit its lifetime to %s", j.o.MaxLifetime)
 	case c.Expiry.Time().Sub(c.IssuedAt.Time()) > j.o.MaxLifetime:
 		return refuse(j.who, ReasonLifetime, "it is valid for longer than %s", j.o.MaxLifetime)
 	}
 	return nil
 }
 
-// maxDepth is how deep claims are looked for inside of claims.
+// maxDepth is how deeply nested claims become attributes.
 const maxDepth = 16
 
 var claimName = strings.NewReplacer(`\`, `\\`, `.`, `\.`)
 
-// addClaims adds the claims to attributes, as [Identity.Attribute] describes it.
+// addClaims adds the claims to attributes, as described at [Identity.Attribute].
 func addClaims(attributes map[string][]string, prefix string, claims map[string]any, depth int) {
 	if depth == 0 {
 		return
@@ -316,8 +317,8 @@ func addClaims(attributes map[string][]string, prefix string, claims map[string]
 	}
 }
 
-// fits reports whether key is one for alg. An algorithm of another family, or another
-// curve, would give the key's bytes a meaning that its owner did not.
+// fits reports whether key may be used with alg. A key must not be used with an algorithm of
+// another family or curve, for which its owner did not make it.
 func fits(key any, alg jose.SignatureAlgorithm) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:

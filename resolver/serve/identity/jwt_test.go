@@ -402,7 +402,7 @@ func TestJWTOptions(t *testing.T) {
 	_, err := identity.NewJWT(t.Context(), good)
 	require.NoError(t, err)
 	_, err = identity.NewJWT(t.Context(), identity.JWTOptions{MaxSize: -1})
-	for _, missing := range []string{"issuer", "audience", "keys", "below 0"} {
+	for _, missing := range []string{"issuer", "audience", "keys", "negative"} {
 		require.ErrorContains(t, err, missing)
 	}
 	for _, change := range []func(*identity.JWTOptions){

@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// MTLS knows client certificates that crypto/tls has verified against the server's client
-// CAs. The identity is the certificate's SPIFFE ID if it has one, by the rules of SPIFFE's
-// X509-SVID, else its DNS names; its common name is nobody's. Method is mtls, Name the
+// MTLS authenticates client certificates that crypto/tls has verified against the server's
+// client CAs. The identity is the certificate's SPIFFE ID, by the rules of SPIFFE's X509-SVID,
+// or without one its DNS names. The common name is ignored. Method is mtls, and Name the
 // SPIFFE ID or the first DNS name.
 type MTLS struct{}
 
 const mtls = "mtls"
 
-// Authenticate implements [Authenticator]. Without a client certificate it is ErrNone.
+// Authenticate implements [Authenticator]. Without a client certificate it returns ErrNone.
 func (MTLS) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	if c.TLS == nil || len(c.TLS.PeerCertificates) == 0 {
 		return Identity{}, fmt.Errorf("%w: no client certificate", ErrNone)
 	}
-	// What the peer sent is its own word until there is a chain.
+	// The certificate proves nothing until a chain to a CA is verified.
 	if len(c.TLS.VerifiedChains) == 0 || len(c.TLS.VerifiedChains[0]) == 0 {
 		return Identity{}, refuse(mtls, ReasonUnverified, "the certificate was not verified at the handshake")
 	}
@@ -33,7 +33,7 @@ func (MTLS) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	}
 	leaf := c.TLS.VerifiedChains[0][0]
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return Identity{}, refuse(mtls, ReasonCA, "the certificate is one of a CA")
+		return Identity{}, refuse(mtls, ReasonCA, "the certificate is that of a CA")
 	}
 	attributes := map[string][]string{}
 	for _, name := range leaf.DNSNames {
@@ -49,10 +49,10 @@ func (MTLS) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	case len(attributes["dns"]) > 0:
 		return New(mtls, attributes["dns"][0], attributes), nil
 	}
-	return Identity{}, refuse(mtls, ReasonName, "the certificate has no SPIFFE ID and no DNS name (its common name does not count)")
+	return Identity{}, refuse(mtls, ReasonName, "the certificate has no SPIFFE ID and no DNS name (the common name is ignored)")
 }
 
-// validUntil returns the end of the chain that is valid longest.
+// validUntil returns when the last of the chains expires.
 func validUntil(chains [][]*x509.Certificate) time.Time {
 	var longest time.Time
 	for _, chain := range chains {
@@ -77,12 +77,13 @@ const (
 	maxTrustDomain = 255
 )
 
-// A SPIFFE ID is a trust domain and a path of plain segments, and nothing else that a URL
-// may have. One that names somebody has a path (SPIFFE-ID 2, X509-SVID 5.2).
+// spiffe matches a SPIFFE ID: a trust domain and a path of plain segments, without the other
+// parts of a URL. The ID of a workload has a path (SPIFFE-ID 2, X509-SVID 5.2).
 var spiffe = regexp.MustCompile(`^spiffe://([a-z0-9._-]+)(?:/[a-zA-Z0-9._-]+)+$`)
 
-// spiffeID returns the SPIFFE ID among the URIs of a certificate, "" if none of them has
-// its scheme. Beside it there may be no other: which of two is meant nobody could tell.
+// spiffeID returns the SPIFFE ID among the URIs of a certificate, or "" if there is none. A
+// certificate with a SPIFFE ID and another URI is refused, because its identity is ambiguous
+// (X509-SVID 2).
 func spiffeID(uris []*url.URL) (string, error) {
 	found := false
 	for _, u := range uris {
@@ -92,16 +93,16 @@ func spiffeID(uris []*url.URL) (string, error) {
 		return "", nil
 	}
 	if len(uris) != 1 {
-		return "", refuse(mtls, ReasonName, "the certificate has %d URIs; with a SPIFFE ID there may be no other", len(uris))
+		return "", refuse(mtls, ReasonName, "the certificate has %d URIs; with a SPIFFE ID, only one is allowed", len(uris))
 	}
-	id := uris[0].String() // with whatever it has of user, port, escapes, query and fragment
+	id := uris[0].String() // including a user, port, escapes, query or fragment, which spiffe refuses
 	m := spiffe.FindStringSubmatch(id)
 	if m == nil || len(id) > maxSPIFFE || len(m[1]) > maxTrustDomain {
-		return "", refuse(mtls, ReasonName, "the certificate's SPIFFE ID is not a valid one")
+		return "", refuse(mtls, ReasonName, "the certificate's SPIFFE ID is invalid")
 	}
 	for segment := range strings.SplitSeq(id, "/") {
 		if segment == "." || segment == ".." {
-			return "", refuse(mtls, ReasonName, "the certificate's SPIFFE ID is not a valid one")
+			return "", refuse(mtls, ReasonName, "the certificate's SPIFFE ID is invalid")
 		}
 	}
 	return id, nil

@@ -20,18 +20,17 @@ import (
 	"inject/resolver/serve/watch"
 )
 
-// tokenPrefix begins every token, so that one that has leaked is recognised by what scans
-// for them.
+// tokenPrefix begins every token, so that secret scanners can recognise a leaked one.
 const tokenPrefix = "inj_"
 
-// Tokens knows the tokens whose hashes are in a file. It has a line for each:
+// Tokens authenticates tokens whose hashes are in a file. The file has a line for each:
 //
 //	NAME sha256:HEX [expires=RFC3339]
 //
-// NAME is for the policy and the audit log: letters, digits and ._@:/- , at most 128, a
-// letter or a digit first. HEX is the SHA-256 of the token. What follows a # at the
-// beginning of a line or after white space is a comment. Method is token, Name and the
-// attribute token are NAME. [NewToken] makes a token with its line.
+// NAME is for the policy and the audit log: up to 128 letters, digits and ._@:/- ; the first
+// is a letter or a digit. HEX is the SHA-256 of the token. A # at the beginning of a line or
+// after white space begins a comment. The identity's Method is token; its Name and its
+// attribute token are NAME. [NewToken] makes a token and its line.
 type Tokens struct {
 	file *watch.Watched[map[[sha256.Size]byte]token]
 }
@@ -41,10 +40,11 @@ type token struct {
 	expires time.Time // zero: never
 }
 
-// NewTokens reads the file at path and keeps it current until ctx ends. It fails if the
-// file cannot be read, is not of that form, or may be written by its group or by others
-// ([secret.ErrInvalid]); later that goes to log and the tokens stay as they were. Reading is nobody's harm: a
-// token is 256 random bits, so its hash does not give it away.
+// NewTokens reads the file at path and follows its changes until ctx ends. It returns an
+// error that wraps [secret.ErrInvalid] if the file cannot be read, has another form, or is
+// writable by its group or others. After that, such a file is logged and the previous tokens
+// stay in use. The file may be readable by others: a token has 256 random bits, so it cannot
+// be guessed from its hash.
 func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, error) {
 	file, err := watch.Load(ctx, path, func(b []byte) (map[[sha256.Size]byte]token, error) {
 		info, err := os.Stat(path)
@@ -52,7 +52,7 @@ func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, err
 			return nil, err
 		}
 		if mode := info.Mode().Perm(); mode&0o022 != 0 {
-			return nil, fmt.Errorf("others than its owner may write to it (mode %04o): chmod go-w", mode)
+			return nil, fmt.Errorf("its group or others may write to it (mode %04o): run chmod go-w", mode)
 		}
 		return parseTokens(b)
 	}, log)
@@ -62,19 +62,19 @@ func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, err
 	return &Tokens{file}, nil
 }
 
-// Err returns why the file as it is now is not in use; nil if it is.
+// Err returns why the current contents of the file are not in use, or nil if they are.
 func (t *Tokens) Err() error { return t.file.Err() }
 
-// Authenticate implements [Authenticator]. A bearer without the prefix of our tokens is
+// Authenticate implements [Authenticator]. For a bearer token without our prefix it returns
 // ErrNone.
 func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	bearer := c.Bearer.Reveal()
 	if !bytes.HasPrefix(bearer, []byte(tokenPrefix)) {
-		return Identity{}, fmt.Errorf("%w: no token of ours", ErrNone)
+		return Identity{}, fmt.Errorf("%w: not one of our tokens", ErrNone)
 	}
-	// How long the look-up takes depends on the hash of what was sent. Nobody can choose a
-	// hash that agrees with another's in its first bits and learn from it the token, so a
-	// map is as good as a comparison in constant time of each.
+	// The time of the lookup depends on the hash of the token. An attacker cannot choose a
+	// token by its hash, so the time reveals nothing about valid tokens, and a comparison in
+	// constant time is not needed.
 	found, ok := t.file.Current()[sha256.Sum256(bearer)]
 	if !ok {
 		return Identity{}, refuse("token", ReasonUnknown, "it is not in the token file")
@@ -85,9 +85,9 @@ func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 	return New("token", found.name, map[string][]string{"token": {found.name}}), nil
 }
 
-// NewToken returns a new token and the line for the token file that lets it in as name.
-// The line has no end of line and no expiry: " expires=RFC3339" may be added. The error
-// wraps [secret.ErrInvalid] and does not quote name.
+// NewToken returns a new token and its line for the token file. The line has no line end and
+// no expiry; " expires=RFC3339" may be appended. The error wraps [secret.ErrInvalid] and does
+// not quote name.
 func NewToken(name string) (value secret.Value, line string, err error) {
 	if err := validTokenName(name); err != nil {
 		return secret.Value{}, "", fmt.Errorf("%w: %w", secret.ErrInvalid, err)
@@ -104,15 +104,15 @@ var tokenName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@:/-]{0,127}$`)
 func validTokenName(name string) error {
 	switch {
 	case strings.HasPrefix(name, tokenPrefix):
-		return errors.New("there is a token where its name belongs (not shown): whoever can read this has it, so make a new one")
+		return errors.New("there is a token in place of its name (not shown): everyone who can read the file has it, so make a new token")
 	case !tokenName.MatchString(name):
-		return errors.New("the name of a token is letters, digits and ._@:/- , at most 128, a letter or a digit first")
+		return errors.New("the name of a token has up to 128 letters, digits and ._@:/- , and begins with a letter or a digit")
 	}
 	return nil
 }
 
-// CheckTokens returns what is wrong with what a token file holds, nil if nothing is. It
-// names lines and quotes none of them.
+// CheckTokens returns an error if file is not a valid token file. It names lines and quotes
+// none of them.
 func CheckTokens(file []byte) error {
 	if _, err := parseTokens(file); err != nil {
 		return fmt.Errorf("%w: %w", secret.ErrInvalid, err)
@@ -120,11 +120,11 @@ func CheckTokens(file []byte) error {
 	return nil
 }
 
-// maxTokenErrors is how many lines one error names.
+// maxTokenErrors is how many wrong lines one error names.
 const maxTokenErrors = 20
 
-// parseTokens reads a token file. Its error names the lines that are wrong and quotes none
-// of them: there may be a token in one, by mistake.
+// parseTokens reads a token file. Its error names the lines that are wrong and quotes none of
+// them, because one may hold a token by mistake.
 func parseTokens(b []byte) (map[[sha256.Size]byte]token, error) {
 	tokens := map[[sha256.Size]byte]token{}
 	names, hashes := map[string]int{}, map[[sha256.Size]byte]int{}
@@ -147,9 +147,9 @@ func parseTokens(b []byte) (map[[sha256.Size]byte]token, error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("line %d: %w", n, err))
 		case names[one.name] != 0:
-			errs = append(errs, fmt.Errorf("line %d: the name of line %d again", n, names[one.name]))
+			errs = append(errs, fmt.Errorf("line %d: the same name as in line %d", n, names[one.name]))
 		case hashes[sum] != 0:
-			errs = append(errs, fmt.Errorf("line %d: the hash of line %d again", n, hashes[sum]))
+			errs = append(errs, fmt.Errorf("line %d: the same hash as in line %d", n, hashes[sum]))
 		default:
 			names[one.name], hashes[sum], tokens[sum] = n, n, one
 		}
@@ -182,11 +182,11 @@ func parseToken(fields []string) (sum [sha256.Size]byte, one token, err error) {
 	}
 	expires, ok := strings.CutPrefix(fields[2], "expires=")
 	if !ok || len(fields) > 3 {
-		return sum, one, errors.New("after the hash there may only be expires=RFC3339")
+		return sum, one, errors.New("only expires=RFC3339 may follow the hash")
 	}
 	one.expires, err = time.Parse(time.RFC3339, expires)
 	if err != nil || one.expires.IsZero() {
-		return sum, one, errors.New("expires is not a time like 2030-12-31T23:59:59Z")
+		return sum, one, errors.New("expires is not a time such as 2030-12-31T23:59:59Z")
 	}
 	return sum, one, nil
 }

@@ -128,9 +128,9 @@ func TestTokensRefusesLines(t *testing.T) {
 	require.NoError(t, load(""))
 	require.NoError(t, load(line+other+"c "+strings.ToUpper(hash[7:])[:0]+"sha256:"+strings.Repeat("AB", 32)))
 	for text, why := range map[string]string{
-		line + "# x\n" + "a sha256:" + strings.Repeat("0", 64):               "line 3: the name of line 1 again",
-		line + other + "c " + hash:                                           "line 3: the hash of line 1 again",
-		other + "c sha256:" + strings.ToUpper(hash[7:]) + "\n" + "d " + hash: "line 3: the hash of line 2 again",
+		line + "# x\n" + "a sha256:" + strings.Repeat("0", 64):               "line 3: the same name as in line 1",
+		line + other + "c " + hash:                                           "line 3: the same hash as in line 1",
+		other + "c sha256:" + strings.ToUpper(hash[7:]) + "\n" + "d " + hash: "line 3: the same hash as in line 2",
 		"a":                               "line 1: no hash",
 		"a " + hash[:70]:                  "line 1: the hash",
 		"a " + hash[7:]:                   "line 1: the hash",
@@ -140,8 +140,8 @@ func TestTokensRefusesLines(t *testing.T) {
 		"a " + hash + " expires=tomorrow": "line 1: expires",
 		"a " + hash + " expires=0001-01-01T00:00:00Z":   "line 1: expires",
 		"a " + hash + " expires=":                       "line 1: expires",
-		"a " + hash + " until=2030-01-01T00:00:00Z":     "line 1: after the hash",
-		"a " + hash + " expires=2030-01-01T00:00:00Z x": "line 1: after the hash",
+		"a " + hash + " until=2030-01-01T00:00:00Z":     "line 1: only expires=RFC3339",
+		"a " + hash + " expires=2030-01-01T00:00:00Z x": "line 1: only expires=RFC3339",
 		"-a " + hash:                          "line 1: the name",
 		"ä " + hash:                           "line 1: the name",
 		"a# " + hash:                          "line 1: the name",
