@@ -103,6 +103,6 @@ func TestClientScope(t *testing.T) {
 		_, err := c.Resolve(t.Context(), task, resolvertest.Declare("K"))
 		require.ErrorIs(t, err, secret.ErrDenied)
 		require.EqualError(t, err, "resolve: access denied: this identity resolves as a task of project web, domain development and of no other scope")
-		require.Equal(t, "leave the scope out of the request, or ask as -p web -d development", secret.Hint(err))
+		require.Equal(t, "leave the scope out of the request, or give -p web -d development", secret.Hint(err))
 	}
 }

@@ -415,11 +415,11 @@ func (c *matrixCaller) oracle(verb, scope string) (may bool, status int, message
 		may := slices.ContainsFunc(c.list, func(s string) bool { return store.Filter(at).Match(secret.Ref{Scope: matrixScopes[s]}) })
 		return may, http.StatusForbidden, deniedText
 	case c.task == "":
-		return false, http.StatusForbidden, deniedText + ": this identity may not resolve secrets; hint: the policy needs a rule with resolve that matches it first"
+		return false, http.StatusForbidden, deniedText + ": this identity may not resolve secrets; hint: the first rule of the policy that matches this identity must have resolve"
 	case c.task != scope:
 		bound := matrixScopes[c.task]
 		return false, http.StatusForbidden, deniedText + ": this identity resolves as a task of " + bound.String() +
-			" and of no other scope; hint: leave the scope out of the request, or ask as" + bound.Flags()
+			" and of no other scope; hint: leave the scope out of the request, or give" + bound.Flags()
 	case verb == "resolve another" && c.keys != nil: // as a key that is not there
 		return false, http.StatusOK, ""
 	}

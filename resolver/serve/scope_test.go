@@ -39,7 +39,7 @@ rules:
   - {name: org, identity: {spiffe: "spiffe://example.org/org"}, resolve: {}}
   - {name: no task, identity: {spiffe: "spiffe://example.org/none"}, list: [{}]}
 `, nil)
-	const hint = "; hint: leave the scope out of the request, or ask as"
+	const hint = "; hint: leave the scope out of the request, or give"
 	for _, test := range []struct {
 		caller string
 		bound  secret.Scope   // zero: none
@@ -74,7 +74,7 @@ rules:
 			"none",
 			secret.Scope{},
 			nil,
-			"access denied: this identity may not resolve secrets; hint: the policy needs a rule with resolve that matches it first",
+			"access denied: this identity may not resolve secrets; hint: the first rule of the policy that matches this identity must have resolve",
 		},
 	} {
 		t.Run(test.caller, func(t *testing.T) {

@@ -431,7 +431,7 @@ func testResolved(t *testing.T, r *running, w wire) {
 	require.True(t, bytes.Equal(value, answer.GetClimbs()[0].GetFound().GetValue()))
 	code, message := failed(t, errOf(w.resolve.Resolve(t.Context(), &injectv1.ResolveRequest{Scope: &injectv1.Scope{Project: "q"}, Secrets: []*core.Secret{{Key: "K"}}})))
 	require.Equal(t, connect.CodePermissionDenied, code)
-	require.Contains(t, message, "ask as -p p -d d")
+	require.Contains(t, message, "give -p p -d d")
 }
 
 // The status of HTTP goes with the code of Connect, and a request has a number.

@@ -18,20 +18,21 @@ import (
 //go:embed policy.schema.json
 var schema []byte
 
-// Schema returns the JSON Schema (draft 2020-12) of a policy file, for editors. [Parse]
-// accepts nothing that it refuses, and refuses besides what a schema cannot tell: two
-// rules of one name, captures that do not fit together, what is given twice.
+// Schema returns the JSON Schema (draft 2020-12) of a policy file, for editors. Every file that
+// [Parse] accepts is valid by it. Parse also refuses what a schema cannot express: two rules
+// with one name, captures that do not fit together, duplicates.
 func Schema() []byte { return bytes.Clone(schema) }
 
 const (
 	// maxSize is the largest policy file in bytes: that of a Kubernetes ConfigMap.
 	maxSize = 1 << 20
-	// maxName is the longest name of a rule in bytes: it is in each line of the audit log.
+	// maxName is the longest name of a rule in bytes. The audit log repeats it in each line.
 	maxName = 100
 )
 
-// Parse reads a policy file. Its error wraps [secret.ErrInvalid] and names line and field
-// of everything that is wrong, up to 20 mistakes. It quotes no token.
+// Parse reads a policy file. Its error wraps [secret.ErrInvalid] and names the line and the
+// field of every mistake, up to 20. It does not quote the patterns of tokens, because a token
+// may stand in their place.
 func Parse(text []byte) (*Policy, error) {
 	if len(text) > maxSize {
 		return nil, fmt.Errorf("%w policy: %d bytes (at most %d)", secret.ErrInvalid, len(text), maxSize)
@@ -48,7 +49,7 @@ func Parse(text []byte) (*Policy, error) {
 	return p.policy, nil
 }
 
-// syntax returns what is wrong with the YAML, with a word on the most common mistake.
+// syntax returns an error in the YAML, with a hint for the most common mistake.
 func syntax(err error) error {
 	said := err.Error()
 	if strings.Contains(said, "unknown anchor") || strings.Contains(said, "alphabetic or numeric") {
@@ -57,7 +58,7 @@ func syntax(err error) error {
 	return fmt.Errorf("%w policy: %s", secret.ErrInvalid, said)
 }
 
-// mistakes returns all that is wrong with the file of root as one error; nil for nothing.
+// mistakes returns all mistakes in the file of root as one error, or nil if there are none.
 func mistakes(root strictyaml.Node) error {
 	first, more := root.Mistakes()
 	if len(first) == 0 {
@@ -78,7 +79,7 @@ func mistakes(root strictyaml.Node) error {
 
 type parser struct {
 	policy *Policy
-	names  map[string]int // of rules, and their lines
+	names  map[string]int // of rules, with their lines
 }
 
 // text returns the text of n, which must not be empty.
@@ -89,7 +90,7 @@ func text(n strictyaml.Node) (string, bool) {
 	}
 	text, ok := n.Text()
 	if ok && text == "" {
-		n.Fail("empty: leave it out or say something")
+		n.Fail("empty: leave it out or give a text")
 		return "", false
 	}
 	return text, ok
@@ -102,13 +103,13 @@ func (p *parser) file(n strictyaml.Node) {
 	}
 	switch version, given := got["version"]; {
 	case !given:
-		n.Below("version").Fail("missing: this is version 1")
+		n.Below("version").Fail("missing: the version is 1")
 	case version.Kind != yaml.ScalarNode || version.ShortTag() != "!!int" || version.Value != "1":
-		version.Fail("not 1, the only one there is")
+		version.Fail("not 1, which is the only version")
 	}
 	rules, given := got["rules"]
 	if !given {
-		n.Below("rules").Fail(`missing: without any nothing is allowed, which is said with "rules: []"`)
+		n.Below("rules").Fail(`missing: to allow nothing, write "rules: []"`)
 		return
 	}
 	items, _ := rules.List()
@@ -117,7 +118,7 @@ func (p *parser) file(n strictyaml.Node) {
 	}
 }
 
-// captures are those of the rule that is being parsed.
+// captures are the captures of the rule that is being parsed.
 type captures []struct {
 	name string
 	used bool
@@ -141,7 +142,7 @@ func (p *parser) rule(n strictyaml.Node) {
 	if name, given := got["name"]; given {
 		r.name = p.name(name)
 	} else {
-		n.Below("name").Fail("missing: the audit log needs it")
+		n.Below("name").Fail("missing: the audit log names the rule")
 	}
 
 	var c captures
@@ -150,9 +151,9 @@ func (p *parser) rule(n strictyaml.Node) {
 	if given {
 		c = p.identity(identity, r)
 	} else {
-		n.Below("identity").Fail("missing: who is this rule for?")
+		n.Below("identity").Fail("missing: it says whom the rule is for")
 	}
-	known := n.Count() == before // else a capture may be missing for another reason
+	known := n.Count() == before // otherwise a capture may be missing because of a mistake
 
 	for _, verb := range []Verb{Manage, List} {
 		if n, given := got[verb.String()]; given {
@@ -174,7 +175,7 @@ func (p *parser) rule(n strictyaml.Node) {
 	if known && n.Count() == before {
 		for _, capture := range c {
 			if !capture.used {
-				identity.Fail(`capture {%s} is not used: "*" is what captures nothing`, capture.name)
+				identity.Fail(`capture {%s} is not used: write "*" to capture nothing`, capture.name)
 			}
 		}
 	}
@@ -189,17 +190,16 @@ func (p *parser) name(n strictyaml.Node) string {
 	case len(name) > maxName:
 		n.Fail("%d bytes long (at most %d)", len(name), maxName)
 	case !printable.Is(name) || strings.TrimSpace(name) != name:
-		n.Fail("has white space at an end, or a character that cannot be printed")
+		n.Fail("begins or ends with white space, or has a character that cannot be printed")
 	case taken:
-		n.Fail("%q is the name of the rule in line %d, too", name, first)
+		n.Fail("%q is already the name of the rule in line %d", name, first)
 	default:
 		p.names[name] = n.Line
 	}
 	return name
 }
 
-// attributes are those that an identity may have, as they are told; claim.NAME is any
-// claim.
+// attributes are the attributes of an identity, for errors; claim.NAME stands for any claim.
 var attributes = []string{"spiffe", "dns", "issuer", "subject", "audience", "token", "claim.NAME"}
 
 func (p *parser) identity(n strictyaml.Node, r *rule) captures {
@@ -208,7 +208,7 @@ func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 		return nil
 	}
 	if len(n.Content) == 0 {
-		n.Fail("empty: that would match everybody")
+		n.Fail("empty: it would match every caller")
 	}
 	var c captures
 	issuer := slices.ContainsFunc(all, func(f strictyaml.Field) bool { return f.Name == "issuer" })
@@ -217,13 +217,13 @@ func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 		claim, isClaim := strings.CutPrefix(attribute, "claim.")
 		switch {
 		case isClaim && (claim == "" || strings.ContainsFunc(claim, func(r rune) bool { return r <= ' ' || r >= 0x7f })):
-			f.Key.Fail("not a claim's name: it is ASCII without white space")
+			f.Key.Fail("not the name of a claim, which must be ASCII without white space")
 			continue
 		case !isClaim && (attribute == "claim.NAME" || !slices.Contains(attributes, attribute)):
 			f.Unknown("attribute", attributes)
 			continue
 		case !issuer && (isClaim || attribute == "subject" || attribute == "audience"):
-			f.Key.Fail("needs issuer beside it: alone it is whoever any issuer says")
+			f.Key.Fail("needs issuer beside it: without one it would accept the word of any issuer")
 		}
 		if m, ok := p.matcher(attribute, f.Value, &c); ok {
 			r.identity = append(r.identity, m)
@@ -232,7 +232,7 @@ func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 	return c
 }
 
-// matcher reads the pattern of an attribute and adds its captures to c.
+// matcher returns the pattern of an attribute and adds its captures to c.
 func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matcher, bool) {
 	pattern, ok := text(n)
 	if !ok {
@@ -240,7 +240,7 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 	}
 	tokens, err := lex(pattern)
 	if attribute == "issuer" && strings.ContainsAny(pattern, "*{}") {
-		err = errors.New("an issuer is literal: no wildcard and no capture")
+		err = errors.New("an issuer is literal: wildcards and captures are not allowed")
 	}
 	if attribute == "spiffe" && !strings.HasPrefix(pattern, "spiffe://") {
 		err = errors.New("a SPIFFE ID begins with spiffe://")
@@ -260,7 +260,7 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 			n.Fail("{%s} is captured twice", t.text)
 			return matcher{}, false
 		case len(*c) == maxCaptures:
-			n.Fail("over %d captures in a rule", maxCaptures)
+			n.Fail("a rule has more than %d captures", maxCaptures)
 			return matcher{}, false
 		}
 		*c = append(*c, struct {
@@ -283,8 +283,8 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 	return m, true
 }
 
-// scopes reads the levels in got. Stars tells whether wildcards may be used, and known
-// whether c is all that the identity captures.
+// scopes reads the levels in got. stars allows wildcards, and known says that c has all
+// captures of the identity.
 func (p *parser) scopes(got map[string]strictyaml.Node, stars bool, c captures, known bool) scopes {
 	s := scopes{org: level{pieces: []string{secret.DefaultOrg}}}
 	for _, l := range []struct {
@@ -328,7 +328,7 @@ func (p *parser) keys(n strictyaml.Node) map[string]bool {
 		switch err := secret.ValidKey(key); {
 		case !ok:
 		case strings.Contains(key, "*"):
-			n.Fail("a wildcard is refused: each key is named, or keys left out for all of the scope")
+			n.Fail("a wildcard is not allowed: name each key, or leave keys out to allow all of the scope")
 		case err != nil:
 			n.Fail("%v", err)
 		case keys[key]:
@@ -337,7 +337,7 @@ func (p *parser) keys(n strictyaml.Node) map[string]bool {
 		keys[key] = true
 	}
 	if ok && len(items) == 0 {
-		n.Fail("empty: without keys all of the scope may be resolved, so none must be said by leaving resolve out")
+		n.Fail("empty: to allow all keys of the scope leave keys out, and to allow none leave resolve out")
 	}
 	return keys
 }

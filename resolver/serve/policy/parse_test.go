@@ -47,7 +47,7 @@ var good = []string{
 const beyond = "(beyond the schema) "
 
 // noName is said of a pattern that no name matches.
-const noName = `no name matches: one has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`
+const noName = `no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`
 
 // bad are files and what is said of them, after "invalid policy".
 var bad = []struct{ text, want string }{
@@ -60,15 +60,15 @@ var bad = []struct{ text, want string }{
 	{"version: 1\nrules: [\n", ": not YAML: line 2: did not find expected node content"},
 	{"version: 1\nrules: []\n---\nversion: 1\nrules: []\n", ": line 3: a second document: only one is allowed"},
 	{"version: 1\nrules: []\n---\n[\n", ": not YAML: line 4: did not find expected node content"},
-	{"rules: []", ": line 1: version: missing: this is version 1"},
-	{"version: 1", `: line 1: rules: missing: without any nothing is allowed, which is said with "rules: []"`},
-	{"version: 2\nrules: []", ": line 1: version: not 1, the only one there is"},
-	{"version: '1'\nrules: []", ": line 1: version: not 1, the only one there is"},
+	{"rules: []", ": line 1: version: missing: the version is 1"},
+	{"version: 1", `: line 1: rules: missing: to allow nothing, write "rules: []"`},
+	{"version: 2\nrules: []", ": line 1: version: not 1, which is the only version"},
+	{"version: '1'\nrules: []", ": line 1: version: not 1, which is the only version"},
 	{"version: 1\nrules:\n", ": line 2: rules: expected a list, found nothing"},
 	{"version: 1\nrules: {a: b}\n", ": line 2: rules: expected a list, found fields"},
 	{"version: 1\nrules: [x]\n", ": line 2: rules[0]: expected fields, found text"},
 	{"version: 1\nrules: []\nrules: []\n", ": line 3: rules: given twice, first in line 2"},
-	{"version: 1\nrule: []\n", ":\n  line 1: rules: missing: without any nothing is allowed, which is said with \"rules: []\"\n  line 2: rule: unknown field, did you mean rules? (known: version, rules)"},
+	{"version: 1\nrule: []\n", ":\n  line 1: rules: missing: to allow nothing, write \"rules: []\"\n  line 2: rule: unknown field, did you mean rules? (known: version, rules)"},
 	{"version: 1\nrules: []\n1: x\n", ": line 3: a field's name must be text, found a number"},
 	{"version: 1\nrules: []\n? [a]\n: x\n", ": line 3: a field's name must be text, found a list"},
 	{"version: 1\nrules: []\n\"a\\nb\": x\n", ": line 3: ?: unknown field (known: version, rules)"},
@@ -79,60 +79,60 @@ var bad = []struct{ text, want string }{
 	{rule("manag: []\nidentity: {token: b}"), ": line 5: rules[1].manag: unknown field, did you mean manage? (known: name, identity, manage, list, resolve)"},
 	{rule("allow: []\nidentity: {token: b}"), ": line 5: rules[1].allow: unknown field (known: name, identity, manage, list, resolve)"},
 	{rule("identity: {token: b}\nidentity: {token: c}"), ": line 6: rules[1].identity: given twice, first in line 5"},
-	{rule("list: []"), ": line 4: rules[1].identity: missing: who is this rule for?"},
-	{"version: 1\nrules:\n- identity: {token: a}\n", ": line 3: rules[0].name: missing: the audit log needs it"},
-	{"version: 1\nrules:\n- {name: '', identity: {token: a}}\n", ": line 3: rules[0].name: empty: leave it out or say something"},
+	{rule("list: []"), ": line 4: rules[1].identity: missing: it says whom the rule is for"},
+	{"version: 1\nrules:\n- identity: {token: a}\n", ": line 3: rules[0].name: missing: the audit log names the rule"},
+	{"version: 1\nrules:\n- {name: '', identity: {token: a}}\n", ": line 3: rules[0].name: empty: leave it out or give a text"},
 	{"version: 1\nrules:\n- {name: 7, identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a number: it needs quotes"},
 	{"version: 1\nrules:\n- {name: [], identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a list"},
-	{"version: 1\nrules:\n- {name: ' a', identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
-	{"version: 1\nrules:\n- {name: \"a\\nb\", identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
-	{beyond + "version: 1\nrules:\n- {name: \"a\\u202eb\", identity: {token: a}}\n", ": line 3: rules[0].name: has white space at an end, or a character that cannot be printed"},
+	{"version: 1\nrules:\n- {name: ' a', identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
+	{"version: 1\nrules:\n- {name: \"a\\nb\", identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
+	{beyond + "version: 1\nrules:\n- {name: \"a\\u202eb\", identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
 	{"version: 1\nrules:\n- {name: " + strings.Repeat("x", 101) + ", identity: {token: a}}\n", ": line 3: rules[0].name: 101 bytes long (at most 100)"},
-	{beyond + "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- {name: a, identity: {token: b}}\n", `: line 4: rules[1].name: "a" is the name of the rule in line 3, too`},
+	{beyond + "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- {name: a, identity: {token: b}}\n", `: line 4: rules[1].name: "a" is already the name of the rule in line 3`},
 
 	// Its identity.
-	{rule("identity: {}"), ": line 5: rules[1].identity: empty: that would match everybody"},
+	{rule("identity: {}"), ": line 5: rules[1].identity: empty: it would match every caller"},
 	{rule("identity:"), ": line 5: rules[1].identity: expected fields, found nothing"},
 	{rule("identity: [token]"), ": line 5: rules[1].identity: expected fields, found a list"},
 	{rule("identity: {toke: b}"), ": line 5: rules[1].identity.toke: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
-	{rule("identity: {claim.NAME: b, Token: c}"), ":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: alone it is whoever any issuer says\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
+	{rule("identity: {claim.NAME: b, Token: c}"), ":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: without one it would accept the word of any issuer\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
 	{rule("identity: {token: b, token: c}"), ": line 5: rules[1].identity.token: given twice, first in line 5"},
-	{rule("identity: {token: ''}"), ": line 5: rules[1].identity.token: empty: leave it out or say something"},
+	{rule("identity: {token: ''}"), ": line 5: rules[1].identity.token: empty: leave it out or give a text"},
 	{rule("identity: {token: 12}"), ": line 5: rules[1].identity.token: expected text, found a number: it needs quotes"},
 	{rule("identity: {token: [a, b]}"), ": line 5: rules[1].identity.token: expected text, found a list"},
 	{beyond + rule("identity: {token: !!binary aGk=}"), ": line 5: rules[1].identity.token: expected text, found something else"},
 	{rule("identity: {token: *}"), `: not YAML: line 5: did not find expected alphabetic or numeric character (a pattern that begins with * needs quotes: "*")`},
 	{rule("identity: {token: *all}"), `: not YAML: unknown anchor 'all' referenced (a pattern that begins with * needs quotes: "*")`},
 	{rule("identity: {token: {me}}\nlist: [{project: {me}}]"), ":\n  line 5: rules[1].identity.token: expected text, found fields: a capture needs quotes, \"{me}\"\n  line 6: rules[1].list[0].project: expected text, found fields: a capture needs quotes, \"{me}\""},
-	{rule("identity: {subject: s}"), ": line 5: rules[1].identity.subject: needs issuer beside it: alone it is whoever any issuer says"},
-	{rule("identity: {audience: a, token: t}"), ": line 5: rules[1].identity.audience: needs issuer beside it: alone it is whoever any issuer says"},
-	{rule("identity: {claim.x: a, spiffe: 'spiffe://x/a'}"), ": line 5: rules[1].identity.claim.x: needs issuer beside it: alone it is whoever any issuer says"},
-	{rule("identity: {issuer: i, claim.: a}"), ": line 5: rules[1].identity.claim.: not a claim's name: it is ASCII without white space"},
-	{rule("identity: {issuer: i, 'claim.a b': a}"), ": line 5: rules[1].identity.?: not a claim's name: it is ASCII without white space"},
+	{rule("identity: {subject: s}"), ": line 5: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer"},
+	{rule("identity: {audience: a, token: t}"), ": line 5: rules[1].identity.audience: needs issuer beside it: without one it would accept the word of any issuer"},
+	{rule("identity: {claim.x: a, spiffe: 'spiffe://x/a'}"), ": line 5: rules[1].identity.claim.x: needs issuer beside it: without one it would accept the word of any issuer"},
+	{rule("identity: {issuer: i, claim.: a}"), ": line 5: rules[1].identity.claim.: not the name of a claim, which must be ASCII without white space"},
+	{rule("identity: {issuer: i, 'claim.a b': a}"), ": line 5: rules[1].identity.?: not the name of a claim, which must be ASCII without white space"},
 	{rule("identity: {issuer: i, claims: a}"), ": line 5: rules[1].identity.claims: unknown attribute (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
-	{rule("identity: {issuer: 'https://*.example.org'}"), ": line 5: rules[1].identity.issuer: an issuer is literal: no wildcard and no capture"},
-	{rule("identity: {issuer: 'https://{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.issuer: an issuer is literal: no wildcard and no capture"},
+	{rule("identity: {issuer: 'https://*.example.org'}"), ": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed"},
+	{rule("identity: {issuer: 'https://{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed"},
 	{rule("identity: {spiffe: example.org/a}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
 	{rule("identity: {spiffe: '**'}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
-	{rule("identity: {token: 'a**'}"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
-	{rule("identity: {token: '**/a'}"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
-	{rule("identity: {token: 'a/**{b}'}\nlist: [{project: '{b}'}]"), `: line 5: rules[1].identity.token: "**" stands alone and last: after a "/"`},
+	{rule("identity: {token: 'a**'}"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
+	{rule("identity: {token: '**/a'}"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
+	{rule("identity: {token: 'a/**{b}'}\nlist: [{project: '{b}'}]"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
 	{rule("identity: {token: '***'}"), `: line 5: rules[1].identity.token: "***" has no meaning`},
 	{rule("identity: {dns: '**.a'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
 	{rule("identity: {dns: '**'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
-	{rule("identity: {token: 'a{'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
-	{rule("identity: {token: 'a}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
-	{rule("identity: {token: '{}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
-	{rule("identity: {token: '{A}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
-	{rule("identity: {token: '{a{b}}'}"), `: line 5: rules[1].identity.token: braces are for captures, {name} with a name of a-z and "_"`},
-	{rule("identity: {token: '{a}-{b}'}\nlist: [{project: '{a}', domain: '{b}'}]"), `: line 5: rules[1].identity.token: a capture is the only wildcard between two "/": else there would be several ways to match`},
-	{rule("identity: {token: 'x/{a}*/y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.token: a capture is the only wildcard between two "/": else there would be several ways to match`},
-	{rule("identity: {dns: '*{a}.y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.dns: a capture is the only wildcard between two ".": else there would be several ways to match`},
+	{rule("identity: {token: 'a{'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
+	{rule("identity: {token: 'a}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
+	{rule("identity: {token: '{}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
+	{rule("identity: {token: '{A}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
+	{rule("identity: {token: '{a{b}}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
+	{rule("identity: {token: '{a}-{b}'}\nlist: [{project: '{a}', domain: '{b}'}]"), `: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would be several ways to match`},
+	{rule("identity: {token: 'x/{a}*/y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would be several ways to match`},
+	{rule("identity: {dns: '*{a}.y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.dns: a capture must be the only wildcard between two ".", or there would be several ways to match`},
 	{beyond + rule("identity: {token: '{a}/{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.token: {a} is captured twice"},
 	{beyond + rule("identity: {token: '{a}', dns: '{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.dns: {a} is captured twice"},
-	{beyond + rule("identity: {token: '{a}/{b}/{c}/{d}/{e}'}"), ": line 5: rules[1].identity.token: over 4 captures in a rule"},
-	{beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity: capture {b} is not used: "*" is what captures nothing`},
-	{beyond + rule("identity: {token: '{a}'}"), `: line 5: rules[1].identity: capture {a} is not used: "*" is what captures nothing`},
+	{beyond + rule("identity: {token: '{a}/{b}/{c}/{d}/{e}'}"), ": line 5: rules[1].identity.token: a rule has more than 4 captures"},
+	{beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity: capture {b} is not used: write "*" to capture nothing`},
+	{beyond + rule("identity: {token: '{a}'}"), `: line 5: rules[1].identity: capture {a} is not used: write "*" to capture nothing`},
 
 	// What it may.
 	{below("list: [{project: '{me}'}, {projct: p}]"), ": line 6: rules[1].list[1].projct: unknown field, did you mean project? (known: org, project, domain)"},
@@ -141,11 +141,11 @@ var bad = []struct{ text, want string }{
 	{below("list: [{project: '{me}'}]\nmanage:"), ": line 7: rules[1].manage: expected a list, found nothing"},
 	{below("list: [{project: '{me}'}]\nmanage: ['*']"), ": line 7: rules[1].manage[0]: expected fields, found text"},
 	{below("list: [{project: '{me}'}]\nmanage:\n- {project: p}\n-\n"), ": line 9: rules[1].manage[1]: expected fields, found nothing"},
-	{below("list: [{project: '{me}'}, {project: ''}]"), ": line 6: rules[1].list[1].project: empty: leave it out or say something"},
+	{below("list: [{project: '{me}'}, {project: ''}]"), ": line 6: rules[1].list[1].project: empty: leave it out or give a text"},
 	{below("list: [{project: '{me}'}, {domain: true}]"), ": line 6: rules[1].list[1].domain: expected text, found a truth value: it needs quotes"},
 	{below("list: [{project: '{me}'}, {domain: null}]"), ": line 6: rules[1].list[1].domain: expected text, found nothing"},
-	{below("list: [{project: '{me}'}, {domain: '**'}]"), `: line 6: rules[1].list[1].domain: "**" has no meaning here: "*" is any name and none`},
-	{below("list: [{project: '{me}{me}'}]"), ": line 6: rules[1].list[0].project: only one capture: of two it could not be told where the first ends"},
+	{below("list: [{project: '{me}'}, {domain: '**'}]"), `: line 6: rules[1].list[1].domain: "**" has no meaning here: "*" matches every name, and no name`},
+	{below("list: [{project: '{me}{me}'}]"), ": line 6: rules[1].list[0].project: only one capture is allowed: with two it would be ambiguous where the first ends"},
 	{below("list: [{project: '{me}/x'}]"), `: line 6: rules[1].list[0].project: ` + noName},
 	{below("list: [{project: '{me}'}]\nmanage: [{project: a__b}, {project: '*__a'}]"), ":\n  line 7: rules[1].manage[0].project: " + noName + "\n  line 7: rules[1].manage[1].project: " + noName},
 	{below("list: [{project: '{me}'}, {project: '_*'}]"), ": line 6: rules[1].list[1].project: " + noName},
@@ -161,19 +161,19 @@ var bad = []struct{ text, want string }{
 
 	// What it may resolve.
 	{below("resolve: [{project: '{me}'}]"), ": line 6: rules[1].resolve: expected fields, found a list"},
-	{below("resolve: {project: '*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
-	{below("resolve: {project: 'a-*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
-	{below("resolve: {project: '{me}{me}'}"), ": line 6: rules[1].resolve.project: only one capture: of two it could not be told where the first ends"},
+	{below("resolve: {project: '*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
+	{below("resolve: {project: 'a-*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
+	{below("resolve: {project: '{me}{me}'}"), ": line 6: rules[1].resolve.project: only one capture is allowed: with two it would be ambiguous where the first ends"},
 	{below("resolve: {project: a/b, domain: '{me}'}"), `: line 6: rules[1].resolve.project: ` + noName},
 	{beyond + below("resolve: {project: '{me}', domain: '{domain}'}"), ": line 6: rules[1].resolve.domain: {domain} is not captured by the rule's identity"},
 	{below("resolve: {project: '{me}', key: [A]}"), ": line 6: rules[1].resolve.key: unknown field, did you mean keys? (known: org, project, domain, keys)"},
-	{below("resolve: {project: '{me}', keys: []}"), ": line 6: rules[1].resolve.keys: empty: without keys all of the scope may be resolved, so none must be said by leaving resolve out"},
+	{below("resolve: {project: '{me}', keys: []}"), ": line 6: rules[1].resolve.keys: empty: to allow all keys of the scope leave keys out, and to allow none leave resolve out"},
 	{below("resolve: {project: '{me}', keys: A}"), ": line 6: rules[1].resolve.keys: expected a list, found text"},
-	{below("resolve: {project: '{me}', keys: [A, 'DB_*']}"), ": line 6: rules[1].resolve.keys[1]: a wildcard is refused: each key is named, or keys left out for all of the scope"},
+	{below("resolve: {project: '{me}', keys: [A, 'DB_*']}"), ": line 6: rules[1].resolve.keys[1]: a wildcard is not allowed: name each key, or leave keys out to allow all of the scope"},
 	{below("resolve: {project: '{me}', keys: [A, B, A]}"), ": line 6: rules[1].resolve.keys[2]: A is given twice"},
 	{below("resolve: {project: '{me}', keys: ['a b']}"), ": line 6: rules[1].resolve.keys[0]: invalid: the key has ' ' at position 2 (only letters, digits, - and _ are allowed)"},
 	{below("resolve: {project: '{me}', keys: [1]}"), ": line 6: rules[1].resolve.keys[0]: expected text, found a number: it needs quotes"},
-	{below("resolve: {project: '{me}', keys: ['']}"), ": line 6: rules[1].resolve.keys[0]: empty: leave it out or say something"},
+	{below("resolve: {project: '{me}', keys: ['']}"), ": line 6: rules[1].resolve.keys[0]: empty: leave it out or give a text"},
 }
 
 // TestParseRefuses holds each bad file to what is said of it, to the letter.
@@ -201,11 +201,11 @@ func TestParseTellsAll(t *testing.T) {
 verson: 1
 `))
 	require.EqualError(t, err, `invalid policy:
-  line 1: version: missing: this is version 1
-  line 3: rules[0].resolve.project: a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"
+  line 1: version: missing: the version is 1
+  line 3: rules[0].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"
   line 4: rules[0].identity.tokn: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)
-  line 5: rules[1].name: "a" is the name of the rule in line 2, too
-  line 6: rules[1].identity.subject: needs issuer beside it: alone it is whoever any issuer says
+  line 5: rules[1].name: "a" is already the name of the rule in line 2
+  line 6: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer
   line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://
   line 8: verson: unknown field, did you mean version? (known: version, rules)`)
 

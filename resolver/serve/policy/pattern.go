@@ -9,10 +9,10 @@ import (
 	"inject/resolver/secret"
 )
 
-// A token is a part of a pattern's text.
+// A token is a part of the text of a pattern.
 type token struct {
 	kind tokenKind
-	text string // what stands there, or the capture's name
+	text string // the literal text, or the name of the capture
 }
 
 type tokenKind int
@@ -24,7 +24,7 @@ const (
 	capture           // {name}
 )
 
-// lex cuts text into tokens. Two literals never follow each other.
+// lex splits text into tokens. No two literals are adjacent.
 func lex(text string) ([]token, error) {
 	var tokens []token
 	for text != "" {
@@ -46,7 +46,7 @@ func lex(text string) ([]token, error) {
 		default:
 			name, after, _ := strings.Cut(strings.TrimPrefix(text, "{"), "}")
 			if text[0] == '}' || len(name)+len(after)+2 != len(text) || !validCapture(name) {
-				return nil, errors.New(`braces are for captures, {name} with a name of a-z and "_"`)
+				return nil, errors.New(`braces are for captures: {name}, with a name of a-z and "_"`)
 			}
 			tokens = append(tokens, token{capture, name})
 			text = after
@@ -59,22 +59,22 @@ func validCapture(name string) bool {
 	return name != "" && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// A pattern is matched against the values of an attribute, from end to end. It is cut at
-// the separator into segments. One with a capture has no other wildcard, so there is one
-// way to match: an identity that could be read as of two scopes is of none.
+// A pattern matches whole values of an attribute. The separator divides it into segments. A
+// segment with a capture has no other wildcard, so there is only one way to match: otherwise
+// the scope of an identity could be ambiguous.
 type pattern struct {
 	sep      string
-	prefix   string    // the literal text up to the first segment with a wildcard
-	segments []segment // from there on
-	below    bool      // and then anything
+	prefix   string    // the literal text before the first segment with a wildcard
+	segments []segment // from that one on
+	below    bool      // ends with **
 }
 
 type segment struct {
 	pieces  []string // the literal text around the wildcards
-	capture int      // which capture the wildcard is; < 0: none
+	capture int      // the number of the capture that is the wildcard; negative for none
 }
 
-// compile makes a pattern of tokens. Index returns the number of a capture.
+// compile returns the pattern of tokens. index returns the number of a capture.
 func compile(tokens []token, sep string, index func(name string) int) (pattern, error) {
 	p := pattern{sep: sep}
 	all := []segment{{pieces: []string{""}, capture: -1}}
@@ -95,18 +95,18 @@ func compile(tokens []token, sep string, index func(name string) int) (pattern, 
 				return p, errors.New(`"**" has no meaning in a DNS name`)
 			}
 			if i < len(tokens)-1 || len(s.pieces) > 1 || s.pieces[0] != "" {
-				return p, fmt.Errorf(`"**" stands alone and last: after a %q`, sep)
+				return p, fmt.Errorf(`"**" must be the last segment, alone after a %q`, sep)
 			}
 			p.below = true
 			continue
 		case capture:
 			if len(s.pieces) > 1 {
-				return p, fmt.Errorf("a capture is the only wildcard between two %q: else there would be several ways to match", sep)
+				return p, fmt.Errorf("a capture must be the only wildcard between two %q, or there would be several ways to match", sep)
 			}
 			s.capture = index(t.text)
 		default:
 			if s.capture >= 0 {
-				return p, fmt.Errorf("a capture is the only wildcard between two %q: else there would be several ways to match", sep)
+				return p, fmt.Errorf("a capture must be the only wildcard between two %q, or there would be several ways to match", sep)
 			}
 		}
 		s.pieces = append(s.pieces, "")
@@ -124,8 +124,8 @@ func compile(tokens []token, sep string, index func(name string) int) (pattern, 
 	return p, nil
 }
 
-// match reports whether v matches p, which nothing empty does, and puts what p captures into c, which may be nil if
-// p captures nothing. If it does not match, c may have changed.
+// match reports whether v matches p, and stores the captured texts in c, which may be nil if
+// p has no captures. An empty v never matches. If v does not match, c may have changed.
 func (p *pattern) match(v string, c *captured) bool {
 	rest, ok := strings.CutPrefix(v, p.prefix)
 	if !ok {
@@ -156,8 +156,8 @@ func (p *pattern) match(v string, c *captured) bool {
 	return true
 }
 
-// dots reports whether text is a segment that leads elsewhere where a path is cleaned. A
-// wildcard never stands for one.
+// dots reports whether text is . or .., which change the meaning of a path. A wildcard never
+// matches such a segment.
 func dots(text string) bool { return text == "." || text == ".." }
 
 func (s *segment) match(text string, c *captured) bool {
@@ -175,11 +175,12 @@ func (s *segment) match(text string, c *captured) bool {
 	return validName(name)
 }
 
-// validName reports whether name may be that of an org, domain or project.
+// validName reports whether name is valid for an org, a domain or a project.
 func validName(name string) bool { return secret.Scope{Org: name}.Validate() == nil }
 
-// glob reports whether text is pieces with any text between them. It looks for each piece
-// once, where it is first, which is enough since the last one is at the end: linear time.
+// glob reports whether text consists of pieces with any text between them. It takes each
+// piece at its first occurrence, which suffices because the last piece is fixed at the end.
+// So its time is linear.
 func glob(pieces []string, text string) bool {
 	first, last := pieces[0], pieces[len(pieces)-1]
 	if len(pieces) == 1 {
@@ -199,22 +200,24 @@ func glob(pieces []string, text string) bool {
 	return true
 }
 
-// A level is the pattern of an org, a domain or a project. The zero level is none.
+// A level is the pattern of an org, a domain or a project. The zero level matches only the
+// empty name.
 type level struct {
-	any    bool     // any name, and none
-	pieces []string // a name; the literal text around each *
+	any    bool     // matches every name, and the empty one
+	pieces []string // the literal text around each *
 	hole   *hole
 }
 
-// A hole is where a capture goes into the pieces of a level.
+// A hole is the position of a capture in the pieces of a level.
 type hole struct {
 	capture, piece, offset int
 }
 
-// compileLevel makes a level of tokens, at least one.
+// compileLevel returns the level of tokens, of which there is at least one. stars allows
+// wildcards.
 func compileLevel(tokens []token, stars bool, index func(name string) int) (level, error) {
 	l := level{pieces: []string{""}}
-	var example strings.Builder // a name that matches, if any does
+	var example strings.Builder // a shortest name that matches
 	for _, t := range tokens {
 		last := len(l.pieces) - 1
 		switch {
@@ -223,13 +226,13 @@ func compileLevel(tokens []token, stars bool, index func(name string) int) (leve
 			example.WriteString(t.text)
 			continue
 		case t.kind == capture && l.hole != nil:
-			return level{}, errors.New("only one capture: of two it could not be told where the first ends")
+			return level{}, errors.New("only one capture is allowed: with two it would be ambiguous where the first ends")
 		case t.kind == capture:
 			l.hole = &hole{index(t.text), last, len(l.pieces[last])}
 		case !stars:
-			return level{}, errors.New(`a wildcard is refused: a resolving identity is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`)
+			return level{}, errors.New(`a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`)
 		case t.kind == below:
-			return level{}, errors.New(`"**" has no meaning here: "*" is any name and none`)
+			return level{}, errors.New(`"**" has no meaning here: "*" matches every name, and no name`)
 		case len(tokens) == 1:
 			return level{any: true}, nil
 		default:
@@ -238,12 +241,12 @@ func compileLevel(tokens []token, stars bool, index func(name string) int) (leve
 		example.WriteByte('x')
 	}
 	if err := (secret.Scope{Org: example.String()}).Validate(); err != nil {
-		return level{}, errors.New(`no name matches: one has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`)
+		return level{}, errors.New(`no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`)
 	}
 	return l, nil
 }
 
-// match reports whether name, "" for none, matches l.
+// match reports whether name matches l; "" stands for no name.
 func (l *level) match(name string, c *captured) bool {
 	switch {
 	case l.any:
@@ -260,7 +263,7 @@ func (l *level) match(name string, c *captured) bool {
 	return glob(pieces, name)
 }
 
-// text returns the name that l is, if it has no *.
+// text returns the name that l stands for. l must not have a *.
 func (l *level) text(c *captured) string {
 	switch {
 	case l.pieces == nil:

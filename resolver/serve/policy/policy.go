@@ -1,10 +1,10 @@
-// Package policy says what an identity may do with the store service: manage secrets,
-// list them, and resolve those of one task scope. The first rule of the policy file that
-// matches the identity decides, and without one nothing is allowed.
+// Package policy decides what an identity may do: manage secrets, list them, and resolve
+// those of one task scope. The first rule of the policy file that matches the identity
+// decides; if none matches, nothing is allowed.
 //
-// It stops at the decision: who the caller is was found out before (a [Subject]), and
-// what a decision leads to is the server's. It never looks at what a request claims.
-// docs/reference/policy.md is the format for operators.
+// The identity (a [Subject]) has been authenticated by package identity, and package serve
+// acts on the decision. Claims in a request are never part of a decision. The format for
+// operators is docs/reference/policy.md.
 package policy
 
 import (
@@ -18,15 +18,15 @@ import (
 	"inject/resolver/store"
 )
 
-// A Subject is who asks.
+// A Subject is an authenticated identity.
 type Subject interface {
-	// Attribute returns the values of the attribute called name, as in the policy file
-	// (spiffe, dns, issuer, subject, audience, token, claim.NAME); none if the subject
-	// has no such attribute. The server has verified each of them.
+	// Attribute returns the values of an attribute of the policy file (spiffe, dns,
+	// issuer, subject, audience, token, claim.NAME), or nil if the subject does not have
+	// it. The server has verified each value.
 	Attribute(name string) []string
 }
 
-// A Verb is what is to be done.
+// A Verb is a group of operations that a rule allows.
 type Verb int
 
 // The verbs.
@@ -49,11 +49,11 @@ func (v Verb) String() string {
 	return fmt.Sprintf("Verb(%d)", int(v))
 }
 
-// A Policy is what a policy file says, compiled. The zero Policy allows nothing. It does
-// not change, so several goroutines may use it.
+// A Policy is a compiled policy file. The zero Policy allows nothing. It is immutable, so
+// goroutines may share it.
 type Policy struct {
 	rules      []*rule
-	attributes []string // all that the rules ask for
+	attributes []string // every attribute in a rule
 }
 
 type rule struct {
@@ -61,7 +61,7 @@ type rule struct {
 	identity []matcher
 	scopes   [Resolve][]scopes // of Manage and List
 	resolve  *task
-	all      bool // whatever is asked for
+	all      bool // allows everything
 }
 
 // A matcher is one attribute of a rule's identity.
@@ -71,27 +71,27 @@ type matcher struct {
 	captures  bool
 }
 
-// scopes are those at which a verb is allowed.
+// scopes are the scopes at which a verb is allowed.
 type scopes struct{ org, domain, project level }
 
-// A task is what a rule lets resolve.
+// A task is the scope and the keys that a rule lets an identity resolve.
 type task struct {
 	scopes
 
 	keys map[string]bool // nil: all
 }
 
-// maxCaptures is how many captures a rule may have: one for each level, and one more.
-// They are kept in a Grant without allocating.
+// maxCaptures is how many captures a rule may have: one for each level, and one more. It is
+// fixed so that a Grant can hold them without an allocation.
 const maxCaptures = 4
 
 // captured are the texts of a rule's captures.
 type captured [maxCaptures]string
 
-// For returns what s may do: the grant of the first rule that matches, else the zero
-// Grant. Its time is linear in the number of rules and in the length of the attributes.
+// For returns the grant of the first rule that matches s, or the zero Grant. The time is
+// linear in the number of rules and in the length of the attributes.
 func (p *Policy) For(s Subject) Grant {
-	var few [16][]string // no allocation for that many
+	var few [16][]string // avoids an allocation for up to 16 attributes
 	values := few[:0]
 	for _, name := range p.attributes {
 		values = append(values, s.Attribute(name))
@@ -113,15 +113,15 @@ func (r *rule) match(values [][]string) (Grant, bool) {
 	}
 	if t := r.resolve; t != nil {
 		g.task = secret.Scope{Org: t.org.text(&g.captured), Domain: t.domain.text(&g.captured), Project: t.project.text(&g.captured)}
-		if g.task.Validate() != nil { // a capture is a name, but with the text around it may be none
+		if g.task.Validate() != nil { // a capture with the text around it may be an invalid name
 			return Grant{}, false
 		}
 	}
 	return g, true
 }
 
-// match reports whether one of values matches. If several do and capture different texts,
-// none does: which scope the identity is bound to must not depend on their order.
+// match reports whether one of values matches. If several match and capture different texts,
+// it returns false, because the scope of the identity must not depend on their order.
 func (m *matcher) match(values []string, c *captured) bool {
 	if !m.captures {
 		for _, v := range values {
@@ -145,8 +145,8 @@ func (m *matcher) match(values []string, c *captured) bool {
 	return found
 }
 
-// A Grant is what one identity may do. The zero Grant allows nothing. Several goroutines
-// may use it.
+// A Grant holds the permissions of one identity. The zero Grant allows nothing. It is
+// immutable, so goroutines may share it.
 type Grant struct {
 	rule     *rule
 	captured captured
@@ -155,11 +155,11 @@ type Grant struct {
 
 var everything = &rule{name: "everything", all: true}
 
-// Everything returns the grant of everyone where no policy is asked for, as when one
-// starts to develop. Its Rule is "everything".
+// Everything returns a grant that allows everything, for a server without a policy, such as
+// one for development. Its Rule is "everything".
 func Everything() Grant { return Grant{rule: everything} }
 
-// Rule returns the name of the rule that decided, for the audit log; "" if none did.
+// Rule returns the name of the rule that matched, for the audit log, or "" if none did.
 func (g Grant) Rule() string {
 	if g.rule == nil {
 		return ""
@@ -167,16 +167,15 @@ func (g Grant) Rule() string {
 	return g.rule.name
 }
 
-// May reports whether v is allowed at exactly the scope at: for Manage and List, where a
-// secret is stored; for Resolve, as a task of that scope. At a scope that is not valid
-// nothing is.
+// May reports whether v is allowed at exactly the scope at: for Manage and List the scope
+// where a secret is stored, for Resolve that of the task. It is false for an invalid scope.
 func (g Grant) May(v Verb, at secret.Scope) bool {
 	if g.rule == nil || at.Validate() != nil {
 		return false
 	}
 	switch v {
 	case Resolve:
-		return g.rule.all || g.task == at // a task that there is not is at no valid scope
+		return g.rule.all || g.task == at // without resolve, g.task is the zero scope, which is never valid
 	case Manage, List:
 		if g.rule.all {
 			return true
@@ -191,13 +190,13 @@ func (g Grant) May(v Verb, at secret.Scope) bool {
 	return false
 }
 
-// MayAny reports whether v is allowed at any scope that f selects, so that a list of what
-// the identity may not see at all is denied rather than empty. Which of what is listed
-// may be told is for May to say.
+// MayAny reports whether v is allowed at any scope that f selects. With it a list is denied
+// if the identity may see nothing of it, instead of being empty. The listed secrets must
+// still be checked with May.
 func (g Grant) MayAny(v Verb, f store.Filter) bool {
 	probe := secret.Scope(f)
 	if probe.Org == "" {
-		probe.Org = secret.DefaultOrg // any would do: that it is none is no mistake here
+		probe.Org = secret.DefaultOrg // only for Validate: in a filter the org may be empty
 	}
 	if g.rule == nil || probe.Validate() != nil {
 		return false
@@ -221,15 +220,15 @@ func (g Grant) MayAny(v Verb, f store.Filter) bool {
 	return false
 }
 
-// Bind returns the scope of the task that the identity resolves as. asked is what the
-// request says of it, which decides nothing: it is compared, so that a task which
-// believes to be in another scope gets an error and not that scope's secrets. A zero
-// asked says nothing, and an empty Org leaves the org open.
+// Bind returns the scope of the task as which the identity resolves. asked is the scope in
+// the request. It is never trusted: it is only compared, so that a task with wrong settings
+// gets an error instead of secrets of another scope. A zero asked matches, and so does an
+// empty Org.
 //
-// The error wraps [secret.ErrDenied] if the identity may not resolve, or as another
-// scope. The grant of [Everything] is bound to no scope: there asked is returned, or
-// [secret.DefaultOrg]'s where it says nothing, or what is wrong with it
-// ([secret.ErrInvalid]).
+// The error wraps [secret.ErrDenied] if the identity may not resolve at all, or not at the
+// scope asked. The grant of [Everything] has no scope of its own, so Bind returns asked, with
+// [secret.DefaultOrg] for an empty Org; the error for an invalid one wraps
+// [secret.ErrInvalid].
 func (g Grant) Bind(asked secret.Scope) (secret.Scope, error) {
 	switch {
 	case g.rule != nil && g.rule.all:
@@ -242,7 +241,7 @@ func (g Grant) Bind(asked secret.Scope) (secret.Scope, error) {
 		return asked, nil
 	case g.rule == nil || g.rule.resolve == nil:
 		return secret.Scope{}, secret.WithHint(fmt.Errorf("%w: this identity may not resolve secrets", secret.ErrDenied),
-			"the policy needs a rule with resolve that matches it first")
+			"the first rule of the policy that matches this identity must have resolve")
 	case asked == secret.Scope{}:
 		return g.task, nil
 	}
@@ -252,13 +251,13 @@ func (g Grant) Bind(asked secret.Scope) (secret.Scope, error) {
 	if asked != g.task {
 		return secret.Scope{}, secret.WithHint(
 			fmt.Errorf("%w: this identity resolves as a task of %s and of no other scope", secret.ErrDenied, g.task),
-			"leave the scope out of the request, or ask as%s", g.task.Flags())
+			"leave the scope out of the request, or give%s", g.task.Flags())
 	}
 	return g.task, nil
 }
 
-// MayResolve reports whether the secret called key is among those that the identity may
-// resolve, within the scope that Bind returns.
+// MayResolve reports whether the identity may resolve the secret key, within the ladder of
+// the scope that Bind returns.
 func (g Grant) MayResolve(key string) bool {
 	switch {
 	case g.rule == nil || secret.ValidKey(key) != nil:
@@ -271,13 +270,13 @@ func (g Grant) MayResolve(key string) bool {
 	return g.rule.resolve.keys == nil || g.rule.resolve.keys[key]
 }
 
-// A File is a policy file that is kept current. Current is the policy to decide by; after
-// a change that cannot be read or parsed it is the one from before, and Err says why.
+// A File follows the changes of a policy file. Current is the policy in force; after a change
+// that cannot be read or parsed it is the previous one, and Err returns why.
 type File = watch.Watched[*Policy]
 
-// Open reads the policy file at path and follows its changes until ctx ends, as
-// [watch.Load] does. It fails if the file cannot be read or is no policy; later mistakes
-// go to log and to the File's Err.
+// Open reads the policy file at path and follows its changes until ctx ends, as [watch.Load]
+// does. It returns an error if the file cannot be read or is invalid; later such errors go to
+// log and to the File's Err.
 func Open(ctx context.Context, path string, log hclog.Logger) (*File, error) {
 	return watch.Load(ctx, path, Parse, log)
 }

@@ -319,7 +319,7 @@ func TestBind(t *testing.T) {
 		got, err := g.Bind(asked)
 		require.ErrorIsf(t, err, secret.ErrDenied, "%+v", asked)
 		require.EqualError(t, err, "access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope")
-		require.Equal(t, "leave the scope out of the request, or ask as --org acme -p p -d d", secret.Hint(err))
+		require.Equal(t, "leave the scope out of the request, or give --org acme -p p -d d", secret.Hint(err))
 		require.Equal(t, secret.Scope{}, got)
 	}
 	for text, want := range map[string]secret.Scope{"{}": at("", ""), "{domain: d}": at("", "d"), "{project: p}": at("p", "")} {
@@ -635,7 +635,7 @@ func TestOpen(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("version: 2\nrules: []\n"), 0o600))
 	_, err = policy.Open(t.Context(), path, logger)
 	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.EqualError(t, err, path+": invalid policy: line 1: version: not 1, the only one there is")
+	require.EqualError(t, err, path+": invalid policy: line 1: version: not 1, which is the only version")
 
 	write := func(text string) {
 		require.NoError(t, os.WriteFile(path+".new", []byte(text), 0o600))
@@ -659,9 +659,9 @@ func TestOpen(t *testing.T) {
 
 	write("version: 1\nrules: [{name: x, identity: {}, list: [{}]}]\n") // a bad one
 	eventually(func() bool { return f.Err() != nil })
-	require.EqualError(t, f.Err(), path+": invalid policy: line 2: rules[0].identity: empty: that would match everybody")
+	require.EqualError(t, f.Err(), path+": invalid policy: line 2: rules[0].identity: empty: it would match every caller")
 	require.Equal(t, "two", f.Current().For(bob).Rule())
-	eventually(func() bool { return strings.Contains(out.String(), "that would match everybody") })
+	eventually(func() bool { return strings.Contains(out.String(), "it would match every caller") })
 
 	write(fmt.Sprintf(rule, "three", "bob"))
 	eventually(func() bool { return f.Current().For(bob).Rule() == "three" && f.Err() == nil })
