@@ -2,16 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 
-	"github.com/spf13/cobra"
-
-	"inject/internal/printable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -24,122 +18,6 @@ const (
 	// another kind of file.
 	maxRefused = 100
 )
-
-// importFile creates all secrets of an env file at one scope, or none of them.
-func (a *app) importFile(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 { // not quoted: a value may be among them
-		return fmt.Errorf("%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it", secret.ErrInvalid)
-	}
-	for _, name := range []string{"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path", "registries"} {
-		if given(cmd, name) {
-			return fmt.Errorf("%w: --from-env-file and --%s exclude each other: give one", secret.ErrInvalid, name)
-		}
-	}
-	scope, err := a.scope()
-	if err != nil {
-		return err
-	}
-	typ, err := a.storeType(scope)
-	if err != nil {
-		return err
-	}
-	// Before the store is opened: whoever gives it may take their time.
-	secrets, refused := a.readEnvFile(a.set.Many.FromEnvFile)
-	for i := range secrets {
-		secrets[i].Ref.Scope, secrets[i].Type = scope, typ
-	}
-	if len(secrets) == 0 {
-		return errors.Join(refused, notStored(refused, scope))
-	}
-	s, err := a.openManager(cmd.Context())
-	if err != nil {
-		return errors.Join(refused, err, notStored(secret.ErrInvalid, scope))
-	}
-	return errors.Join(a.importAll(cmd.Context(), s, secrets, refused), s.Close())
-}
-
-// importAll stores secrets and prints their keys; unless others of their file were
-// refused: then it adds to that which of them could not be stored either.
-func (a *app) importAll(ctx context.Context, s store.Manager, secrets []store.New, refused error) error {
-	scope := secrets[0].Ref.Scope
-	importer, ok := s.(store.Importer)
-	if !ok {
-		err := fmt.Errorf("%w: this store creates one secret at a time", secret.ErrInvalid)
-		return errors.Join(secret.WithHint(err, "inject create secret NAME%s", scope.Flags()), notStored(err, scope))
-	}
-	if refused != nil {
-		err := errors.Join(refused, existing(ctx, s, secrets))
-		return errors.Join(err, notStored(err, scope))
-	}
-	bar := newProgress(a, nil)
-	if a.set.NewStore.Passphrase {
-		bar = &progress{} // where the bar would be a new passphrase is asked for
-	}
-	err := bar.during(fmt.Sprintf("storing %d secrets", len(secrets)), func() error { return importer.Import(ctx, secrets) })
-	if err != nil {
-		return errors.Join(err, notStored(err, scope))
-	}
-	var b strings.Builder
-	for _, n := range secrets {
-		b.WriteString(n.Ref.Key + " created\n")
-	}
-	_, err = io.WriteString(a.stdout, b.String())
-	return err
-}
-
-// existing returns an error for each of secrets that is in the store already.
-func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
-	scope := secrets[0].Ref.Scope
-	there := map[secret.Ref]bool{}
-	for info, err := range store.All(ctx, l, store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}) {
-		if err != nil {
-			break // less is told; nothing is stored
-		}
-		there[info.Ref] = true
-	}
-	var errs []error
-	for _, n := range secrets {
-		if there[n.Ref] {
-			errs = append(errs, &secret.Error{Op: "create", Ref: n.Ref, Err: secret.ErrExists})
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// notStored says in one sentence what a failed import has done.
-func notStored(err error, scope secret.Scope) error {
-	switch {
-	case secret.KindOf(err) == secret.KindUnknown || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
-		return secret.WithHint(errors.New("either all of the secrets were stored or none"), "inject get secret%s lists what is there", scope.Flags())
-	case errors.Is(err, secret.ErrExists):
-		return secret.WithHint(errNotStored, "inject update secret NAME%s replaces the value of one that exists", scope.Flags())
-	}
-	return errNotStored
-}
-
-var errNotStored = errors.New("nothing was stored")
-
-// readEnvFile returns the secrets of an env file, without their scope, and an error
-// for every line that is none.
-func (a *app) readEnvFile(path string) ([]store.New, error) {
-	name := printable.Name(path)
-	if path == "-" {
-		name = "stdin"
-	}
-	f, err := a.open(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: --from-env-file: %w", secret.ErrInvalid, err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	text, err := io.ReadAll(io.LimitReader(f, maxEnvFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: --from-env-file: %w", secret.ErrInvalid, err)
-	}
-	if len(text) > maxEnvFile {
-		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, name, maxEnvFile>>20)
-	}
-	return parseEnv(name, text)
-}
 
 // parseEnv returns what an env file called name assigns, in order: keys that are
 // valid, each once, with values that can be stored. Its error joins one for each

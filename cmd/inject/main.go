@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"syscall"
@@ -104,20 +103,4 @@ func (a *app) dieOf(sig syscall.Signal) {
 		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the command had its own
 		exec.DieOf(sig)
 	}
-}
-
-// masked returns a writer of whole messages to w that masks every value that is
-// known by then.
-func (a *app) masked(w io.Writer) io.Writer { return &messages{a, w} }
-
-type messages struct {
-	a *app
-	w io.Writer
-}
-
-func (m *messages) Write(p []byte) (int, error) {
-	w := m.a.redactor.Writer(m.w)
-	key := m.a.key.Writer(w)
-	n, err := key.Write(p)
-	return n, errors.Join(err, key.Close(), w.Close())
 }

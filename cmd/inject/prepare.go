@@ -1,17 +1,13 @@
 package main
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
-	"os"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
 	"inject/cli"
 	"inject/exec/redact"
-	"inject/injector/task"
 	"inject/resolver/secret"
 )
 
@@ -57,41 +53,6 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 // termination message, those of its flags, too.
 func (a *app) runs(cmd *cobra.Command) {
 	a.running = !cmd.HasParent() || !cmd.Parent().HasParent() && (cmd.Name() == "run" || cmd.Name() == "init")
-}
-
-// orgName returns the org that the flags name.
-func (a *app) orgName() string { return cmp.Or(a.set.Scope.Org, secret.DefaultOrg) }
-
-// scope returns the scope that the flags name.
-func (a *app) scope() (secret.Scope, error) {
-	s := secret.Scope{Org: a.orgName(), Project: a.set.Scope.Project, Domain: a.set.Scope.Domain}
-	return s, s.Validate()
-}
-
-// loadTask returns the declared list and the task's scope, wherever they are said.
-func (a *app) loadTask() (task.Task, secret.Scope, error) {
-	from, in := &a.set.Declare, &a.set.Scope
-	if from.PodInfo == "" {
-		if info, err := os.Stat(task.PodInfoDir); err == nil && info.IsDir() {
-			from.PodInfo = task.PodInfoDir
-		}
-	}
-	t, warnings, err := task.Load(task.Sources{
-		Secrets: from.Secrets, SecretFiles: from.SecretFiles,
-		EnvSecrets: a.settings.Env(task.SecretsEnv), EnvSecretFiles: a.settings.Env(task.SecretFilesEnv),
-		File: from.Task, PodInfo: from.PodInfo, Flyte: task.ReadFlyte(),
-		Org: in.Org, Project: in.Project, Domain: in.Domain,
-	})
-	for _, w := range warnings {
-		a.log.Warn(w)
-	}
-	in.Org, in.Project, in.Domain = t.Org, t.Project, t.Domain
-	scope, err2 := a.scope()
-	if err := errors.Join(err, err2); err != nil {
-		return t, scope, err
-	}
-	a.log.Debug("declared list", "from", t.Source, "secrets", len(t.Declared), "scope", scope.String())
-	return t, scope, nil
 }
 
 // flagError is [cli.FlagError] that knows whose failure it is.

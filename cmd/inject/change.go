@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+func (a *app) updateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "secret NAME [VALUE]",
+		Short: "Replace the value of a secret at exactly one scope",
+		Example: `  inject update secret MY_SECRET_KEY                     # asks for the value
+  inject update secret -p my_project -d development TLS_KEY --from-file tls.key`,
+		Args:              keyArg(1),
+		ValidArgsFunction: a.completeKeys,
+	}
+	a.settings.AddFlags(cmd, &a.set.Value, &a.set.Scope, &a.set.Store)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := a.ref(args[0])
+		if err != nil {
+			return err
+		}
+		// Before the store is opened: whoever gives it may take their time.
+		value, _, err := a.value(cmd, args[1:], ref)
+		if err != nil {
+			return err
+		}
+		return a.change(cmd, ref, "update", func(s store.Manager) error { return s.Update(cmd.Context(), ref, value) })
+	}
+	return verb("update", "Replace the value of a secret", cmd)
+}
+
+func (a *app) deleteCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "secret NAME",
+		Short:             "Delete a secret at exactly one scope",
+		Example:           "  inject delete secret MY_SECRET_KEY\n  inject delete secret -p my_project -d development MY_SECRET_KEY",
+		Args:              keyArg(0),
+		ValidArgsFunction: a.completeKeys,
+	}
+	a.settings.AddFlags(cmd, &a.set.Scope, &a.set.Store)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := a.ref(args[0])
+		if err != nil {
+			return err
+		}
+		return a.change(cmd, ref, "delete", func(s store.Manager) error {
+			if err := s.Delete(cmd.Context(), ref); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(a.stdout, "deleted secret %s at %s\n", ref.Key, ref.Scope)
+			return err
+		})
+	}
+	return verb("delete", "Delete a secret", cmd)
+}
+
+// change runs fn on the store, and says where else the secret is if it is not
+// where it was to be changed.
+func (a *app) change(cmd *cobra.Command, ref secret.Ref, verb string, fn func(store.Manager) error) error {
+	s, err := a.openManager(cmd.Context())
+	if err != nil {
+		return err
+	}
+	err = fn(s)
+	if errors.Is(err, secret.ErrNotFound) {
+		err = elsewhere(cmd, s, ref, err, "inject "+verb+" secret "+ref.Key)
+	}
+	return errors.Join(err, s.Close())
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"inject/cli"
+	"inject/injector/place"
+	"inject/injector/task"
+	"inject/resolver"
+	"inject/resolver/secret"
+)
+
+func (a *app) explainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "explain [flags]",
+		Short: "Show where each declared secret is looked for, is found and would go",
+		Long: `explain climbs the ladder for every declared secret as a run would, and shows each
+rung: whether the secret is there, which one wins, and where the value would be
+placed. It never shows a value. It fails if a run would.
+
+With -o annotations it looks nothing up, and writes the declared list as the
+annotations of a pod by which Flyte declares it.`,
+		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
+  inject explain --task task.yaml -o json
+  inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
+		Args: cli.NoArgs,
+	}
+	s := &a.set
+	a.settings.AddFlags(cmd, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Explain)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, s.Explain.Output) }
+	return cmd
+}
+
+func (a *app) explain(cmd *cobra.Command, output string) error {
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	if len(t.Declared) == 0 {
+		return secret.WithHint(fmt.Errorf("%w: no secret is declared", secret.ErrInvalid), "declare one with --secret KEY, in INJECT_SECRETS or in a --task file")
+	}
+	if output == "annotations" {
+		if i := slices.IndexFunc(t.Declared, func(d secret.Declaration) bool { return d.Path != "" }); i >= 0 {
+			return fmt.Errorf("%w: %s: a path is nothing that Flyte can declare", secret.ErrInvalid, t.Declared[i].Key)
+		}
+		return printAs(a.stdout, "yaml", annotations(t.Declared))
+	}
+	climbs, err := a.explainNow(cmd.Context(), scope, t.Declared)
+	if err != nil {
+		return err
+	}
+	if tried := climbs[0].Tried; len(tried) > 0 {
+		scope = tried[0].Scope // the caller's own, if the task says none and a server knows it
+	}
+	explained := make([]explanation, len(climbs))
+	var failed []resolver.Climb
+	for i, c := range climbs {
+		explained[i] = explain(scope, c, a.set.Place.FilesDir)
+		explained[i].Source = t.Source
+		if c.Err != nil {
+			failed = append(failed, c)
+		}
+	}
+	if output == "text" {
+		err = printExplanations(a.stdout, t.Source, scope, explained)
+	} else {
+		err = printAs(a.stdout, output, explained)
+	}
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		return &resolver.Error{Failed: failed}
+	}
+	return nil
+}
+
+// annotations returns what declares the list in a pod, in order.
+func annotations(declared []secret.Declaration) *yaml.Node {
+	m := &yaml.Node{Kind: yaml.MappingNode}
+	for name, value := range task.Annotations(declared) {
+		var pair [2]yaml.Node
+		pair[0].SetString(name)
+		pair[1].SetString(value)
+		m.Content = append(m.Content, &pair[0], &pair[1])
+	}
+	return m
+}
+
+// explanation is a climb for people and programs.
+type explanation struct {
+	Key    string   `json:"key" yaml:"key"`
+	Mount  string   `json:"mount" yaml:"mount"`
+	Place  []string `json:"place" yaml:"place"`
+	Rungs  []rung   `json:"rungs" yaml:"rungs"`
+	Winner string   `json:"winner,omitempty" yaml:"winner,omitempty"`
+	Source string   `json:"declared_in" yaml:"declared_in"`
+	Error  string   `json:"error,omitempty" yaml:"error,omitempty"`
+}
+
+type rung struct {
+	Scope  string `json:"scope" yaml:"scope"`
+	Result string `json:"result" yaml:"result"` // found, not found, not tried, or why it failed
+}
+
+func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
+	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: place.Where(c.Declaration, filesDir)}
+	for _, tried := range c.Tried {
+		r := rung{Scope: tried.Scope.String()}
+		switch {
+		case tried.Err == nil:
+			r.Result, e.Winner = "found", r.Scope
+		case errors.Is(tried.Err, secret.ErrNotFound):
+			r.Result = "not found"
+		default:
+			r.Result = c.Err.Error()
+		}
+		e.Rungs = append(e.Rungs, r)
+	}
+	for _, scope := range task.Ladder() {
+		if !slices.ContainsFunc(c.Tried, func(tried resolver.Rung) bool { return tried.Scope == scope }) {
+			e.Rungs = append(e.Rungs, rung{scope.String(), "not tried"})
+		}
+	}
+	if c.Err != nil {
+		e.Error = c.Err.Error()
+	}
+	return e
+}
+
+func printExplanations(w io.Writer, source string, scope secret.Scope, explained []explanation) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "declared in: %s\ntask scope:  %s\n", source, scope)
+	for _, e := range explained {
+		fmt.Fprintf(&b, "\n%s (%s) → %s\n", e.Key, e.Mount, strings.Join(e.Place, ", "))
+		for i, r := range e.Rungs {
+			mark := " "
+			if r.Scope == e.Winner {
+				mark = "*"
+			}
+			fmt.Fprintf(&b, "%s %d  %-44s %s\n", mark, i+1, r.Scope, r.Result)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"inject/cli"
+	"inject/exec"
+	"inject/injector"
+	"inject/injector/outputs"
+	"inject/injector/place"
+	"inject/internal/spelling"
+	"inject/resolver/secret"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	run := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG…]",
+		Short: "Run a command with its secrets (the same as without run)",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  a.run,
+	}
+	a.runFlags(run)
+	return run
+}
+
+// runFlags gives a command the flags of running one. They end at the first word
+// that is none: the rest is the command, untouched.
+func (a *app) runFlags(cmd *cobra.Command) {
+	s := &a.set
+	a.settings.AddFlags(cmd,
+		&s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Mask, &s.Outputs, &s.Run, &s.Message)
+	cmd.Flags().SetInterspersed(false)
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+}
+
+func (a *app) run(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
+	}
+	s := &a.set
+	t, scope, err := a.loadTask()
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	o := injector.Options{
+		Scope: scope, Declared: t.Declared,
+		Environ: os.Environ(), OnConflict: place.Conflict(s.Place.OnConflict), FilesDir: s.Place.FilesDir,
+		Redactor: a.redactor, NoRedact: s.Outputs.NoRedact,
+		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
+		Grace: s.Run.Grace, Log: a.log,
+	}
+	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
+		said := t.Org+t.Project+t.Domain != ""
+		placed, err := place.Placed(o.Environ, t.FilesDir, s.Place.FilesDir, scope, said, t.Declared)
+		if err != nil {
+			return err
+		}
+		if placed {
+			a.log.Debug("the secrets are placed already, by an inject above this one")
+			o.Declared = nil
+		}
+	}
+	o.Policy = outputs.Policy(s.Outputs.OnLeak)
+	for _, dir := range s.Outputs.Dirs {
+		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)
+		if err != nil {
+			return fmt.Errorf("%w: --outputs: %w", secret.ErrInvalid, err)
+		}
+		o.Outputs = append(o.Outputs, folder)
+	}
+	if len(o.Declared) > 0 || o.Outputs != nil {
+		// From before there is anything to clean up.
+		ctx, o.Signals = exec.TakeSignals(ctx)
+		defer o.Signals.Release()
+		a.stopped = ctx.Done()
+	}
+	if len(o.Declared) > 0 {
+		opening, cancel := context.WithTimeout(ctx, s.Resolve.Timeout)
+		defer cancel()
+		r, err := a.openReader(opening)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		o.Resolver, o.Release = r, r.Close
+	}
+	// Not from before the store was opened: a person may have been asked for a key.
+	o.Deadline = time.Now().Add(s.Resolve.Timeout)
+	if a.message == nil { // a descriptor of ours is not the command's to write a message to
+		o.TerminationMessage = a.messagePath()
+	}
+	a.status, err = injector.Run(ctx, o)
+	return stopped(ctx, explainStart(err))
+}
+
+// hasOwnWork reports whether we were told to do something that an inject above us, which
+// has placed our declared list, was perhaps not.
+func (a *app) hasOwnWork(cmd *cobra.Command) (has bool) {
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		has = has || f.Changed && a.settings.Tag(f).Get("nested") == "work"
+	})
+	return has
+}
+
+// explainStart adds what was probably meant to a command that was not found, and
+// what to do to one that is too large.
+func explainStart(err error) error {
+	if _, ok := errors.AsType[*exec.SizeError](err); ok {
+		return secret.WithHint(err, "place large secrets in files with --secret-file, or raise the limit: ulimit -s")
+	}
+	e, ok := errors.AsType[*exec.StartError](err)
+	if !ok || e.Code != exec.CodeNotFound {
+		return err
+	}
+	if name, _, assigned := strings.Cut(e.Name, "="); assigned {
+		// env(1) would take it for a variable, and what follows for its value.
+		return secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
+			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
+	}
+	for _, v := range verbs() {
+		if spelling.Nearest(e.Name, []string{v.name}) != "" {
+			return secret.WithHint(err, "did you mean: inject %s", v.name)
+		}
+	}
+	return err
+}
+
+// stopped returns why we stopped, if err is because we did, else err.
+func stopped(ctx context.Context, err error) error {
+	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
+		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) || errors.Is(err, cli.ErrInterrupted) {
+			return e
+		}
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"inject/exec"
+	"inject/exec/redact"
+	"inject/injector/outputs"
+	"inject/internal/printable"
+)
+
+// filter copies the files to stdout with what is to be masked masked. They are
+// one stream: what one of them begins, the next may end.
+func (a *app) filter(paths []string, stats bool, found *finds) error {
+	w := a.stream(a.stdout)
+	if stats {
+		w.Found = found.add
+	}
+	var errs []error
+	for _, path := range paths {
+		if err := a.pour(path, w); err != nil {
+			errs = append(errs, about(path, err))
+		}
+		if _, err := w.Write(nil); err != nil {
+			return errors.Join(errs...) // stdout's error stays: no other file can be copied, either
+		}
+	}
+	if err := w.Close(); err != nil {
+		errs = append(errs, about("-", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) pour(path string, w *redact.Writer) error {
+	f, err := a.open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	if in, err := f.Stat(); err == nil && in.Mode().IsRegular() {
+		if out, err := a.stdout.Stat(); err == nil && os.SameFile(in, out) {
+			return errors.New("it is stdout, too: it would never end")
+		}
+	}
+	exec.WidenPipe(f)
+	_, err = w.ReadFrom(f)
+	return err
+}
+
+// scan looks into each file, or masks it in place, and tells of every one with
+// which it could not.
+func (a *app) scan(ctx context.Context, paths []string, found *finds) error {
+	r := &a.set.Redact
+	if r.InPlace { // which has something to clean up
+		var stop func()
+		ctx, stop = untilSignal(ctx)
+		defer stop()
+	}
+	files, err := outputs.List(slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "-" }))
+	errs := []error{err}
+	if slices.Contains(paths, "-") {
+		files = append(files, outputs.File{Path: "-"})
+	}
+	bar := newProgress(a, files)
+	defer bar.clear()
+	list := []finding{}
+	var sayErr error
+	s := outputs.Scanner{Redactor: a.redactor, Read: bar.add}
+	s.Found = func(file outputs.File, f redact.Find) {
+		found.add(f)
+		switch {
+		case r.Output == "json":
+			list = append(list, finding{a.hide(file.Path), f.Offset, f.Name, f.Kind})
+		case r.Check:
+			bar.clear()
+			if sayErr == nil {
+				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable.Name(file.Path), f.Offset, f.Name, f.Kind)
+			}
+		}
+	}
+	for _, f := range files {
+		bar.at(f)
+		switch {
+		case r.InPlace:
+			err = s.Mask(ctx, f)
+		case f.Path == "-":
+			err = s.Copy(ctx, f, a.stdin, io.Discard)
+		default:
+			err = s.Check(ctx, f)
+		}
+		if sig, ok := errors.AsType[*interruptedError](context.Cause(ctx)); ok && err != nil {
+			return sig
+		}
+		if err != nil {
+			errs = append(errs, about(f.Path, err))
+		}
+	}
+	bar.clear()
+	if r.Output == "json" {
+		sayErr = printAs(a.stdout, "json", list)
+	}
+	return errors.Join(append(errs, sayErr)...)
+}
+
+// interruptedError is why files were not masked.
+type interruptedError struct{ signal syscall.Signal }
+
+func (e *interruptedError) Error() string {
+	return "stopped by a signal (" + e.signal.String() + "); files that were not done yet are as they were"
+}
+
+// untilSignal returns a context that ends, with an interruptedError as its cause,
+// when a signal asks us to stop.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	go func() {
+		select {
+		case sig := <-signals:
+			if sig, ok := sig.(syscall.Signal); ok {
+				cancel(&interruptedError{sig})
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+// hide returns text with every value masked: in JSON a mask may not come where
+// JSON's own signs are.
+func (a *app) hide(text string) string {
+	var b strings.Builder
+	_, _ = io.WriteString(a.masked(&b), text) // in memory
+	return b.String()
+}
+
+// about says which file an error is about.
+func about(path string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err // it says so
+	}
+	return fmt.Errorf("%s: %w", printable.Name(path), err)
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
+func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := fmt.Errorf("%w: %s what?", secret.ErrInvalid, cmd.CommandPath())
+		if len(args) > 0 { // not quoted: a value may be among them
+			err = fmt.Errorf("%w: %s knows secrets only", secret.ErrInvalid, cmd.CommandPath())
+		}
+		return secret.WithHint(err, "%s secret …", cmd.CommandPath())
+	}
+	cmd.AddCommand(secretCommand)
+	return cmd
+}
+
+// keyArg checks that there are one key and at most more other arguments.
+func keyArg(more int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return secret.WithHint(fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid), "%s NAME", cmd.CommandPath())
+		}
+		return atMost(1+more)(cmd, args)
+	}
+}
+
+// atMost is [cobra.MaximumNArgs] in our words.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "what holds spaces is quoted: %s", cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// elsewhere adds to err, that ref was not found, the scopes where its key is.
+func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, command string) error {
+	var found []secret.Scope
+	for info, err2 := range store.All(cmd.Context(), l, store.Filter{Org: ref.Org}) {
+		if err2 != nil {
+			if len(found) == 0 {
+				return err // nobody knows
+			}
+			break // less help
+		}
+		if info.Ref.Key == ref.Key {
+			found = append(found, info.Ref.Scope)
+		}
+	}
+	if len(found) == 0 {
+		return secret.WithHint(err, "it is at no scope of org %s; inject get secret lists what is", ref.Org)
+	}
+	return secret.WithHint(err, "it is at %s: %s%s", scopes(found), command, found[0].Flags())
+}
+
+func (a *app) ref(key string) (secret.Ref, error) {
+	scope, err := a.scope()
+	ref := secret.Ref{Scope: scope, Key: key}
+	return ref, errors.Join(secret.ValidKey(key), err)
+}
+
+// given reports whether a flag was given, and not to say no.
+func given(cmd *cobra.Command, name string) bool {
+	f := cmd.Flags().Lookup(name)
+	return f != nil && f.Changed && (f.Value.Type() != "bool" || f.Value.String() == "true")
+}
+
+// completeTime is how long somebody who has pressed a key is left to wait.
+const completeTime = 2 * time.Second
+
+// completeKeys completes a secret's name, from a store that opens without
+// asking anybody.
+func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 || a.settings.Apply(cmd) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	a.stdin, a.stderr = nil, nil
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
+	defer cancel()
+	s, err := a.openReader(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer s.Close() //nolint:errcheck // read only
+	var keys []string
+	for info, err := range store.All(ctx, s, store.Filter{Org: a.orgName(), Domain: a.set.Scope.Domain, Project: a.set.Scope.Project}) {
+		if err != nil {
+			break
+		}
+		keys = append(keys, info.Ref.Key)
+	}
+	return keys, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"inject/cli"
+	"inject/internal/tty"
+	"inject/resolver/secret"
+	"inject/resolver/store"
+)
+
+// value returns the value of a create or update from wherever it is given.
+func (a *app) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.Value, store.Type, error) {
+	typ, err := a.storeType(ref.Scope)
+	if err != nil {
+		return secret.Value{}, typ, err
+	}
+	var sources []string
+	if len(args) > 0 {
+		sources = append(sources, "VALUE")
+	}
+	for _, name := range []string{"value", "from-file", "registry", "from-docker-config"} {
+		if given(cmd, name) {
+			sources = append(sources, "--"+name)
+		}
+	}
+	if len(sources) > 1 {
+		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
+	}
+	if typ == store.ImagePull {
+		value, err := a.imagePull(cmd, sources)
+		return value, typ, err
+	}
+	if len(sources) == 1 && (sources[0] == "--registry" || sources[0] == "--from-docker-config") {
+		return secret.Value{}, typ, secret.WithHint(fmt.Errorf("%w: %s is for image pull secrets", secret.ErrInvalid, sources[0]), "add --type image_pull")
+	}
+	value, err := a.plainValue(cmd, args, sources)
+	return value, typ, err
+}
+
+// storeType returns the type that the flags name, if there may be one at scope.
+func (a *app) storeType(scope secret.Scope) (store.Type, error) {
+	if a.set.Type.Type != store.ImagePull.String() {
+		return store.Regular, nil
+	}
+	if scope.Project != "" || scope.Domain != "" {
+		return 0, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
+	}
+	return store.ImagePull, nil
+}
+
+func (a *app) plainValue(cmd *cobra.Command, args []string, sources []string) (secret.Value, error) {
+	switch {
+	case len(args) > 0:
+		a.historyHint()
+		return secret.NewValue([]byte(args[0])), nil
+	case cmd.Flags().Changed("value"):
+		if a.settings.Env(cli.Twin("value")) == "" {
+			a.historyHint()
+		}
+		return secret.NewValue([]byte(a.set.Value.Text)), nil
+	case a.set.Value.FromFile == "-":
+		return readValue(a.stdin, "stdin")
+	case len(sources) > 0:
+		f, err := os.Open(a.set.Value.FromFile)
+		if err != nil {
+			return secret.Value{}, fmt.Errorf("%w: --from-file: %w", secret.ErrInvalid, err)
+		}
+		defer f.Close() //nolint:errcheck // read only
+		return readValue(f, a.set.Value.FromFile)
+	case tty.Is(a.stdin):
+		t := a.terminal()
+		if t == nil {
+			break
+		}
+		return t.Ask("Enter secret value: ")
+	default:
+		value, err := readValue(a.stdin, "stdin")
+		if err != nil || value.Len() > 0 {
+			return value, err
+		}
+	}
+	return secret.Value{}, secret.WithHint(fmt.Errorf("%w: no value was given: stdin is empty", secret.ErrInvalid),
+		"pipe it in, name a file with --from-file, or say that it is empty with --value ''")
+}
+
+// readValue reads all bytes of r.
+func readValue(r io.Reader, name string) (secret.Value, error) {
+	b, err := io.ReadAll(io.LimitReader(r, store.MaxValue+1))
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("%w: read the value from %s: %w", secret.ErrInvalid, name, err)
+	}
+	if len(b) > store.MaxValue {
+		return secret.Value{}, fmt.Errorf("%w: the value in %s is over %d bytes long", secret.ErrInvalid, name, store.MaxValue)
+	}
+	return secret.NewValue(b), nil
+}
+
+// historyHint tells a person, and only a person, where an argument ends up.
+func (a *app) historyHint() {
+	if tty.Is(a.stderr) {
+		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
+	}
+}
