@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"inject/cli/envfile"
 	"inject/internal/printable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -120,12 +121,12 @@ func (a *app) readEnvFile(path string) ([]store.New, error) {
 		return nil, fmt.Errorf("%w: --from-env-file: %w", secret.ErrInvalid, err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	text, err := io.ReadAll(io.LimitReader(f, maxEnvFile+1))
+	text, err := io.ReadAll(io.LimitReader(f, envfile.MaxLen+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: --from-env-file: %w", secret.ErrInvalid, err)
 	}
-	if len(text) > maxEnvFile {
-		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, name, maxEnvFile>>20)
+	if len(text) > envfile.MaxLen {
+		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, name, envfile.MaxLen>>20)
 	}
-	return parseEnv(name, text)
+	return envfile.Parse(name, text)
 }

@@ -1,4 +1,8 @@
-package main
+// Package envfile reads .env files, of lines KEY=value, for an import of many secrets.
+//
+// The grammar is what the programs that read such files agree on. What they read
+// differently is refused, so that no value becomes another one on its way.
+package envfile
 
 import (
 	"bytes"
@@ -11,28 +15,25 @@ import (
 )
 
 const (
-	// maxEnvFile is the longest env file, in bytes. What is there by mistake, such as
+	// MaxLen is the longest env file, in bytes. What is there by mistake, such as
 	// a device, is longer; and an import is in memory as a whole.
-	maxEnvFile = 64 << 20
+	MaxLen = 64 << 20
 	// maxRefused is how many lines are told of that are none. A file with more is
 	// another kind of file.
 	maxRefused = 100
 )
 
-// parseEnv returns what an env file called name assigns, in order: keys that are
-// valid, each once, with values that can be stored. Its error joins one for each
-// line that is none of that; no error quotes what may be of a value. The text is
-// parseEnv's from then on.
-//
-// The grammar is what the programs that read such files agree on. What they read
-// differently is refused, so that no value becomes another one on its way here.
-func parseEnv(name string, text []byte) ([]store.New, error) {
+// Parse returns what an env file called name assigns, in order: keys that are
+// valid, each once, with values that can be stored. They have no scope yet. Its error joins
+// one for each line that is none of that; no error quotes what may be of a value. The text
+// is Parse's from then on.
+func Parse(name string, text []byte) ([]store.New, error) {
 	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
 		return nil, secret.WithHint(fmt.Errorf("%w: %s is UTF-16", secret.ErrInvalid, name), "save it as UTF-8")
 	}
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))       // as some editors begin a file
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) // in quotes, too, as everybody does
-	p := envParser{name: name, rest: text, lines: map[string]int{}}
+	p := parser{name: name, rest: text, lines: map[string]int{}}
 	for len(p.rest) > 0 {
 		p.next()
 	}
@@ -45,8 +46,8 @@ func parseEnv(name string, text []byte) ([]store.New, error) {
 	return p.secrets, errors.Join(p.errs...)
 }
 
-// envParser reads an env file.
-type envParser struct {
+// parser reads an env file.
+type parser struct {
 	name  string
 	rest  []byte         // what is still to be read
 	line  int            // how many lines were begun
@@ -61,7 +62,7 @@ type envParser struct {
 }
 
 // next reads a line, or the lines of a value in quotes.
-func (p *envParser) next() {
+func (p *parser) next() {
 	text := p.rest
 	line, rest, _ := bytes.Cut(text, []byte("\n"))
 	p.rest = rest
@@ -107,7 +108,7 @@ func (p *envParser) next() {
 }
 
 // refuse notes what is wrong with a line.
-func (p *envParser) refuse(line int, key string, err error) {
+func (p *parser) refuse(line int, key string, err error) {
 	if p.refused++; p.refused > maxRefused {
 		return
 	}
@@ -134,7 +135,7 @@ var (
 
 // quoted returns the value that is at the beginning of text and ends with quote, and
 // makes the line after it the next one.
-func (p *envParser) quoted(quote byte, text []byte) (value []byte, err error) {
+func (p *parser) quoted(quote byte, text []byte) (value []byte, err error) {
 	value = text[:0] // over what was read: it is never longer
 	for i := 0; i < len(text); i++ {
 		c := text[i]

@@ -1,26 +1,22 @@
-package main
+package envfile
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"inject/exec/redact"
+	"inject/cli"
 	"inject/resolver/secret"
 	"inject/resolver/store"
-	"inject/resolver/store/sealed"
 )
 
 // parsed returns what text assigns, in the open, and its errors as they are told.
 func parsed(text string) (pairs [][2]string, told string) {
-	secrets, err := parseEnv("FILE", []byte(text))
+	secrets, err := Parse("FILE", []byte(text))
 	for _, n := range secrets {
 		pairs = append(pairs, [2]string{n.Ref.Key, string(n.Value.Reveal())})
 	}
@@ -30,8 +26,8 @@ func parsed(text string) (pairs [][2]string, told string) {
 // tell returns all that a person is told of err.
 func tell(err error) string {
 	var b strings.Builder
-	for _, f := range failures(err) {
-		fmt.Fprintf(&b, "%s\n%s\n", f.text, f.hint)
+	for _, e := range cli.Each(err) {
+		fmt.Fprintf(&b, "%s\n%s\n", e, secret.Hint(e))
 	}
 	return b.String()
 }
@@ -112,7 +108,7 @@ func TestEnvFileRefused(t *testing.T) {
 		_, told := parsed(c.text)
 		require.Equal(t, c.told, told, "%.40q", c.text)
 		require.NotContains(t, told, "VALUE", "%.40q", c.text)
-		_, err := parseEnv("FILE", []byte(c.text))
+		_, err := Parse("FILE", []byte(c.text))
 		require.ErrorIs(t, err, secret.ErrInvalid)
 	}
 }
@@ -199,46 +195,4 @@ func FuzzEnvFile(f *testing.F) {
 			require.Equal(t, pairs, same)
 		}
 	})
-}
-
-// A store that cannot import is told from one that can, and nothing is done.
-func TestImportNeedsAnImporter(t *testing.T) {
-	dir := t.TempDir()
-	s, err := sealed.Open(t.Context(), sealed.Options{Path: dir + "/secrets.db", Write: true, Key: sealed.Key{File: dir + "/key.txt"}})
-	require.NoError(t, err)
-	defer s.Close() //nolint:errcheck // nothing is in it
-	stdout, err := os.Create(dir + "/stdout")
-	require.NoError(t, err)
-	defer stdout.Close() //nolint:errcheck // it is read by its name
-	a := &app{stdout: stdout, stderr: stdout, redactor: redact.New(1), key: redact.New(1)}
-	scope := secret.Scope{Org: secret.DefaultOrg, Project: "p"}
-	secrets := []store.New{{Ref: secret.Ref{Scope: scope, Key: "K"}, Value: secret.NewValue([]byte("v"))}}
-
-	err = a.importAll(t.Context(), struct{ store.Manager }{s}, secrets, nil)
-	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.Equal(t, "invalid: this store creates one secret at a time\ninject create secret NAME -p p\nnothing was stored\n\n", tell(err))
-	require.NoFileExists(t, dir+"/secrets.db")
-
-	require.NoError(t, a.importAll(t.Context(), s, secrets, nil))
-	told, err := os.ReadFile(dir + "/stdout")
-	require.NoError(t, err)
-	require.Equal(t, "K created\n", string(told))
-}
-
-// That nothing was stored is said where it is known only.
-func TestNotStored(t *testing.T) {
-	scope := secret.Scope{Org: secret.DefaultOrg, Domain: "d"}
-	for _, c := range []struct {
-		err  error
-		told string
-	}{
-		{secret.ErrInvalid, "nothing was stored\n\n"},
-		{secret.ErrDenied, "nothing was stored\n\n"},
-		{errors.Join(secret.ErrInvalid, secret.ErrExists), "nothing was stored\ninject update secret NAME -d d replaces the value of one that exists\n"},
-		{secret.ErrUnavailable, "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
-		{errors.Join(secret.ErrInvalid, secret.ErrUnavailable), "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
-		{context.Canceled, "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
-	} {
-		require.Equal(t, c.told, tell(notStored(c.err, scope)), c.err)
-	}
 }
