@@ -7,14 +7,13 @@ import (
 	"inject/resolver/secret"
 )
 
-// aliases returns, by the index of their declaration, the further names under which
-// file secrets appear in the folder for files, with / between folders: those under which
-// the other managers of Flyte's secrets have them, so that a task finds its file whoever
-// placed it. For KEY of GROUP: key, GROUP/KEY, GROUP/key and group/key. What is declared
-// itself, what two secrets would have, and what would not be below the folder is left
-// out.
+// aliases returns the further names of each declared file in the folder for files, in the order
+// of declared, with / between folders. Flyte's secret managers name a file differently: for KEY
+// of GROUP they use key, GROUP/KEY, GROUP/key or group/key. With all of these a task finds its
+// file whichever manager it was written for. A name is left out if a declared file has it, if two
+// secrets would have it, or if it would be outside the folder or hidden in it.
 func aliases(declared []secret.Declaration) [][]string {
-	taken := map[string]int{} // how many would have a name; a folder counts as one that two have
+	taken := map[string]int{} // how many secrets would have a name; a declared name counts as two
 	for _, d := range declared {
 		if d.Mount == secret.File && d.Path == "" {
 			taken[d.Key] += 2
@@ -47,8 +46,8 @@ func aliases(declared []secret.Declaration) [][]string {
 	return all
 }
 
-// isAlias reports whether name is a path below a folder that hides nothing of ours,
-// whose names begin with a dot.
+// isAlias reports whether name is a path below the folder for files. A name that begins with a
+// dot is none, since it may be one of our own files.
 func isAlias(name string) bool {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part[0] == '.' || len(part) > 255 || strings.ContainsAny(part, "\x00\n") {

@@ -18,18 +18,21 @@ import (
 	"inject/resolver/secret"
 )
 
-// Files places the file secrets among secrets in the folder dir for others to
-// read, and leaves them there, laid out as kubelet lays out a secret's volume: each name
-// is a link into ..data, which is a link to a folder of this call's, so that all of them
-// change at once and a reader never finds some of one call and some of another. What an
-// earlier call has placed and this one has not is removed.
+// Files places secrets, all of which are declared as files without a path, in the folder dir for
+// other processes to read, and leaves them there. They are laid out as kubelet lays out a volume
+// (k8s.io/kubernetes pkg/volume/util/atomic_writer.go): each name is a link into ..data, and
+// ..data is a link to a new folder of this call. All files so change at once, and a reader that
+// opens ..data never finds files of two calls in it. Files of an earlier call that this one does
+// not place are removed.
 //
-// The files are 0400; 0440 for group, if that is not -1, or for dir's group where new
-// files get that (setgid, as with a pod's fsGroup). If it fails, what was there before
-// is as it was; at the worst there are new names beside it that lead nowhere.
+// The mode of the files is 0400. It is 0440 with the given group if that is not -1, and with
+// dir's group if new files get it (setgid, as with a pod's fsGroup).
+//
+// If Files fails, a reader finds the files of the earlier call; there may be new names beside
+// them that lead nowhere. Two calls for one folder, of this process or others, take turns.
 func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	dir = absolute(dir)
-	if err := durable.MkdirAll(dir, 0o755); err != nil { // for other users to read
+	if err := durable.MkdirAll(dir, 0o755); err != nil { // other users read it, whatever the umask
 		return cannotPlace(err)
 	}
 	info, err := os.Stat(dir)
@@ -39,7 +42,8 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	if err != nil {
 		return cannotPlace(err)
 	}
-	// One at a time, so that what a killed one has left is nobody's.
+	// With one call at a time, folders of other calls in dir are of calls that have ended or were
+	// killed, and can be removed.
 	lock, err := os.Open(dir) //nolint:gosec // the operator's choice
 	if err == nil {
 		defer lock.Close() //nolint:errcheck // a folder
@@ -56,7 +60,7 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	if group >= 0 || info.Mode()&fs.ModeSetgid != 0 {
 		mode = 0o440
 	}
-	// Kubelet's names, so that whatever passes over its folders passes over ours.
+	// The name is as kubelet's, so that programs that skip its folders skip ours, too.
 	version, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
 	if err != nil {
 		return cannotPlace(err)
@@ -69,23 +73,23 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(version))
 	}
-	// They are placed, whatever else is there.
+	// The files are placed: what cannot be cleaned up is no failure.
 	if err := a.sweep(); err != nil {
 		log.Warn("files of earlier calls could not be removed", "folder", dir, "error", err)
 	}
 	return nil
 }
 
-// atomicFolder is one call of Files.
+// atomicFolder is one call of [Files].
 type atomicFolder struct {
-	dir, version string
+	dir, version string // version is the new folder in dir
 	mode         fs.FileMode
 	group        int
 	log          hclog.Logger
-	names        []string // that appear in dir
+	names        []string // of the links in dir
 }
 
-// fill writes the files, and links for their other names, into the new folder.
+// fill writes the files into the new folder, and links to them for their further names.
 func (a *atomicFolder) fill(secrets []Secret) error {
 	var errs []error
 	for _, s := range secrets {
@@ -100,13 +104,14 @@ func (a *atomicFolder) fill(secrets []Secret) error {
 		a.names = append(a.names, key)
 	}
 	aliasAll(declarations(secrets), a.alias, a.log)
-	// Others pass through it; whoever may read is the files' to say.
+	// Other users pass through this folder; the modes of the files decide who reads them.
 	if err := os.Chmod(a.version, 0o755); err != nil { //nolint:gosec // as above
 		errs = append(errs, cannotPlace(err))
 	}
 	return errors.Join(errs...)
 }
 
+// write writes the file path with the mode and group of this call.
 func (a *atomicFolder) write(path string, value []byte) error {
 	if err := writeNew(path, value); err != nil {
 		return err
@@ -119,7 +124,7 @@ func (a *atomicFolder) write(path string, value []byte) error {
 	return os.Chmod(path, a.mode)
 }
 
-// alias makes key appear as name, too.
+// alias makes the file of key appear as name, too.
 func (a *atomicFolder) alias(key, name string) error {
 	top, _, inFolder := strings.Cut(name, "/")
 	if err := a.free(top); err != nil {
@@ -128,7 +133,7 @@ func (a *atomicFolder) alias(key, name string) error {
 	if err := linkAs(a.version, key, name, 0o755); err != nil {
 		return err
 	}
-	if inFolder { // whatever the umask
+	if inFolder { // for other users, whatever the umask
 		if err := os.Chmod(filepath.Join(a.version, filepath.Dir(name)), 0o755); err != nil { //nolint:gosec // as above
 			return err
 		}
@@ -139,7 +144,7 @@ func (a *atomicFolder) alias(key, name string) error {
 	return nil
 }
 
-// free returns an error if something that is not of ours has a name in dir.
+// free returns an error if something has name in dir that no call of Files made.
 func (a *atomicFolder) free(name string) error {
 	path := filepath.Join(a.dir, name)
 	switch target, err := os.Readlink(path); {
@@ -151,8 +156,8 @@ func (a *atomicFolder) free(name string) error {
 		"remove it, or choose another folder with --files-dir")
 }
 
-// linkAs makes a link to key in dir under another name, which may be in a folder of
-// dir's, made with mode if it is not there.
+// linkAs makes a link to the file key of dir under another name. If name is group/key, the folder
+// group is made in dir with mode.
 func linkAs(dir, key, name string, mode fs.FileMode) error {
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
@@ -165,23 +170,25 @@ func linkAs(dir, key, name string, mode fs.FileMode) error {
 	return os.Symlink(target, path)
 }
 
+// dataLink is the link in dir to the folder of the latest call. Kubelet uses the same name.
 const dataLink = "..data"
 
-// isAtomic reports whether the files in dir are those of a Files, or kubelet's.
+// isAtomic reports whether [Files] or kubelet placed the files in dir.
 func isAtomic(dir string) bool {
 	_, err := os.Readlink(filepath.Join(dir, dataLink))
 	return err == nil
 }
 
-// publish makes the new folder the one that is read. If it fails, the old one is.
+// publish makes readers find the new folder. If it fails, they find the old one.
 func (a *atomicFolder) publish() error {
 	data, next := filepath.Join(a.dir, dataLink), filepath.Join(a.dir, dataLink+"_tmp")
 	if _, err := os.Readlink(data); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return secret.WithHint(
-			fmt.Errorf("%w: %s is no link, as inject init and kubelet make it", secret.ErrInvalid, data),
+			fmt.Errorf("%w: %s is not a link, as inject init and kubelet make it", secret.ErrInvalid, data),
 			"choose another folder with --files-dir")
 	}
-	// New names lead nowhere until the last step, after which all of them do.
+	// A new name leads nowhere until the last step, the rename, with which all of them lead to
+	// their files.
 	for _, name := range a.names {
 		if err := a.name(name); err != nil {
 			return cannotPlace(err)
@@ -197,8 +204,8 @@ func (a *atomicFolder) publish() error {
 	return nil
 }
 
-// sweep removes names that are no longer placed, and the folders of earlier calls, also
-// of those that were killed.
+// sweep removes names that this call does not place, and the folders of earlier calls, also of
+// those that were killed.
 func (a *atomicFolder) sweep() error {
 	entries, err := os.ReadDir(a.dir)
 	errs := []error{err}
@@ -215,7 +222,7 @@ func (a *atomicFolder) sweep() error {
 	return errors.Join(errs...)
 }
 
-// name makes name a link into ..data, unless it is.
+// name makes a link called name into ..data, unless there is one.
 func (a *atomicFolder) name(name string) error {
 	path, target := filepath.Join(a.dir, name), dataLink+"/"+name
 	if now, err := os.Readlink(path); err == nil && now == target {
@@ -224,7 +231,7 @@ func (a *atomicFolder) name(name string) error {
 	return os.Symlink(target, path)
 }
 
-// removeLink removes a link that a killed call has left.
+// removeLink removes the link at path, which a killed call may have left. No link is no error.
 func removeLink(path string) error {
 	err := unix.Unlink(path)
 	if errors.Is(err, unix.ENOENT) {

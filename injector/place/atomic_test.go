@@ -16,21 +16,21 @@ import (
 	"inject/resolver/secret"
 )
 
-// pair is two file secrets with the same long text, so that half a file or two files of
-// different calls are seen.
+// pair is two file secrets with the same long text, by which a test can tell half a file, or
+// files of different calls, from whole ones.
 func pair(text string) []Secret {
 	text = strings.Repeat(text, 1000)
 	return []Secret{fileSecret("A", text), fileSecret("B", text)}
 }
 
-// What a folder for others looks like after a call, or after one that failed.
+// The names and contents of a folder after a call of Files, or after one that failed.
 func TestFiles(t *testing.T) {
 	old := []Secret{fileSecret("OLD", "old"), fileSecret("K", "old")}
 	for _, c := range []struct {
 		name    string
 		before  func(t *testing.T, dir string)
 		secrets []Secret
-		want    map[string]string // what can be read; "" for what is only there
+		want    map[string]string // the content of each name that can be read
 		err     string
 	}{
 		{
@@ -78,11 +78,11 @@ func TestFiles(t *testing.T) {
 			err:  "something else is at",
 		},
 		{
-			name: "where ..data is no link", secrets: []Secret{fileSecret("K", "value")},
+			name: "where ..data is not a link", secrets: []Secret{fileSecret("K", "value")},
 			before: func(t *testing.T, dir string) {
 				require.NoError(t, os.Mkdir(filepath.Join(dir, dataLink), 0o700))
 			},
-			err: "is no link",
+			err: "is not a link",
 		},
 		{
 			name: "where the folder is a file", secrets: []Secret{fileSecret("K", "value")},
@@ -111,7 +111,7 @@ func TestFiles(t *testing.T) {
 			_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 				name, _ := filepath.Rel(dir, path)
 				if err != nil || name == "." || strings.HasPrefix(name, "..") {
-					return nil //nolint:nilerr // of the folders of calls only what is read through names counts
+					return nil //nolint:nilerr // the folders of calls are read through the names only
 				}
 				// A link to a folder is one by which more names are read.
 				below, _ := os.ReadDir(path)
@@ -174,8 +174,8 @@ func TestFilesModes(t *testing.T) {
 	}
 }
 
-// Processes place files in one folder at the same time, and are killed at any moment: whatever
-// is there is whole and of one call, and the next call cleans up.
+// Two processes place files in one folder at the same time, and are killed at any moment. The
+// files in ..data are always whole and of one call, and the next call cleans up.
 func TestFilesKilled(t *testing.T) {
 	kills := 60
 	if testing.Short() {

@@ -18,29 +18,28 @@ import (
 )
 
 const (
-	// folderPrefix begins the name of a run's private folder. After it come the
-	// user, the process and when that started, for whoever finds the folder.
+	// folderPrefix begins the name of a run's private folder. The user, the process and its start
+	// time follow. Only the user is read, by sweep; the rest is for a person who finds the
+	// folder.
 	folderPrefix = ".inject-"
-	// linksFile lists, in the private folder, the links into it from elsewhere.
-	// No key begins with a dot.
+	// linksFile is the file of a private folder that lists the links into it, each path with a
+	// NUL byte behind it. No secret's file has this name, since no key begins with a dot.
 	linksFile = ".links"
 )
 
-// folder is a run's private folder with its file secrets: on a tmpfs where there
-// is one, so that values do not reach a disk, and 0700. Where they have to
-// appear in another place there is a link to them, as kubelet's own secrets are
-// links. While the run lives it has the folder locked; a folder that nobody has
-// locked is one that a killed run left.
+// folder is a run's private folder with its file secrets. Its mode is 0700, and it is on a tmpfs
+// where there is one, so that values do not reach a disk. A file that must appear elsewhere is a
+// link to the one in the folder, as the files of a Kubernetes volume are. The run holds a lock on
+// the folder as long as it lives: a folder without a lock is left from a run that was killed.
 type folder struct {
 	path    string
-	appears string // where files appear that are declared without a path
-	lock    *os.File
-	links   []string
-	made    []string // folders that were not there, outermost first
+	appears string   // the folder in which files declared without a path appear
+	lock    *os.File // the folder itself, locked
+	links   []string // paths of links into the folder
+	made    []string // folders above appears that this run made, outermost first
 }
 
-// absolute returns dir as an absolute path, clean; dir itself if the working
-// folder is gone.
+// absolute returns dir as an absolute path, or dir itself if the working folder is gone.
 func absolute(dir string) string {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -49,14 +48,16 @@ func absolute(dir string) string {
 	return abs
 }
 
-// bases returns where private folders may be, best first: a tmpfs before a disk.
+// bases returns the folders in which a private folder may be made, best first: those on a tmpfs
+// come before those on a disk.
 func bases(filesDir string) []string {
 	var ram, disk []string
 	for _, dir := range []string{filesDir, os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", os.TempDir()} { //nolint:forbidigo // like TMPDIR it says what this machine has; it sets nothing
 		if dir == "" {
 			continue
 		}
-		// Links are relative to where they are, and a task may change its folder.
+		// A relative target of a link would be taken from where the link is, and the task may
+		// change its working folder.
 		if dir = absolute(dir); inMemory(dir) {
 			ram = append(ram, dir)
 		} else {
@@ -66,8 +67,8 @@ func bases(filesDir string) []string {
 	return append(ram, disk...)
 }
 
-// newFolder makes a private folder for files that shall appear in filesDir, and
-// removes those that killed runs left.
+// newFolder makes a private folder for files that appear in filesDir, which may be "" as in
+// [Target]. It first removes the folders that killed runs left.
 func newFolder(filesDir string, log hclog.Logger) (*folder, error) {
 	appears := appearsIn(filesDir)
 	made, err := makeAll(appears)
@@ -94,19 +95,22 @@ func newFolder(filesDir string, log hclog.Logger) (*folder, error) {
 	return nil, cannotPlace(errors.Join(errs...))
 }
 
-// removeMade removes folders that were made, unless something else is in them.
+// removeMade removes the folders in made, innermost first. One that is not empty stays: its
+// content is not ours.
 func removeMade(made []string) {
 	for _, dir := range slices.Backward(made) {
 		_ = os.Remove(dir)
 	}
 }
 
-// makeAll makes dir and what is missing above it, and returns what it made.
+// makeAll makes dir and the folders above it that are missing, and returns those that it made,
+// outermost first. It does not use package durable, which does not tell what it made: a run
+// removes it all again.
 func makeAll(dir string) (made []string, err error) {
 	if dir == "" {
 		return nil, nil
 	}
-	err = os.Mkdir(dir, 0o755) //nolint:gosec // as Flyte's mount; what is in it is links
+	err = os.Mkdir(dir, 0o755) //nolint:gosec // as Flyte's own mount is; it holds links, no values
 	if errors.Is(err, fs.ErrNotExist) {
 		if made, err = makeAll(filepath.Dir(dir)); err == nil {
 			err = os.Mkdir(dir, 0o755) //nolint:gosec // as above
@@ -124,9 +128,11 @@ func makeAll(dir string) (made []string, err error) {
 func cannotPlace(err error) error {
 	return secret.WithHint(
 		fmt.Errorf("%w: no folder for file secrets: %w", secret.ErrUnavailable, err),
-		"choose one that can be written with --files-dir")
+		"choose a folder that can be written with --files-dir")
 }
 
+// makeLocked makes a private folder in base and locks it. Until it is locked, the sweep of
+// another run may take it for that of a killed run: then it makes another.
 func makeLocked(base string) (string, *os.File, error) {
 	name := fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime())
 	for {
@@ -136,7 +142,7 @@ func makeLocked(base string) (string, *os.File, error) {
 		}
 		lock, err := os.Open(path) //nolint:gosec // just made
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // another run's sweep has come between
+			continue // swept before it was opened
 		}
 		if err == nil {
 			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
@@ -144,7 +150,7 @@ func makeLocked(base string) (string, *os.File, error) {
 		if err != nil {
 			return "", nil, errors.Join(err, os.Remove(path))
 		}
-		// Or between this and the lock.
+		// It may have been swept before it was locked: then path is gone, or another folder.
 		if now, err := os.Stat(path); err == nil {
 			if mine, err := lock.Stat(); err == nil && os.SameFile(now, mine) {
 				return path, lock, nil
@@ -154,13 +160,13 @@ func makeLocked(base string) (string, *os.File, error) {
 	}
 }
 
-// place writes a file secret and returns the path at which it appears.
+// place writes the file of d and returns the path at which it appears.
 func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 	file := filepath.Join(f.path, d.Key)
 	appears := filepath.Join(f.appears, d.Key)
 	if d.Path != "" {
 		file = filepath.Join(f.path, fmt.Sprintf(".at-%d", len(f.links)))
-		appears = absolute(d.Path) // whoever removes it may be in another folder by then
+		appears = absolute(d.Path) // when the link is removed, the working folder may be another
 	}
 	if err := writeNew(file, value); err != nil {
 		return "", fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, d.Key, err)
@@ -183,39 +189,38 @@ func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
 	return appears, nil
 }
 
-// aliasAll makes files appear under the names by which other managers of Flyte's secrets
-// have them, too (see [aliases]). A name that is taken, or cannot be made, is left
-// out: nobody declared it.
+// aliasAll calls alias for every further name of a declared file: see [aliases]. A name that
+// cannot be made is only logged, since it was not declared.
 func aliasAll(declared []secret.Declaration, alias func(key, name string) error, log hclog.Logger) {
 	for i, names := range aliases(declared) {
 		for _, name := range names {
 			if err := alias(declared[i].Key, name); err != nil {
-				log.Debug("a file secret does not appear under another name, too",
+				log.Debug("a file secret could not be given a further name",
 					"secret", declared[i].Key, "name", name, "error", err)
 			}
 		}
 	}
 }
 
-// alias makes key's file appear as name, too.
+// alias makes the file of key appear as name, too.
 func (f *folder) alias(key, name string) error {
 	if err := linkAs(f.path, key, name, 0o700); err != nil {
 		return err
 	}
-	// Of a folder's name only the folder has to appear.
+	// For group/key, it is enough that the folder group appears.
 	top, _, _ := strings.Cut(name, "/")
 	at := filepath.Join(f.appears, top)
 	if f.appears == f.path || slices.Contains(f.links, at) {
 		return nil
 	}
 	if err := f.link(filepath.Join(f.path, top), at); err != nil {
-		f.links = f.links[:len(f.links)-1] // it is not ours
+		f.links = f.links[:len(f.links)-1] // something else has this name, and must not be removed
 		return err
 	}
 	return nil
 }
 
-// writeNew writes a file that must not exist, readable by the owner only.
+// writeNew writes b to the file path, which must not exist, with mode 0400.
 func writeNew(path string, b []byte) error {
 	w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400) //nolint:gosec // in our own folder
 	if err != nil {
@@ -225,8 +230,8 @@ func writeNew(path string, b []byte) error {
 	return errors.Join(err, w.Close())
 }
 
-// link makes the file appear at path. That it will is written down first, so
-// that whoever sweeps after us finds it.
+// link makes a link at path to file. The path is written to the list of links first, so that a
+// sweep removes the link even if this run is killed right after it made it.
 func (f *folder) link(file, path string) error {
 	f.links = append(f.links, path)
 	list, err := os.OpenFile(filepath.Join(f.path, linksFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
@@ -239,7 +244,8 @@ func (f *folder) link(file, path string) error {
 	}
 	err = os.Symlink(file, path)
 	if errors.Is(err, fs.ErrExist) && leftLink(path) {
-		// Of a run whose folder is gone, as after the restart of a container.
+		// The link is left from a run whose folder is gone, as when a container is restarted with
+		// another tmpfs.
 		if err = os.Remove(path); err == nil {
 			err = os.Symlink(file, path)
 		}
@@ -247,9 +253,10 @@ func (f *folder) link(file, path string) error {
 	return err
 }
 
+// isPrivate reports whether dir has the name of a private folder.
 func isPrivate(dir string) bool { return strings.HasPrefix(filepath.Base(dir), folderPrefix) }
 
-// leftLink reports whether path is a link into a private folder that is gone.
+// leftLink reports whether path is a link into a private folder that no longer exists.
 func leftLink(path string) bool {
 	target, err := os.Readlink(path)
 	if err != nil || !isPrivate(filepath.Dir(target)) {
@@ -259,17 +266,18 @@ func leftLink(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// remove removes the files and the links to them.
+// remove removes the folder, the links into it and the folders that the run made, and unlocks it.
 func (f *folder) remove() error {
 	err := removeFolder(f.path, f.links)
 	removeMade(f.made)
 	return errors.Join(err, f.lock.Close())
 }
 
+// removeFolder removes the private folder path, and those of links that lead into it.
 func removeFolder(path string, links []string) error {
 	var errs []error
 	for _, link := range links {
-		// Only what is still ours: something else may be there by now.
+		// Something else may have this path by now, and is not ours to remove.
 		if target, err := os.Readlink(link); err == nil && filepath.Dir(target) == path {
 			errs = append(errs, os.Remove(link))
 		}
@@ -277,7 +285,8 @@ func removeFolder(path string, links []string) error {
 	return errors.Join(append(errs, os.RemoveAll(path))...)
 }
 
-// sweep removes what killed runs of this user left in bases.
+// sweep removes the private folders that killed runs of this user left in bases. What it cannot
+// remove it logs; it never keeps a run from starting.
 func sweep(bases []string, log hclog.Logger) {
 	mine := fmt.Sprintf("%s%d-", folderPrefix, os.Geteuid())
 	for _, base := range bases {
@@ -293,9 +302,9 @@ func sweep(bases []string, log hclog.Logger) {
 	}
 }
 
+// sweepFolder removes the private folder path, unless its run is alive.
 func sweepFolder(path string, log hclog.Logger) {
-	// Nobody else can make a folder of ours in a folder with a sticky bit, but its
-	// name can be taken.
+	// Another user may have made a folder with a name of ours, as in /dev/shm.
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil || int(st.Uid) != os.Geteuid() {
 		return
@@ -310,7 +319,7 @@ func sweepFolder(path string, log hclog.Logger) {
 	}
 	list, err := readLinks(filepath.Join(path, linksFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Warn("links of a killed run may be left", "folder", path, "error", err)
+		log.Warn("links to the files of a killed run may be left", "folder", path, "error", err)
 	}
 	var links []string
 	for link := range bytes.SplitSeq(list, []byte{0}) {
@@ -323,8 +332,8 @@ func sweepFolder(path string, log hclog.Logger) {
 	log.Debug("removed the files of a killed run", "folder", path)
 }
 
-// readLinks reads a list of links. The run that wrote it is dead, and its task
-// had the same user: it may have put anything there.
+// readLinks reads the list of links at path. A task of the same user may have put anything there,
+// so it must neither hang on a pipe, nor follow a link, nor read without end.
 func readLinks(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // ours
 	if err != nil {
@@ -337,6 +346,7 @@ func readLinks(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
+// canWrite reports whether this process may make files in dir.
 func canWrite(dir string) bool {
 	return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
 }

@@ -18,7 +18,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// A file appears where it was asked for, is the user's alone, and leaves nothing behind.
+// A file appears where it was asked for, only its user can read it, and it is removed completely.
 func TestPlaceFile(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -110,7 +110,7 @@ func TestPlaceFile(t *testing.T) {
 	}
 }
 
-// Folders above the files that a run had to make go with it, unless something else is in them.
+// A run removes the folders that it had to make, unless there is something else in them.
 func TestMadeFolders(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -137,7 +137,7 @@ func TestMadeFolders(t *testing.T) {
 	}
 }
 
-// What a run leaves is swept by the next one if the run is dead, and never before.
+// The next run removes the folder of a run that was killed, and never that of one that is alive.
 func TestKilledRun(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -172,15 +172,15 @@ func TestKilledRun(t *testing.T) {
 	}
 }
 
-// A sweep takes the folders that dead runs of this user left, with their links elsewhere, and
-// nothing that only looks like them.
+// A sweep removes the folders that killed runs of this user left, with the links into them, and
+// leaves everything that only looks like them.
 func TestSweep(t *testing.T) {
 	mine := fmt.Sprintf("%s%d-1-2-dead", folderPrefix, os.Geteuid())
 	for _, c := range []struct {
 		name string
 		// make puts something into base or dir; folder is a path in base with a name of ours.
 		make    func(t *testing.T, base, dir, folder string)
-		inBase  []string // what is left
+		inBase  []string // the names that are left
 		inDir   []string
 		needSet bool // the owner of a folder must be changed
 	}{
@@ -275,7 +275,7 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// leave makes what a killed run leaves: its folder with a file K, and a link to that in dir.
+// leave makes the folder of a killed run, with a file K, and a link to that in dir.
 func leave(t *testing.T, private, dir string) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(private, 0o700))
@@ -284,8 +284,8 @@ func leave(t *testing.T, private, dir string) {
 	require.NoError(t, err)
 }
 
-// Sweeps go on while runs make, use and remove their folders: they never take a
-// living one's files.
+// Sweeps go on while runs make, use and remove their folders. They never remove the files of a
+// run that is alive.
 func TestSweepSparesTheLiving(t *testing.T) {
 	rounds := 200
 	if testing.Short() {

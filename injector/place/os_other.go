@@ -2,8 +2,8 @@
 
 package place
 
-// inMemory reports nothing: only Linux tells.
+// inMemory always returns false: only Linux is asked.
 func inMemory(string) bool { return false }
 
-// startTime is not known.
+// startTime returns "0", for not known.
 func startTime() string { return "0" }

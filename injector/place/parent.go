@@ -13,15 +13,21 @@ import (
 	"inject/resolver/secret"
 )
 
-// ParentVar holds a digest of the declared list that was placed and of its scope, by
-// which an inject inside the task can tell that its work is done.
+// ParentVar is the variable that tells an inject inside the task which secrets are placed
+// already. Its value is a digest of the declared list and one of the scope, each of 32
+// hexadecimal digits.
 const ParentVar = "INJECT_PARENT"
 
-// Placed reports whether an inject above us has placed the declared list where it would
-// be placed here, so that what we start has it and is masked, too, as far as it writes to
-// what that one has given it; its files are in dir. The scope is compared only if it was said here: an inject
-// above us may know it from what is not passed on. It returns an error if the environment
-// says so and it is not so.
+// Placed reports whether an outer inject, which started this process, already placed the declared
+// list as it would be placed here. Its masks then cover whatever our command writes to the
+// inherited stdout and stderr.
+//
+// dir is the folder in which the outer inject placed files, and filesDir the folder that was
+// asked for here, if any. The scope is compared only if said is true, that is, if it was given
+// here: the outer inject may have it from pod info or flags that this process does not see.
+//
+// The error names every secret of which environ says that it is placed although its variable or
+// file is missing.
 func Placed(
 	environ []string, dir, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration,
 ) (bool, error) {
@@ -55,11 +61,11 @@ func Placed(
 func notPlaced(d secret.Declaration, why string) error {
 	return secret.WithHint(
 		fmt.Errorf("%w: %s: %s says that it is placed, and %s", secret.ErrInvalid, d.Key, ParentVar, why),
-		"only an inject above this one sets %s; without it the secrets are looked up here", ParentVar)
+		"only an inject above this one sets %s: unset it, and the secrets are looked up here", ParentVar)
 }
 
-// listDigest and scopeDigest are the two halves of ParentVar: 16 bytes of a SHA-256
-// each. A declaration has six words, so that no two lists have the same.
+// listDigest returns the first half of ParentVar's value. Every declaration adds six words, so
+// two lists never give the same words.
 func listDigest(declared []secret.Declaration) string {
 	var words []string
 	for _, d := range declared {
@@ -68,11 +74,14 @@ func listDigest(declared []secret.Declaration) string {
 	return digest(words)
 }
 
+// scopeDigest returns the second half of ParentVar's value.
 func scopeDigest(scope secret.Scope) string {
 	return digest([]string{scope.Org, scope.Project, scope.Domain})
 }
 
-// digest is of each word after its length.
+// digest returns the first 16 bytes of the SHA-256 of words, in hexadecimal. Each word is
+// preceded by its length, so that no word can look like the end of one and the beginning of the
+// next.
 func digest(words []string) string {
 	var b []byte
 	for _, word := range words {

@@ -1,5 +1,12 @@
-// Package place puts the values of a declared list where the task looks for them: in
-// variables, and in files of a private folder or of one that a pod's containers share.
+// Package place puts the values of a declared list where the task expects them: in variables, in
+// files, and in the patterns of the redactor that masks what the task writes.
+//
+// [Values] places for one run. Its files are in a private folder, on a tmpfs where there is one,
+// and links lead to them from where they should appear. The run holds a lock on its folder, so
+// the next run can tell the folder of a killed run, which has no lock, and removes it.
+//
+// [Files] places for other containers of a pod, which read the files after this process has
+// ended. It lays them out as kubelet lays out a volume, so that all of them change at once.
 package place
 
 import (
@@ -17,34 +24,34 @@ import (
 	"inject/resolver/secret"
 )
 
-// A Conflict says what becomes of a variable that is already set.
+// A Conflict says what happens if a declared variable is already set in the environment.
 type Conflict string
 
-// The conflicts. Overwrite is what Flyte does.
+// The conflicts.
 const (
-	Overwrite Conflict = "overwrite"
-	Keep      Conflict = "keep"
-	Fail      Conflict = "error"
+	Overwrite Conflict = "overwrite" // the secret's value wins, as in Flyte
+	Keep      Conflict = "keep"      // the inherited value wins
+	Fail      Conflict = "error"     // the task does not start
 )
 
-// FlyteDir is where Flyte promises file secrets to a task.
+// FlyteDir is the folder in which Flyte promises file secrets to a task.
 const FlyteDir = "/etc/flyte/secrets"
 
 // maxVariable is the longest "NAME=value" that execve takes, in bytes: the
 // kernel's MAX_ARG_STRLEN, 32 pages, less the final NUL.
 var maxVariable = 32*os.Getpagesize() - 1
 
-// OwnPrefix begins our own variables, which hold the store's credentials and are
-// nobody else's.
+// OwnPrefix begins the names of inject's own variables. They hold the store's credentials, so the
+// task does not get them.
 const OwnPrefix = "INJECT_"
 
-// A Secret is a declaration with the value that is placed for it.
+// A Secret is a declaration and its value.
 type Secret struct {
 	Declaration secret.Declaration
 	Value       secret.Value
 }
 
-// declarations returns the declared list of secrets.
+// declarations returns the declared list of secrets, in their order.
 func declarations(secrets []Secret) []secret.Declaration {
 	declared := make([]secret.Declaration, len(secrets))
 	for i, s := range secrets {
@@ -53,32 +60,36 @@ func declarations(secrets []Secret) []secret.Declaration {
 	return declared
 }
 
-// Target is where the values of a task go.
+// A Target says where the values of a task go.
 type Target struct {
-	// Environ is what the task inherits, without duplicate names.
+	// Environ is the environment that the task inherits, in the form of [os.Environ], without
+	// duplicate names.
 	Environ    []string
 	OnConflict Conflict
-	// FilesDir is where file secrets appear; "" for the default.
+	// FilesDir is the folder in which file secrets appear. If it is "", that is [FlyteDir] in a
+	// container that can write it, and otherwise the run's private folder.
 	FilesDir string
-	// Scope is the task's.
+	// Scope is the task's scope. With the declared list it tells an inject inside the task which
+	// secrets are placed already: see [Placed].
 	Scope secret.Scope
-	// Masked is set if what the task writes is masked, on which an inject that it
-	// starts may rely.
+	// Masked says that the output of the task is masked. If it is false, an inject inside the
+	// task is not told that the secrets are placed, and looks them up and masks them itself.
 	Masked bool
 	Log    hclog.Logger
 }
 
-// Places is where the values went.
+// Places is where the values of one task are.
 type Places struct {
+	// Env is the environment of the task, in the form of [os.Environ].
 	Env    []string
-	values [][]byte // what holds the values in Env
-	given  []Secret // whose values they are
-	files  *folder  // nil if no file was placed
+	values [][]byte // the memory behind those strings of Env that hold a value
+	given  []Secret
+	files  *folder // nil if there is no file
 }
 
-// Forget overwrites the values that were given and our copies of them in Env, once the
-// task has its own. Others remain: those that package syscall made for execve, and the
-// redactor's.
+// Forget zeroes the values that were given to [Values] and our copies of them in Env. Call it
+// when the task has been started, since Env is empty from then on. Other copies remain: those
+// that package syscall made for execve, and the redactor's.
 func (p *Places) Forget() {
 	for _, b := range p.values {
 		clear(b)
@@ -89,10 +100,11 @@ func (p *Places) Forget() {
 	p.Env = nil
 }
 
-// HasFiles reports whether there are files to remove.
+// HasFiles reports whether files were placed, which must be removed when the task has ended.
 func (p *Places) HasFiles() bool { return p.files != nil }
 
-// Remove removes the files.
+// Remove removes the files and the links to them. It logs what it cannot remove; the next run
+// tries again.
 func (p *Places) Remove(log hclog.Logger) {
 	if p.files == nil {
 		return
@@ -102,8 +114,10 @@ func (p *Places) Remove(log hclog.Logger) {
 	}
 }
 
-// Values puts every value into its variables or its file. It reports everything
-// that cannot be placed at once, and then has placed nothing.
+// Values puts the value of every secret into its variables or its file. The caller starts the
+// task with the environment that it returns, then calls [Places.Forget], and [Places.Remove] when
+// the task has ended. If a value cannot be placed, nothing is left, and the error names every
+// secret that failed.
 func Values(to Target, secrets []Secret) (_ *Places, err error) {
 	p := &Places{given: secrets}
 	e := environment{conflict: to.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
@@ -111,8 +125,8 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 		name, value, ok := strings.Cut(v, "=")
 		switch {
 		case !ok || name == "":
-			p.Env = append(p.Env, v) // no variable, but the task's all the same
-		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(secrets) == 0: // what it says stays true
+			p.Env = append(p.Env, v) // not a variable, but execve passes it on, so we do
+		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(secrets) == 0: // still true for the task
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}
@@ -148,7 +162,7 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 	if p.files != nil && len(e.errs) == 0 {
 		aliasAll(declared, p.files.alias, to.Log)
 	}
-	if len(secrets) > 0 && to.Masked { // else an inner inject would take it that we mask
+	if len(secrets) > 0 && to.Masked { // an inject inside the task relies on our masking
 		e.set(ParentVar, listDigest(declared)+scopeDigest(to.Scope))
 	}
 	if err := errors.Join(e.errs...); err != nil {
@@ -158,8 +172,8 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 		if value, ok := e.secrets[name]; ok {
 			b := slices.Concat([]byte(name+"="), value)
 			p.values = append(p.values, b)
-			// A string of our own bytes, so that they can be overwritten: see Forget.
-			text := unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // they do not change while Env is used
+			// The string shares the bytes of b, so that Forget can zero it.
+			text := unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // b changes only in Forget
 			p.Env = append(p.Env, text)
 			continue
 		}
@@ -168,16 +182,17 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 	return p, nil
 }
 
-// environment is the task's, in the order in which the names came.
+// environment is the environment of the task while it is put together.
 type environment struct {
 	conflict  Conflict
-	names     []string
+	names     []string // of all variables, in the order in which they were set
 	values    map[string]string
-	secrets   map[string][]byte // those in the place of values
-	inherited int
+	secrets   map[string][]byte // values of secrets; they win over values
+	inherited int               // how many of names the task inherits
 	errs      []error
 }
 
+// set gives the variable a value that is not a secret.
 func (e *environment) set(name, value string) {
 	if _, ok := e.values[name]; !ok {
 		e.names = append(e.names, name)
@@ -186,11 +201,11 @@ func (e *environment) set(name, value string) {
 	delete(e.secrets, name)
 }
 
-// place sets the variables of d.
+// place sets the variables of d, or records in errs why it cannot.
 func (e *environment) place(d secret.Declaration, value []byte) {
 	for _, name := range d.EnvVars() {
 		if bytes.IndexByte(value, 0) >= 0 {
-			e.fail(d, "the value holds a NUL byte, which the variable %s cannot", name)
+			e.fail(d, "the value holds a NUL byte, and the variable %s cannot hold one", name)
 			return
 		}
 		if len(name)+1+len(value) > maxVariable {
@@ -215,14 +230,15 @@ func (e *environment) place(d secret.Declaration, value []byte) {
 	}
 }
 
+// fail records that the value of d does not fit into a variable.
 func (e *environment) fail(d secret.Declaration, format string, args ...any) {
 	e.errs = append(e.errs, secret.WithHint(
 		fmt.Errorf("%w: %s: "+format, append([]any{secret.ErrInvalid, d.Key}, args...)...),
 		"place it in a file: --secret-file %s", d.Key))
 }
 
-// Where returns where the value of d would go, for people: variables as
-// $NAME, files by their path.
+// Where returns where [Values] would place the value of d, for people: a variable as $NAME, a
+// file by its path. filesDir is as in [Target].
 func Where(d secret.Declaration, filesDir string) []string {
 	var where []string
 	if d.Mount == secret.File {
@@ -238,7 +254,7 @@ func Where(d secret.Declaration, filesDir string) []string {
 	return where
 }
 
-// cleanJoin is filepath.Join for a name that may be a path of its own.
+// cleanJoin returns name if it is an absolute path, and otherwise its path in dir.
 func cleanJoin(dir, name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -246,9 +262,9 @@ func cleanJoin(dir, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// appearsIn returns the folder in which file secrets appear: the one asked for,
-// Flyte's in a container where it can be written and Files has not done so, or ""
-// for our private one.
+// appearsIn returns the folder in which file secrets appear: filesDir if it is set, FlyteDir in a
+// container that can write it, or "" for the private folder. It is not FlyteDir if kubelet or
+// [Files] placed files there: theirs change all at once, and a file of ours would not.
 func appearsIn(filesDir string) string {
 	switch {
 	case filesDir != "":
@@ -259,7 +275,8 @@ func appearsIn(filesDir string) string {
 	return ""
 }
 
-// inContainer reports whether this file system is a container's, not a person's.
+// inContainer reports whether this process runs in a container. Outside of one, on a person's
+// machine, nothing is placed in FlyteDir unasked.
 func inContainer() bool {
 	if os.Getpid() == 1 || os.Getenv("KUBERNETES_SERVICE_HOST") != "" { //nolint:forbidigo // it says where we are; it sets nothing
 		return true
@@ -272,8 +289,7 @@ func inContainer() bool {
 	return false
 }
 
-// writable reports whether dir, or the folder in which it would be made, can be
-// written.
+// writable reports whether dir can be written or, if it does not exist, can be made.
 func writable(dir string) bool {
 	for {
 		info, err := os.Stat(dir)

@@ -35,10 +35,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// children are what a test starts as another process. Each works in a folder, says a
-// line when it has begun, and lives until it is killed or its stdin ends.
+// children are programs that a test starts as another process. Each works in a folder, prints a
+// line when it has begun, and runs until it is killed or its stdin ends.
 var children = map[string]func() error{
-	// holds places a file secret as a run does, and says where it appears.
+	// holds places a file secret as a run does, and prints where it appears.
 	"holds": func() error {
 		f, err := newFolder(".", hclog.NewNullLogger())
 		if err != nil {
@@ -66,7 +66,7 @@ var children = map[string]func() error{
 	},
 }
 
-// startChild starts one of children, and returns it with the line that it says.
+// startChild starts one of children, and returns it with the line that it prints.
 func startChild(t *testing.T, name, dir string) (*osexec.Cmd, string) {
 	t.Helper()
 	cmd := osexec.Command(os.Args[0])
@@ -173,8 +173,8 @@ func variable(key, value string) Secret {
 	return Secret{Declaration: d, Value: secret.NewValue([]byte(value))}
 }
 
-// A task that is masked is told so, one that is not masked is not told, and without secrets it
-// is told what we were told.
+// A task whose output is masked gets our digests in INJECT_PARENT, one whose output is not masked
+// gets no such variable, and one without secrets inherits ours.
 func TestParentVariable(t *testing.T) {
 	scope := secret.Scope{Org: "flyte"}
 	one := []Secret{variable("A", "value")}
@@ -203,7 +203,7 @@ func TestParentVariable(t *testing.T) {
 	}
 }
 
-// Forget leaves the value neither where it was given nor in our copy of the task's environment.
+// Forget zeroes the value where it was given, and in our copy of the task's environment.
 func TestForget(t *testing.T) {
 	given := []byte("value-to-forget")
 	d := secret.Declaration{Key: "K", EnvVar: "V"}
