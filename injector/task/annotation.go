@@ -16,23 +16,21 @@ import (
 	"inject/resolver/secret"
 )
 
-// AnnotationPrefix begins the name of a pod's annotation that declares a secret;
-// its number, from 0, ends it (flyteplugins/go/tasks/pluginmachinery/utils/secrets
-// marshaler.go at v2.0.43, as everything of an annotation's form).
+// AnnotationPrefix begins the name of a pod's annotation that declares a secret. A number,
+// counted from 0, follows. The form of these annotations is that of Flyte's own marshaler
+// (flyteplugins/go/tasks/pluginmachinery/utils/secrets marshaler.go at v2.0.43).
 const AnnotationPrefix = "flyte.secrets/s"
 
-// maxAnnotation is as much as Kubernetes takes of all annotations of an object, in
-// bytes.
+// maxAnnotation is how many bytes Kubernetes accepts in all annotations of an object together.
 const maxAnnotation = 256 << 10
 
-// annotationEncoding is Flyte's base32: an alphabet of its own, which is legal in a
-// label, and no padding.
+// annotationEncoding is Flyte's base32, which has no padding and an alphabet of its own.
 var annotationEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz123456").WithPadding(base32.NoPadding)
 
-// EncodeAnnotation returns the value of an annotation that declares d, as Flyte
-// writes it. What a declaration has beyond Flyte's, its Path, is not in it.
+// EncodeAnnotation returns the value of an annotation that declares d, as Flyte writes it. It
+// leaves out d.Path, which Flyte's declarations do not have.
 func EncodeAnnotation(d secret.Declaration) string {
-	// Not by prototext, which changes its white space at random.
+	// Package prototext cannot write it, since it varies its white space on purpose.
 	var b strings.Builder
 	field := func(name, value string) {
 		if value != "" {
@@ -49,8 +47,8 @@ func EncodeAnnotation(d secret.Declaration) string {
 	return annotationEncoding.EncodeToString([]byte(b.String()))
 }
 
-// Annotations returns the annotations, names and values, by which a pod declares the
-// list, in order.
+// Annotations returns the names and values of the annotations with which a pod declares the list,
+// in its order.
 func Annotations(declared []secret.Declaration) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		for i, d := range declared {
@@ -61,7 +59,8 @@ func Annotations(declared []secret.Declaration) iter.Seq2[string, string] {
 	}
 }
 
-// quote returns text as golang/protobuf's text format has it, and "" for "".
+// quote returns text as a string of protobuf's text format, written as golang/protobuf writes it,
+// and "" for "".
 func quote(text string) string {
 	if text == "" {
 		return ""
@@ -89,59 +88,59 @@ func quote(text string) string {
 	return b.String()
 }
 
-// DecodeAnnotation reads the value of an annotation that declares a secret. Errors
-// say what is wrong and quote nothing.
+// DecodeAnnotation reads the value of an annotation that declares a secret. No error quotes it.
 func DecodeAnnotation(text string) (secret.Declaration, error) {
 	if len(text) > maxAnnotation {
-		return secret.Declaration{}, fmt.Errorf("%w: it is %d bytes long, more than Kubernetes takes (%d)",
+		return secret.Declaration{}, fmt.Errorf("%w: it is %d bytes long, more than Kubernetes accepts (%d)",
 			secret.ErrInvalid, len(text), maxAnnotation)
 	}
 	b, err := annotationEncoding.DecodeString(text)
-	if err != nil || strings.ContainsAny(text, "\r\n") { // which package base32 skips
+	if err != nil || strings.ContainsAny(text, "\r\n") { // package base32 skips line ends
 		return secret.Declaration{}, fmt.Errorf("%w: it is not Flyte's base32", secret.ErrInvalid)
 	}
 	s := &core.Secret{}
 	if err := prototext.Unmarshal(b, s); err != nil {
 		lax := prototext.UnmarshalOptions{DiscardUnknown: true}
-		return secret.Declaration{}, badSecret("the text format", lax.Unmarshal(b, s) == nil)
+		return secret.Declaration{}, badSecret("text format", lax.Unmarshal(b, s) == nil)
 	}
 	return declaration(s)
 }
 
-// badSecret says why a message in some format is no Secret of Flyte's.
+// badSecret returns the error for a message in format that is not a Secret of Flyte's: it has an
+// unknown field, or cannot be read at all.
 func badSecret(format string, unknownField bool) error {
 	if unknownField {
-		return secret.WithHint(fmt.Errorf("%w: it has a field that is not known", secret.ErrInvalid),
+		return secret.WithHint(fmt.Errorf("%w: it has an unknown field", secret.ErrInvalid),
 			"it may come from a newer Flyte;"+
 				" this inject knows group, group_version, key, mount_requirement and env_var")
 	}
-	return fmt.Errorf("%w: it is no Secret of Flyte's in %s of protobuf", secret.ErrInvalid, format)
+	return fmt.Errorf("%w: it is not a Secret of Flyte's in protobuf's %s", secret.ErrInvalid, format)
 }
 
-// declaration returns what s declares, if it can be placed.
+// declaration returns the declaration that s is, or an error if it cannot be placed as declared.
 func declaration(s *core.Secret) (secret.Declaration, error) {
 	if len(s.ProtoReflect().GetUnknown()) > 0 {
-		return secret.Declaration{}, badSecret("the binary format", true)
+		return secret.Declaration{}, badSecret("binary format", true)
 	}
 	d := secret.Declaration{
 		Group: s.GetGroup(), Key: s.GetKey(), Version: s.GetGroupVersion(),
 		Mount: secret.Mount(s.GetMountRequirement()), EnvVar: s.GetEnvVar(),
 	}
 	if s.GetMountRequirement().Descriptor().Values().ByNumber(s.GetMountRequirement().Number()) == nil {
-		return d, fmt.Errorf("%w: %s: mount requirement %d is not known", secret.ErrInvalid, d.Key, d.Mount)
+		return d, fmt.Errorf("%w: %s: mount requirement %d is unknown", secret.ErrInvalid, d.Key, d.Mount)
 	}
 	return d, d.Validate()
 }
 
-// list is a declared list as it is read.
+// list is a declared list while it is read.
 type list struct {
 	declared []secret.Declaration
 	seen     map[secret.Declaration]bool
 	errs     []error
 }
 
-// add adds d, unless it is there: Flyte lists a secret twice that two places ask for,
-// and reads it once. An error is that of what is called where.
+// add adds d unless the list has it already: Flyte lists a secret once for each place that asks
+// for it, and reads it once. If err is not nil, add records it with where, the name of d's place.
 func (l *list) add(where string, d secret.Declaration, err error) {
 	switch {
 	case err != nil:
@@ -154,10 +153,10 @@ func (l *list) add(where string, d secret.Declaration, err error) {
 	}
 }
 
-// maxErrors is how many mistakes of one source are told at once.
+// maxErrors is how many mistakes of one source are reported.
 const maxErrors = 20
 
-// joinSome joins errors, of many only the first.
+// joinSome joins the first maxErrors of errs, and says how many more there are.
 func joinSome(errs []error) error {
 	if len(errs) > maxErrors {
 		more := fmt.Errorf("%w: there are %d more mistakes", secret.ErrInvalid, len(errs)-maxErrors)
@@ -166,8 +165,8 @@ func joinSome(errs []error) error {
 	return errors.Join(errs...)
 }
 
-// unknownNumbers returns the numbers of the fields of m that its type does not have,
-// or has with another type on the wire.
+// unknownNumbers returns the numbers of those fields of m that its type does not have, or has
+// with another wire type.
 func unknownNumbers(m proto.Message) []protoreflect.FieldNumber {
 	return numbers(m.ProtoReflect().GetUnknown())
 }

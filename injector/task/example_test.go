@@ -6,7 +6,7 @@ import (
 	"inject/injector/task"
 )
 
-// A task's declared list from its flags, with the scope at which Flyte runs it.
+// A task whose flags declare secrets, and which Flyte runs.
 func ExampleLoad() {
 	t, warnings, err := task.Load(task.Sources{
 		Secrets:     []string{"OPENAI_KEY", "aws/s3-token=S3_TOKEN"},
@@ -28,7 +28,7 @@ func ExampleLoad() {
 	// TLS_CERT FILE []
 }
 
-// A task file in YAML, as a flyte.TaskEnvironment says it.
+// A task file in YAML, with the fields of a flyte.TaskEnvironment, and one with a mistake.
 func ExampleParse() {
 	t, err := task.Parse("task.yaml", []byte(`
 name: train
@@ -44,16 +44,16 @@ secrets:
 	for _, d := range t.Declared {
 		fmt.Println(d.Key, d.Mount, d.EnvVars())
 	}
-	_, err = task.Parse("wrong.yaml", []byte("secret: [OPENAI_KEY]\n"))
+	_, err = task.Parse("wrong.yaml", []byte("secrets: [{group: aws}]\n"))
 	fmt.Println(err)
 	// Output:
 	// OPENAI_KEY ENV_VAR [OPENAI_KEY _UNION_OPENAI_KEY]
 	// s3-token ENV_VAR [AWS_S3_TOKEN _UNION_S3-TOKEN]
 	// TLS_CERT FILE []
-	// invalid: wrong.yaml:1: secret: unknown field, did you mean secrets? (known: domain, name, project, secrets)
+	// invalid: wrong.yaml:1: secrets[0]: the key is missing
 }
 
-// An annotation by which a pod of Flyte declares a secret, and what it says.
+// The value of an annotation with which a pod of Flyte declares a secret, both ways.
 func ExampleDecodeAnnotation() {
 	d, err := task.DecodeAnnotation("nnsxsoraejwxsx2lmv3secq")
 	fmt.Println(d.Key, d.Mount, err)

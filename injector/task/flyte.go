@@ -2,22 +2,22 @@ package task
 
 import "github.com/caarlos0/env/v11"
 
-// Flyte is what Flyte's own variables tell a task container: where it is executed, and
-// where its file secrets are (flyteplugins/go/tasks/pluginmachinery/flytek8s
-// k8s_resource_adds.go at v2.0.43). The variables of the task's registration,
-// FLYTE_INTERNAL_TASK_*, may differ from these. _U_ORG_NAME is not read, because it is
-// not the org of any secret.
+// Flyte has the texts of those variables that Flyte sets in a task's container and that are read
+// (flyteplugins/go/tasks/pluginmachinery/flytek8s k8s_resource_adds.go at v2.0.43). Two similar
+// ones are not read: FLYTE_INTERNAL_TASK_PROJECT and FLYTE_INTERNAL_TASK_DOMAIN are of the task's
+// registration, which may be elsewhere, and _U_ORG_NAME is not the org of any secret.
 //
-// All fields are strings: the library's error for a variable that it cannot parse quotes
-// the value.
+// All fields are strings, because the library quotes the text of a variable that it cannot parse.
 type Flyte struct {
+	// Project and Domain are where the task runs.
 	Project string `env:"FLYTE_INTERNAL_EXECUTION_PROJECT"`
 	Domain  string `env:"FLYTE_INTERNAL_EXECUTION_DOMAIN"`
-	// FilesDir is set by Flyte, or by an inject above this one.
+	// FilesDir is the folder that holds file secrets already. Flyte sets it, and so does an
+	// inject that started this process.
 	FilesDir string `env:"FLYTE_SECRETS_DEFAULT_DIR"`
 }
 
-// scopeVars names the variables that say the scope, for people.
+// scopeVars names the variables of the scope, for messages.
 const scopeVars = "FLYTE_INTERNAL_EXECUTION_PROJECT and FLYTE_INTERNAL_EXECUTION_DOMAIN"
 
 // ReadFlyte reads Flyte's variables from the environment of this process.

@@ -22,7 +22,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// What Flyte's own marshaler (v2.0.43) makes of four declarations.
+// Four declarations, as Flyte's own marshaler (v2.0.43) writes them.
 var annotations = []struct {
 	d    secret.Declaration
 	text string
@@ -53,7 +53,7 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
-// What is written is read as it was, whatever the group and version hold.
+// A declaration survives being written and read, with any text as its group and version.
 func TestAnnotationsBothWays(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := secret.Declaration{
@@ -74,7 +74,7 @@ func TestAnnotationsBothWays(t *testing.T) {
 
 var b32 = "abcdefghijklmnopqrstuvwxyz123456"
 
-// encode is Flyte's base32 of a text, the plain way.
+// encode returns text in Flyte's base32, by a plain second implementation.
 func encode(text string) string {
 	var bits, out strings.Builder
 	for i := range len(text) {
@@ -99,30 +99,31 @@ func TestBadAnnotations(t *testing.T) {
 		"NNSXSORAEJWXSX2LMV3SECQ=":                            "not Flyte's base32",
 		"nnsxsoraejwx\nsx2lmv3secq":                           "not Flyte's base32",
 		"7890":                                                "not Flyte's base32",
-		encode("hunter2 is no text proto"):                    "no Secret of Flyte's in the text format",
-		encode(`key: "hunter2`):                               "no Secret of Flyte's in the text format",
-		encode(`key: 1`):                                      "no Secret of Flyte's in the text format",
-		encode(`key: "k" owner: "hunter2"`):                   "a field that is not known",
-		encode(`key: "k" mount_requirement:9`):                "mount requirement 9 is not known",
+		encode("hunter2 is no text proto"):                    "not a Secret of Flyte's in protobuf's text format",
+		encode(`key: "hunter2`):                               "not a Secret of Flyte's in protobuf's text format",
+		encode(`key: 1`):                                      "not a Secret of Flyte's in protobuf's text format",
+		encode(`key: "k" owner: "hunter2"`):                   "it has an unknown field",
+		encode(`key: "k" mount_requirement:9`):                "mount requirement 9 is unknown",
 		encode(`key: "a/../../b"`):                            "the key has '/'",
 		encode(`key: "k" env_var: "LD_PRELOAD"`):              "LD_PRELOAD",
 		encode(`key: "k" env_var: "INJECT_STORE"`):            "INJECT_STORE",
 		encode(`key: "k" env_var: "PATH"`):                    "PATH",
 		encode(`key: "k" env_var: "hunter2-"`):                "not the name of a variable",
-		encode(`key: "` + strings.Repeat("k", 256<<10) + `"`): "more than Kubernetes takes",
+		encode(`key: "` + strings.Repeat("k", 256<<10) + `"`): "more than Kubernetes accepts",
 	}, func(t *testing.T, text, want string) {
 		_, err := task.DecodeAnnotation(text)
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
 	})
-	// As Go's decoder reads it: other quotes, joined texts, comments, numbers of enums.
+	// Everything that protobuf's decoder allows: other quotes, joined texts, comments, enums as
+	// numbers.
 	d, err := task.DecodeAnnotation(encode("# a comment\nkey: 'my' \"_key\"; mount_requirement: 2,env_var:'X'"))
 	require.NoError(t, err)
 	require.Equal(t, secret.Declaration{Key: "my_key", Mount: secret.File, EnvVar: "X"}, d)
 }
 
-// podInfo writes a downward-API volume as kubelet lays it out: files behind ..data.
+// podInfo writes a downward-API volume as kubelet lays it out, with its files behind ..data.
 func podInfo(t *testing.T, files map[string]map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -146,7 +147,7 @@ var flyteLabels = map[string]string{
 
 func TestPodInfo(t *testing.T) {
 	long := strings.Repeat("x", 1000)
-	// s10 comes after s9, and nothing else is read, not even what looks like it.
+	// s10 comes after s9, and no other annotation is read, even if its name is similar.
 	pod := map[string]string{
 		"kubectl.kubernetes.io/last-applied-configuration": `{"flyte.secrets/s0":"` + long + "\"}\n",
 		"kubernetes.io/config.source":                      "api", "flyte.org/secrets": "x", "xflyte.secrets/s0": "?",
@@ -157,7 +158,7 @@ func TestPodInfo(t *testing.T) {
 		pod[fmt.Sprintf("flyte.secrets/s%d", i)] = task.EncodeAnnotation(d)
 		want = append(want, d)
 	}
-	// The same once more, as when a task and its environment ask for it.
+	// A declaration that comes twice, as when a task and its environment ask for it.
 	pod["flyte.secrets/s12"] = pod["flyte.secrets/s3"]
 	dir := podInfo(t, map[string]map[string]string{"labels": flyteLabels, "annotations": pod})
 	got, warnings, err := task.Load(task.Sources{PodInfo: dir})
@@ -167,7 +168,7 @@ func TestPodInfo(t *testing.T) {
 		Source: "pod info " + dir, Org: "flyte", Project: "flytesnacks", Domain: "development", Declared: want,
 	}, got)
 
-	// Flags come first, and mean it; of two others that disagree both are told.
+	// Flags come first, without a warning; if two other sources disagree, a warning names both.
 	got, warnings, err = task.Load(task.Sources{
 		PodInfo: dir, Secrets: []string{"OTHER"}, Org: "acme",
 		Flyte: task.Flyte{Project: "another", Domain: "development"},
@@ -180,7 +181,7 @@ func TestPodInfo(t *testing.T) {
 	require.Contains(t, warnings[1],
 		`the task's project is said to be "flytesnacks" by pod info `+dir+`, which is used, and "another"`)
 
-	// No secrets, no labels: nothing is needed.
+	// A pod without secrets needs no labels.
 	dir = podInfo(t, map[string]map[string]string{"annotations": {"a": "b"}})
 	got, _, err = task.Load(task.Sources{PodInfo: dir, Flyte: task.Flyte{Project: "p", Domain: "d"}})
 	require.NoError(t, err)
@@ -193,13 +194,13 @@ func TestBadPodInfo(t *testing.T) {
 		return encode(`group: "` + strings.Repeat(letter, 100<<10) + `" key: "` + key + `"`)
 	}
 	each(t, map[string]map[string]string{
-		"flyte.secrets/s1 is missing, and there are 2 behind it": {"s0": good, "s2": good, "s3": annotations[1].text},
-		"flyte.secrets/s0 is missing":                            {"s1": good},
-		"\"flyte.secrets/s01\" has no number":                    {"s0": good, "s01": good},
-		"\"flyte.secrets/s-1\" has no number":                    {"s-1": good},
-		"\"flyte.secrets/sx\" has no number":                     {"sx": good},
-		"flyte.secrets/s1: invalid: it is not Flyte's base32":    {"s0": good, "s1": "!hunter2"},
-		"more than Kubernetes takes of annotations":              {"s0": long("g", "k"), "s1": long("h", "l")},
+		"s1 is missing; declarations after it: 2":             {"s0": good, "s2": good, "s3": annotations[1].text},
+		"flyte.secrets/s0 is missing":                         {"s1": good},
+		"\"flyte.secrets/s01\" has no number":                 {"s0": good, "s01": good},
+		"\"flyte.secrets/s-1\" has no number":                 {"s-1": good},
+		"\"flyte.secrets/sx\" has no number":                  {"sx": good},
+		"flyte.secrets/s1: invalid: it is not Flyte's base32": {"s0": good, "s1": "!hunter2"},
+		"more than Kubernetes accepts in annotations":         {"s0": long("g", "k"), "s1": long("h", "l")},
 	}, func(t *testing.T, want string, pod map[string]string) {
 		all := map[string]string{}
 		for name, text := range pod {
@@ -228,11 +229,11 @@ func TestBadPodInfo(t *testing.T) {
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "hunter2")
 	})
-	// What is not ours may come twice.
+	// An annotation that is ignored may come twice.
 	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n")})
 	require.NoError(t, err)
 
-	// Labels are missing: the ladder is not shortened in silence.
+	// If labels are missing, secrets are not looked up at a wider scope: it is an error.
 	dir := podInfo(t, map[string]map[string]string{"annotations": {"flyte.secrets/s0": good}})
 	_, _, err = task.Load(task.Sources{PodInfo: dir, Flyte: task.Flyte{Project: "p"}})
 	require.ErrorContains(t, err, "declares secrets, and has no labels project and domain")
@@ -250,7 +251,8 @@ func TestBadPodInfo(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrInvalid)
 }
 
-// template is a TaskTemplate with what the messages here leave out, as a real one has.
+// template returns a TaskTemplate with n secrets, also in binary, with fields as a real one has
+// them that our messages leave out, and the declared list.
 func template(t *testing.T, n int) (*core.TaskTemplate, []byte, []secret.Declaration) {
 	t.Helper()
 	m := &core.TaskTemplate{
@@ -293,7 +295,7 @@ func TestTemplate(t *testing.T) {
 		require.NoError(t, err)
 		return b
 	}
-	// As protobuf writes JSON, with more of a real one.
+	// more adds fields that a real TaskTemplate has.
 	more := func(b []byte) []byte {
 		return append([]byte(`{"metadata":{"runtime":{"type":"FLYTE_SDK"}},"container":{"args":["a0"]},`), b[1:]...)
 	}
@@ -326,7 +328,7 @@ func TestTemplate(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, got.Declared)
 	}
-	// A TaskEnvironment stays one.
+	// A TaskEnvironment in JSON is not taken for a message.
 	got, err := load(t, []byte(`{"secrets": [{"key": "K", "group": "g"}, "L"], "project": "q"}`))
 	require.NoError(t, err)
 	require.Equal(t, task.Task{Source: got.Source, Project: "q", Declared: []secret.Declaration{
@@ -336,7 +338,7 @@ func TestTemplate(t *testing.T) {
 
 func TestBadTemplate(t *testing.T) {
 	_, binary, _ := template(t, 3)
-	// Cut short anywhere, it never becomes a shorter list: an error, or all that is there.
+	// A message that is cut short gives an error or the whole list, never a shorter list.
 	cut := 0
 	for n := 1; n < len(binary); n++ {
 		got, err := load(t, binary[:n])
@@ -361,7 +363,7 @@ func TestBadTemplate(t *testing.T) {
 	// with is a template whose SecurityContext is b.
 	with := func(b []byte) []byte { return append(marshal(&core.TaskTemplate{Type: "x"}), outer(8, b)...) }
 	each(t, map[string][][]byte{
-		"no TaskTemplate, and no SecurityContext with secrets": {
+		"not a TaskTemplate or a SecurityContext with secrets": {
 			outer(1, binary), // a TaskSpec
 			marshal(&core.LiteralMap{Literals: map[string]*core.Literal{"o": {Hash: "h"}}}),
 			marshal(&core.ErrorDocument{Error: &core.ContainerError{Code: "c", Message: "hunter2"}}),
@@ -369,16 +371,16 @@ func TestBadTemplate(t *testing.T) {
 			outer(40, []byte{1, 2}),
 		},
 		"is cut short": {{0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f}, {0, 1, 2, 3}},
-		"a field that is not known": {
+		"it has an unknown field": {
 			outer(2, unknown), with(outer(9, []byte("hunter2"))), with(outer(2, unknown)),
 			[]byte(`{"securityContext":{"secrets":[{"key":"K","hunter2":1}]}}`),
 		},
 		"neither text nor a protobuf": {[]byte("\xff\xfehunter2")},
-		"TaskTemplate: a field that": {
+		"TaskTemplate: unknown field": {
 			[]byte(`{"type":"x","security__context":{"secrets":[]}}`), []byte(`{"type":"python","securityContxt":{}}`),
 		},
-		"SecurityContext: a field": {[]byte(`{"runAs":{},"secret":[]}`)},
-		"id is no Identifier": {
+		"SecurityContext: unknown field": {[]byte(`{"runAs":{},"secret":[]}`)},
+		"id is not an Identifier": {
 			[]byte(`{"id":"hunter2"}`), []byte(`{"id":{"projekt":"p","name":"n"}}`),
 			[]byte(`{"id":{"project":"p","project":"q"}}`),
 		},
@@ -389,9 +391,9 @@ func TestBadTemplate(t *testing.T) {
 			[]byte(`{"secrets":[{"key":"K","envVar":"X"}],"secrets":[],"runAs":{}}`),
 			[]byte(`{"id":{"project":"p","name":"n"},"id":{"name":"n"}}`),
 		},
-		"securityContext is no":                {[]byte(`{"securityContext":[]}`)},
-		"secrets is no list":                   {[]byte(`{"type":"x","securityContext":{"secrets":{}}}`)},
-		"secrets[1]: invalid: it is no Secret": {[]byte(`{"securityContext":{"secrets":[{"key":"K"},{"key":1}]}}`)},
+		"securityContext is not an object":        {[]byte(`{"securityContext":[]}`)},
+		"secrets is not a list":                   {[]byte(`{"type":"x","securityContext":{"secrets":{}}}`)},
+		"secrets[1]: invalid: it is not a Secret": {[]byte(`{"securityContext":{"secrets":[{"key":"K"},{"key":1}]}}`)},
 		"secrets[0]: invalid: the key": {
 			[]byte(`{"secrets":[{"key":"a b","envVar":"X"}]}`), outer(2, marshal(&core.Secret{Key: "../x"})),
 		},
@@ -405,8 +407,7 @@ func TestBadTemplate(t *testing.T) {
 	})
 }
 
-// Ten thousand declarations are read, checked and told apart; as many mistakes are not
-// all told.
+// Ten thousand declarations are read. Of ten thousand mistakes, twenty are reported.
 func TestMany(t *testing.T) {
 	_, binary, want := template(t, 10_000)
 	got, err := load(t, binary)
@@ -442,7 +443,7 @@ func FuzzAnnotation(f *testing.F) {
 	})
 }
 
-// Whatever a file holds, what is accepted can be placed.
+// Every declaration that is accepted, from any file, can be placed.
 func FuzzFile(f *testing.F) {
 	m := &core.SecurityContext{Secrets: []*core.Secret{{Key: "K", MountRequirement: 2}}}
 	b, err := proto.Marshal(m)

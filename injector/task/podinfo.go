@@ -14,18 +14,18 @@ import (
 	"inject/resolver/secret"
 )
 
-// PodInfoDir is where pod info is looked for unless another folder is named: a
-// downward-API volume with the pod's metadata.labels and metadata.annotations in
-// files called labels and annotations.
+// PodInfoDir is the folder in which pod info is looked for by default: a downward-API volume with
+// the pod's metadata.labels in a file called labels and its metadata.annotations in one called
+// annotations.
 const PodInfoDir = "/etc/podinfo"
 
-// maxPodInfo is as long as a file of pod info may be, in bytes: what Kubernetes takes
-// of annotations, each byte as \x00 at the worst.
+// maxPodInfo is the longest file of pod info that is read, in bytes: the most that Kubernetes
+// accepts in annotations, with each byte quoted as \x00.
 const maxPodInfo = 4 * maxAnnotation
 
-// podInfo is what the folder dir says: the scope, by the labels that Flyte gives its
-// pods, and the declared list. All other labels and annotations are nobody's business
-// here. A folder in which neither file is, is no pod info.
+// podInfo returns the task that the pod info in dir describes: the scope from the labels that
+// Flyte gives its pods, and the declared list from the annotations. It ignores all other labels
+// and annotations. One of the two files may be missing.
 func podInfo(dir string) (Task, error) {
 	labels, err := readPodInfo(dir, "labels")
 	annotations, err2 := readPodInfo(dir, "annotations")
@@ -57,10 +57,11 @@ func podInfo(dir string) (Task, error) {
 // pairs are the lines of a file of pod info.
 type pairs struct {
 	path    string
-	all     map[string]string
-	doubled []string // names that came twice
+	all     map[string]string // values by name
+	doubled []string          // names that have two lines
 }
 
+// twice returns an error for each name that has two lines and that matters.
 func (p *pairs) twice(matters func(name string) bool) (errs []error) {
 	for _, name := range p.doubled {
 		if matters(name) {
@@ -70,8 +71,8 @@ func (p *pairs) twice(matters func(name string) bool) (errs []error) {
 	return errs
 }
 
-// readPodInfo reads the lines NAME="VALUE", quoted as Go quotes, that kubelet writes
-// (k8s.io/kubernetes pkg/fieldpath FormatMap).
+// readPodInfo reads the file name in dir, of lines NAME="VALUE" with the value quoted as in Go.
+// Kubelet writes it (k8s.io/kubernetes pkg/fieldpath FormatMap).
 func readPodInfo(dir, name string) (*pairs, error) {
 	p := &pairs{path: filepath.Join(dir, name), all: map[string]string{}}
 	f, err := os.Open(p.path)
@@ -84,7 +85,7 @@ func readPodInfo(dir, name string) (*pairs, error) {
 		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrUnavailable, err)
 	}
 	if len(b) > maxPodInfo {
-		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes takes",
+		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes accepts",
 			secret.ErrInvalid, p.path, maxPodInfo)
 	}
 	n := 0
@@ -107,10 +108,11 @@ func readPodInfo(dir, name string) (*pairs, error) {
 	return p, nil
 }
 
+// isDeclaration reports whether the annotation declares a secret.
 func isDeclaration(name string) bool { return strings.HasPrefix(name, AnnotationPrefix) }
 
-// declaredBy returns the declared list of annotations in the order of their numbers.
-// Flyte writes them without a gap; where there is one a secret has got lost.
+// declaredBy returns the declared list of annotations, in the order of their numbers. A number
+// that is missing is an error: Flyte writes them without a gap, so a secret has been lost.
 func declaredBy(p *pairs) ([]secret.Declaration, error) {
 	var l list
 	wrong := func(format string, args ...any) {
@@ -132,12 +134,12 @@ func declaredBy(p *pairs) ([]secret.Declaration, error) {
 		texts[n] = text
 	}
 	if total > maxAnnotation {
-		wrong("declarations of %d bytes, more than Kubernetes takes of annotations (%d)", total, maxAnnotation)
+		wrong("the declarations have %d bytes, more than Kubernetes accepts in annotations (%d)", total, maxAnnotation)
 	}
 	for n, left := 0, len(texts); left > 0; n, left = n+1, left-1 {
 		text, ok := texts[n]
 		if !ok {
-			wrong("%s%d is missing, and there are %d behind it", AnnotationPrefix, n, left)
+			wrong("%s%d is missing; declarations after it: %d", AnnotationPrefix, n, left)
 			break
 		}
 		d, err := DecodeAnnotation(text)

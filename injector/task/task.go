@@ -1,7 +1,7 @@
-// Package task knows where a declared list comes from, and the scope of the task that
-// declares it: flags, the environment, a file (a Flyte TaskTemplate, SecurityContext or
-// TaskEnvironment) and the labels and annotations of a pod. It reads them and checks
-// them; it looks no secret up and sets no variable.
+// Package task reads which secrets a task declares, and the scope that the task runs in. Both may
+// come from flags, variables, a file (a Flyte TaskTemplate, SecurityContext or TaskEnvironment)
+// or the labels and annotations of a pod. The package reads and checks them. It looks up no
+// secret and sets no variable.
 package task
 
 import (
@@ -16,41 +16,44 @@ import (
 	"inject/resolver/secret"
 )
 
-// The variables whose texts are [Sources].EnvSecrets and EnvSecretFiles, for messages.
+// The variables whose texts are in EnvSecrets and EnvSecretFiles of [Sources]. Messages name
+// them.
 const (
 	SecretsEnv     = "INJECT_SECRETS"
 	SecretFilesEnv = "INJECT_SECRET_FILES"
 )
 
-// Sources are all the places in which a declared list may be.
+// Sources are all places that may hold a declared list or a part of the scope. The zero value of
+// a field stands for a place that was not given.
 type Sources struct {
 	Secrets     []string // --secret, in the form [GROUP/]KEY[=ENV_VAR]
 	SecretFiles []string // --secret-file, in the form [GROUP/]KEY[=PATH]
 
-	// The same from our environment: declarations separated by white space or commas.
+	// The texts of $INJECT_SECRETS and $INJECT_SECRET_FILES, in which declarations of the same
+	// forms are separated by white space or commas.
 	EnvSecrets, EnvSecretFiles string
 
-	File    string // --task
-	PodInfo string // --pod-info; "" for none
+	File    string // the path given with --task
+	PodInfo string // the folder given with --pod-info
 	Flyte   Flyte
 
-	Org, Project, Domain string // --org, --project, --domain; "" where they do not say
+	Org, Project, Domain string // --org, --project and --domain
 }
 
-// A Task is a declared list and what is known about the task that declares it.
+// A Task is a declared list and the task that declares it.
 type Task struct {
-	Source               string // where the declared list was found, for people
-	Name                 string
-	Org, Project, Domain string // "" where the source does not say
+	Source               string // the place that has the declared list, for messages
+	Name                 string // "" if it is not known
+	Org, Project, Domain string // the scope; "" for a part that is not known
 	Declared             []secret.Declaration
-	FilesDir             string // where file secrets are already, by [Flyte]
+	FilesDir             string // as in [Flyte]
 }
 
-// Load returns the declared list of the first source that has one: the flags, the
-// environment, the file, pod info; and each part of the scope from the first that says
-// it: the flags, pod info, Flyte's variables, the file. The warnings name every two
-// sources that disagree. All errors are reported at once, and none quotes what may be a
-// value.
+// Load returns the declared list of the first source that has one, in the order flags,
+// environment, file, pod info. It takes each part of the scope from the first source that has it,
+// in the order flags, pod info, Flyte's variables, file. The warnings are for people, and name
+// every two sources that disagree. The error names everything that is wrong with all sources, and
+// quotes no text that may be a value.
 func Load(s Sources) (Task, []string, error) {
 	var sources []Task
 	var errs []error
@@ -61,8 +64,8 @@ func Load(s Sources) (Task, []string, error) {
 	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
 	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.EnvSecrets), split(s.EnvSecretFiles))
 	if list, ok := err.(interface{ Unwrap() []error }); ok {
-		// Only the first: what follows a mistake in a list may be the rest of a value
-		// with a space in it.
+		// Only the first mistake: the texts after it may be the rest of a value that has a space
+		// in it.
 		err = list.Unwrap()[0]
 	}
 	add(fromEnv, err)
@@ -84,16 +87,17 @@ func Load(s Sources) (Task, []string, error) {
 		return t, warnings, err
 	}
 	if len(pod.Declared) > 0 && t.Source == pod.Source && (t.Project == "" || t.Domain == "") {
-		// Without them the ladder would begin at the org: another secret than in Flyte.
+		// Without a project and domain, the lookup would begin at the org, and could find another
+		// secret than Flyte does.
 		return t, warnings, secret.WithHint(
 			fmt.Errorf("%w: %s declares secrets, and has no labels project and domain", secret.ErrInvalid, s.PodInfo),
-			"add metadata.labels to the downward-API volume in a file called labels, or say --project and --domain")
+			"add metadata.labels to the downward-API volume as a file called labels, or give --project and --domain")
 	}
 	return t, warnings, Check(t.Declared)
 }
 
-// agree returns the first of the sources that declares something, and a warning for
-// each that declares something else.
+// agree returns the declared list of the first source that has one, and a warning for each later
+// source whose list differs.
 func agree(sources []Task) (Task, []string) {
 	used := Task{Source: "nowhere"}
 	var warnings []string
@@ -110,8 +114,9 @@ func agree(sources []Task) (Task, []string) {
 	return used, warnings
 }
 
-// locate sets each part of t's scope to what the first of the sources says, and
-// returns a warning for each that says something else. What is said by flags is meant.
+// locate takes each part of the scope of t from the first source that has it. It returns a
+// warning for each later source that differs, but for those that differ from a flag, which was
+// given on purpose.
 func (t *Task) locate(sources ...Task) []string {
 	var warnings []string
 	for _, level := range []struct {
@@ -138,10 +143,13 @@ func (t *Task) locate(sources ...Task) []string {
 	return warnings
 }
 
+// split returns the words of list, which are separated by white space or commas.
 func split(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(", \t\n\r", r) })
 }
 
+// parse returns the task that the declarations in secrets and files make. The names are those of
+// the flag or variable of each list, for errors.
 func parse(source, secretName, fileName string, secrets, files []string) (Task, error) {
 	t := Task{Source: source}
 	var errs []error
@@ -162,8 +170,8 @@ func parse(source, secretName, fileName string, secrets, files []string) (Task, 
 	return t, errors.Join(errs...)
 }
 
-// ParseSecret reads [GROUP/]KEY[=ENV_VAR]. What follows the = is never quoted in
-// an error: API_KEY=hunter2 reads like NAME=VALUE to everyone.
+// ParseSecret reads [GROUP/]KEY[=ENV_VAR]. No error quotes the text after the =, since people
+// take API_KEY=hunter2 for NAME=VALUE.
 func ParseSecret(text string) (secret.Declaration, error) {
 	d, variable, given := parseKey(text)
 	d.Mount, d.EnvVar = secret.EnvVar, variable
@@ -179,8 +187,8 @@ func ParseSecret(text string) (secret.Declaration, error) {
 	return d, d.Validate()
 }
 
-// ParseSecretFile reads [GROUP/]KEY[=PATH]. A relative path is taken from the
-// working folder. What follows the = is never quoted in an error.
+// ParseSecretFile reads [GROUP/]KEY[=PATH]. A relative path is taken from the working folder. No
+// error quotes the text after the =.
 func ParseSecretFile(text string) (secret.Declaration, error) {
 	d, path, given := parseKey(text)
 	d.Mount = secret.File
@@ -202,6 +210,7 @@ func ParseSecretFile(text string) (secret.Declaration, error) {
 	return d, nil
 }
 
+// parseKey reads [GROUP/]KEY[=RIGHT] and reports whether there is a =.
 func parseKey(text string) (d secret.Declaration, right string, given bool) {
 	left, right, given := strings.Cut(text, "=")
 	d.Key = left
@@ -211,8 +220,8 @@ func parseKey(text string) (d secret.Declaration, right string, given bool) {
 	return d, right, given
 }
 
-// Check returns an error that names every declaration that cannot stand beside
-// the others: two for one variable, two for one file.
+// Check returns an error that names every declaration that is invalid, and every two that declare
+// the same variable or the same file.
 func Check(declared []secret.Declaration) error {
 	var errs []error
 	taken := map[string]string{}
@@ -240,8 +249,10 @@ func Check(declared []secret.Declaration) error {
 	return errors.Join(errs...)
 }
 
+// maxFile is the longest task file that is read, in bytes.
 const maxFile = 16 << 20
 
+// readFile reads the file given with --task, in any of its forms.
 func readFile(path string) (Task, error) {
 	f, err := os.Open(path) //nolint:gosec // the user's own file
 	if err != nil {

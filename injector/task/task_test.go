@@ -19,7 +19,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// each tests every row of a table whose keys are texts, in their order.
+// each runs test for every row of table as a subtest, in the order of the keys.
 func each[V any](t *testing.T, table map[string]V, test func(t *testing.T, text string, want V)) {
 	t.Helper()
 	for _, text := range slices.Sorted(maps.Keys(table)) {
@@ -106,7 +106,7 @@ func TestLoad(t *testing.T) {
 	require.Equal(t, "flags", got.Source)
 	require.Len(t, got.Declared, 1)
 
-	// Everything that is wrong, at once.
+	// One error names everything that is wrong.
 	s = task.Sources{
 		Secrets: []string{"OK", "A=hunter2", "a b"}, SecretFiles: []string{"="},
 		File: file + "x", EnvSecrets: "B=some 1hunter2",
@@ -253,7 +253,7 @@ func TestParseBad(t *testing.T) {
 	}
 }
 
-// The schema accepts and refuses what Parse does, as far as a schema can tell.
+// The schema accepts and refuses the same files as Parse, as far as a schema can tell.
 func TestSchema(t *testing.T) {
 	text, err := os.ReadFile("task.schema.json")
 	require.NoError(t, err)

@@ -17,17 +17,17 @@ import (
 	"inject/resolver/secret"
 )
 
-// isBinary reports whether b is what no text file holds. Of a protobuf message that
-// declares a secret that is so: the tag of the list of secrets is 0x12.
+// isBinary reports whether b has a byte that no text file has. Every protobuf message that
+// declares a secret has one: the tag of its list of secrets is 0x12.
 func isBinary(b []byte) bool {
 	return !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool {
 		return r < ' ' && r != '\t' && r != '\n' && r != '\r' && r != '\f'
 	})
 }
 
-// parseBinary reads a core.TaskTemplate or core.SecurityContext. Protobuf does not
-// say which message it is, so it must look like one: nothing but fields of a
-// SecurityContext and secrets among them, or the name or type that a task has.
+// parseBinary reads a core.TaskTemplate or core.SecurityContext. A protobuf message does not tell
+// its type, so it must look like one of the two: it has secrets and only fields of a
+// SecurityContext, or it has a task's name or type.
 func parseBinary(file string, b []byte) (Task, error) {
 	security := &core.SecurityContext{}
 	if proto.Unmarshal(b, security) == nil && looksSecurity(security) {
@@ -40,7 +40,7 @@ func parseBinary(file string, b []byte) (Task, error) {
 	}
 	if !looksTemplate(template) {
 		return Task{}, secret.WithHint(
-			fmt.Errorf("%w: %s is a protobuf message, but no TaskTemplate, and no SecurityContext with secrets",
+			fmt.Errorf("%w: %s is a protobuf message, but not a TaskTemplate or a SecurityContext with secrets",
 				secret.ErrInvalid, file),
 			"--task takes flyteidl2.core.TaskTemplate or SecurityContext, binary or JSON,"+
 				" or a TaskEnvironment in YAML or JSON")
@@ -48,6 +48,7 @@ func parseBinary(file string, b []byte) (Task, error) {
 	return fromMessages(file, template.GetId(), template.GetSecurityContext())
 }
 
+// looksSecurity reports whether s was a SecurityContext with secrets before it was read as one.
 func looksSecurity(s *core.SecurityContext) bool {
 	for _, one := range s.GetSecrets() {
 		if one.GetKey() == "" && len(unknownNumbers(one)) > 0 {
@@ -57,20 +58,20 @@ func looksSecurity(s *core.SecurityContext) bool {
 	return len(s.GetSecrets()) > 0 && len(unknownNumbers(s)) == 0
 }
 
+// looksTemplate reports whether t was a TaskTemplate before it was read as one.
 func looksTemplate(t *core.TaskTemplate) bool {
 	for _, m := range []protoreflect.Message{t.ProtoReflect(), t.GetId().ProtoReflect()} {
 		known := m.Descriptor().Fields()
 		for _, n := range numbers(m.GetUnknown()) {
 			if known.ByNumber(n) != nil {
-				return false // it is there with another type
+				return false // this field has another type in a TaskTemplate
 			}
 		}
 	}
 	return t.GetId().GetName() != "" || t.GetType() != ""
 }
 
-// numbers returns the numbers of the fields in b, of which protobuf has made sure
-// that they are whole.
+// numbers returns the numbers of the fields in b. Package proto has checked that b is whole.
 func numbers(b []byte) []protoreflect.FieldNumber {
 	var all []protoreflect.FieldNumber
 	for len(b) > 0 {
@@ -83,10 +84,11 @@ func numbers(b []byte) []protoreflect.FieldNumber {
 	return all
 }
 
+// fromMessages returns the task that the two messages of file describe. Either may be nil.
 func fromMessages(file string, id *core.Identifier, security *core.SecurityContext) (Task, error) {
 	var l list
 	if len(unknownNumbers(security)) > 0 {
-		l.add(file, secret.Declaration{}, badSecret("the binary format", true))
+		l.add(file, secret.Declaration{}, badSecret("binary format", true))
 	}
 	for i, one := range security.GetSecrets() {
 		d, err := declaration(one)
@@ -96,7 +98,7 @@ func fromMessages(file string, id *core.Identifier, security *core.SecurityConte
 	return t, joinSome(l.errs)
 }
 
-// The fields of a TaskTemplate and a SecurityContext, in JSON's spelling.
+// The fields of a TaskTemplate and a SecurityContext, as protobuf's JSON spells them.
 var (
 	templateFields = []string{
 		"id", "type", "metadata", "interface", "custom", "container", "k8sPod", "sql",
@@ -105,11 +107,11 @@ var (
 	securityFields = []string{"runAs", "secrets", "tokens"}
 )
 
-// parseJSON reads a core.TaskTemplate or core.SecurityContext in JSON. It reports
-// whether text is one; what is not may be a TaskEnvironment.
+// parseJSON reads a core.TaskTemplate or core.SecurityContext in JSON, and reports whether text
+// is one. Another text may be a TaskEnvironment.
 func parseJSON(file string, text []byte) (Task, bool, error) {
 	if !json.Valid(text) {
-		return Task{}, false, nil // YAML's to complain of
+		return Task{}, false, nil // the YAML parser reports what is wrong
 	}
 	fields, twice := object(text)
 	switch {
@@ -127,8 +129,8 @@ func parseJSON(file string, text []byte) (Task, bool, error) {
 	}
 	id := &core.Identifier{}
 	if raw, ok := fields["id"]; ok {
-		if protojson.Unmarshal(raw, id) != nil { // one that is misspelt is no scope
-			return Task{}, true, fmt.Errorf("%w: %s: id is no Identifier of Flyte's", secret.ErrInvalid, file)
+		if protojson.Unmarshal(raw, id) != nil { // a field that is misspelt would be a scope that is lost
+			return Task{}, true, fmt.Errorf("%w: %s: id is not an Identifier of Flyte's", secret.ErrInvalid, file)
 		}
 	}
 	all, err := secretsOfJSON(fields["securityContext"])
@@ -139,13 +141,14 @@ func parseJSON(file string, text []byte) (Task, bool, error) {
 	return t, true, err
 }
 
+// secretsOfJSON returns the secrets of a SecurityContext in JSON, none for "".
 func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 	if len(security) == 0 {
 		return nil, nil
 	}
 	fields, twice := object(security)
 	if fields == nil {
-		return nil, fmt.Errorf("%w: securityContext is no object", secret.ErrInvalid)
+		return nil, fmt.Errorf("%w: securityContext is not an object", secret.ErrInvalid)
 	}
 	if err := onlyFields(fields, securityFields); err != nil {
 		return nil, fmt.Errorf("%w: SecurityContext: %w", secret.ErrInvalid, err)
@@ -155,7 +158,7 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 	}
 	var list []json.RawMessage
 	if raw := fields["secrets"]; raw != nil && json.Unmarshal(raw, &list) != nil {
-		return nil, fmt.Errorf("%w: securityContext.secrets is no list", secret.ErrInvalid)
+		return nil, fmt.Errorf("%w: securityContext.secrets is not a list", secret.ErrInvalid)
 	}
 	all := make([]*core.Secret, len(list))
 	var errs []error
@@ -169,24 +172,26 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 	return all, joinSome(errs)
 }
 
-// declaresMessages reports whether a list of secrets has a field that only Flyte's
-// message has.
+// declaresMessages reports whether secrets is a list of Flyte's messages: one of them has a field
+// that a TaskEnvironment spells differently.
 func declaresMessages(secrets json.RawMessage) bool {
 	var list []json.RawMessage
-	_ = json.Unmarshal(secrets, &list) // of what is no list nothing is said
+	_ = json.Unmarshal(secrets, &list) // anything but a list leaves list empty
 	return slices.ContainsFunc(list, func(raw json.RawMessage) bool {
-		fields, _ := object(raw) // a key alone is text
+		fields, _ := object(raw) // none for a key alone, which is a string
 		return hasAny(fields, "groupVersion", "mountRequirement", "envVar")
 	})
 }
 
+// hasAny reports whether fields has one of names.
 func hasAny(fields map[string]json.RawMessage, names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { _, ok := fields[name]; return ok })
 }
 
-// object returns the fields of text, which is JSON, by their names as protobuf's JSON
-// writes them; it reads those of the .proto, too. It returns nil if it is no object, and
-// the name of a field that is there twice, which may be any text of the file.
+// object returns the fields of text, which is valid JSON, by their names as protobuf's JSON
+// spells them. As protobuf does, it also reads the names of the .proto file. It returns nil if
+// text is not an object. If a field is given twice, it also returns that name, which may be any
+// text of the file.
 func object(text json.RawMessage) (fields map[string]json.RawMessage, twice string) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	if open, err := d.Token(); err != nil || open != json.Delim('{') {
@@ -208,7 +213,7 @@ func object(text json.RawMessage) (fields map[string]json.RawMessage, twice stri
 	return fields, twice
 }
 
-// camelCase returns the name that a_name has in protobuf's JSON.
+// camelCase returns the name of a .proto file as protobuf's JSON spells it: aName for a_name.
 func camelCase(name string) string {
 	words := strings.Split(name, "_")
 	for i, word := range words[1:] {
@@ -220,10 +225,12 @@ func camelCase(name string) string {
 	return strings.Join(words, "")
 }
 
+// onlyFields returns an error if fields has a name that is not in known. It does not quote that
+// name.
 func onlyFields(fields map[string]json.RawMessage, known []string) error {
 	for name := range fields {
 		if !slices.Contains(known, name) {
-			return fmt.Errorf("a field that is not known (known: %s)", strings.Join(known, ", "))
+			return fmt.Errorf("unknown field, not shown (known: %s)", strings.Join(known, ", "))
 		}
 	}
 	return nil

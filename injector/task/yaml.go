@@ -11,21 +11,22 @@ import (
 	"inject/resolver/secret"
 )
 
-// mountPath is the only mount that Flyte's SDK accepts (flyte-sdk
-// src/flyte/_secret.py).
+// mountPath is the only mount that Flyte's SDK accepts (flyte-sdk src/flyte/_secret.py).
 const mountPath = "/etc/flyte/secrets"
 
-// Parse reads a task in YAML or JSON, shaped as a flyte.TaskEnvironment: name,
-// project, domain, and secrets, each a key or {key, group, as_env_var, mount}; or a
-// flyteidl2.core.TaskTemplate or SecurityContext in protobuf's JSON, told apart by its
-// fields. Errors name file, line and field of everything that is wrong at once, and
-// quote no scalar. task.schema.json is the same for editors.
+// Parse reads text, the content of the task file called file. It is a flyte.TaskEnvironment in
+// YAML or JSON, with name, project, domain and secrets, each a key or {key, group, as_env_var,
+// mount}. Or it is a flyteidl2.core.TaskTemplate or SecurityContext in protobuf's JSON, told
+// apart by its fields.
+//
+// The error names the file, line and field of everything that is wrong with it, and quotes no
+// value. task.schema.json describes the same TaskEnvironment for editors.
 func Parse(file string, text []byte) (Task, error) {
 	if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 && trimmed[0] == '{' {
 		if t, is, err := parseJSON(file, trimmed); is {
 			return t, err
 		}
-		// YAML has no tabs between tokens, JSON has no others.
+		// JSON may have tabs between tokens, and only there. YAML does not allow them.
 		text = bytes.ReplaceAll(text, []byte("\t"), []byte(" "))
 	}
 	root, err := strictyaml.Parse(text)
@@ -40,8 +41,8 @@ func Parse(file string, text []byte) (Task, error) {
 	return t, mistakes(file, root)
 }
 
-// syntaxError says where file is not YAML. It leaves out the text of err, which may quote
-// the file.
+// syntaxError returns the error for a file that is not YAML. It leaves out the text of err, which
+// may quote the file.
 func syntaxError(file string, err error) error {
 	e, ok := errors.AsType[*strictyaml.SyntaxError](err)
 	switch {
@@ -55,7 +56,7 @@ func syntaxError(file string, err error) error {
 	return fmt.Errorf("%w: %s is neither YAML nor JSON", secret.ErrInvalid, file)
 }
 
-// mistakes returns what was found wrong in the file of root, with file, line and field.
+// mistakes returns an error that names everything that was wrong in the file of root, or nil.
 func mistakes(file string, root strictyaml.Node) error {
 	first, more := root.Mistakes()
 	var errs []error
@@ -72,10 +73,10 @@ func mistakes(file string, root strictyaml.Node) error {
 	return errors.Join(errs...)
 }
 
-// given reports whether the file has the field that n is: null counts as absent.
+// given reports whether n is a field that the file has. A field that is null counts as missing.
 func given(n strictyaml.Node) bool { return n.Node != nil && !n.Null() }
 
-// textOf returns the text of the field n, "" if it is not given.
+// textOf returns the text of the field n, or "" if it is not given.
 func textOf(n strictyaml.Node) string {
 	if !given(n) {
 		return ""
@@ -84,7 +85,7 @@ func textOf(n strictyaml.Node) string {
 	return s
 }
 
-// secrets reads what flyte calls a SecretRequest: one, or a list.
+// secrets reads one declaration or a list of them, which Flyte's SDK calls a SecretRequest.
 func secrets(n strictyaml.Node) []secret.Declaration {
 	switch {
 	case !given(n):
@@ -100,9 +101,9 @@ func secrets(n strictyaml.Node) []secret.Declaration {
 	return all
 }
 
-// declared reads one declaration by the rules of flyte.Secret: a variable if
-// as_env_var is given, with mount or without; a file if only mount is; else the
-// default variables.
+// declared reads one declaration by the rules of flyte.Secret. If as_env_var is given, the secret
+// is placed in that variable, even if mount is given, too. If only mount is given, it is placed
+// in a file, and otherwise in the default variables.
 func declared(n strictyaml.Node) secret.Declaration {
 	before := n.Count()
 	d := secret.Declaration{Mount: secret.EnvVar}
@@ -118,7 +119,7 @@ func declared(n strictyaml.Node) secret.Declaration {
 	key, variable, mount := fields["key"], fields["as_env_var"], fields["mount"]
 	d.Key, d.Group, d.EnvVar = textOf(key), textOf(fields["group"]), textOf(variable)
 	if given(variable) && n.Count() == before && !secret.ValidEnvVar(d.EnvVar) {
-		variable.Fail("not a variable's name (not shown): it is of A-Z, 0-9 and _")
+		variable.Fail("not a variable's name (not shown): use A-Z, 0-9 and _")
 	}
 	if given(mount) {
 		if path, ok := mount.Text(); ok && path != mountPath {
@@ -135,7 +136,8 @@ func declared(n strictyaml.Node) secret.Declaration {
 	return d
 }
 
-// validate reports why d cannot be placed, unless n has a mistake already.
+// validate reports a d that cannot be placed as a mistake of n. It does nothing if n has had a
+// mistake since there were before of them.
 func validate(n strictyaml.Node, d secret.Declaration, before int) {
 	if n.Count() > before {
 		return
