@@ -14,9 +14,8 @@ import (
 	"inject/resolver/store"
 )
 
-// Memory returns an empty store that forgets everything with the process: the
-// plainest one that passes the suite, for the tests of what stands on a store. It
-// is a [store.Importer], too.
+// Memory returns an empty store in memory, for tests of code that needs a store. It is the simplest
+// store that passes the suite. It is also a [store.Importer].
 func Memory() store.Store { return &memory{secrets: map[secret.Ref]entry{}} }
 
 type entry struct {
@@ -29,7 +28,8 @@ type memory struct {
 	secrets map[secret.Ref]entry
 }
 
-// do runs change on the entry of ref under the lock, unless ctx or ref is bad.
+// do calls change with the entry of ref while it holds the lock, unless ctx has ended or ref is
+// invalid.
 func (m *memory) do(ctx context.Context, op string, ref secret.Ref, change func(entry, bool) error) error {
 	err := ctx.Err()
 	if err == nil {

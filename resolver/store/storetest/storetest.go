@@ -1,6 +1,5 @@
-// Package storetest is the one suite that every store passes: what is asserted
-// here holds for each backend, each wrapper and the wire. It knows the
-// interfaces of package store only.
+// Package storetest is the test suite that every store passes: each backend, each wrapper of a
+// store and the client of a server. It knows only the interfaces of package store.
 package storetest
 
 import (
@@ -20,14 +19,14 @@ import (
 	"inject/resolver/store"
 )
 
-// ReadLister is a store that can only be read, as a mounted folder is.
+// ReadLister is a store that can only be read, such as a mounted folder.
 type ReadLister interface {
 	store.Reader
 	store.Lister
 }
 
-// Value returns n random bytes that begin with what breaks naive code: quotes,
-// $, backslash, newlines, NUL and bytes that are not UTF-8.
+// Value returns n random bytes. They begin with bytes that careless code would change: quotes, $,
+// backslash, newlines, NUL and bytes that are not UTF-8.
 func Value(t testing.TB, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
@@ -37,7 +36,7 @@ func Value(t testing.TB, n int) []byte {
 	return b
 }
 
-// Values are the values that every store keeps byte for byte.
+// Values returns values that every store must keep byte for byte.
 func Values(t testing.TB) map[string][]byte {
 	t.Helper()
 	return map[string][]byte{
@@ -50,7 +49,7 @@ func Values(t testing.TB) map[string][]byte {
 	}
 }
 
-// Scopes are one scope of each width, and neighbours that differ in one name.
+// Scopes has a scope of each width, and scopes that differ in one name only.
 var Scopes = []secret.Scope{
 	{Org: "flyte"},
 	{Org: "flyte", Domain: "development"},
@@ -60,8 +59,8 @@ var Scopes = []secret.Scope{
 	{Org: "flyte", Project: "my_project"},
 }
 
-// Run asserts everything that a [store.Store] promises, and a [store.Importer] if
-// it is one. open returns an empty store, which is closed by the test's cleanup.
+// Run tests everything that a [store.Store] promises, and what a [store.Importer] promises if the
+// store is one. open returns an empty store and registers a cleanup of the test that closes it.
 func Run(t *testing.T, open func(*testing.T) store.Store) {
 	RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) ReadLister {
 		s := open(t)
@@ -82,8 +81,8 @@ func Run(t *testing.T, open func(*testing.T) store.Store) {
 	}
 }
 
-// RunReader asserts what a store promises that can only be read. open returns
-// one that holds exactly seed.
+// RunReader tests what a store that can only be read promises. open returns a store that contains
+// exactly seed.
 func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLister) {
 	t.Run("Absent", func(t *testing.T) {
 		s := open(t, nil)
@@ -180,16 +179,16 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 	})
 }
 
-// RunFault asserts that a store in which ref cannot be had because of want
-// ([secret.ErrDenied], [secret.ErrUnavailable], [secret.ErrCorrupt]) says so, and
-// never that there is no such secret.
+// RunFault tests a store from which ref cannot be read because of want, which is
+// [secret.ErrDenied], [secret.ErrUnavailable] or [secret.ErrCorrupt]. The store must return want,
+// never [secret.ErrNotFound].
 func RunFault(t *testing.T, r ReadLister, ref secret.Ref, want error) {
 	t.Helper()
 	_, _, err := r.Get(t.Context(), ref)
 	requireError(t, err, want, "get", ref)
 	require.NotErrorIs(t, err, secret.ErrNotFound)
 	_, err = r.Describe(t.Context(), ref)
-	if err != nil { // a store may know that it is there, and not its value
+	if err != nil { // a store may be able to describe a secret whose value it cannot read
 		requireError(t, err, want, "describe", ref)
 		require.NotErrorIs(t, err, secret.ErrNotFound)
 	}
@@ -281,7 +280,7 @@ func testRefusals(t *testing.T, s store.Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, s.Create(ctx, good, v, store.Regular), context.Canceled)
-	require.Empty(t, list(t, s, store.Filter{}, 0), "what was refused must leave nothing")
+	require.Empty(t, list(t, s, store.Filter{}, 0), "a refused change must leave nothing behind")
 
 	require.NoError(t, s.Create(t.Context(), good, v, store.Regular))
 	require.ErrorIs(t, s.Update(t.Context(), good, large), secret.ErrInvalid)
@@ -290,8 +289,8 @@ func testRefusals(t *testing.T, s store.Store) {
 	requireValue(t, s, good, []byte("v"))
 }
 
-// testTokens lists two at a time while it deletes what it has seen, and creates
-// and deletes secrets between the pages.
+// testTokens lists two secrets a page. Between the pages it deletes secrets that were listed, and
+// creates and deletes others.
 func testTokens(t *testing.T, s store.Store) {
 	stays := map[secret.Ref]int{}
 	create := func(key string) secret.Ref {
@@ -317,7 +316,7 @@ func testTokens(t *testing.T, s store.Store) {
 			break
 		}
 		token = next
-		// The very secret at which the page ended goes away, too.
+		// Sometimes delete the very secret that the page ended with.
 		if n%5 == 4 {
 			require.NoError(t, s.Delete(t.Context(), last))
 			require.Equal(t, 1, stays[last])
@@ -334,8 +333,8 @@ func testTokens(t *testing.T, s store.Store) {
 	}
 }
 
-// testConcurrent lets 64 writers at one secret and at one each, with readers
-// and a lister beside them.
+// testConcurrent has 64 writers change one shared secret and one of their own each, while they also
+// read and list.
 func testConcurrent(t *testing.T, s store.Store) {
 	const writers = 64
 	shared := secret.Ref{Scope: Scopes[0], Key: "shared"}
@@ -384,8 +383,8 @@ func testConcurrent(t *testing.T, s store.Store) {
 	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
 }
 
-// testImport imports what nothing is in the way of, and what several things are in
-// the way of, all of which must be named.
+// testImport imports secrets that can be created, and secrets that cannot for several reasons, all
+// of which the error must name.
 func testImport(t *testing.T, s store.Store) {
 	i, ok := s.(store.Importer)
 	require.True(t, ok)
@@ -396,7 +395,7 @@ func testImport(t *testing.T, s store.Store) {
 	require.NoError(t, i.Import(t.Context(), nil))
 	require.Empty(t, list(t, s, store.Filter{}, 0))
 
-	// Refused, each for its own reason, beside one that could have been.
+	// Each is refused for its own reason, together with one that could be created alone.
 	require.NoError(t, s.Create(t.Context(), ref("old"), secret.NewValue([]byte("old")), store.Regular))
 	refused := []store.New{small("fine"), small("old"), small("twice"), small("twice"), small("twice")}
 	large := small("large")
@@ -417,7 +416,7 @@ func testImport(t *testing.T, s store.Store) {
 		want = append(want, refusal{bad, secret.ErrInvalid})
 	}
 	got := joined(i.Import(t.Context(), refused))
-	require.Len(t, got, len(want), "everything that is in the way is told, and nothing else")
+	require.Len(t, got, len(want), "the error names every secret that cannot be created, and no other")
 	for n, w := range want {
 		requireError(t, got[n], w.err, "create", w.ref)
 		require.NotContains(t, got[n].Error(), "value of")
@@ -425,7 +424,7 @@ func testImport(t *testing.T, s store.Store) {
 	require.Equal(t, []secret.Ref{ref("old")}, list(t, s, store.Filter{}, 0), "none of them is stored")
 	requireValue(t, s, ref("old"), []byte("old"))
 
-	// Each alone is in the way, too.
+	// Each reason alone is enough.
 	requireError(t, i.Import(t.Context(), []store.New{small("fine"), small("old")}), secret.ErrExists, "create",
 		ref("old"))
 	require.ErrorIs(t, i.Import(t.Context(), []store.New{small("fine"), small("fine")}), secret.ErrInvalid)
@@ -435,7 +434,7 @@ func testImport(t *testing.T, s store.Store) {
 	require.ErrorIs(t, i.Import(ctx, []store.New{small("fine")}), context.Canceled)
 	require.Equal(t, []secret.Ref{ref("old")}, list(t, s, store.Filter{}, 0))
 
-	// The twin that is allowed: every scope, type and kind of value, and many.
+	// The counterpart that is allowed: every scope and kind of value, and many secrets.
 	var all []store.New
 	for _, scope := range Scopes {
 		for name, b := range Values(t) {
@@ -459,7 +458,7 @@ func testImport(t *testing.T, s store.Store) {
 	}
 	require.ElementsMatch(t, refs, list(t, s, store.Filter{}, 0))
 	require.Len(t, joined(i.Import(t.Context(), all)), len(all))
-	// What was imported is a secret like any other.
+	// An imported secret can be changed like any other.
 	require.NoError(t, s.Update(t.Context(), ref("many0"), secret.NewValue([]byte("new"))))
 	requireValue(t, s, ref("many0"), []byte("new"))
 	require.NoError(t, s.Delete(t.Context(), ref("many1")))
@@ -467,8 +466,8 @@ func testImport(t *testing.T, s store.Store) {
 	requireValue(t, s, ref("many1"), []byte("value of many1"))
 }
 
-// testConcurrentImport lets several import the same secrets, which one of them
-// does, beside readers who see all of them or none.
+// testConcurrentImport has several importers import the same secrets. Exactly one succeeds, and
+// readers see all of its secrets or none.
 func testConcurrentImport(t *testing.T, s store.Store) {
 	i, ok := s.(store.Importer)
 	require.True(t, ok)
@@ -492,7 +491,7 @@ func testConcurrentImport(t *testing.T, s store.Store) {
 			}
 		})
 		wg.Go(func() {
-			// The first one that is there is followed by all others.
+			// Once one secret exists, all that are read later must exist.
 			there := false
 			for n := range set {
 				_, _, err := s.Get(t.Context(), set[n].Ref)
@@ -516,7 +515,7 @@ func testConcurrentImport(t *testing.T, s store.Store) {
 	require.Len(t, list(t, s, store.Filter{}, 0), secrets)
 }
 
-// joined returns the errors that err joins.
+// joined returns the errors that were joined to err, or nil.
 func joined(err error) []error {
 	var j interface{ Unwrap() []error }
 	if errors.As(err, &j) {
@@ -525,7 +524,7 @@ func joined(err error) []error {
 	return nil
 }
 
-// list returns the refs that f selects, limit a page, and checks the pages.
+// list returns the refs that f selects. It reads pages of at most limit secrets and checks them.
 func list(t *testing.T, l store.Lister, f store.Filter, limit int) []secret.Ref {
 	t.Helper()
 	var refs []secret.Ref
