@@ -1,6 +1,6 @@
-// Package disktest rebuilds what a power cut would have left on the disk of a process
-// that was recorded with strace: what was synced, and any choice of what was not. It is
-// for tests, knows files and folders only, and starts nothing.
+// Package disktest rebuilds the states in which a power cut could have left the disk of a process
+// that was recorded with strace: everything that was synced, and any choice of the writes that
+// were not. It is for tests. It knows files and folders only, and starts no process.
 package disktest
 
 import (
@@ -17,8 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Strace returns the options with which strace records what EverySyncPoint needs, in the
-// file log.
+// Strace returns the options with which strace writes a record for EverySyncPoint to the file log.
 func Strace(log string) []string {
 	return []string{
 		"-f", "-y", "-xx", "-s", "100000000", "-o", log,
@@ -26,13 +25,16 @@ func Strace(log string) []string {
 	}
 }
 
-// EverySyncPoint rebuilds what a power cut would have left of the folder root, which was
-// empty when the record in the file log began, at every point between two calls of the
-// process: with none, all, and random choices of what was not synced. It calls check with
-// the folder of each, and with how many acknowledgements there were by then; they are
-// counted by acknowledged in what was written to a descriptor, whose file is path. It
-// fails the test on an error of check, and unless there were acks of them in the end. A
-// sync that failed may have been of no use, nor are those after it to what it left.
+// EverySyncPoint rebuilds the folder root as a power cut could have left it after each system call
+// in the record in the file log: with none, with all and with random choices of the writes that
+// were not synced. The folder must have been empty when the record began.
+//
+// It calls check with each such state of the folder and with the number of acknowledgements that
+// the process had given by then. acknowledged counts them in data that was written to the
+// descriptor fd, whose file is path. EverySyncPoint fails the test if check returns an error, or
+// if there are not acks acknowledgements in all.
+//
+// A failed sync may have written nothing, and syncs after it do not write its data either.
 func EverySyncPoint(
 	t *testing.T, root, log string, acks int,
 	acknowledged func(fd int, path string, data []byte) int, check func(dir string, acked int) error,
@@ -44,7 +46,7 @@ func EverySyncPoint(
 	checked := 0
 	for _, call := range calls(t, string(text)) {
 		if !d.do(t, call) {
-			continue // there is no more to lose, and no more that must not be
+			continue // the call changed neither the disk nor what must be on it
 		}
 		for variant := range 4 {
 			dir := t.TempDir()
@@ -59,23 +61,23 @@ func EverySyncPoint(
 	t.Logf("%d states of the disk", checked)
 }
 
-// disk is what a recorded process did to the files under root.
+// disk is the state of the files under root, as far as the recorded process has come.
 type disk struct {
 	root         string
 	acknowledged func(fd int, path string, data []byte) int
 	files        map[string]*file
-	links        []link // in order
+	links        []link // names of files and folders, in the order in which they were made
 	acked        int
 }
 
 type file struct {
 	content []byte
 	synced  []byte
-	writes  []write // since, or if one of them is lost also some that were synced
+	writes  []write // since then; after a failed sync also some that were synced
 }
 
-// A write is kept when it was synced. It is lost when a sync failed: the kernel takes what
-// it could not write for written, so that no later sync helps.
+// A write is kept if it was synced. It is lost if a sync of it failed: the kernel then marks its
+// pages as clean, so a later sync succeeds without writing them.
 type write struct {
 	do         func([]byte) []byte
 	kept, lost bool
@@ -83,7 +85,7 @@ type write struct {
 
 type link struct {
 	path   string
-	target *file // nil: a folder
+	target *file // nil if the name is of a folder
 	synced bool
 }
 
@@ -97,8 +99,8 @@ var (
 	numberForm = regexp.MustCompile(`, (\d+)`)
 )
 
-// calls returns the successful calls and failed syncs of an strace log, in the order in
-// which they returned.
+// calls returns the successful calls and the failed syncs in a log of strace, in the order in which
+// they returned.
 func calls(t *testing.T, log string) []string {
 	t.Helper()
 	var all []string
@@ -133,7 +135,7 @@ func unhex(s string) []byte {
 	}))
 }
 
-// do applies one call, and reports whether it changed or acknowledged anything.
+// do applies one call. It reports whether the call changed the disk or gave an acknowledgement.
 func (d *disk) do(t *testing.T, call string) bool {
 	t.Helper()
 	form := callForm.FindStringSubmatch(call)
@@ -185,7 +187,7 @@ func (d *disk) do(t *testing.T, call string) bool {
 			f.sync(failed)
 			break
 		}
-		require.False(t, failed, call) // of a folder, which nobody makes fail
+		require.False(t, failed, call) // a sync of a folder, which no test makes fail
 		for i, l := range d.links {
 			if filepath.Dir(l.path) == path {
 				d.links[i].synced = true
@@ -231,8 +233,8 @@ func (f *file) sync(failed bool) {
 	}
 }
 
-// crash writes to dir what a power cut would leave now: everything synced, and
-// of the rest nothing (variant 0), all (1) or a random choice.
+// crash writes to dir what a power cut now could leave: everything that was synced and, of the
+// rest, nothing (variant 0), everything (1) or a random choice (others).
 func (d *disk) crash(t *testing.T, dir string, variant int) {
 	t.Helper()
 	lucky := func() bool { return variant == 1 || variant > 1 && rand.IntN(2) == 0 } //nolint:gosec // chance, no secret
