@@ -273,8 +273,8 @@ func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(st
 	return nil
 }
 
-// narrower returns the scope of the folder name inside the folder at of scope, and false if a folder
-// there is not a scope.
+// narrower returns the scope of the folder name inside the folder at of scope, and false if a
+// folder there is not a scope.
 func narrower(scope secret.Scope, at, name string) (secret.Scope, bool) {
 	switch {
 	case at == "." && name == allDomains:

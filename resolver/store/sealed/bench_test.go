@@ -19,8 +19,8 @@ import (
 	"inject/resolver/store/sealed/index"
 )
 
-// fill makes a store of n secrets at path, in transactions of many; one
-// acknowledged create each would take hours for a million.
+// fill makes a store of n secrets at path, in transactions of 50,000. A million transactions of
+// one secret would take hours.
 func fill(tb testing.TB, path string, key Key, n int) {
 	tb.Helper()
 	ctx := context.Background()
@@ -48,7 +48,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 			if err != nil {
 				return err
 			}
-			// The pages are the transaction's own by now: no need to walk each path.
+			// Skip the walk of each path: these pages were written by this transaction.
 			entries := make([]index.Entry, len(batch))
 			for i, it := range batch {
 				t.walked = map[string]bool{string(recordKey(it.name)): true}
@@ -73,10 +73,10 @@ func benchRef(i int) secret.Ref {
 	}
 }
 
-// BenchmarkOpenResolve opens the store, resolves five secrets through the ladder
-// and closes it, as every start of a task does, among ten secrets, a thousand and
-// a million. The three take turns, so that a noisy machine is noisy for all; what
-// counts is the ratio of the medians, which should be about 1.
+// BenchmarkOpenResolve opens the store, resolves five secrets through the ladder and closes it, as
+// every start of a task does, among ten secrets, a thousand and a million. The three alternate, so
+// that other load on the machine affects all of them. The result is the ratio of the medians,
+// which should be about 1.
 func BenchmarkOpenResolve(b *testing.B) {
 	dir := b.TempDir()
 	key := Key{File: filepath.Join(dir, "key.txt")}
@@ -84,7 +84,7 @@ func BenchmarkOpenResolve(b *testing.B) {
 	for _, n := range sizes {
 		fill(b, filepath.Join(dir, fmt.Sprint(n)), key, n)
 	}
-	runtime.GC() // of what it took to fill
+	runtime.GC() // frees what fill has used
 	times := map[int][]time.Duration{}
 	b.ResetTimer()
 	for i := 0; b.Loop(); i++ {
@@ -98,17 +98,17 @@ func BenchmarkOpenResolve(b *testing.B) {
 		slices.Sort(times[n])
 		return float64(times[n][len(times[n])/2])
 	}
-	b.ReportMetric(0, "ns/op") // of all three together: no use
+	b.ReportMetric(0, "ns/op") // hides the time of all three together, which means nothing
 	for _, n := range sizes {
 		b.ReportMetric(median(n)/1e3, fmt.Sprintf("µs-among-%d", n))
 		b.ReportMetric(median(n)/median(10), fmt.Sprintf("x-of-10-among-%d", n))
 	}
 }
 
-// BenchmarkGetMany gets random secrets from a store that is open for writing, as a
-// server does, among a thousand and a million. They take turns, one by one, so that
-// the medians are those of a machine that does nothing else; what counts is their
-// ratio, which should be under 1.5, and what memory the server's million needs.
+// BenchmarkGetMany gets random secrets from a store that is open for writing, as in a server,
+// among a thousand and a million. The two alternate with every call, so that other load on the
+// machine affects both. The results are the ratio of the medians, which should be under 1.5, and
+// the memory that the store of a million needs.
 func BenchmarkGetMany(b *testing.B) {
 	dir := b.TempDir()
 	key := Key{File: filepath.Join(dir, "key.txt")}
@@ -137,7 +137,7 @@ func BenchmarkGetMany(b *testing.B) {
 		slices.Sort(times[n])
 		return float64(times[n][len(times[n])/2])
 	}
-	b.ReportMetric(0, "ns/op") // of both together: no use
+	b.ReportMetric(0, "ns/op") // hides the time of both together, which means nothing
 	for _, n := range sizes {
 		b.ReportMetric(median(n)/1e3, fmt.Sprintf("µs-among-%d", n))
 	}
@@ -177,7 +177,7 @@ func openResolve(b *testing.B, path string, key Key, first int) {
 	}
 }
 
-// The store that the benchmark fills is one that the package itself would make.
+// A store made by fill is like one that the package makes: it can be read, changed and listed.
 func TestFill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

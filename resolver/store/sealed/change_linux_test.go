@@ -20,12 +20,12 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// changing is a store that is changed at random, and what must be in it.
+// changing is a store that is changed at random, beside its expected content.
 type changing struct {
 	o    Options
 	s    *Store
-	want map[secret.Ref][]byte // nil for what is absent
-	next int                   // the number of a secret that there never was
+	want map[secret.Ref][]byte // nil for a secret that must be absent
+	next int                   // the number of a secret that has never existed
 }
 
 func newChanging(t *testing.T) *changing {
@@ -35,7 +35,7 @@ func newChanging(t *testing.T) *changing {
 	return c
 }
 
-// add imports n secrets and, if it is not nil, taken, which is there.
+// add imports n new secrets and, unless taken is nil, one at taken, which exists.
 func (c *changing) add(ctx context.Context, t *testing.T, n int, taken *secret.Ref) error {
 	secrets := someSecrets(t, c.next, n)
 	c.next += n
@@ -54,9 +54,9 @@ func (c *changing) add(ctx context.Context, t *testing.T, n int, taken *secret.R
 	return err
 }
 
-// one returns a secret that is there, or is not.
+// one returns the ref of a secret that exists or, if there is false, of one that does not.
 func (c *changing) one(there bool) secret.Ref {
-	for ref, b := range c.want { // begins anywhere
+	for ref, b := range c.want { // in random order
 		if (b != nil) == there {
 			return ref
 		}
@@ -65,7 +65,7 @@ func (c *changing) one(there bool) secret.Ref {
 	return benchRef(c.next - 1)
 }
 
-// step changes the store in one of the ways in which it can be changed, or not.
+// step makes one change at random, or an attempt that must change nothing.
 func (c *changing) step(t *testing.T) {
 	v := storetest.Value(t, rand.IntN(600))
 	switch rand.IntN(8) {
@@ -96,11 +96,12 @@ func (c *changing) step(t *testing.T) {
 		}
 	case 7:
 		c.failing(t)
-		c.s.unsynced = false // we know that nothing was written
+		c.s.unsynced = false // nothing was written, so there is nothing to sync
 	}
 }
 
-// failing lets a commit fail: the descriptor becomes one that cannot be written.
+// failing makes a commit fail: it replaces the descriptor of the file by one that cannot be
+// written.
 func (c *changing) failing(t *testing.T) {
 	fd := int(c.s.file.Fd())
 	kept, err := unix.Dup(fd)
@@ -116,10 +117,10 @@ func (c *changing) failing(t *testing.T) {
 	require.NoError(t, errors.Join(unix.Close(kept), unix.Close(readOnly)))
 }
 
-// agree compares what the store says with what must be, and with what the file says
-// to one who has just opened it.
+// agree compares the expected content with the answers of the store, and with those of a store
+// that has just been opened on a copy of the file.
 func (c *changing) agree(t *testing.T) {
-	b, err := os.ReadFile(c.o.Path) // as it is: it is ours, and nobody writes now
+	b, err := os.ReadFile(c.o.Path) // read directly: its lock is ours, and no change is under way
 	require.NoError(t, err)
 	o := c.o
 	o.Path, o.Write = filepath.Join(t.TempDir(), "copy"), false
@@ -155,7 +156,7 @@ func (c *changing) agree(t *testing.T) {
 	require.NoError(t, fresh.Close())
 }
 
-// read gets secrets until the function that it returns is called.
+// read gets secrets in the background until the returned function is called.
 func (c *changing) read(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var readers sync.WaitGroup
@@ -174,8 +175,8 @@ func (c *changing) read(t *testing.T) (stop func()) {
 	return func() { cancel(); readers.Wait() }
 }
 
-// TestChangesAgree changes a store while it is read: what it says, and what the file says to one
-// who opens it, must be what was changed.
+// TestChangesAgree changes a store at random while it is read. The store and its file must always
+// have exactly the expected content.
 func TestChangesAgree(t *testing.T) {
 	t.Parallel()
 	c := newChanging(t)
@@ -194,8 +195,8 @@ func TestChangesAgree(t *testing.T) {
 	stop()
 }
 
-// While all of the file is read, as for a backup, others read and write, and the
-// file may grow by far.
+// While the whole file is read, as by a backup, other reads and changes go on, and the file can
+// grow to many times its size.
 func TestSnapshotHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	_, s := newStore(t, 10)
@@ -209,7 +210,7 @@ func TestSnapshotHoldsNobodyUp(t *testing.T) {
 		require.NoError(t, err)
 		require.Greater(t, now.Pages, 5*m.Pages)
 		_, err = old.find(benchRef(10))
-		require.ErrorIs(t, err, secret.ErrNotFound, "it is as it was")
+		require.ErrorIs(t, err, secret.ErrNotFound, "the snapshot does not change")
 		e, err := old.find(benchRef(9))
 		require.NoError(t, err)
 		_, _, err = old.loadValue(e)

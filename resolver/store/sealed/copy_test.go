@@ -25,8 +25,8 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// content fills s with awkward values of at most longest bytes at every scope, and
-// deletes one again.
+// content creates awkward values of at most longest bytes at every scope, and deletes one of them.
+// It returns the expected content, nil for the deleted secret.
 func content(t *testing.T, s *sealed.Store, longest int) map[secret.Ref][]byte {
 	t.Helper()
 	want := map[secret.Ref][]byte{}
@@ -53,7 +53,7 @@ func count(want map[secret.Ref][]byte) (n int) {
 	return n
 }
 
-// verify opens the store at o, which must be whole, and returns how many secrets it has.
+// verify opens the store at o, which must be whole, and returns the number of its secrets.
 func verify(t *testing.T, o sealed.Options) int {
 	t.Helper()
 	o.Write = false
@@ -94,7 +94,7 @@ func TestBackup(t *testing.T) {
 				v, []byte(base64.StdEncoding.EncodeToString(v)), []byte(ref.Key),
 				[]byte(ref.Project),
 			} {
-				if len(form) < 6 { // in megabytes of ciphertext four bytes are there by chance
+				if len(form) < 6 { // megabytes of ciphertext contain any four bytes by chance
 					continue
 				}
 				require.True(t, bytes.Contains(append(bytes.Clone(b), form...), form),
@@ -106,12 +106,12 @@ func TestBackup(t *testing.T) {
 		require.ErrorIs(t, s.Backup(t.Context(), to.Path), secret.ErrExists)
 		again, err := os.ReadFile(to.Path)
 		require.NoError(t, err)
-		require.True(t, bytes.Equal(b, again), "the one that is there is left alone")
+		require.True(t, bytes.Equal(b, again), "the existing backup is not changed")
 	}
 }
 
-// A backup is a store like any other: it goes on, whatever the number of
-// transactions it has seen.
+// A backup is a store like any other: it can be changed, whatever the number of transactions
+// before it.
 func TestBackupGoesOn(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
@@ -126,7 +126,7 @@ func TestBackupGoesOn(t *testing.T) {
 		require.NoError(t, s.Backup(t.Context(), to.Path))
 		for j := range 3 {
 			ref.Key = fmt.Sprintf("after%d", j)
-			now[ref] = storetest.Value(t, 6000) // takes free pages, too
+			now[ref] = storetest.Value(t, 6000) // large enough to use free pages
 			w := open(t, to)
 			require.NoError(t, w.Create(t.Context(), ref, secret.NewValue(now[ref]), store.Regular))
 			require.NoError(t, w.Close())
@@ -136,14 +136,14 @@ func TestBackupGoesOn(t *testing.T) {
 	}
 }
 
-// Backups are taken while secrets are created, updated, deleted and read.
+// Backups are made while secrets are created, updated, deleted and read.
 func TestBackupWhileWriting(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
 	content(t, s, 100)
 	var mu sync.Mutex
-	acked := map[secret.Ref][]byte{} // what is there; a writer's own refs
+	acked := map[secret.Ref][]byte{} // the acknowledged secrets; each writer has refs of its own
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for w := range 3 {
@@ -166,7 +166,7 @@ func TestBackupWhileWriting(t *testing.T) {
 				if _, _, err := s.Get(ctx, ref); err != nil {
 					t.Error(err)
 				}
-				// What is acknowledged stays; something else comes and goes.
+				// Acknowledged secrets stay. Another one is created and deleted all the time.
 				ref.Key = "shortlived"
 				if err := errors.Join(s.Create(ctx, ref, secret.NewValue(v), store.Regular),
 					s.Update(ctx, ref, secret.NewValue(v)), s.Delete(ctx, ref)); err != nil {
@@ -198,7 +198,7 @@ func TestBackupWhileWriting(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// cancelAfter is a context that is cancelled when it has been looked at n times.
+// cancelAfter is a context that is cancelled after Err was called n times.
 type cancelAfter struct {
 	context.Context //nolint:containedctx // it is one
 
@@ -212,7 +212,8 @@ func (c cancelAfter) Err() error {
 	return nil
 }
 
-// everyCancel calls do with contexts that are cancelled ever later until it succeeds.
+// everyCancel calls do with contexts that are cancelled later and later, until do succeeds. After
+// each failure it calls left.
 func everyCancel(t *testing.T, do func(context.Context) error, left func()) {
 	t.Helper()
 	for n := int64(0); ; n++ {
@@ -260,8 +261,8 @@ func TestBackupRefused(t *testing.T) {
 	require.NoFileExists(t, to+"2")
 }
 
-// backedUp returns the backup of a store with a past, its content, and options
-// that restore it without the cost of a key file.
+// backedUp returns the backup of a store that was changed often, its content, and options that
+// restore it without a key file.
 func backedUp(t *testing.T) (o sealed.Options, from string, want map[secret.Ref][]byte) {
 	t.Helper()
 	o, _, want = damageStore(t)
@@ -276,7 +277,7 @@ func backedUp(t *testing.T) (o sealed.Options, from string, want map[secret.Ref]
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	o, from, want := backedUp(t)
-	o.Write = false // neither matters
+	o.Write = false // has no effect, nor has Address
 	o.Address = "grpcs://127.0.0.1:8093"
 	n, err := sealed.Restore(t.Context(), o, from)
 	require.NoError(t, err)
@@ -313,7 +314,7 @@ func TestRestore(t *testing.T) {
 	require.NoError(t, checkWhole(o, want))
 }
 
-// A store that was moved away from under its server is still the server's.
+// A server keeps its store when the file is moved away.
 func TestRestoreUnderServer(t *testing.T) {
 	t.Parallel()
 	o, from, want := backedUp(t)
@@ -334,7 +335,7 @@ func TestRestoreUnderServer(t *testing.T) {
 	require.NoError(t, checkWhole(o, want))
 }
 
-// What is not a whole backup, of this key, puts nothing there.
+// Restore makes no file from a backup that is damaged or that another key opens.
 func TestRestoreRefused(t *testing.T) {
 	t.Parallel()
 	o, from, want := backedUp(t)
@@ -366,7 +367,7 @@ func TestRestoreRefused(t *testing.T) {
 			refused++
 			continue
 		}
-		// Nothing uses that byte: what was installed is all there, and can be changed.
+		// The byte is not used: the restored store is complete and can be changed.
 		require.NoErrorf(t, checkWhole(o, want), "byte %d", i)
 		require.NoError(t, os.Remove(o.Path))
 	}
@@ -400,7 +401,7 @@ func TestRestoreRefused(t *testing.T) {
 	require.NoError(t, checkWhole(o, want))
 }
 
-// stanzas returns the wrapped data keys in a file, of every time that it has seen.
+// stanzas returns all wrapped data keys in the file, old and current.
 func stanzas(t *testing.T, path string) []string {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -424,7 +425,7 @@ func TestRewrap(t *testing.T) {
 			require.True(t, confirm)
 			return secret.NewValue([]byte("correct horse")), nil
 		}},
-		{File: o.Key.File}, // back to the first
+		{File: o.Key.File}, // the first key again
 	}
 	again := []sealed.Key{{File: keys[0].File}, textKey("correct horse"), o.Key}
 	for i, key := range keys {
@@ -438,7 +439,7 @@ func TestRewrap(t *testing.T) {
 		require.Len(t, now, 1, "the old one is nowhere in the file")
 		require.NotEqual(t, old, now)
 
-		// The open store goes on.
+		// The open store can still be used.
 		ref.Key = fmt.Sprintf("after%d", i)
 		want[ref] = storetest.Value(t, 300)
 		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(want[ref]), store.Regular))
@@ -468,7 +469,7 @@ func TestRewrap(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode())
 
-	// A backup is of the key that the store had.
+	// A backup is opened by the key that the store had when it was made.
 	back := options(t.TempDir())
 	back.Key = again[0]
 	_, err = sealed.Restore(t.Context(), back, filepath.Join(dir, "backup"))
@@ -482,7 +483,7 @@ func TestRewrapRefused(t *testing.T) {
 	s := open(t, o)
 	to := sealed.Key{File: filepath.Join(dir, "new.txt")}
 	require.ErrorIs(t, s.Rewrap(t.Context(), to), secret.ErrInvalid)
-	require.NoFileExists(t, to.File, "no key for nothing")
+	require.NoFileExists(t, to.File, "no key file is made if there is nothing to rewrap")
 	want := content(t, s, 100)
 	file, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
@@ -511,7 +512,7 @@ func TestRewrapRefused(t *testing.T) {
 	require.NoError(t, checkWhole(o, want))
 }
 
-// All that a store does at once.
+// Rewrap while the store is changed, read, verified and backed up.
 func TestRewrapMeanwhile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

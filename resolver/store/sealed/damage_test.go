@@ -21,9 +21,8 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// history makes a store that has a past: secrets that were created, updated and
-// deleted, so that bbolt's file holds old pages of everything. It returns what
-// is in it now, by ref; nil for what must be absent.
+// history makes a store in which secrets were created, updated and deleted, so that the file has
+// old pages of everything. It returns the current content by ref, nil for what must be absent.
 func history(t *testing.T, o sealed.Options) map[secret.Ref][]byte {
 	t.Helper()
 	s := open(t, o)
@@ -51,8 +50,8 @@ func history(t *testing.T, o sealed.Options) map[secret.Ref][]byte {
 	return now
 }
 
-// check reads everything from the store at o and returns an error unless each
-// answer is right or an error that does not claim absence, and Verify knows of it.
+// check reads everything from the store at o. It returns an error unless each answer is right, or
+// an error other than absence; and if it met such an error, Verify must find damage, too.
 func check(o sealed.Options, want map[secret.Ref][]byte) error {
 	return checkAnswers(o, want, notAbsent)
 }
@@ -95,8 +94,7 @@ func checkAnswers(o sealed.Options, want map[secret.Ref][]byte, notAbsent func(e
 	return err
 }
 
-// answers reads everything from s. It returns an error unless each answer is right or
-// damage, and the damage that it met.
+// answers reads everything from s. met is damage that it met. err is an answer that is wrong.
 func answers(s *sealed.Store, want map[secret.Ref][]byte) (met, err error) {
 	for ref, b := range want {
 		v, info, err := s.Get(ctx, ref)
@@ -127,7 +125,7 @@ func answers(s *sealed.Store, want map[secret.Ref][]byte) (met, err error) {
 	return met, nil
 }
 
-// notAbsent returns nil if err is a fair report of damage.
+// notAbsent returns nil if err is an acceptable report of damage, which absence is not.
 func notAbsent(err error) error {
 	if errors.Is(err, secret.ErrNotFound) ||
 		!errors.Is(err, secret.ErrCorrupt) && !errors.Is(err, secret.ErrInvalid) && !errors.Is(err, secret.ErrDenied) {
@@ -136,8 +134,8 @@ func notAbsent(err error) error {
 	return nil
 }
 
-// damageStore returns a store with a past, its content, and options that open
-// copies of it without the cost of a key file.
+// damageStore returns a store that was changed often, its content, and options that open copies of
+// it without a key file.
 func damageStore(t *testing.T) (o sealed.Options, file []byte, want map[secret.Ref][]byte) {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
@@ -152,8 +150,9 @@ func damageStore(t *testing.T) (o sealed.Options, file []byte, want map[secret.R
 	return o, file, want
 }
 
-// TestEveryFlippedByte changes every byte of the file in turn, in two ways: its
-// lowest bit, which makes neighbouring page numbers of each other, and all bits.
+// TestEveryFlippedByte changes every byte of the file in turn, in two ways: its lowest bit, which
+// turns a page number into that of a neighbour, and all its bits. With -short it changes every
+// 61st byte.
 func TestEveryFlippedByte(t *testing.T) {
 	t.Parallel()
 	o, file, want := damageStore(t)
@@ -174,7 +173,7 @@ func TestEveryFlippedByte(t *testing.T) {
 			defer f.Close() //nolint:errcheck // a copy
 			stride := workers
 			if testing.Short() {
-				stride *= 61 // a prime, so that the sample meets every field of a page's elements
+				stride *= 61 // a prime, so that the sample meets every field of the elements of a page
 			}
 			for i := w; i < len(file); i += stride {
 				for _, mask := range []byte{0x01, 0xff} {
@@ -195,7 +194,7 @@ func TestEveryFlippedByte(t *testing.T) {
 	require.NoError(t, g.Wait())
 }
 
-// TestEveryCut shortens the file at every page, and within pages.
+// TestEveryCut shortens the file to every page boundary and to places inside pages.
 func TestEveryCut(t *testing.T) {
 	t.Parallel()
 	o, file, want := damageStore(t)
@@ -207,8 +206,8 @@ func TestEveryCut(t *testing.T) {
 	}
 }
 
-// TestOldPages puts every page of every earlier state of the file back, alone
-// and in pairs of the same state: what a disk does that loses writes.
+// TestOldPages puts every page of every earlier state of the file back, one at a time and in pairs
+// of the same state, as a disk that loses writes does.
 func TestOldPages(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
@@ -235,8 +234,8 @@ func TestOldPages(t *testing.T) {
 		states = states[len(states)-1:]
 	}
 	for n, old := range states {
-		// Not the meta pages: with an old one of those the file is what it was before
-		// the last transactions, a rollback of all of it.
+		// Meta pages are left out: with an old one the file is as it was before the last
+		// transactions, which cannot be detected.
 		for i := 2; i < pages; i++ {
 			for j := i; j < pages; j++ {
 				b := bytes.Clone(file)
@@ -252,8 +251,8 @@ func TestOldPages(t *testing.T) {
 	}
 }
 
-// TestPageLoop makes branch pages point at themselves: bbolt would recurse until
-// its stack is gone, which nothing can recover.
+// TestPageLoop makes branch pages point at themselves. bbolt would recurse until its stack is
+// exhausted, which ends the process.
 func TestPageLoop(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
@@ -269,15 +268,15 @@ func TestPageLoop(t *testing.T) {
 	require.NoError(t, err)
 	page, loops, refused := os.Getpagesize(), 0, 0
 	for at := 0; at < len(file); at += page {
-		if file[at+8] != 1 || file[at+9] != 0 { // not a branch
+		if file[at+8] != 1 || file[at+9] != 0 { // not a branch page
 			continue
 		}
 		count := int(file[at+10]) | int(file[at+11])<<8
-		// All of them; and all but the first ones, so that the store can be opened.
+		// All elements, and all but the first half, so that the store can be opened.
 		for _, first := range []int{0, count / 2} {
 			b := bytes.Clone(file)
 			for e := first; e < count; e++ {
-				copy(b[at+16+16*e+8:], b[at:at+8]) // the child's id becomes the page's own
+				copy(b[at+16+16*e+8:], b[at:at+8]) // the page below becomes the page itself
 			}
 			loops++
 			require.NoError(t, os.WriteFile(o.Path, b, 0o600))
@@ -298,10 +297,10 @@ func TestPageLoop(t *testing.T) {
 		}
 	}
 	require.Positive(t, loops, "there must be a branch page to break")
-	require.Positive(t, refused, "one that is in use, and that only some updates meet")
+	require.Positive(t, refused, "some updates must meet a loop")
 }
 
-// Several lookups meet the same damage at once.
+// Several lookups meet the same damage at the same time.
 func TestConcurrentDamage(t *testing.T) {
 	t.Parallel()
 	o, file, want := damageStore(t)
@@ -331,7 +330,7 @@ func TestConcurrentDamage(t *testing.T) {
 	}
 }
 
-// A file that is cut while it is open.
+// The file is cut while it is open.
 func TestCutWhileOpen(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]bool{"for reading": false, "for writing": true} {
@@ -357,7 +356,7 @@ func TestCutWhileOpen(t *testing.T) {
 	}
 }
 
-// Writers meet damage, too: they must neither crash nor claim absence.
+// A change that meets damage must neither crash nor report absence.
 func TestWriteToDamaged(t *testing.T) {
 	t.Parallel()
 	o, file, want := damageStore(t)
@@ -398,7 +397,7 @@ func get(o sealed.Options, ref secret.Ref) (secret.Value, store.Info, error) {
 	return s.Get(ctx, ref)
 }
 
-// A store of a later format is refused by its number, not taken for damage.
+// A store of a later format is refused with the number of the format, and not taken for damaged.
 func TestNewerFormat(t *testing.T) {
 	t.Parallel()
 	o, file, _ := damageStore(t)

@@ -25,7 +25,8 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// runChild turns this test binary into one of its children.
+// runChild makes this test binary one of the child processes of the tests, if the environment says
+// so.
 func runChild() {
 	runPlugin()
 	if dir := os.Getenv("SEALED_TEST_WRITER"); dir != "" {
@@ -46,8 +47,8 @@ func runChild() {
 	}
 }
 
-// step is the nth change of a fixed sequence: 40 secrets are created, updated
-// and deleted, round after round.
+// step returns the nth change of a fixed sequence: 40 secrets are created, then updated, then
+// deleted, round after round.
 func step(n int) (ref secret.Ref, round int, value []byte) {
 	const secrets = 40
 	i := n % secrets
@@ -55,7 +56,7 @@ func step(n int) (ref secret.Ref, round int, value []byte) {
 	return ref, n / secrets % 3, bytes.Repeat(fmt.Appendf(nil, "%d of %v,", n, ref), 1+n%50)
 }
 
-// stateAfter returns what is in the store after the first n steps.
+// stateAfter returns the content of the store after the first n steps.
 func stateAfter(n int) map[secret.Ref][]byte {
 	state := map[secret.Ref][]byte{}
 	for i := range n {
@@ -68,8 +69,8 @@ func stateAfter(n int) map[secret.Ref][]byte {
 	return state
 }
 
-// writer takes the steps from one number up to another and acknowledges each on
-// stdout once the store has.
+// writer makes the steps from one number up to another. It acknowledges each on stdout after the
+// store has made it.
 func writer(dir string, from, to int) error {
 	for n := from; n < to; {
 		s, err := sealed.Open(ctx, options(dir))
@@ -101,10 +102,10 @@ func writer(dir string, from, to int) error {
 	return nil
 }
 
-// newKey is the key that rewrapper gives the store.
+// newKey is the key that rewrapper gives to the store.
 func newKey(dir string) sealed.Key { return sealed.Key{File: filepath.Join(dir, "new", "key.txt")} }
 
-// rewrapper makes another key open the store, and acknowledges it.
+// rewrapper gives the store another key and acknowledges it.
 func rewrapper(dir string) error {
 	s, err := sealed.Open(ctx, options(dir))
 	if err != nil {
@@ -117,7 +118,7 @@ func rewrapper(dir string) error {
 	return s.Close()
 }
 
-// copier makes a store of the backup from, and a backup of that, and acknowledges both.
+// copier restores the backup from, then makes a backup of the new store. It acknowledges both.
 func copier(dir, from string) error {
 	o := options(dir)
 	o.Key.File = os.Getenv("SEALED_TEST_KEY")
@@ -145,8 +146,8 @@ func writerCommand(dir string, from, to int) *exec.Cmd {
 	return cmd
 }
 
-// checkSteps returns the number of steps whose effect is in the store at dir:
-// acked, or one more, which was under way; an error for anything else.
+// checkSteps returns the number of steps that the store at dir has made: acked, or one more, which
+// was under way. Any other state is an error.
 func checkSteps(dir string, acked int) (int, error) {
 	o := options(dir)
 	err := checkWhole(o, stateAfter(acked))
@@ -157,8 +158,8 @@ func checkSteps(dir string, acked int) (int, error) {
 		}
 	}
 	if err == nil {
-		// An update of the step under way would be seen as a wrong value; a delete of
-		// an absent or a create of an equal one cannot be told apart, and need not be.
+		// An update under way would be seen as a wrong value. The deletion of an absent secret or
+		// the creation of an equal one cannot be distinguished, and need not be.
 		return acked, nil
 	}
 	if err2 := checkWhole(o, stateAfter(acked+1)); err2 != nil {
@@ -167,8 +168,8 @@ func checkSteps(dir string, acked int) (int, error) {
 	return acked + 1, nil
 }
 
-// TestKill kills a writing process with SIGKILL, hundreds of times, and every
-// time looks whether what was acknowledged is there and nothing is half there.
+// TestKill kills a writing process with SIGKILL, again and again. After each time every
+// acknowledged change must be in the store, and no change may be half made.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	kills := 300
@@ -178,7 +179,7 @@ func TestKill(t *testing.T) {
 	dir, done := t.TempDir(), 0
 	for kill := range kills {
 		if kill%25 == 0 {
-			dir, done = t.TempDir(), 0 // so that the making of the store is killed, too
+			dir, done = t.TempDir(), 0 // start again, so that the making of a store is interrupted, too
 		}
 		cmd := writerCommand(dir, done, 1<<30)
 		out, err := cmd.StdoutPipe()
@@ -196,8 +197,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// everySyncPoint records a writer, and has check look at what a power cut would have left
-// of dir at every point: see [disktest.EverySyncPoint].
+// everySyncPoint records a writer. It has check examine every state that a power cut could have
+// left of dir: see [disktest.EverySyncPoint].
 func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check func(state string, acked int) error) {
 	t.Helper()
 	strace := harness.Need(t, "strace")
@@ -214,7 +215,7 @@ func everySyncPoint(t *testing.T, dir string, writer *exec.Cmd, acks int, check 
 	}, check)
 }
 
-// Whatever had been acknowledged is there after a power cut.
+// After a power cut every acknowledged change is in the store.
 func TestEverySyncPoint(t *testing.T) {
 	t.Parallel()
 	steps := 45
@@ -228,8 +229,8 @@ func TestEverySyncPoint(t *testing.T) {
 	})
 }
 
-// A power cut while the key is changed leaves a store that the old key opens or the
-// new one, and the new one alone once that was acknowledged.
+// A power cut during Rewrap leaves a store that the old key opens or the new one; after the
+// acknowledgement, the new one only.
 func TestRewrapSyncPoints(t *testing.T) {
 	t.Parallel()
 	steps := 5
@@ -259,8 +260,7 @@ func TestRewrapSyncPoints(t *testing.T) {
 	require.Positive(t, byNew)
 }
 
-// A power cut while a store is copied leaves a whole copy, or none; a whole one once
-// that was acknowledged.
+// A power cut during a copy leaves a whole copy or none; after the acknowledgement, a whole copy.
 func TestCopySyncPoints(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
@@ -296,13 +296,13 @@ func TestCopySyncPoints(t *testing.T) {
 	require.Positive(t, whole)
 }
 
-// What cannot be made is an error that says that nothing was; a disk that fills
-// up is in cmd/inject's scripts.
+// If the key or the store cannot be made, the error says so and nothing is made. A full disk is
+// tested in the scripts of cmd/inject.
 func TestCannotMake(t *testing.T) {
 	t.Parallel()
 	o := options(t.TempDir())
 	s := open(t, o)
-	require.NoError(t, os.WriteFile(filepath.Dir(o.Key.File), nil, 0o600)) // where the key's folder belongs
+	require.NoError(t, os.WriteFile(filepath.Dir(o.Key.File), nil, 0o600)) // a file in place of the folder of the key
 	require.Error(t, s.Create(t.Context(), keyRef, secret.Value{}, store.Regular))
 	require.NoFileExists(t, o.Path, "no store without a key")
 

@@ -19,11 +19,12 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// The files testdata/format1.* are a store that an early binary made, its key, the key that it had
-// before it was rotated, and what is in it: a line for each secret with its org, domain, project,
-// key, type and the SHA-256 of its value. Later binaries must go on reading and writing it.
+// The files testdata/format1.* are a store of format 1 made by an early binary, its key, the key
+// that it had before a rotation, and its content: a line for each secret with org, domain,
+// project, key, type and the SHA-256 of the value. Later binaries must be able to read and change
+// it.
 
-// golden is what format1.txt says of one secret.
+// golden is the expected state of one secret.
 type golden struct {
 	typ    string // "absent" if the secret was deleted
 	digest string
@@ -43,11 +44,11 @@ func goldenSecrets(t *testing.T) map[secret.Ref]golden {
 		ref := secret.Ref{Scope: secret.Scope{Org: word[0], Domain: word[1], Project: word[2]}, Key: word[3]}
 		secrets[ref] = golden{typ: word[4], digest: word[5]}
 	}
-	require.Greater(t, len(secrets), 128, "more than one leaf of the index holds")
+	require.Greater(t, len(secrets), 128, "more than a leaf of the index has room for")
 	return secrets
 }
 
-// goldenStore returns options that open a copy of the golden store.
+// goldenStore makes a copy of the golden store and returns options that open it.
 func goldenStore(t *testing.T) sealed.Options {
 	t.Helper()
 	file, err := os.Open("testdata/format1.db.gz")
@@ -65,7 +66,7 @@ func goldenStore(t *testing.T) sealed.Options {
 	return o
 }
 
-// requireGolden asserts that s holds secrets and nothing else, and that all of it is whole.
+// requireGolden asserts that s contains exactly secrets and that all of it is whole.
 func requireGolden(t *testing.T, s *sealed.Store, secrets map[secret.Ref]golden) {
 	t.Helper()
 	present := 0
@@ -94,7 +95,7 @@ func requireGolden(t *testing.T, s *sealed.Store, secrets map[secret.Ref]golden)
 	require.Equal(t, present, verified)
 }
 
-// Every secret of a store that an early binary made can be read, and reading changes no byte.
+// Every secret of the golden store can be read, and reading changes no byte of the file.
 func TestGoldenRead(t *testing.T) {
 	t.Parallel()
 	o := goldenStore(t)
@@ -112,7 +113,7 @@ func TestGoldenRead(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrDenied, "the key from before the rotation")
 }
 
-// A store that an early binary made can be changed in every way, and what is not changed stays.
+// The golden store can be changed in every way, and what is not changed stays as it is.
 func TestGoldenWrite(t *testing.T) {
 	t.Parallel()
 	o := goldenStore(t)

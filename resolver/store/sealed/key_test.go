@@ -21,7 +21,7 @@ import (
 
 var keyRef = secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}
 
-// roundTrip makes a store under key and reads it under again.
+// roundTrip makes a store with key and reads it with again.
 func roundTrip(t *testing.T, dir string, key, again sealed.Key) error {
 	t.Helper()
 	o := options(dir)
@@ -126,7 +126,7 @@ func TestPassphrase(t *testing.T) {
 	require.ErrorIs(t, roundTrip(t, t.TempDir(), ask("", true), sealed.Key{}), secret.ErrInvalid)
 }
 
-// An identity file that is itself encrypted with a passphrase, as age makes them.
+// A key file may itself be encrypted with a passphrase, as age does it.
 func TestEncryptedKeyFile(t *testing.T) {
 	t.Parallel()
 	x, err := age.GenerateX25519Identity()
@@ -162,8 +162,8 @@ func TestEncryptedKeyFile(t *testing.T) {
 	}
 }
 
-// runPlugin makes this test binary an age plugin when it is called by the name
-// of one: "age-plugin-injecttest" holds an X25519 key outside of our process.
+// runPlugin makes this test binary an age plugin if it was started under the name of one,
+// age-plugin-injecttest. The plugin keeps an X25519 key outside of our process.
 func runPlugin() {
 	if filepath.Base(os.Args[0]) != "age-plugin-injecttest" {
 		return

@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	runChild() // child_test.go: this binary is also the processes that get killed
+	runChild() // this binary is also the child processes that are killed
 	goleak.VerifyTestMain(m)
 }
 
@@ -46,7 +46,8 @@ func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, options(t.TempDir())) })
 }
 
-// The suite again with every secret read from the file by a store of its own.
+// The suite on a store that was closed and opened again, so that every secret is read from the
+// file.
 func TestConformanceReopened(t *testing.T) {
 	t.Parallel()
 	storetest.RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) storetest.ReadLister {
@@ -68,10 +69,10 @@ func TestFilesAndModes(t *testing.T) {
 	s := open(t, o)
 	_, _, err := s.Get(t.Context(), ref)
 	require.ErrorIs(t, err, secret.ErrNotFound)
-	require.NoFileExists(t, o.Path, "reading makes nothing")
+	require.NoFileExists(t, o.Path, "reading makes no file")
 	require.NoFileExists(t, o.Key.File)
 	require.ErrorIs(t, s.Delete(t.Context(), ref), secret.ErrNotFound)
-	require.NoFileExists(t, o.Path, "neither does deleting")
+	require.NoFileExists(t, o.Path, "nor does deleting")
 
 	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("findme-value")), store.Regular))
 	require.NoError(t, s.Close())
@@ -105,7 +106,7 @@ func TestReadOnly(t *testing.T) {
 	require.NoError(t, w.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
 	require.NoError(t, w.Close())
 	o.Write = false
-	a, b := open(t, o), open(t, o) // readers share
+	a, b := open(t, o), open(t, o) // readers share the lock
 	for _, s := range []*sealed.Store{a, b} {
 		_, _, err := s.Get(t.Context(), ref)
 		require.NoError(t, err)
@@ -137,7 +138,7 @@ func TestLocked(t *testing.T) {
 	_, err = sealed.Open(ctx, second)
 	require.ErrorIs(t, err, context.Canceled)
 
-	// It waits for as long as it must, and no longer.
+	// It stops waiting as soon as the lock is free.
 	second.Waiting = func(string) { require.NoError(t, first.Close()) }
 	require.NoError(t, open(t, second).Close())
 }
@@ -158,7 +159,7 @@ func TestHeldByServer(t *testing.T) {
 	require.NoError(t, s.Close())
 	require.NoFileExists(t, o.Path+".holder")
 
-	// A note whose writer is gone is not believed.
+	// A note of a process that has ended is not believed.
 	require.NoError(t,
 		os.WriteFile(o.Path+".holder", []byte(`{"pid":4194303,"program":"injectd","address":"grpcs://gone"}`), 0o600))
 	holds := open(t, o)

@@ -21,7 +21,7 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// newStore returns options of a store of n secrets, none at first, and opens it.
+// newStore makes a store of n secrets, opens it, and returns it with its options.
 func newStore(t *testing.T, n int) (Options, *Store) {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,7 +41,7 @@ func reopen(t *testing.T, o Options) *Store {
 	return s
 }
 
-// someSecrets are secrets with the numbers from first on.
+// someSecrets returns n secrets, numbered from first.
 func someSecrets(t *testing.T, first, n int) []store.New {
 	t.Helper()
 	secrets := make([]store.New, n)
@@ -51,7 +51,7 @@ func someSecrets(t *testing.T, first, n int) []store.New {
 	return secrets
 }
 
-// tamper changes the file at path in place.
+// tamper changes the file at path in place, only where change changes its content.
 func tamper(t *testing.T, path string, change func(b []byte)) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -72,7 +72,7 @@ func tamper(t *testing.T, path string, change func(b []byte)) {
 	require.Positive(t, changed)
 }
 
-// heldUnder returns what is stored under key.
+// heldUnder returns the bytes stored under key.
 func heldUnder(t *testing.T, s *Store, key []byte) (held []byte) {
 	t.Helper()
 	require.NoError(t, s.view(func(tx *tx) error {
@@ -83,7 +83,7 @@ func heldUnder(t *testing.T, s *Store, key []byte) (held []byte) {
 	return held
 }
 
-// spoil changes the byte at of what is held, wherever the file b has it: bbolt leaves old copies.
+// spoil changes the byte at of held, wherever held is in the file b: bbolt leaves old copies.
 func spoil(b, held []byte, at int) {
 	for i := bytes.Index(b, held); i >= 0; i = bytes.Index(b, held) {
 		b[i+at] ^= 1
@@ -115,8 +115,8 @@ func TestVerify(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 }
 
-// What is damaged while the store is open is found, although lookups know the way;
-// it is named, as far as it has a name left, and what is whole is counted.
+// Damage that happens while the store is open is found. The secret is named if its name can still
+// be read, and whole secrets are counted.
 func TestVerifyNames(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]bool{"for writing": true, "for reading": false} {
@@ -147,7 +147,7 @@ func TestVerifyNames(t *testing.T) {
 			require.ErrorContains(t, err, fmt.Sprintf("%x", record(3)[1:9]))
 			require.Equal(t, 2, strings.Count(err.Error(), "sealed was changed"))
 
-			// A node takes the secrets below it along.
+			// With a node, all secrets below it are lost.
 			prefix := record(5)[1:2]
 			node := heldUnder(t, s, nodeKey(prefix))
 			tamper(t, o.Path, func(b []byte) { spoil(b, node, 30) })
@@ -156,7 +156,7 @@ func TestVerifyNames(t *testing.T) {
 			require.ErrorContains(t, err, fmt.Sprintf("the index at %x", prefix))
 			require.Less(t, n, secrets-2)
 
-			// However much it is, the error stays short.
+			// The error stays short however much is damaged.
 			tamper(t, o.Path, func(b []byte) {
 				for _, r := range records {
 					spoil(b, r, 50)
@@ -170,15 +170,15 @@ func TestVerifyNames(t *testing.T) {
 	}
 }
 
-// As in bbolt's format, which package page reads.
+// The sizes of bbolt's format: see package page.
 const (
-	headerSize  = 16 // of a page
-	elementSize = 16 // of a page, each
+	headerSize  = 16 // in bytes
+	elementSize = 16 // in bytes
 )
 
 var native = binary.NativeEndian
 
-// What no read meets, and a write would build on.
+// Damage that no read meets, but that a change would build on, is found.
 func TestVerifyFile(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -213,7 +213,7 @@ func TestVerifyFile(t *testing.T) {
 			held := bytes.Clone(first[native.Uint32(first[4:]):][:native.Uint32(first[8:])+native.Uint32(first[12:])])
 			copy(first[200:], held)
 			native.PutUint32(first[4:], 200)
-			copy(second, make([]byte, elementSize)) // neither flags nor a value
+			copy(second, make([]byte, elementSize)) // no flags and no value
 			native.PutUint32(second[4:], 400)
 			native.PutUint32(second[8:], 1)
 			second[400] = 'z'
@@ -259,7 +259,7 @@ func TestVerifyStray(t *testing.T) {
 	require.ErrorContains(t, err, "wrapped data key")
 }
 
-// A change that nobody waits for any more is not made when its turn comes.
+// A change whose context has ended when its turn comes is not made.
 func TestAbandonedChange(t *testing.T) {
 	t.Parallel()
 	_, s := newStore(t, 1)
@@ -268,7 +268,7 @@ func TestAbandonedChange(t *testing.T) {
 	s.writing.Lock()
 	done := make(chan error)
 	go func() { done <- s.Create(ctx, ref, secret.NewValue([]byte("v")), store.Regular) }()
-	time.Sleep(20 * time.Millisecond) // it may be waiting for its turn by then
+	time.Sleep(20 * time.Millisecond) // enough for Create to wait for its turn; if not, the test passes all the same
 	cancel()
 	s.writing.Unlock()
 	require.ErrorIs(t, <-done, context.Canceled)

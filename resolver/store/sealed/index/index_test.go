@@ -13,7 +13,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// disk keeps nodes in memory, and hands each out only as the version that was saved.
+// disk keeps nodes in memory. It returns a node only as the version that was saved.
 type disk struct {
 	nodes map[string][]byte
 	saved map[string]uint64
@@ -24,7 +24,7 @@ func newDisk() *disk {
 	return d
 }
 
-// begin returns the tree in the transaction after the one that wrote root.
+// begin returns the tree in the transaction after root.
 func (d *disk) begin(root uint64) *Tree {
 	t := &Tree{Root: root, Now: root + 1}
 	t.Load = func(prefix []byte, version uint64) ([]byte, error) {
@@ -45,7 +45,7 @@ func (d *disk) begin(root uint64) *Tree {
 	return t
 }
 
-// someName returns a name that has much in common with others, as names below a prefix have.
+// someName returns a name that shares much with others, as names below one prefix do.
 func someName() (n Name) {
 	for i := range n {
 		n[i] = byte(rand.IntN(2))
@@ -56,7 +56,7 @@ func someName() (n Name) {
 	return n
 }
 
-// The tree says what a map says, after every change.
+// The tree has the same content as a map after every change.
 func TestTree(t *testing.T) {
 	t.Parallel()
 	d, want, root := newDisk(), map[Name]uint64{}, uint64(1)
@@ -66,7 +66,7 @@ func TestTree(t *testing.T) {
 		for range 1 + rand.IntN(60) {
 			changes[someName()] = tree.Now
 		}
-		for n := range want { // begins anywhere
+		for n := range want { // in random order
 			if len(changes) > 80 || rand.IntN(4) == 0 {
 				break
 			}
@@ -99,7 +99,7 @@ func TestTree(t *testing.T) {
 		return len(prefix) > 2
 	}), "there are several levels")
 
-	// When every name is removed nothing but the root is left.
+	// After every name was removed only the root is left.
 	for _, n := range slices.SortedFunc(maps.Keys(want), func(a, b Name) int { return bytes.Compare(a[:], b[:]) }) {
 		tree := d.begin(root)
 		require.NoError(t, tree.Set(Entry{Name: n}))
@@ -109,7 +109,7 @@ func TestTree(t *testing.T) {
 	require.Len(t, d.nodes, 1)
 }
 
-// requireHolds asserts that lookups, walks from anywhere and visits agree on want.
+// requireHolds asserts that lookups, walks from any name and visits all agree with want.
 func requireHolds(t *testing.T, d *disk, root uint64, want map[Name]uint64) {
 	t.Helper()
 	tree := d.begin(root)
@@ -142,7 +142,7 @@ func requireHolds(t *testing.T, d *disk, root uint64, want map[Name]uint64) {
 	require.Len(t, want, names)
 }
 
-// Whatever is handed out instead of a node is damage, never absence.
+// Bytes that are not a node are damage, never absence.
 func TestMalformed(t *testing.T) {
 	t.Parallel()
 	for name, b := range map[string][]byte{

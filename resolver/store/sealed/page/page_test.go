@@ -20,8 +20,8 @@ import (
 
 var bucket = []byte("bucket")
 
-// newFile makes a file of bbolt with a past, so that it has free pages, and returns what it holds.
-// Some keys begin alike, and some values are longer than a page.
+// newFile makes a file of bbolt that was changed often, so that it has free pages, and returns its
+// content. Some keys have a common beginning, and some values are longer than a page.
 func newFile(t *testing.T) (path string, held map[string][]byte) {
 	t.Helper()
 	path, held = filepath.Join(t.TempDir(), "db"), map[string][]byte{}
@@ -43,7 +43,7 @@ func newFile(t *testing.T) (path string, held map[string][]byte) {
 				require.NoError(t, b.Put(key, value))
 				held[string(key)] = value
 			}
-			for key := range held { // begins anywhere
+			for key := range held { // in random order
 				if rand.IntN(10) == 0 {
 					break
 				}
@@ -57,7 +57,7 @@ func newFile(t *testing.T) (path string, held map[string][]byte) {
 	return path, held
 }
 
-// read looks up all keys of held, and some that are not there, in the file that b is.
+// read looks up all keys of held, and some absent ones, in the file whose content is b.
 func read(b []byte, held map[string][]byte) error {
 	file := bytes.NewReader(b)
 	m, err := page.ReadMetas(file, int64(len(b)))
@@ -94,7 +94,7 @@ func survey(ctx context.Context, b []byte) (keys int, used page.Set, err error) 
 	return keys, used, err
 }
 
-// What bbolt wrote is read as bbolt would read it.
+// A file that bbolt wrote is read as bbolt would read it.
 func TestReads(t *testing.T) {
 	t.Parallel()
 	path, held := newFile(t)
@@ -105,7 +105,7 @@ func TestReads(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, held, keys)
 
-	// A page that is not used may hold anything.
+	// Pages that are not used may contain anything.
 	size, wiped := os.Getpagesize(), 0
 	for id := 2; id < len(b)/size; id++ {
 		if !used.Has(uint64(id)) {
@@ -141,8 +141,8 @@ func TestSetEnd(t *testing.T) {
 	}
 }
 
-// Pages that were damaged at random lead to an end: no panic, and only errors that are damage or a
-// value that another key's would have to vouch for, which is not this package's to tell.
+// On randomly damaged files reading ends without a panic, and surveys report nothing but damage. A
+// lookup may return a wrong value: it is for the caller to notice.
 func TestDamaged(t *testing.T) {
 	t.Parallel()
 	path, held := newFile(t)
@@ -160,9 +160,9 @@ func TestDamaged(t *testing.T) {
 		switch rand.IntN(4) {
 		case 0:
 			b[at] ^= 1 << rand.IntN(8)
-		case 1: // a header or an element that says something else
+		case 1: // another header or element
 			binary.NativeEndian.PutUint32(b[at/size*size+rand.IntN(16)*4:], rand.Uint32())
-		case 2: // a page in the place of another
+		case 2: // a page in place of another
 			copy(b[at/size*size:][:size], whole[rand.IntN(len(b)/size)*size:])
 		case 3:
 			b = b[:at]
