@@ -1,23 +1,23 @@
-// Package docs_test runs the commands in the repository's Markdown pages, and holds the pages
-// to what the code says.
+// Package docs_test runs the commands in the Markdown pages of the repository, and compares the
+// pages with the code.
 //
-// Each page is run from top to bottom by one bash, in a home of its own, with the built inject
-// and injectd first in PATH. It starts in a copy of the repository. There are two kinds of
-// block with commands:
+// One bash runs a page from top to bottom. It has an empty home, starts in a copy of the
+// repository, and finds the built inject and injectd first in PATH. Two kinds of block hold
+// commands:
 //
-//	sh       commands without a prompt; each must end with 0; their output is not compared
-//	console  commands behind "$ ", their further lines behind "> ", and all that they print
+//	sh       commands without a prompt. Each must end with 0. Their output is not compared.
+//	console  commands after "$ ", with further lines after "> ", and their whole output
 //
-// A command in a console block that fails must be followed by "$ echo $?" and its exit code.
-// In what is printed
+// If a command in a console block fails, the next one must be "$ echo $?" with its exit code.
+// In an output
 //
-//	…                     alone on a line stands for any number of lines, else for any text
-//	2026-01-02T03:04:05Z  any time of this form stands for any other
-//	/home/me              stands for the home
-//	8093 and 8094         stand for the ports of the server: the run uses free ones
+//	…                     matches any text; alone on a line, any number of lines
+//	2026-01-02T03:04:05Z  matches any time of this form
+//	/home/me              is the home
+//	8093, 8094            are the ports of the server; the test replaces them by free ports
 //
-// and at a prompt "Enter secret value:" the test types my_secret_value. A block of another
-// kind is never run, so it must be of a language that holds no commands (see contents).
+// At the prompt "Enter secret value:" the test types my_secret_value. Blocks of other kinds are
+// not run. They must be in a language without commands, of which contents has the list.
 package docs_test
 
 import (
@@ -65,7 +65,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// contents are the languages of blocks that are no commands, each with the check of its text.
+// contents are the languages of blocks without commands, each with the check of its text.
 var contents = map[string]func(*testing.T, string){
 	"text": func(*testing.T, string) {},
 	"yaml": func(t *testing.T, text string) {
@@ -82,7 +82,7 @@ var contents = map[string]func(*testing.T, string){
 		_, err := format.Source([]byte(text))
 		require.NoError(t, err)
 	},
-	// deploy/docker builds the example, so what is shown of an image must be in it.
+	// deploy/docker builds the example, so lines that it does not have were never tried.
 	"dockerfile": func(t *testing.T, text string) {
 		t.Helper()
 		example, err := os.ReadFile("../examples/Dockerfile")
@@ -93,8 +93,8 @@ var contents = map[string]func(*testing.T, string){
 	},
 }
 
-// TestKinds: each block is run or is of a language without commands, and there is no code
-// outside of blocks.
+// TestKinds checks that every block is run or has no commands, and that no code is outside of
+// blocks, where no test would see it.
 func TestKinds(t *testing.T) {
 	for _, p := range pages(t) {
 		t.Run(p.name, func(t *testing.T) {
@@ -154,16 +154,17 @@ func TestCommands(t *testing.T) {
 // A shell is a bash that runs one command after another, in a home of its own.
 type shell struct {
 	dir, home string
-	ports     [2]string // in place of 8093 and 8094
+	ports     [2]string // replace 8093 and 8094
 	commands  io.Writer
 	statuses  io.Reader
 	terminal  *os.File
-	shown     chan string // what the terminal shows
+	shown     chan string // the text that the terminal shows
 	runs      int
 }
 
-// driver reads the file of stdin, the file of stdout, and a command, again and again. What
-// fails inside the command, but is not its last, is what ERR is trapped for.
+// driver runs commands. For each it reads from descriptor 3 the path of stdin, the path of
+// stdout and the command, and writes two numbers to descriptor 4: the exit status, and the last
+// failure of a part of the command, which the status of an sh block alone would not show.
 const driver = `
 set -E
 status=0
@@ -205,14 +206,14 @@ func newShell(t *testing.T) *shell {
 	bash.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	bash.Env = append(goEnv(t),
 		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "PATH="+bin+":"+os.Getenv("PATH"),
-		// For a server whose command names no port.
+		// The ports of a server whose command names none.
 		"INJECT_LISTEN=127.0.0.1:"+s.ports[0], "INJECT_OPS_LISTEN=127.0.0.1:"+s.ports[1])
 	require.NoError(t, bash.Start())
 	for _, f := range []*os.File{in, out, slave} {
 		require.NoError(t, f.Close())
 	}
 	t.Cleanup(func() {
-		// Servers that the page has left running are of bash's group.
+		// The group of bash includes the servers that the page has left running.
 		_ = syscall.Kill(-bash.Process.Pid, syscall.SIGKILL)
 		_ = bash.Wait()
 		_, _, _ = commands.Close(), statuses.Close(), master.Close()
@@ -241,7 +242,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// goEnv is what make build needs to build without fetching anything again.
+// goEnv returns the variables that let make build use this machine's caches.
 func goEnv(t *testing.T) []string {
 	t.Helper()
 	names := []string{"GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB", "GOFLAGS", "GOTOOLCHAIN"}
@@ -265,8 +266,8 @@ func copyFile(t *testing.T, from, to string) {
 	require.NoError(t, os.WriteFile(to, b, info.Mode().Perm()))
 }
 
-// run runs a command and returns what it printed, its status, and the last status other than
-// 0 of what ran inside of it. With prompt it is at a terminal, where a value is typed.
+// run runs a command and returns its output, its exit status, and the last failure of a part of
+// it. With prompt the command's stdin is a terminal, and run types a value at the prompt.
 func (s *shell) run(t *testing.T, command string, prompt bool) (out string, status, failed int) {
 	t.Helper()
 	s.runs++
@@ -302,7 +303,7 @@ func (s *shell) run(t *testing.T, command string, prompt bool) (out string, stat
 	return strings.NewReplacer(s.ports[0], "8093", s.ports[1], "8094").Replace(out), status, failed
 }
 
-// answer waits for the prompt, types a value, and returns what the terminal has shown.
+// answer waits for the prompt, types a value, and returns the line of the prompt.
 func (s *shell) answer(t *testing.T) string {
 	t.Helper()
 	shown := ""
@@ -317,11 +318,11 @@ func (s *shell) answer(t *testing.T) string {
 	}
 	_, err := s.terminal.WriteString("my_secret_value\n")
 	require.NoError(t, err)
-	// What the terminal has shown of the command before is above.
+	// Lines above the prompt belong to an earlier command.
 	return shown[strings.LastIndexByte(shown, '\n')+1:] + "\n"
 }
 
-// session runs the commands of a console block and compares what they print.
+// session runs the commands of a console block and compares their output.
 func (s *shell) session(t *testing.T, name string, b block) {
 	t.Helper()
 	last := 0
@@ -348,7 +349,7 @@ func (s *shell) session(t *testing.T, name string, b block) {
 
 var date = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
-// plain is output as it is compared: without times and spaces at the ends of lines.
+// plain returns an output with one fixed time, and without spaces at the ends of lines.
 func plain(text string) string {
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
@@ -357,7 +358,7 @@ func plain(text string) string {
 	return regexp.MustCompile(`(?m)[ \r]+$`).ReplaceAllString(text, "")
 }
 
-// pattern is the regular expression of an output as a page shows it.
+// pattern returns the regular expression for an output in a page.
 func pattern(want string) string {
 	var re strings.Builder
 	for line := range strings.Lines(plain(want)) {

@@ -15,8 +15,8 @@ const root = ".."
 
 // A block is a fenced block of code in a page.
 type block struct {
-	line     int    // where its fence is, counted from 1
-	language string // what is behind the fence: all of it
+	line     int    // the line of its fence, counted from 1
+	language string // the rest of the fence's line
 	text     string
 }
 
@@ -27,7 +27,7 @@ type page struct {
 	blocks []block
 }
 
-// files returns the paths of all files of the repository, without those that git ignores.
+// files returns the paths of all files of the repository that git does not ignore.
 func files(t *testing.T) []string {
 	t.Helper()
 	git := exec.CommandContext(t.Context(), "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -64,7 +64,7 @@ func readPage(t *testing.T, path string) page {
 	p := page{name: path, lines: strings.Split(string(text), "\n")}
 
 	var open *block
-	indent := "" // of a block in a list
+	indent := "" // of a block that belongs to an item of a list
 	for i, line := range p.lines {
 		fence, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "```")
 		switch {
@@ -81,7 +81,7 @@ func readPage(t *testing.T, path string) page {
 	return p
 }
 
-// prose returns the lines outside of blocks, by their numbers.
+// prose returns the lines outside of blocks, by line number.
 func (p page) prose() map[int]string {
 	lines := map[int]string{}
 	inside := false

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPackageMap: the page of the architecture has a line for each package, and no other.
+// TestPackageMap checks that docs/architecture.md has a line for each package, and no other line.
 func TestPackageMap(t *testing.T) {
 	t.Parallel()
 	list := exec.CommandContext(t.Context(), "go", "list", "./...")
@@ -28,7 +28,7 @@ func TestPackageMap(t *testing.T) {
 	text, ok := section(readPage(t, "docs/architecture.md"), "Package map")
 	require.True(t, ok)
 
-	seen := map[string]bool{} // the rows, and whether a package fits
+	seen := map[string]bool{} // whether a package matches the row
 	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(text, -1) {
 		seen[row[1]] = false
 	}
@@ -52,7 +52,7 @@ func TestPackageMap(t *testing.T) {
 	}
 }
 
-// TestLinks: what a page links to in this repository is there, its heading too.
+// TestLinks checks that the files and headings that pages link to exist.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
@@ -78,7 +78,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestIndex: every page in docs is linked to in the index.
+// TestIndex checks that the index links to every page in docs.
 func TestIndex(t *testing.T) {
 	t.Parallel()
 	index := strings.Join(readPage(t, "docs/README.md").lines, "\n")
@@ -89,8 +89,8 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// TestWidth: lines end at 100 columns, but for tables, addresses, and blocks, where commands
-// and output are as wide as they are.
+// TestWidth checks that lines end at 100 columns. Tables, lines with addresses, and blocks may be
+// wider, because they cannot be broken.
 func TestWidth(t *testing.T) {
 	t.Parallel()
 	var wide []string
@@ -106,7 +106,7 @@ func TestWidth(t *testing.T) {
 	require.Empty(t, wide, "lines of more than 100 columns")
 }
 
-// TestMakeTargets: what the pages say that make makes, the Makefile has.
+// TestMakeTargets checks that the Makefile has the targets that the pages name.
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
 	makefile, err := os.ReadFile("../Makefile")
@@ -119,9 +119,9 @@ func TestMakeTargets(t *testing.T) {
 	}
 }
 
-// TestMessages: the headings of the page of troubleshooting are messages that the code has.
-// The parts of a heading between two … must be in one text of the code, in order, where the
-// text has verbs of package fmt, or in texts that are put together.
+// TestMessages checks that the messages in docs/troubleshooting.md are printed by the code: each
+// part of a heading between two … must be in a string of the code. A message that was reworded
+// fails here.
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	var texts strings.Builder

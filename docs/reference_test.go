@@ -17,7 +17,7 @@ var (
 	variable = regexp.MustCompile(`\bINJECT_[A-Z_]*[A-Z]\b`)
 )
 
-// help returns what a verb prints as its help.
+// help returns the help text of a verb.
 func help(t *testing.T, command string) string {
 	t.Helper()
 	words := append(strings.Fields(command), "--help")
@@ -26,7 +26,7 @@ func help(t *testing.T, command string) string {
 	return string(out)
 }
 
-// verbs returns every command with flags of its own below one of ours, and that one.
+// verbs returns a command and all commands below it.
 func verbs(t *testing.T, command string) []string {
 	t.Helper()
 	all := []string{command}
@@ -41,8 +41,8 @@ func verbs(t *testing.T, command string) []string {
 	return all
 }
 
-// flagsOf returns the flags that a help lists, each at the beginning of a line and with its
-// text behind two spaces.
+// flagsOf returns the flags in a help text. Each begins a line, and two spaces precede its
+// description.
 func flagsOf(help string) map[string]bool {
 	flags := map[string]bool{}
 	for _, line := range regexp.MustCompile(`(?m)^ {2,6}(?:-\w, )?(--[a-z-]+)(?: \S.*?)?  +\S`).FindAllStringSubmatch(help, -1) {
@@ -51,7 +51,7 @@ func flagsOf(help string) map[string]bool {
 	return flags
 }
 
-// section returns a section of a page by the title of its heading, and whether it is there.
+// section returns the section of a page below a heading, and whether the page has that heading.
 func section(p page, title string) (string, bool) {
 	var lines []string
 	level := 0
@@ -70,7 +70,7 @@ func section(p page, title string) (string, bool) {
 	return strings.Join(lines, "\n"), level > 0
 }
 
-// slug is the anchor that GitHub gives a heading.
+// slug returns the anchor that GitHub makes for a heading.
 func slug(heading string) string {
 	heading = regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading), "")
 	return strings.ReplaceAll(heading, " ", "-")
@@ -90,14 +90,14 @@ func inTables(text string) map[string]bool {
 	return flags
 }
 
-// TestFlags: the section of each verb, with the groups that it links to, has the flags that
-// the verb's help has.
+// TestFlags compares the flags in each verb's section of cli.md, and in the groups that the section
+// links to, with those in the verb's help.
 func TestFlags(t *testing.T) {
 	t.Parallel()
 	p := readPage(t, "docs/reference/cli.md")
 	for _, verb := range slices.Concat(verbs(t, "inject"), verbs(t, "injectd")) {
 		want := flagsOf(help(t, verb))
-		if len(want) == 0 || verb == "inject" { // which is inject run
+		if len(want) == 0 || verb == "inject" { // inject alone is inject run
 			continue
 		}
 		t.Run(verb, func(t *testing.T) {
@@ -120,8 +120,8 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestVariables: the page has every variable that a help has, and no other but those that
-// hold a secret themselves or are passed on.
+// TestVariables checks that files-and-variables.md has every variable that a help text names, and
+// no other, except those that have no flag.
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	want := map[string]bool{"INJECT_KEY": true, "INJECT_TOKEN": true, "INJECT_PARENT": true}
