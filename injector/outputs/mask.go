@@ -49,9 +49,9 @@ func replaceMasked(
 	temp := ".inject-" + rand.Text() // not by its name, which may be as long as names are
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fmt.Errorf("make a file beside it: %w", err)
+		return err
 	}
-	w := os.NewFile(uintptr(fd), temp)
+	w := os.NewFile(uintptr(fd), f.Name())
 	err = fill(ctx, in, w, f, seen)
 	if err == nil && like != nil {
 		err = unix.UtimesNanoAt(dir, temp, times(*like), unix.AT_SYMLINK_NOFOLLOW)
