@@ -152,7 +152,7 @@ func TestOutputsInGrace(t *testing.T) {
 			want = 137
 		}
 		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s: %s", name, stderr.String())
-		require.Contains(t, stderr.String(), "it was not looked at in time")
+		require.Contains(t, stderr.String(), "it was not checked in time")
 		require.Less(t, took, 10*time.Second, name)
 		// What was looked at in time is there, and nothing else.
 		left, err := filepath.Glob(dir + "/*.gz")

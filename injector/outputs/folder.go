@@ -18,30 +18,30 @@ import (
 	"inject/injector/outputs/content"
 )
 
-// A Policy says what becomes of a value in what a task leaves.
+// A Policy says what is done about values in the outputs of a task.
 type Policy string
 
-// The policies. Mask takes values out and refuses the file where that cannot be done;
-// Fail does the same, and any find is a failure; Warn only tells.
+// The policies. Mask masks values, and takes files that cannot be masked out of the folder. Fail
+// does the same, and every find is a failure. Warn changes nothing and only reports.
 const (
 	Mask Policy = "mask"
 	Fail Policy = "fail"
 	Warn Policy = "warn"
 )
 
-// A Folder is what a task leaves, in one folder and those below it.
+// A Folder is a folder in which a task leaves its outputs, with all folders below it.
 type Folder struct {
 	path     string
-	above    *os.File // what was there of it from the beginning: the folder it is in, or one above
-	below    string   // the way from there
+	above    *os.File // the nearest folder above it that existed when it was opened
+	below    string   // path from above to the folder
 	redactor *redact.Redactor
 	policy   Policy
 }
 
-// OpenFolder returns the folder at path, which need not be there yet, for the values
-// that r knows once it is checked. It returns an error if there is something else.
+// OpenFolder returns the folder at path, which need not exist yet. Check will look for the
+// values that r knows by then. It is an error if something else is at path.
 func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error) {
-	abs, err := filepath.Abs(path) // the working folder is another one in the end
+	abs, err := filepath.Abs(path) // the working folder changes before Check
 	if err != nil {
 		return nil, err
 	}
@@ -52,13 +52,13 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 	case !info.IsDir():
 		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.ENOTDIR}
 	default:
-		// A link in its place is the operator's now, and the task's in the end.
+		// Resolve a link now, when it is the operator's; later it may be the task's.
 		if abs, err = filepath.EvalSymlinks(abs); err != nil {
 			return nil, err
 		}
 	}
 	f := &Folder{path: abs, redactor: r, policy: policy}
-	// Held open, so that the task can put nothing else in its place.
+	// The folder above is kept open, so that the task cannot replace it.
 	for above := filepath.Dir(abs); ; above = filepath.Dir(above) {
 		fd, err := unix.Open(above, passing|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) && above != filepath.Dir(above) {
@@ -73,33 +73,33 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 	}
 }
 
-// A Finding is a file with values, or one of which that is not known, and what became
-// of it.
+// A Finding is a file that holds values, or may hold some, and what was done about it.
 type Finding struct {
-	Path    string         // below the folder
-	Found   map[string]int // how often each value is there, by its name
-	Why     string         // why it is not masked; "" if it is
+	Path    string         // relative to the folder
+	Found   map[string]int // how often each value was found, by name
+	Why     string         // why the file was not masked; "" if it was
 	Outcome string         // what was done, for people
 }
 
-// A Report is what was found. Of many findings only the first are listed.
+// A Report is the result of checking folders. The numbers count files; Findings lists only the
+// first of them.
 type Report struct {
-	Files    int // that were looked at
+	Files    int // checked
 	Masked   int
 	Refused  int // taken out of the folder
-	Left     int // neither masked nor taken out: still there
+	Left     int // neither masked nor taken out
 	Findings []Finding
 }
 
 // maxFindings is how many findings are listed.
 const maxFindings = 100
 
-// Leaks reports whether a value may be in what is left, or was, and would be missed.
+// Leaks reports whether the policy p makes the findings a failure of the run.
 func (r *Report) Leaks(p Policy) bool {
 	return r.Refused+r.Left > 0 && p != Warn || r.Masked > 0 && p == Fail
 }
 
-// Add adds what was found in another folder.
+// Add adds the report of another folder.
 func (r *Report) Add(other Report) {
 	r.Files, r.Masked, r.Refused, r.Left = r.Files+other.Files, r.Masked+other.Masked, r.Refused+other.Refused, r.Left+other.Left
 	r.Findings = append(r.Findings, other.Findings[:min(len(other.Findings), maxFindings-len(r.Findings))]...)
@@ -107,7 +107,7 @@ func (r *Report) Add(other Report) {
 
 func (r *Report) add(f Finding, counter *int) {
 	if counter == &r.Left && slices.ContainsFunc(r.Findings, func(g Finding) bool { return g.Path == f.Path }) {
-		return // its folder was listed again
+		return // it is reported already: its folder was listed again
 	}
 	*counter++
 	if len(r.Findings) < maxFindings {
@@ -115,12 +115,14 @@ func (r *Report) add(f Finding, counter *int) {
 	}
 }
 
-// Check looks at all that is in the folder when nobody uses it any more. What has
-// values is masked, and whatever they cannot be taken out of, or is not looked at when
-// ctx ends, is moved out of the folder, into one beside it if that can be, else removed.
-// Nothing outside is changed, whatever the task does meanwhile. Folders and files are
-// opened one name after the other, no link is followed and no other file system
-// entered; such a one, and what can be neither masked nor moved, is left, and reported.
+// Check checks all files in the folder. It is called when the task and its processes have
+// ended. A file with values is masked. A file that cannot be masked, or is not checked when ctx
+// ends, is moved to a new folder beside this one, or removed if it cannot be moved. A file that
+// can be neither masked nor moved nor removed is left.
+//
+// Nothing outside of the folder is changed, even if a process of the task still runs: files are
+// opened relative to the folder that is open, no link is followed, and no other file system is
+// entered. Such a file system is left, too. The report has all of this.
 func (f *Folder) Check(ctx context.Context) (Report, error) {
 	c := checker{Folder: f, ctx: ctx, in: content.NewInspector(f.redactor)}
 	parent, name := int(f.above.Fd()), f.below
@@ -138,10 +140,10 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 	c.away.parent, c.away.beside = parent, filepath.Dir(f.path)
 	root, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
-	case errors.Is(err, unix.ENOENT): // the task has left nothing
+	case errors.Is(err, unix.ENOENT): // the task has no outputs
 		return c.report, nil
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		c.refuse(parent, name, ".", nil, "it is no folder any more")
+		c.refuse(parent, name, ".", nil, "it is no longer a folder")
 		return c.report, nil
 	case err != nil:
 		return c.report, &fs.PathError{Op: "open", Path: f.path, Err: err}
@@ -157,36 +159,37 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 	return c.report, nil
 }
 
-// checker is one Check.
+// checker is the state of one call of Check.
 type checker struct {
 	*Folder
 
-	ctx    context.Context //nolint:containedctx // it is one call's
+	ctx    context.Context //nolint:containedctx // it lives as long as one call
 	in     *content.Inspector
 	report Report
 	device uint64
 	away   quarantine
-	again  bool // the folder is listed another time
+	again  bool // the current folder is being listed again
 }
 
 const (
-	// maxFolders is how many folders may be in one another: each is open.
+	// maxFolders is how deep folders may be nested, because each of them stays open.
 	maxFolders = 200
 	// batch is how many names of a folder are read at a time.
 	batch = 512
-	// attempts is how often a file is looked at that changes meanwhile, and maxPasses how
-	// often a folder is listed.
+	// attempts is how often a file is checked that keeps changing, and maxPasses how often a
+	// folder is listed.
 	attempts  = 3
 	maxPasses = 3
 )
 
-// folder looks at what is in the folder dir, which it closes. rel is where that is.
+// folder checks the folder that is open as dir, and closes it. rel is its path.
 func (c *checker) folder(dir int, rel string, depth int) {
 	d := os.NewFile(uintptr(dir), rel)
 	defer d.Close() //nolint:errcheck // read only
 	visited := map[string]bool{}
-	// Some file systems pass over a name when another one goes while they are listed. What
-	// is not looked at again in time was, the first time.
+	// When a name is removed while a folder is listed, some file systems skip another name. So
+	// the folder is listed again after every change. If ctx ends meanwhile, all that was listed
+	// the first time has been checked.
 	again := c.again
 	defer func() { c.again = again }()
 	for passes := range maxPasses {
@@ -204,8 +207,8 @@ func (c *checker) folder(dir int, rel string, depth int) {
 	}
 }
 
-// list looks once at what is in a folder, but not at the folders in it that were visited,
-// and reports whether it took something out or put something in its place.
+// list checks all entries of a folder once, except folders in visited. It reports whether it has
+// replaced or removed an entry.
 func (c *checker) list(d *os.File, dir int, rel string, depth int, visited map[string]bool) (changed bool, err error) {
 	for err == nil {
 		var entries []os.DirEntry
@@ -218,7 +221,7 @@ func (c *checker) list(d *os.File, dir int, rel string, depth int, visited map[s
 			case c.ctx.Err() != nil && c.again:
 				return false, nil
 			case c.ctx.Err() != nil:
-				c.refuse(dir, e.Name(), path, nil, "it was not looked at in time")
+				c.refuse(dir, e.Name(), path, nil, "it was not checked in time")
 			case suspicious && c.holds(path):
 				c.refuse(dir, e.Name(), path, nil, "its name holds a value")
 			case !e.IsDir():
@@ -227,7 +230,7 @@ func (c *checker) list(d *os.File, dir int, rel string, depth int, visited map[s
 			default:
 				visited[e.Name()] = true
 				c.subfolder(dir, e.Name(), path, depth)
-				continue // what changed in it is its own
+				continue // its own listing takes care of changes in it
 			}
 			changed = changed || c.report.Masked+c.report.Refused > before
 		}
@@ -238,8 +241,8 @@ func (c *checker) list(d *os.File, dir int, rel string, depth int, visited map[s
 	return changed, err
 }
 
-// paths returns the paths of all, with what none has between them. A value may have a
-// slash in it.
+// paths returns the paths of all entries, separated by NUL, which is in no path. Paths and not
+// names, because a value may have a slash in it.
 func paths(rel string, entries []os.DirEntry) string {
 	var b strings.Builder
 	for _, e := range entries {
@@ -249,11 +252,11 @@ func paths(rel string, entries []os.DirEntry) string {
 	return b.String()
 }
 
-// holds reports whether a value is in text.
+// holds reports whether text holds a value.
 func (c *checker) holds(text string) (found bool) {
 	w := c.redactor.Writer(io.Discard)
 	w.Found = func(redact.Find) { found = true }
-	_, _ = io.WriteString(w, text) // which it cannot fail to do
+	_, _ = io.WriteString(w, text) // io.Discard returns no error
 	_ = w.Close()
 	return found
 }
@@ -261,7 +264,7 @@ func (c *checker) holds(text string) (found bool) {
 // subfolder looks at what is in a folder in dir.
 func (c *checker) subfolder(dir int, name, path string, depth int) {
 	if depth == maxFolders {
-		c.refuse(dir, name, path, nil, "it is in too many folders")
+		c.refuse(dir, name, path, nil, "it is nested too deep")
 		return
 	}
 	sub, err := c.openFolder(dir, name)
@@ -285,8 +288,8 @@ func (c *checker) openFolder(dir int, name string) (int, error) {
 	return sub, err
 }
 
-// entry looks at what is in dir under one name, and is no folder. Pipes, sockets and
-// devices have no content of their own.
+// entry checks an entry of dir that is not a folder. Pipes, sockets and devices are skipped,
+// because they hold no data.
 func (c *checker) entry(dir int, e os.DirEntry, path string) {
 	switch kind := e.Type(); {
 	case kind.IsRegular():
@@ -294,7 +297,7 @@ func (c *checker) entry(dir int, e os.DirEntry, path string) {
 	case kind&fs.ModeSymlink != 0:
 		target := make([]byte, unix.PathMax)
 		if n, err := unix.Readlinkat(dir, e.Name(), target); err == nil && c.holds(string(target[:n])) {
-			c.refuse(dir, e.Name(), path, nil, "the path that it leads to holds a value")
+			c.refuse(dir, e.Name(), path, nil, "the target of this link holds a value")
 		}
 	}
 }
@@ -304,7 +307,7 @@ func (c *checker) sameDevice(fd int) bool {
 	return unix.Fstat(fd, &st) == nil && uint64(st.Dev) == c.device //nolint:unconvert // other systems have other types
 }
 
-// file looks at a file, and does what is to be done to it.
+// file checks a file.
 func (c *checker) file(dir int, name, path string) {
 	if !c.again {
 		c.report.Files++
@@ -314,10 +317,10 @@ func (c *checker) file(dir int, name, path string) {
 		err = c.look(dir, name, path)
 	}
 	switch {
-	case err == nil, errors.Is(err, unix.ENOENT): // somebody has removed it
+	case err == nil, errors.Is(err, unix.ENOENT): // checked, or removed by another process
 	case c.ctx.Err() != nil && c.again:
 	case c.ctx.Err() != nil:
-		c.refuse(dir, name, path, nil, "it was not looked at in time")
+		c.refuse(dir, name, path, nil, "it was not checked in time")
 	case errors.Is(err, unix.EXDEV):
 		c.left(path, nil, "it is another file system's")
 	case errors.Is(err, errAgain):
@@ -327,8 +330,8 @@ func (c *checker) file(dir int, name, path string) {
 	}
 }
 
-// look opens a file, looks at it, and does what is to be done. What it has done it has
-// reported; an error is why it has done nothing.
+// look checks a file once. If it returns nil, it has masked, refused or left the file as needed,
+// and has reported that. If it returns an error, it has changed and reported nothing.
 func (c *checker) look(dir int, name, path string) error {
 	fd, err := openBeneath(dir, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
@@ -341,7 +344,7 @@ func (c *checker) look(dir int, name, path string) error {
 	case err != nil:
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return errAgain // it was one a moment ago
+		return errAgain // it was a regular file when it was listed
 	case before.dev != c.device && crossesMounts():
 		return unix.EXDEV
 	}
@@ -359,7 +362,7 @@ func (c *checker) look(dir int, name, path string) error {
 	case seen.Unchecked:
 		c.refuse(dir, name, path, seen.Found, seen.Why)
 	case !seen.Maskable():
-		c.refuse(dir, name, path, seen.Found, seen.Why+", of which nothing can be masked")
+		c.refuse(dir, name, path, seen.Found, seen.Why+", which cannot be masked")
 	case before.links > 1:
 		c.refuse(dir, name, path, seen.Found, "it has other names (hard links)")
 	default:
@@ -368,7 +371,7 @@ func (c *checker) look(dir int, name, path string) error {
 	return nil
 }
 
-// mask replaces a file by a masked one with the same times, and reports what became of it.
+// mask replaces a file by a masked one with the same times, and reports the outcome.
 func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Content, st *unix.Stat_t) error {
 	err := replaceMasked(c.ctx, c.in, dir, name, f, seen, signatureOf(st), st)
 	if err == nil {
@@ -387,7 +390,7 @@ func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Cont
 	return nil
 }
 
-// refuse takes what is in dir under name out of the folder.
+// refuse takes the entry called name in dir out of the folder, and reports that.
 func (c *checker) refuse(dir int, name, path string, found map[string]int, why string) {
 	if c.policy == Warn {
 		c.left(path, found, why)
@@ -409,7 +412,7 @@ func (c *checker) left(path string, found map[string]int, why string) {
 	c.report.add(Finding{path, found, why, "left as it is"}, &c.report.Left)
 }
 
-// remove removes what is in dir under name, and all that is below it.
+// remove removes the entry called name in dir with everything below it.
 func (c *checker) remove(dir int, name string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
@@ -438,19 +441,19 @@ func (c *checker) remove(dir int, name string) error {
 	}
 }
 
-// A quarantine is a folder for what is taken out of another: beside it, so that it is
-// one step, whatever the size; and ours alone.
+// A quarantine is a folder for files that are taken out of the outputs. It is beside them, so
+// that a file of any size is moved by a rename. Only this user can read it.
 type quarantine struct {
-	parent int    // the folder in which it is
-	beside string // that one's path, for people
+	parent int    // descriptor of the folder that holds the outputs and the quarantine
+	beside string // path of that folder, for people
 	path   string
 	fd     int
 	n      int
-	none   bool // there is none: the folder is a file system of its own, or all in its folder is not ours
+	none   bool // it cannot be used: the outputs are a mount, or the parent is not writable
 }
 
-// take moves what is in dir under name into the quarantine, and returns where that is,
-// for people.
+// take moves the entry called name in dir into the quarantine, and returns the new place for
+// people.
 func (q *quarantine) take(dir int, name string) (string, error) {
 	if q.path == "" && !q.none {
 		own := ".inject-refused-" + rand.Text()
@@ -467,7 +470,7 @@ func (q *quarantine) take(dir int, name string) (string, error) {
 		return "", unix.EXDEV
 	}
 	q.n++
-	kept := fmt.Sprintf("%d", q.n) // its name may hold a value
+	kept := fmt.Sprintf("%d", q.n) // not its name, which may hold a value
 	if err := unix.Renameat(dir, name, q.fd, kept); err != nil {
 		if errors.Is(err, unix.EXDEV) && q.n == 1 {
 			q.close()
@@ -485,7 +488,8 @@ func (q *quarantine) close() {
 	}
 }
 
-// openAt opens what is at rel below root, one name after the other.
+// openAt opens the file or folder at rel below root, one name after the other, so that no part
+// of rel can be a link.
 func openAt(root int, rel string, last int) (int, error) {
 	dir := root
 	for {

@@ -23,7 +23,7 @@ import (
 	"inject/injector/outputs/content"
 )
 
-// leak is what a task must not leave: new in each run, and awkward.
+// leak is the value that a task must not leave: awkward, and new in each run.
 var leak = "v\"'\\$ " + rand.Text()
 
 func leakRedactor() *redact.Redactor {
@@ -57,7 +57,7 @@ func get(t *testing.T, path string) string {
 	return string(b)
 }
 
-// outcomes are what became of which path.
+// outcomes returns the outcome for each path.
 func outcomes(r Report) map[string]string {
 	all := map[string]string{}
 	for _, f := range r.Findings {
@@ -103,9 +103,9 @@ func TestFolder(t *testing.T) {
 	require.True(t, r.Leaks(Mask))
 	require.Equal(t, map[string]string{
 		"_ERROR": "masked", "a/b/c/deep.txt": "masked", "o.json": "masked",
-		"binary":         "moved: binary data, of which nothing can be masked",
+		"binary":         "moved: binary data, which cannot be masked",
 		"one":            "moved: it has other names (hard links)",
-		"told":           "moved: the path that it leads to holds a value",
+		"told":           "moved: the target of this link holds a value",
 		"name-" + leak:   "moved: its name holds a value",
 		"folder " + leak: "moved: its name holds a value",
 	}, outcomes(r))
@@ -126,7 +126,7 @@ func TestFolder(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, os.SameFile(plain, again), "a file without values is not touched")
 
-	// Nothing of ours is left in it; what was refused is beside it, for nobody else.
+	// No temporary file is left; refused files are beside the folder, unreadable for others.
 	var there []string
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -144,7 +144,7 @@ func TestFolder(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, kept, 5)
 
-	// A second time there is nothing to do.
+	// A second check finds nothing.
 	r = checkFolder(t, folderOf(t, dir, Fail))
 	require.False(t, r.Leaks(Fail))
 	require.Empty(t, r.Findings)
@@ -166,7 +166,7 @@ func TestPolicies(t *testing.T) {
 	require.Equal(t, "[redacted:KEY]", get(t, dir+"/text"))
 }
 
-// A value that is no text makes no binary file of a text.
+// A binary value in a text does not make the file binary.
 func TestTextAroundAValue(t *testing.T) {
 	value := "\xff\x00\x01" + rand.Text() + "\xc3"
 	dir := t.TempDir() + "/o"
@@ -174,11 +174,11 @@ func TestTextAroundAValue(t *testing.T) {
 	put(t, dir+"/binary", "\x02 "+value)
 	f, err := OpenFolder(dir, redact.New(6, redact.Pattern{Name: "KEY", Value: []byte(value)}), Mask)
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, of which nothing can be masked"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, which cannot be masked"}, outcomes(checkFolder(t, f)))
 	require.Equal(t, "é [redacted:KEY]€ and more", get(t, dir+"/text"))
 }
 
-// What is not looked at in time is taken away, folders as a whole.
+// Files that are not checked in time are taken out, and folders as a whole.
 func TestOutOfTime(t *testing.T) {
 	dir := t.TempDir() + "/o"
 	for i := range 2000 {
@@ -192,12 +192,12 @@ func TestOutOfTime(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2002, r.Refused)
 	require.Len(t, r.Findings, maxFindings)
-	require.Contains(t, r.Findings[0].Why, "not looked at in time")
+	require.Contains(t, r.Findings[0].Why, "not checked in time")
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Empty(t, entries)
 
-	// Also a large one, in the middle of it.
+	// Time may also end in the middle of a large file.
 	for asked := range 40 {
 		put(t, dir+"/large", strings.Repeat("x", 4<<20)+leak)
 		r, err = folderOf(t, dir, Mask).Check(&ending{t.Context(), asked})
@@ -213,10 +213,10 @@ func TestOutOfTime(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, entries)
 	}
-	t.Fatal("it was never looked at in time")
+	t.Fatal("it was never checked in time")
 }
 
-// ending is a context that ends when it has been asked that often.
+// ending is a context that ends when it has been asked left times.
 type ending struct {
 	context.Context //nolint:containedctx // it is one
 
@@ -238,22 +238,22 @@ func TestNoFolder(t *testing.T) {
 	_, err = OpenFolder(dir+"/file/x", leakRedactor(), Mask)
 	require.Error(t, err)
 
-	// The task need not leave anything.
+	// A task need not leave outputs.
 	require.Zero(t, checkFolder(t, folderOf(t, dir+"/none/either", Mask)))
 	require.Zero(t, checkFolder(t, folderOf(t, dir+"/none", Mask)))
-	// It makes the folder; or a file, or a link, in its place.
+	// A task may make the folder, or a file or a link in its place.
 	f := folderOf(t, dir+"/made", Mask)
 	put(t, dir+"/made/x", leak)
 	require.Equal(t, 1, checkFolder(t, f).Masked)
 	require.NoError(t, os.RemoveAll(dir+"/made"))
 	put(t, dir+"/made", leak)
-	require.Equal(t, map[string]string{".": "moved: it is no folder any more"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, map[string]string{".": "moved: it is no longer a folder"}, outcomes(checkFolder(t, f)))
 	require.NoFileExists(t, dir+"/made")
 	put(t, dir+"/elsewhere/x", leak)
 	require.NoError(t, os.Symlink("elsewhere", dir+"/made"))
-	require.Equal(t, map[string]string{".": "moved: it is no folder any more"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, map[string]string{".": "moved: it is no longer a folder"}, outcomes(checkFolder(t, f)))
 	require.Equal(t, leak, get(t, dir+"/elsewhere/x"))
-	// A link that was there before is the operator's.
+	// A link that existed before the task is the operator's.
 	require.NoError(t, os.Symlink("elsewhere", dir+"/alias"))
 	require.Equal(t, 1, checkFolder(t, folderOf(t, dir+"/alias", Mask)).Masked)
 	require.Equal(t, "[redacted:KEY]", get(t, dir+"/elsewhere/x"))
@@ -264,7 +264,7 @@ func TestDepth(t *testing.T) {
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
 	require.NoError(t, err)
-	for range 1500 { // longer than a path can be, with what is above it
+	for range 1500 { // together with the folders above, longer than a path can be
 		require.NoError(t, unix.Mkdirat(fd, "d", 0o755))
 		next, err := unix.Openat(fd, "d", unix.O_DIRECTORY, 0)
 		require.NoError(t, err)
@@ -274,12 +274,12 @@ func TestDepth(t *testing.T) {
 	require.NoError(t, unix.Close(fd))
 	r := checkFolder(t, folderOf(t, dir, Mask))
 	require.Equal(t, 1, r.Refused)
-	require.Contains(t, r.Findings[0].Why, "too many folders")
+	require.Contains(t, r.Findings[0].Why, "nested too deep")
 	require.Contains(t, r.Findings[0].Outcome, "moved")
 }
 
-// Somebody with access to the folder puts files and links to the outside in the place
-// of one another while we look and mask: the outside stays as it is.
+// Another process replaces files by links to the outside and back while they are checked and
+// masked: the outside is unchanged.
 func TestSwapping(t *testing.T) {
 	parent := t.TempDir()
 	dir, outside := parent+"/o", parent+"/outside"
@@ -327,9 +327,8 @@ func TestSwapping(t *testing.T) {
 	require.True(t, before.ModTime().Equal(after.ModTime()))
 }
 
-// A million small files cost their time, and no memory each. They are a million names
-// of a thousand files, on a tmpfs if there is one, because to make so many takes longer
-// than to look at them.
+// A million small files take time, but no memory each. They are a million names of a thousand
+// files, on a tmpfs if there is one, because creating so many takes longer than the check.
 func TestManyFiles(t *testing.T) {
 	dir := t.TempDir()
 	var room unix.Statfs_t
@@ -368,12 +367,12 @@ func TestManyFiles(t *testing.T) {
 	require.Less(t, int(after.TotalAlloc-before.TotalAlloc)/(folders*files), 4096, "bytes a file")
 }
 
-// A terabyte of nothing takes no time, and what is in it is found.
+// A sparse file of a terabyte is checked quickly, and a value in it is found.
 func TestSparse(t *testing.T) {
 	dir := t.TempDir() + "/o"
 	put(t, dir+"/empty", "")
 	if err := os.Truncate(dir+"/empty", 1<<40); err != nil {
-		// As much as there may be, then.
+		// The file system allows less.
 		require.NoError(t, os.Truncate(dir+"/empty", 1<<34))
 	}
 	info, err := os.Stat(dir + "/empty")
@@ -398,7 +397,7 @@ func TestSparse(t *testing.T) {
 	}
 }
 
-// An archive with holes is looked into, and so are two that are one file.
+// Archives with holes are searched, and files of two archives are refused.
 func TestOddArchives(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir+"/leak", strings.Repeat(leak+"\n", 3))
@@ -413,14 +412,14 @@ for name, text in ("a", "leak"), ("b", "clean"):
 	out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 	require.Equal(t, map[string]string{
-		"holes.gz": "moved: a gzip archive, of which nothing can be masked", "holes.tgz": "moved: a gzip archive, of which nothing can be masked",
+		"holes.gz": "moved: a gzip archive, which cannot be masked", "holes.tgz": "moved: a gzip archive, which cannot be masked",
 		"two.tar":    "moved: there are several tar archives in it, one behind the other",
 		"two.tar.gz": "moved: there are several tar archives in it, one behind the other",
 		"two.zip":    "moved: damaged: a zip archive that may be read in two ways", "owt.zip": "moved: damaged: a zip archive that may be read in two ways",
 	}, outcomes(checkFolder(t, folderOf(t, dir+"/o", Mask))))
 }
 
-// A value that has a slash in it may be in a path.
+// A value with a slash in it is found in a path.
 func TestPath(t *testing.T) {
 	dir := t.TempDir() + "/o"
 	put(t, dir+"/plain/secret+value==", "nothing")
@@ -431,7 +430,7 @@ func TestPath(t *testing.T) {
 	require.FileExists(t, dir+"/plain/other")
 }
 
-// What cannot be moved is removed, folders with all that is in them, and nothing else.
+// A folder that cannot be moved is removed with everything in it, and nothing else is.
 func TestRemove(t *testing.T) {
 	parent := t.TempDir()
 	dir := parent + "/o"

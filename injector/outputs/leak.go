@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// A LeakError says that a value was in what the task left, or may have been, so that
-// something is missing there or, by the policy, the task has failed.
+// A LeakError says that the outputs of a task held a value, or may have. Then either a file is
+// missing from them, or the policy says that the task has failed.
 type LeakError struct {
 	Report Report
-	// Survived is set when a process of the task could not be ended, and may have
-	// changed what had been looked at.
+	// Survived is set if a process of the task could not be ended. It may have changed files
+	// after they were checked.
 	Survived bool
 }
 
-// Error tells of each file on a line of its own.
+// Error returns Lines as one text.
 func (e *LeakError) Error() string { return strings.Join(e.Lines(), "\n") }
 
-// Lines tells of each file: its path, what was found, and what was done.
+// Lines returns a line for each file: its path, what was found, and what was done.
 func (e *LeakError) Lines() []string {
 	lines := e.Report.Lines()
 	if e.Survived {
@@ -39,7 +39,7 @@ func (e *LeakError) Keys() []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
-// Lines tells of each file in r for people, and how many more there are.
+// Lines returns a line for people for each finding in r, and one for those that are not listed.
 func (r Report) Lines() []string {
 	var lines []string
 	for _, f := range r.Findings {

@@ -13,18 +13,18 @@ import (
 	"inject/injector/outputs/content"
 )
 
-// errAgain is returned for a file that is not what it was when it was looked at.
-var errAgain = errors.New("it changes while it is looked at")
+// errAgain is returned if a file has changed since it was inspected.
+var errAgain = errors.New("it changes while it is checked")
 
-// A signature changes when a file does, but for what a program changes by way of memory
-// (mmap), which not every file system notes at once.
+// A signature tells whether a file has changed. It may miss a change through shared memory
+// (mmap), for which some file systems update the times late or never.
 type signature struct {
 	dev, ino, mode, links uint64
 	size                  int64
 	changed, modified     unix.Timespec
 }
 
-// inspectFile looks at an open file.
+// inspectFile inspects an open file.
 func inspectFile(ctx context.Context, in *content.Inspector, f *os.File) (content.Content, error) {
 	fd := int(f.Fd())
 	st, _, err := stat(fd)
@@ -38,15 +38,15 @@ func inspectFile(ctx context.Context, in *content.Inspector, f *os.File) (conten
 	return in.Inspect(ctx, f.Name(), raw, f, st.Size)
 }
 
-// replaceMasked replaces f, the file called name in the folder dir, by a masked one, at
-// once, with its mode and owner, and the times in like, unless that is nil. Its other
-// names, access lists and extended attributes are lost. seen and before are what it was
-// when it was looked at: if it is not that any more it stays, and the error is errAgain.
+// replaceMasked replaces f, the file called name in the folder dir, by a masked one with the
+// same mode and owner, and the times of like unless that is nil. Other names, access lists and
+// extended attributes are lost. seen is the result of inspecting f, and before its signature
+// then: a file that has changed since is not replaced, and the error is errAgain.
 func replaceMasked(
 	ctx context.Context, in *content.Inspector, dir int, name string, f *os.File,
 	seen content.Content, before signature, like *unix.Stat_t,
 ) error {
-	temp := ".inject-" + rand.Text() // not by its name, which may be as long as names are
+	temp := ".inject-" + rand.Text() // without name, which may already have the maximal length
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -66,12 +66,12 @@ func replaceMasked(
 		err = err2
 	}
 	if err != nil {
-		_ = unix.Unlinkat(dir, temp, 0) // it is gone if all went well
+		_ = unix.Unlinkat(dir, temp, 0)
 	}
 	return err
 }
 
-// fill makes w what f is to become.
+// fill writes f to w with its values masked, and gives w the owner and mode of f.
 func fill(ctx context.Context, in *content.Inspector, w, f *os.File, seen content.Content) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -86,7 +86,7 @@ func fill(ctx context.Context, in *content.Inspector, w, f *os.File, seen conten
 	return keep(int(w.Fd()), like)
 }
 
-// keep gives fd the owner, group and mode that like has.
+// keep gives fd the owner, group and mode of like.
 func keep(fd int, like unix.Stat_t) error {
 	has, _, err := stat(fd)
 	if err != nil {
@@ -101,8 +101,8 @@ func keep(fd int, like unix.Stat_t) error {
 	return unix.Fchmod(fd, uint32(like.Mode)&0o7777) //nolint:unconvert // other systems have other types
 }
 
-// replace puts the file temp, which is open as fd, in the place of name, if that still
-// is what it was.
+// replace renames the file temp, which is open as fd, to name, if the file there still has the
+// signature before.
 func replace(dir int, temp, name string, fd int, before signature) error {
 	if now, err := statAt(dir, name); err != nil || now != before {
 		return errAgain
@@ -110,7 +110,7 @@ func replace(dir int, temp, name string, fd int, before signature) error {
 	if err := unix.Renameat(dir, temp, dir, name); err != nil {
 		return err
 	}
-	// Whoever may write to the folder may have put something else under either name.
+	// Another process may have put another file under either name in the meantime.
 	_, ours, err := stat(fd)
 	if now, err2 := statAt(dir, name); err != nil || err2 != nil || now.ino != ours.ino || now.dev != ours.dev {
 		return errAgain
@@ -118,7 +118,7 @@ func replace(dir int, temp, name string, fd int, before signature) error {
 	return nil
 }
 
-// stat returns what fd is, and its signature.
+// stat returns the status of fd and its signature.
 func stat(fd int) (st unix.Stat_t, s signature, err error) {
 	if err = unix.Fstat(fd, &st); err == nil {
 		s = signatureOf(&st)
@@ -126,6 +126,7 @@ func stat(fd int) (st unix.Stat_t, s signature, err error) {
 	return st, s, err
 }
 
+// statAt returns the signature of the file called name in the folder dir.
 func statAt(dir int, name string) (signature, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {

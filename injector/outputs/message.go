@@ -12,25 +12,25 @@ import (
 	"inject/injector/outputs/content"
 )
 
-// ErrRemoved is returned, wrapped, by [MaskMessage] when nothing is left of the message.
+// ErrRemoved is returned, wrapped, by [MaskMessage] when it has removed the message.
 var ErrRemoved = errors.New("the command's termination message could not be masked, and is removed")
 
-// MaskMessage masks the termination message at path, which a task may have left there for
-// kubelet, now that it has ended. It is masked in place: the file is mounted there, and
-// cannot be replaced. If it cannot be masked it is removed, which is [ErrRemoved]; if that
-// is not possible either, the error is another one, and values may be in it.
+// MaskMessage masks the termination message at path, which a task that has ended may have left
+// there for kubelet. It masks in place, because the file is usually a mount and cannot be
+// replaced. A message that cannot be masked is removed, and the error is [ErrRemoved]. If it
+// cannot be removed either, the error is another one, and the message may hold values.
 func MaskMessage(ctx context.Context, path string, r *redact.Redactor) error {
 	info, err := os.Lstat(path)
 	if err != nil || r.Empty() {
-		return nil //nolint:nilerr // there is none
+		return nil //nolint:nilerr // there is no message
 	}
-	link := info.Mode()&os.ModeSymlink != 0 // which may lead anywhere
+	link := info.Mode()&os.ModeSymlink != 0 // it may lead anywhere, so it is removed
 	if !link && (!info.Mode().IsRegular() || info.Size() == 0) {
 		return nil
 	}
 
 	err = maskInPlace(ctx, path, r)
-	if errors.Is(err, unix.EACCES) && os.Chmod(path, 0o600) == nil { // the command has closed it
+	if errors.Is(err, unix.EACCES) && os.Chmod(path, 0o600) == nil { // the command has made it unwritable
 		err = maskInPlace(ctx, path, r)
 	}
 	if err == nil {
@@ -42,14 +42,14 @@ func MaskMessage(ctx context.Context, path string, r *redact.Redactor) error {
 	return fmt.Errorf("the command's termination message, %s, can be neither masked nor removed: %w", path, err)
 }
 
-// maskInPlace masks a file in its place. Of a long one only the end is kept, of which
+// maskInPlace masks a file without replacing it. Only the end of a long file is kept, because
 // kubelet reads the last 4 KiB.
 func maskInPlace(ctx context.Context, path string, r *redact.Redactor) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // the operator's file
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // what matters is written by then
+	defer f.Close() //nolint:errcheck // WriteAt has reported errors
 	in := content.NewInspector(r)
 	seen, err := inspectFile(ctx, in, f)
 	switch {
@@ -75,7 +75,7 @@ func maskInPlace(ctx context.Context, path string, r *redact.Redactor) error {
 	return err
 }
 
-// tail keeps the end of what is written.
+// tail keeps the last bytes that are written to it: at least 64 KiB, at most twice that.
 type tail struct{ b []byte }
 
 // Write implements [io.Writer].

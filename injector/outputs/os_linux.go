@@ -8,15 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passing opens a folder to pass through it, for which it need not be readable.
+// passing are the flags to open a folder only to open others in it. It need not be readable.
 const passing = unix.O_PATH | unix.O_DIRECTORY
 
-// noOpenat2 is set when the kernel has no openat2(2), or a filter of system calls does
-// not know it.
+// noOpenat2 is set if the kernel has no openat2(2), or a seccomp filter does not know it.
 var noOpenat2 atomic.Bool
 
-// openBeneath opens what is in dir under one name: no link, and nothing that is mounted
-// there.
+// openBeneath opens the file or folder called name in dir. It opens no link, and with openat2
+// nothing that is mounted there.
 func openBeneath(dir int, name string, flags int) (int, error) {
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	for !noOpenat2.Load() {
@@ -25,7 +24,7 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 		})
 		switch {
-		case errors.Is(err, unix.EAGAIN): // something was renamed meanwhile
+		case errors.Is(err, unix.EAGAIN): // a rename elsewhere: try again
 		case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
 			noOpenat2.Store(true)
 		default:
@@ -44,20 +43,21 @@ func signatureOf(st *unix.Stat_t) signature {
 
 func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.Mtim} }
 
-// holeLength is how much is read of a hole: longer than what a value has of zeros.
+// holeLength is how many bytes of a hole are read, so that a value with zeros in it is found.
 const holeLength = 64 << 10
 
-// crossesMounts reports whether openBeneath may open what is mounted. If it does not,
-// devices tell nothing more: on overlayfs those of files differ from those of folders.
+// crossesMounts reports whether openBeneath may open what is mounted, so that device numbers
+// must be compared. Otherwise they are not, because on overlayfs those of files differ from
+// those of their folders.
 func crossesMounts() bool { return noOpenat2.Load() }
 
-// holes reads a file and passes over its holes, but for their beginnings.
+// holes reads a sparse file. It returns holeLength bytes of each hole and skips the rest.
 type holes struct {
 	fd   int
 	size int64
 	at   int64
-	end  int64 // of the data at at; or of what is read of the hole
-	hole bool
+	end  int64 // end of the data at at, or of the part of the hole that is read
+	hole bool  // at is in a hole
 }
 
 // Read implements [io.Reader].
@@ -81,11 +81,11 @@ func (s *holes) Read(p []byte) (int, error) {
 	return max(n, 0), err
 }
 
-// next finds what comes at s.at: data, or a hole.
+// next finds out whether data or a hole is at s.at, and where it ends.
 func (s *holes) next() error {
-	if s.hole { // to its end
+	if s.hole { // go to its end
 		data, err := unix.Seek(s.fd, s.at, unix.SEEK_DATA)
-		if err != nil { // there is no more
+		if err != nil { // there is no more data
 			return io.EOF
 		}
 		s.at, s.hole = data, false

@@ -9,27 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passing opens a folder to pass through it.
+// passing are the flags to open a folder only to open others in it.
 const passing = unix.O_RDONLY | unix.O_DIRECTORY
 
-// openBeneath opens what is in dir under one name, if that is no link.
+// openBeneath opens the file or folder called name in dir. It opens no link.
 func openBeneath(dir int, name string, flags int) (int, error) {
 	return unix.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{
-		dev: uint64(st.Dev), ino: st.Ino, mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:gosec // a number of the system's
+		dev: uint64(st.Dev), ino: st.Ino, mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:gosec // a device number
 		size: st.Size, changed: st.Ctim, modified: st.Mtim,
 	}
 }
 
 func times(st unix.Stat_t) []unix.Timespec { return []unix.Timespec{st.Atim, st.Mtim} }
 
-// crossesMounts reports whether openBeneath may open what is mounted.
+// crossesMounts reports whether openBeneath may open what is mounted, so that device numbers
+// must be compared.
 func crossesMounts() bool { return true }
 
-// holes reads a file; its holes are as long as they are.
+// holes reads a file with all bytes of its holes.
 type holes struct {
 	fd       int
 	size, at int64

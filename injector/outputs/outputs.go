@@ -1,6 +1,7 @@
-// Package outputs looks for known values in files, and takes them out: in what a
-// task leaves behind, or a person is about to hand on. Which values those are,
-// and what follows from a find, is its callers' business.
+// Package outputs finds known values in files and masks them: in the folders and the
+// termination message that a task leaves ([Folder], [MaskMessage]), and in files that a person
+// names ([Scanner]). What the form of a file is, and how a value is masked in it, is
+// the business of package content. The caller decides what a find means.
 package outputs
 
 import (
@@ -18,15 +19,15 @@ import (
 	"inject/injector/outputs/content"
 )
 
-// A File is one to look into.
+// A File is a file to scan.
 type File struct {
 	Path string
-	Size int64 // when it was listed, in bytes; 0 for what is no regular file
+	Size int64 // in bytes, when it was listed; 0 if it is not a regular file
 }
 
-// List returns the files at paths and, for a folder, all regular files below it,
-// in lexical order; links are followed only if they are in paths. It returns what
-// there is beside an error that names all that could not be listed.
+// List returns the files at paths and, for a folder, all regular files below it, in lexical
+// order. Links are followed only if they are in paths. The files are valid beside an error,
+// which names every file that could not be listed.
 func List(paths []string) ([]File, error) {
 	var files []File
 	var errs []error
@@ -42,7 +43,7 @@ func List(paths []string) ([]File, error) {
 		}
 		root := path
 		if link, err := filepath.EvalSymlinks(path); err == nil && link != filepath.Clean(path) {
-			root += string(filepath.Separator) // or WalkDir would stop at the link
+			root += string(filepath.Separator) // otherwise WalkDir stops at the link
 		}
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -73,21 +74,21 @@ func regularSize(info fs.FileInfo) int64 {
 	return info.Size()
 }
 
-// A Scanner looks into files. Its fields are set before it is used, and it is
-// used by one goroutine.
+// A Scanner scans and masks files by their paths. Its fields are set before it is used, and it
+// is used by one goroutine.
 type Scanner struct {
 	Redactor *redact.Redactor
-	// Found, if not nil, is called for every run that there is; by Mask, once it is
-	// masked.
+	// Found, if not nil, is called for every value that is found; by Mask, after the file has
+	// been masked.
 	Found func(File, redact.Find)
-	// Read, if not nil, is called as bytes are read for the first time, with how many
-	// more those are.
+	// Read, if not nil, is called with the number of bytes of every read of the first pass over
+	// a file.
 	Read func(n int)
 
-	in *content.Inspector // of what is masked
+	in *content.Inspector // made by the first call of Mask
 }
 
-// Check looks for values in f, and changes nothing.
+// Check finds the values in f, and changes nothing.
 func (s *Scanner) Check(ctx context.Context, f File) error {
 	r, err := os.Open(f.Path)
 	if err != nil {
@@ -97,8 +98,8 @@ func (s *Scanner) Check(ctx context.Context, f File) error {
 	return s.Copy(ctx, f, r, io.Discard)
 }
 
-// Copy copies r to w with its values masked. f is what r is called when
-// something is found.
+// Copy copies r to w with its values masked byte by byte, whatever the form of r. f names r in
+// calls of Found.
 func (s *Scanner) Copy(ctx context.Context, f File, r io.Reader, w io.Writer) error {
 	out := s.Redactor.Writer(w)
 	if s.Found != nil {
@@ -111,12 +112,12 @@ func (s *Scanner) Copy(ctx context.Context, f File, r io.Reader, w io.Writer) er
 	return err
 }
 
-// reader returns r, ended when ctx does, and tells what was read.
+// reader returns r so that it ends with ctx and calls s.Read.
 func (s *Scanner) reader(ctx context.Context, r io.Reader) io.Reader { return &scanned{s, ctx, r} }
 
 type scanned struct {
 	s   *Scanner
-	ctx context.Context //nolint:containedctx // it is one call's
+	ctx context.Context //nolint:containedctx // it lives as long as one call
 	r   io.Reader
 }
 
@@ -132,27 +133,30 @@ func (r *scanned) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ErrLinks is returned, wrapped, by [Scanner.Mask] when the file was masked and
-// has other names, under which it still is as it was.
+// ErrLinks is returned, wrapped, by [Scanner.Mask] for a file with several names: it is masked
+// under one of them, and unchanged under the others.
 var ErrLinks = errors.New("it has other names (hard links), under which the values still are")
 
-// Mask replaces a regular file that holds values by a masked one with the same
-// mode and owner: at once, so that a program that opens it finds either. A text, JSON and
-// Flyte's messages keep their form, and what is bytes of no known form is masked as
-// that. A file that cannot be masked, such as an archive, is an error. Its times, access
-// lists and extended attributes are new. A file without values is not touched. It follows
-// a link and leaves it in place. If it fails, or ctx ends, the file is as it was; but for
-// [ErrLinks], and if the folder cannot be synced, when it is masked.
+// Mask replaces a regular file that holds values by a masked one with the same mode and owner.
+// The replacement is atomic: a program that opens the file finds either the old or the new one.
+// A file without values is not touched. A link is followed and stays a link.
+//
+// A text, JSON and Flyte's messages keep their form. Bytes of no known form are masked byte by
+// byte. A file that cannot be masked, such as an archive, is an error. The times, access lists
+// and extended attributes of the masked file are new.
+//
+// If Mask fails or ctx ends, the file is unchanged, with two exceptions: it is masked if the
+// error is [ErrLinks], or if only the sync of the folder has failed.
 func (s *Scanner) Mask(ctx context.Context, f File) error {
 	path, err := filepath.EvalSymlinks(f.Path)
 	if err != nil {
 		return err
 	}
-	// Before it is opened: a named pipe would wait for somebody to write to it.
+	// Check this before opening it: opening a named pipe waits for a writer.
 	if info, err := os.Stat(path); err != nil {
 		return err
 	} else if !info.Mode().IsRegular() {
-		return errors.New("it is no regular file: it cannot be replaced")
+		return errors.New("it is not a regular file: it cannot be replaced")
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -176,7 +180,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	if s.in == nil {
 		s.in = content.NewInspector(s.Redactor)
 	}
-	var finds []redact.Find // which are none until they are masked
+	var finds []redact.Find // reported only after the file has been masked
 	s.in.Read, s.in.Found = s.Read, func(find redact.Find) { finds = append(finds, find) }
 	seen, err := inspectFile(ctx, s.in, r)
 	switch {
@@ -187,7 +191,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	case len(seen.Found) == 0:
 		return nil
 	case !seen.Maskable() && !seen.Binary():
-		return fmt.Errorf("%s, of which nothing can be masked: it is left as it is, and holds values", seen.Why)
+		return fmt.Errorf("%s, which cannot be masked: it is left as it is, and holds values", seen.Why)
 	}
 	fd := int(dir.Fd())
 	err = replaceMasked(ctx, s.in, fd, filepath.Base(r.Name()), r, seen, before, nil)

@@ -41,7 +41,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// only returns the names in a folder: nothing may be left in it.
+// only asserts that a folder has exactly these names: no temporary file is left.
 func only(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -75,7 +75,7 @@ func TestList(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
-	// The value crosses what is read at a time.
+	// The value crosses the end of a read.
 	write(t, dir+"/f", strings.Repeat("x", 256<<10-5)+value)
 	s := scanner()
 	var found []redact.Find
@@ -128,7 +128,7 @@ func TestMask(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, os.SameFile(info, again))
 
-	// A link stays one.
+	// A link stays a link.
 	write(t, dir+"/sub/target", value)
 	require.NoError(t, os.Symlink("sub/target", dir+"/link"))
 	require.NoError(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/link"}))
@@ -137,7 +137,7 @@ func TestMask(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "sub/target", target)
 
-	// Another name of the file keeps what was there: that is told.
+	// A second name of the file keeps the value, which is an error.
 	write(t, dir+"/one", value)
 	require.NoError(t, os.Link(dir+"/one", dir+"/two"))
 	require.ErrorIs(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/one"}), outputs.ErrLinks)
@@ -146,11 +146,11 @@ func TestMask(t *testing.T) {
 	only(t, dir, "f", "link", "one", "sub", "two")
 
 	require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o600))
-	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/fifo"}), "no regular file")
-	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir}), "no regular file")
+	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/fifo"}), "not a regular file")
+	require.ErrorContains(t, scanner().Mask(t.Context(), outputs.File{Path: dir}), "not a regular file")
 }
 
-// What a file is decides how its values are masked, here as in a task's outputs.
+// The form of a file decides how its values are masked, as in a task's outputs.
 func TestMaskForms(t *testing.T) {
 	const number = "12345678"
 	message := func(text string) string {
@@ -167,14 +167,14 @@ func TestMaskForms(t *testing.T) {
 	for _, c := range []struct {
 		name, data, want string
 		finds            int
-		err              string // the file stays as it is
+		err              string // if set, the file is unchanged
 	}{
 		{"text", "pin " + number, "pin [redacted:PIN]", 1, ""},
 		{"o.json", `{"pin": 12345678}`, `{"pin": "[redacted:PIN]"}`, 1, ""},
 		{"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[redacted:PIN]\"]\n{\"a\": \"[redacted:PIN]\"}\n", 2, ""},
 		{"error.pb", message("it is " + number), message("it is [redacted:PIN]"), 1, ""},
 		{"bytes", "\x00\xff" + number + "\xff", "\x00\xff[redacted:PIN]\xff", 1, ""},
-		{"a.gz", gzipped.String(), "", 0, "a gzip archive, of which nothing can be masked"},
+		{"a.gz", gzipped.String(), "", 0, "a gzip archive, which cannot be masked"},
 		{"cut.gz", gzipped.String()[:gzipped.Len()-5], "", 0, "damaged: a gzip archive"},
 		{"unknown.pb", message("it is " + number), "", 0, "a .pb file of an unknown kind"},
 		{"no values", "nothing", "nothing", 0, ""},
@@ -201,7 +201,7 @@ func TestMaskForms(t *testing.T) {
 	}
 }
 
-// The termination message is masked in place, or nothing is left of it.
+// The termination message is masked in place, or removed.
 func TestMaskMessage(t *testing.T) {
 	r := scanner().Redactor
 	for _, c := range []struct{ name, data, want string }{
@@ -238,8 +238,8 @@ func TestMaskMessage(t *testing.T) {
 	})
 }
 
-// A file that grows, or is replaced, while it is being masked is left as it is; so
-// is one that is interrupted at any read.
+// A file that grows or is replaced while it is being masked is unchanged. So is a file if ctx
+// ends at any read.
 func TestMaskIsAllOrNothing(t *testing.T) {
 	dir := t.TempDir()
 	f := outputs.File{Path: dir + "/f"}
@@ -291,7 +291,7 @@ func TestMaskIsAllOrNothing(t *testing.T) {
 	require.Equal(t, strings.ReplaceAll(text, value, "[redacted:K]"), read(t, f.Path))
 }
 
-// countdown ends when it has been asked that often.
+// countdown is a context that ends when it has been asked left times.
 type countdown struct {
 	context.Context //nolint:containedctx // it is one
 
