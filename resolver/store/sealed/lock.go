@@ -89,7 +89,7 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 		}
 		if !time.Now().Before(deadline) {
 			return secret.WithHint(
-				fmt.Errorf("%w: %s is held by %s, and was for %v", secret.ErrUnavailable, o.Path, held, o.LockTimeout),
+				fmt.Errorf("%w: %s is held by %s; waited %v", secret.ErrUnavailable, o.Path, held, o.LockTimeout),
 				"try again when it has ended, or wait longer with --lock-timeout")
 		}
 
