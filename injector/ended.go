@@ -12,11 +12,12 @@ import (
 	"inject/injector/outputs"
 )
 
-// reserve is how much of grace is for the outputs: kubelet's own, after which all ends,
-// is longer, but by how much we are not told.
+// reserve returns the part of grace that is kept for the check of the outputs. Kubelet kills all
+// when its own grace period is over, and does not tell us how long that is.
 func reserve(grace time.Duration) time.Duration { return min(grace/4, 5*time.Second) }
 
-// checkOutputs checks what the task has left, now that nobody uses it.
+// checkOutputs checks the folders that the task has written, when none of its processes is left.
+// It returns an [*outputs.LeakError] if that makes the task fail, and logs other finds.
 func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 	if o.Signals != nil {
 		var cancel func()
@@ -48,8 +49,8 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 	return nil
 }
 
-// maskMessage masks the message that the task has left for kubelet. A message that had to be
-// removed is no failure of the task.
+// maskMessage masks the message that the task has left for kubelet. It is no failure of the task
+// if the message had to be removed.
 func maskMessage(ctx context.Context, o Options) error {
 	if o.NoRedact || o.TerminationMessage == "" {
 		return nil
@@ -74,18 +75,18 @@ func outputLost(log hclog.Logger, status exec.Status) error {
 		case status.OutputErr != nil:
 			log.Error("the task's output could not be written"+lost, "error", status.OutputErr)
 		case status.Abandoned:
-			log.Warn("nobody takes the task's output" + lost)
+			log.Warn("the task's output is not read" + lost)
 		case status.NoTerminal != nil:
 			log.Warn("no terminal could be made for the task, so its output went through a pipe"+
 				" (--no-redact keeps the terminal)", "error", status.NoTerminal)
 		case status.Leaked:
-			log.Warn("a process that the task left behind still holds its output; what it writes from now on is lost")
+			log.Warn("a process that the task left behind has its output open; what it writes from now on is lost")
 		}
 	})
 	return nil
 }
 
-// tell says something that is not worth being stuck for.
+// tell calls say, and waits for it at most a second: stderr may block, and we must end.
 func tell(say func()) {
 	done := make(chan struct{})
 	go func() {

@@ -1,6 +1,7 @@
-// Package injector is a secret's way through, on one page: resolve the declared
-// list, place the values, mask them, run the task. It takes the task and the
-// resolver as they are given to it, and knows neither flags nor stores.
+// Package injector runs a task with its secrets. [Run] is the way of a secret on one page: the
+// declared list is resolved, its values are placed and masked, the task runs, and what it leaves
+// is checked. Where the declared list and the resolver come from is the caller's choice: the
+// package knows neither flags nor stores.
 package injector
 
 import (
@@ -22,39 +23,42 @@ import (
 	"inject/resolver/secret"
 )
 
-// Options are a task and how it is run.
+// Options describe a task and how it is run.
 type Options struct {
+	// Declared are the secrets of the task, which Resolver looks up for Scope. Resolver may be
+	// nil if there are none.
 	Scope    secret.Scope
 	Declared []secret.Declaration
 	Resolver resolver.Resolver
-	// Deadline bounds resolving, all of it.
+	// Deadline is when resolving must be done.
 	Deadline time.Time
-	// Release, if not nil, gives back what resolving needed, before the task starts.
+	// Release, if not nil, closes the store that Resolver reads. It is called once, before the
+	// task starts.
 	Release func() error
 
-	// Environ is what the task inherits, without duplicate names.
+	// Environ is the environment that the task inherits, without duplicate names.
 	Environ    []string
 	OnConflict place.Conflict
-	// FilesDir is where file secrets appear; "" for the default.
+	// FilesDir is the folder in which file secrets appear; "" for the default of [place.Target].
 	FilesDir string
 
-	// Redactor masks the task's output; the values are added to it. It may hold
-	// more, and serve others.
+	// Redactor masks the task's output. Run adds the values to it. It may have other patterns,
+	// and other users.
 	Redactor *redact.Redactor
-	// NoRedact gives the task our own stdout and stderr.
+	// NoRedact gives the task our own stdout and stderr, unmasked.
 	NoRedact bool
-	// Outputs are what the task leaves, which is checked when it and all its processes
-	// have ended. There is a part of Grace for that.
+	// Outputs are folders that Run checks when the task and all its processes have ended. A part
+	// of Grace is reserved for that.
 	Outputs []*outputs.Folder
-	// Policy is what becomes of values in Outputs.
+	// Policy says what happens if Outputs have a value in them.
 	Policy outputs.Policy
 
 	Command               []string
 	Stdin, Stdout, Stderr *os.File
-	// Grace is how long a task may take to end once it was asked to.
+	// Grace is how long the task may take to end after it was asked to; then it is killed.
 	Grace time.Duration
-	// Signals are those that were taken since we began; nil to take them when the
-	// task is started.
+	// Signals are the signals that the caller took before, so that none is lost on the way here.
+	// If it is nil, Run takes them when it starts the task.
 	Signals *exec.Signals
 	// TerminationMessage is the file in which the task may leave a message for kubelet; ""
 	// for none. It is masked when the task has ended, unless NoRedact is set.
@@ -62,22 +66,25 @@ type Options struct {
 	Log                hclog.Logger
 }
 
-// Run runs the task and returns how it ended. It returns an error with that if a value
-// was in what it left (a [*outputs.LeakError]) or its output was lost. It returns an error, and
-// has started nothing and left nothing, if a secret could not be resolved or placed
-// (a [*resolver.Error] names all of those at once) or the command could not be
-// started (an [*exec.StartError], or an [*exec.StoppedError] if a signal asked us
-// to stop before). When nothing is to be masked or cleaned up
-// it does not return: the process becomes the task. When ctx ends before the task
-// is started, it never is; once it runs, signals end it, and this process has given up its
-// stdin, its working folder and the descriptors that the task inherited.
+// Run runs the task and returns how it ended.
+//
+// If the task cannot be started, it leaves no file behind and returns an error: a
+// [*resolver.Error] that names every secret that could not be resolved, an [*exec.StartError]
+// about the command, or an [*exec.StoppedError] if a signal asked us to stop before the start. If
+// the task ran, it returns an error beside the status if the task left a value in its outputs (a
+// [*outputs.LeakError]), or if a part of its output was lost.
+//
+// If there is nothing to mask, to check or to remove afterwards, Run does not return: this
+// process becomes the task. If ctx ends before the start, the task never starts. Afterwards ctx
+// is ignored, signals end the task, and this process has given up its stdin, its working folder
+// and the descriptors that the task inherited.
 func Run(ctx context.Context, o Options) (exec.Status, error) {
 	resolved, err := resolve(ctx, o)
 	if err != nil {
 		return exec.Status{}, err
 	}
 	secrets := Secrets(resolved)
-	harden.Process(o.Log.Debug) // from before the first Reveal, the task included
+	harden.Process(o.Log.Debug) // before the first Reveal; the task cannot read our memory either
 
 	placed, err := place.Values(place.Target{
 		Environ: o.Environ, OnConflict: o.OnConflict, FilesDir: o.FilesDir,
@@ -106,7 +113,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
-	// Before anything is said: stderr may be stuck, files must not be.
+	// The files go before any message: stderr may block, and they must not stay.
 	placed.Remove(o.Log)
 	if err != nil {
 		return status, err
@@ -118,7 +125,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	return status, errors.Join(err, messageErr, outputLost(o.Log, status))
 }
 
-// Secrets returns what is to be placed of resolved.
+// Secrets returns the part of resolved that package place needs.
 func Secrets(resolved []resolver.Resolved) []place.Secret {
 	secrets := make([]place.Secret, len(resolved))
 	for i, r := range resolved {
@@ -127,12 +134,12 @@ func Secrets(resolved []resolver.Resolved) []place.Secret {
 	return secrets
 }
 
-// resolve returns the values and gives back what it took to get them.
+// resolve returns the values of the declared list, and closes the store.
 func resolve(ctx context.Context, o Options) (resolved []resolver.Resolved, err error) {
 	if o.Release != nil {
 		defer func() {
 			if err2 := o.Release(); err == nil && err2 != nil {
-				err = fmt.Errorf("%w: give the store back: %w", secret.ErrUnavailable, err2)
+				err = fmt.Errorf("%w: close the store: %w", secret.ErrUnavailable, err2)
 			}
 		}()
 	}

@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// options runs a command, with the secrets of keys, each with its key in lower
-// case as its value; its output comes back through the files.
+// options returns the options that run command with the declared secrets, and functions that
+// return what it has written. The value of KEY is value-of-key.
 func options(t *testing.T, command []string, declared ...secret.Declaration) (o Options, stdout, stderr func() string) {
 	t.Helper()
 	s := storetest.Memory()
@@ -80,8 +80,7 @@ func TestRun(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// Whatever fails before the task, nothing starts, nothing is left, and the store
-// is given back.
+// If anything fails before the start, the command does not start and no file is left.
 func TestNothingIsLeft(t *testing.T) {
 	started := filepath.Join(t.TempDir(), "started")
 	file := secret.Declaration{Key: "B", Mount: secret.File}

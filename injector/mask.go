@@ -8,8 +8,8 @@ import (
 	"inject/internal/tty"
 )
 
-// mask adds the values to the redactor and gives the task outputs that pass it, or
-// leaves it our own ones if there is nothing to mask. It reports which.
+// mask adds the values to the redactor and makes the task write to it instead of our own stdout
+// and stderr. If there is nothing to mask, it leaves both and reports false.
 func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err error) {
 	if o.NoRedact {
 		return false, nil
@@ -27,8 +27,8 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 		}
 	}
 
-	// One stream if both are the same file: it keeps the order, and a value of
-	// which half comes on each.
+	// If both are the same file they share one stream. That keeps the order of what the task
+	// writes, and finds a value of which one half is written to each.
 	same := false
 	if a, err := o.Stdout.Stat(); err == nil {
 		if b, err := o.Stderr.Stat(); err == nil {
