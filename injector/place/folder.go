@@ -52,7 +52,8 @@ func absolute(dir string) string {
 // come before those on a disk.
 func bases(filesDir string) []string {
 	var ram, disk []string
-	for _, dir := range []string{filesDir, os.Getenv("XDG_RUNTIME_DIR"), "/dev/shm", os.TempDir()} { //nolint:forbidigo // like TMPDIR it says what this machine has; it sets nothing
+	runtimeDir := os.Getenv("XDG_RUNTIME_DIR") //nolint:forbidigo // about this machine, as TMPDIR is; no setting of ours
+	for _, dir := range []string{filesDir, runtimeDir, "/dev/shm", os.TempDir()} {
 		if dir == "" {
 			continue
 		}

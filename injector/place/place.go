@@ -278,7 +278,8 @@ func appearsIn(filesDir string) string {
 // inContainer reports whether this process runs in a container. Outside of one, on a person's
 // machine, nothing is placed in FlyteDir unasked.
 func inContainer() bool {
-	if os.Getpid() == 1 || os.Getenv("KUBERNETES_SERVICE_HOST") != "" { //nolint:forbidigo // it says where we are; it sets nothing
+	pod := os.Getenv("KUBERNETES_SERVICE_HOST") != "" //nolint:forbidigo // about this machine; no setting of ours
+	if pod || os.Getpid() == 1 {
 		return true
 	}
 	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
