@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// polite is how long what is left of a program has to end by itself, and forcible
-	// how long the kernel has to end it.
+	// polite is how long processes have to end after SIGTERM, and forcible after SIGKILL.
 	polite   = time.Second
 	forcible = 5 * time.Second
 )
 
-// endAll ends every process below us and reaps it: what the program left behind is
-// ours, as we are its subreaper or process 1. Not those in spared, which were there
-// before the program, and what is below them. It reports whether none is left. The
-// program itself must have been reaped. When there is no time it is not polite.
+// endAll ends every process below us and reaps it, and reports whether none is left. Below us are
+// the processes that the program left behind, because we are their subreaper or process 1. The
+// processes in spared, which were there before the program, and their descendants are left alone.
+// The program itself must have been reaped. In haste, endAll sends SIGKILL without a SIGTERM
+// before it.
 func endAll(spared []int, inHaste bool) bool {
 	began := time.Now()
 	asked := map[int]bool{}
@@ -41,7 +41,7 @@ func endAll(spared []int, inHaste bool) bool {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			case !asked[pid]:
 				_ = unix.Kill(pid, unix.SIGTERM)
-				_ = unix.Kill(pid, unix.SIGCONT) // a stopped one does not hear it
+				_ = unix.Kill(pid, unix.SIGCONT) // a stopped process does not act on SIGTERM
 			}
 			asked[pid] = true
 		}
@@ -53,7 +53,7 @@ func endAll(spared []int, inHaste bool) bool {
 	return true
 }
 
-// reapAll reaps the children that have ended, and reports whether there are others.
+// reapAll reaps the children that have ended, and reports whether others are still running.
 func reapAll() bool {
 	for {
 		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
@@ -67,10 +67,10 @@ func reapAll() bool {
 	}
 }
 
-// descendants returns the processes below us but for those in spared and below them, and
-// whether that is known. A number may be another's by the time
-// it is sent a signal only if its process has ended and was reaped meanwhile: by a
-// parent of its own, within microseconds, and numbers are not used again so soon.
+// descendants returns the processes below us except those in spared and their descendants, and
+// whether /proc could tell. A returned process may end before it gets a signal. Its number could
+// only be another process's by then if its own parent reaped it and the kernel had used up all
+// numbers since, which takes longer than these microseconds.
 func descendants(spared []int) (below []int, known bool) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -86,14 +86,14 @@ func descendants(spared []int) (below []int, known bool) {
 		if err != nil {
 			continue // it has ended
 		}
-		// PID (NAME) STATE PARENT …, and the name may hold anything: proc(5).
+		// The format is PID (NAME) STATE PARENT …, and the name may contain anything: proc(5).
 		if fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]); len(fields) > 1 {
 			parent, _ := strconv.Atoi(string(fields[1]))
 			children[parent] = append(children[parent], pid)
 		}
 	}
 	if _, seen := children[os.Getppid()]; !seen {
-		return nil, false // an empty /proc, or another one's
+		return nil, false // /proc is empty, or that of another PID namespace
 	}
 	for _, pid := range children[os.Getpid()] {
 		if !slices.Contains(spared, pid) {

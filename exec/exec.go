@@ -1,8 +1,3 @@
-// Package exec hands over to the user's program: it becomes it ([Replace]), or
-// starts it and stays in front of it as if it were not there ([Run]): signals
-// go in, output and exit status come out, orphans are reaped. It knows nothing
-// of secrets, and what happens to the output is its writers' business. It is
-// the only package that imports os/exec and starts processes.
 package exec
 
 import (
@@ -22,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes for a program that could not be started, as sh, env and docker
-// have them.
+// Exit codes for a program that could not be started, the same as those of sh, env and docker.
 const (
 	CodeNotExecutable = 126
 	CodeNotFound      = 127
@@ -31,49 +25,48 @@ const (
 
 // A Process is a program to run.
 type Process struct {
-	// Args are the arguments. Args[0] is the program's path if it holds a slash,
-	// else its name, which is looked up in the PATH of Env.
+	// Args are the arguments. Args[0] is the program's path if it contains a slash. Otherwise
+	// it is a name, which is looked up in the PATH of Env.
 	Args []string
 	// Env is the whole environment, without duplicate names.
 	Env []string
-	// Stdin is given to the program as it is.
+	// Stdin becomes the program's stdin. If it is nil, the program's is closed.
 	Stdin *os.File
-	// Stdout and Stderr get what the program writes. An *os.File is given to it as
-	// it is; anything else is written to from a pipe, in the order in which it
-	// came, and closed, if it can be, when that has ended. If the two are equal
-	// they share one pipe.
+	// Stdout and Stderr receive what the program writes. The program gets an *os.File itself.
+	// For any other writer it gets a pipe, which Run copies to the writer in order; at the end
+	// of the pipe Run closes the writer if it is an io.Closer. Equal writers share one pipe.
 	Stdout, Stderr io.Writer
-	// StdoutTo and StderrTo, if not nil, are the files that Stdout and Stderr write to
-	// in the end: when nobody reads one any more the program is told at once, and not
-	// by its next write; and if it is a pipe it is made to hold more once it is busy.
-	// StdoutTo becomes /dev/null when the program has closed its stdout, so that its
-	// reader finds the end, unless StderrTo is the same file.
+	// StdoutTo and StderrTo, if not nil, are the files that Stdout and Stderr write to in the
+	// end. When the reader of such a file goes away, the program's pipe is closed at once and
+	// not at the next write. If the file is a pipe, its capacity grows once it is busy. When
+	// the program has closed its stdout, StdoutTo is replaced by /dev/null so that its reader
+	// sees the end, unless StderrTo is the same file.
 	StdoutTo, StderrTo *os.File
-	// Terminal, if not nil, gets what the program shows on a terminal of its own. Each
-	// of Stdin, Stdout and Stderr that is a terminal is replaced by that one, and
-	// everything else about it is as if it were not. One of the outputs must be a
-	// terminal. Of whoever sets it main calls [Monitor] first.
+	// Terminal, if not nil, receives what the program shows on a pseudo-terminal, which
+	// replaces each of Stdin, Stdout and Stderr that is a terminal. At least one of Stdout and
+	// Stderr must be one. A program that sets Terminal must call [Monitor] first in its main
+	// function.
 	Terminal io.Writer
-	// Grace is how long after a SIGTERM to us the program's group gets a SIGKILL,
-	// and output that nobody takes is left; 0 for never.
+	// Grace is the time from a SIGTERM to us until the program's group gets a SIGKILL and
+	// output whose reader is stuck is given up. 0 means never.
 	Grace time.Duration
-	// Reserve is how much of Grace is the caller's, for what it does once Run has
-	// returned.
+	// Reserve is the part of Grace that the caller needs after Run has returned. The program
+	// keeps at least half of Grace.
 	Reserve time.Duration
-	// EndAll makes Run end what the program leaves behind: with SIGTERM once its output
-	// is written, a second later with SIGKILL. Nothing of it runs when Run returns, or
-	// Survived is set.
+	// EndAll makes Run end the processes that the program leaves behind: with SIGTERM once its
+	// output is written, and with SIGKILL a second later. If one of them still runs when Run
+	// returns, Status.Survived is set.
 	EndAll bool
-	// Signals are those that the program gets, taken beforehand, which whoever took
-	// them releases; nil to take them when it is started.
+	// Signals are forwarded to the program. The caller took them with [TakeSignals] and
+	// releases them. If nil, Run takes them when it starts the program.
 	Signals *Signals
-	// LetGo makes Run give up what this process was started with only to hand it on, once
-	// the program has it: stdin, the descriptors above 2, and the working folder unless
-	// there is a terminal, which may show it to a person. What the program closes is closed
-	// then, and what it unmounts is not kept busy by us. The caller uses none of them any more.
+	// LetGo makes Run give up, once the program has started, what this process inherited for
+	// it: stdin, the descriptors above 2, and the working folder. A descriptor that the program
+	// closes is then really closed, and a file system that it unmounts is not kept busy by us.
+	// The working folder stays if there is a terminal, because a terminal may show it.
 	LetGo bool
-	// Started, if not nil, is called by Run once the program has Args and Env, which
-	// are not used from then on.
+	// Started, if not nil, is called by Run once the program has started. Run does not use
+	// Args and Env from then on, so the caller may overwrite them.
 	Started func()
 }
 
@@ -81,30 +74,29 @@ type Process struct {
 type Status struct {
 	// Code is its exit code, or 128+n if signal n ended it.
 	Code int
-	// Leaked is set when some other process still held the program's output when
-	// we stopped waiting for it. What it writes after that is lost.
+	// Leaked is set when a process that the program left behind still held its output when Run
+	// stopped waiting. What that process writes later is lost.
 	Leaked bool
-	// Abandoned is set when we were asked to stop while nobody took the program's
-	// output: the rest of it is lost.
+	// Abandoned is set when we were asked to stop while the reader of the program's output was
+	// stuck. The rest of the output is lost.
 	Abandoned bool
-	// Survived is set when something that the program left behind could not be ended, or
-	// not be found (EndAll).
+	// Survived is set when Process.EndAll could not end, or not find, all processes that the
+	// program left behind.
 	Survived bool
-	// Asked is when we were asked to stop, the zero Time if we were not.
+	// Asked is when we were asked to stop. It is the zero Time if we were not.
 	Asked time.Time
-	// TerminalSignal is the signal that ended it, if a shell on a terminal waits for
-	// us: it stops its script only if we die of it, too.
+	// TerminalSignal is the signal that ended the program, if we are a job of a shell on a
+	// terminal. The shell ends its script only if we die of that signal, too: see [DieOf].
 	TerminalSignal syscall.Signal
-	// NoTerminal is why the program had a pipe instead of a terminal of its own; nil if
-	// it had one, or needed none.
+	// NoTerminal is why the program got a pipe instead of the pseudo-terminal that it should
+	// have. It is nil if the program got one or needed none.
 	NoTerminal error
-	// OutputErr is the first error in writing the program's output, other than
-	// that nobody reads it any more; the program was cut off from there on, as by
-	// a closed pipe.
+	// OutputErr is the first error in writing the program's output. From there on the program
+	// wrote to a closed pipe. That the reader has gone away is no error.
 	OutputErr error
 }
 
-// StartError is why a program could not be started.
+// StartError says why a program could not be started.
 type StartError struct {
 	Name string // Args[0]
 	Code int    // CodeNotFound or CodeNotExecutable
@@ -117,29 +109,31 @@ func (e *StartError) Error() string { return e.Name + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *StartError) Unwrap() error { return e.Err }
 
-// Replace becomes the program, as execve(2) does. It returns only if it cannot,
-// and then a [*StartError] or a [*StoppedError]. Stdin, Stdout, Stderr and Grace
-// are not used: the program has ours.
+// Replace turns this process into the program, by execve(2). It returns only if that fails: with
+// a [*StartError], or with a [*StoppedError] if a signal asked us to stop before. Of p it uses
+// Args, Env and Signals; the program inherits our stdin, stdout and stderr.
 func Replace(p Process) error {
 	path, err := ready(p)
 	if err != nil {
 		return err
 	}
 	if p.Signals != nil {
-		// There is nothing to clean up: from here on a signal ends us as it will end
+		// There is nothing to clean up, so from here on a signal may end us as it would end
 		// the program.
 		if err := p.Signals.giveBack(); err != nil {
 			return err
 		}
 	}
-	return startError(p, path, syscall.Exec(path, p.Args, p.Env)) //nolint:gosec // it is what we are for
+	return startError(p, path, syscall.Exec(path, p.Args, p.Env)) //nolint:gosec // the caller's program
 }
 
-// Run starts the program and returns how it ended, a [*StartError] if it was
-// never started, a [*StoppedError] if a signal asked us to stop before that, and
-// another error if the system could start nothing. When ctx ends, the program is asked to stop as by a SIGTERM.
-// No other child of this process may be waited for meanwhile, because Run reaps
-// them all; so at most one Run may be under way.
+// Run starts the program, waits for it and returns how it ended. Its error is a [*StartError] if
+// the program cannot be started, a [*StoppedError] if a signal asked us to stop before that, and
+// another error if the system has no process or descriptor left. When ctx ends, the program is
+// asked to stop as by a SIGTERM to us.
+//
+// Run reaps every child of this process. So at most one Run may be under way, and the process must
+// not wait for another child meanwhile.
 func Run(ctx context.Context, p Process) (Status, error) {
 	if p.Signals == nil {
 		_, p.Signals = TakeSignals(ctx)
@@ -165,9 +159,9 @@ func Run(ctx context.Context, p Process) (Status, error) {
 	return s.run(ctx)
 }
 
-// Output runs a short helper program to its end, in the environment env and with
-// in on its stdin, and returns its stdout. Its stderr is ours. Not to be used
-// while a Run is under way.
+// Output runs a short helper program to its end, with the environment env and the text in on its
+// stdin, and returns its stdout. It shares our stderr. Output must not be called during a [Run],
+// which would reap the helper.
 func Output(ctx context.Context, env []string, in string, args ...string) ([]byte, error) {
 	cmd := osexec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // the caller's choice of helper
 	cmd.Env = env
@@ -186,8 +180,8 @@ var (
 	errNotExec  = errors.New("is not executable")
 )
 
-// ready returns the path of the program, if it is there and may be started with its
-// arguments and environment; else a [*StartError].
+// ready returns the path of the program. It returns a [*StartError] if there is no such program, or
+// if it cannot be started with these arguments and this environment.
 func ready(p Process) (string, error) {
 	path, err := look(p)
 	if err != nil {
@@ -199,10 +193,9 @@ func ready(p Process) (string, error) {
 	return path, nil
 }
 
-// look returns the path of the program, as execvp(3) finds it: the first in PATH
-// that may be executed. A program that is only there in a form that may not be
-// is "not executable", not "not found". Unlike os/exec it takes "." in PATH as
-// the user wrote it.
+// look returns the path of the program, as execvp(3) finds it: the first file in PATH that may be
+// executed. If there are only files that may not be executed, the error is "is not executable"
+// and not "command not found". Unlike os/exec, look accepts "." in PATH.
 func look(p Process) (string, error) {
 	if len(p.Args) == 0 || p.Args[0] == "" {
 		return "", &StartError{Code: CodeNotFound, Err: errNotFound}
@@ -231,7 +224,7 @@ func look(p Process) (string, error) {
 	return "", notStarted(name, err)
 }
 
-// pathOf returns the PATH in env, or what the C library searches without one.
+// pathOf returns the PATH in env, or without one the folders that the C library searches.
 func pathOf(env []string) string {
 	path := "/bin:/usr/bin"
 	for _, e := range env {
@@ -265,8 +258,8 @@ func notStarted(name string, err error) *StartError {
 	return &StartError{name, code, err}
 }
 
-// startError explains why the program at path, which is there and may be
-// executed, was not.
+// startError explains why the system did not start the program at path, which exists and may be
+// executed.
 func startError(p Process, path string, err error) error {
 	if _, ok := errors.AsType[*StoppedError](err); ok {
 		return err
@@ -277,7 +270,7 @@ func startError(p Process, path string, err error) error {
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM),
 		errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		// Not the program's fault, and it may be started in a while.
+		// The program is not at fault, and can perhaps be started later.
 		return fmt.Errorf("start %s: no process can be made: %w", p.Args[0], err)
 	case errors.Is(err, unix.ENOENT):
 		err = fmt.Errorf("its interpreter, in the first line of %s, or its loader does not exist", path)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// letGo gives up what the program has now: see Process.LetGo.
+// letGo does what Process.LetGo says.
 func letGo() {
 	nothing(0)
 	closeInherited()
@@ -16,7 +16,7 @@ func letGo() {
 	}
 }
 
-// nothing puts /dev/null in the place of fd, which stays what it is if there is none.
+// nothing replaces fd by /dev/null. Without a /dev/null, fd stays what it is.
 func nothing(fd int) {
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -26,8 +26,8 @@ func nothing(fd int) {
 	_ = unix.Close(null)
 }
 
-// closeInherited closes what programs that we start inherit, above 2. Whatever we open
-// ourselves they do not.
+// closeInherited closes the descriptors above 2 that a program inherits from us. These are the ones
+// that we inherited: all that we open are close-on-exec.
 func closeInherited() {
 	for _, fd := range openDescriptors() {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
@@ -40,7 +40,7 @@ func closeInherited() {
 // openDescriptors returns the descriptors that may be open.
 func openDescriptors() (fds []int) {
 	entries, err := os.ReadDir("/dev/fd")
-	if err != nil { // there is no /proc: as many as programs have
+	if err != nil { // there is no /proc: try the usual limit of open files
 		for fd := range 1024 {
 			fds = append(fds, fd)
 		}

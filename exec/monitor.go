@@ -16,34 +16,34 @@ import (
 	"inject/exec/terminal"
 )
 
-// The monitor is this program once more, between us and the user's program, when
-// that has a terminal of its own and a shell may stop us: it leads the session of
-// that terminal. The kernel lets a terminal stop a process (Ctrl-Z) only if
-// somebody in the same session could continue it. It is told to, and tells us, by
-// a socket; it holds nothing, and its environment is empty.
+// The monitor is a second process of this binary, between us and the user's program. It exists if
+// the program has a pseudo-terminal and a shell may stop us. It leads the session of the
+// pseudo-terminal, because the kernel lets a terminal stop a process (Ctrl-Z) only if another
+// process of its session could continue it. A socket connects it with us. It keeps no files open,
+// and its environment is empty.
 
-// monitorName is its first argument, and all by which it is known. The others are
-// the descriptors of the socket and of the person's terminal.
+// monitorName is the first argument of a monitor, by which it knows that it is one. The other two
+// are the descriptors of the socket and of the person's terminal.
 const monitorName = "inject-terminal-monitor"
 
-// What the monitor tells us, each with a number.
+// The messages from the monitor to us. A number of four bytes follows each.
 const (
-	msgStarted = 's' // the program's pid
-	msgFailed  = 'e' // errno
-	msgStopped = 't' // by which signal
-	msgEnded   = 'x' // wait status
+	msgStarted = 's' // the program has started; its process ID
+	msgFailed  = 'e' // the program could not be started; the errno
+	msgStopped = 't' // the program was stopped; the signal
+	msgEnded   = 'x' // the program has ended; its wait status
 )
 
-// What we tell the monitor.
+// The messages from us to the monitor.
 const (
-	msgForeground = 'f' // continue the program, and its terminal is in its hands
-	msgBackground = 'b' // continue the program, and to use its terminal stops it
-	msgModes      = 'm' // a [terminal.Modes] follows: what the person's terminal needs if we die
+	msgForeground = 'f' // continue the program in the foreground of its pseudo-terminal
+	msgBackground = 'b' // continue it in the background: reading its terminal will stop it
+	msgModes      = 'm' // a [terminal.Modes] follows, which restores the person's terminal if we die
 )
 
-// Monitor is the rest of the process if it was started to be a monitor, and reports
-// whether it was: the caller then returns. Every program that calls [Run] with a
-// Terminal calls it first of all in its main function.
+// Monitor does the work of a monitor if this process was started to be one, and reports whether
+// it was. The caller then returns from main. A program that calls [Run] with a Terminal calls
+// Monitor first in its main function.
 func Monitor() bool {
 	if len(os.Args) != 3 || os.Args[0] != monitorName {
 		return false
@@ -56,23 +56,24 @@ func Monitor() bool {
 	return true
 }
 
-// command is what the monitor starts. It comes by the socket: nobody sees it in
-// the monitor's arguments or environment.
+// command is the program that the monitor starts. We send it through the socket, so that it does
+// not show in the monitor's arguments or environment.
 type command struct {
 	path       string
 	args, env  []string
 	foreground bool
 }
 
-// monitor starts the program, tells what becomes of it, and ends with it.
+// monitor starts the program, reports its state to us, and ends when the program has ended.
 func monitor(connFd, tty int) {
-	runtime.LockOSThread() // so that the program dies if we are killed: see Run
+	runtime.LockOSThread() // for the parent-death signal, as in start
 	unix.CloseOnExec(connFd)
 	unix.CloseOnExec(tty)
-	harden.Process(func(string, ...any) {}) // the program's environment passes through it
+	harden.Process(func(string, ...any) {}) // it receives the program's environment
 	nameMonitor()
-	// What a terminal or a person sends to all is the program's to act upon; what we
-	// were started with as ignored must stay so for it.
+	// A terminal or a person may send these to the monitor, too. They are for the program, so the
+	// monitor takes and drops them. It must not ignore them, because the program would inherit
+	// that.
 	take(make(chan os.Signal, 1), asksToStop...)
 	conn := os.NewFile(uintptr(connFd), "monitor")
 	cmd, err := readCommand(conn)
@@ -86,14 +87,14 @@ func monitor(connFd, tty int) {
 	}
 	attr := &syscall.ProcAttr{Env: cmd.env, Files: []uintptr{0, 1, 2}, Sys: childAttr()}
 	attr.Sys.Setpgid, attr.Sys.Foreground, attr.Sys.Ctty = true, cmd.foreground, own
-	pid, err := syscall.ForkExec(cmd.path, cmd.args, attr) //nolint:gosec // it is what we are for
+	pid, err := syscall.ForkExec(cmd.path, cmd.args, attr) //nolint:gosec // the caller's program
 	if err != nil {
 		errno, _ := errors.AsType[syscall.Errno](err)
 		tellMain(conn, msgFailed, uint32(errno)) //nolint:gosec // small
 		return
 	}
 
-	for i := range 3 { // the program's descriptors are not ours to keep open
+	for i := range 3 { // the monitor must not keep the program's descriptors open
 		_ = dup(own, i)
 	}
 	closeInherited()
@@ -104,7 +105,7 @@ func monitor(connFd, tty int) {
 	m.wait()
 }
 
-// wait tells what becomes of the program, until it has ended.
+// wait reports each change of the program's state to us, until the program has ended.
 func (m *follower) wait() {
 	for {
 		var status unix.WaitStatus
@@ -118,8 +119,8 @@ func (m *follower) wait() {
 		case got == m.pid:
 			m.gone.Store(true)
 			terminal.BlockSignals()
-			// When we, who lead the session, end, the terminal's foreground gets a SIGHUP. What
-			// the program left behind must not.
+			// When the leader of a session ends, the foreground group of its terminal gets a
+			// SIGHUP. That must not be the program's group, where processes may be left.
 			_ = unix.IoctlSetPointerInt(m.own, unix.TIOCSPGRP, unix.Getpgrp())
 			tellMain(m.conn, msgEnded, uint32(status))
 			return
@@ -131,24 +132,25 @@ func tellMain(conn *os.File, what byte, n uint32) {
 	_, _ = conn.Write(binary.NativeEndian.AppendUint32([]byte{what}, n))
 }
 
-// follower does what we tell the monitor, until we are gone.
+// follower is the part of the monitor that follows our messages until we are gone.
 type follower struct {
 	conn     *os.File
-	own, tty int // the program's terminal, the person's
+	own, tty int // the pseudo-terminal, and the person's terminal
 	pid      int
-	gone     atomic.Bool // the program is
+	gone     atomic.Bool // the program has ended
 	modes    terminal.Modes
 }
 
 func (m *follower) follow() {
-	// Not the thread that has started the program, which would have had this, too.
+	// This is not the thread that started the program, which would have inherited the blocked
+	// signals.
 	runtime.LockOSThread()
 	terminal.BlockSignals()
-	group := m.pid // that has the terminal when the program is in the foreground
+	group := m.pid // the group that gets the terminal in the foreground
 	for {
 		var what [1]byte
 		if _, err := io.ReadFull(m.conn, what[:]); err != nil {
-			if !m.gone.Load() { // else it is we who are ending
+			if !m.gone.Load() { // we are gone, and not the program
 				m.modes.Restore(m.tty)
 				_ = unix.Kill(-m.pid, unix.SIGKILL)
 			}
@@ -161,7 +163,7 @@ func (m *follower) follow() {
 			_ = binary.Read(m.conn, binary.NativeEndian, &m.modes)
 			continue
 		case msgForeground:
-			// A group may have ended since.
+			// The group may have ended since.
 			if ours && unix.IoctlSetPointerInt(m.own, unix.TIOCSPGRP, group) != nil {
 				_ = unix.IoctlSetPointerInt(m.own, unix.TIOCSPGRP, m.pid)
 			}
@@ -177,12 +179,12 @@ func (m *follower) follow() {
 	}
 }
 
-// write sends c: its length, and each of its lists and their strings after its own
-// length.
+// write sends c. The format is the length of all, and then each list as its number of strings and
+// each string after its length. Every length has four bytes, in the machine's byte order.
 func (c command) write(w io.Writer) error {
 	b := make([]byte, 4, 4096)
 	length := func(n int) {
-		b = binary.NativeEndian.AppendUint32(b, uint32(n)) //nolint:gosec // of what fits into an execve
+		b = binary.NativeEndian.AppendUint32(b, uint32(n)) //nolint:gosec // it fits into an execve
 	}
 	foreground := []string{}
 	if c.foreground {
@@ -201,7 +203,7 @@ func (c command) write(w io.Writer) error {
 	return err
 }
 
-// readCommand receives what write has sent.
+// readCommand receives a command that write has sent.
 func readCommand(r io.Reader) (command, error) {
 	var n uint32
 	if err := binary.Read(r, binary.NativeEndian, &n); err != nil {
@@ -233,8 +235,8 @@ func readCommand(r io.Reader) (command, error) {
 	return command{path: lists[0][0], foreground: len(lists[1]) > 0, args: lists[2], env: lists[3]}, nil
 }
 
-// monitorError is why there is no monitor. It hides what that is: it is not the
-// program's.
+// monitorError says why the monitor could not be started. It does not unwrap, so that startError
+// does not take the cause for the program's own.
 type monitorError struct{ err error }
 
 func (e *monitorError) Error() string {
@@ -244,20 +246,20 @@ func (e *monitorError) Error() string {
 // leader is our side of a monitor.
 type leader struct {
 	conn    *os.File
-	program atomic.Int32        // its pid
-	first   chan error          // what came of starting the program
-	stopped chan syscall.Signal // it was, by that
-	done    chan struct{}       // closed when the monitor says no more
-	status  *unix.WaitStatus    // how the program ended; valid once done, nil if it was not said
+	program atomic.Int32        // the program's process ID
+	first   chan error          // the result of starting the program
+	stopped chan syscall.Signal // receives each signal that has stopped the program
+	done    chan struct{}       // closed when the monitor has sent its last message
+	status  *unix.WaitStatus    // how the program ended; valid once done, nil if the monitor did not say
 }
 
-// newLeader returns a leader and the socket that is to be the monitor's.
+// newLeader returns a leader and the monitor's end of the socket.
 func newLeader() (*leader, int, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, -1, err
 	}
-	if err := unix.SetNonblock(ours, true); err != nil { // Go's poller reads it
+	if err := unix.SetNonblock(ours, true); err != nil { // for Go's poller
 		_, _ = unix.Close(ours), unix.Close(theirs)
 		return nil, -1, err
 	}
@@ -267,7 +269,7 @@ func newLeader() (*leader, int, error) {
 	}, theirs, nil
 }
 
-// socketPair returns a pair that programs do not inherit.
+// socketPair returns two connected sockets that are close-on-exec.
 func socketPair() (int, int, error) {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -280,13 +282,13 @@ func socketPair() (int, int, error) {
 	return fds[0], fds[1], nil
 }
 
-// inherit lets programs inherit fd from now on.
+// inherit makes programs inherit fd from now on.
 func inherit(fd int) error {
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
 	return os.NewSyscallError("fcntl", err)
 }
 
-// listen hears what the monitor says, to its end.
+// listen receives the monitor's messages until the socket ends.
 func (l *leader) listen() {
 	defer close(l.done)
 	var msg [5]byte
@@ -314,10 +316,10 @@ func (l *leader) listen() {
 	}
 }
 
-// tell tells the monitor to continue the program in the foreground or not.
+// tell sends msgForeground or msgBackground to the monitor.
 func (l *leader) tell(what byte) { _, _ = l.conn.Write([]byte{what}) }
 
-// tellModes tells it what the person's terminal needs if we die.
+// tellModes sends the monitor the modes that the person's terminal needs if we die.
 func (l *leader) tellModes(m terminal.Modes) {
 	if b, err := binary.Append([]byte{msgModes}, binary.NativeEndian, m); err == nil {
 		_, _ = l.conn.Write(b)

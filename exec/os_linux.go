@@ -10,24 +10,24 @@ import (
 
 const fionread = unix.TIOCINQ
 
-// childAttr gives the program its death if we are killed. The kernel's race, that we die before the child asks for it, is
-// checked by package syscall.
+// childAttr makes the kernel kill the program when we are killed. Package syscall handles the
+// race in which we die before the child has asked for that.
 func childAttr() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// becomeSubreaper makes orphans below us our children, as they are if we are
-// process 1, and reports whether they are.
+// becomeSubreaper makes the kernel give us every orphan below us as a child, as it does for
+// process 1 anyway. It reports whether we get them.
 func becomeSubreaper() bool {
 	return unix.Getpid() == 1 || unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
 }
 
-// pipeSize is how much a pipe holds at most without privileges: the default of
+// pipeSize is the largest capacity of a pipe that needs no privilege: the default of
 // /proc/sys/fs/pipe-max-size.
 const pipeSize = 1 << 20
 
-// WidenPipe lets f hold 1 MiB if it is a pipe: its two sides wake one another
-// less often. If that is not allowed, or f is something else, nothing changes.
+// WidenPipe raises the capacity of f to 1 MiB if f is a pipe, so that its two sides wake each other
+// less often. If that is not allowed, or f is no pipe, nothing changes.
 func WidenPipe(f *os.File) {
 	if raw, err := f.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { widen(int(fd)) })
@@ -40,7 +40,7 @@ func widen(fd int) {
 	}
 }
 
-// nameMonitor gives the monitor a name of its own in lists of processes.
+// nameMonitor sets the name by which ps(1) and top(1) show the monitor.
 func nameMonitor() {
 	if name, err := unix.BytePtrFromString("inject-monitor"); err == nil {
 		//nolint:gosec // prctl(2) takes a pointer
@@ -48,12 +48,12 @@ func nameMonitor() {
 	}
 }
 
-// defaultAction gives sig the kernel's default action, and returns what takes that back.
-// Package os/signal cannot do that: its handler stays after signal.Reset, does nothing
-// at SIGTSTP, and prints all goroutines at SIGQUIT.
+// defaultAction gives sig the kernel's default action, and returns a function that restores the
+// former action. Package os/signal cannot do that: after signal.Reset its handler stays, which
+// does nothing at SIGTSTP and prints all goroutines at SIGQUIT.
 func defaultAction(sig syscall.Signal) (restore func()) {
 	const maskSize = 8
-	// The kernel's struct sigaction. One of zeros is SIG_DFL without flags on every machine.
+	// Each is the kernel's struct sigaction. Zeros mean SIG_DFL without flags on every machine.
 	var standard, before [4]uint64
 	set := func(to, was *[4]uint64) bool {
 		//nolint:gosec // rt_sigaction(2) takes pointers
@@ -67,13 +67,13 @@ func defaultAction(sig syscall.Signal) (restore func()) {
 	return func() { set(&before, &standard) }
 }
 
-// SelfPath returns a path by which this program can be read and started again.
+// SelfPath returns a path at which this program can be read and started again.
 func SelfPath() string {
 	const self = "/proc/self/exe"
 	if unix.Access(self, unix.X_OK) == nil {
 		return self
 	}
-	// There is no /proc. This is how we were started, if whoever did so said it.
+	// Without /proc, look up the name by which we were started.
 	path, err := look(Process{Args: os.Args[:1], Env: os.Environ()})
 	if err != nil {
 		return self
@@ -81,11 +81,11 @@ func SelfPath() string {
 	return path
 }
 
-// dup makes to the same as from, for the programs that we start, too.
+// dup makes the descriptor to a copy of from that programs inherit.
 func dup(from, to int) error { return unix.Dup3(from, to, 0) }
 
-// waitChild waits for a child, and reaps it if it has ended. From then on its number
-// may be another process's, so nobody may be sending it a signal then.
+// waitChild waits until a child changes its state, and reaps it if it has ended. From then on its
+// number may be another process's. So it holds s.mu, which forward holds to send a signal.
 func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error) {
 	if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT|options, nil); err != nil {
 		return 0, err
@@ -97,18 +97,17 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	return pid, err
 }
 
-// stillStopped reports whether a child that was stopped has neither been continued nor
-// ended since.
+// stillStopped reports whether a stopped child has neither been continued nor ended since.
 func stillStopped(pid int) bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, pid, &info, unix.WCONTINUED|unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo == 0
 }
 
-// sizeLimits returns how many bytes an argument or variable may have for execve(2),
-// and all of them together, as the kernel's fs/exec.c has it: MAX_ARG_STRLEN, and a
-// quarter of the stack's limit, but not more than three quarters of 8 MiB nor less
-// than ARG_MAX.
+// sizeLimits returns the most bytes that execve(2) accepts for one argument or variable, and for
+// all of them together. The rules are those of the kernel's fs/exec.c: MAX_ARG_STRLEN for one;
+// for all a quarter of the stack's limit, but at most three quarters of 8 MiB and at least
+// ARG_MAX.
 func sizeLimits() (alone, together int) {
 	const argMax = 128 << 10
 	together = 6 << 20

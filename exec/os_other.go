@@ -12,14 +12,14 @@ import (
 
 const fionread = 0x4004667f // FIONREAD of <sys/filio.h>: _IOR('f', 127, int)
 
-// childAttr gives the program nothing: only Linux has a parent-death signal.
+// childAttr returns no attributes: only Linux has a parent-death signal.
 func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
 
-// becomeSubreaper does nothing: only Linux has subreapers. What the program leaves
-// behind cannot be found elsewhere, and is taken for nothing.
+// becomeSubreaper does nothing: only Linux has subreapers. Elsewhere processes that the program
+// leaves behind cannot be found, and Process.EndAll does not count them as survivors.
 func becomeSubreaper() bool { return true }
 
-// WidenPipe does nothing: only Linux lets a pipe's size be set.
+// WidenPipe does nothing: only Linux can change the capacity of a pipe.
 func WidenPipe(*os.File) {}
 
 func widen(int) {}
@@ -27,13 +27,14 @@ func widen(int) {}
 // nameMonitor does nothing: only Linux has prctl(2).
 func nameMonitor() {}
 
-// defaultAction gives sig its usual effect, as far as Go does: SIGTSTP may have none.
+// defaultAction makes Go's runtime give sig its usual effect, and returns a function that does
+// nothing. SIGTSTP may have no effect then.
 func defaultAction(sig syscall.Signal) (restore func()) {
 	signal.Reset(sig)
 	return func() {}
 }
 
-// SelfPath returns a path by which this program can be read and started again.
+// SelfPath returns a path at which this program can be read and started again.
 func SelfPath() string {
 	path, err := os.Executable()
 	if err != nil {
@@ -42,10 +43,10 @@ func SelfPath() string {
 	return path
 }
 
-// dup makes to the same as from, for the programs that we start, too.
+// dup makes the descriptor to a copy of from that programs inherit.
 func dup(from, to int) error { return unix.Dup2(from, to) }
 
-// waitChild waits for a child, and reaps it if it has ended.
+// waitChild waits until a child changes its state, and reaps it if it has ended.
 func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error) {
 	pid, err := unix.Wait4(-1, status, options, nil)
 	s.mu.Lock()
@@ -54,8 +55,8 @@ func (s *supervisor) waitChild(status *unix.WaitStatus, options int) (int, error
 	return pid, err
 }
 
-// stillStopped cannot tell without reaping the child if it has ended.
+// stillStopped returns false: there is no way here to ask without reaping the child.
 func stillStopped(int) bool { return false }
 
-// sizeLimits knows none.
+// sizeLimits returns 0: the limits are unknown here.
 func sizeLimits() (alone, together int) { return 0, 0 }

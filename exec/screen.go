@@ -17,23 +17,24 @@ import (
 	"inject/internal/tty"
 )
 
-// screen is a terminal of the program's own, which stands in for a person's.
+// screen is the program's pseudo-terminal, which stands in for the person's terminal.
 type screen struct {
 	tty    *terminal.Terminal
 	stream *stream
-	shared bool // with a shell, which may stop us: there is a leader then
-	// leader is nil where nobody could continue us: the program leads its session
-	// itself then, and the kernel lets nothing stop it.
+	shared bool // a shell uses the person's terminal, too, and may stop us
+	// leader is our side of the monitor, which exists if shared is set. Without a monitor the
+	// program leads its session, and the kernel does not let its terminal stop it.
 	leader *leader
-	// wants is set when the program is to have the person's terminal as soon as we do.
-	// A part of a pipeline is not, until it uses it: another may be a pager. What has
-	// another stdin is not, either, so that what is typed ahead is the shell's.
+	// wants is set if the program gets the person's terminal whenever we have it. In a pipeline
+	// it gets the terminal only when it uses it, since another part may be a pager. If stdin is
+	// something else, the same holds, so that keys typed ahead go to the shell.
 	wants bool
-	// told counts the signals that we have sent to our job, and so to us, by number.
+	// told counts, for each signal, how often interruptJob has sent it to our job, which
+	// includes us. takes does not forward these.
 	told [lastSignal + 1]atomic.Int32
 }
 
-// newScreen returns a screen on the terminal that the program's output goes to.
+// newScreen returns a screen that stands in for the terminal that the output goes to.
 func newScreen(p Process) (*screen, error) {
 	user, _ := p.Stdout.(*os.File)
 	if !tty.Is(user) {
@@ -58,9 +59,9 @@ func newScreen(p Process) (*screen, error) {
 	}
 	sc.stream.terminal = true
 	switch p.Signals.terminal {
-	case ownTerminal: // nobody else would read it
+	case ownTerminal: // no other process would read it
 		sc.wants = true
-	case noTerminal: // it is somebody else's; as without us, the program may read its stdin
+	case noTerminal: // the terminal is another session's, but stdin may be read, as without us
 		sc.wants = tty.Is(p.Stdin)
 	case sharedTerminal:
 		sc.wants = tty.Is(p.Stdin) && !inPipeline()
@@ -68,8 +69,7 @@ func newScreen(p Process) (*screen, error) {
 	return sc, nil
 }
 
-// inPipeline reports whether we are one of several programs that a shell has
-// started at once.
+// inPipeline reports whether a shell has started us as a part of a pipeline.
 func inPipeline() bool {
 	for fd := range 3 {
 		var stat unix.Stat_t
@@ -80,7 +80,7 @@ func inPipeline() bool {
 	return false
 }
 
-// startOnScreen starts the program on its own terminal.
+// startOnScreen starts the program on its pseudo-terminal.
 func (s *supervisor) startOnScreen(path string, attr *syscall.ProcAttr) error {
 	sc := s.screen
 	foreground := sc.wants && sc.tty.Foreground() && sc.tty.Attach() == nil
@@ -110,7 +110,7 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 		s.reap()
 		return err
 	}
-	// Those of job control are the program's now.
+	// The program has a session of its own, so signals of job control must be forwarded.
 	take(s.p.Signals.notified, unix.SIGTSTP, unix.SIGCONT)
 	sc := s.screen
 	sc.leader, s.pid = l, int(l.program.Load())
@@ -119,27 +119,28 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 	return nil
 }
 
-// startMonitor starts a monitor that has what is to be the program's.
+// startMonitor starts a monitor that has the program's descriptors.
 func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 	l, theirs, err := newLeader()
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(theirs) //nolint:errcheck // the monitor has its own, and we must see the end of that
+	defer unix.Close(theirs) //nolint:errcheck // only a copy: the end of the monitor's shows that it has ended
 	user, err := unix.FcntlInt(uintptr(s.screen.tty.User()), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, errors.Join(err, l.conn.Close())
 	}
-	defer unix.Close(user) //nolint:errcheck // as above
-	// It has them by the same numbers, which are free here: so every descriptor that
-	// the program is to inherit reaches it as it is.
+	defer unix.Close(user) //nolint:errcheck // the monitor has its own
+	// The monitor inherits both under the same numbers. These are free in our process, so they
+	// take the place of no descriptor that the program is to inherit.
 	if err := errors.Join(inherit(theirs), inherit(user)); err != nil {
 		return nil, errors.Join(err, l.conn.Close())
 	}
-	// No parent-death signal: when the socket ends it puts things in order and goes.
+	// The monitor gets no parent-death signal: when the socket ends, it restores the terminal
+	// and kills the program.
 	attr.Env, attr.Sys = nil, &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: s.screen.descriptor(s.files)}
 	args := []string{monitorName, strconv.Itoa(theirs), strconv.Itoa(user)}
-	monitor, err := syscall.ForkExec(SelfPath(), args, attr) //nolint:gosec // ourselves
+	monitor, err := syscall.ForkExec(SelfPath(), args, attr) //nolint:gosec // this program
 	if err != nil {
 		return nil, errors.Join(err, l.conn.Close())
 	}
@@ -153,7 +154,7 @@ func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 			s.mu.Lock()
 			s.ended = true
 			s.mu.Unlock()
-		case int(l.program.Load()): // its monitor was killed, and it by the kernel
+		case int(l.program.Load()): // the monitor was killed, so the kernel killed the program
 			s.status = &status
 		}
 		return monitorEnded && (s.status != nil || l.program.Load() == 0)
@@ -161,11 +162,11 @@ func (s *supervisor) startMonitor(attr *syscall.ProcAttr) (*leader, error) {
 	return l, nil
 }
 
-// descriptor returns which of the program's is its terminal.
+// descriptor returns the first of the program's descriptors that is its terminal.
 func (sc *screen) descriptor(files [3]*os.File) int { return slices.Index(files[:], sc.stream.child) }
 
-// events returns what there is to wait for: that the program was stopped; and two
-// by which the person's terminal may turn out to be gone.
+// events returns the channels that attend waits for: stopped receives the signal that stopped the
+// program; hungUp and gone are closed when the person's terminal is gone.
 func (sc *screen) events() (stopped <-chan syscall.Signal, hungUp, gone <-chan struct{}) {
 	if sc == nil {
 		return nil, nil, nil
@@ -176,23 +177,23 @@ func (sc *screen) events() (stopped <-chan syscall.Signal, hungUp, gone <-chan s
 	return stopped, sc.tty.HungUp(), sc.stream.done
 }
 
-// takes reports whether sig is ours to act upon, and has been.
+// takes reports whether it has handled sig, so that it is not forwarded.
 func (sc *screen) takes(sig syscall.Signal) bool {
 	switch {
 	case sig == unix.SIGWINCH:
-		return sc.tty.Resize() // the kernel tells the program
+		return sc.tty.Resize() // the kernel sends it to the program
 	case sig == unix.SIGCONT && sc.leader != nil:
 		sc.resume()
 		return true
-	case sc.told[sig].Load() > 0: // the program has it from its own terminal
+	case sc.told[sig].Load() > 0: // the program has it from its pseudo-terminal
 		sc.told[sig].Add(-1)
 		return true
 	}
 	return false
 }
 
-// resume continues the program where we are: in the foreground, which it reports, or
-// in the background.
+// resume continues the program, in the foreground or background as we are, and reports whether it
+// is in the foreground.
 func (sc *screen) resume() bool {
 	if sc.wants && sc.tty.Foreground() && sc.tty.Attach() == nil {
 		sc.leader.tellModes(sc.tty.Modes())
@@ -209,24 +210,24 @@ func (sc *screen) detach() {
 	sc.leader.tellModes(sc.tty.Modes())
 }
 
-// suspend has us stopped as the program was, by sig, and our job with us, as the
-// terminal would have done. If the program only wants a terminal that we have, it
-// gets that instead.
+// suspend stops our job, and us with it, by the signal that stopped the program, as the terminal
+// would have done without us. If the program was stopped for using the terminal and we have that,
+// it gets the terminal instead.
 func (s *supervisor) suspend(sig syscall.Signal) {
 	sc := s.screen
-	use := sig == unix.SIGTTIN || sig == unix.SIGTTOU // of the terminal
+	use := sig == unix.SIGTTIN || sig == unix.SIGTTOU // it has used the terminal
 	if use {
 		sc.wants = true
 		if sc.tty.Foreground() {
-			if !sc.resume() { // another has it: the program asks again
-				time.Sleep(50 * time.Millisecond)
+			if !sc.resume() {
+				time.Sleep(50 * time.Millisecond) // another inject has the terminal: the program tries again
 			}
 			return
 		}
 	}
 	sc.detach()
 	stop := sig
-	if sig == unix.SIGSTOP { // which the shell could not tell from one for us alone
+	if sig == unix.SIGSTOP { // the shell could not tell it from a SIGSTOP for us alone
 		stop = unix.SIGTSTP
 	}
 	restore := defaultAction(stop)
@@ -236,21 +237,21 @@ func (s *supervisor) suspend(sig syscall.Signal) {
 	switch {
 	case continued:
 		sc.resume()
-	case use: // nobody can give us a terminal: there is nothing to read on it
+	case use: // we cannot be stopped to wait for the terminal, so a read of it finds the end
 		sc.leader.tell(msgForeground)
 		if sig == unix.SIGTTIN {
 			sc.tty.End()
 		}
-	case sig != unix.SIGSTOP: // without us, it would not have been stopped here
+	case sig != unix.SIGSTOP: // without us the kernel would not have stopped the program
 		sc.resume()
 	}
 }
 
-// awaitContinue returns true when we were stopped and are continued, and false if
-// we are not stopped soon: the kernel stops no job whose shell is gone.
+// awaitContinue returns true when we were stopped and have been continued. It returns false if we
+// were not stopped within a moment: the kernel does not stop a job whose shell is gone.
 func (s *supervisor) awaitContinue() bool {
-	// Time passes while we are stopped: what tells us that we are continued may still
-	// be on its way when the first is over.
+	// Timers run on while we are stopped. When the first ends, the SIGCONT that has continued us
+	// may not have reached us yet, so there is a second one.
 	for _, d := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond} {
 		timeout := time.After(d)
 		for waiting := true; waiting; {
@@ -268,22 +269,22 @@ func (s *supervisor) awaitContinue() bool {
 	return false
 }
 
-// hangUp does to the program's terminal what was done to the person's.
+// hangUp hangs up the program's pseudo-terminal, because the person's terminal is gone.
 func (sc *screen) hangUp() {
 	sc.stream.leave()
 	_ = sc.stream.child.Close()
 	sc.tty.Close()
 }
 
-// programEnded lets what the program has written to its terminal have an end.
+// programEnded closes our copy of the program's end, so that reading its output comes to an end.
 func (sc *screen) programEnded() {
 	if sc != nil {
 		_ = sc.stream.child.Close()
 	}
 }
 
-// interruptJob gives a signal that a person has typed to everyone in our job, as the
-// terminal would have: a script that runs us ends then, or does what it does.
+// interruptJob sends a signal that a person has typed to our whole job, as the terminal would
+// have done without us. So a script that runs us gets it, too.
 func (sc *screen) interruptJob(sig unix.Signal) {
 	if sc.shared && !signal.Ignored(sig) {
 		sc.told[sig].Add(1)
@@ -291,8 +292,8 @@ func (sc *screen) interruptJob(sig unix.Signal) {
 	}
 }
 
-// close gives the person's terminal back and ends the program's. It may be called
-// twice, and of nil.
+// close restores the person's terminal and ends the pseudo-terminal. It may be called twice, and
+// on a nil screen.
 func (sc *screen) close() {
 	if sc != nil {
 		sc.tty.Close()

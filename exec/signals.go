@@ -12,22 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Signals are the signals that we take in order to forward them. They are taken
-// from before the program is there, so that none is lost: what asks us to stop
-// meanwhile ends a context, and everything else waits for the program.
+// Signals are the signals that we take in order to forward them. Taking begins before the program
+// starts. Until then a signal that asks us to stop ends a context, and every other one waits for
+// the program.
 type Signals struct {
 	terminal terminalKind
-	notified chan os.Signal      // what package os/signal sends; those that ask us to stop early go no further
-	c        chan syscall.Signal // all others, for Run and then Deadline
-	quit     chan struct{}       // closed when nobody reads c any more
-	ended    chan struct{}       // closed when nothing is put into c any more
+	notified chan os.Signal      // from package os/signal
+	c        chan syscall.Signal // the same signals for Run and then Deadline, but for early ones
+	quit     chan struct{}       // closed when c has no reader any more
+	ended    chan struct{}       // closed when c has no writer any more
 	cancel   func()              // ends the context that TakeSignals has returned
-	taking   sync.WaitGroup      // goroutines that do not have all their signals yet
+	taking   sync.WaitGroup      // goroutines that have signals left to take
 
 	once   sync.Once // for Release
 	mu     sync.Mutex
-	passed bool          // to Run
-	early  *StoppedError // what has asked us to stop before that
+	passed bool          // Run has called handOver
+	early  *StoppedError // the first signal that asked us to stop before that
 }
 
 // StoppedError says that a signal asked us to stop before the program was started.
@@ -38,14 +38,13 @@ func (e *StoppedError) Error() string {
 	return "stopped by a signal (" + e.Signal.String() + "); nothing was started"
 }
 
-// asksToStop are the signals that end whoever does not handle them, and are sent
-// to say so.
+// asksToStop are the signals that are sent to make a process end.
 var asksToStop = []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 
-// TakeSignals begins to take the signals that supervisors send; [Run] takes the others when
-// the program has started. The context that it returns ends, with
-// a [*StoppedError] as its cause, when one of them asks us to stop before they
-// are handed over to [Run]. The caller releases them.
+// TakeSignals takes the signals that ask us to stop, and begins to take the others that people,
+// shells and supervisors send. [Run] takes the rest when the program has started. If a signal
+// asks us to stop before Run starts the program, the returned context ends with a [*StoppedError]
+// as its cause. The caller calls [Signals.Release].
 func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &Signals{
@@ -61,13 +60,13 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 				cancel(s.early)
 				continue
 			}
-			select { // whatever else is ready, what has come is not dropped
+			select { // not the next one alone, which could choose quit and drop the signal
 			case s.c <- sig:
 				continue
 			default:
 			}
 			select {
-			case s.c <- sig: // when a thousand wait already: as soon as Run has taken one
+			case s.c <- sig: // c was full
 			case <-s.quit:
 				return
 			}
@@ -76,8 +75,8 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 	return ctx, s
 }
 
-// take makes package os/signal send the signals to c; but for those that we were started
-// with as ignored (nohup), which the program then ignores as well.
+// take makes package os/signal send the signals to c. A signal that was ignored when we started, as
+// SIGHUP is by nohup(1), is not taken, so that the program ignores it, too.
 func take(c chan<- os.Signal, signals ...syscall.Signal) {
 	for _, sig := range signals {
 		if !signal.Ignored(sig) {
@@ -86,7 +85,7 @@ func take(c chan<- os.Signal, signals ...syscall.Signal) {
 	}
 }
 
-// next waits for a signal, and returns false once the signals are released.
+// next waits for a signal. It returns false once the signals are released.
 func (s *Signals) next() (syscall.Signal, bool) {
 	select {
 	case sig := <-s.notified:
@@ -96,7 +95,7 @@ func (s *Signals) next() (syscall.Signal, bool) {
 	}
 }
 
-// takeOthers begins to take the rest of the signals.
+// takeOthers begins to take the rest of the signals, and stops at a Release.
 func (s *Signals) takeOthers() {
 	s.taking.Go(func() {
 		for _, sig := range others() {
@@ -110,7 +109,7 @@ func (s *Signals) takeOthers() {
 	})
 }
 
-// asksEarly reports whether sig asks us to stop before there is a program.
+// asksEarly reports whether sig asks us to stop before the program has started, and notes it.
 func (s *Signals) asksEarly(sig syscall.Signal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +122,8 @@ func (s *Signals) asksEarly(sig syscall.Signal) bool {
 	return true
 }
 
-// handOver returns the channel in which the signals are from now on, those that
-// wait first; or what asked us to stop.
+// handOver returns the channel from which Run takes the signals, the waiting ones first. If a
+// signal has asked us to stop, it returns that as a [*StoppedError].
 func (s *Signals) handOver() (chan syscall.Signal, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,18 +135,18 @@ func (s *Signals) handOver() (chan syscall.Signal, error) {
 	return s.c, nil
 }
 
-// DieOf ends us by sig, whatever Go's runtime does of it. It returns where no signal
-// ends a process: in process 1.
+// DieOf ends this process by sig, also by one that Go's runtime handles otherwise. It returns
+// only in process 1, which no signal with its default action ends.
 func DieOf(sig syscall.Signal) {
 	_ = defaultAction(sig)
 	_ = unix.Kill(unix.Getpid(), sig)
-	time.Sleep(10 * time.Millisecond) // it is on its way
+	time.Sleep(10 * time.Millisecond) // until the kernel has delivered it
 }
 
-// Deadline returns a context for what there is to do once Run has returned. It ends
-// grace after we were asked to stop, which may have been before or may come, and at once
-// when we are asked again; with a grace of 0 only that ends it. The caller calls cancel, and
-// nobody else takes the signals until then.
+// Deadline returns a context for the caller's work after Run. asked is when we were asked to
+// stop, or the zero Time. The context ends grace after that or, if it comes later, after the
+// first signal that asks us to stop. A further such signal ends it at once. A grace of 0 is
+// endless. Deadline reads the signals until the caller calls cancel.
 func (s *Signals) Deadline(
 	ctx context.Context, asked time.Time, grace time.Duration,
 ) (_ context.Context, cancel func()) {
@@ -189,8 +188,9 @@ func (s *Signals) Deadline(
 	}
 }
 
-// Release begins to give the signals their usual effect again. It may be called twice. It does
-// not wait until they have it, which would take longer than everything else in a process that ends.
+// Release begins to give the signals their usual effect again. It does not wait until they have
+// it, because that takes longer than the rest of a process that is about to end. It may be called
+// twice.
 func (s *Signals) Release() { go s.release() }
 
 func (s *Signals) release() {
@@ -202,14 +202,14 @@ func (s *Signals) release() {
 	})
 }
 
-// giveBack releases the signals for a program that we become, and returns what has
-// asked us to stop. Any other that has come does to us what it would have done to
-// the program, which has no handler yet.
+// giveBack releases the signals before we become the program. It returns a [*StoppedError] if a
+// signal has asked us to stop. Every other signal that waits is sent to us again, with its
+// default action: that is what it would have done to the program, which has no handler yet.
 func (s *Signals) giveBack() error {
 	s.taking.Wait()
 	for _, sig := range slices.Concat(asksToStop, s.terminal.first()) {
 		if !signal.Ignored(sig) {
-			_ = defaultAction(sig) // the runtime's handler would stay, and drop some of them
+			_ = defaultAction(sig) // or the handler of Go's runtime would stay and drop some of them
 		}
 	}
 	s.release()
@@ -221,7 +221,7 @@ func (s *Signals) giveBack() error {
 		case got := <-s.notified:
 			sig = number(got)
 		}
-		if sig != unix.SIGPIPE && !s.asksEarly(sig) { // SIGPIPE is ours: nobody reads what we say
+		if sig != unix.SIGPIPE && !s.asksEarly(sig) { // a SIGPIPE is about a write of ours
 			_ = unix.Kill(unix.Getpid(), sig)
 		}
 	}
@@ -233,33 +233,33 @@ func (s *Signals) giveBack() error {
 	return nil
 }
 
-// number returns sig, which package os/signal has sent, as what it always is.
+// number returns the number of a signal that package os/signal has sent.
 func number(sig os.Signal) syscall.Signal {
-	return sig.(syscall.Signal) //nolint:errcheck,forcetypeassert // its documentation says so
+	return sig.(syscall.Signal) //nolint:errcheck,forcetypeassert // it sends no other type
 }
 
-// lastSignal is the last real-time signal on Linux. Package os/signal ignores those that a system
-// does not have.
+// lastSignal is the last real-time signal on Linux. Package os/signal ignores numbers that the
+// system does not have.
 const lastSignal = syscall.Signal(64)
 
-// first returns the signals that are taken before the program is there: those that people, shells
-// and supervisors send. Not among them are those of job control when a shell stops and
-// continues us together with the program. SIGPIPE is taken so that it does not end us,
-// and goes nowhere.
+// first returns the signals that are taken before the program starts, beside asksToStop. People,
+// shells and supervisors send them. If a shell stops and continues us together with the program,
+// those of job control are left out. SIGPIPE is taken so that a write of ours does not end us; it
+// is not forwarded.
 func (t terminalKind) first() []syscall.Signal {
 	signals := []syscall.Signal{unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
 	if t != sharedTerminal {
 		signals = append(signals, unix.SIGTSTP, unix.SIGCONT)
 	}
-	if t == noTerminal { // else the kernel sends them to us for what we do
+	if t == noTerminal { // on a terminal the kernel sends them to us for our own reads and writes
 		signals = append(signals, unix.SIGTTIN, unix.SIGTTOU)
 	}
 	return signals
 }
 
-// others returns the signals that are taken once the program is there. Not among them are those
-// that say something about us, SIGCHLD and SIGURG (Go's own preemption), and two that
-// the C library keeps for itself.
+// others returns the signals that are taken once the program has started. It leaves out SIGCHLD
+// and SIGURG, which are about us (Go preempts goroutines by SIGURG), and the two that the C
+// library keeps.
 func others() (signals []syscall.Signal) {
 	taken := slices.Concat(asksToStop, noTerminal.first())
 	for sig := syscall.Signal(1); sig <= lastSignal; sig++ {
@@ -274,26 +274,26 @@ func others() (signals []syscall.Signal) {
 	return signals
 }
 
-// terminalKind is what our controlling terminal is to us, and so where the program goes.
+// terminalKind is what our controlling terminal is to us. It decides in which process group the
+// program runs and which signals it needs from us.
 type terminalKind int
 
 const (
-	// noTerminal: there is no terminal; the program leads a group of its own, which gets
-	// every signal.
+	// noTerminal: there is no terminal. The program leads a group of its own, which gets every
+	// signal.
 	noTerminal terminalKind = iota
-	// ownTerminal: the terminal is ours alone, as in a container that has one. The
-	// program's own group is its foreground, and gets every signal.
+	// ownTerminal: we lead the terminal's session, as in a container that has a terminal. The
+	// program's own group is in the foreground and gets every signal.
 	ownTerminal
-	// sharedTerminal: a shell has made a job of us. The program stays in our group, and
-	// what the terminal sends to the job (Ctrl-C, Ctrl-Z, its size) reaches the
-	// program by itself.
+	// sharedTerminal: we are a job of a shell. The program stays in our group, so that the
+	// signals that the terminal sends to the job (Ctrl-C, Ctrl-Z, a new size) reach it directly.
 	sharedTerminal
-	// screenTerminal: the program has a terminal of its own, a [screen] (Process.Terminal).
+	// screenTerminal: the program has a pseudo-terminal, a [screen] (Process.Terminal).
 	screenTerminal
 )
 
 func controllingTerminal() terminalKind {
-	// Not by os.Open, which would set up Go's poller for it.
+	// os.Open would set up Go's poller for it.
 	tty, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return noTerminal

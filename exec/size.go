@@ -5,22 +5,22 @@ import (
 	"strings"
 )
 
-// SizeError says that a program's arguments and environment are too large for
-// execve(2): one of them alone, or all together.
+// SizeError says that a program's arguments and environment are too large for execve(2), either one
+// of them alone or all together.
 type SizeError struct {
-	// Largest is the largest of them: "the variable NAME" or "argument N", N counted
-	// from 0, the program's name; or that it has no name. No values.
+	// Largest describes the largest of them: "the variable NAME" or "argument N", where argument
+	// 0 is the program's name. It contains no values.
 	Largest string
-	// Bytes is how long that is, with its final NUL.
+	// Bytes is the length of that one, with its final NUL.
 	Bytes int
-	// Total is how much they take together, with 8 bytes for the pointer to each; 0 if
+	// Total is the length of all together, with 8 bytes for the pointer to each. It is 0 if
 	// Largest is too large alone.
 	Total int
-	// Limit is how much they may, or it may.
+	// Limit is the largest allowed Total, or the largest allowed Bytes if Total is 0.
 	Limit int
 }
 
-// Error tells the numbers.
+// Error names the largest of them and the sizes.
 func (e *SizeError) Error() string {
 	if e.Total == 0 {
 		return fmt.Sprintf("%s is %d bytes long, and a program takes at most %d", e.Largest, e.Bytes, e.Limit)
@@ -33,7 +33,7 @@ func (e *SizeError) Error() string {
 func checkSize(path string, args, env []string) error {
 	alone, together := sizeLimits()
 	if alone == 0 {
-		return nil // it is not known; the system will say it
+		return nil // the limits are unknown here, so leave it to the system
 	}
 	const pointer = 8
 	total, largest := len(path)+1, &SizeError{}
@@ -45,7 +45,7 @@ func checkSize(path string, args, env []string) error {
 			}
 			largest.Bytes, largest.Largest = len(s)+1, fmt.Sprintf("argument %d", n)
 			if i == 1 {
-				largest.Largest = "something that is no variable"
+				largest.Largest = "an entry that is not a variable"
 				if name, _, ok := strings.Cut(s, "="); ok && len(name) < 256 {
 					largest.Largest = "the variable " + name
 				}

@@ -11,31 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is one pipe, or a terminal, from the program to a writer. Its goroutine
-// waits for it in the kernel rather than in Go's poller: a chunk comes with one
-// thread woken, and not by way of a second.
+// stream is one pipe, or a pseudo-terminal, from the program to a writer. Its goroutine waits in
+// poll(2) and not in Go's poller: so each chunk wakes one thread and not two.
 type stream struct {
 	child    *os.File // the program's end
 	terminal bool
 	dst      io.Writer
-	to       int  // the descriptor that dst writes to in the end; -1 if that is not known
-	lastUse  bool // nobody else writes to that
-	full     int  // how many reads took half of what a pipe holds by default, or more
+	to       int  // the descriptor that dst writes to in the end; -1 if it is not known
+	lastUse  bool // no other stream writes to that descriptor
+	full     int  // how many reads returned at least half of a default pipe's capacity
 	done     chan struct{}
 	err      error // of dst, or of reading; valid once done
 
-	mu      sync.Mutex // held while bytes are taken out of the pipe and counted
-	pipe    int        // our end, which does not block; -1 once closed
-	wake    int        // the end of another pipe, whose other end leave closes
-	waker   int        // that; -1 once closed
-	taken   int64
-	written int64
-	last    time.Time // of a write
+	mu      sync.Mutex // held while bytes are read and counted, so that both happen in one step
+	pipe    int        // our end, which is non-blocking; -1 once closed
+	wake    int        // the read end of another pipe, which ends poll(2) when leave closes waker
+	waker   int        // the write end of that pipe; -1 once closed
+	taken   int64      // bytes read from the program
+	written int64      // bytes written to dst
+	last    time.Time  // of the last write to dst
 }
 
-// A pipe that is full again and again is made to hold more, and so is where its
-// output goes: not before, because all that the pipes of a user hold is limited
-// (pipe-user-pages-soft in proc(5)), and idle programs are many.
+// The capacity of a pipe that is often full is raised, and so is that of the pipe that its output
+// goes to. It is not raised before, because the pipes of one user have a common limit
+// (pipe-user-pages-soft in proc(5)), and most programs write little.
 const (
 	halfPipe = 32 << 10
 	busy     = 8
@@ -54,8 +53,8 @@ func newPipe(dst io.Writer, to *os.File) (*stream, error) {
 	return st, err
 }
 
-// newStream returns a stream from ours, the descriptor at the other side of
-// child. Both are the stream's, even if it fails.
+// newStream returns a stream that reads from ours, the other side of child. It closes both when it
+// ends, and newStream itself closes them if it fails.
 func newStream(dst io.Writer, child *os.File, ours int) (*stream, error) {
 	wake := [2]int{-1, -1}
 	err := unix.SetNonblock(ours, true)
@@ -72,7 +71,7 @@ func newStream(dst io.Writer, child *os.File, ours int) (*stream, error) {
 	}, nil
 }
 
-// pipe makes a pipe that programs do not inherit.
+// pipe makes a pipe whose ends are close-on-exec.
 func pipe(fds *[2]int) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -84,14 +83,14 @@ func pipe(fds *[2]int) error {
 	return nil
 }
 
-// copy copies the pipe to the writer, to its end or to the writer's first error.
+// copy copies the pipe to the writer until the pipe ends or the writer fails.
 func (st *stream) copy() {
 	defer close(st.done)
 	_, err := io.Copy(st.dst, st)
 	if !errors.Is(err, errLeft) {
 		st.err = err
 	}
-	// At once, so that the program is told by a SIGPIPE when its output goes nowhere.
+	// Close at once, so that the program gets a SIGPIPE when its output goes nowhere.
 	st.close()
 	if c, ok := st.dst.(io.Closer); ok {
 		if err := c.Close(); st.err == nil {
@@ -103,9 +102,9 @@ func (st *stream) copy() {
 	}
 }
 
-// Read reads from the pipe, and counts what it takes in the same step: no byte is
-// ever neither in the pipe nor counted. What it took before has been written when
-// it is called again.
+// Read reads from the pipe and counts the bytes in the same step, so that every byte is either in
+// the pipe or counted: owed relies on it. When Read is called again, io.Copy has written what the
+// last call returned.
 func (st *stream) Read(buf []byte) (int, error) {
 	st.mu.Lock()
 	if st.written != st.taken {
@@ -135,7 +134,7 @@ func (st *stream) Read(buf []byte) (int, error) {
 			}
 			_, err = unix.Poll(fds, -1)
 			if err == nil && fds[2].Revents&unix.POLLERR != 0 && fds[0].Revents&unix.POLLIN == 0 {
-				return 0, unix.EPIPE // as a write would tell
+				return 0, unix.EPIPE // the error that the next write would return
 			}
 			if err == nil || errors.Is(err, unix.EINTR) {
 				continue
@@ -154,14 +153,14 @@ func (st *stream) take(buf []byte) (int, error) {
 		return 0, errLeft
 	}
 	n, err := unix.Read(st.pipe, buf)
-	if st.terminal && errors.Is(err, unix.EIO) { // nobody has its other end any more
+	if st.terminal && errors.Is(err, unix.EIO) { // no process has the other end open any more
 		return 0, nil
 	}
 	st.taken += int64(max(n, 0))
 	return n, err
 }
 
-// leave ends the stream, though others may still write to it.
+// leave ends the stream even if a process still writes to it.
 func (st *stream) leave() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -182,7 +181,7 @@ func (st *stream) close() {
 	}
 }
 
-// owed returns how many bytes had been put into the pipe, ever.
+// owed returns how many bytes have been put into the pipe since the start.
 func (st *stream) owed() int64 {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -193,14 +192,14 @@ func (st *stream) owed() int64 {
 	return st.taken + int64(waiting)
 }
 
-// progress returns how many bytes were written to the destination, and when last.
+// progress returns how many bytes were written to the destination, and when the last write ended.
 func (st *stream) progress() (int64, time.Time) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.written, st.last
 }
 
-// ended waits for at most d for the end of the stream.
+// ended waits for the end of the stream, at most d, and reports whether it came.
 func (st *stream) ended(d time.Duration) bool {
 	select {
 	case <-st.done:
@@ -210,7 +209,7 @@ func (st *stream) ended(d time.Duration) bool {
 	}
 }
 
-// error returns why the stream ended early, nil while it has not.
+// error returns the error that ended the stream. It is nil while the stream has not ended.
 func (st *stream) error() error {
 	select {
 	case <-st.done:

@@ -20,51 +20,50 @@ import (
 )
 
 const (
-	// quiet is how long nothing may come from a pipe that outlives the program
-	// before we take it that nothing more will; patience bounds the wait for one
-	// that is never quiet.
+	// quiet is how long a pipe that outlives the program must be silent until we stop reading
+	// it. patience is when we stop reading one that is never silent.
 	quiet    = 300 * time.Millisecond
 	patience = 2 * time.Second
-	// settling is when a program has lived for long enough that it may have used up the
-	// processes that it is allowed to have before it ends. Threads count, and when Go's
-	// runtime cannot have another one it ends the process, and the program with it; so
-	// it then gets all that it may come to need.
+	// settling is how long after the start of the program we do what a program that ends at once
+	// does not need: take the rest of the signals, and reserve threads before the program has
+	// used up the user's processes.
 	settling = time.Millisecond
 )
 
-// supervisor is one run of a program. The goroutine that has started the program
-// waits for it, and reaps what becomes ours; another one attends to everything
-// else that happens meanwhile.
+// supervisor is one run of a program. The goroutine that starts the program waits for it and reaps
+// our children. Another one, attend, handles everything else that happens meanwhile.
 type supervisor struct {
 	p        Process
 	files    [3]*os.File // the program's descriptors
 	streams  []*stream
-	screen   *screen // nil without a terminal of the program's own
+	screen   *screen // nil if the program has no pseudo-terminal
 	terminal terminalKind
 	signals  chan syscall.Signal
 	pid      int
-	// stopping is when we were asked to stop and go on later, as the program was then, in
-	// nanoseconds; 0 if that is done.
+	// stopping is when we forwarded a signal of job control that stops the program, in
+	// nanoseconds since 1970. It is 0 once we have stopped, too, or were continued.
 	stopping atomic.Int64
-	// reaped is told of every child that has ended, and returns whether that is all.
+	// reaped is called for every child that has ended. It returns true when the run is over.
 	reaped func(pid int, status unix.WaitStatus) bool
-	// status is the program's. It is valid when all have been reaped, and nil if it was lost.
+	// status is how the program ended. It is valid when the run is over, and nil if another part
+	// of this process has reaped the program.
 	status *unix.WaitStatus
-	// asked is when we were asked to stop, and leave when to leave whatever is still
-	// unwritten then.
+	// asked is when we were asked to stop, and leave is when to give up output that is still
+	// unwritten.
 	asked, leave time.Time
-	// others are our children from before the program, as of what has become us.
+	// others are the children that we had before the program, because the program that became us
+	// by execve(2) started them. endAll spares them.
 	others []int
-	// reapsOrphans is set if what loses its parent below us becomes our child.
+	// reapsOrphans is set if the kernel gives us the orphans below us.
 	reapsOrphans bool
-	// noTerminal is why the program has none of its own.
+	// noTerminal is why the program has no pseudo-terminal: see Status.NoTerminal.
 	noTerminal error
 
-	mu    sync.Mutex // held while a child is reaped, and while one is sent a signal
-	ended bool       // the program has been reaped, and its number may be another's
+	mu    sync.Mutex // held while a child is reaped, and while a signal is sent to one
+	ended bool       // the program has been reaped, so another process may have its number
 }
 
-// newSupervisor makes the pipes and the terminal.
+// newSupervisor makes the pipes and the pseudo-terminal.
 func newSupervisor(p Process) (*supervisor, error) {
 	s := &supervisor{p: p, files: [3]*os.File{p.Stdin}, terminal: p.Signals.terminal}
 	if p.Terminal != nil {
@@ -116,9 +115,9 @@ func (s *supervisor) closeStreams() {
 	s.screen.close()
 }
 
-// start starts the program and its streams. The caller goes on to run, which is
-// when the program's end is waited for, on the thread that has started it: when that
-// one ends the kernel sends the parent-death signal.
+// start starts the program and its streams. The caller then calls run in the same goroutine,
+// which stays locked to its thread: the kernel sends the parent-death signal when the thread that
+// started the program ends.
 func (s *supervisor) start(path string) (err error) {
 	if s.signals, err = s.p.Signals.handOver(); err != nil {
 		s.closeStreams()
@@ -126,7 +125,7 @@ func (s *supervisor) start(path string) (err error) {
 	}
 	attr := &syscall.ProcAttr{Env: s.p.Env, Sys: childAttr()}
 	for _, f := range s.files {
-		if f == nil { // the caller has none, and so has the program
+		if f == nil { // closed for the program
 			attr.Files = append(attr.Files, ^uintptr(0))
 			continue
 		}
@@ -143,7 +142,7 @@ func (s *supervisor) start(path string) (err error) {
 	case ownTerminal:
 		tty, err2 := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		if err2 == nil {
-			defer tty.Close() //nolint:errcheck // only asked for its foreground
+			defer tty.Close() //nolint:errcheck // nothing was written to it
 			attr.Sys.Foreground, attr.Sys.Ctty = true, int(tty.Fd())
 		}
 		fallthrough
@@ -157,10 +156,10 @@ func (s *supervisor) start(path string) (err error) {
 		return err
 	}
 	if s.terminal == ownTerminal {
-		signal.Ignore(unix.SIGTTOU) // we are in the background now, and may still write
+		signal.Ignore(unix.SIGTTOU) // we are in the background now, where a write could stop us
 	}
 	for _, st := range s.streams {
-		if !st.terminal { // its other end is ours until the program ends, see run
+		if !st.terminal { // run closes the other end of a terminal when the program has ended
 			_ = st.child.Close()
 		}
 		go st.copy()
@@ -170,7 +169,7 @@ func (s *supervisor) start(path string) (err error) {
 
 // startAlone starts the program as our child.
 func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error) {
-	if s.pid, err = syscall.ForkExec(path, s.p.Args, attr); err != nil { //nolint:gosec // it is what we are for
+	if s.pid, err = syscall.ForkExec(path, s.p.Args, attr); err != nil { //nolint:gosec // the caller's program
 		return err
 	}
 	s.reaped = func(pid int, status unix.WaitStatus) bool {
@@ -182,17 +181,17 @@ func (s *supervisor) startAlone(path string, attr *syscall.ProcAttr) (err error)
 	return nil
 }
 
-// reap waits for children and reaps each, in the one place where that is done,
-// until s.reaped says that it was the last that we wait for.
+// reap waits for children and reaps each, until s.reaped returns true. No other code reaps children
+// while the program runs.
 func (s *supervisor) reap() {
 	for {
 		var status unix.WaitStatus
 		pid, err := s.waitChild(&status, unix.WUNTRACED)
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case err != nil: // ECHILD: somebody else reaped it, against Run's contract
+		case err != nil: // ECHILD: other code has reaped the program, against Run's contract
 			return
-		case pid == 0: // it was another's
+		case pid == 0: // the child that was waited for has changed its state again
 		case status.Stopped():
 			if pid == s.pid {
 				s.programStopped(status.StopSignal())
@@ -203,26 +202,25 @@ func (s *supervisor) reap() {
 	}
 }
 
-// programStopped does what is to be done when sig has stopped the program, which is
-// our child.
+// programStopped is called when sig has stopped the program, if that is our child.
 func (s *supervisor) programStopped(sig syscall.Signal) {
 	switch {
 	case s.terminal == ownTerminal && sig == unix.SIGTSTP:
-		// Ctrl-Z where no shell could continue it has no effect without us, either.
+		// No shell could continue the program, so Ctrl-Z has no effect, as without us.
 		_ = unix.Kill(-s.pid, unix.SIGCONT)
 	case s.terminal == sharedTerminal:
-		// The shell waits for us. If it was the terminal that has stopped the program, it
-		// has stopped us, too, and whoever has continued us has continued the program.
+		// The shell waits for us. If the terminal has stopped the program, it has stopped us,
+		// too, and when we are running again, so is the program.
 		s.stopWithProgram()
 	case time.Since(time.Unix(0, s.stopping.Swap(0))) < time.Second:
-		// Whoever has asked for it may wait until we are. As process 1 we are not.
+		// The sender of the signal may wait until we are stopped. As process 1 we never are.
 		s.stopWithProgram()
 	}
 }
 
-// stopWithProgram stops us if the program still is after a moment, and nobody has
-// continued us. A SIGCONT just between that look and the stop would be lost; who sends
-// both at once has sent it by then.
+// stopWithProgram stops us if the program is still stopped after a moment. A SIGCONT that comes
+// between this check and the stop would be lost. The moment is there so that a SIGCONT sent right
+// after the stop comes before the check.
 func (s *supervisor) stopWithProgram() {
 	time.Sleep(50 * time.Millisecond)
 	if stillStopped(s.pid) {
@@ -230,8 +228,7 @@ func (s *supervisor) stopWithProgram() {
 	}
 }
 
-// run waits until the program has ended and its output is written, and attends to
-// signals meanwhile.
+// run waits until the program has ended and its output is written. Meanwhile attend runs.
 func (s *supervisor) run(ctx context.Context) (Status, error) {
 	over, attended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -263,7 +260,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	result.Asked = s.asked
 	for _, st := range s.streams {
 		err := st.error()
-		gone := errors.Is(err, unix.EPIPE) || st.terminal && errors.Is(err, unix.EIO) // nobody is there to read it
+		gone := errors.Is(err, unix.EPIPE) || st.terminal && errors.Is(err, unix.EIO) // no reader is left
 		if result.OutputErr == nil && !gone {
 			result.OutputErr = err
 		}
@@ -271,7 +268,7 @@ func (s *supervisor) run(ctx context.Context) (Status, error) {
 	return result, nil
 }
 
-// attend does what there is to do until over is closed.
+// attend handles signals, deadlines and the person's terminal until over is closed.
 func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	var kill <-chan time.Time
 	done := ctx.Done()
@@ -309,8 +306,8 @@ func (s *supervisor) attend(ctx context.Context, over <-chan struct{}) {
 	}
 }
 
-// askedToStop notes that we were asked to stop, and returns when to kill the program: nil for
-// never, or if we were asked before.
+// askedToStop notes that we were asked to stop. It returns a channel that fires when the program
+// is to be killed, or nil if that is never or if we were asked before.
 func (s *supervisor) askedToStop() (kill <-chan time.Time) {
 	if !s.asked.IsZero() {
 		return nil
@@ -319,13 +316,13 @@ func (s *supervisor) askedToStop() (kill <-chan time.Time) {
 	if s.p.Grace == 0 {
 		return nil
 	}
-	// Of a reserve there is something left for the program.
+	// The program keeps at least half of the grace, however large the reserve is.
 	after := s.p.Grace - min(s.p.Reserve, s.p.Grace/2)
 	s.leave = s.asked.Add(after)
 	return time.After(after)
 }
 
-// noteJobControl notes a signal that stops the program or continues it: see programStopped.
+// noteJobControl notes for programStopped that sig stops or continues the program.
 func (s *supervisor) noteJobControl(sig syscall.Signal) {
 	switch sig {
 	case unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
@@ -337,21 +334,21 @@ func (s *supervisor) noteJobControl(sig syscall.Signal) {
 	}
 }
 
-// forward sends sig to the program's group; or to the program alone if it shares
-// ours, or has left its own.
+// forward sends sig to the program's group, or to the program alone if it is in our group or has
+// left its own.
 func (s *supervisor) forward(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.ended: // its number may be another's by now
+	case s.ended: // another process may have its number by now
 		return
-	case sig == unix.SIGPIPE: // ours: nobody reads our output
+	case sig == unix.SIGPIPE: // about a write of ours
 		return
 	case s.screen != nil && s.screen.takes(sig):
 		return
 	case s.terminal == sharedTerminal:
 		switch sig {
-		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // it has it already
+		case unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH: // the terminal has sent it to the program, too
 			return
 		}
 	case unix.Kill(-s.pid, sig) == nil:
@@ -360,29 +357,29 @@ func (s *supervisor) forward(sig syscall.Signal) {
 	_ = unix.Kill(s.pid, sig)
 }
 
-// askedLate notes that we were asked to stop when the program had ended.
+// askedLate notes that we were asked to stop after the program had ended.
 func (s *supervisor) askedLate() {
 	if s.asked.IsZero() {
 		s.asked = time.Now()
 	}
 }
 
-// drain waits for the end of the program's output. What the program itself
-// wrote is waited for however long it takes to write, unless a signal tells us
-// to stop or has, a grace ago (abandoned); a pipe that another process keeps open
-// is, only until it is quiet (leaked).
+// drain waits for the end of the program's output. It waits for as long as it takes to write what
+// the program itself wrote, but gives up (abandoned) when a signal asks us to stop, or at s.leave
+// if one did before. For a pipe that another process keeps open, it waits only until that is
+// quiet (leaked).
 func (s *supervisor) drain() (leaked, abandoned bool) {
-	for len(s.signals) > 0 { // they were for the program
+	for len(s.signals) > 0 { // they came for the program, so they do not abandon its output
 		if slices.Contains(asksToStop, <-s.signals) {
 			s.askedLate()
 		}
 	}
-	owed := make([]int64, len(s.streams)) // before others write more
+	owed := make([]int64, len(s.streams)) // written by the program; other processes may write more
 	for i, st := range s.streams {
 		owed[i] = st.owed()
 	}
 	for i, st := range s.streams {
-		var paid time.Time // when the program's own output was written
+		var paid time.Time // when we had written the program's own output
 		for !st.ended(10 * time.Millisecond) {
 			select {
 			case sig := <-s.signals:
@@ -402,7 +399,7 @@ func (s *supervisor) drain() (leaked, abandoned bool) {
 			gone := !paid.IsZero() && (since > quiet && now.Sub(last) > quiet || since > patience)
 			leaked = leaked || gone
 			if abandoned || gone {
-				st.leave() // unless it is stuck in a write that nobody takes
+				st.leave() // has no effect on a stream that is stuck in a write
 				st.ended(quiet)
 				break
 			}

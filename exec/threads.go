@@ -5,9 +5,11 @@ import (
 	"sync"
 )
 
-// reserveThreads begins to make threads for all goroutines that may run at a time and one that
-// waits for timers, beside those that wait in the kernel already. A goroutine that is locked to its
-// thread has it alone, and the runtime keeps the threads for others afterwards.
+// reserveThreads makes the runtime create threads now: one for each goroutine that may run at a
+// time and one that waits for timers, beside the threads that are blocked in system calls
+// already. Each goroutine is locked to a thread until all have one, and the runtime keeps the
+// threads afterwards. Without this, a program that uses up the user's processes would make the
+// runtime end us when it needs another thread.
 func reserveThreads() {
 	n := runtime.GOMAXPROCS(0) + 1
 	var all sync.WaitGroup
