@@ -2,8 +2,8 @@ package terminal
 
 import "golang.org/x/sys/unix"
 
-// changesText are the modes by which a terminal shows something else than what was
-// written: spaces for a tab, large letters.
+// changesText are the modes in which a terminal changes written text: tabs become spaces, and
+// letters upper case.
 const changesText = unix.TABDLY | unix.OLCUC
 
 func modes(fd int) (unix.Termios, error) {
@@ -16,13 +16,14 @@ func modes(fd int) (unix.Termios, error) {
 
 func setModes(fd int, m *unix.Termios) error { return unix.IoctlSetTermios(fd, unix.TCSETS, m) }
 
-// drainAndSetModes sets them when what was written is shown.
+// drainAndSetModes sets the modes once all written output has been shown.
 func drainAndSetModes(fd int, m *unix.Termios) error {
 	return unix.IoctlSetTermios(fd, unix.TCSETSW, m)
 }
 
-// BlockSignals keeps the calling thread, to which the caller is locked, from being
-// stopped for using a terminal in the background: reading fails, all else works.
+// BlockSignals blocks SIGTTIN and SIGTTOU in the calling thread, to which the caller must have
+// locked its goroutine. The kernel then does not stop us when this thread uses a terminal in the
+// background: reads fail, and everything else works.
 func BlockSignals() {
 	var set unix.Sigset_t
 	set.Val[0] = 1<<(unix.SIGTTIN-1) | 1<<(unix.SIGTTOU-1)

@@ -4,8 +4,8 @@ package terminal
 
 import "golang.org/x/sys/unix"
 
-// changesText is the mode by which a terminal shows something else than what was
-// written: spaces for a tab (OXTABS of <sys/termios.h>).
+// changesText is the mode in which a terminal changes written text: tabs become spaces (OXTABS of
+// <sys/termios.h>).
 const changesText = 0x4
 
 func modes(fd int) (unix.Termios, error) {
@@ -18,10 +18,10 @@ func modes(fd int) (unix.Termios, error) {
 
 func setModes(fd int, m *unix.Termios) error { return unix.IoctlSetTermios(fd, unix.TIOCSETA, m) }
 
-// drainAndSetModes sets them when what was written is shown.
+// drainAndSetModes sets the modes once all written output has been shown.
 func drainAndSetModes(fd int, m *unix.Termios) error {
 	return unix.IoctlSetTermios(fd, unix.TIOCSETAW, m)
 }
 
-// BlockSignals does nothing: no thread's signals can be set from Go here.
+// BlockSignals does nothing: Go cannot set the signal mask of a thread here.
 func BlockSignals() {}

@@ -1,9 +1,8 @@
-// Package terminal puts a terminal of its own (a PTY) between a program and the
-// terminal of the person who started it, so that what the program shows can be
-// read on its way and the program cannot tell. It carries what is typed to the
-// program, keeps size and modes alike, and gives the person's terminal back as
-// it was. It starts no process and stops none, and what becomes of what the
-// program shows is its user's business: package exec's.
+// Package terminal puts a pseudo-terminal (a PTY) between a program and the terminal of the person
+// who started it, so that the program's output can be read on its way without the program noticing.
+// It carries typed keys to the program, keeps the size and modes of the two terminals equal, and
+// restores the person's terminal. It starts and stops no process. Package exec does that, and reads
+// the output.
 package terminal
 
 import (
@@ -17,32 +16,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Terminal is a program's terminal that stands in for a person's. Its methods
-// are for one goroutine.
+// A Terminal is a program's pseudo-terminal, which stands in for a person's terminal. Its methods
+// must not be called by several goroutines at a time.
 type Terminal struct {
-	user    int  // the person's terminal, by a description of our own if it is our controlling one
-	job     bool // it is: a shell may take it from us
-	master  int  // our end of the program's terminal; does not block
-	program *os.File
+	user    int      // the person's terminal; opened anew if it is our controlling terminal
+	job     bool     // it is our controlling terminal, so a shell may put us into the background
+	master  int      // our end of the pseudo-terminal, which is non-blocking
+	program *os.File // the program's end
 
-	attached bool         // what is typed goes to the program
-	began    bool         // the program's terminal has had its modes from the person's
-	raw      bool         // we have changed the modes of the person's terminal
-	saved    unix.Termios // what they were
-	size     unix.Winsize // as it was last seen
-	group    atomic.Int32 // of the program
+	attached bool         // typed keys go to the program
+	began    bool         // the pseudo-terminal has got its modes from the person's terminal
+	raw      bool         // the person's terminal is in raw mode
+	saved    unix.Termios // its modes before that
+	size     unix.Winsize // its last known size
+	group    atomic.Int32 // the program's process group
 	typed    func(unix.Signal)
-	wake     [2]int        // a pipe by which the relay is told: to attach, to detach, to quit
-	detached chan struct{} // answers of the relay
-	done     chan struct{} // closed when it has ended
+	wake     [2]int        // a pipe to the relay: attach, detach, quit
+	detached chan struct{} // the relay's answers to detach
+	done     chan struct{} // closed when the relay has ended
 	hungUp   chan struct{} // closed when the person's terminal is gone
 	close    sync.Once
 }
 
-// New returns a new terminal that stands in for the one that user is. It has its
-// size from the beginning, and its modes from the first [Terminal.Attach] on. typed
-// is called when a person has typed the key that sends a signal, before the
-// program's own group gets that; it is called by another goroutine.
+// New returns a pseudo-terminal that stands in for user. It has the size of user from the
+// beginning, and its modes from the first [Terminal.Attach] on. When the person types a key that
+// sends a signal to the program's own group, another goroutine calls typed before the group gets
+// the signal.
 func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 	t := &Terminal{
 		user: -1, master: -1, wake: [2]int{-1, -1}, typed: typed,
@@ -75,9 +74,8 @@ func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 	return t, nil
 }
 
-// openUser opens the person's terminal once more, so that how we wait for it is
-// nobody else's business; or takes the descriptor as it is if we are not of its
-// session, and it cannot be opened as ours.
+// openUser opens the person's terminal anew, so that non-blocking mode does not affect other users
+// of its description. If it is not the terminal of our session, it can only be duplicated.
 func (t *Terminal) openUser(user *os.File) error {
 	if _, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPGRP); err == nil {
 		t.job = true
@@ -91,14 +89,14 @@ func (t *Terminal) openUser(user *os.File) error {
 	return err
 }
 
-// pipe makes a pipe that programs do not inherit.
+// pipe makes a pipe whose ends are close-on-exec and in blocking mode.
 func pipe(fds *[2]int) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // copies stay
-	defer w.Close() //nolint:errcheck // copies stay
+	defer r.Close() //nolint:errcheck // only its copy is used
+	defer w.Close() //nolint:errcheck // only its copy is used
 	for i, f := range []*os.File{r, w} {
 		if fds[i], err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
 			return err
@@ -107,11 +105,11 @@ func pipe(fds *[2]int) error {
 	return nil
 }
 
-// Program returns the program's end. Whoever starts the program closes it.
+// Program returns the program's end. The caller closes it once the program has started.
 func (t *Terminal) Program() *os.File { return t.program }
 
-// Output returns a new descriptor from which to read, without blocking, what the
-// program shows. Its end is EIO.
+// Output returns a new descriptor from which the program's output can be read without blocking. At
+// the end of the output, reading fails with EIO.
 func (t *Terminal) Output() (int, error) {
 	return unix.FcntlInt(uintptr(t.master), unix.F_DUPFD_CLOEXEC, 0)
 }
@@ -119,21 +117,21 @@ func (t *Terminal) Output() (int, error) {
 // HungUp returns a channel that is closed when the person's terminal is gone.
 func (t *Terminal) HungUp() <-chan struct{} { return t.hungUp }
 
-// User returns the descriptor of the person's terminal. It stays t's.
+// User returns the descriptor of the person's terminal. The caller must not close it.
 func (t *Terminal) User() int { return t.user }
 
-// End types the key that ends the input.
+// End types the key that ends the input, as if the person had done so.
 func (t *Terminal) End() {
 	if m, err := modes(t.master); err == nil {
 		_, _ = unix.Write(t.master, []byte{m.Cc[unix.VEOF]})
 	}
 }
 
-// SetGroup says which process group is the program's own; see New.
+// SetGroup sets the program's own process group, which New's argument typed depends on.
 func (t *Terminal) SetGroup(group int) { t.group.Store(int32(group)) } //nolint:gosec // a pid
 
-// Foreground reports whether the person's terminal is ours now. One that is
-// nobody's job control is.
+// Foreground reports whether we are in the foreground of the person's terminal. If that is not our
+// controlling terminal, there is no job control and the answer is true.
 func (t *Terminal) Foreground() bool {
 	if !t.job {
 		return true
@@ -142,14 +140,15 @@ func (t *Terminal) Foreground() bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// ErrTaken says that something else hands on what is typed.
-var ErrTaken = errors.New("the terminal is another's")
+// ErrTaken says that another Terminal, of another process, is attached to the person's terminal.
+var ErrTaken = errors.New("another process is attached to the terminal")
 
-// Attach makes the person's terminal hand on every key as it is typed. The
-// program's has its modes from then on, if this is the first time, and its size.
-// It is to be called in the foreground only. It returns ErrTaken, and changes
-// nothing of the person's terminal, if another Terminal is attached to it: two would
-// each take what is typed from the other, and give back the other's modes.
+// Attach puts the person's terminal into raw mode and carries every key that is typed to the
+// program. It gives the pseudo-terminal the size of the person's terminal and, the first time, its
+// modes. It must be called in the foreground only.
+//
+// If another Terminal is attached to the person's terminal, Attach changes nothing there and
+// returns ErrTaken. The two would take keys from each other and restore each other's modes.
 func (t *Terminal) Attach() error {
 	now, err := modes(t.user)
 	if err != nil {
@@ -167,8 +166,8 @@ func (t *Terminal) Attach() error {
 	if !t.began {
 		t.began = true
 		inner := t.saved
-		// What is shown comes to the person's terminal as it was written: a value with a tab
-		// in it must not be another text by the time that it is looked at.
+		// The pseudo-terminal must pass on the text as it was written. If it replaced tabs by
+		// spaces, a value that contains a tab would not be found in the output.
 		inner.Oflag &^= changesText
 		_ = setModes(t.master, &inner)
 	} else {
@@ -186,8 +185,7 @@ func (t *Terminal) Attach() error {
 	return nil
 }
 
-// Detach stops taking what is typed, and gives the person's terminal its modes
-// back.
+// Detach stops carrying typed keys to the program, and restores the modes of the person's terminal.
 func (t *Terminal) Detach() {
 	if t.attached {
 		t.attached = false
@@ -199,18 +197,18 @@ func (t *Terminal) Detach() {
 	}
 	if t.raw {
 		t.raw = false
-		if t.Foreground() { // else whoever has it has set its modes, too
+		if t.Foreground() { // in the background the modes are those of another job
 			_ = drainAndSetModes(t.user, &t.saved)
 		}
 		t.setOutput(false)
 	}
 }
 
-// Modes are a terminal's modes before we changed them, and as we have set them.
+// Modes are a terminal's modes before we changed them, and the raw modes that we set.
 type Modes struct{ Before, Raw unix.Termios }
 
-// Modes returns what the person's terminal needs to be given back; the same twice
-// if that is nothing.
+// Modes returns the modes with which the person's terminal can be restored. They are equal if it
+// is not in raw mode and there is nothing to restore.
 func (t *Terminal) Modes() Modes {
 	if !t.raw {
 		return Modes{}
@@ -220,16 +218,16 @@ func (t *Terminal) Modes() Modes {
 	return m
 }
 
-// Restore gives the terminal that fd is its modes back, unless somebody has changed
-// them since. It is for whoever outlives the one who has set them.
+// Restore restores the modes of the terminal fd, unless another process has changed them since.
+// It is for a process that outlives the one that set them.
 func (m Modes) Restore(fd int) {
 	if now, err := modes(fd); err == nil && now == m.Raw && m.Raw != m.Before {
 		_ = setModes(fd, &m.Before)
 	}
 }
 
-// setOutput makes the program's terminal end its lines as one does, or leaves that
-// to the person's, which does it unless we have told it not to.
+// setOutput makes the pseudo-terminal translate line ends (OPOST), or leaves that to the person's
+// terminal, which does it unless it is in raw mode.
 func (t *Terminal) setOutput(process bool) {
 	m, err := modes(t.master)
 	if err != nil {
@@ -242,8 +240,8 @@ func (t *Terminal) setOutput(process bool) {
 	_ = setModes(t.master, &m)
 }
 
-// Resize gives the program's terminal the size of the person's, and reports
-// whether that was another one: the kernel tells the program then.
+// Resize gives the pseudo-terminal the size of the person's terminal, and reports whether that is a
+// new size. If so, the kernel sends SIGWINCH to the program.
 func (t *Terminal) Resize() bool {
 	size, err := unix.IoctlGetWinsize(t.user, unix.TIOCGWINSZ)
 	if err != nil || *size == t.size {
@@ -254,8 +252,7 @@ func (t *Terminal) Resize() bool {
 	return true
 }
 
-// Close gives the person's terminal its modes back and hangs the program's up.
-// It may be called twice.
+// Close restores the person's terminal and hangs up the pseudo-terminal. It may be called twice.
 func (t *Terminal) Close() {
 	t.close.Do(func() {
 		t.Detach()
@@ -267,11 +264,11 @@ func (t *Terminal) Close() {
 
 func (t *Terminal) closeAll() {
 	for _, fd := range []int{t.user, t.master, t.wake[0], t.wake[1]} {
-		_ = unix.Close(fd) // of -1, which is none: an error
+		_ = unix.Close(fd) // fails if fd is -1, which stands for none
 	}
 }
 
-// What the relay is told.
+// The messages to the relay.
 const (
 	attach = 'a'
 	detach = 'd'
@@ -280,17 +277,16 @@ const (
 
 func (t *Terminal) tell(what byte) { _, _ = unix.Write(t.wake[1], []byte{what}) }
 
-// relay carries what is typed to the program's terminal, while it is attached. It
-// waits in the kernel for all it needs, and blocks in nothing else: a program that
-// reads nothing keeps nobody from ending.
+// relay carries typed keys to the pseudo-terminal while attached. It blocks in poll(2) alone and
+// never in a read or write. So it can always be told to quit, even if the program reads nothing.
 func (t *Terminal) relay() {
 	defer close(t.done)
-	// In the background a read fails instead of stopping us all. The thread ends with
-	// this goroutine.
+	// With the signals blocked, a read in the background fails and does not stop our whole job. The
+	// thread ends with this goroutine, because it stays locked.
 	runtime.LockOSThread()
 	BlockSignals()
 	buf := make([]byte, 4096)
-	var held []byte // was typed, and is not taken yet
+	var held []byte // typed keys that the pseudo-terminal has not accepted yet
 	attached, gone := false, false
 	for {
 		fds := []unix.PollFd{
@@ -325,14 +321,14 @@ func (t *Terminal) relay() {
 				t.note(held)
 			case again(err):
 			case errors.Is(err, unix.EIO) && !t.Foreground():
-				attached = false // it was taken from us, and we are about to hear of it
+				attached = false // we have been put into the background, and Detach will follow
 			default:
 				gone = true
 				close(t.hungUp)
 			}
 		case fds[2].Revents != 0:
 			n, err := unix.Write(t.master, held)
-			if err != nil && !again(err) { // nobody has the other end open
+			if err != nil && !again(err) { // no process has the other end open
 				n = len(held)
 			}
 			held = held[max(n, 0):]
@@ -342,7 +338,7 @@ func (t *Terminal) relay() {
 
 func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }
 
-// note tells of the keys by which the program's terminal will send a signal to the
+// note calls t.typed for each key for which the pseudo-terminal will send a signal to the
 // program's own group.
 func (t *Terminal) note(typed []byte) {
 	m, err := modes(t.master)
@@ -365,7 +361,7 @@ func (t *Terminal) note(typed []byte) {
 	}
 }
 
-// makeRaw is cfmakeraw(3): every byte is handed on as it comes, and shown as it is.
+// makeRaw is cfmakeraw(3): every byte is passed on at once and unchanged, in both directions.
 func makeRaw(m *unix.Termios) {
 	m.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
 	m.Oflag &^= unix.OPOST
