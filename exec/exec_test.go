@@ -25,7 +25,7 @@ import (
 	"inject/internal/harness"
 )
 
-// This binary is also its own children: the first argument names a role.
+// The tests start this binary again as a supervisor or a program. The arguments name its role.
 func TestMain(m *testing.M) {
 	if exec.Monitor() {
 		return
@@ -86,7 +86,7 @@ var roles = map[string]func(args []string) int{
 		_ = unix.Kill(os.Getpid(), syscall.Signal(n))
 		select {}
 	},
-	// signals prints the signals it gets until it is told to leave by a SIGUSR2.
+	// signals prints the signals that it gets, and ends at a SIGUSR2.
 	"signals": func([]string) int {
 		ch := make(chan os.Signal, 4096)
 		signal.Notify(ch)
@@ -108,8 +108,8 @@ var roles = map[string]func(args []string) int{
 		time.Sleep(time.Minute) // until it is killed
 		return 0
 	},
-	// orphan leaves a process behind that ends a moment later, and waits until it
-	// has been reaped by somebody.
+	// orphan leaves a process behind that ends a moment later, and waits until the supervisor
+	// has reaped it.
 	"orphan": func([]string) int {
 		out, err := osexec.Command("/bin/sh", "-c", "sleep 0.1 & echo $!").Output()
 		if err != nil {
@@ -166,7 +166,7 @@ var roles = map[string]func(args []string) int{
 		}
 		return 0
 	},
-	// state prints what a child inherits.
+	// state prints what it has inherited.
 	"state": func([]string) int {
 		b, _ := io.ReadAll(os.Stdin)
 		wd, _ := os.Getwd()
@@ -188,7 +188,7 @@ var roles = map[string]func(args []string) int{
 
 var ctx = context.Background()
 
-// writer hides that a file is one, so that a pipe is used.
+// writer hides that a writer is a file, so that Run uses a pipe.
 type writer struct{ io.Writer }
 
 func self(role string, args ...string) []string {
@@ -354,23 +354,23 @@ func TestSignals(t *testing.T) {
 	allTaken(t, cmd, out)
 	for sig := syscall.Signal(1); sig <= 31; sig++ {
 		switch sig {
-		// Not to be caught; told about us; not meant for anybody. SIGPROF is taken by Go's
-		// runtime.
+		// The first two cannot be caught, and the next three are not forwarded. Go's runtime
+		// keeps SIGPROF. SIGUSR2 ends the program.
 		case unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGPROF, unix.SIGUSR2:
 			continue
 		}
 		require.NoError(t, cmd.Process.Signal(sig))
 		got := lastTaken
-		for got == lastTaken { // those of allTaken
+		for got == lastTaken { // sent by allTaken
 			got = nextSignal(t, out)
 		}
 		require.Equal(t, sig, got)
 	}
-	// None of these may arrive, and none may end us.
+	// None of these may arrive, and none may end the supervisor.
 	for _, sig := range []syscall.Signal{unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE} {
 		require.NoError(t, cmd.Process.Signal(sig))
 	}
-	// A burst: the last of each kind arrives.
+	// In a burst signals are merged, but the last of each number arrives.
 	for i := range 1000 {
 		burst := []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGWINCH, unix.SIGTERM}
 		require.NoError(t, cmd.Process.Signal(burst[i%4]))
@@ -402,7 +402,7 @@ func TestSignalsReachTheGroup(t *testing.T) {
 	require.Equal(t, 143, cmd.ProcessState.ExitCode())
 }
 
-// What was ignored when we started stays ignored in the program.
+// A SIGHUP that was ignored when the supervisor started stays ignored in the program.
 func TestIgnored(t *testing.T) {
 	t.Parallel()
 	cmd := osexec.Command("nohup", os.Args[0], "role", "supervise", "sh", "-c", "kill -HUP $$; echo survived")
@@ -412,7 +412,7 @@ func TestIgnored(t *testing.T) {
 }
 
 func TestGrace(t *testing.T) {
-	// Only a request to stop begins it.
+	// Only a signal that asks to stop begins the grace.
 	cmd, _ := supervised(t, []string{"EXEC_TEST_GRACE=100ms"}, self("signals")...)
 	require.NoError(t, cmd.Process.Signal(unix.SIGUSR1))
 	time.Sleep(300 * time.Millisecond) // for a SIGKILL that must not come
@@ -427,7 +427,7 @@ func TestGrace(t *testing.T) {
 	require.Equal(t, 137, cmd.ProcessState.ExitCode())
 	require.GreaterOrEqual(t, time.Since(start), 300*time.Millisecond)
 
-	// The end of the context asks in the same way.
+	// The end of the context asks to stop in the same way.
 	c, cancel := context.WithCancel(t.Context())
 	ready := &notify{text: "ready", then: cancel}
 	status, err := exec.Run(c, exec.Process{
@@ -456,7 +456,7 @@ func TestOrphansAreReaped(t *testing.T) {
 }
 
 func TestOutput(t *testing.T) {
-	// More than a pipe holds, to a reader that is slower than the writer.
+	// The output is larger than a pipe, and its reader is slower than the program.
 	var out bytes.Buffer
 	slow := writer{io.MultiWriter(&out, delay{})}
 	status, err := exec.Run(t.Context(), exec.Process{
@@ -467,8 +467,8 @@ func TestOutput(t *testing.T) {
 	require.Equal(t, 100000, bytes.Count(out.Bytes(), []byte("\n")))
 	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n99999\n")))
 
-	// A reader so slow that the program has long ended, with more in the pipe than
-	// was being written.
+	// The reader is so slow that the program has ended long before, while the pipe still held
+	// output.
 	out.Reset()
 	slow = writer{io.MultiWriter(&out, crawl{})}
 	status, err = exec.Run(t.Context(), exec.Process{
@@ -478,7 +478,7 @@ func TestOutput(t *testing.T) {
 	require.Equal(t, exec.Status{Code: 5}, status)
 	require.True(t, bytes.HasSuffix(out.Bytes(), []byte("\n29999\n")))
 
-	// One writer for both keeps the order.
+	// One writer for stdout and stderr keeps the order of the two.
 	out.Reset()
 	w := writer{&out}
 	both := &w
@@ -491,7 +491,7 @@ func TestOutput(t *testing.T) {
 	require.Equal(t, want.String(), out.String())
 }
 
-// crawl takes longer for a write than what outlives a program is waited for.
+// crawl takes longer for a write than Run waits for a silent pipe that outlives the program.
 type crawl struct{}
 
 func (crawl) Write(p []byte) (int, error) {
@@ -506,8 +506,8 @@ func (delay) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A process that outlives the program and holds its output does not hold us,
-// whether it is silent or never is; what the program itself wrote is all there.
+// A process that outlives the program and holds its output does not keep Run from returning,
+// whether the process is silent or not. All that the program itself wrote arrives.
 func TestLeakedPipe(t *testing.T) {
 	for _, role := range []string{"sleep", "chatter"} {
 		t.Run(role, func(t *testing.T) {
@@ -526,7 +526,7 @@ func TestLeakedPipe(t *testing.T) {
 	}
 }
 
-// When the output goes nowhere the program is told as by a closed pipe.
+// When the output cannot be written, the program gets a SIGPIPE as from a closed pipe.
 func TestOutputError(t *testing.T) {
 	for _, c := range []struct{ err, want error }{{unix.EPIPE, nil}, {unix.ENOSPC, unix.ENOSPC}} {
 		t.Run(c.err.Error(), func(t *testing.T) {
@@ -545,7 +545,7 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-// The program inherits what it would without us.
+// The program inherits the same as without a supervisor.
 func TestInherited(t *testing.T) {
 	old := unix.Umask(0o27)
 	defer unix.Umask(old)
@@ -568,7 +568,7 @@ func TestInherited(t *testing.T) {
 	require.Equal(t, string(want), out)
 }
 
-// When we are killed, so is the program.
+// When the supervisor is killed, so is the program.
 func TestParentDeath(t *testing.T) {
 	t.Parallel()
 	cmd, out := supervised(t, nil, "sh", "-c", "echo ready; echo $$; exec sleep 60")
@@ -584,7 +584,7 @@ func TestParentDeath(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond)
 }
 
-// As process 1 of a PID namespace: orphans are reaped, signals forwarded.
+// Orphans are reaped by a supervisor that is process 1 of a PID namespace.
 func TestProcessOne(t *testing.T) {
 	args := append([]string{"--pid", "--fork", "--mount-proc", "--kill-child"}, self("supervise")...)
 	if os.Geteuid() != 0 {
@@ -614,7 +614,7 @@ func TestOutputHelper(t *testing.T) {
 
 var nowhere *int
 
-// fault has a nil pointer become a panic, and recovers.
+// fault uses a nil pointer and recovers from the panic. It fails if there was none.
 func fault() (err error) {
 	defer func() {
 		if recover() != nil {

@@ -22,8 +22,8 @@ import (
 )
 
 func init() {
-	// orphans gives its parent as many children as it is told, all of which end at
-	// once, and waits until they have been reaped.
+	// orphans gives its parent that many children, which end at once, and waits until they have
+	// been reaped.
 	roles["orphans"] = func(args []string) int {
 		n, _ := strconv.Atoi(args[0])
 		for range n {
@@ -37,26 +37,26 @@ func init() {
 			}
 		}
 		for range 3000 {
-			if len(childrenOf(os.Getppid())) == 1 { // we
+			if len(childrenOf(os.Getppid())) == 1 { // this process
 				return 0
 			}
 			time.Sleep(10 * time.Millisecond) // until they have been reaped
 		}
 		return 2
 	}
-	// close-stdout closes its outputs, and ends a while later.
+	// close-stdout closes its outputs and ends a while later.
 	roles["close-stdout"] = func([]string) int {
 		_, _ = os.Stdout.WriteString("said\n")
 		_, _ = os.Stdout.Close(), os.Stderr.Close()
 		time.Sleep(300 * time.Millisecond) // so that its outputs end first
 		return 6
 	}
-	// inherited prints what a program has from whoever starts it.
+	// inherited prints what a program inherits.
 	roles["inherited"] = func([]string) int {
 		wd, _ := os.Getwd()
 		nice, _ := unix.Getpriority(unix.PRIO_PROCESS, 0)
 		fmt.Printf("wd=%s umask=%o nice=%d", wd, unix.Umask(0), 20-nice)
-		// This child's own runtime has raised one of its limits; a shell's says what it was.
+		// Go's runtime has raised the soft limit of open files. A shell gets the original one.
 		limits, _ := osexec.Command("/bin/sh", "-c", "ulimit -n; ulimit -c; ulimit -s").Output()
 		fmt.Printf(" limits=%s", strings.ReplaceAll(string(limits), "\n", ","))
 		for fd := range 64 {
@@ -69,7 +69,7 @@ func init() {
 	}
 }
 
-// childrenOf returns the children of a process, of all its threads.
+// childrenOf returns the children of all threads of a process.
 func childrenOf(pid int) []string {
 	var all []string
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
@@ -123,10 +123,10 @@ func TestSoak(t *testing.T) {
 			return
 		}
 		require.NoError(t, err)
-		status.Asked = time.Time{} // it was, by some
+		status.Asked = time.Time{} // set in case 1
 		require.Equal(t, exec.Status{Code: want}, status)
 	}
-	for i := range 100 { // what is made once is made
+	for i := range 100 { // afterwards all that is made only once exists
 		once(i)
 	}
 	time.Sleep(100 * time.Millisecond) // for the last goroutines to end
@@ -153,7 +153,7 @@ func TestSoak(t *testing.T) {
 	require.Less(t, threads, 100)
 }
 
-// A program that closes its output goes on, and its status is its own.
+// A program that closes its output goes on, and Run returns its exit status.
 func TestOutputClosedEarly(t *testing.T) {
 	start := time.Now()
 	status, out, _ := run(t, exec.Process{Args: self("close-stdout")})
@@ -162,8 +162,8 @@ func TestOutputClosedEarly(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), 300*time.Millisecond)
 }
 
-// The program has the descriptors, limits and so on that it would have without us,
-// and none of ours.
+// The program has the same descriptors and limits as without a supervisor, and none of the
+// supervisor's own.
 func TestInheritedAll(t *testing.T) {
 	t.Parallel()
 	script := `cd /; umask 27; ulimit -S -n 333; ulimit -S -c 0; ulimit -S -s 4096
@@ -182,8 +182,8 @@ func TestInheritedAll(t *testing.T) {
 	require.Equal(t, outs["without"], outs["with"])
 }
 
-// What execve would refuse for its size is refused before, by name; and nothing
-// else is.
+// Arguments and variables that are too large for execve(2) are refused before, by name. All
+// others are accepted.
 func TestSize(t *testing.T) {
 	old := limitStack(t, 1<<20) // 256 KiB together
 	defer limitStack(t, old)
@@ -229,8 +229,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// limitStack sets the soft limit of the stack, which Go does not use, and returns
-// what it was.
+// limitStack sets the soft limit of the stack, which Go does not use, and returns the former one.
 func limitStack(t *testing.T, n uint64) uint64 {
 	t.Helper()
 	var limit unix.Rlimit
@@ -241,9 +240,9 @@ func limitStack(t *testing.T, n uint64) uint64 {
 	return old
 }
 
-// Nothing that the program leaves behind is there when Run returns: not what has a
-// session of its own, ignores SIGTERM, is stopped, or is made meanwhile. What heeds
-// SIGTERM ends by itself, and output that is on its way arrives.
+// No process that the program leaves behind exists when Run returns, not even one that has a
+// session of its own, ignores SIGTERM or is stopped. A process that handles SIGTERM can do so,
+// and output that is on its way arrives.
 func TestEndAll(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -273,7 +272,7 @@ func TestEndAll(t *testing.T) {
 	}
 	require.FileExists(t, dir+"/heard")
 
-	// Its twin: without, they live.
+	// Without EndAll such a process lives on.
 	script = `(setsid sh -c 'echo $$ > ` + dir + `/alive; exec sleep 60' > /dev/null 2>&1 &)
 		while [ ! -s ` + dir + `/alive ]; do sleep 0.01; done`
 	require.NoError(t, osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", script).Run())
@@ -284,8 +283,8 @@ func TestEndAll(t *testing.T) {
 	require.NoError(t, unix.Kill(n, unix.SIGKILL))
 }
 
-// What was there before the program, as with a script that has become us, is not the
-// program's.
+// Processes that were there before the program are spared, as those of a script that has become the
+// supervisor by exec.
 func TestEndAllSparesOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -305,7 +304,7 @@ func TestEndAllSparesOthers(t *testing.T) {
 	require.ErrorIs(t, unix.Kill(pidIn("left"), 0), unix.ESRCH)
 }
 
-// The program is killed early enough for what the caller has to do.
+// The program is killed early enough to leave the caller its reserve.
 func TestReserve(t *testing.T) {
 	t.Parallel()
 	cmd, out := supervised(t, []string{"EXEC_TEST_GRACE=3s", "EXEC_TEST_RESERVE=2900ms"}, self("ignore-term")...)
@@ -316,7 +315,7 @@ func TestReserve(t *testing.T) {
 	require.Contains(t, string(rest), "asked true")
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 137, cmd.ProcessState.ExitCode())
-	// Never more than half of it.
+	// The reserve is at most half of the grace.
 	require.Greater(t, time.Since(start), 1400*time.Millisecond)
 	require.Less(t, time.Since(start), 2800*time.Millisecond)
 }
@@ -329,12 +328,12 @@ func TestDeadline(t *testing.T) {
 	})
 	require.NoError(t, err)
 
-	// We were asked before.
+	// A signal has asked us to stop before.
 	ctx, cancel := signals.Deadline(t.Context(), time.Now().Add(-time.Second), time.Second+50*time.Millisecond)
 	require.NoError(t, ctx.Err())
 	<-ctx.Done()
 	cancel()
-	// We are asked, and again. What does not ask us does nothing.
+	// Two signals ask us to stop. A SIGUSR1 does not.
 	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, time.Hour)
 	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGTERM} {
 		require.NoError(t, unix.Kill(unix.Getpid(), sig))
@@ -344,7 +343,7 @@ func TestDeadline(t *testing.T) {
 	require.NoError(t, unix.Kill(unix.Getpid(), unix.SIGINT))
 	<-ctx.Done()
 	cancel()
-	// We are asked once, and the time is over.
+	// One signal asks us to stop, and the grace ends.
 	ctx, cancel = signals.Deadline(t.Context(), time.Time{}, 50*time.Millisecond)
 	time.Sleep(100 * time.Millisecond) // longer than the grace, which has not begun
 	require.NoError(t, ctx.Err())

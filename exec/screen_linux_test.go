@@ -20,8 +20,8 @@ import (
 )
 
 func init() {
-	// on-screen runs its arguments as inject does on a terminal: outputs that are one
-	// get a terminal, the others a pipe.
+	// on-screen runs its arguments as inject does on a terminal: each output that is a terminal
+	// is replaced by the pseudo-terminal, and any other by a pipe.
 	roles["on-screen"] = func(args []string) int {
 		p := exec.Process{Args: args, Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 		for _, f := range []struct {
@@ -67,8 +67,8 @@ func init() {
 	}
 }
 
-// screenOf starts this binary on a new terminal of size 33x99, alone or below a
-// shell's session, and returns that terminal and its modes from before.
+// screenOf starts cmd on a new terminal of size 33x99, as the leader of its session or below a
+// shell. It returns our end of the terminal, and the terminal's modes from before.
 func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) (tty *os.File, before *unix.Termios) {
 	t.Helper()
 	ours, theirs, err := pty.Open()
@@ -87,7 +87,7 @@ func screenOf(t *testing.T, shared bool, cmd *osexec.Cmd) (tty *os.File, before 
 	}
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 3}
-	if shared { // sh is the session's leader, and we are its child
+	if shared { // sh leads the session, and cmd is its child
 		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `"$@"; exit $?`, "sh"}, cmd.Args...)
 	}
 	require.NoError(t, cmd.Start())
@@ -103,8 +103,8 @@ var kinds = []struct {
 	shared bool
 }{{"own terminal", false}, {"terminal of a shell", true}}
 
-// Each of 0, 1 and 2 is a terminal for the program if and only if it is one for us,
-// with a shell's terminal and with one of our own.
+// Each of the descriptors 0, 1 and 2 is a terminal for the program if and only if it is one for the
+// supervisor.
 func TestEightCombinations(t *testing.T) {
 	for _, kind := range kinds {
 		for bits := range 8 {
@@ -151,7 +151,7 @@ func requireGone(t *testing.T, pid int) {
 	}, 10*time.Second, time.Millisecond)
 }
 
-// readScreen reads until text has come.
+// readScreen reads until text has appeared, and returns all that was read.
 func readScreen(t *testing.T, tty *os.File, text string) string {
 	t.Helper()
 	var all []byte
@@ -163,8 +163,8 @@ func readScreen(t *testing.T, tty *os.File, text string) string {
 	return string(all)
 }
 
-// The program's terminal has the size of the person's, and follows it; typing goes
-// there; and the person's terminal is as it was however the program ends.
+// The pseudo-terminal has the size of the person's terminal and follows it, and typed keys go to
+// the program. However the program ends, the person's terminal is restored.
 func TestScreen(t *testing.T) {
 	for _, kind := range kinds {
 		for _, end := range []struct {
@@ -197,8 +197,8 @@ func TestScreen(t *testing.T) {
 	}
 }
 
-// When we are killed, or end by a mistake of ours, a shell's terminal is as it was
-// all the same, and the program is gone.
+// When the supervisor is killed or panics, the shell's terminal is restored and the program is
+// killed.
 func TestTerminalSurvivesUs(t *testing.T) {
 	for _, how := range []string{"kill", "panic"} {
 		t.Run(how, func(t *testing.T) {
@@ -240,7 +240,7 @@ func TestTerminalSurvivesUs(t *testing.T) {
 	}
 }
 
-// A terminal that is hung up takes the program with it, as without us.
+// When the terminal is hung up, the program ends, as without a supervisor.
 func TestHangUp(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {

@@ -61,7 +61,7 @@ while True:
 	require.Equal(t, 9, cmd.ProcessState.ExitCode())
 }
 
-// signalsOf returns a set of signals of a process: SigBlk or SigIgn, see proc(5).
+// signalsOf returns a set of signals from /proc/PID/status: SigBlk or SigIgn, see proc(5).
 func signalsOf(t *testing.T, status, set string) uint64 {
 	t.Helper()
 	_, text, found := strings.Cut(status, set+":\t")
@@ -72,9 +72,9 @@ func signalsOf(t *testing.T, status, set string) uint64 {
 	return bits
 }
 
-// What was blocked or ignored when we were started stays so in the program, but for
-// what Go takes away: of the blocked signals those by which it dies, and of the ignored
-// ones all but SIGHUP, SIGINT and the first real-time signal. docs/reference/limits.md says so.
+// A signal that was blocked or ignored when the supervisor started stays so in the program, with
+// exceptions that are Go's: it unblocks the signals by which it dies, and of the ignored ones it
+// keeps SIGHUP, SIGINT and the first real-time signal only. docs/reference/limits.md says so.
 func TestBlockedAndIgnored(t *testing.T) {
 	t.Parallel()
 	const script = `
@@ -104,12 +104,12 @@ os.execv(sys.argv[1], sys.argv[1:])
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, 40), signalsOf(t, states["with"], "SigBlk"))
 	ignored := bit(unix.SIGHUP, unix.SIGINT, 34)
-	// The tests may be run with others ignored.
+	// Other signals may be ignored in the tests, too.
 	all := ignored | bit(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGPIPE)
 	require.Equal(t, all, signalsOf(t, states["without"], "SigIgn")&all)
 	require.Equal(t, ignored, signalsOf(t, states["with"], "SigIgn")&all)
 
-	// A signal that is blocked when we are started is forwarded all the same.
+	// A signal that was blocked when the supervisor started is forwarded all the same.
 	cmd := osexec.Command(python, "-c", script, os.Args[0], "role", "supervise", python, "-c", `
 import signal
 print("ready", flush=True)
@@ -133,8 +133,8 @@ for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCO
 	require.NoError(t, cmd.Wait())
 }
 
-// A signal that stops us stops the program, and then us, so that its sender finds both stopped.
-// SIGCONT continues both.
+// A signal that stops the supervisor stops the program first, so that the sender finds both
+// stopped. SIGCONT continues both.
 func TestStopAndContinue(t *testing.T) {
 	for _, sig := range []syscall.Signal{unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -155,15 +155,15 @@ func TestStopAndContinue(t *testing.T) {
 	}
 }
 
-// processState returns the letter by which proc(5) tells what a process does; "" if
-// there is none.
+// processState returns the letter in /proc/PID/stat for the state of a process, or "" if there is
+// no such process: see proc(5).
 func processState(pid int) string {
 	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	_, rest, _ := strings.Cut(string(b), ") ")
 	return rest[:min(1, len(rest))]
 }
 
-// A program that is stopped is killed after the grace, as any other.
+// A stopped program is killed after the grace, as any other.
 func TestStoppedIsKilled(t *testing.T) {
 	t.Parallel()
 	cmd, out := supervised(t, []string{"EXEC_TEST_GRACE=200ms"}, "sh", "-c", "echo ready; echo $$; kill -STOP $$")
@@ -176,8 +176,8 @@ func TestStoppedIsKilled(t *testing.T) {
 	require.Equal(t, 137, cmd.ProcessState.ExitCode())
 }
 
-// A fault of ours is Go's to turn into a panic while signals are caught; the same
-// signal from somebody else is forwarded (TestSignals).
+// Go turns a fault of the supervisor into a panic although signals are caught. The same signal from
+// another process is forwarded: see TestSignals.
 func TestFaultsStayOurs(t *testing.T) {
 	t.Parallel()
 	const script = "trap 'exit 4' USR1; echo ready; while :; do sleep 0.02; done"
@@ -187,8 +187,8 @@ func TestFaultsStayOurs(t *testing.T) {
 	require.Equal(t, 4, cmd.ProcessState.ExitCode())
 }
 
-// Stopped and then continued is continued. The order of two signals that come within a moment may
-// be lost, because package os/signal does not keep it: another SIGCONT continues us then.
+// SIGTSTP and then SIGCONT leave the program running. Package os/signal may swap two signals that
+// come within a moment; another SIGCONT continues the program then.
 func TestStopThenContinue(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -207,7 +207,7 @@ func TestStopThenContinue(t *testing.T) {
 			time.Sleep(c.pause)
 			require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
 			if c.again {
-				time.Sleep(200 * time.Millisecond) // we stop 50 ms after the program
+				time.Sleep(200 * time.Millisecond) // the supervisor stops 50 ms after the program
 				require.NoError(t, cmd.Process.Signal(unix.SIGCONT))
 			}
 			stopped := time.Now()
@@ -224,8 +224,8 @@ func TestStopThenContinue(t *testing.T) {
 	}
 }
 
-// stoppable starts a supervisor without a terminal, wherever the tests run, and returns it and its
-// program. That makes no processes: a shell that is making one does not stop.
+// stoppable starts a supervisor without a terminal, and returns it and the process ID of its
+// program. The program starts no other process, because a shell that is doing so does not stop.
 func stoppable(t *testing.T) (cmd *osexec.Cmd, program int) {
 	t.Helper()
 	cmd = osexec.Command(os.Args[0], "role", "supervise", "sh", "-c", `echo ready $$; exec sleep 60`)
