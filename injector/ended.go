@@ -24,6 +24,7 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)
 		defer cancel()
 	}
+
 	var report outputs.Report
 	var errs []error
 	for _, folder := range o.Outputs {
@@ -33,6 +34,7 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
 		}
 	}
+
 	o.Log.Debug("outputs", "files", report.Files,
 		"masked", report.Masked, "taken out", report.Refused, "left", report.Left)
 	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {

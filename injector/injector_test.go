@@ -47,6 +47,7 @@ func options(t *testing.T, command []string, declared ...secret.Declaration) (o 
 			return string(b)
 		}
 	}
+
 	o = Options{
 		Scope: secret.Scope{Org: "flyte"}, Declared: declared,
 		Resolver: resolver.Over(s), Deadline: time.Now().Add(time.Minute),
@@ -112,6 +113,7 @@ func TestNothingIsLeft(t *testing.T) {
 			}
 		})
 	}
+
 	o, _, _ := options(t, []string{"touch", started}, file)
 	ctx, cancel := context.WithCancel(t.Context())
 	o.Release = func() error {

@@ -19,6 +19,7 @@ func aliases(declared []secret.Declaration) [][]string {
 			taken[d.Key] += 2
 		}
 	}
+
 	all := make([][]string, len(declared))
 	for i, d := range declared {
 		if d.Mount != secret.File || d.Path != "" {
@@ -37,6 +38,7 @@ func aliases(declared []secret.Declaration) [][]string {
 			}
 		}
 	}
+
 	for i := range all {
 		all[i] = slices.DeleteFunc(all[i], func(name string) bool {
 			top, _, inFolder := strings.Cut(name, "/")

@@ -35,31 +35,29 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	if err := durable.MkdirAll(dir, 0o755); err != nil { // other users read it, whatever the umask
 		return cannotPlace(err)
 	}
-	info, err := os.Stat(dir)
-	if err == nil && !info.IsDir() {
-		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
-	}
-	if err != nil {
-		return cannotPlace(err)
-	}
+
 	// With one call at a time, folders of other calls in dir are of calls that have ended or were
 	// killed, and can be removed.
-	lock, err := os.Open(dir) //nolint:gosec // the operator's choice
-	if err == nil {
-		defer lock.Close() //nolint:errcheck // a folder
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-	}
+	lock, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) //nolint:gosec // the operator's choice
 	if err != nil {
 		return cannotPlace(err)
 	}
+	defer lock.Close() //nolint:errcheck // a folder
+	info, err := lock.Stat()
+	if err = cmp.Or(err, unix.Flock(int(lock.Fd()), unix.LOCK_EX)); err != nil {
+		return cannotPlace(err)
+	}
+
 	if !inMemory(dir) {
 		log.Warn("the folder for files is on a disk, where values may outlive the pod:"+
 			" use an emptyDir with medium Memory", "folder", dir)
 	}
+
 	mode := fs.FileMode(0o400)
 	if group >= 0 || info.Mode()&fs.ModeSetgid != 0 {
 		mode = 0o440
 	}
+
 	// The name is as kubelet's, so that programs that skip its folders skip ours, too.
 	version, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
 	if err != nil {
@@ -73,6 +71,7 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(version))
 	}
+
 	// The files are placed: what cannot be cleaned up is no failure.
 	if err := a.sweep(); err != nil {
 		log.Warn("files of earlier calls could not be removed", "folder", dir, "error", err)

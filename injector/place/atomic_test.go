@@ -107,6 +107,7 @@ func TestFiles(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, versions(t, dir), 1)
 			}
+
 			got := map[string]string{}
 			_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 				name, _ := filepath.Rel(dir, path)
@@ -123,6 +124,7 @@ func TestFiles(t *testing.T) {
 				}
 				return nil
 			})
+
 			if c.want == nil {
 				c.want = map[string]string{}
 			}

@@ -266,6 +266,7 @@ func TestSweep(t *testing.T) {
 			if c.needSet {
 				harness.NeedRoot(t)
 			}
+
 			base, dir := t.TempDir(), t.TempDir()
 			c.make(t, base, dir, filepath.Join(base, mine))
 			sweep([]string{base, filepath.Join(base, "none")}, hclog.NewNullLogger())
@@ -294,6 +295,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	base := t.TempDir()
 	t.Setenv("XDG_RUNTIME_DIR", base)
 	t.Setenv("TMPDIR", base)
+
 	done := make(chan struct{})
 	var sweeps, runs sync.WaitGroup
 	for range 2 {
@@ -308,6 +310,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 			}
 		})
 	}
+
 	value := []byte("value")
 	for i := range 4 {
 		dir := filepath.Join(base, string(rune('a'+i)))
@@ -339,6 +342,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 			}
 		})
 	}
+
 	runs.Wait()
 	close(done)
 	sweeps.Wait()

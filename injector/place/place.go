@@ -120,23 +120,14 @@ func (p *Places) Remove(log hclog.Logger) {
 // secret that failed.
 func Values(to Target, secrets []Secret) (_ *Places, err error) {
 	p := &Places{given: secrets}
-	e := environment{conflict: to.OnConflict, values: map[string]string{}, secrets: map[string][]byte{}}
-	for _, v := range to.Environ {
-		name, value, ok := strings.Cut(v, "=")
-		switch {
-		case !ok || name == "":
-			p.Env = append(p.Env, v) // not a variable, but execve passes it on, so we do
-		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && len(secrets) == 0: // still true for the task
-			e.names, e.values[name] = append(e.names, name), value
-		}
-	}
-	e.inherited = len(e.names)
-
 	defer func() {
 		if err != nil {
 			p.Remove(to.Log)
 		}
 	}()
+
+	e := inherit(to.Environ, len(secrets) == 0)
+	e.conflict = to.OnConflict
 	for _, s := range secrets {
 		d := s.Declaration
 		if d.Mount != secret.File {
@@ -158,6 +149,7 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 		}
 		e.place(d, []byte(path))
 	}
+
 	declared := declarations(secrets)
 	if p.files != nil && len(e.errs) == 0 {
 		aliasAll(declared, p.files.alias, to.Log)
@@ -168,28 +160,54 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 	if err := errors.Join(e.errs...); err != nil {
 		return nil, err
 	}
-	for _, name := range e.names {
-		if value, ok := e.secrets[name]; ok {
-			b := slices.Concat([]byte(name+"="), value)
-			p.values = append(p.values, b)
-			// The string shares the bytes of b, so that Forget can zero it.
-			text := unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // b changes only in Forget
-			p.Env = append(p.Env, text)
-			continue
-		}
-		p.Env = append(p.Env, name+"="+e.values[name])
-	}
+	p.Env, p.values = e.list()
 	return p, nil
 }
 
 // environment is the environment of the task while it is put together.
 type environment struct {
 	conflict  Conflict
+	others    []string // entries that are not variables: execve passes them on, so we do
 	names     []string // of all variables, in the order in which they were set
 	values    map[string]string
 	secrets   map[string][]byte // values of secrets; they win over values
 	inherited int               // how many of names the task inherits
 	errs      []error
+}
+
+// inherit returns the environment that the task inherits from environ. Our own variables are left
+// out, but for ParentVar if keepParent is set.
+func inherit(environ []string, keepParent bool) environment {
+	e := environment{values: map[string]string{}, secrets: map[string][]byte{}}
+	for _, v := range environ {
+		name, value, ok := strings.Cut(v, "=")
+		switch {
+		case !ok || name == "":
+			e.others = append(e.others, v)
+		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && keepParent:
+			e.names, e.values[name] = append(e.names, name), value
+		}
+	}
+	e.inherited = len(e.names)
+	return e
+}
+
+// list returns the environment in the form of [os.Environ], and the memory of those strings that
+// hold the value of a secret.
+func (e *environment) list() (env []string, memory [][]byte) {
+	env = e.others
+	for _, name := range e.names {
+		value, ok := e.secrets[name]
+		if !ok {
+			env = append(env, name+"="+e.values[name])
+			continue
+		}
+		// The string shares the bytes of b, so that Forget can zero it.
+		b := slices.Concat([]byte(name+"="), value)
+		text := unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // b changes only in Forget
+		env, memory = append(env, text), append(memory, b)
+	}
+	return env, memory
 }
 
 // set gives the variable a value that is not a secret.

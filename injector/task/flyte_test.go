@@ -318,6 +318,7 @@ func TestTemplate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, task.Task{Source: got.Source, Declared: want}, got)
 	})
+
 	m.SecurityContext.Secrets = nil
 	binary, err = proto.Marshal(m)
 	require.NoError(t, err)
@@ -328,6 +329,7 @@ func TestTemplate(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, got.Declared)
 	}
+
 	// A TaskEnvironment in JSON is not taken for a message.
 	got, err := load(t, []byte(`{"secrets": [{"key": "K", "group": "g"}, "L"], "project": "q"}`))
 	require.NoError(t, err)

@@ -88,6 +88,7 @@ func readPodInfo(dir, name string) (*pairs, error) {
 		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes accepts",
 			secret.ErrInvalid, p.path, maxPodInfo)
 	}
+
 	n := 0
 	for line := range bytes.Lines(b) {
 		n++
@@ -118,6 +119,7 @@ func declaredBy(p *pairs) ([]secret.Declaration, error) {
 	wrong := func(format string, args ...any) {
 		l.errs = append(l.errs, fmt.Errorf("%w: %s: "+format, append([]any{secret.ErrInvalid, p.path}, args...)...))
 	}
+
 	total := 0
 	texts := map[int]string{}
 	for name, text := range p.all {
@@ -133,6 +135,7 @@ func declaredBy(p *pairs) ([]secret.Declaration, error) {
 		}
 		texts[n] = text
 	}
+
 	if total > maxAnnotation {
 		wrong("the declarations have %d bytes, more than Kubernetes accepts in annotations (%d)", total, maxAnnotation)
 	}

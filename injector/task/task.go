@@ -61,6 +61,7 @@ func Load(s Sources) (Task, []string, error) {
 		errs = append(errs, err)
 		sources = append(sources, t)
 	}
+
 	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
 	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.EnvSecrets), split(s.EnvSecretFiles))
 	if list, ok := err.(interface{ Unwrap() []error }); ok {
@@ -69,6 +70,7 @@ func Load(s Sources) (Task, []string, error) {
 		err = list.Unwrap()[0]
 	}
 	add(fromEnv, err)
+
 	var file, pod Task
 	if s.File != "" {
 		file, err = readFile(s.File)
@@ -78,11 +80,13 @@ func Load(s Sources) (Task, []string, error) {
 		pod, err = podInfo(s.PodInfo)
 		add(pod, err)
 	}
+
 	t, warnings := agree(sources)
 	t.Name, t.FilesDir = file.Name, s.Flyte.FilesDir
 	warnings = append(warnings, t.locate(
 		Task{Source: "flags", Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
 		Task{Source: scopeVars, Project: s.Flyte.Project, Domain: s.Flyte.Domain}, file)...)
+
 	if err := errors.Join(errs...); err != nil {
 		return t, warnings, err
 	}

@@ -127,6 +127,7 @@ func parseJSON(file string, text []byte) (Task, bool, error) {
 	if twice != "" {
 		return Task{}, true, fmt.Errorf("%w: %s: %s is given twice", secret.ErrInvalid, file, twice)
 	}
+
 	id := &core.Identifier{}
 	if raw, ok := fields["id"]; ok {
 		if protojson.Unmarshal(raw, id) != nil { // a field that is misspelt would be a scope that is lost
@@ -156,6 +157,7 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 	if twice != "" {
 		return nil, fmt.Errorf("%w: securityContext: %s is given twice", secret.ErrInvalid, twice)
 	}
+
 	var list []json.RawMessage
 	if raw := fields["secrets"]; raw != nil && json.Unmarshal(raw, &list) != nil {
 		return nil, fmt.Errorf("%w: securityContext.secrets is not a list", secret.ErrInvalid)

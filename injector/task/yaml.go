@@ -116,6 +116,7 @@ func declared(n strictyaml.Node) secret.Declaration {
 	if !ok {
 		return d
 	}
+
 	key, variable, mount := fields["key"], fields["as_env_var"], fields["mount"]
 	d.Key, d.Group, d.EnvVar = textOf(key), textOf(fields["group"]), textOf(variable)
 	if given(variable) && n.Count() == before && !secret.ValidEnvVar(d.EnvVar) {
@@ -129,6 +130,7 @@ func declared(n strictyaml.Node) secret.Declaration {
 			d.Mount = secret.File
 		}
 	}
+
 	if !given(key) && n.Count() == before {
 		n.Fail("the key is missing")
 	}
