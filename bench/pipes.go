@@ -88,11 +88,6 @@ func (b *bench) stages(by string, p piped, size int) []stage {
 	}
 }
 
-// timed is a pipe as a contender.
-func (b *bench) timed(by string, stages ...stage) contender {
-	return contender{by, func() (time.Duration, error) { return pipe(b.ctx, b.null, stages...) }}
-}
-
 // commonSize is how much text takes the fastest about 0.5 s, or the slowest 1 s if that
 // is less: starting must not be what is measured, and all get the same text.
 func (b *bench) commonSize(run func(by string, size int) (time.Duration, error), contenders []string) (int, error) {
@@ -121,7 +116,7 @@ type pipeCase struct {
 }
 
 func (b *bench) pipes() error {
-	for _, c := range []pipeCase{
+	return b.comparePipes([]pipeCase{
 		{"A", 1, 1, 1},
 		{"A", 10, 1, 1},
 		{"A", 100, 1, 1},
@@ -129,7 +124,19 @@ func (b *bench) pipes() error {
 		{"C", 10, 0.5, 0.5},
 		{"D2", 100, 0, 0},
 		{"F", 10, 0, 0},
-	} {
+	}, "")
+}
+
+// consumer measures pipes whose output another process reads, on the same cores.
+func (b *bench) consumer() error {
+	return b.comparePipes([]pipeCase{{"A", 10, 0, 0}, {"A", 1000, 0, 0}}, " | consumer",
+		stage{args: []string{b.self, consumerVerb}})
+}
+
+// comparePipes compares inject with cat in each case. Their output goes through the stages
+// behind, whose name is suffix.
+func (b *bench) comparePipes(cases []pipeCase, suffix string, behind ...stage) error {
+	for _, c := range cases {
 		if err := b.checkPipes(c); err != nil {
 			return err
 		}
@@ -138,24 +145,26 @@ func (b *bench) pipes() error {
 			return err
 		}
 		all := []string{byCat, byRedact, byRun}
-		size, err := b.commonSize(func(by string, size int) (time.Duration, error) {
-			return pipe(b.ctx, b.null, b.stages(by, p, size)...)
-		}, all)
+		run := func(by string, size int) (time.Duration, error) {
+			return pipe(b.ctx, b.null, append(b.stages(by, p, size), behind...)...)
+		}
+		size, err := b.commonSize(run, all)
 		if err != nil {
 			return err
 		}
+
 		var contenders []contender
 		for _, by := range all {
-			contenders = append(contenders, b.timed(by, b.stages(by, p, size)...))
+			contenders = append(contenders, contender{by, func() (time.Duration, error) { return run(by, size) }})
 		}
 		times, err := alternate(b.rounds, contenders)
 		if err != nil {
 			return err
 		}
 		for i, by := range all {
-			row := Row{Workload: c.workload, Values: c.n, Name: by, Unit: "MB/s", Value: rates(size, times[i])}
+			row := Row{Workload: c.workload, Values: c.n, Name: by + suffix, Unit: "MB/s", Value: rates(size, times[i])}
 			if i > 0 {
-				row.versus(byCat, ratios(times[i], times[0]))
+				row.versus(byCat+suffix, ratios(times[i], times[0]))
 				row.atLeast([]float64{0, c.redact, c.run}[i])
 			}
 			b.report.add(row)
@@ -182,43 +191,6 @@ func (b *bench) checkPipes(c pipeCase) error {
 				return err
 			}
 			b.compareTo(want, got, fmt.Sprintf("%s, %s, %d values", by, name, c.n))
-		}
-	}
-	return nil
-}
-
-// consumer tells what is left of it when there is somebody who reads, which is one
-// process more on the same cores.
-func (b *bench) consumer() error {
-	for _, n := range []int{10, 1000} {
-		p, err := b.prepare(redacttest.New("A", n, b.block, seed))
-		if err != nil {
-			return err
-		}
-		all := []string{byCat, byRedact, byRun}
-		with := func(by string, size int) []stage {
-			return append(b.stages(by, p, size), stage{args: []string{b.self, consumerVerb}})
-		}
-		size, err := b.commonSize(func(by string, size int) (time.Duration, error) {
-			return pipe(b.ctx, b.null, with(by, size)...)
-		}, all)
-		if err != nil {
-			return err
-		}
-		var contenders []contender
-		for _, by := range all {
-			contenders = append(contenders, b.timed(by, with(by, size)...))
-		}
-		times, err := alternate(b.rounds, contenders)
-		if err != nil {
-			return err
-		}
-		for i, by := range all {
-			row := Row{Workload: "A", Values: n, Name: by + " | consumer", Unit: "MB/s", Value: rates(size, times[i])}
-			if i > 0 {
-				row.versus(byCat+" | consumer", ratios(times[i], times[0]))
-			}
-			b.report.add(row)
 		}
 	}
 	return nil
