@@ -46,8 +46,8 @@ var (
 		},
 		peak: 4 * time.Second,
 	}
-	// once runs everything a single time in a few seconds a section. It shows that the
-	// benchmarks run and that outputs are right; its times mean nothing.
+	// once runs everything a single time, in a few seconds a section. It shows that the
+	// benchmarks run and that outputs are right. Its times mean nothing.
 	once = scale{
 		block:  256 << 10,
 		check:  64 << 10,
@@ -72,12 +72,12 @@ type bench struct {
 	config
 
 	ctx    context.Context //nolint:containedctx // this is one run of one command
-	dir    string          // for files, removed at the end
+	dir    string          // for the files of the run; removed at the end
 	self   string
 	null   *os.File
 	report Report
-	wrong  []string          // outputs that are not what they must be
-	masked map[string][]byte // by the plain rule; see want
+	wrong  []string          // descriptions of the wrong outputs
+	masked map[string][]byte // texts masked by the plain rule; see want
 }
 
 // A section is one kind of measurement.
@@ -157,15 +157,15 @@ func (b *bench) run() (err error) {
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// file writes a file of the run, which nobody else may read.
+// file writes a file of the run, which other users may not read, and returns its path.
 func (b *bench) file(name string, data []byte) (string, error) {
 	return b.path(name), os.WriteFile(b.path(name), data, 0o600)
 }
 
-// nameOf is the name of value number i, counted from 0, in a mask.
+// nameOf returns the name that inject gives to value number i, counted from 0.
 func nameOf(i int) string { return "value-" + strconv.Itoa(i+1) }
 
-// allForms are the patterns that the product makes of values, for the plain rule.
+// allForms returns the forms that the product searches for, as patterns of the plain rule.
 func allForms(values [][]byte) []redacttest.Pattern {
 	var patterns []redacttest.Pattern
 	for i, v := range values {
@@ -184,8 +184,8 @@ func redactor(values [][]byte) *redact.Redactor {
 	return redact.New(minLength, patterns...)
 }
 
-// want is the text of a workload of b.check bytes, masked by the plain rule.
-// It is kept, because the plain rule is slow.
+// want returns the text of a workload of b.check bytes, masked by the plain rule. It keeps the
+// text for later calls, because the plain rule is slow.
 func (b *bench) want(w redacttest.Workload) []byte {
 	key := fmt.Sprint(w.Name, " ", len(w.Values))
 	if b.masked[key] == nil {
@@ -194,7 +194,7 @@ func (b *bench) want(w redacttest.Workload) []byte {
 	return b.masked[key]
 }
 
-// compareTo notes a wrong output, where it differs, and none of its bytes.
+// compareTo records got if it differs from want: where, but none of its bytes.
 func (b *bench) compareTo(want, got []byte, what string) {
 	b.report.Checked++
 	if bytes.Equal(want, got) {

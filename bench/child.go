@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// What this binary is when it plays a part in a pipe.
+// The verbs with which this program starts itself as a process of a pipe.
 const (
 	producerVerb = "producer" // TEXT-FILE BYTES WRITE
 	consumerVerb = "consumer"
@@ -40,8 +40,8 @@ func child(verb string, args []string) error {
 	}
 }
 
-// produce writes the text in file from memory, again and again until size bytes
-// are written, with writes of write bytes.
+// produce reads the text in file into memory and writes it again and again, in writes of
+// write bytes, until size bytes are written.
 func produce(file string, size, write int) error {
 	text, err := os.ReadFile(file) //nolint:gosec // the one that was named
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"inject/resolver/secret"
 )
 
-// etcdBatch is how many operations etcd takes in a transaction by default.
+// etcdBatch is the number of operations that etcd allows in a transaction by default.
 const etcdBatch = 128
 
-// etcdClients are the ways in which the same clients can read five keys.
+// etcdClients has the same clients three times: once for each way to read five keys.
 type etcdClients struct {
 	atOnce, inTurn, together []*client
 
@@ -52,7 +52,7 @@ func (c *comparison) openEtcd(s *server, cert pair) (*clientv3.Client, error) {
 	})
 }
 
-// fillEtcd waits for etcd and puts the secrets of f into it, each under its ID.
+// fillEtcd waits until etcd is ready and puts the secrets of f into it, each under its ID.
 func (c *comparison) fillEtcd(s *server, f filling) (err error) {
 	client, err := c.openEtcd(s, c.tasks[0])
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *comparison) fillEtcd(s *server, f filling) (err error) {
 	defer func() { err = errors.Join(err, client.Close()) }()
 	ctx, cancel := context.WithTimeout(c.ctx, limit)
 	defer cancel()
-	for { // until it has elected itself
+	for { // until the only member has elected itself leader
 		_, err := client.Get(ctx, "ready")
 		if err == nil {
 			break
@@ -88,8 +88,8 @@ func (c *comparison) fillEtcd(s *server, f filling) (err error) {
 	return put()
 }
 
-// etcdClients connects n clients, which know where each secret is: there is no ladder
-// to climb in etcd.
+// etcdClients connects n clients. They know the scope of each secret, because etcd has no
+// ladder of scopes to search.
 func (c *comparison) etcdClients(n int, s *server, f filling) (*etcdClients, error) {
 	e := &etcdClients{}
 	for i := range n {
@@ -109,7 +109,7 @@ func (c *comparison) etcdClients(n int, s *server, f filling) (*etcdClients, err
 			return &client{
 				rand: mathrand.New(mathrand.NewPCG(seed, uint64(i))), //nolint:gosec // which keys are read is no secret
 				ask: func(ctx context.Context, r *mathrand.Rand) error {
-					ctx, cancel := context.WithTimeout(ctx, limit) // as ours has one
+					ctx, cancel := context.WithTimeout(ctx, limit) // as the client of injectd has one
 					defer cancel()
 					refs := f.choose(r, i%projects).refs()
 					return read(ctx, refs[:])

@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A client has a connection of its own, and asks again as soon as it was answered.
+// A client has its own connection, and sends a request as soon as the last is answered.
 type client struct {
 	rand *rand.Rand
-	// ask resolves a list that r chooses; an answer that is not right is an error.
+	// ask resolves a list that r chooses. It returns an error for a wrong answer.
 	ask   func(ctx context.Context, r *rand.Rand) error
 	close func() error
 }
 
-// A load is how many clients ask at once, in one of every so many rounds, and for
-// how long in each.
+// A load is a number of clients that ask at once, for a while, in each round or, if every is
+// 2, in half as many rounds.
 type load struct {
 	clients int
 	every   int
 	while   time.Duration
 }
 
-// answered is what some clients were told in a round.
+// answered has the times of the answers to some clients in a round.
 type answered struct {
 	took  time.Duration
 	times []time.Duration // of each answer, sorted
@@ -37,7 +37,8 @@ func (a answered) quantile(q float64) time.Duration {
 	return a.times[int(q*float64(len(a.times)-1))]
 }
 
-// drive lets the clients ask for a while; what they have asked by then is answered.
+// drive lets the clients ask for a while. It waits for the answers to requests that are under
+// way at the end.
 func drive(ctx context.Context, clients []*client, while time.Duration) (answered, error) {
 	group, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
@@ -66,7 +67,7 @@ func drive(ctx context.Context, clients []*client, while time.Duration) (answere
 	return all, err
 }
 
-// connect lets each client ask once, so that no handshake is measured.
+// connect lets each client ask once, so that the handshakes are not measured.
 func connect(ctx context.Context, clients []*client) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
@@ -76,7 +77,7 @@ func connect(ctx context.Context, clients []*client) error {
 	return group.Wait()
 }
 
-// A side is clients that ask a server, and what they were told in each round.
+// A side is a server with its clients, and the results of its rounds.
 type side struct {
 	name    string
 	server  *server
@@ -85,12 +86,12 @@ type side struct {
 	rounds  []round
 }
 
-// A round is how long a resolve took.
+// A round has the times of a resolve in one round.
 type round struct {
-	n        int           // of resolves
-	each     time.Duration // when all clients share the machine
-	cpu      time.Duration // of the server's processors
-	p50, p99 time.Duration // for one client
+	n        int           // resolves
+	each     time.Duration // the length of the round, divided by n
+	cpu      time.Duration // the CPU time of the server, divided by n
+	p50, p99 time.Duration // quantiles of the time for one client
 }
 
 func each(r round) time.Duration { return r.each }
@@ -107,7 +108,7 @@ func (s *side) of(which func(round) time.Duration) []time.Duration {
 	return times
 }
 
-// run is one round.
+// run runs one round and appends its results.
 func (s *side) run(ctx context.Context) error {
 	before, err := s.server.cpu()
 	if err != nil {
@@ -126,7 +127,7 @@ func (s *side) run(ctx context.Context) error {
 	return err
 }
 
-// compete lets the sides take turns, after a round to warm up.
+// compete runs the rounds of all sides in turns, after one round to warm up.
 func (b *bench) compete(rounds int, sides ...*side) error {
 	var contenders []contender
 	for _, s := range sides {
@@ -147,6 +148,6 @@ func (b *bench) compete(rounds int, sides ...*side) error {
 			n += r.n
 		}
 	}
-	b.report.note("%s: %d answers, each looked at and right", workload(len(sides[0].clients)), n)
+	b.report.note("%s: %d answers, each compared and right", workload(len(sides[0].clients)), n)
 	return nil
 }

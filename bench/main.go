@@ -1,11 +1,10 @@
-// Command bench measures how fast values are masked, beside what else could be
-// done, and tells it as a table. It is a module of its own, so that the client of
-// etcd is not what the product is built of. It knows the product from outside: its
-// binaries, its package exec/redact, and
-// the plain rule in exec/redact/redacttest that all outputs are held to. It also
-// measures what it costs to start a command, and how fast injectd answers, beside
-// etcd: for that it fills stores and asks as inject does, by the packages that do
-// so. To open a store is the store's own.
+// Command bench measures the product beside its peers and prints tables of ratios: masking
+// beside cat and a textbook automaton, the start of a command beside tini, and injectd beside
+// etcd. The page docs/explanation/benchmarks.md says what each section measures.
+//
+// It is a module of its own, so that the product does not depend on the client of etcd. Every
+// masked output is compared with that of the plain rule in exec/redact/redacttest, and every
+// answer of a server with the value that was stored.
 package main
 
 import (
@@ -19,12 +18,12 @@ import (
 	"syscall"
 )
 
-const usage = `usage: bench measure [flags]   measure, print a table; fails only if an output is wrong
+const usage = `usage: bench measure [flags]   measure and print tables; fails only if an output is wrong
 
-bench measure -h tells the flags`
+bench measure -h lists the flags`
 
 func main() {
-	// What is cleaned up is cleaned up on a signal, too: it ends what runs.
+	// A signal ends the context, so that the run ends its processes and removes its files.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
 	stop()

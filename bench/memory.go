@@ -26,13 +26,12 @@ const (
 	byPlain  = "plain automaton"
 )
 
-// discard is a writer that nobody can see through: io.Copy and its like know
-// io.Discard.
+// discard is io.Discard without its ReadFrom, which io.Copy would use in place of Write.
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// feed writes text with the workload's writes.
+// feed writes text in pieces of write bytes.
 func feed(w io.Writer, text []byte, write int) error {
 	for len(text) > 0 {
 		n := min(write, len(text))
@@ -44,8 +43,8 @@ func feed(w io.Writer, text []byte, write int) error {
 	return nil
 }
 
-// search is a contender whose time is that of one text, as the mean of as many as
-// take long enough for the clock. open gives a new stream.
+// search returns a contender whose time is that of masking the text once. It takes the mean of
+// as many times as need 10 ms. open returns a new stream.
 func search(name string, w redacttest.Workload, open func(io.Writer) io.WriteCloser) contender {
 	const least = 10 * time.Millisecond
 	return contender{name, func() (time.Duration, error) {
@@ -62,7 +61,7 @@ func search(name string, w redacttest.Workload, open func(io.Writer) io.WriteClo
 	}}
 }
 
-// both are the ways to search a workload, with all forms of its values.
+// both returns the two ways to mask a workload, with all forms of its values.
 func both(w redacttest.Workload) (writer, plain func(io.Writer) io.WriteCloser) {
 	r, p := redactor(w.Values), redacttest.NewPlain(allForms(w.Values))
 	return func(dst io.Writer) io.WriteCloser { return r.Writer(dst) }, p.Writer
@@ -107,7 +106,7 @@ func (b *bench) memory() error {
 	return nil
 }
 
-// checkMemory holds both to the plain rule.
+// checkMemory compares the outputs of both ways with that of the plain rule.
 func (b *bench) checkMemory(workload string, n int) error {
 	w := redacttest.New(workload, n, b.check, seed)
 	writer, plain := both(w)
@@ -122,8 +121,8 @@ func (b *bench) checkMemory(workload string, n int) error {
 	return nil
 }
 
-// linear shows that a text of double length takes double time, where an algorithm
-// that goes back would take four times as long.
+// linear shows that a text of twice the length takes twice the time. An algorithm that goes
+// back in the text would take four times as long.
 func (b *bench) linear() error {
 	for _, c := range []struct {
 		workload string
@@ -143,8 +142,8 @@ func (b *bench) linear() error {
 	return nil
 }
 
-// writes counts what a write costs besides time: allocations, and calls of the
-// system for a child that writes little at a time.
+// writes counts the allocations of a write, and the system calls for a child that writes
+// little at a time.
 func (b *bench) writes() error {
 	for _, c := range []struct {
 		workload string
@@ -166,9 +165,9 @@ func (b *bench) writes() error {
 	return b.calls()
 }
 
-// allocations is how many a write makes, once the stream has its buffers.
+// allocations returns the number of allocations of a write, after the first ones.
 func allocations(stream io.Writer, w redacttest.Workload) (float64, error) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that nobody else's are counted
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that other goroutines allocate nothing meanwhile
 	if err := feed(stream, w.Text, w.Write); err != nil {
 		return 0, err
 	}
@@ -182,7 +181,7 @@ func allocations(stream io.Writer, w redacttest.Workload) (float64, error) {
 	}
 	runtime.ReadMemStats(&after)
 	writes := times * ((len(w.Text) + w.Write - 1) / w.Write)
-	// Whole ones, as in testing.AllocsPerRun.
+	// Rounded down, as in testing.AllocsPerRun.
 	return float64((after.Mallocs - before.Mallocs) / uint64(writes)), nil //nolint:gosec // a small number
 }
 
@@ -192,8 +191,8 @@ var (
 	injectWrites = regexp.MustCompile(`(?m)^\d+ +\w+\(.*</dev/null`)
 )
 
-// calls counts the writes of a child that writes 80 bytes at a time, and our reads
-// and writes.
+// calls counts the writes of a child that writes 80 bytes at a time, and the reads and writes of
+// inject.
 func (b *bench) calls() error {
 	if path, _ := exec.LookPath("strace"); path == "" {
 		b.report.note("strace is not installed: calls of the system are not counted")
@@ -236,13 +235,13 @@ func (b *bench) calls() error {
 	return nil
 }
 
-// build measures what comes before the first byte: forms, filter and automaton.
+// build measures the preparation before the first byte: forms, filter and automaton.
 func (b *bench) build() error {
 	targets := map[int]float64{1: 0.2, 10: 0.2, 20: 0.2, 1000: 20} // ms
 	for _, n := range []int{1, 10, 20, 100, 1000, 10000} {
 		values := redacttest.Values(n, seed)
 		times, err := alternate(b.rounds, []contender{{"build", func() (time.Duration, error) {
-			runtime.GC() // what the one before left is not this one's to collect
+			runtime.GC() // so that this run does not collect the garbage of the last
 			begin := time.Now()
 			for k := time.Duration(1); ; k++ {
 				redactor(values)
@@ -276,10 +275,10 @@ func (b *bench) build() error {
 	return nil
 }
 
-// heap is the bytes that are in use.
+// heap returns the bytes of the heap in use.
 func heap() float64 {
 	runtime.GC()
-	runtime.GC() // what has a finalizer goes the second time
+	runtime.GC() // objects with finalizers are freed by the second
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapAlloc)

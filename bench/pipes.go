@@ -17,25 +17,24 @@ const (
 	consumerName = "consumer"
 )
 
-// The contenders of a pipe, as they are shown.
+// The names of the contenders of a pipe.
 const (
 	byCat    = "producer | cat"
 	byRedact = "producer | inject redact"
 	byRun    = "inject -- producer"
 )
 
-// A piped is a workload with what the processes of its pipes need.
+// A piped is a workload with the files and commands of its pipes.
 type piped struct {
 	redacttest.Workload
 
 	text   string // the file of the text
 	redact stage
-	run    []string // inject, without what it runs
+	run    []string // the command line of inject, without that of its child
 	env    []string
 }
 
-// prepare writes the files of a workload. It is the one place that knows how
-// inject is told values.
+// prepare writes the files of a workload. It alone knows how values are passed to inject.
 func (b *bench) prepare(w redacttest.Workload) (piped, error) {
 	p := piped{Workload: w}
 	var err error
@@ -70,12 +69,12 @@ func (b *bench) prepare(w redacttest.Workload) (piped, error) {
 	return p, nil
 }
 
-// producer is the stage that writes size bytes of the text.
+// producer returns the stage that writes size bytes of the text.
 func (b *bench) producer(p piped, size int) stage {
 	return stage{args: []string{b.self, producerVerb, p.text, fmt.Sprint(size), fmt.Sprint(p.Write)}}
 }
 
-// stages is the pipe of a contender, for size bytes.
+// stages returns the pipe of a contender, for size bytes.
 func (b *bench) stages(by string, p piped, size int) []stage {
 	producer := b.producer(p, size)
 	switch by {
@@ -88,8 +87,9 @@ func (b *bench) stages(by string, p piped, size int) []stage {
 	}
 }
 
-// commonSize is how much text takes the fastest about 0.5 s, or the slowest 1 s if that
-// is less: starting must not be what is measured, and all get the same text.
+// commonSize returns a length of text for all contenders, in bytes: it takes the fastest about
+// 0.5 s, or the slowest 1 s if that is less. With a shorter text, the start of the processes
+// would be measured.
 func (b *bench) commonSize(run func(by string, size int) (time.Duration, error), contenders []string) (int, error) {
 	if b.once {
 		return b.block, nil
@@ -111,7 +111,7 @@ func (b *bench) commonSize(run func(by string, size int) (time.Duration, error),
 type pipeCase struct {
 	workload string
 	n        int
-	redact   float64 // targets, as parts of cat's speed; 0 is none
+	redact   float64 // the targets, as multiples of cat's speed; 0 is none
 	run      float64
 }
 
@@ -173,9 +173,9 @@ func (b *bench) comparePipes(cases []pipeCase, suffix string, behind ...stage) e
 	return nil
 }
 
-// checkPipes holds the outputs of a case's pipes to the plain rule, for its own
-// text and for one with a value on each line. The text comes several times, so that
-// what is held back at its end meets its beginning.
+// checkPipes compares the outputs of a case's pipes with that of the plain rule, for the text
+// of the case and for one with a value on each line. The text is sent several times, so that
+// what is held back at its end is followed by its beginning.
 func (b *bench) checkPipes(c pipeCase) error {
 	const times = 3
 	for _, name := range slices.Compact(slices.Sorted(slices.Values([]string{c.workload, "C"}))) {

@@ -18,11 +18,11 @@ import (
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	file string // of its certificate
-	last int64  // serial number
+	file string // the path of its certificate
+	last int64  // the last serial number
 }
 
-// A pair is the files of a certificate and of its key.
+// A pair has the paths of a certificate and of its key.
 type pair struct{ cert, key string }
 
 func (b *bench) newAuthority() (*authority, error) {
@@ -44,8 +44,8 @@ func (b *bench) newAuthority() (*authority, error) {
 	return a, err
 }
 
-// issue makes a certificate of a client whose SPIFFE ID is id, or, if that is "", of a
-// server on this machine.
+// issue makes a certificate for a client with the SPIFFE ID id or, if id is "", for a server on
+// this machine.
 func (b *bench) issue(a *authority, name, id string) (pair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -55,7 +55,7 @@ func (b *bench) issue(a *authority, name, id string) (pair, error) {
 	cert := &x509.Certificate{
 		SerialNumber: big.NewInt(a.last), Subject: pkix.Name{CommonName: name},
 		NotBefore: a.cert.NotBefore, NotAfter: a.cert.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		// A server of etcd is a client of itself.
+		// etcd connects to itself as a client with its server certificate.
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
 	if id == "" {

@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// limit is what no process here comes near; it ends what hangs.
+// limit ends a process that hangs. No process takes nearly as long.
 const limit = 2 * time.Minute
 
-// A stage is one process of a pipe.
+// A stage is one command of a pipe.
 type stage struct {
 	args []string
-	env  []string // added to ours
+	env  []string // added to our environment
 }
 
-// pipe runs the stages as a shell runs a | b, the last one writing to out, and
-// returns how long it took until all had ended. Whatever happens, none is left: what
-// inject has started ends when nobody reads what it writes.
+// pipe runs the stages as a shell runs a | b. The last one writes to out. It returns the time
+// until all had ended, and leaves no process behind: the child of inject ends when its output
+// is closed.
 func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -38,7 +38,7 @@ func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, er
 		cmd.WaitDelay = time.Second
 		cmd.Stdin = in
 		if in == nil {
-			cmd.Stdin = nil // not a nil *os.File in an interface
+			cmd.Stdin = nil // a nil *os.File in the interface would not be nil
 		}
 		var next, write *os.File
 		cmd.Stdout = out
@@ -76,7 +76,7 @@ func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, er
 	return took, errors.Join(errs...)
 }
 
-// environ is our environment without what would tell inject other than we do.
+// environ returns our environment without the settings of inject.
 func environ() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "INJECT_") })
 }
@@ -89,7 +89,7 @@ func closeAll(files ...*os.File) {
 	}
 }
 
-// short is a command line that is not a page long.
+// short returns args cut to a length that fits into an error message.
 func short(args []string) []string {
 	if len(args) > 8 {
 		return append(slices.Clone(args[:8]), "…")
@@ -97,7 +97,7 @@ func short(args []string) []string {
 	return args
 }
 
-// output is pipe, and what the last stage wrote.
+// output runs a pipe and returns what its last stage wrote.
 func (b *bench) output(stages ...stage) ([]byte, error) {
 	out, err := os.Create(b.path("output"))
 	if err != nil {

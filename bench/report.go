@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// A Row is one thing that was measured.
+// A Row is one result.
 type Row struct {
 	Workload string
-	Values   int // how many
+	Values   int // the number of values, or 0
 	Name     string
 	Unit     string
 	Value    Stat
-	Versus   string // what ratio is to
+	Versus   string // the name of the row that Ratio is relative to
 	Ratio    *Stat
 	Target   *Target
 }
 
-// A Target is what a row has to reach.
+// A Target is the value or ratio that a row should reach.
 type Target struct {
 	Text string
 	Met  bool
@@ -28,14 +28,14 @@ type Target struct {
 
 func (r *Row) versus(name string, ratio Stat) { r.Versus, r.Ratio = name, &ratio }
 
-// atLeast sets a target for the ratio; 0 is none.
+// atLeast sets a lower bound for the ratio; 0 sets none.
 func (r *Row) atLeast(ratio float64) {
 	if ratio > 0 {
 		r.Target = &Target{fmt.Sprintf("≥ %g×", ratio), r.Ratio.Median >= ratio}
 	}
 }
 
-// atMost sets a target for the value.
+// atMost sets an upper bound for the value.
 func (r *Row) atMost(value float64) {
 	text := fmt.Sprintf("≤ %g %s", value, r.Unit)
 	if value == 0 {
@@ -44,7 +44,7 @@ func (r *Row) atMost(value float64) {
 	r.Target = &Target{text, r.Value.Median <= value}
 }
 
-// A Report is all that one run measured, and on what.
+// A Report has all results of a run, and the machine it ran on.
 type Report struct {
 	Machine string
 	Cores   int
@@ -68,7 +68,7 @@ func kernel() string {
 	if err != nil {
 		return "unknown"
 	}
-	release, _, _ := strings.Cut(strings.TrimSpace(string(text)), "-") // what a vendor adds says nothing to others
+	release, _, _ := strings.Cut(strings.TrimSpace(string(text)), "-") // without the suffix of the vendor
 	return runtime.GOOS + " " + release
 }
 
@@ -127,7 +127,7 @@ func (r *Report) verdict() string {
 	return verdict
 }
 
-// number is x with three digits or so.
+// number formats x with about three digits.
 func number(x float64) string {
 	switch {
 	case x == 0:
@@ -152,7 +152,7 @@ func spread(s Stat) string {
 	return number(s.Low) + "–" + number(s.High)
 }
 
-// cells are a row as a table shows it.
+// cells returns the cells of a row in a table.
 func cells(r Row) []string {
 	ratio, target := "", ""
 	if r.Ratio != nil {
@@ -174,7 +174,7 @@ func cells(r Row) []string {
 	return []string{r.Workload, n, r.Name, number(r.Value.Median) + " " + r.Unit, spread(r.Value), ratio, target}
 }
 
-// heads says what a section's ratios are to.
+// heads returns the heads of a table, with the name that the rows' ratios are relative to.
 func heads(rows []Row) []string {
 	versus := "ratio"
 	for _, r := range rows {
@@ -182,7 +182,7 @@ func heads(rows []Row) []string {
 			continue
 		}
 		if versus != "ratio" && versus != "to "+r.Versus {
-			versus = "ratio" // to what each row names
+			versus = "ratio" // the rows name different ones
 			break
 		}
 		versus = "to " + r.Versus
@@ -190,7 +190,7 @@ func heads(rows []Row) []string {
 	return []string{"text", "values", "what", "median", "quartiles", versus, "target"}
 }
 
-// table is for people at a terminal.
+// table formats the rows of a section as a table for a terminal.
 func table(title string, rows []Row) string {
 	if len(rows) == 0 {
 		return ""
@@ -212,7 +212,7 @@ func table(title string, rows []Row) string {
 		for i, cell := range line {
 			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
 			if i == 1 || i == 3 {
-				cell, pad = pad+cell, "" // numbers end below each other
+				cell, pad = pad+cell, "" // numbers are aligned to the right
 			}
 			text.WriteString("  " + cell + pad)
 		}

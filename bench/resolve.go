@@ -24,40 +24,39 @@ const (
 	manyName    = "many"
 )
 
-// The targets: of the rate in times of etcd's, of the 99th percentile in times of the
-// median, of a resolve among many secrets in times of one among few, and in MiB.
+// The targets of resolve and many.
 const (
-	rateTarget     = 1
-	tailTarget     = 3
-	manyTarget     = 1.5
-	residentTarget = 100
+	rateTarget     = 1   // the rate, as a multiple of that of etcd
+	tailTarget     = 3   // the 99th percentile, as a multiple of the median
+	manyTarget     = 1.5 // a resolve among many secrets, as a multiple of one among few
+	residentTarget = 100 // MiB of memory beside the mapped store
 )
 
 const (
 	few = 1000 // secrets of the smaller store
-	// projects is how many have secrets, and a task each. Each has its own certificate,
-	// and policy lets it resolve in its own project and domain only.
+	// projects is the number of projects. Each has secrets and one task. The task has its own
+	// certificate, and the policy lets it resolve in its own project and domain only.
 	projects = 40
-	// importSize is how many secrets a store is given at once.
+	// importSize is the number of secrets in one import.
 	importSize = 100_000
 )
 
-// A list is five names that a task declares. It is found at every rung of the ladder:
-// two at the first, and one at each of the others, so that it takes eleven lookups.
+// A list is five names that a task declares. Two of the secrets are at the first rung of the
+// ladder, and one at each of the others, so that it takes eleven lookups to find them.
 type list struct{ project, number int }
 
 var rungs = [...]int{0, 0, 1, 2, 3}
 
 var domains = [...]string{"development", "staging", "production"}
 
-// task is the scope of the tasks of a project.
+// task returns the scope of the task of a project.
 func task(project int) secret.Scope {
 	return secret.Scope{
 		Org: secret.DefaultOrg, Domain: domains[project%len(domains)], Project: fmt.Sprint("project-", project),
 	}
 }
 
-// refs are where the secrets of l are.
+// refs returns the refs of the secrets of l.
 func (l list) refs() (refs [len(rungs)]secret.Ref) {
 	ladder := task(l.project).Ladder()
 	for i, rung := range rungs {
@@ -66,7 +65,7 @@ func (l list) refs() (refs [len(rungs)]secret.Ref) {
 	return refs
 }
 
-// A filling is the secrets of a store: n of them, none of which any other run has.
+// A filling is the n secrets of a store. Their values differ in each run.
 type filling struct {
 	n    int
 	salt string
@@ -78,18 +77,18 @@ func newFilling(n int) filling {
 	return filling{n, hex.EncodeToString(b[:])}
 }
 
-// value is the value of the secret at ref.
+// value returns the value of the secret at ref.
 func (f filling) value(ref secret.Ref) []byte { return []byte(f.salt + ref.ID()) }
 
-// perProject is how many lists a project has.
+// perProject returns the number of lists of a project.
 func (f filling) perProject() int { return f.n / len(rungs) / projects }
 
-// choose returns any of the lists of a project.
+// choose returns a random list of a project.
 func (f filling) choose(r *mathrand.Rand, project int) list {
 	return list{project, r.IntN(f.perProject())}
 }
 
-// refs yields where all secrets are.
+// refs yields the refs of all secrets.
 func (f filling) refs(yield func(secret.Ref) bool) {
 	for project := range projects {
 		for number := range f.perProject() {
@@ -102,7 +101,7 @@ func (f filling) refs(yield func(secret.Ref) bool) {
 	}
 }
 
-// seal makes the store of f at path.
+// seal makes a store at path with the secrets of f.
 func (f filling) seal(ctx context.Context, path, key string) (err error) {
 	s, err := sealed.Open(ctx, sealed.Options{Path: path, Write: true, Key: sealed.Key{File: key}})
 	if err != nil {
@@ -122,7 +121,7 @@ func (f filling) seal(ctx context.Context, path, key string) (err error) {
 	return s.Import(ctx, secrets)
 }
 
-// A comparison is what the servers of a run have in common.
+// A comparison has the certificates and the policy that all servers of a run share.
 type comparison struct {
 	*bench
 
@@ -159,7 +158,7 @@ rules:
 	return c, err
 }
 
-// serve makes a store of f and serves it.
+// serve makes a store with the secrets of f and starts injectd on it.
 func (c *comparison) serve(section string, f filling) (*server, error) {
 	name := fmt.Sprintf("%s-%d", section, f.n)
 	path, key := c.path(name+".db"), c.path(name+".key")
@@ -171,7 +170,7 @@ func (c *comparison) serve(section string, f filling) (*server, error) {
 	return c.startInjectd(c.authority, c.server, c.policy, path, key)
 }
 
-// clients connects n clients of a server, each as one of the tasks.
+// clients connects n clients to a server, each as one of the tasks.
 func (c *comparison) clients(n int, open func(project int) (*client, error)) ([]*client, error) {
 	var all []*client
 	for i := range n {
@@ -196,7 +195,7 @@ func closeClients(all []*client) error {
 	return errors.Join(errs...)
 }
 
-// injectdClient returns a client as inject is one.
+// injectdClient returns a client that resolves as inject does.
 func (c *comparison) injectdClient(s *server, f filling, project int) (*client, error) {
 	opened, err := rpc.Open(rpc.Options{
 		Address: s.address, TLS: true, CAFile: c.authority.file,
@@ -220,7 +219,7 @@ func (c *comparison) injectdClient(s *server, f filling, project int) (*client, 
 	return &client{ask: ask, close: opened.Close}, nil
 }
 
-// right returns an error if what was resolved is not what is stored at refs.
+// right returns an error unless resolved has the refs and values that are stored.
 func right(f filling, refs []secret.Ref, resolved []resolver.Resolved) error {
 	if len(resolved) != len(refs) {
 		return fmt.Errorf("wrong answer: %d secrets, not %d", len(resolved), len(refs))
@@ -234,8 +233,8 @@ func right(f filling, refs []secret.Ref, resolved []resolver.Resolved) error {
 	return nil
 }
 
-// resolve compares the rate with that of etcd, which has the same secrets in the clear,
-// and tells how even the answers are.
+// resolve compares the rate of injectd with that of etcd, which has the same secrets in the
+// clear, and the tail of its answers with their median.
 func (b *bench) resolve() (err error) {
 	c, err := b.newComparison()
 	if err != nil {
@@ -284,7 +283,7 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 	if err := c.compete(rounds, all...); err != nil {
 		return err
 	}
-	etcd := atOnce // or what is faster: a good user would find out
+	etcd := atOnce // or the other if it is faster, as a user would choose it
 	if median(inTurn.of(each)) < median(atOnce.of(each)) {
 		etcd = inTurn
 	}
@@ -317,13 +316,13 @@ func (c *comparison) besideEtcd(ours, theirs *server, f filling, n, rounds int, 
 		if err != nil {
 			return err
 		}
-		c.report.add(row(s.name+": memory that is its own", "MiB", statOf([]float64{own})))
+		c.report.add(row(s.name+": private memory", "MiB", statOf([]float64{own})))
 	}
 	return nil
 }
 
-// many compares resolves among many secrets with those among few, and tells what the
-// server of many has in memory.
+// many compares resolves among many secrets with those among few, and measures the memory of
+// the server with many.
 func (b *bench) many() (err error) {
 	c, err := b.newComparison()
 	if err != nil {
@@ -345,7 +344,7 @@ func (b *bench) many() (err error) {
 		name := fmt.Sprintf("among %d", f.n)
 		sides = append(sides, &side{name: name, server: s, clients: clients, while: 500 * time.Millisecond})
 	}
-	// Until the server keeps of many what it will.
+	// Run until the caches of the server with many are filled.
 	for range 5 {
 		if err := sides[1].run(c.ctx); err != nil {
 			return err
@@ -382,7 +381,7 @@ func (b *bench) many() (err error) {
 	return c.memoryOf(sides[1].server, fillings[1], clients)
 }
 
-// memoryOf tells what a server has in memory while clients ask.
+// memoryOf reports the memory of a server while clients ask.
 func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 	program, err := os.Stat(c.injectd)
 	if err != nil {
@@ -407,8 +406,8 @@ func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 		if err != nil {
 			return err
 		}
-		// The files are the program and the store. Of the program no more can be in memory
-		// than there is.
+		// The mapped files are the program and the store. At most the size of the program
+		// belongs to it, the rest is the store.
 		own, files = append(own, o), append(files, f)
 		beside = append(beside, o+min(f, float64(program.Size())/(1<<20)))
 	}
@@ -418,8 +417,8 @@ func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
 	peak := row("peak of memory beside the mapped store", []float64{slices.Max(beside)})
 	peak.atMost(residentTarget)
 	c.report.add(peak)
-	c.report.add(row("memory that is its own", own))
-	c.report.add(row("memory that is of files", files))
+	c.report.add(row("private memory", own))
+	c.report.add(row("memory of mapped files", files))
 	return nil
 }
 

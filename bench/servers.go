@@ -18,14 +18,14 @@ import (
 	"time"
 )
 
-// A server is a process that is asked.
+// A server is a running injectd or etcd.
 type server struct {
 	cmd     *exec.Cmd
 	address string // host:port
-	store   string // its file; "" of etcd
+	store   string // the file of the store; "" for etcd
 }
 
-// start starts a server and returns its stderr. However we end, it ends with us.
+// start starts a server and returns its stderr. The kernel kills it if this process dies.
 func (s *server) start() (io.Reader, error) {
 	s.cmd.Env = environ()
 	s.cmd.WaitDelay = time.Second
@@ -37,7 +37,7 @@ func (s *server) start() (io.Reader, error) {
 	return said, s.cmd.Start()
 }
 
-// stop asks the server to end. One that then fails has not only been slow.
+// stop ends the server. It returns an error if the server ends in any way but by SIGTERM.
 func (s *server) stop() error {
 	if s.cmd == nil {
 		return nil
@@ -51,8 +51,8 @@ func (s *server) stop() error {
 	return err
 }
 
-// endedBy reports whether err is that of a process that the signal ended, as etcd ends
-// itself once it has stopped.
+// endedBy reports whether err is that of a process that the signal ended. After a clean stop,
+// etcd ends itself by the signal.
 func endedBy(err error, signal syscall.Signal) bool {
 	e, ok := errors.AsType[*exec.ExitError](err)
 	if !ok {
@@ -62,8 +62,8 @@ func endedBy(err error, signal syscall.Signal) bool {
 	return ok && status.Signaled() && status.Signal() == signal
 }
 
-// startInjectd serves the store file at path as the product is run, with an audit log,
-// to clients whose certificates are of a.
+// startInjectd serves the store file at path as in production, with an audit log, to clients
+// with certificates of a.
 func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) (*server, error) {
 	s := &server{store: path}
 	s.cmd = exec.CommandContext(b.ctx, b.injectd, //nolint:gosec // the server that is measured
@@ -97,8 +97,8 @@ func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) 
 	return s, nil
 }
 
-// startEtcd starts etcd with what it has by default, and TLS as injectd has it. It does
-// not ask which client may read what.
+// startEtcd starts etcd with its defaults and with mTLS as injectd has it. Every client may
+// read every key.
 func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
 	ports, err := freePorts(b.ctx, 2)
 	if err != nil {
@@ -123,8 +123,8 @@ func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
 	return s, nil
 }
 
-// freePorts returns addresses on which nobody listens now: etcd does not say which port
-// it was given.
+// freePorts returns n addresses with ports that are free now. etcd needs them because it does
+// not report a port that the kernel chose.
 func freePorts(ctx context.Context, n int) (addresses []string, err error) {
 	var config net.ListenConfig
 	for range n {
@@ -139,24 +139,24 @@ func freePorts(ctx context.Context, n int) (addresses []string, err error) {
 	return addresses, nil
 }
 
-// cpu returns how long the server has computed so far.
+// cpu returns the CPU time that the server has used so far.
 func (s *server) cpu() (time.Duration, error) {
 	text, err := os.ReadFile(s.proc("stat"))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(text), ") ") // after its name, which may hold anything
+	_, rest, _ := strings.Cut(string(text), ") ") // behind the name of the process, which may have any bytes
 	fields := strings.Fields(rest)
 	if len(fields) < 13 {
-		return 0, errors.New("no times")
+		return 0, errors.New("the stat of the process has no times")
 	}
 	user, err := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	const tick = time.Second / 100 // Linux tells it so everywhere
+	const tick = time.Second / 100 // USER_HZ, which is 100 on every architecture that Go supports
 	return time.Duration(user+system) * tick, errors.Join(err, err2)
 }
 
-// resident is what the server has in memory, in MiB: its own, and of files.
+// resident returns the memory of the server in MiB: private, and of mapped files.
 func (s *server) resident() (own, files float64, err error) {
 	text, err := os.ReadFile(s.proc("status"))
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *server) resident() (own, files float64, err error) {
 		}
 	}
 	if own == 0 {
-		return 0, 0, errors.New("no RssAnon")
+		return 0, 0, errors.New("the status of the process has no RssAnon")
 	}
 	return own, files, nil
 }

@@ -20,24 +20,24 @@ import (
 
 const (
 	startName = "start"
-	// leaderVerb is this program as the leader of a terminal's session, as a shell
-	// is: it starts a command again and again and tells how long each took.
+	// leaderVerb makes this program the session leader of a terminal, as a shell is. It
+	// starts a command several times and writes the median time.
 	leaderVerb = "leader" // TIMES COMMAND...
 )
 
-// The targets, in times of `tini -s -- true`, in bytes and in MiB.
+// The targets of start.
 const (
-	startTarget   = 3
-	noneTarget    = 2
-	sizeTarget    = 15
-	memoryTarget  = 20
+	startTarget   = 3  // with a secret, as a multiple of the time of tini
+	noneTarget    = 2  // without a secret, as a multiple of the time of tini
+	sizeTarget    = 15 // MB of the binary
+	memoryTarget  = 20 // MiB
 	secretOfStart = "the-value-of-k"
 
 	emptyProgram = "empty program with the gRPC client"
 )
 
-// start measures what it costs to start `true` through inject, beside what else
-// stands in front of programs.
+// start measures the time to run `true` through inject, beside other programs that start a
+// command.
 func (b *bench) start() error {
 	for _, tool := range []string{"tini", "dumb-init", "catatonit"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -94,7 +94,7 @@ func (b *bench) start() error {
 		{tini, []string{"tini", "-s", "--", "true"}, key, 0},
 		{"inject --secret K, passphrase key", []string{inject, "--secret", "K", "--", "true"}, phrase, 0},
 	}
-	// A passphrase is made slow to guess, and this is what that costs.
+	// A passphrase is slow by design, to make guessing slow.
 	if err := b.measureStarts("pipe", slow, min(b.rounds, 3), onceStart); err != nil {
 		return err
 	}
@@ -111,9 +111,9 @@ func (b *bench) start() error {
 	return nil
 }
 
-// install copies the binary as an installation does: the linker writes it through
-// a mapping, which leaves it in smaller pieces in the page cache than a file that
-// was written, as those are that it is compared with.
+// install copies the binary, as an installation does. The linker writes it through a mapping,
+// which leaves smaller pages in the page cache than a write does, and that would make inject
+// slower to start than its peers, which were installed.
 func (b *bench) install() (string, error) {
 	data, err := os.ReadFile(b.inject)
 	if err != nil {
@@ -123,7 +123,7 @@ func (b *bench) install() (string, error) {
 	return path, os.WriteFile(path, data, 0o755) //nolint:gosec // a program
 }
 
-// program builds one of the bench's own programs as the product is built.
+// program builds a program of the bench with the flags of the product, and returns its path.
 func (b *bench) program(name string) (string, error) {
 	path := b.path(name)
 	build := exec.CommandContext(b.ctx, "go", "build", //nolint:gosec // our own program
@@ -135,8 +135,8 @@ func (b *bench) program(name string) (string, error) {
 	return path, nil
 }
 
-// home makes a home whose store has the secret K, and returns the environment in
-// which it is found. It looks that it is.
+// home makes a home whose store has the secret K, checks that inject finds it, and returns the
+// environment for that.
 func (b *bench) home(inject string, env []string) ([]string, error) {
 	dir, err := os.MkdirTemp(b.dir, "home")
 	if err != nil {
@@ -156,15 +156,15 @@ func (b *bench) home(inject string, env []string) ([]string, error) {
 	return env, nil
 }
 
-// starter is a command that is started, and what it may cost.
+// starter is a command to start, and its target.
 type starter struct {
 	name   string
 	args   []string
 	env    []string
-	target float64 // in times of the first one; 0 for none
+	target float64 // as a multiple of the first starter; 0 is none
 }
 
-// measureStarts compares starters with the first of them.
+// measureStarts compares the starters with the first of them.
 func (b *bench) measureStarts(
 	where string, starters []starter, rounds int, run func(starter) (time.Duration, error),
 ) error {
@@ -184,7 +184,7 @@ func (b *bench) measureStarts(
 		}
 		b.report.add(row)
 	}
-	// What of the start is inject's own: the rest is what Go and gRPC take to be there.
+	// The ratio to the empty program is inject's own part of the start.
 	for e, s := range starters {
 		if s.name != emptyProgram {
 			continue
@@ -199,14 +199,14 @@ func (b *bench) measureStarts(
 	return nil
 }
 
-// plainStart returns the median time of starts whose descriptors are /dev/null.
+// plainStart returns the median time of several starts on /dev/null.
 func (b *bench) plainStart(s starter) (time.Duration, error) { return startOften(s, b.starts, nil) }
 
-// onceStart is plainStart of one start.
+// onceStart returns the time of one start on /dev/null.
 func onceStart(s starter) (time.Duration, error) { return startOften(s, 1, nil) }
 
-// terminalStart is plainStart on a terminal that is the command's alone, as in a
-// container that has one.
+// terminalStart is plainStart on a terminal that only the command uses, as in a container with
+// a terminal.
 func (b *bench) terminalStart(s starter) (time.Duration, error) {
 	var times []time.Duration
 	for range b.starts {
@@ -224,8 +224,8 @@ func (b *bench) terminalStart(s starter) (time.Duration, error) {
 	return median(times), nil
 }
 
-// startOften starts s several times and returns the median time. On a terminal it
-// leads a session.
+// startOften starts s several times and returns the median time. If terminal is not nil, s leads
+// a session on it; else its descriptors are /dev/null.
 func startOften(s starter, runs int, terminal *os.File) (time.Duration, error) {
 	path, err := exec.LookPath(s.args[0])
 	if err != nil {
@@ -271,7 +271,7 @@ func median(times []time.Duration) time.Duration {
 	return times[len(times)/2]
 }
 
-// shellStart is plainStart as the job of a session's leader, as in a shell. The
+// shellStart is plainStart on a terminal, as a job of a session leader, as in a shell. The
 // leader takes the time.
 func (b *bench) shellStart(s starter) (time.Duration, error) {
 	ours, theirs, err := pty.Open()
@@ -294,8 +294,8 @@ func (b *bench) shellStart(s starter) (time.Duration, error) {
 	return time.Duration(t), err
 }
 
-// leader starts args on the terminal that its stdin is, and writes the median time
-// to stdout.
+// leader starts args several times on the terminal that is its stdin, and writes the median
+// time to stdout.
 func leader(times int, args []string) error {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
@@ -308,7 +308,7 @@ func leader(times int, args []string) error {
 	return binary.Write(os.Stdout, binary.NativeEndian, int64(t))
 }
 
-// residentMemory is the peak of inject beside a task that does nothing, and beside
+// residentMemory reports the peak memory of inject beside a task that does nothing, and beside
 // one that writes.
 func (b *bench) residentMemory(inject string, env []string) error {
 	for _, c := range []struct{ name, script string }{
@@ -337,7 +337,7 @@ func (b *bench) residentMemory(inject string, env []string) error {
 		if err := errors.Join(err, err2, in.Close()); err != nil {
 			return err
 		}
-		_ = cmd.Wait() // read has found the end
+		_ = cmd.Wait() // it ends because read finds the end of stdin
 		row := Row{Name: c.name, Unit: "MiB", Value: statOf([]float64{peak})}
 		row.atMost(memoryTarget)
 		b.report.add(row)
@@ -345,7 +345,7 @@ func (b *bench) residentMemory(inject string, env []string) error {
 	return nil
 }
 
-// peakMemory returns the most that a process has had resident, in MiB.
+// peakMemory returns the peak of the resident memory of a process, in MiB.
 func peakMemory(pid int) (float64, error) {
 	text, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(pid), "status"))
 	if err != nil {
@@ -357,5 +357,5 @@ func peakMemory(pid int) (float64, error) {
 			return kib / 1024, nil
 		}
 	}
-	return 0, errors.New("no VmHWM")
+	return 0, errors.New("the status of the process has no VmHWM")
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Stat is what many measurements of the same thing come to. The quartiles tell
-// the noise: the extremes of a busy machine tell of the machine.
+// Stat sums up many measurements of the same thing. Low and High are the quartiles, which show
+// the noise. The extremes would show how busy the machine was.
 type Stat struct {
 	Median float64
 	Low    float64
@@ -28,15 +28,14 @@ func statOf(values []float64) Stat {
 	return Stat{Median: at(0.5), Low: at(0.25), High: at(0.75), N: len(v)}
 }
 
-// A contender does the measured thing once.
+// A contender does once what is measured, and returns its time.
 type contender struct {
 	name string
 	run  func() (time.Duration, error)
 }
 
-// alternate runs each contender once a round, in another order each round, so that
-// what the machine does meanwhile falls on all of them. It returns the times by
-// contender, then by round.
+// alternate runs each contender once a round, in another order each round, so that other load
+// falls on all of them. It returns the times by contender, then by round.
 func alternate(rounds int, contenders []contender) ([][]time.Duration, error) {
 	times := make([][]time.Duration, len(contenders))
 	for round := range rounds {
@@ -52,7 +51,7 @@ func alternate(rounds int, contenders []contender) ([][]time.Duration, error) {
 	return times, nil
 }
 
-// rates are MB/s, a megabyte being a million bytes.
+// rates returns MB/s, with a megabyte of a million bytes.
 func rates(size int, times []time.Duration) Stat {
 	v := make([]float64, len(times))
 	for i, t := range times {
@@ -61,7 +60,7 @@ func rates(size int, times []time.Duration) Stat {
 	return statOf(v)
 }
 
-// ratios are how many times as fast as those of base the rounds were.
+// ratios returns the speeds of the rounds as multiples of those of base.
 func ratios(times, base []time.Duration) Stat {
 	v := make([]float64, len(times))
 	for i := range times {
@@ -78,7 +77,7 @@ func millis(times []time.Duration) Stat {
 	return statOf(v)
 }
 
-// perSecond are how often a second what took these times is done.
+// perSecond returns the number of repetitions in a second for each of the times.
 func perSecond(times []time.Duration) Stat {
 	v := make([]float64, len(times))
 	for i, t := range times {

@@ -1,5 +1,5 @@
-// Command empty does nothing, and links the gRPC client that inject links: no Go
-// program with that client starts in less time.
+// Command empty links the gRPC client that inject links, and does nothing. No Go program with
+// that client can start in less time.
 package main
 
 import (

@@ -1,6 +1,5 @@
-// Command wrapper is what one writes in ten lines to start a program from Go: what
-// inject is measured beside. It forwards no signal, reaps no orphan and masks
-// nothing.
+// Command wrapper starts a program with os/exec, in as few lines as possible. inject is measured
+// beside it. It does not forward signals, reap orphans or mask anything.
 package main
 
 import (
@@ -10,7 +9,7 @@ import (
 )
 
 func main() {
-	cmd := exec.Command(os.Args[1], os.Args[2:]...) //nolint:gosec,noctx // it is what it is for
+	cmd := exec.Command(os.Args[1], os.Args[2:]...) //nolint:gosec,noctx // it is for any program, and waits for it
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err := cmd.Run()
 	exit := new(exec.ExitError)
