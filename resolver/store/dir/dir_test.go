@@ -159,9 +159,11 @@ func TestNotASecret(t *testing.T) {
 	write(t, filepath.Join(root, "not a key"), []byte("v"))
 	write(t, filepath.Join(root, "d/p/q/K"), []byte("v"))
 	write(t, filepath.Join(root, "OK"), []byte("v"))
+
 	require.NoError(t, os.Mkdir(filepath.Join(root, "dangles"), 0o755))
 	require.NoError(t, os.Symlink("gone", filepath.Join(root, "dangles", "OK")))
 	require.NoError(t, os.Symlink("gone", filepath.Join(root, "nowhere")))
+
 	s := open(t, root)
 	org := secret.Scope{Org: "flyte"}
 	for key, want := range map[string]error{
@@ -176,6 +178,7 @@ func TestNotASecret(t *testing.T) {
 			require.ErrorIs(t, err, want)
 		})
 	}
+
 	// A link that leads nowhere must not read as absence: the ladder would take a wider value.
 	for _, domain := range []string{"dangles", "nowhere"} {
 		t.Run(domain, func(t *testing.T) {

@@ -180,10 +180,12 @@ func TestChangesAreSeen(t *testing.T) {
 						require.True(t, v.Equal(secret.NewValue(want)))
 					}
 				}
+
 				before := get(first)
 				joined := get(first)
 				require.NoError(t, change(t.Context(), f))
 				after := get(second)
+
 				close(s.hold)
 				before()
 				joined()
@@ -220,6 +222,7 @@ func TestBegin(t *testing.T) {
 		require.True(t, v.Equal(want))
 		require.EqualValues(t, reads, s.reads.Load())
 	}
+
 	early, endEarly := flights.Begin(t.Context())
 	earlier, endEarlier := flights.Begin(t.Context())
 	get(early, first, 1)
@@ -227,11 +230,13 @@ func TestBegin(t *testing.T) {
 	get(early, first, 1)
 	get(t.Context(), first, 2) // without Begin, so it causes a read
 	get(early, first, 2)
+
 	late, endLate := flights.Begin(t.Context())
 	get(late, first, 3)
 	require.NoError(t, f.Update(t.Context(), ref, second))
 	get(early, second, 4)
 	get(late, second, 4)
+
 	endLate()
 	endEarly()
 	get(earlier, second, 4)

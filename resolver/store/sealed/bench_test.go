@@ -32,6 +32,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 	if err := s.make(ctx); err != nil {
 		tb.Fatal(err)
 	}
+
 	type item struct {
 		name index.Name
 		info store.Info
@@ -42,6 +43,7 @@ func fill(tb testing.TB, path string, key Key, n int) {
 		items[i] = item{s.keys.nameOf(ref), store.Info{Ref: ref, Created: time.Now(), Updated: time.Now()}}
 	}
 	slices.SortFunc(items, func(a, b item) int { return bytes.Compare(a.name[:], b.name[:]) })
+
 	for batch := range slices.Chunk(items, 50_000) {
 		err := s.db.Update(func(bt *bbolt.Tx) error {
 			t, err := s.beginUpdate(bt)

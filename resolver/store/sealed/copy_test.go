@@ -144,6 +144,7 @@ func TestBackupWhileWriting(t *testing.T) {
 	content(t, s, 100)
 	var mu sync.Mutex
 	acked := map[secret.Ref][]byte{} // the acknowledged secrets; each writer has refs of its own
+
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for w := range 3 {
@@ -175,6 +176,7 @@ func TestBackupWhileWriting(t *testing.T) {
 			}
 		})
 	}
+
 	for range 6 {
 		mu.Lock()
 		before := maps.Clone(acked)
@@ -191,6 +193,7 @@ func TestBackupWhileWriting(t *testing.T) {
 			require.True(t, bytes.Equal(v, got.Reveal()), ref)
 		}
 	}
+
 	close(stop)
 	wg.Wait()
 	require.NotEmpty(t, acked)
@@ -353,6 +356,7 @@ func TestRestoreRefused(t *testing.T) {
 		}
 		return err
 	}
+
 	stride := 97
 	if testing.Short() {
 		stride *= 11
@@ -371,6 +375,7 @@ func TestRestoreRefused(t *testing.T) {
 		require.NoErrorf(t, checkWhole(o, want), "byte %d", i)
 		require.NoError(t, os.Remove(o.Path))
 	}
+
 	require.Positive(t, refused)
 	for size := range len(file) / os.Getpagesize() {
 		for _, within := range []int{0, 100} {
@@ -427,6 +432,7 @@ func TestRewrap(t *testing.T) {
 		}},
 		{File: o.Key.File}, // the first key again
 	}
+
 	again := []sealed.Key{{File: keys[0].File}, textKey("correct horse"), o.Key}
 	for i, key := range keys {
 		ref := secret.Ref{Scope: storetest.Scopes[0], Key: fmt.Sprintf("before%d", i)}
@@ -547,12 +553,14 @@ func TestRewrapMeanwhile(t *testing.T) {
 			}
 		})
 	}
+
 	key := o.Key
 	for i := range 5 {
 		key = sealed.Key{File: filepath.Join(dir, fmt.Sprintf("key%d.txt", i))}
 		require.NoError(t, s.Rewrap(t.Context(), key))
 		time.Sleep(10 * time.Millisecond)
 	}
+
 	close(stop)
 	wg.Wait()
 	require.NoError(t, s.Close())

@@ -227,8 +227,10 @@ func TestOldPages(t *testing.T) {
 	require.NoError(t, s.Close())
 	file, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
+
 	want := map[secret.Ref][]byte{ref: []byte("v6"), wide: []byte("wide")}
 	require.NoError(t, check(o, want))
+
 	pages := len(file) / page
 	if testing.Short() {
 		states = states[len(states)-1:]
@@ -266,6 +268,7 @@ func TestPageLoop(t *testing.T) {
 	require.NoError(t, s.Close())
 	file, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
+
 	page, loops, refused := os.Getpagesize(), 0, 0
 	for at := 0; at < len(file); at += page {
 		if file[at+8] != 1 || file[at+9] != 0 { // not a branch page
@@ -296,6 +299,7 @@ func TestPageLoop(t *testing.T) {
 			_ = w.Close()
 		}
 	}
+
 	require.Positive(t, loops, "there must be a branch page to break")
 	require.Positive(t, refused, "some updates must meet a loop")
 }

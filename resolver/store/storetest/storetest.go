@@ -93,6 +93,7 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 		requireError(t, err, secret.ErrNotFound, "describe", ref)
 		require.Empty(t, list(t, s, store.Filter{}, 0))
 	})
+
 	t.Run("ExactScope", func(t *testing.T) {
 		for _, at := range Scopes {
 			ref := secret.Ref{Scope: at, Key: "K"}
@@ -110,6 +111,7 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 			require.ErrorIs(t, err, secret.ErrNotFound, "keys are case-sensitive")
 		}
 	})
+
 	t.Run("Bytes", func(t *testing.T) {
 		seed := map[secret.Ref][]byte{}
 		for name, b := range Values(t) {
@@ -120,6 +122,7 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 			requireValue(t, s, ref, want)
 		}
 	})
+
 	t.Run("List", func(t *testing.T) {
 		seed := map[secret.Ref][]byte{}
 		for _, scope := range Scopes {
@@ -155,6 +158,7 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 		_, _, err := s.List(t.Context(), store.Filter{}, 1, "no token of yours")
 		require.ErrorIs(t, err, secret.ErrInvalid)
 	})
+
 	t.Run("Cancelled", func(t *testing.T) {
 		ref := secret.Ref{Scope: Scopes[0], Key: "K"}
 		s := open(t, map[secret.Ref][]byte{ref: []byte("v")})
@@ -168,6 +172,7 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 		_, _, err = s.List(ctx, store.Filter{}, 0, "")
 		require.ErrorIs(t, err, context.Canceled)
 	})
+
 	t.Run("BadRef", func(t *testing.T) {
 		s := open(t, nil)
 		for _, ref := range badRefs() {
@@ -301,6 +306,7 @@ func testTokens(t *testing.T, s store.Store) {
 	for i := range 50 {
 		stays[create(fmt.Sprintf("stays%d", i))] = 0
 	}
+
 	var last secret.Ref
 	for token, n := "", 0; ; n++ {
 		page, next, err := s.List(t.Context(), store.Filter{}, 2, token)
@@ -328,6 +334,7 @@ func testTokens(t *testing.T, s store.Store) {
 		}
 		require.Less(t, n, 10000, "the listing must end")
 	}
+
 	for ref, n := range stays {
 		require.Equalf(t, 1, n, "%v", ref)
 	}
@@ -372,12 +379,14 @@ func testConcurrent(t *testing.T, s store.Store) {
 			}
 		})
 	}
+
 	wg.Wait()
 	close(created)
 	var winners []int
 	for i := range created {
 		winners = append(winners, i)
 	}
+
 	require.Len(t, winners, 1, "exactly one create of a secret succeeds")
 	requireValue(t, s, shared, bytes.Repeat([]byte{byte(winners[0])}, 100+winners[0])) //nolint:gosec // under 64
 	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
@@ -445,6 +454,7 @@ func testImport(t *testing.T, s store.Store) {
 	for n := range 300 {
 		all = append(all, small(fmt.Sprintf("many%d", n)))
 	}
+
 	refs := []secret.Ref{ref("old")}
 	require.NoError(t, i.Import(t.Context(), all))
 	for _, n := range all {
@@ -458,6 +468,7 @@ func testImport(t *testing.T, s store.Store) {
 	}
 	require.ElementsMatch(t, refs, list(t, s, store.Filter{}, 0))
 	require.Len(t, joined(i.Import(t.Context(), all)), len(all))
+
 	// An imported secret can be changed like any other.
 	require.NoError(t, s.Update(t.Context(), ref("many0"), secret.NewValue([]byte("new"))))
 	requireValue(t, s, ref("many0"), []byte("new"))
@@ -475,6 +486,7 @@ func testConcurrentImport(t *testing.T, s store.Store) {
 	ref := func(n int) secret.Ref {
 		return secret.Ref{Scope: Scopes[n%len(Scopes)], Key: fmt.Sprintf("K%d", n)}
 	}
+
 	won := make(chan int, importers)
 	var wg sync.WaitGroup
 	for mine := range importers {
@@ -502,12 +514,14 @@ func testConcurrentImport(t *testing.T, s store.Store) {
 			}
 		})
 	}
+
 	wg.Wait()
 	close(won)
 	var winners []int
 	for mine := range won {
 		winners = append(winners, mine)
 	}
+
 	require.Len(t, winners, 1, "exactly one import of the same secrets succeeds")
 	for n := range secrets {
 		requireValue(t, s, ref(n), fmt.Appendf(nil, "importer %d", winners[0]))

@@ -140,19 +140,23 @@ func (d *disk) do(t *testing.T, call string) bool {
 	t.Helper()
 	form := callForm.FindStringSubmatch(call)
 	name, args := form[1], form[2]
+
 	quoted := quotedText.FindAllStringSubmatch(args, -1)
 	fd, path := -1, ""
 	if m := descriptor.FindStringSubmatch(args); m != nil {
 		fd, _ = strconv.Atoi(m[1])
 		path = string(unhex(m[2]))
 	}
+
 	numbers := numberForm.FindAllStringSubmatch(args, -1)
 	number := func(i int) int {
 		n, err := strconv.Atoi(numbers[i][1])
 		require.NoError(t, err, call)
 		return n
 	}
+
 	inside := strings.HasPrefix(path, d.root+"/")
+
 	switch name {
 	case "write":
 		data := unhex(quoted[0][1])
