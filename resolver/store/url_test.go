@@ -28,11 +28,13 @@ func TestParseURL(t *testing.T) {
 		{"grpc://127.255.3.4:8093", "grpc", "", "127.255.3.4:8093"},
 		{"grpc://[::1]:8093", "grpc", "", "[::1]:8093"},
 	} {
-		u, err := store.ParseURL(c.text, every...)
-		require.NoError(t, err, c.text)
-		require.Equal(t, c.scheme, u.Scheme, c.text)
-		require.Equal(t, c.path, u.Path, c.text)
-		require.Equal(t, c.host, u.Host, c.text)
+		t.Run(c.text, func(t *testing.T) {
+			u, err := store.ParseURL(c.text, every...)
+			require.NoError(t, err)
+			require.Equal(t, c.scheme, u.Scheme)
+			require.Equal(t, c.path, u.Path)
+			require.Equal(t, c.host, u.Host)
+		})
 	}
 
 	const noServer, noPath = "the host or port of the server is missing", "a path is missing"
@@ -83,11 +85,13 @@ func TestParseURL(t *testing.T) {
 		{every, "grpc://0.0.0.0:1", "in the clear", ""},
 		{every, "grpc://[::]:1", "in the clear", "grpcs://[::]:1"},
 	} {
-		_, err := store.ParseURL(c.text, c.schemes...)
-		require.ErrorIs(t, err, secret.ErrInvalid, c.text)
-		require.ErrorContains(t, err, c.want, c.text)
-		require.Contains(t, secret.Hint(err), c.hint, c.text)
-		require.NotEmpty(t, secret.Hint(err), c.text)
-		require.NotContains(t, err.Error()+secret.Hint(err), "findme", c.text)
+		t.Run(c.text, func(t *testing.T) {
+			_, err := store.ParseURL(c.text, c.schemes...)
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			require.ErrorContains(t, err, c.want)
+			require.Contains(t, secret.Hint(err), c.hint)
+			require.NotEmpty(t, secret.Hint(err))
+			require.NotContains(t, err.Error()+secret.Hint(err), "findme")
+		})
 	}
 }
