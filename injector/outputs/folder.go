@@ -57,6 +57,7 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 			return nil, err
 		}
 	}
+
 	f := &Folder{path: abs, redactor: r, policy: policy}
 	// The folder above is kept open, so that the task cannot replace it.
 	for above := filepath.Dir(abs); ; above = filepath.Dir(above) {
@@ -101,7 +102,10 @@ func (r *Report) Leaks(p Policy) bool {
 
 // Add adds the report of another folder.
 func (r *Report) Add(other Report) {
-	r.Files, r.Masked, r.Refused, r.Left = r.Files+other.Files, r.Masked+other.Masked, r.Refused+other.Refused, r.Left+other.Left
+	r.Files += other.Files
+	r.Masked += other.Masked
+	r.Refused += other.Refused
+	r.Left += other.Left
 	r.Findings = append(r.Findings, other.Findings[:min(len(other.Findings), maxFindings-len(r.Findings))]...)
 }
 
@@ -137,6 +141,7 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 		defer unix.Close(dir) //nolint:errcheck // a folder
 		parent, name = dir, last
 	}
+
 	c.away.parent, c.away.beside = parent, filepath.Dir(f.path)
 	root, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
@@ -148,6 +153,7 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 	case err != nil:
 		return c.report, &fs.PathError{Op: "open", Path: f.path, Err: err}
 	}
+
 	var st unix.Stat_t
 	if err := unix.Fstat(root, &st); err != nil {
 		_ = unix.Close(root)
@@ -348,6 +354,7 @@ func (c *checker) look(dir int, name, path string) error {
 	case before.dev != c.device && crossesMounts():
 		return unix.EXDEV
 	}
+
 	seen, err := inspectFile(c.ctx, c.in, f)
 	if err != nil {
 		return err
@@ -355,6 +362,7 @@ func (c *checker) look(dir int, name, path string) error {
 	if _, now, err := stat(fd); err != nil || now != before {
 		return errors.Join(err, errAgain)
 	}
+
 	switch {
 	case len(seen.Found) == 0 && !seen.Unchecked:
 	case c.policy == Warn:

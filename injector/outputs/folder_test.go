@@ -174,7 +174,8 @@ func TestTextAroundAValue(t *testing.T) {
 	put(t, dir+"/binary", "\x02 "+value)
 	f, err := OpenFolder(dir, redact.New(6, redact.Pattern{Name: "KEY", Value: []byte(value)}), Mask)
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, which cannot be masked"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, which cannot be masked"},
+		outcomes(checkFolder(t, f)))
 	require.Equal(t, "é [redacted:KEY]€ and more", get(t, dir+"/text"))
 }
 
@@ -405,17 +406,21 @@ func TestOddArchives(t *testing.T) {
 	script := `cd "$1" && gzip -k leak && mkdir o &&
 		cp leak.gz o/holes.gz && truncate -s 1100M o/holes.gz &&
 		tar czf o/holes.tgz leak && truncate -s 1100M o/holes.tgz &&
-		tar cf a.tar clean && tar cf b.tar leak.gz && cat a.tar b.tar > o/two.tar && cat a.tar b.tar | gzip > o/two.tar.gz &&
+		tar cf a.tar clean && tar cf b.tar leak.gz &&
+		cat a.tar b.tar > o/two.tar && cat a.tar b.tar | gzip > o/two.tar.gz &&
 		python3 -c 'import sys, zipfile
 for name, text in ("a", "leak"), ("b", "clean"):
-    with zipfile.ZipFile(name + ".zip", "w", zipfile.ZIP_DEFLATED) as z: z.write(text)' && cat a.zip b.zip > o/two.zip && cat b.zip a.zip > o/owt.zip && cat b.zip > o/one.zip && cat a.tar > o/one.tar`
+    with zipfile.ZipFile(name + ".zip", "w", zipfile.ZIP_DEFLATED) as z: z.write(text)' &&
+		cat a.zip b.zip > o/two.zip && cat b.zip a.zip > o/owt.zip && cat b.zip > o/one.zip && cat a.tar > o/one.tar`
 	out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 	require.Equal(t, map[string]string{
-		"holes.gz": "moved: a gzip archive, which cannot be masked", "holes.tgz": "moved: a gzip archive, which cannot be masked",
+		"holes.gz":   "moved: a gzip archive, which cannot be masked",
+		"holes.tgz":  "moved: a gzip archive, which cannot be masked",
 		"two.tar":    "moved: there are several tar archives in it, one behind the other",
 		"two.tar.gz": "moved: there are several tar archives in it, one behind the other",
-		"two.zip":    "moved: damaged: a zip archive that may be read in two ways", "owt.zip": "moved: damaged: a zip archive that may be read in two ways",
+		"two.zip":    "moved: damaged: a zip archive that may be read in two ways",
+		"owt.zip":    "moved: damaged: a zip archive that may be read in two ways",
 	}, outcomes(checkFolder(t, folderOf(t, dir+"/o", Mask))))
 }
 
@@ -426,7 +431,8 @@ func TestPath(t *testing.T) {
 	put(t, dir+"/plain/other", "nothing")
 	f, err := OpenFolder(dir, redact.New(6, redact.Pattern{Name: "KEY", Value: []byte("plain/secret+value==")}), Mask)
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"plain/secret+value==": "moved: its name holds a value"}, outcomes(checkFolder(t, f)))
+	require.Equal(t, map[string]string{"plain/secret+value==": "moved: its name holds a value"},
+		outcomes(checkFolder(t, f)))
 	require.FileExists(t, dir+"/plain/other")
 }
 

@@ -23,7 +23,8 @@ func (e *LeakError) Error() string { return strings.Join(e.Lines(), "\n") }
 func (e *LeakError) Lines() []string {
 	lines := e.Report.Lines()
 	if e.Survived {
-		lines = append(lines, "outputs: a process of the task could not be ended, and may have changed them since they were checked")
+		lines = append(lines,
+			"outputs: a process of the task could not be ended, and may have changed them since they were checked")
 	}
 	return lines
 }
@@ -57,7 +58,8 @@ func (r Report) Lines() []string {
 		lines = append(lines, line)
 	}
 	if more := r.Masked + r.Refused + r.Left - len(r.Findings); more > 0 {
-		lines = append(lines, fmt.Sprintf("outputs: and %d more; in all %d masked, %d taken out, %d left as they are", more, r.Masked, r.Refused, r.Left))
+		lines = append(lines, fmt.Sprintf("outputs: and %d more; in all %d masked, %d taken out, %d left as they are",
+			more, r.Masked, r.Refused, r.Left))
 	}
 	return lines
 }

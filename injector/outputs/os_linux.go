@@ -20,8 +20,9 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	for !noOpenat2.Load() {
 		fd, err := unix.Openat2(dir, name, &unix.OpenHow{
-			Flags:   uint64(flags), //nolint:gosec // bits
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+			Flags: uint64(flags), //nolint:gosec // bits
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS |
+				unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 		})
 		switch {
 		case errors.Is(err, unix.EAGAIN): // a rename elsewhere: try again
@@ -36,7 +37,8 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{
-		dev: st.Dev, ino: st.Ino, mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:unconvert // arm64 has other types
+		dev: st.Dev, ino: st.Ino,
+		mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:unconvert // arm64 has other types
 		size: st.Size, changed: st.Ctim, modified: st.Mtim,
 	}
 }

@@ -19,7 +19,8 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{
-		dev: uint64(st.Dev), ino: st.Ino, mode: uint64(st.Mode), links: uint64(st.Nlink), //nolint:gosec // a device number
+		dev: uint64(st.Dev), ino: st.Ino, //nolint:gosec // a device number
+		mode: uint64(st.Mode), links: uint64(st.Nlink),
 		size: st.Size, changed: st.Ctim, modified: st.Mtim,
 	}
 }

@@ -41,6 +41,7 @@ func List(paths []string) ([]File, error) {
 			files = append(files, File{path, regularSize(info)})
 			continue
 		}
+
 		root := path
 		if link, err := filepath.EvalSymlinks(path); err == nil && link != filepath.Clean(path) {
 			root += string(filepath.Separator) // otherwise WalkDir stops at the link
@@ -180,6 +181,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	if s.in == nil {
 		s.in = content.NewInspector(s.Redactor)
 	}
+
 	var finds []redact.Find // reported only after the file has been masked
 	s.in.Read, s.in.Found = s.Read, func(find redact.Find) { finds = append(finds, find) }
 	seen, err := inspectFile(ctx, s.in, r)
@@ -193,6 +195,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	case !seen.Maskable() && !seen.Binary():
 		return fmt.Errorf("%s, which cannot be masked: it is left as it is, and holds values", seen.Why)
 	}
+
 	fd := int(dir.Fd())
 	err = replaceMasked(ctx, s.in, fd, filepath.Base(r.Name()), r, seen, before, nil)
 	if errors.Is(err, errAgain) {
@@ -201,6 +204,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	if err != nil {
 		return err
 	}
+
 	if s.Found != nil {
 		for _, find := range finds {
 			s.Found(f, find)

@@ -66,7 +66,12 @@ func TestList(t *testing.T) {
 	require.Equal(t, []outputs.File{{dir + "/b/1", 1}, {dir + "/b/2", 2}, {dir + "/a", 1}}, files)
 	files, err = outputs.List([]string{dir + "/link", dir + "/b/to-a", dir + "/b/fifo"})
 	require.NoError(t, err)
-	require.Equal(t, []outputs.File{{dir + "/link/1", 1}, {dir + "/link/2", 2}, {dir + "/b/to-a", 1}, {dir + "/b/fifo", 0}}, files)
+	require.Equal(t, []outputs.File{
+		{dir + "/link/1", 1},
+		{dir + "/link/2", 2},
+		{dir + "/b/to-a", 1},
+		{dir + "/b/fifo", 0},
+	}, files)
 	files, err = outputs.List([]string{dir + "/none", dir + "/a", dir + "/nor"})
 	require.ErrorContains(t, err, "/none")
 	require.ErrorContains(t, err, "/nor")
@@ -171,7 +176,10 @@ func TestMaskForms(t *testing.T) {
 	}{
 		{"text", "pin " + number, "pin [redacted:PIN]", 1, ""},
 		{"o.json", `{"pin": 12345678}`, `{"pin": "[redacted:PIN]"}`, 1, ""},
-		{"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[redacted:PIN]\"]\n{\"a\": \"[redacted:PIN]\"}\n", 2, ""},
+		{
+			"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[redacted:PIN]\"]\n{\"a\": \"[redacted:PIN]\"}\n",
+			2, "",
+		},
 		{"error.pb", message("it is " + number), message("it is [redacted:PIN]"), 1, ""},
 		{"bytes", "\x00\xff" + number + "\xff", "\x00\xff[redacted:PIN]\xff", 1, ""},
 		{"a.gz", gzipped.String(), "", 0, "a gzip archive, which cannot be masked"},

@@ -244,6 +244,7 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	if f == "" {
 		return "", nil
 	}
+
 	l.format, l.member = f, 0
 	if depth == maxDepth {
 		return f, UncheckedError(fmt.Sprintf("archives are in one another more than %d deep", maxDepth))
@@ -257,6 +258,7 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	case formatZip:
 		is, err = d.zip(ctx, in, depth)
 	}
+
 	var reason UncheckedError
 	switch {
 	case d.fault != nil:
@@ -312,7 +314,8 @@ func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64,
 		more, err := r.Read(p)
 		n += int64(more)
 		if d.left -= int64(more); d.left < 0 {
-			return 0, d.fail(UncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size", d.bounds.expanded>>20, d.bounds.expansion)))
+			return 0, d.fail(UncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size",
+				d.bounds.expanded>>20, d.bounds.expansion)))
 		}
 		if _, err := w.Write(p[:more]); err != nil {
 			return 0, d.fail(err)
@@ -385,6 +388,7 @@ func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err e
 		places = io.NewSectionReader(in.at, 0, in.size)
 		r = places
 	}
+
 	// The header stores a long name in parts, so a name is scanned again as a whole.
 	names := d.redactor.Writer(io.Discard)
 	names.Found = func(f redact.Find) { d.found(f, d.where(depth+1)) }
@@ -399,6 +403,7 @@ func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err e
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
 			return is, err
 		}
+
 		if err := d.enter(ctx, depth); err != nil {
 			return true, err
 		}
@@ -413,6 +418,7 @@ func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err e
 		if formatOf(head) == "" {
 			continue
 		}
+
 		next := input{r: d.levels[depth+1].buffer(io.MultiReader(bytes.NewReader(head), t))}
 		if places != nil && !sparse(h) {
 			at, err := places.Seek(0, io.SeekCurrent)

@@ -114,7 +114,10 @@ func tarball(t testing.TB, files map[string][]byte) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Size: int64(len(files[name])), Mode: 0o600, Format: tar.FormatUSTAR}))
+		require.NoError(t, w.WriteHeader(&tar.Header{
+			Name: name, Size: int64(len(files[name])), Mode: 0o600,
+			Format: tar.FormatUSTAR,
+		}))
 		_, err := w.Write(files[name])
 		require.NoError(t, err)
 	}
@@ -157,12 +160,15 @@ func TestArchives(t *testing.T) {
 		"a tar archive":                               one("b", []byte(hidden)),
 		"a gzip archive in a gzip archive":            gz(gz([]byte(hidden))),
 		"a gzip archive in member 2 of a tar archive": one("b", gz([]byte(hidden))),
-		"a gzip archive in member 2 of a tar archive in a gzip archive":            gz(one("b", gz([]byte(hidden)))),
-		"member 1 of a zip archive in member 2 of a tar archive":                   one("b", zipped(t, "m", hidden)),
-		"member 1 of a zip archive in member 2 of a tar archive in a gzip archive": gz(one("b", zipped(t, "m", hidden))),
-		"member 2 of a zip archive in member 1 of a zip archive":                   zipped(t, "m", string(zipped(t, "1", "1", "m", hidden))),
-		"member 1 of a zip archive in member 1 of a zip archive":                   zipOf(t, zip.Store, "m", string(zipped(t, "m", hidden))),
-		"a gzip archive in a gzip archive in a gzip archive in a gzip archive":     gz(gz(gz(gz([]byte(hidden))))),
+		"a gzip archive in member 2 of a tar archive in a gzip archive": gz(one("b", gz([]byte(hidden)))),
+		"member 1 of a zip archive in member 2 of a tar archive":        one("b", zipped(t, "m", hidden)),
+		"member 1 of a zip archive in member 2 of a tar archive in a gzip archive": gz(
+			one("b", zipped(t, "m", hidden))),
+		"member 2 of a zip archive in member 1 of a zip archive": zipped(t, "m",
+			string(zipped(t, "1", "1", "m", hidden))),
+		"member 1 of a zip archive in member 1 of a zip archive": zipOf(t, zip.Store, "m",
+			string(zipped(t, "m", hidden))),
+		"a gzip archive in a gzip archive in a gzip archive in a gzip archive": gz(gz(gz(gz([]byte(hidden))))),
 	} {
 		t.Run(why, func(t *testing.T) {
 			c := in.look(t, data)
@@ -176,7 +182,8 @@ func TestArchives(t *testing.T) {
 	require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
 	// Archives without values.
 	for why, data := range map[string][]byte{
-		"a gzip archive": gz(one("b", zipped(t, "a", "b"))), "a tar archive": one("a", gz(gz(gz([]byte("x"))))), "a zip archive": zipped(t),
+		"a gzip archive": gz(one("b", zipped(t, "a", "b"))), "a tar archive": one("a",
+			gz(gz(gz([]byte("x"))))), "a zip archive": zipped(t),
 	} {
 		t.Run("nothing in "+why, func(t *testing.T) {
 			require.Equal(t, result{why: why}, in.look(t, data))
@@ -268,7 +275,10 @@ func TestArchiveNames(t *testing.T) {
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	require.NoError(t, w.WriteHeader(&tar.Header{Name: "l", Linkname: "to/s3cr3t/in/the/middle", Typeflag: tar.TypeSymlink}))
+	require.NoError(t, w.WriteHeader(&tar.Header{
+		Name: "l", Linkname: "to/s3cr3t/in/the/middle",
+		Typeflag: tar.TypeSymlink,
+	}))
 	require.NoError(t, w.Close())
 	require.Contains(t, in.look(t, gzipped(t, b.Bytes())).found, "A")
 	require.Contains(t, in.look(t, zipped(t, "s3cr3t/in/the/middle", "")).found, "A")
@@ -334,7 +344,8 @@ func TestZipAround(t *testing.T) {
 		"both":   slices.Concat([]byte("MZ\x00 a program"), b, []byte("a signature")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, result{found: map[string]int{"A": 1}, why: "member 2 of a zip archive"}, in.look(t, data), name)
+			require.Equal(t, result{found: map[string]int{"A": 1}, why: "member 2 of a zip archive"},
+				in.look(t, data), name)
 		})
 	}
 	// Two directories: different programs would use different ones.
@@ -466,9 +477,11 @@ func TestDamagedArchives(t *testing.T) {
 	}
 	// A file with a damaged first header is not an archive.
 	for name, data := range map[string][]byte{
-		"gzip": gzipped(t, []byte("x"))[:9], "gzip, another method": []byte("\x1f\x8b\x07\x00garbage\x00"), "zip": []byte("PK\x03\x04 \x00"),
-		"zip, an end somewhere": append([]byte(strings.Repeat("\x00noise", 100)), "PK\x05\x06 and more noise, which is no directory"...),
-		"zip, no name":          append([]byte("PK\x03\x04"), make([]byte, 100)...), "zip, end": []byte("PK\x05\x06\x00\x00"),
+		"gzip":                 gzipped(t, []byte("x"))[:9],
+		"gzip, another method": []byte("\x1f\x8b\x07\x00garbage\x00"), "zip": []byte("PK\x03\x04 \x00"),
+		"zip, an end somewhere": append([]byte(strings.Repeat("\x00noise", 100)),
+			"PK\x05\x06 and more noise, which is no directory"...),
+		"zip, no name": append([]byte("PK\x03\x04"), make([]byte, 100)...), "zip, end": []byte("PK\x05\x06\x00\x00"),
 		"tar": func() []byte {
 			b := tarball(t, map[string][]byte{"a": []byte("x")})
 			b[0]++
@@ -531,7 +544,10 @@ func heap(f func()) uint64 {
 
 // A search of an archive that was made to fill the memory, or to take for ever, ends early.
 func TestBombs(t *testing.T) {
-	require.Equal(t, bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, directories: 16 << 20}, usualBounds)
+	require.Equal(t, bounds{
+		expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20,
+		directories: 16 << 20,
+	}, usualBounds)
 	in := searches(secret)
 	in.bounds = bounds{expanded: 32 << 20, expansion: 2, members: 5000, held: 8 << 20, directories: 1 << 20}
 	zeros := gzipped(t, make([]byte, 64<<20))
@@ -552,13 +568,21 @@ func TestBombs(t *testing.T) {
 		grew uint64
 		why  string
 	}{
-		"10 GiB":      {ten, 0, "it expands to more than 32 MiB and 2 times its size"},
-		"deep gzip":   {repeat{quine, 1}, 0, "archives are in one another more than 4 deep"},
-		"deep zip":    {repeat{deep, 1}, 0, "archives are in one another more than 4 deep"},
-		"held":        {repeat{large, 1}, 8 << 20, "a zip archive in it has 8 MiB or more"},
-		"many":        {repeat{many, 1}, 0, "there are more than 5000 members in it"},
-		"directory":   {repeat{sameMember(t, 30_000), 1}, 0, "a list of the members of a zip archive in it has more than 1 MiB"},
-		"a million":   {repeat{sameMember(t, 1_000_000), 1}, 0, "a list of the members of a zip archive in it has more than 1 MiB"},
+		"10 GiB":    {ten, 0, "it expands to more than 32 MiB and 2 times its size"},
+		"deep gzip": {repeat{quine, 1}, 0, "archives are in one another more than 4 deep"},
+		"deep zip":  {repeat{deep, 1}, 0, "archives are in one another more than 4 deep"},
+		"held":      {repeat{large, 1}, 8 << 20, "a zip archive in it has 8 MiB or more"},
+		"many":      {repeat{many, 1}, 0, "there are more than 5000 members in it"},
+		"directory": {
+			repeat{sameMember(t, 30_000), 1},
+			0,
+			"a list of the members of a zip archive in it has more than 1 MiB",
+		},
+		"a million": {
+			repeat{sameMember(t, 1_000_000), 1},
+			0,
+			"a list of the members of a zip archive in it has more than 1 MiB",
+		},
 		"many in tar": {repeat{member, 5001}, 0, "there are more than 5000 members in it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -572,7 +596,10 @@ func TestBombs(t *testing.T) {
 		})
 	}
 	// Up to the bounds, archives are checked.
-	for _, data := range [][]byte{zipped(t, "m", strings.Repeat("\x00", 31<<20)), sameMember(t, 5000), bytes.Repeat(member, 5000)} {
+	for _, data := range [][]byte{
+		zipped(t, "m", strings.Repeat("\x00", 31<<20)), sameMember(t, 5000),
+		bytes.Repeat(member, 5000),
+	} {
 		require.False(t, in.look(t, data).unchecked)
 	}
 
@@ -669,7 +696,8 @@ func TestSparseTar(t *testing.T) {
 	require.Equal(t, want, in.look(t, slices.Concat(old, padded(there), make([]byte, 1024))))
 	records := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n" + fmt.Sprintf("30 GNU.sparse.realsize=%06d\n", b.Len())
 	begins := padded(fmt.Appendf(nil, "2\n0\n%d\n%d\n%d\n", begin, begin+hole, len(there)-begin))
-	later := slices.Concat(tarHeader(tar.TypeXHeader, len(records)), padded([]byte(records)), tarHeader(tar.TypeReg, len(begins)+len(there)), begins)
+	later := slices.Concat(tarHeader(tar.TypeXHeader, len(records)), padded([]byte(records)),
+		tarHeader(tar.TypeReg, len(begins)+len(there)), begins)
 	require.Equal(t, want, in.look(t, slices.Concat(later, padded(there), make([]byte, 1024))))
 }
 

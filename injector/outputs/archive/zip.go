@@ -46,11 +46,13 @@ func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	if err != nil {
 		return plausible(in), err
 	}
+
 	size := dir.end - dir.begin
 	d.directories += size
 	defer func() { d.directories -= size }()
 	if d.directories > d.bounds.directories {
-		return true, UncheckedError(fmt.Sprintf("a list of the members of a zip archive in it has more than %d MiB", d.bounds.directories>>20))
+		return true, UncheckedError(fmt.Sprintf("a list of the members of a zip archive in it has more than %d MiB",
+			d.bounds.directories>>20))
 	}
 
 	archive := section(in.at, dir.base, in.size-dir.base)
@@ -79,7 +81,8 @@ func (d *Searcher) member(ctx context.Context, archive input, f *zip.File, depth
 	case zip.Store:
 		begin, err := f.DataOffset()
 		size := int64(f.CompressedSize64) //nolint:gosec // checked below
-		if err != nil || size < 0 || begin > archive.size || size > archive.size-begin || f.UncompressedSize64 != f.CompressedSize64 {
+		if err != nil || size < 0 || begin > archive.size || size > archive.size-begin ||
+			f.UncompressedSize64 != f.CompressedSize64 {
 			return errDamaged
 		}
 		_, err = d.look(ctx, section(archive.at, begin, size), depth+1)
@@ -168,8 +171,10 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 	if at < 0 {
 		return directory{}, errDamaged
 	}
+
 	dir := directory{end: at}
 	members, size, offset := uint64(le.Uint16(end[10:])), uint64(le.Uint32(end[12:])), uint64(le.Uint32(end[16:]))
+
 	end64, said, err := findEnd64(in, at)
 	if err != nil {
 		return directory{}, err
@@ -189,6 +194,7 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 	if size > math.MaxInt64 || offset > math.MaxInt64 || members > size/directoryHeaderSize {
 		return directory{}, errDamaged
 	}
+
 	dir.begin = dir.end - int64(size)
 	dir.base = dir.begin - int64(offset)
 	// If base is not 0, either a program is in front of the archive, or the end record is

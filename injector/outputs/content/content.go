@@ -104,7 +104,9 @@ func NewInspector(r *redact.Redactor) *Inspector {
 // Inspect reads all of a file called name. raw returns its bytes in order, except that the
 // holes of a sparse file may be shortened; at returns its bytes by place; size is its length.
 // Errors are those of reading and of ctx; a damaged file is not an error.
-func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64) (Content, error) {
+func (in *Inspector) Inspect(
+	ctx context.Context, name string, raw io.Reader, at io.ReaderAt, size int64,
+) (Content, error) {
 	in.found, in.where = nil, ""
 	n, err := in.scan(ctx, raw)
 	if err != nil {
@@ -115,6 +117,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 		defer in.all.Reset(nil)
 		at = &in.all
 	}
+
 	name = filepath.Base(name)
 	if in.text.valid() && filepath.Ext(name) != ".pb" {
 		c := Content{kind: text, Found: in.found}
@@ -128,6 +131,7 @@ func (in *Inspector) Inspect(ctx context.Context, name string, raw io.Reader, at
 		}
 		return c, err
 	}
+
 	f, err := in.archives.Search(ctx, at, size, n)
 	c := Content{kind: rawBytes, Found: in.found, Why: "binary data"}
 	var reason archive.UncheckedError

@@ -41,7 +41,8 @@ func knows(values ...string) *Inspector {
 // look inspects data, in reads of at most n bytes.
 func look(t testing.TB, in *Inspector, name string, data []byte, n int) Content {
 	t.Helper()
-	c, err := in.Inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }}, bytes.NewReader(data), int64(len(data)))
+	c, err := in.Inspect(t.Context(), name, &chunks{bytes.NewReader(data), func() int { return n }},
+		bytes.NewReader(data), int64(len(data)))
 	require.NoError(t, err)
 	return c
 }
@@ -122,7 +123,10 @@ func TestTextCheck(t *testing.T) {
 	}
 	for s, want := range textFiles {
 		t.Run(fmt.Sprintf("%q", s), func(t *testing.T) {
-			for _, before := range []string{"", "x", strings.Repeat("x", 31), strings.Repeat("\n y\n", 50), "ä", strings.Repeat("ä", 40)} {
+			for _, before := range []string{
+				"", "x", strings.Repeat("x", 31), strings.Repeat("\n y\n", 50), "ä",
+				strings.Repeat("ä", 40),
+			} {
 				for _, behind := range []string{"", strings.Repeat("z", 40), "ö"} {
 					all := before + s + behind
 					require.Equalf(t, want, check(all), "%q", all)
@@ -155,20 +159,44 @@ func TestInspect(t *testing.T) {
 		file, data string
 		want       Content
 	}{
-		"nothing":          {"a", "", Content{kind: text}},
-		"a text":           {"a", "some text\n", Content{kind: text}},
-		"found":            {"a", secret + " " + secret + " 123456789", Content{kind: text, Found: map[string]int{"A": 2, "B": 1}}},
-		"JSON":             {"a.txt", `{"a": "` + escaped + `"}`, Content{kind: jsonText, Found: map[string]int{"A": 1}}},
-		"JSON Lines":       {"a", `{"a": "` + escaped + `"}` + "\n[1]\n", Content{kind: jsonText, Found: map[string]int{"A": 1}}},
-		"no JSON":          {"a.json", `{"a": "` + escaped + `"`, Content{kind: text, Found: map[string]int{"A": 1}}},
-		"binary":           {"a.json", "\x00" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
-		"binary, clean":    {"a", "\x00", Content{kind: rawBytes, Why: "binary data"}},
-		"cut in a rune":    {"a", secret + "\xc3", Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
-		"a .pb":            {"x/inputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"}},
-		"no outputs":       {"outputs.pb", secret, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"}},
-		"outputs.pb.txt":   {"outputs.pb.txt", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
-		"a folder of .pb":  {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
-		"begins like gzip": {"a.gz", "\x1f\x8b\x08" + secret, Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"}},
+		"nothing": {"a", "", Content{kind: text}},
+		"a text":  {"a", "some text\n", Content{kind: text}},
+		"found": {
+			"a", secret + " " + secret + " 123456789",
+			Content{kind: text, Found: map[string]int{"A": 2, "B": 1}},
+		},
+		"JSON": {
+			"a.txt", `{"a": "` + escaped + `"}`,
+			Content{kind: jsonText, Found: map[string]int{"A": 1}},
+		},
+		"JSON Lines": {
+			"a", `{"a": "` + escaped + `"}` + "\n[1]\n",
+			Content{kind: jsonText, Found: map[string]int{"A": 1}},
+		},
+		"no JSON": {"a.json", `{"a": "` + escaped + `"`, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"binary": {
+			"a.json", "\x00" + secret,
+			Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"},
+		},
+		"binary, clean": {"a", "\x00", Content{kind: rawBytes, Why: "binary data"}},
+		"cut in a rune": {
+			"a", secret + "\xc3",
+			Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"},
+		},
+		"a .pb": {
+			"x/inputs.pb", secret,
+			Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"},
+		},
+		"no outputs": {
+			"outputs.pb", secret,
+			Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"},
+		},
+		"outputs.pb.txt":  {"outputs.pb.txt", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"a folder of .pb": {"dir.pb/a", secret, Content{kind: text, Found: map[string]int{"A": 1}}},
+		"begins like gzip": {
+			"a.gz", "\x1f\x8b\x08" + secret,
+			Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, n := range []int{1, 3, whole} {
@@ -249,7 +277,8 @@ func TestInspectFails(t *testing.T) {
 	at := bytes.NewReader(data)
 	broken := iotest.ErrReader(errors.ErrUnsupported)
 	for _, n := range []int64{0, 1, bufferSize, bufferSize + 1} {
-		_, err := in.Inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at, at.Size())
+		_, err := in.Inspect(t.Context(), "f", io.MultiReader(io.LimitReader(bytes.NewReader(data), n), broken), at,
+			at.Size())
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
 	// A read of the second pass may fail, too.
@@ -259,7 +288,8 @@ func TestInspectFails(t *testing.T) {
 		require.ErrorIs(t, err, errors.ErrUnsupported)
 	}
 	c := look(t, in, "f", data, whole)
-	require.ErrorIs(t, in.Rewrite(t.Context(), c, io.MultiReader(bytes.NewReader(data), broken), io.Discard), errors.ErrUnsupported)
+	require.ErrorIs(t, in.Rewrite(t.Context(), c, io.MultiReader(bytes.NewReader(data), broken), io.Discard),
+		errors.ErrUnsupported)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer full.Close() //nolint:errcheck // nothing is in it
@@ -361,7 +391,10 @@ func TestMaskText(t *testing.T) {
 // A mask that holds the bytes of a value is not a find.
 func TestMaskEqualsValue(t *testing.T) {
 	in := NewInspector(redact.New(6,
-		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{Name: "q\"\\", Value: []byte("redacted")}))
+		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{
+			Name:  "q\"\\",
+			Value: []byte("redacted"),
+		}))
 	for data, want := range map[string]string{
 		"my password":                          "my [redacted:password]",
 		`{"password": 1, "x": "not redacted"}`: `{"[redacted:password]": 1, "x": "not [redacted:q\"\\]"}`,
@@ -432,7 +465,10 @@ func TestMaskBinaryValues(t *testing.T) {
 		})
 	}
 	// Bytes behind a value that do not complete its last character make the file binary.
-	for _, data := range []string{"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80", "\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2"} {
+	for _, data := range []string{
+		"\xffsecret\xfe\xe2\x82\xac\x82", "\xf0\x9fsecret\xf0\x9f\x98\x80\x80",
+		"\x00\x01secret\x02\x80", "\xffsecret\xfe\xe2\xff", "\xe2\xffsecret\xfe\xe2",
+	} {
 		for n := 1; n < len(data)+1; n++ {
 			require.Equalf(t, rawBytes, look(t, in, "f", []byte(data), n).kind, "%q", data)
 		}
@@ -501,7 +537,8 @@ func BenchmarkInspect(b *testing.B) {
 	const size = 64 << 20
 	json := []byte("[\n")
 	for i := 0; len(json) < size; i++ {
-		json = fmt.Appendf(json, "  {\"id\": %d, \"name\": \"somebody %d\", \"tags\": [\"one\", \"two\\n\", null], \"score\": %d.5e-3, \"on\": true},\n", i, i%77, i%1000)
+		json = fmt.Appendf(json, "  {\"id\": %d, \"name\": \"somebody %d\", \"tags\": [\"one\", \"two\\n\", null], "+
+			"\"score\": %d.5e-3, \"on\": true},\n", i, i%77, i%1000)
 	}
 	found := bytes.Replace(json, []byte("somebody 5"), values[0], 1) // so that there is a second pass
 	texts := map[string][]byte{
@@ -526,7 +563,8 @@ func BenchmarkInspect(b *testing.B) {
 		b.Run("inspect/"+name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				if _, err := in.Inspect(ctx, "f", bytes.NewReader(data), bytes.NewReader(data), int64(len(data))); err != nil {
+				if _, err := in.Inspect(ctx, "f", bytes.NewReader(data), bytes.NewReader(data),
+					int64(len(data))); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -560,7 +598,10 @@ func tarball(t testing.TB, files map[string][]byte) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Size: int64(len(files[name])), Mode: 0o600, Format: tar.FormatUSTAR}))
+		require.NoError(t, w.WriteHeader(&tar.Header{
+			Name: name, Size: int64(len(files[name])), Mode: 0o600,
+			Format: tar.FormatUSTAR,
+		}))
 		_, err := w.Write(files[name])
 		require.NoError(t, err)
 	}

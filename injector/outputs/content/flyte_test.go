@@ -20,7 +20,8 @@ import (
 )
 
 func str(s string) *core.Literal {
-	return scalar(&core.Scalar{Value: &core.Scalar_Primitive{Primitive: &core.Primitive{Value: &core.Primitive_StringValue{StringValue: s}}}})
+	p := &core.Primitive{Value: &core.Primitive_StringValue{StringValue: s}}
+	return scalar(&core.Scalar{Value: &core.Scalar_Primitive{Primitive: p}})
 }
 
 func scalar(s *core.Scalar) *core.Literal {
@@ -47,14 +48,25 @@ func everywhere(s string) *task.Outputs {
 		scalar(&core.Scalar{Value: &core.Scalar_Binary{Binary: &core.Binary{Value: []byte{1, 0xff}, Tag: s}}}),
 		scalar(&core.Scalar{Value: &core.Scalar_Schema{Schema: &core.Schema{Uri: s}}}),
 		scalar(&core.Scalar{Value: &core.Scalar_Error{Error: &core.Error{FailedNodeId: s, Message: "no " + s}}}),
-		scalar(&core.Scalar{Value: &core.Scalar_Generic{Generic: structOf("k "+s, []any{s, 1, map[string]any{s: nil}}, "x", true)}}),
+		scalar(&core.Scalar{Value: &core.Scalar_Generic{Generic: structOf("k "+s, []any{s, 1, map[string]any{s: nil}},
+			"x", true)}}),
 		scalar(&core.Scalar{Value: &core.Scalar_StructuredDataset{StructuredDataset: &core.StructuredDataset{Uri: s}}}),
 		scalar(&core.Scalar{Value: &core.Scalar_Union{Union: &core.Union{Value: str(s)}}}),
-		{Value: &core.Literal_Collection{Collection: &core.LiteralCollection{Literals: []*core.Literal{str(s), str("x")}}}},
-		{Value: &core.Literal_Map{Map: &core.LiteralMap{Literals: map[string]*core.Literal{"m " + s: str(s), "y": str("z")}}}},
-		{Value: &core.Literal_OffloadedMetadata{OffloadedMetadata: &core.LiteralOffloadedMetadata{Uri: s, SizeBytes: 7}}},
+		{Value: &core.Literal_Collection{
+			Collection: &core.LiteralCollection{Literals: []*core.Literal{str(s), str("x")}},
+		}},
+		{Value: &core.Literal_Map{Map: &core.LiteralMap{Literals: map[string]*core.Literal{
+			"m " + s: str(s),
+			"y":      str("z"),
+		}}}},
+		{Value: &core.Literal_OffloadedMetadata{OffloadedMetadata: &core.LiteralOffloadedMetadata{
+			Uri:       s,
+			SizeBytes: 7,
+		}}},
 		{Hash: s, Metadata: map[string]string{s: s, "k": "v", "l": s}},
-		scalar(&core.Scalar{Value: &core.Scalar_Primitive{Primitive: &core.Primitive{Value: &core.Primitive_Integer{Integer: 12345}}}}),
+		scalar(&core.Scalar{Value: &core.Scalar_Primitive{
+			Primitive: &core.Primitive{Value: &core.Primitive_Integer{Integer: 12345}},
+		}}),
 	}
 	m := &task.Outputs{}
 	for i, l := range literals {
@@ -85,7 +97,10 @@ func maskMessage(t testing.TB, in *Inspector, name string, m, into proto.Message
 
 // Every text is masked, and all other fields are unchanged.
 func TestMaskOutputs(t *testing.T) {
-	for _, value := range []string{secret, "key\nof \\ two \"lines\"\n", "Ä€-\U0001f600", "123456789", strings.Repeat("long", 100)} {
+	for _, value := range []string{
+		secret, "key\nof \\ two \"lines\"\n", "Ä€-\U0001f600", "123456789",
+		strings.Repeat("long", 100),
+	} {
 		t.Run(fmt.Sprintf("%.20q", value), func(t *testing.T) {
 			value = strings.TrimSpace(value)
 			got := &task.Outputs{}
@@ -100,7 +115,10 @@ func TestMaskOutputs(t *testing.T) {
 
 func TestMaskError(t *testing.T) {
 	for _, name := range []string{"error.pb", "a/errors.pb"} {
-		m := &core.ErrorDocument{Error: &core.ContainerError{Code: "USER:" + secret, Message: "said " + secret, Kind: core.ContainerError_RECOVERABLE}}
+		m := &core.ErrorDocument{Error: &core.ContainerError{
+			Code: "USER:" + secret, Message: "said " + secret,
+			Kind: core.ContainerError_RECOVERABLE,
+		}}
 		m.Error.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 9, protowire.VarintType), 7))
 		got := &core.ErrorDocument{}
 		c, err := maskMessage(t, knows(secret), name, m, got)
@@ -138,7 +156,10 @@ func TestMaskOutputsNotInText(t *testing.T) {
 	}
 	// Bytes in which no field is known are not a message.
 	c := look(t, in, "outputs.pb", unknown, whole)
-	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"}, c)
+	require.Equal(t, Content{
+		kind: opaque, Found: map[string]int{"A": 1},
+		Why: "not the Flyte message that its name promises",
+	}, c)
 	// An unknown field beside known ones is kept.
 	m := everywhere(secret)
 	m.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 99, protowire.BytesType), "harmless"))
@@ -165,7 +186,10 @@ func TestMaskNames(t *testing.T) {
 		m.Literals = append(m.Literals, &task.NamedLiteral{Name: key, Value: str(fmt.Sprint(i))})
 		inner.Literals[key] = str(fmt.Sprint(i))
 	}
-	m.Literals = append(m.Literals, &task.NamedLiteral{Name: "map", Value: &core.Literal{Value: &core.Literal_Map{Map: inner}}})
+	m.Literals = append(m.Literals, &task.NamedLiteral{
+		Name:  "map",
+		Value: &core.Literal{Value: &core.Literal_Map{Map: inner}},
+	})
 	got := &task.Outputs{}
 	_, err := maskMessage(t, in, "outputs.pb", m, got)
 	require.NoError(t, err)
@@ -184,14 +208,16 @@ func TestMaskNames(t *testing.T) {
 	}
 	require.Len(t, all, len(keys), "no entry took the place of another")
 
-	require.Equal(t, []string{"m-2", "a", "m-3", "m-4", "m"}, distinct([]string{"x", "a", "y", "z", "m"}, []string{"m", "a", "m", "m", "m"}))
+	require.Equal(t, []string{"m-2", "a", "m-3", "m-4", "m"},
+		distinct([]string{"x", "a", "y", "z", "m"}, []string{"m", "a", "m", "m", "m"}))
 }
 
 // A value may begin within a character; what is left is valid UTF-8.
 func TestMaskOutputsInRunes(t *testing.T) {
 	in := knows("\xa4secret\xe2\x82")
 	got := &task.Outputs{}
-	_, err := maskMessage(t, in, "outputs.pb", &task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str("xäsecret€y")}}}, got)
+	_, err := maskMessage(t, in, "outputs.pb",
+		&task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str("xäsecret€y")}}}, got)
 	require.NoError(t, err)
 	require.Equal(t, "x[redacted:A]y", got.GetLiterals()[0].GetValue().GetScalar().GetPrimitive().GetStringValue())
 }
@@ -207,13 +233,17 @@ func TestMaskOutputsEqualsValue(t *testing.T) {
 
 func TestLongOutputs(t *testing.T) {
 	in := knows(secret)
-	m := &task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str(secret + strings.Repeat("x", maxMessage))}}}
+	m := &task.Outputs{Literals: []*task.NamedLiteral{{
+		Name:  "o0",
+		Value: str(secret + strings.Repeat("x", maxMessage)),
+	}}}
 	b := encode(t, m)
 	c := look(t, in, "outputs.pb", b, whole)
 	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a message of more than 8 MiB"}, c)
 	// It has grown since it was inspected.
 	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: outputsPB}, bytes.NewReader(b), &bytes.Buffer{}), ErrStill)
-	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: errorPB}, strings.NewReader("no message"), &bytes.Buffer{}), ErrStill)
+	require.ErrorIs(t, in.Rewrite(t.Context(), Content{kind: errorPB}, strings.NewReader("no message"),
+		&bytes.Buffer{}), ErrStill)
 }
 
 // textsOf returns the texts of a message, including the keys of its maps.
@@ -293,7 +323,8 @@ func TestMaskOutputsAtRandom(t *testing.T) {
 			s.WriteString([]string{"", " and ", "ä"}[random.IntN(3)])
 		}
 		holdsMessage(t, in, "outputs.pb", encode(t, everywhere(strings.ToValidUTF8(s.String(), "?"))))
-		holdsMessage(t, in, "error.pb", encode(t, &core.ErrorDocument{Error: &core.ContainerError{Message: strings.ToValidUTF8(s.String(), "?")}}))
+		holdsMessage(t, in, "error.pb", encode(t,
+			&core.ErrorDocument{Error: &core.ContainerError{Message: strings.ToValidUTF8(s.String(), "?")}}))
 	}
 }
 

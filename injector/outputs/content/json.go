@@ -38,6 +38,7 @@ func isJSON(r io.Reader) (bool, error) {
 	}
 	d := json.NewDecoder(bounded)
 	d.UseNumber() // otherwise a number that does not fit into a float64 is an error
+
 	values, depth := 0, 0
 	for {
 		bounded.n = 0
@@ -45,6 +46,7 @@ func isJSON(r io.Reader) (bool, error) {
 		if err != nil {
 			return err == io.EOF && depth == 0 && values > 0, bounded.err
 		}
+
 		switch token := token.(type) {
 		case json.Delim:
 			if token == '{' || token == '[' {
@@ -63,6 +65,7 @@ func isJSON(r io.Reader) (bool, error) {
 		if depth > 0 {
 			continue
 		}
+
 		values++
 		// The decoder reads 1{} and truefalse as two values each; other programs do not.
 		if _, isDelim := token.(json.Delim); !isDelim && !spaceFollows(token, d.Buffered()) {
@@ -273,7 +276,8 @@ func length(c byte) int {
 // high reports whether the unit is a complete escape of the first half of a surrogate pair.
 func (m *jsonMasker) high() bool {
 	u := m.unit
-	return len(u) == 6 && u[0] == '\\' && u[2]|0x20 == 'd' && (u[3] == '8' || u[3] == '9' || u[3]|0x20 == 'a' || u[3]|0x20 == 'b')
+	return len(u) == 6 && u[0] == '\\' && u[2]|0x20 == 'd' &&
+		(u[3] == '8' || u[3] == '9' || u[3]|0x20 == 'a' || u[3]|0x20 == 'b')
 }
 
 // longer returns the length of the unit, now that more of it is known. The escape behind the

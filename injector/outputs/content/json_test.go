@@ -56,11 +56,14 @@ var jsonFiles = map[string]bool{
 
 	``: false, ` `: false, mark: false, `{} ` + mark: false, mark[:2] + `{}`: false,
 	`{`: false, `[`: false, `}`: false, `]`: false, `{]`: false, `[}`: false, `[1}`: false, `{"a":1]`: false,
-	`{"a"}`: false, `{"a":}`: false, `{"a":1,}`: false, `{,}`: false, `{1:2}`: false, `{"a" 1}`: false, `{"a"::1}`: false,
+	`{"a"}`: false, `{"a":}`: false, `{"a":1,}`: false, `{,}`: false,
+	`{1:2}`: false, `{"a" 1}`: false, `{"a"::1}`: false,
 	`[1,]`: false, `[,1]`: false, `[1 2]`: false, `[1,,2]`: false,
-	`01`: false, `1.`: false, `.5`: false, `-`: false, `+1`: false, `1e`: false, `1e+`: false, `--1`: false, `1.5.2`: false, `1e5e5`: false,
+	`01`: false, `1.`: false, `.5`: false, `-`: false, `+1`: false, `1e`: false,
+	`1e+`: false, `--1`: false, `1.5.2`: false, `1e5e5`: false,
 	`1e1.5`: false, `-a`: false, `0x10`: false, `NaN`: false, `Infinity`: false, `[1a]`: false,
-	`tru`: false, `truE`: false, `truee`: false, `nul`: false, `falsy`: false, `truefalse`: false, `true"a"`: false, `1"a"`: false, `1{}`: false,
+	`tru`: false, `truE`: false, `truee`: false, `nul`: false, `falsy`: false,
+	`truefalse`: false, `true"a"`: false, `1"a"`: false, `1{}`: false,
 	`"`: false, `"a`: false, `"\`: false, `"\x"`: false, `"\u12"`: false, `"\u12g4"`: false, `'a'`: false,
 	"\"a\nb\"": false, "\"a\tb\"": false, "\"\x1b\"": false,
 	`// comment`: false, `{} x`: false, `{a:1}`: false, "\u00a0{}": false, "\v1": false, "{}\f": false,
@@ -133,10 +136,11 @@ func likeGo(t testing.TB, data string, n int) {
 
 func TestMaskJSON(t *testing.T) {
 	service := "{\n  \"type\": \"service_account\",\n  \"id\": 12345678901,\n  \"on\": true\n}"
-	in := knows("sec\"ret\\\n", "87654321", "Ä€\U0001f600ä", `a": 12345`, service, "\U0001f511\U0001f511", "\"quoted\"")
+	in := knows("sec\"ret\\\n", "87654321", "Ä€\U0001f600ä", `a": 12345`, service,
+		"\U0001f511\U0001f511", "\"quoted\"")
 	for data, want := range map[string]string{
 		// Strings, plain and escaped.
-		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // the final white space of the value is not masked
+		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // the final white space stays
 		`["87654321", "x87654321"]`:            `["[redacted:B]", "x[redacted:B]"]`,
 		`["\u00c4\u20ac\ud83d\ude00\u00e4"]`:   `["[redacted:C]"]`,
 		`["Ä€` + "\U0001f600" + `ä", "Ä€"]`:    `["[redacted:C]", "Ä€"]`,
@@ -150,23 +154,30 @@ func TestMaskJSON(t *testing.T) {
 		"[\"\\ud83d\U0001f511\U0001f511\\n\"]": `["\ud83d[redacted:F]\n"]`,
 
 		// Numbers and literals.
-		`87654321`:                         `"[redacted:B]"`,
-		"87654321\n1 87654321":             "\"[redacted:B]\"\n1 \"[redacted:B]\"",
-		`[-87654321.5e3,1]`:                `["[redacted:B]",1]`,
-		`{"x":187654321,"y":8765432}`:      `{"x":"[redacted:B]","y":8765432}`,
-		`[876543210087654321,1]`:           `["[redacted:B]",1]`,
-		`[1.87654321,87654321]`:            `["[redacted:B]","[redacted:B]"]`,
-		`{"a": 12345, "b": 1}`:             `{"[redacted:D]": "[redacted:D]", "b": 1}`,
-		`{"ba": 123456, "b": 1}`:           `{"b[redacted:D]": "[redacted:D]", "b": 1}`,
-		service:                            "{\n  \"[redacted:E]\": \"[redacted:E]\",\n  \"[redacted:E]-2\": \"[redacted:E]\",\n  \"[redacted:E]-3\": \"[redacted:E]\"\n}",
-		`{"k": ` + service + `, "x": [1]}`: "{\"k\": {\n  \"[redacted:E]\": \"[redacted:E]\",\n  \"[redacted:E]-2\": \"[redacted:E]\",\n  \"[redacted:E]-3\": \"[redacted:E]\"\n}, \"x\": [1]}",
+		`87654321`:                    `"[redacted:B]"`,
+		"87654321\n1 87654321":        "\"[redacted:B]\"\n1 \"[redacted:B]\"",
+		`[-87654321.5e3,1]`:           `["[redacted:B]",1]`,
+		`{"x":187654321,"y":8765432}`: `{"x":"[redacted:B]","y":8765432}`,
+		`[876543210087654321,1]`:      `["[redacted:B]",1]`,
+		`[1.87654321,87654321]`:       `["[redacted:B]","[redacted:B]"]`,
+		`{"a": 12345, "b": 1}`:        `{"[redacted:D]": "[redacted:D]", "b": 1}`,
+		`{"ba": 123456, "b": 1}`:      `{"b[redacted:D]": "[redacted:D]", "b": 1}`,
+		service: "{\n  \"[redacted:E]\": \"[redacted:E]\",\n  \"[redacted:E]-2\": \"[redacted:E]\",\n" +
+			"  \"[redacted:E]-3\": \"[redacted:E]\"\n}",
+		`{"k": ` + service + `, "x": [1]}`: "{\"k\": {\n  \"[redacted:E]\": \"[redacted:E]\",\n" +
+			"  \"[redacted:E]-2\": \"[redacted:E]\",\n  \"[redacted:E]-3\": \"[redacted:E]\"\n}, \"x\": [1]}",
 
 		// Names stay different.
-		`{"87654321": 1, "ODc2NTQzMjE=": 2, "87654321 ": 3, "x": {"87654321": 4}, "3837363534333231": 5}`: `{"[redacted:B]": 1, "[redacted:B]-2": 2, "[redacted:B] ": 3, "x": {"[redacted:B]": 4}, "[redacted:B]-3": 5}`,
-		"{\"87654321\": 1}\n{\"87654321\": 1}":                                   `{"[redacted:B]": 1}` + "\n" + `{"[redacted:B]": 1}`,
-		`[{"87654321": "87654321", "87654321-2": "87654321"}]`:                   `[{"[redacted:B]": "[redacted:B]", "[redacted:B]-2": "[redacted:B]"}]`,
-		`{"87654321\u00e9x": 1, "ODc2NTQzMjE=éx": 2, "87654321\u00e9\u0078": 3}`: `{"[redacted:B]\u00e9x": 1, "[redacted:B]éx-2": 2, "[redacted:B]\u00e9\u0078-3": 3}`,
-		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`:                  `[{"[redacted:B]-2": 1, "[redacted:B]": 2, "[redacted:B]-3": 3}]`,
+		`{"87654321": 1, "ODc2NTQzMjE=": 2, "87654321 ": 3, ` +
+			`"x": {"87654321": 4}, "3837363534333231": 5}`: `{"[redacted:B]": 1, "[redacted:B]-2": 2, ` +
+			`"[redacted:B] ": 3, "x": {"[redacted:B]": 4}, "[redacted:B]-3": 5}`,
+		"{\"87654321\": 1}\n{\"87654321\": 1}": `{"[redacted:B]": 1}` + "\n" + `{"[redacted:B]": 1}`,
+		`[{"87654321": "87654321", "87654321-2": "87654321"}]`: `[{"[redacted:B]": "[redacted:B]", ` +
+			`"[redacted:B]-2": "[redacted:B]"}]`,
+		`{"87654321\u00e9x": 1, "ODc2NTQzMjE=éx": 2, "87654321\u00e9\u0078": 3}`: `{` +
+			`"[redacted:B]\u00e9x": 1, "[redacted:B]éx-2": 2, "[redacted:B]\u00e9\u0078-3": 3}`,
+		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`: `[{"[redacted:B]-2": 1, ` +
+			`"[redacted:B]": 2, "[redacted:B]-3": 3}]`,
 	} {
 		t.Run(data, func(t *testing.T) {
 			for n := 1; n < len(data); n++ {
@@ -230,14 +241,16 @@ func TestMaskManyNames(t *testing.T) {
 // characters.
 var (
 	tokens  = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^{}\[\],:"\s\x{feff}]+|[\s\x{feff}]+`)
-	escapes = regexp.MustCompile(`^(?:\\u[dD][89abAB][[:xdigit:]]{2}\\(?:u[[:xdigit:]]{4}|[^u])|\\u[[:xdigit:]]{4}|\\[^u])`)
+	escapes = regexp.MustCompile(`^(?:\\u[dD][89abAB][[:xdigit:]]{2}\\(?:u[[:xdigit:]]{4}|[^u])|` +
+		`\\u[[:xdigit:]]{4}|\\[^u])`)
 )
 
 // characters returns where the characters of a string begin and end.
 func characters(inside string) (all [][2]int) {
 	for from, to := 0, 0; from < len(inside); from = to {
 		to = from + max(1, len(escapes.FindString(inside[from:])))
-		for need := from + length(inside[from]); to < need && to < len(inside) && inside[from] >= 0x80 && !utf8.RuneStart(inside[to]); {
+		need := from + length(inside[from])
+		for inside[from] >= 0x80 && to < min(need, len(inside)) && !utf8.RuneStart(inside[to]) {
 			to++
 		}
 		all = append(all, [2]int{from, to})
@@ -437,7 +450,8 @@ func holds(t testing.TB, in *Inspector, data string, sizes ...func() int) {
 // awkward returns a value that JSON can hold in many ways.
 func awkward(random *rand.Rand) string {
 	parts := []string{
-		`"`, `\`, "\n", "/", "<", "é", "€", "\U0001f600", "\x7f", "\u2028", "a", "secret", "0123", `": `, `, `, `{"`, `"}`, `[1,`, "true", "null",
+		`"`, `\`, "\n", "/", "<", "é", "€", "\U0001f600", "\x7f", "\u2028",
+		"a", "secret", "0123", `": `, `, `, `{"`, `"}`, `[1,`, "true", "null",
 		`\n`, `\u00`, `\ud83d`, "'", "\t", "u00e9", "ud83d",
 	}
 	switch random.IntN(8) {
@@ -446,7 +460,9 @@ func awkward(random *rand.Rand) string {
 	case 1:
 		return fmt.Sprintf(`%c": %d`, 'a'+random.IntN(3), 1000+random.IntN(100_000))
 	case 2: // a pasted file
-		b, _ := json.MarshalIndent(map[string]any{"type": "account", "id": random.IntN(1 << 40), "on": true, "key": "k\n" + fmt.Sprint(random.Uint64())}, "", strings.Repeat(" ", random.IntN(3)))
+		b, _ := json.MarshalIndent(map[string]any{
+			"type": "account", "id": random.IntN(1 << 40), "on": true, "key": "k\n" + fmt.Sprint(random.Uint64()),
+		}, "", strings.Repeat(" ", random.IntN(3)))
 		return string(b)
 	case 3:
 		return []string{`", "`, `},{"`, `": [`}[random.IntN(3)] + []string{"x", `", "`, "1"}[random.IntN(3)]
