@@ -247,7 +247,7 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 
 	l.format, l.member = f, 0
 	if depth == maxDepth {
-		return f, UncheckedError(fmt.Sprintf("archives are in one another more than %d deep", maxDepth))
+		return f, UncheckedError(fmt.Sprintf("archives are nested more than %d deep", maxDepth))
 	}
 	is := false
 	switch f {

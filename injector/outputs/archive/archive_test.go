@@ -569,8 +569,8 @@ func TestBombs(t *testing.T) {
 		why  string
 	}{
 		"10 GiB":    {ten, 0, "it expands to more than 32 MiB and 2 times its size"},
-		"deep gzip": {repeat{quine, 1}, 0, "archives are in one another more than 4 deep"},
-		"deep zip":  {repeat{deep, 1}, 0, "archives are in one another more than 4 deep"},
+		"deep gzip": {repeat{quine, 1}, 0, "archives are nested more than 4 deep"},
+		"deep zip":  {repeat{deep, 1}, 0, "archives are nested more than 4 deep"},
 		"held":      {repeat{large, 1}, 8 << 20, "a zip archive in it has 8 MiB or more"},
 		"many":      {repeat{many, 1}, 0, "there are more than 5000 members in it"},
 		"directory": {
