@@ -76,6 +76,19 @@ var roles = map[string]func(args []string) int{
 		fmt.Fprintln(os.Stderr, exec.Replace(exec.Process{Args: args, Env: os.Environ()}))
 		return 125
 	},
+	// replace-after gets a signal before it becomes its other arguments.
+	"replace-after": func(args []string) int {
+		_, signals := exec.TakeSignals(ctx)
+		time.Sleep(100 * time.Millisecond) // until all are taken that are taken early
+		sig, _ := strconv.Atoi(args[0])
+		_ = unix.Kill(os.Getpid(), syscall.Signal(sig))
+		time.Sleep(100 * time.Millisecond) // until it has been delivered
+		err := exec.Replace(exec.Process{Args: args[1:], Env: os.Environ(), Signals: signals})
+		if _, ok := errors.AsType[*exec.StoppedError](err); ok {
+			return 124
+		}
+		return 125
+	},
 	"exit": func(args []string) int {
 		n, _ := strconv.Atoi(args[0])
 		return n
@@ -292,6 +305,34 @@ func TestReplace(t *testing.T) {
 	require.NoError(t, cmd.Start())
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 6, cmd.ProcessState.ExitCode())
+}
+
+// A signal that came before Replace asks us to stop, or does what it would have done to the program.
+func TestReplaceAfterSignal(t *testing.T) {
+	for _, c := range []struct {
+		sig  syscall.Signal
+		code int // -1: the signal has ended the process
+	}{
+		{unix.SIGTERM, 124},
+		{unix.SIGQUIT, 124},
+		{unix.SIGUSR1, -1},
+		{unix.SIGWINCH, 6},
+		{unix.SIGPIPE, 6},
+		{unix.SIGCONT, 6},
+	} {
+		t.Run(c.sig.String(), func(t *testing.T) {
+			t.Parallel()
+			args := append([]string{"role", "replace-after", strconv.Itoa(int(c.sig))}, self("exit", "6")...)
+			cmd := osexec.Command(os.Args[0], args...)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			require.Error(t, cmd.Run())
+			require.Equal(t, c.code, cmd.ProcessState.ExitCode())
+			if c.code < 0 {
+				status := cmd.ProcessState.Sys().(syscall.WaitStatus) //nolint:errcheck,forcetypeassert // of Linux
+				require.Equal(t, c.sig, status.Signal())
+			}
+		})
+	}
 }
 
 // supervised starts a supervisor of args and returns it once args said "ready".
