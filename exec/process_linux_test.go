@@ -103,6 +103,7 @@ func TestSoak(t *testing.T) {
 		require.NoError(t, err)
 		return runtime.NumGoroutine(), len(entries), len(childrenOf(os.Getpid()))
 	}
+
 	once := func(i int) {
 		c, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -126,9 +127,11 @@ func TestSoak(t *testing.T) {
 		status.Asked = time.Time{} // set in case 1
 		require.Equal(t, exec.Status{Code: want}, status)
 	}
+
 	for i := range 100 { // afterwards all that is made only once exists
 		once(i)
 	}
+
 	time.Sleep(100 * time.Millisecond) // for the last goroutines to end
 	goroutines, descriptors, children := kept()
 	for i := range n {
@@ -140,10 +143,12 @@ func TestSoak(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond) // as above
 	}
+
 	more, now, left := kept()
 	require.LessOrEqual(t, more, goroutines)
 	require.Equal(t, descriptors, now)
 	require.Equal(t, children, left)
+
 	b, err := os.ReadFile("/proc/self/status")
 	require.NoError(t, err)
 	_, text, _ := strings.Cut(string(b), "Threads:")

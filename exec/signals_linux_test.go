@@ -95,6 +95,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 		require.NoError(t, err)
 		states[how] = string(out)
 	}
+
 	bit := func(sigs ...syscall.Signal) (bits uint64) {
 		for _, sig := range sigs {
 			bits |= 1 << (sig - 1)
@@ -103,6 +104,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 	}
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, unix.SIGTERM, 40), signalsOf(t, states["without"], "SigBlk"))
 	require.Equal(t, bit(unix.SIGUSR1, unix.SIGCONT, 40), signalsOf(t, states["with"], "SigBlk"))
+
 	ignored := bit(unix.SIGHUP, unix.SIGINT, 34)
 	// Other signals may be ignored in the tests, too.
 	all := ignored | bit(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGTERM, unix.SIGPIPE)
@@ -115,6 +117,7 @@ import signal
 print("ready", flush=True)
 for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCONT})), flush=True)
 `)
+
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -124,6 +127,7 @@ for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCO
 	line, err := out.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
+
 	for _, sig := range []syscall.Signal{unix.SIGUSR1, unix.SIGCONT} {
 		require.NoError(t, cmd.Process.Signal(sig))
 		line, err = out.ReadString('\n')

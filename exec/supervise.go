@@ -123,6 +123,7 @@ func (s *supervisor) start(path string) (err error) {
 		s.closeStreams()
 		return err
 	}
+
 	attr := &syscall.ProcAttr{Env: s.p.Env, Sys: childAttr()}
 	for _, f := range s.files {
 		if f == nil { // closed for the program
@@ -131,10 +132,12 @@ func (s *supervisor) start(path string) (err error) {
 		}
 		attr.Files = append(attr.Files, f.Fd())
 	}
+
 	s.reapsOrphans = becomeSubreaper()
 	if s.p.EndAll {
 		s.others, _ = descendants(nil)
 	}
+
 	runtime.LockOSThread()
 	switch s.terminal {
 	case screenTerminal:
@@ -155,9 +158,11 @@ func (s *supervisor) start(path string) (err error) {
 		s.closeStreams()
 		return err
 	}
+
 	if s.terminal == ownTerminal {
 		signal.Ignore(unix.SIGTTOU) // we are in the background now, where a write could stop us
 	}
+
 	for _, st := range s.streams {
 		if !st.terminal { // run closes the other end of a terminal when the program has ended
 			_ = st.child.Close()

@@ -289,22 +289,11 @@ func (t *Terminal) relay() {
 	var held []byte // typed keys that the pseudo-terminal has not accepted yet
 	attached, gone := false, false
 	for {
-		fds := []unix.PollFd{
-			{Fd: int32(t.wake[0]), Events: unix.POLLIN}, //nolint:gosec // a descriptor
-			{Fd: -1, Events: unix.POLLIN},
-			{Fd: -1, Events: unix.POLLOUT},
-		}
+		told, keys, room, err := t.poll(attached && !gone, len(held) > 0)
 		switch {
-		case len(held) > 0:
-			fds[2].Fd = int32(t.master) //nolint:gosec // a descriptor
-		case attached && !gone:
-			fds[1].Fd = int32(t.user) //nolint:gosec // a descriptor
-		}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		case err != nil:
 			return
-		}
-		switch {
-		case fds[0].Revents != 0:
+		case told:
 			var what [1]byte
 			if n, _ := unix.Read(t.wake[0], what[:]); n != 1 || what[0] == quit {
 				return
@@ -313,7 +302,7 @@ func (t *Terminal) relay() {
 			if !attached {
 				t.detached <- struct{}{}
 			}
-		case fds[1].Revents != 0:
+		case keys:
 			n, err := unix.Read(t.user, buf)
 			switch {
 			case n > 0:
@@ -326,7 +315,7 @@ func (t *Terminal) relay() {
 				gone = true
 				close(t.hungUp)
 			}
-		case fds[2].Revents != 0:
+		case room:
 			n, err := unix.Write(t.master, held)
 			if err != nil && !again(err) { // no process has the other end open
 				n = len(held)
@@ -334,6 +323,26 @@ func (t *Terminal) relay() {
 			held = held[max(n, 0):]
 		}
 	}
+}
+
+// poll waits for a message to the relay; and for room for the keys that are held or, if there are
+// none, for keys if the caller wants some.
+func (t *Terminal) poll(wanted, held bool) (told, keys, room bool, err error) {
+	fds := []unix.PollFd{
+		{Fd: int32(t.wake[0]), Events: unix.POLLIN}, //nolint:gosec // a descriptor
+		{Fd: -1, Events: unix.POLLIN},
+		{Fd: -1, Events: unix.POLLOUT},
+	}
+	switch {
+	case held:
+		fds[2].Fd = int32(t.master) //nolint:gosec // a descriptor
+	case wanted:
+		fds[1].Fd = int32(t.user) //nolint:gosec // a descriptor
+	}
+	if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+		return false, false, false, err
+	}
+	return fds[0].Revents != 0, fds[1].Revents != 0, fds[2].Revents != 0, nil
 }
 
 func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }
