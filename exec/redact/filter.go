@@ -14,7 +14,7 @@ import (
 // positions, and since none depends on what was found at another, eight are looked at
 // together.
 //
-// A form of at least two strides has a second piece, one stride behind the first, and both
+// A form of at least 2*stride+3 bytes has a second piece, one stride behind the first. Both
 // must be in the table: words that a text shares with a form by chance, such as digits,
 // seldom come in such pairs. After a hit, the first bytes of the text at each of the stride
 // places where the form may begin are looked up in a second table. Only if they are there,
@@ -77,6 +77,7 @@ func newFilter(forms []sortable) *filter {
 		return f
 	}
 	f.stride = m - pieceLen + 1
+
 	heads, pieces := 0, 0
 	f.each(forms, func(_ []byte, from, to int, isNew bool) {
 		pieces += to - from
@@ -95,12 +96,14 @@ func newFilter(forms []sortable) *filter {
 	}
 	f.pieces = bytes.Repeat([]byte{always}, size)
 	shift := 33 - bits.Len(uint(size))
+
 	size = tableSize(max(bitsPerHead*heads, 64))
 	f.heads, f.headShift = make([]uint64, size/64), 65-uint(bits.Len(uint(size)))
 	f.headMask = ^uint64(0)
 	if m < 8 {
 		f.headMask = 1<<(8*m) - 1
 	}
+
 	f.each(forms, func(form []byte, from, to int, isNew bool) {
 		// Forms with the same first piece are in one group: they often share others.
 		group := byte(1) << (binary.LittleEndian.Uint32(form) * pieceHash >> 16 % groups)
@@ -176,6 +179,7 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 	)
 	d1, d2, d3, d4 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask
 	d5, d6, d7 := 5*step&mask, 6*step&mask, 7*step&mask
+
 	last := byte(0) // the byte of pieces for the place before p
 	p := i + step - 1
 	for p+window <= len(text) {
@@ -205,6 +209,8 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 		last = a7
 		p += 8 * step
 	}
+
+	// The rest of the text, one place at a time.
 	for ; p+pieceLen <= len(text); p += step {
 		a := (*pieces)[binary.LittleEndian.Uint32(text[p:])*pieceHash>>shift]
 		if last&(a>>second) != 0 {

@@ -86,6 +86,7 @@ func newTrie(sorted []sortable, n int) *trie {
 			size -= sharedPrefix(sorted[i-1].form.bytes, f.form.bytes)
 		}
 	}
+
 	t := &trie{
 		next:     make([]uint16, 1, size),
 		last:     make([]int32, len(sorted)),
@@ -101,6 +102,7 @@ func newTrie(sorted []sortable, n int) *trie {
 	}
 	t.next[0] = root
 	t.links[0].Store(rootLink)
+
 	// path has the segments that the last form goes through, by the node and the depth of
 	// their first nodes.
 	type place struct{ node, depth int32 }
@@ -112,6 +114,7 @@ func newTrie(sorted []sortable, n int) *trie {
 		for path[len(path)-1].depth > int32(shared) { //nolint:gosec // all lengths are below maxNodes
 			path = path[:len(path)-1]
 		}
+
 		top := path[len(path)-1]
 		node := int32(len(t.next))                     //nolint:gosec // see size
 		parent := top.node + int32(shared) - top.depth //nolint:gosec // see size
@@ -125,6 +128,7 @@ func newTrie(sorted []sortable, n int) *trie {
 			t.next[parent] |= branch
 			t.insert(int32(k))
 		}
+
 		for _, b := range p[shared+1:] {
 			t.next = append(t.next, uint16(b))
 		}

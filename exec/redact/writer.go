@@ -291,6 +291,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 		if r.start > at {
 			out = append(out, text[at:r.start]...)
 		}
+
 		mask := ""
 		if !r.shown {
 			form := &w.a.forms[r.form]
@@ -315,6 +316,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 		}
 	}
 	w.runs = w.runs[:kept]
+
 	if at == begin && len(out) == 0 || w.Covered != nil {
 		return w.pass(text[at:decided]) // the usual case: text without a run is not copied
 	}

@@ -145,6 +145,7 @@ var escapers = sync.OnceValue(func() []*escaper {
 			}
 			formatted[r.control] = control
 		}
+
 		e := &escaper{
 			kind: r.kind, wide: r.wide, twice: r.twice, tilde: r.tilde,
 		}
@@ -165,6 +166,7 @@ var escapers = sync.OnceValue(func() []*escaper {
 				e.to[pair[0]] = pair[1:]
 			}
 		}
+
 		for c, to := range e.to {
 			if to != "" || c == '~' && e.tilde {
 				e.changes[c>>6] |= 1 << (c & 63)

@@ -106,6 +106,7 @@ func Of(value []byte, minLength int) []Form {
 	default:
 		return nil
 	}
+
 	// The buffer in multiples of the value's length, and the number of forms, as most
 	// values need them. Both grow if that is too little.
 	times, spans := 24, 32
@@ -120,6 +121,7 @@ func Of(value []byte, minLength int) []Form {
 		spans:     make([]span, 0, spans),
 		index:     make([]int32, 4*spans),
 	}
+
 	b.raw(text)
 	b.lines(text)
 	b.otherCase(text)
