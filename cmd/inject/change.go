@@ -10,7 +10,8 @@ import (
 	"inject/resolver/store"
 )
 
-func (a *app) updateCommand() *cobra.Command {
+func updateCommand(app *app) *cobra.Command {
+	a := &secretsVerb{app}
 	cmd := &cobra.Command{
 		Use:   "secret NAME [VALUE]",
 		Short: "Replace the value of a secret at exactly one scope",
@@ -35,7 +36,8 @@ func (a *app) updateCommand() *cobra.Command {
 	return verb("update", "Replace the value of a secret", cmd)
 }
 
-func (a *app) deleteCommand() *cobra.Command {
+func deleteCommand(app *app) *cobra.Command {
+	a := &secretsVerb{app}
 	cmd := &cobra.Command{
 		Use:               "secret NAME",
 		Short:             "Delete a secret at exactly one scope",
@@ -62,7 +64,7 @@ func (a *app) deleteCommand() *cobra.Command {
 
 // change runs fn on the store, and says where else the secret is if it is not
 // where it was to be changed.
-func (a *app) change(cmd *cobra.Command, ref secret.Ref, verb string, fn func(store.Manager) error) error {
+func (a *secretsVerb) change(cmd *cobra.Command, ref secret.Ref, verb string, fn func(store.Manager) error) error {
 	s, err := a.openManager(cmd.Context())
 	if err != nil {
 		return err

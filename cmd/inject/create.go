@@ -8,7 +8,8 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) createCommand() *cobra.Command {
+func createCommand(app *app) *cobra.Command {
+	a := &secretsVerb{app}
 	cmd := &cobra.Command{
 		Use:   "secret {NAME [VALUE] | --from-env-file FILE}",
 		Short: "Create a secret, or all those of a .env file, at exactly one scope",
@@ -47,7 +48,7 @@ A server takes up to 4096 secrets and 4 MiB at once.`,
 	return verb("create", "Create a secret", cmd)
 }
 
-func (a *app) create(cmd *cobra.Command, args []string) error {
+func (a *secretsVerb) create(cmd *cobra.Command, args []string) error {
 	ref, err := a.ref(args[0])
 	if err != nil {
 		return err

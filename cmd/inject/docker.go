@@ -12,8 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
-
+	"inject/cli"
 	"inject/exec"
 	"inject/injector/place"
 	"inject/resolver/secret"
@@ -35,51 +34,55 @@ func newDockerAuth(user, password string) dockerAuth {
 	return dockerAuth{base64.StdEncoding.EncodeToString([]byte(user + ":" + password))}
 }
 
+// registry makes the value of an image pull secret.
+type registry struct {
+	set      *typeSettings
+	home     string        // docker's folder; "" for the usual one
+	terminal *cli.Terminal // nil if there is none
+}
+
 // imagePull builds the value of an image pull secret, the same JSON as Flyte's
 // command does: {"auths":{REGISTRY:{"auth":base64("user:password")}}}.
-func (a *app) imagePull(cmd *cobra.Command, sources []string) (secret.Value, error) {
+func (r *registry) imagePull(ctx context.Context, sources []string) (secret.Value, error) {
 	if len(sources) == 1 && sources[0] != "--registry" && sources[0] != "--from-docker-config" {
 		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s is not for image pull secrets", secret.ErrInvalid, sources[0]),
 			"give --registry, --username and --password, or --from-docker-config")
 	}
-	v := &a.set.Type
-	if !v.FromDockerConfig && (v.DockerConfigPath != "" || v.Registries != "") {
+	if !r.set.FromDockerConfig && (r.set.DockerConfigPath != "" || r.set.Registries != "") {
 		return secret.Value{}, fmt.Errorf("%w: --docker-config-path and --registries need --from-docker-config", secret.ErrInvalid)
 	}
 	config := dockerConfig{Auths: map[string]dockerAuth{}}
-	if v.FromDockerConfig {
-		if err := a.readDockerConfig(cmd.Context(), config.Auths); err != nil {
+	if r.set.FromDockerConfig {
+		if err := r.readConfig(ctx, config.Auths); err != nil {
 			return secret.Value{}, err
 		}
-	} else if err := a.askRegistry(config.Auths); err != nil {
+	} else if err := r.ask(config.Auths); err != nil {
 		return secret.Value{}, err
 	}
 	b, err := json.Marshal(config)
 	return secret.NewValue(b), err
 }
 
-// askRegistry adds the credentials that the flags name; what they do not is
+// ask adds the credentials that the flags name; what they do not is
 // asked for.
-func (a *app) askRegistry(auths map[string]dockerAuth) error {
-	v := &a.set.Type
-	t := a.terminal()
+func (r *registry) ask(auths map[string]dockerAuth) error {
 	var missing []string
 	for _, q := range []struct {
 		flag   string
 		answer *string
 		ask    func() (string, error)
 	}{
-		{"registry", &v.Registry, func() (string, error) { return t.Line("Registry (e.g., ghcr.io, docker.io): ") }},
-		{"username", &v.Username, func() (string, error) { return t.Line("Username: ") }},
-		{"password", &v.Password, func() (string, error) {
-			value, err := t.Ask("Password: ")
+		{"registry", &r.set.Registry, func() (string, error) { return r.terminal.Line("Registry (e.g., ghcr.io, docker.io): ") }},
+		{"username", &r.set.Username, func() (string, error) { return r.terminal.Line("Username: ") }},
+		{"password", &r.set.Password, func() (string, error) {
+			value, err := r.terminal.Ask("Password: ")
 			return string(value.Reveal()), err
 		}},
 	} {
 		if *q.answer != "" {
 			continue
 		}
-		if t == nil {
+		if r.terminal == nil {
 			missing = append(missing, "--"+q.flag)
 			continue
 		}
@@ -91,17 +94,16 @@ func (a *app) askRegistry(auths map[string]dockerAuth) error {
 	if missing != nil {
 		return fmt.Errorf("%w: an image pull secret needs %s, and there is no terminal to ask on", secret.ErrInvalid, strings.Join(missing, ", "))
 	}
-	auths[v.Registry] = newDockerAuth(v.Username, v.Password)
+	auths[r.set.Registry] = newDockerAuth(r.set.Username, r.set.Password)
 	return nil
 }
 
-// readDockerConfig adds the credentials that docker has, from its configuration
+// readConfig adds the credentials that docker has, from its configuration
 // and the credential helpers that this names.
-func (a *app) readDockerConfig(ctx context.Context, auths map[string]dockerAuth) error {
-	v := &a.set.Type
-	path := v.DockerConfigPath
+func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) error {
+	path := r.set.DockerConfigPath
 	if path == "" {
-		dir := a.set.Found.DockerConfig
+		dir := r.home
 		if dir == "" {
 			home, err := os.UserHomeDir()
 			if err != nil {
@@ -120,27 +122,28 @@ func (a *app) readDockerConfig(ctx context.Context, auths map[string]dockerAuth)
 		return fmt.Errorf("%w: docker's configuration: %s is not JSON", secret.ErrInvalid, path)
 	}
 	var registries []string
-	if v.Registries != "" {
-		registries = strings.Split(v.Registries, ",")
+	if r.set.Registries != "" {
+		registries = strings.Split(r.set.Registries, ",")
 	} else {
-		for r := range config.Auths {
-			registries = append(registries, r)
+		for name := range config.Auths {
+			registries = append(registries, name)
 		}
-		for r := range config.CredHelpers {
-			if _, ok := config.Auths[r]; !ok {
-				registries = append(registries, r)
+		for name := range config.CredHelpers {
+			if _, ok := config.Auths[name]; !ok {
+				registries = append(registries, name)
 			}
 		}
 		slices.Sort(registries)
 	}
 	var errs []error
-	for _, r := range registries {
-		auth, err := config.credentials(ctx, strings.TrimSpace(r))
+	for _, name := range registries {
+		name = strings.TrimSpace(name)
+		auth, err := config.credentials(ctx, name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		auths[strings.TrimSpace(r)] = auth
+		auths[name] = auth
 	}
 	if len(registries) == 0 {
 		return fmt.Errorf("%w: docker's configuration: %s has no credentials", secret.ErrInvalid, path)

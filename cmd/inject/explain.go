@@ -17,7 +17,11 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) explainCommand() *cobra.Command {
+// explainVerb is inject explain.
+type explainVerb struct{ *app }
+
+func explainCommand(app *app) *cobra.Command {
+	a := &explainVerb{app}
 	cmd := &cobra.Command{
 		Use:   "explain [flags]",
 		Short: "Show where each declared secret is looked for, is found and would go",
@@ -34,11 +38,11 @@ annotations of a pod by which Flyte declares it.`,
 	}
 	s := &a.set
 	a.settings.AddFlags(cmd, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Explain)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.explain(cmd, s.Explain.Output) }
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.run(cmd, s.Explain.Output) }
 	return cmd
 }
 
-func (a *app) explain(cmd *cobra.Command, output string) error {
+func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err

@@ -18,7 +18,8 @@ import (
 	"inject/resolver/store"
 )
 
-func (a *app) getCommand() *cobra.Command {
+func getCommand(app *app) *cobra.Command {
+	a := &secretsVerb{app}
 	cmd := &cobra.Command{
 		Use:   "secret [NAME]",
 		Short: "List secrets, or show one; never a value",
@@ -36,7 +37,7 @@ what may read them is a task.`,
 	return verb("get", "List secrets, or show one; never a value", cmd)
 }
 
-func (a *app) get(cmd *cobra.Command, args []string, output string) error {
+func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) error {
 	scope, err := a.scope()
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 )
 
 // importFile creates all secrets of an env file at one scope, or none of them.
-func (a *app) importFile(cmd *cobra.Command, args []string) error {
+func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 { // not quoted: a value may be among them
 		return fmt.Errorf("%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it", secret.ErrInvalid)
 	}
@@ -50,7 +50,7 @@ func (a *app) importFile(cmd *cobra.Command, args []string) error {
 
 // importAll stores secrets and prints their keys; unless others of their file were
 // refused: then it adds to that which of them could not be stored either.
-func (a *app) importAll(ctx context.Context, s store.Manager, secrets []store.New, refused error) error {
+func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []store.New, refused error) error {
 	scope := secrets[0].Ref.Scope
 	importer, ok := s.(store.Importer)
 	if !ok {
@@ -61,7 +61,7 @@ func (a *app) importAll(ctx context.Context, s store.Manager, secrets []store.Ne
 		err := errors.Join(refused, existing(ctx, s, secrets))
 		return errors.Join(err, notStored(err, scope))
 	}
-	bar := newProgress(a, nil)
+	bar := newProgress(a.app, nil)
 	if a.set.NewStore.Passphrase {
 		bar = &progress{} // where the bar would be a new passphrase is asked for
 	}
@@ -111,7 +111,7 @@ var errNotStored = errors.New("nothing was stored")
 
 // readEnvFile returns the secrets of an env file, without their scope, and an error
 // for every line that is none.
-func (a *app) readEnvFile(path string) ([]store.New, error) {
+func (a *secretsVerb) readEnvFile(path string) ([]store.New, error) {
 	name := printable.Name(path)
 	if path == "-" {
 		name = "stdin"

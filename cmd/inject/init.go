@@ -24,7 +24,11 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) initCommand() *cobra.Command {
+// initVerb is inject init.
+type initVerb struct{ *app }
+
+func initCommand(app *app) *cobra.Command {
+	a := &initVerb{app}
 	cmd := &cobra.Command{
 		Use:   "init [--copy-to PATH] [--files] [flags]",
 		Short: "Prepare a pod: copy inject to a shared volume, place file secrets for others",
@@ -39,14 +43,14 @@ that a container may be restarted without it.`,
 		Example: `  inject init --copy-to /copy
   inject init --files --files-dir /etc/flyte/secrets --pod-info /etc/podinfo`,
 		Args: cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd.Context()) },
 	}
 	s := &a.set
 	a.settings.AddFlags(cmd, &s.Init, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Message)
 	return cmd
 }
 
-func (a *app) init(ctx context.Context) error {
+func (a *initVerb) run(ctx context.Context) error {
 	f := &a.set.Init
 	if f.CopyTo == "" && !f.Files {
 		return secret.WithHint(fmt.Errorf("%w: nothing to prepare", secret.ErrInvalid), "--copy-to PATH copies inject there, --files places file secrets; inject init --help tells more")

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,11 +49,11 @@ type app struct {
 
 	set      settings
 	settings *cli.Settings    // the flags and variables of set
-	redactor *redact.Redactor // every value of the task's; all that we say passes it
+	redactor *redact.Redactor // every value of the task's; all that we say passes it; nil until flags are read
 	key      *redact.Redactor // what opens the store or is sent to it; all that we say passes it, too
 	log      hclog.Logger
-	status   exec.Status     // of the command
-	message  *os.File        // that the termination message goes to; nil to open the file that is named
+	status   exec.Status // of the command
+	message  message
 	running  bool            // the verb is run or init, whose failures go to the termination message
 	stopped  <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
@@ -64,7 +65,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 		_, _ = fmt.Fprintln(a.stderr, "inject:", err)
 		return codeFailed
 	}
-	a.redactor, a.key = redact.New(1), redact.New(1,
+	a.key = redact.New(1,
 		redact.Pattern{Name: keyVar, Value: a.set.Keys.Key.Reveal()},
 		redact.Pattern{Name: tokenVar, Value: a.set.Keys.Token.Reveal()})
 	a.log = hclog.New(&hclog.LoggerOptions{
@@ -89,8 +90,12 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if a.status.Code != 0 { // the command's own failure came first
 		code = a.status.Code
 	}
-	if a.running && (a.status.Code == 0 || !a.hasMessage()) {
-		a.terminationMessage(err)
+	// Flags that are wrong end a run before it is prepared, and are told here, too.
+	a.message.path = cmp.Or(a.message.path, a.set.Message.TerminationLog, a.settings.Env(cli.Twin("termination-log")))
+	if a.running && (a.status.Code == 0 || !a.message.isThere()) {
+		if err := a.message.write(err, a.mask); err != nil {
+			a.log.Warn("the termination message could not be written", "error", err)
+		}
 	}
 	return code
 }

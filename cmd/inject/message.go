@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
@@ -11,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"inject/cli"
 	"inject/exec"
 	"inject/injector/outputs"
 	"inject/resolver/secret"
@@ -20,98 +18,100 @@ import (
 // maxTermination is how much of a termination message kubelet keeps, in bytes.
 const maxTermination = 4096
 
-// terminationMessage writes why the task did not run, as one line of JSON, to
-// where kubelet looks for it. Names and scopes, never values.
-func (a *app) terminationMessage(err error) {
-	path := a.messagePath()
+// message is the termination message of a container, which kubelet reads.
+type message struct {
+	path string   // where it is; "" for the usual place, if it exists
+	file *os.File // that of path, if path names a descriptor of ours
+}
+
+// write writes why the task did not run, as one line of JSON. It has names and scopes, and
+// no value: mask masks those that are known.
+func (m *message) write(err error, mask func(string) string) error {
+	path := m.place()
 	if path == "" {
-		return
+		return nil
 	}
-	message := struct {
+	text := struct {
 		Reason    string   `json:"reason"`
 		Retryable bool     `json:"retryable"`
 		Message   string   `json:"message"`
 		Keys      []string `json:"keys,omitempty"`
 		LookedIn  []string `json:"looked_in,omitempty"`
 	}{Reason: reason(err)}
-	message.Retryable = message.Reason == "unavailable"
+	text.Retryable = text.Reason == "unavailable"
 	if e, ok := errors.AsType[*outputs.LeakError](err); ok {
-		message.Keys = e.Keys()
+		text.Keys = e.Keys()
 	}
 	for _, f := range failures(err) {
 		if f.key != "" {
-			message.Keys = append(message.Keys, f.key)
-			if len(f.lookedIn) > len(message.LookedIn) { // one ladder; some climbs end early
-				message.LookedIn = f.lookedIn
+			text.Keys = append(text.Keys, f.key)
+			if len(f.lookedIn) > len(text.LookedIn) { // one ladder; some climbs end early
+				text.LookedIn = f.lookedIn
 			}
 		}
 	}
-	message.Message = a.mask(err.Error())
-	b, _ := json.Marshal(message) // texts only
+	text.Message = mask(err.Error())
+	b, _ := json.Marshal(text) // texts only
 	for len(b) >= maxTermination {
 		// Cut what repeats the most; keys are also in the log.
-		message.Message = strings.ToValidUTF8(message.Message[:len(message.Message)/2], "")
-		message.Keys = message.Keys[:len(message.Keys)/2]
-		b, _ = json.Marshal(message)
+		text.Message = strings.ToValidUTF8(text.Message[:len(text.Message)/2], "")
+		text.Keys = text.Keys[:len(text.Keys)/2]
+		b, _ = json.Marshal(text)
 	}
-	err = a.keepMessage() // unless that was done: flags come first
-	if err == nil && a.message == nil {
-		a.message, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+	err = m.keep() // unless that was done: flags come first
+	if err == nil && m.file == nil {
+		m.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
 	}
 	if err == nil {
-		_, err = a.message.Write(append(b, '\n'))
-		err = errors.Join(err, a.message.Close())
+		_, err = m.file.Write(append(b, '\n'))
+		err = errors.Join(err, m.file.Close())
 	}
-	if err != nil {
-		a.log.Warn("the termination message could not be written", "error", err)
-	}
+	return err
 }
 
-// messagePath returns where the termination message is; "" for nowhere.
-func (a *app) messagePath() string {
-	log := &a.set.Message.TerminationLog
-	if *log = cmp.Or(*log, a.settings.Env(cli.Twin("termination-log"))); *log == "" {
+// place returns where the message is; "" for nowhere.
+func (m *message) place() string {
+	if m.path == "" {
 		const usual = "/dev/termination-log"
 		if _, err := os.Stat(usual); err == nil {
-			*log = usual
+			m.path = usual
 		}
 	}
-	return *log
+	return m.path
 }
 
-// hasMessage reports whether the command has left a termination message of its own.
-func (a *app) hasMessage() bool {
-	info, err := os.Lstat(a.messagePath())
-	return err == nil && a.message == nil && (info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
+// isThere reports whether the command has left a message of its own.
+func (m *message) isThere() bool {
+	info, err := os.Lstat(m.place())
+	return err == nil && m.file == nil && (info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
 }
 
-// keepMessage makes the termination log's name one that holds in another working
+// keep makes the path one that holds in another working
 // folder, too; and takes a descriptor of ours as it is: a container's /dev/stderr is
 // often not ours to open, what is in it stays, and its number is another's when what
 // we have inherited is closed.
-func (a *app) keepMessage() (err error) {
-	path := a.set.Message.TerminationLog
-	if path == "" || a.message != nil {
+func (m *message) keep() (err error) {
+	if m.path == "" || m.file != nil {
 		return nil
 	}
-	number, ok := strings.CutPrefix(path, "/dev/fd/")
+	number, ok := strings.CutPrefix(m.path, "/dev/fd/")
 	switch {
-	case path == "/dev/stdout":
+	case m.path == "/dev/stdout":
 		number, ok = "1", true
-	case path == "/dev/stderr":
+	case m.path == "/dev/stderr":
 		number, ok = "2", true
 	case !ok:
-		number, ok = strings.CutPrefix(path, "/proc/self/fd/")
+		number, ok = strings.CutPrefix(m.path, "/proc/self/fd/")
 	}
 	fd, notNumber := strconv.Atoi(number)
 	if !ok || notNumber != nil {
-		a.set.Message.TerminationLog, err = filepath.Abs(path)
+		m.path, err = filepath.Abs(m.path)
 		return err
 	}
 	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return &os.PathError{Op: "open", Path: m.path, Err: err}
 	}
-	a.message = os.NewFile(uintptr(fd), path)
+	m.file = os.NewFile(uintptr(fd), m.path)
 	return nil
 }
 

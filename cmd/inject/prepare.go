@@ -17,7 +17,8 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}
-	if err := a.keepMessage(); err != nil {
+	a.message.path = a.set.Message.TerminationLog
+	if err := a.message.keep(); err != nil {
 		return fmt.Errorf("%w: --termination-log: %w", secret.ErrInvalid, err)
 	}
 	if cmd.Flags().Lookup("log-level") != nil {
@@ -33,12 +34,10 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if a.set.Outputs.Dirs != nil && a.set.Outputs.NoRedact {
 		return fmt.Errorf("%w: --outputs and --no-redact exclude each other: give one", secret.ErrInvalid)
 	}
-	if cmd.Flags().Lookup("redact-min-length") != nil {
-		if a.set.Mask.MinLength < 1 {
-			return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
-		}
-		a.redactor = redact.New(a.set.Mask.MinLength)
+	if cmd.Flags().Lookup("redact-min-length") != nil && a.set.Mask.MinLength < 1 {
+		return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
 	}
+	a.redactor = redact.New(max(a.set.Mask.MinLength, 1))
 	var patterns []redact.Pattern
 	for i, text := range a.set.Mask.Texts {
 		patterns = append(patterns, redact.Pattern{Name: fmt.Sprintf("mask-%d", i+1), Value: []byte(text)})

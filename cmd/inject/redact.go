@@ -14,7 +14,14 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) redactCommand() *cobra.Command {
+// redactVerb is inject redact.
+type redactVerb struct {
+	*app
+	found finds
+}
+
+func redactCommand(app *app) *cobra.Command {
+	a := &redactVerb{app: app}
 	cmd := &cobra.Command{
 		Use:   "redact [flags] [PATH…]",
 		Short: "Mask the declared secrets in a stream or in files",
@@ -33,7 +40,7 @@ stands for all files below it; links in it are not followed. Without them severa
   vault-dump | inject redact --values-from - --check ./artifacts
   inject redact --task task.yaml --in-place core.log /var/log/task`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.redact(cmd, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd, args) },
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
@@ -43,9 +50,9 @@ stands for all files below it; links in it are not followed. Without them severa
 	return cmd
 }
 
-func (a *app) redact(cmd *cobra.Command, paths []string) error {
+func (a *redactVerb) run(cmd *cobra.Command, paths []string) error {
 	r := &a.set.Redact
-	if err := a.validateRedact(cmd, paths); err != nil {
+	if err := a.validate(cmd, paths); err != nil {
 		return err
 	}
 	if err := a.loadPatterns(cmd.Context(), a.set.Values.From); err != nil {
@@ -54,24 +61,23 @@ func (a *app) redact(cmd *cobra.Command, paths []string) error {
 	if len(paths) == 0 {
 		paths = []string{"-"}
 	}
-	var found finds
 	var err error
 	if r.Check || r.InPlace {
-		err = a.scan(cmd.Context(), paths, &found)
+		err = a.scan(cmd.Context(), paths)
 	} else {
-		err = a.filter(paths, r.Stats, &found)
+		err = a.filter(paths, r.Stats)
 	}
 	if r.Stats {
-		found.tell(a.masked(a.stderr), r.Check)
+		a.found.tell(a.masked(a.stderr), r.Check)
 	}
-	if err == nil && r.Check && found.total > 0 {
+	if err == nil && r.Check && a.found.total > 0 {
 		a.status.Code = 1
 	}
 	return err
 }
 
-// validateRedact refuses what does not go together.
-func (a *app) validateRedact(cmd *cobra.Command, paths []string) error {
+// validate refuses what does not go together.
+func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 	r := &a.set.Redact
 	wrong := func(what string) error { return fmt.Errorf("%w: %s", secret.ErrInvalid, what) }
 	switch {
@@ -88,7 +94,7 @@ func (a *app) validateRedact(cmd *cobra.Command, paths []string) error {
 }
 
 // loadPatterns makes the redactor know all that is to be masked.
-func (a *app) loadPatterns(ctx context.Context, valuesFrom string) error {
+func (a *redactVerb) loadPatterns(ctx context.Context, valuesFrom string) error {
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err

@@ -18,15 +18,15 @@ type namedVerb struct {
 
 func verbs() []namedVerb {
 	return []namedVerb{
-		{"run", (*app).runCommand},
-		{"create", (*app).createCommand},
-		{"update", (*app).updateCommand},
-		{"get", (*app).getCommand},
-		{"delete", (*app).deleteCommand},
-		{"explain", (*app).explainCommand},
-		{"init", (*app).initCommand},
-		{"redact", (*app).redactCommand},
-		{"version", (*app).versionCommand},
+		{"run", runCommand},
+		{"create", createCommand},
+		{"update", updateCommand},
+		{"get", getCommand},
+		{"delete", deleteCommand},
+		{"explain", explainCommand},
+		{"init", initCommand},
+		{"redact", redactCommand},
+		{"version", versionCommand},
 	}
 }
 
@@ -53,6 +53,7 @@ func namedIn(args []string) []namedVerb {
 
 // rootCommand returns the command that args are for.
 func (a *app) rootCommand(args []string) *cobra.Command {
+	run := &runVerb{a}
 	root := &cobra.Command{
 		Use:   "inject [flags] -- COMMAND [ARG…]",
 		Short: "Run a command with its secrets, masked in what it prints",
@@ -68,13 +69,13 @@ that the secrets are in.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: a.prepare,
-		RunE:              a.run,
+		RunE:              run.run,
 	}
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.masked(a.stderr))
 	root.SetFlagErrorFunc(a.flagError)
-	a.runFlags(root)
+	run.addFlags(root)
 	for _, v := range namedIn(args) {
 		root.AddCommand(v.make(a))
 	}
@@ -82,7 +83,7 @@ that the secrets are in.`,
 	return root
 }
 
-func (*app) versionCommand() *cobra.Command {
+func versionCommand(*app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Tell which inject this is",

@@ -20,20 +20,24 @@ import (
 	"inject/resolver/secret"
 )
 
-func (a *app) runCommand() *cobra.Command {
+// runVerb is inject run, and inject without a verb.
+type runVerb struct{ *app }
+
+func runCommand(app *app) *cobra.Command {
+	a := &runVerb{app}
 	run := &cobra.Command{
 		Use:   "run [flags] -- COMMAND [ARG…]",
 		Short: "Run a command with its secrets (the same as without run)",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  a.run,
 	}
-	a.runFlags(run)
+	a.addFlags(run)
 	return run
 }
 
-// runFlags gives a command the flags of running one. They end at the first word
+// addFlags gives a command the flags of running one. They end at the first word
 // that is none: the rest is the command, untouched.
-func (a *app) runFlags(cmd *cobra.Command) {
+func (a *runVerb) addFlags(cmd *cobra.Command) {
 	s := &a.set
 	a.settings.AddFlags(cmd,
 		&s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Mask, &s.Outputs, &s.Run, &s.Message)
@@ -43,7 +47,7 @@ func (a *app) runFlags(cmd *cobra.Command) {
 	}
 }
 
-func (a *app) run(cmd *cobra.Command, args []string) error {
+func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
 	}
@@ -96,8 +100,8 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 	}
 	// Not from before the store was opened: a person may have been asked for a key.
 	o.Deadline = time.Now().Add(s.Resolve.Timeout)
-	if a.message == nil { // a descriptor of ours is not the command's to write a message to
-		o.TerminationMessage = a.messagePath()
+	if a.message.file == nil { // a descriptor of ours is not the command's to write a message to
+		o.TerminationMessage = a.message.place()
 	}
 	a.status, err = injector.Run(ctx, o)
 	return stopped(ctx, explainStart(err))
@@ -105,7 +109,7 @@ func (a *app) run(cmd *cobra.Command, args []string) error {
 
 // hasOwnWork reports whether we were told to do something that an inject above us, which
 // has placed our declared list, was perhaps not.
-func (a *app) hasOwnWork(cmd *cobra.Command) (has bool) {
+func (a *runVerb) hasOwnWork(cmd *cobra.Command) (has bool) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		has = has || f.Changed && a.settings.Tag(f).Get("nested") == "work"
 	})

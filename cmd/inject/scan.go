@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 
 	"inject/exec"
@@ -20,10 +19,10 @@ import (
 
 // filter copies the files to stdout with what is to be masked masked. They are
 // one stream: what one of them begins, the next may end.
-func (a *app) filter(paths []string, stats bool, found *finds) error {
+func (a *redactVerb) filter(paths []string, stats bool) error {
 	w := a.stream(a.stdout)
 	if stats {
-		w.Found = found.add
+		w.Found = a.found.add
 	}
 	var errs []error
 	for _, path := range paths {
@@ -40,7 +39,7 @@ func (a *app) filter(paths []string, stats bool, found *finds) error {
 	return errors.Join(errs...)
 }
 
-func (a *app) pour(path string, w *redact.Writer) error {
+func (a *redactVerb) pour(path string, w *redact.Writer) error {
 	f, err := a.open(path)
 	if err != nil {
 		return err
@@ -58,7 +57,7 @@ func (a *app) pour(path string, w *redact.Writer) error {
 
 // scan looks into each file, or masks it in place, and tells of every one with
 // which it could not.
-func (a *app) scan(ctx context.Context, paths []string, found *finds) error {
+func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 	r := &a.set.Redact
 	if r.InPlace { // which has something to clean up
 		var stop func()
@@ -70,16 +69,16 @@ func (a *app) scan(ctx context.Context, paths []string, found *finds) error {
 	if slices.Contains(paths, "-") {
 		files = append(files, outputs.File{Path: "-"})
 	}
-	bar := newProgress(a, files)
+	bar := newProgress(a.app, files)
 	defer bar.clear()
 	list := []finding{}
 	var sayErr error
 	s := outputs.Scanner{Redactor: a.redactor, Read: bar.add}
 	s.Found = func(file outputs.File, f redact.Find) {
-		found.add(f)
+		a.found.add(f)
 		switch {
 		case r.Output == "json":
-			list = append(list, finding{a.hide(file.Path), f.Offset, f.Name, f.Kind})
+			list = append(list, finding{a.mask(file.Path), f.Offset, f.Name, f.Kind})
 		case r.Check:
 			bar.clear()
 			if sayErr == nil {
@@ -134,14 +133,6 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 		}
 	}()
 	return ctx, func() { signal.Stop(signals); cancel(nil) }
-}
-
-// hide returns text with every value masked: in JSON a mask may not come where
-// JSON's own signs are.
-func (a *app) hide(text string) string {
-	var b strings.Builder
-	_, _ = io.WriteString(a.masked(&b), text) // in memory
-	return b.String()
 }
 
 // about says which file an error is about.

@@ -12,6 +12,9 @@ import (
 	"inject/resolver/store"
 )
 
+// secretsVerb is inject create, update, get and delete of secrets.
+type secretsVerb struct{ *app }
+
 // verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
@@ -66,7 +69,7 @@ func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, co
 	return secret.WithHint(err, "it is at %s: %s%s", scopes(found), command, found[0].Flags())
 }
 
-func (a *app) ref(key string) (secret.Ref, error) {
+func (a *secretsVerb) ref(key string) (secret.Ref, error) {
 	scope, err := a.scope()
 	ref := secret.Ref{Scope: scope, Key: key}
 	return ref, errors.Join(secret.ValidKey(key), err)
@@ -83,7 +86,7 @@ const completeTime = 2 * time.Second
 
 // completeKeys completes a secret's name, from a store that opens without
 // asking anybody.
-func (a *app) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 || a.settings.Apply(cmd) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -81,15 +81,7 @@ type settings struct {
 		FromEnvFile string `flag:"from-env-file" env:"INJECT_FROM_ENV_FILE" arg:"FILE" complete:"file" help:"all secrets of FILE, of lines KEY=value, or none if one of them cannot be created; - for stdin"`
 	} `group:"many at once"`
 
-	Type struct {
-		Type             string `flag:"type" env:"INJECT_TYPE" default:"regular" choice:"regular|image_pull" help:"image_pull for the credentials of a registry"`
-		Registry         string `flag:"registry" env:"INJECT_REGISTRY" help:"image_pull: the registry, such as ghcr.io"`
-		Username         string `flag:"username" env:"INJECT_USERNAME" help:"image_pull: the user"`
-		Password         string `flag:"password" env:"INJECT_PASSWORD" help:"image_pull: the password (inject asks for it if it is not given)"`
-		FromDockerConfig bool   `flag:"from-docker-config" env:"INJECT_FROM_DOCKER_CONFIG" help:"image_pull: the credentials that docker has"`
-		DockerConfigPath string `flag:"docker-config-path" env:"INJECT_DOCKER_CONFIG_PATH" arg:"FILE" complete:"file" help:"image_pull: FILE with docker's configuration (default: $DOCKER_CONFIG/config.json, else ~/.docker/config.json)"`
-		Registries       string `flag:"registries" env:"INJECT_REGISTRIES" arg:"REGISTRIES" help:"image_pull: only these REGISTRIES of docker's, separated by commas"`
-	} `group:"type"`
+	Type typeSettings `group:"type"`
 
 	NewStore struct {
 		Passphrase bool `flag:"passphrase" env:"INJECT_PASSPHRASE" help:"protect a new store by a passphrase, which inject asks for, instead of a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECT_KEY"`
@@ -129,4 +121,15 @@ type settings struct {
 		DockerConfig string `env:"DOCKER_CONFIG" help:"the folder of docker's config.json (default: ~/.docker)"`
 		Terminal     string `env:"TERM" help:"dumb for a terminal on which nothing can be drawn over"`
 	} `group:"variables of others"`
+}
+
+// typeSettings are the type of a new secret, and the credentials of a registry.
+type typeSettings struct {
+	Type             string `flag:"type" env:"INJECT_TYPE" default:"regular" choice:"regular|image_pull" help:"image_pull for the credentials of a registry"`
+	Registry         string `flag:"registry" env:"INJECT_REGISTRY" help:"image_pull: the registry, such as ghcr.io"`
+	Username         string `flag:"username" env:"INJECT_USERNAME" help:"image_pull: the user"`
+	Password         string `flag:"password" env:"INJECT_PASSWORD" help:"image_pull: the password (inject asks for it if it is not given)"`
+	FromDockerConfig bool   `flag:"from-docker-config" env:"INJECT_FROM_DOCKER_CONFIG" help:"image_pull: the credentials that docker has"`
+	DockerConfigPath string `flag:"docker-config-path" env:"INJECT_DOCKER_CONFIG_PATH" arg:"FILE" complete:"file" help:"image_pull: FILE with docker's configuration (default: $DOCKER_CONFIG/config.json, else ~/.docker/config.json)"`
+	Registries       string `flag:"registries" env:"INJECT_REGISTRIES" arg:"REGISTRIES" help:"image_pull: only these REGISTRIES of docker's, separated by commas"`
 }

@@ -33,7 +33,8 @@ func (a *app) stream(f *os.File) *redact.Writer {
 // say tells a person something, on stderr.
 func (a *app) say(text string) { _, _ = io.WriteString(a.masked(a.stderr), "inject: "+text+"\n") }
 
-// mask returns text with every value masked that is known.
+// mask returns text with every value masked that is known, to be put in JSON: in the JSON
+// itself a mask could replace its own signs.
 func (a *app) mask(text string) string {
 	var b strings.Builder
 	_, _ = io.WriteString(a.masked(&b), text)
@@ -50,10 +51,18 @@ type messages struct {
 }
 
 func (m *messages) Write(p []byte) (int, error) {
+	if m.a.redactor == nil {
+		return writeAll(m.a.key.Writer(m.w), p)
+	}
 	w := m.a.redactor.Writer(m.w)
-	key := m.a.key.Writer(w)
-	n, err := key.Write(p)
-	return n, errors.Join(err, key.Close(), w.Close())
+	n, err := writeAll(m.a.key.Writer(w), p)
+	return n, errors.Join(err, w.Close())
+}
+
+// writeAll writes p as a whole stream.
+func writeAll(w io.WriteCloser, p []byte) (int, error) {
+	n, err := w.Write(p)
+	return n, errors.Join(err, w.Close())
 }
 
 // terminal returns where a person can be asked, nil if nowhere.

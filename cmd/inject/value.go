@@ -14,7 +14,7 @@ import (
 )
 
 // value returns the value of a create or update from wherever it is given.
-func (a *app) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.Value, store.Type, error) {
+func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.Value, store.Type, error) {
 	typ, err := a.storeType(ref.Scope)
 	if err != nil {
 		return secret.Value{}, typ, err
@@ -32,7 +32,8 @@ func (a *app) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.V
 		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
 	}
 	if typ == store.ImagePull {
-		value, err := a.imagePull(cmd, sources)
+		r := registry{&a.set.Type, a.set.Found.DockerConfig, a.terminal()}
+		value, err := r.imagePull(cmd.Context(), sources)
 		return value, typ, err
 	}
 	if len(sources) == 1 && (sources[0] == "--registry" || sources[0] == "--from-docker-config") {
@@ -43,7 +44,7 @@ func (a *app) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.V
 }
 
 // storeType returns the type that the flags name, if there may be one at scope.
-func (a *app) storeType(scope secret.Scope) (store.Type, error) {
+func (a *secretsVerb) storeType(scope secret.Scope) (store.Type, error) {
 	if a.set.Type.Type != store.ImagePull.String() {
 		return store.Regular, nil
 	}
@@ -53,7 +54,7 @@ func (a *app) storeType(scope secret.Scope) (store.Type, error) {
 	return store.ImagePull, nil
 }
 
-func (a *app) plainValue(cmd *cobra.Command, args []string, sources []string) (secret.Value, error) {
+func (a *secretsVerb) plainValue(cmd *cobra.Command, args []string, sources []string) (secret.Value, error) {
 	switch {
 	case len(args) > 0:
 		a.historyHint()
@@ -101,7 +102,7 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 }
 
 // historyHint tells a person, and only a person, where an argument ends up.
-func (a *app) historyHint() {
+func (a *secretsVerb) historyHint() {
 	if tty.Is(a.stderr) {
 		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
 	}

@@ -21,7 +21,7 @@ const maxValues = 4 << 20
 
 // readValues reads patterns from a file, or from stdin: one a line, or a JSON
 // array of strings. They are called by their line, or their place in the array.
-func (a *app) readValues(path string) ([]redact.Pattern, error) {
+func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	f, err := a.open(path)
 	if err != nil {
 		return nil, err
