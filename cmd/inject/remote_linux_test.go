@@ -254,7 +254,7 @@ func TestServerOnLoopback(t *testing.T) {
 	value := awkward()
 	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
 	require.Equal(t, "[redacted:K]", s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c", `printf %s "$K"`).ok().without(value).stdout)
-	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed("TLS with "+s.address, "hint: the server does not speak TLS there")
+	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed("TLS with "+s.address, "hint: the server does not speak TLS on that port")
 	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get", "secret").failed("a token or a certificate can only be sent over TLS").without(value)
 	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
 }
@@ -275,9 +275,9 @@ func TestServerRefuses(t *testing.T) {
 		"no token":              {[][]string{address, ca}, []string{"no credentials", s.address, "--token-file"}},
 		"another token":         {[][]string{address, ca, {"--token-file", s.write("wrong", wrong)}}, []string{"the credentials were refused", s.address, "expired"}},
 		"the system's CAs":      {[][]string{address, token}, []string{"TLS with " + s.address, "unknown authority", "--ca-file"}},
-		"another CA":            {[][]string{address, token, {"--ca-file", other.path("ca.pem")}}, []string{"TLS with " + s.address, "another authority", other.path("ca.pem")}},
+		"another CA":            {[][]string{address, token, {"--ca-file", other.path("ca.pem")}}, []string{"TLS with " + s.address, "is signed by none of the authorities in", other.path("ca.pem")}},
 		"another's certificate": {[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}}, []string{s.address + " does not accept the client certificate", "--cert-file"}},
-		"no key":                {[][]string{address, ca, {"--cert-file", s.path("task.pem")}}, []string{"the client's certificate and key in " + s.path("task.pem"), "for a server is that key"}},
+		"no key":                {[][]string{address, ca, {"--cert-file", s.path("task.pem")}}, []string{"the client's certificate and key in " + s.path("task.pem"), "the private key there, too, or in --key-file"}},
 		"no certificate":        {[][]string{address, ca, {"--key-file", s.path("task.key")}}, []string{"a private key is given without its certificate", "--cert-file"}},
 		"no TLS":                {[][]string{{"--store", "grpc://" + s.address}}, []string{s.address, "does the server expect TLS?"}},
 	} {
