@@ -41,7 +41,7 @@ func (e *StoppedError) Error() string {
 // asksToStop are the signals that are sent to make a process end.
 var asksToStop = []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT}
 
-// TakeSignals takes the signals that ask us to stop, and begins to take the others that people,
+// TakeSignals takes the signals that would end us, and begins to take the others that people,
 // shells and supervisors send. [Run] takes the rest when the program has started. If a signal
 // asks us to stop before Run starts the program, the returned context ends with a [*StoppedError]
 // as its cause. The caller calls [Signals.Release].
@@ -51,6 +51,7 @@ func TakeSignals(ctx context.Context) (context.Context, *Signals) {
 		terminal: controllingTerminal(), notified: make(chan os.Signal, 1024), c: make(chan syscall.Signal, 1024),
 		quit: make(chan struct{}), ended: make(chan struct{}), cancel: func() { cancel(nil) },
 	}
+	take(s.notified, unix.SIGPIPE) // or a write could end us once there are files to clean up
 	take(s.notified, asksToStop...)
 	s.taking.Go(func() { take(s.notified, s.terminal.first()...) })
 	go func() {
