@@ -1,4 +1,4 @@
-// Package idl_test holds our part of Flyte's messages to Flyte's own.
+// Package idl_test compares our copies of Flyte's messages with Flyte's own.
 package idl_test
 
 import (
@@ -22,8 +22,8 @@ import (
 	kinds "inject/resolver/secret"
 )
 
-// Every message, field and enum of ours is Flyte's: the same full name, number,
-// type and place in a oneof.
+// Every message, field and enum of ours is also Flyte's, with the same full name, number,
+// type and oneof.
 func TestDescriptors(t *testing.T) {
 	theirs := words{}
 	for _, path := range []string{"testdata/flyteidl2.protoset", "testdata/flyteidl2-secret.protoset"} {
@@ -51,8 +51,8 @@ func TestDescriptors(t *testing.T) {
 		require.Contains(t, theirs, name)
 		require.Equal(t, theirs[name], what, name)
 	}
-	// Of these nothing is left out: a field that is not known is a mistake, and a method
-	// that is not there is one that Flyte's clients call in vain.
+	// These must be complete: an unknown field is reported as a mistake, and a missing method
+	// would fail for Flyte's clients.
 	for name := range theirs {
 		if strings.HasPrefix(name, ".flyteidl2.core.Secret.") || strings.HasPrefix(name, ".flyteidl2.secret.") {
 			require.Contains(t, ours, name)
@@ -69,7 +69,7 @@ func TestKinds(t *testing.T) {
 	require.Equal(t, ours, injectv1.Failure_Code_value)
 }
 
-// words are all names of a file, each with what it stands for.
+// words maps every name in a file to its definition.
 type words map[string]string
 
 func (w words) file(f *descriptorpb.FileDescriptorProto) {
