@@ -21,8 +21,8 @@ import (
 	"inject/resolver/serve/identity"
 )
 
-// TestMain gives the process a proxy that does not answer, which Go asks for once. Requests
-// to loopback must not go there.
+// TestMain gives the process a proxy that does not answer, because Go reads HTTP_PROXY only
+// once. Requests to loopback must not use it.
 func TestMain(m *testing.M) {
 	if err := os.Setenv("HTTP_PROXY", "http://127.0.0.1:1"); err != nil {
 		panic(err)
@@ -39,14 +39,14 @@ func bearer(token string) identity.Credentials {
 	return identity.Credentials{Bearer: secret.NewValue([]byte(token))}
 }
 
-// canary is a text that is nowhere else.
+// canary is a text that occurs nowhere else.
 func canary() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:])
 	return "canary" + base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// leaks returns what of token, or of the canaries, is in text.
+// leaks returns the parts of token and the canaries that are in text.
 func leaks(text, token string, canaries ...string) (found []string) {
 	for _, part := range append(strings.FieldsFunc(token, func(r rune) bool { return r == '.' || unicode.IsSpace(r) }), canaries...) {
 		for i := 0; i+10 <= len(part); i++ {
@@ -58,7 +58,8 @@ func leaks(text, token string, canaries ...string) (found []string) {
 	return found
 }
 
-// refuses checks that a refuses c for that reason, and tells nothing of the token.
+// refuses checks that a refuses c for that reason, with an error that does not quote the
+// token.
 func refuses(t *testing.T, a identity.Authenticator, c identity.Credentials, reason string, canaries ...string) {
 	t.Helper()
 	id, err := a.Authenticate(t.Context(), c)
@@ -142,7 +143,7 @@ func TestIdentity(t *testing.T) {
 	require.Equal(t, `a\nb\x00\xff\u202e`, identity.New("jwt", "a\nb\x00\xff\u202e", nil).Name)
 }
 
-// A name can be put in a line of a log, and two names stay two.
+// A name fits on a line of a log, and different names stay different.
 func TestNames(t *testing.T) {
 	text := rapid.OneOf(
 		rapid.StringMatching(`[a"\\n\n]{0,5}`),

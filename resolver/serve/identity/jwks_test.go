@@ -26,7 +26,7 @@ import (
 	"inject/resolver/serve/identity"
 )
 
-// An issuerServer serves a JWKS, or whatever else it is told to.
+// An issuerServer serves a JWKS, or another response.
 type issuerServer struct {
 	*httptest.Server
 
@@ -105,7 +105,7 @@ func TestJWKSFile(t *testing.T) {
 	accepts(t, j, signedBy(t, young, "young"))
 }
 
-// As kubelet does it: the file is a link through ..data, which is replaced.
+// Kubelet replaces the link ..data, through which the file is a link.
 func TestJWKSFileOfKubelet(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -126,7 +126,7 @@ func TestJWKSFileOfKubelet(t *testing.T) {
 	refuses(t, j, signedBy(t, one, "..1"), identity.ReasonKey)
 }
 
-// What is of no use is left out, and said.
+// Unusable keys are left out, and logged.
 func TestJWKSKeys(t *testing.T) {
 	log, out := harness.Logger()
 	good, bad := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
@@ -185,15 +185,14 @@ func TestJWKSServer(t *testing.T) {
 	}
 	require.Equal(t, int64(1), s.fetches.Load())
 
-	// A new key works with the first token that is signed by it; one that is gone does not
-	// any more.
+	// A new key works for the first token that is signed by it; a removed key no longer works.
 	s.serves(jwks(t, youngKey))
 	time.Sleep(10 * time.Millisecond) // the cooldown
 	accepts(t, j, signedBy(t, young, "young"))
 	require.Equal(t, int64(2), s.fetches.Load())
 	refuses(t, j, signedBy(t, old, "old"), identity.ReasonKey)
 
-	// An outage keeps the keys. A token of another one may be good: nobody can tell.
+	// An outage keeps the keys. A token with another key cannot be verified meanwhile.
 	for _, outage := range []http.HandlerFunc{
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 		func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
@@ -219,7 +218,7 @@ func TestJWKSServer(t *testing.T) {
 	require.NoError(t, j.Err())
 }
 
-// A loopback URL is fetched directly, even under a name that Go would give to a proxy.
+// A loopback URL is fetched without a proxy, even if Go does not recognise it as loopback.
 func TestJWKSServerWithoutProxy(t *testing.T) {
 	key := ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), nil)))
@@ -228,7 +227,7 @@ func TestJWKSServerWithoutProxy(t *testing.T) {
 	accepts(t, j, signedBy(t, key, ""))
 }
 
-// The keys are fetched without anybody asking, too, and soon again when that has failed.
+// The keys are also fetched at regular times, and soon again after a failure.
 func TestJWKSServerInBackground(t *testing.T) {
 	t.Parallel()
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
@@ -248,7 +247,7 @@ func TestJWKSServerInBackground(t *testing.T) {
 	refuses(t, j, was, identity.ReasonSignature)
 }
 
-// Whoever makes key ids up does not make us fetch more often.
+// Made-up key ids do not cause more fetches.
 func TestJWKSServerFlood(t *testing.T) {
 	t.Parallel()
 	key := ecOf(t, elliptic.P256())
@@ -288,7 +287,7 @@ func TestJWKSServerFlood(t *testing.T) {
 	require.Greater(t, asked.Load(), 10*fetched)
 }
 
-// All that wait share the fetch that is under way.
+// Waiting requests share a fetch.
 func TestJWKSServerSingleFlight(t *testing.T) {
 	t.Parallel()
 	key := ecOf(t, elliptic.P256())
@@ -316,7 +315,7 @@ func TestJWKSServerSingleFlight(t *testing.T) {
 	for range 20 {
 		ask()
 	}
-	// Who does not want to wait that long does not, and keys that are known need no fetch.
+	// A request with a deadline stops waiting, and known keys need no fetch.
 	impatient, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := j.Authenticate(impatient, c)
@@ -368,7 +367,7 @@ func TestJWKSServerRedirects(t *testing.T) {
 	require.Equal(t, fetched, other.fetches.Load())
 }
 
-// It ends with its context, in the middle of a fetch, too; the keys that there are stay.
+// The goroutine ends with its context, even during a fetch; the keys stay in use.
 func TestJWKSServerEnds(t *testing.T) {
 	key := ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), object{"kid": "k"})))

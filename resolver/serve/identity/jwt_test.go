@@ -32,7 +32,7 @@ const (
 	audience = "injectd"
 )
 
-// rsaKey returns one key for all tests: they are slow to make.
+// rsaKey returns one key for all tests, because generating one is slow.
 var rsaKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
 func rsaOf(t testing.TB) *rsa.PrivateKey {
@@ -58,7 +58,7 @@ func edOf(t testing.TB) ed25519.PrivateKey {
 
 type object = map[string]any
 
-// claims are those of a token that is accepted.
+// claims returns the claims of a valid token.
 func claims() object {
 	return object{
 		"iss": issuer, "sub": "system:serviceaccount:flyte:task", "aud": []string{"other", audience},
@@ -66,7 +66,7 @@ func claims() object {
 	}
 }
 
-// with returns the claims with those of changes; nil takes one out.
+// with returns the claims with changes applied; nil removes a claim.
 func with(changes object) object {
 	c := claims()
 	for name, value := range changes {
@@ -78,7 +78,7 @@ func with(changes object) object {
 	return c
 }
 
-// sign returns the token with these claims, or this text, and these headers.
+// sign returns a token with the claims, or the text, and the headers.
 func sign(t testing.TB, alg jose.SignatureAlgorithm, key any, payload any, headers object) string {
 	t.Helper()
 	options := &jose.SignerOptions{}
@@ -100,7 +100,7 @@ func sign(t testing.TB, alg jose.SignatureAlgorithm, key any, payload any, heade
 	return token
 }
 
-// jwkOf returns a public key as a member of a JWKS, with those fields.
+// jwkOf returns a public key for a JWKS, with additional fields.
 func jwkOf(t testing.TB, key any, fields object) object {
 	t.Helper()
 	b, err := json.Marshal(jose.JSONWebKey{Key: key})
@@ -164,7 +164,7 @@ func TestJWT(t *testing.T) {
 	require.Equal(t, []string{audience}, accepts(t, j, bearer(sign(t, jose.ES256, key, with(object{"aud": audience}), nil))).Attribute("audience"))
 }
 
-// A claim deep down is no attribute, and costs nothing.
+// A deeply nested claim is no attribute, and takes no time.
 func TestJWTDeepClaims(t *testing.T) {
 	key := ecOf(t, elliptic.P256())
 	j := newJWT(t, jwksFile(t, jwkOf(t, key.Public(), nil)), nil)
@@ -226,7 +226,8 @@ func TestJWTClaims(t *testing.T) {
 	refuses(t, short, token(object{"iat": nil, "exp": at(time.Minute)}), identity.ReasonLifetime)
 	accepts(t, j, token(object{"iat": at(0), "exp": at(9999 * time.Hour)}))
 
-	// Another issuer's is for the next; if nobody knows it, it is refused.
+	// A token of another issuer is for the next authenticator; if none accepts it, it is
+	// refused.
 	for _, iss := range []any{issuer + "/", "https://ISSUER.example.com", "", nil, 5, bird} {
 		passesOn(t, j, token(object{"iss": iss}))
 		refuses(t, identity.Chain{j, j}, token(object{"iss": iss}), identity.ReasonUnknown, bird)
@@ -265,8 +266,8 @@ func TestJWTForm(t *testing.T) {
 	accepts(t, newJWT(t, path, func(o *identity.JWTOptions) { o.MaxSize = 1 << 20 }), bearer(huge))
 	refuses(t, j, bearer(parts[0]+"."+strings.Repeat("A", 128<<10)+"."), identity.ReasonSize)
 
-	// A payload whose claims are twice there is nobody's: who reads the first and who the
-	// second would disagree.
+	// A payload with duplicate claims is refused, because readers differ in which one they
+	// take.
 	text := strings.TrimSuffix(mustJSON(t, claims()), "}")
 	accepts(t, j, bearer(sign(t, jose.ES256, key, text+`,"x":1,"X":2}`, nil)))
 	twice := bearer(sign(t, jose.ES256, key, text+`,"x":1,"x":2}`, nil))
@@ -317,7 +318,7 @@ func TestJWTAlgorithms(t *testing.T) {
 		default:
 			refuses(t, usual, token, identity.ReasonAlgorithm)
 		}
-		// Under the id of a key of another kind there is none for it.
+		// The key with this id is of another type.
 		for other := range keys {
 			if other != kid {
 				refuses(t, every, bearer(sign(t, jose.SignatureAlgorithm(alg), keys[kid], claims(), object{"kid": other})), identity.ReasonKey)
@@ -327,7 +328,7 @@ func TestJWTAlgorithms(t *testing.T) {
 	accepts(t, every, bearer(sign(t, jose.RS512, r, claims(), object{"kid": "rs512 only"})))
 	refuses(t, every, bearer(sign(t, jose.RS256, r, claims(), object{"kid": "rs512 only"})), identity.ReasonKey)
 
-	// Who can check a token could make one: the public key as the secret of HS256.
+	// The public key as the secret of HS256 could make tokens.
 	der, err := x509.MarshalPKIXPublicKey(r.Public())
 	require.NoError(t, err)
 	for _, text := range [][]byte{der, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), r.N.Bytes()} {
@@ -348,7 +349,7 @@ func TestJWTAlgorithms(t *testing.T) {
 	}
 }
 
-// What a token says of its own key is not looked at.
+// Keys in the header of a token are ignored.
 func TestJWTHeaders(t *testing.T) {
 	key, attacker := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	j := newJWT(t, jwksFile(t, jwkOf(t, key.Public(), object{"kid": "k"})), nil)
@@ -381,7 +382,7 @@ func TestJWTHeaders(t *testing.T) {
 	}
 	refuses(t, j, bearer(sign(t, jose.ES256, key, claims(), object{"kid": bird})), identity.ReasonKey, bird)
 
-	// Without a key id those of its kind are tried, but not without end.
+	// Without a key id, a bounded number of keys of the right type is tried.
 	accepts(t, j, bearer(sign(t, jose.ES256, key, claims(), nil)))
 	refuses(t, j, bearer(sign(t, jose.ES256, attacker, claims(), nil)), identity.ReasonSignature)
 	refuses(t, j, bearer(sign(t, jose.EdDSA, edOf(t), claims(), nil)), identity.ReasonKey)
@@ -431,7 +432,7 @@ func TestJWTOptions(t *testing.T) {
 	}
 }
 
-// FuzzBearer: nothing but a token gets in, whatever else there is.
+// FuzzBearer: only the valid token is accepted.
 func FuzzBearer(f *testing.F) {
 	log, _ := harness.Logger()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -454,7 +455,7 @@ func FuzzBearer(f *testing.F) {
 	for _, seed := range []string{"", "inj_", "a.b.c", forged, strings.Replace(forged, ".", ".e30", 1), "eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4In0."} {
 		f.Add([]byte(seed))
 	}
-	// Parts of their own, so that the fuzzer gets past the base64.
+	// Separate parts, so that the fuzzer does not have to find valid base64.
 	f.Add([]byte(`{"alg":"ES256"} {"iss":"` + issuer + `"} x`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var parts []string

@@ -35,7 +35,7 @@ func caTemplate() *x509.Certificate {
 	}
 }
 
-// certify returns a certificate of template for a key, which the authority signs.
+// certify returns a certificate from template for a key, signed by the authority.
 func certify(t *testing.T, a *harness.Authority, template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	der := a.Sign(template, public)
@@ -46,7 +46,7 @@ func certify(t *testing.T, a *harness.Authority, template *x509.Certificate, pub
 	return cert
 }
 
-// client returns a certificate for a client as change wants it.
+// client returns a client certificate that change has edited.
 func client(t *testing.T, a *harness.Authority, change func(*x509.Certificate), between ...*harness.Authority) *tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -63,7 +63,7 @@ func client(t *testing.T, a *harness.Authority, change func(*x509.Certificate), 
 	return c
 }
 
-// names are the subject alternative names, URIs as they are written.
+// names are the subject alternative names, with URIs as texts.
 func names(t *testing.T, dns []string, uris ...string) func(*x509.Certificate) {
 	t.Helper()
 	return func(c *x509.Certificate) {
@@ -83,7 +83,7 @@ func names(t *testing.T, dns []string, uris ...string) func(*x509.Certificate) {
 	}
 }
 
-// handshake returns the connection as the server sees it, after a real handshake.
+// handshake returns the server's state of a connection after a real handshake.
 func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.ConnectionState, error) {
 	t.Helper()
 	ca := harness.NewAuthority(t, t.TempDir())
@@ -127,7 +127,7 @@ func verifying(ca *harness.Authority) *tls.Config {
 	return &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.Pool()}
 }
 
-// over returns the credentials of a client with that certificate, which the handshake lets in.
+// over returns the credentials of a client with that certificate, which passes the handshake.
 func over(t *testing.T, server *tls.Config, client *tls.Certificate) identity.Credentials {
 	t.Helper()
 	state, err := handshake(t, server, client)
@@ -152,7 +152,7 @@ func TestMTLS(t *testing.T) {
 	require.Equal(t, "spiffe://example.org/x", id.Name)
 	require.Equal(t, []string{"a.example.com"}, id.Attribute("dns"))
 
-	// Other URIs are no identity, and do not take away that of the DNS name.
+	// Other URIs are no identity, and the DNS name still is.
 	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "https://a.example.com/x", "urn:y"))))
 	require.Equal(t, "a.example.com", id.Name)
 
@@ -173,7 +173,7 @@ func TestMTLSRefuses(t *testing.T) {
 	t.Run("another CA", func(t *testing.T) {
 		_, err := handshake(t, verifying(ca), client(t, other, good))
 		require.Error(t, err)
-		// Of a server that does not verify, which is a mistake, nobody gets in either.
+		// If a server by mistake does not verify certificates, they are refused, too.
 		lax := &tls.Config{ClientAuth: tls.RequireAnyClientCert, ClientCAs: ca.Pool()}
 		for _, signer := range []*harness.Authority{ca, other} {
 			refuses(t, identity.MTLS{}, over(t, lax, client(t, signer, good)), identity.ReasonUnverified)
@@ -269,7 +269,7 @@ func TestMTLSSpiffe(t *testing.T) {
 		{"spiffe://a" + path(2049-len("spiffe://a"))},
 		{"spiffe://" + strings.Repeat("ab.", 85) + "c/x"},
 	} {
-		// A DNS name beside it does not help.
+		// A DNS name beside it does not make it valid.
 		state, err := handshake(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, ids...)))
 		if err != nil { // crypto/x509 does not even parse it
 			failed++

@@ -18,8 +18,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// FuzzTokens: what is a token file has names and hashes of its own, and what is none is
-// refused without quoting it.
+// FuzzTokens: a valid token file has unique names and hashes; an invalid one is refused
+// without being quoted.
 func FuzzTokens(f *testing.F) {
 	value, line, err := NewToken("name")
 	require.NoError(f, err)
@@ -56,8 +56,8 @@ func FuzzTokens(f *testing.F) {
 	})
 }
 
-// Whoever has looked at keys that were replaced since looks again, instead of having them
-// fetched once more.
+// A request that used keys which have been replaced since retries with the new ones, instead
+// of causing another fetch.
 func TestRefreshKnowsWhatWasSeen(t *testing.T) {
 	var fetches atomic.Int64
 	public, _, err := ed25519.GenerateKey(nil)
@@ -77,7 +77,7 @@ func TestRefreshKnowsWhatWasSeen(t *testing.T) {
 	require.Equal(t, int64(2), fetches.Load())
 }
 
-// Two claims never share the name of an attribute.
+// Different claims have different attribute names.
 func TestClaimNamesAreOneToOne(t *testing.T) {
 	path := rapid.SliceOfN(rapid.StringMatching(`[a.\\]{0,3}`), 1, 4)
 	rapid.Check(t, func(t *rapid.T) {

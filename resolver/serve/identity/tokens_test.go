@@ -61,7 +61,7 @@ func TestTokens(t *testing.T) {
 		passesOn(t, tokens, bearer(other))
 	}
 
-	// One in, one out, without a restart.
+	// One token is added and one removed, without a restart.
 	write(t, path, bobLine+ciLine)
 	require.Eventually(t, func() bool {
 		_, err := tokens.Authenticate(t.Context(), bearer(unknown))
@@ -70,7 +70,7 @@ func TestTokens(t *testing.T) {
 	refuses(t, tokens, bearer(alice), identity.ReasonUnknown)
 	accepts(t, tokens, bearer(ci))
 
-	// A bad edit, with a token in it by mistake, keeps the old ones and says so.
+	// A wrong edit, with a token in the file, is reported; the previous tokens stay in use.
 	write(t, path, aliceLine+"eve "+alice+"\n"+alice+" sha256:"+strings.Repeat("0", 64)+"\n")
 	require.Eventually(t, func() bool { return tokens.Err() != nil }, patience, often)
 	accepts(t, tokens, bearer(unknown))
@@ -82,7 +82,7 @@ func TestTokens(t *testing.T) {
 		require.Empty(t, leaks(out.String()+tokens.Err().Error(), token))
 	}
 
-	// So does one that anybody could have made.
+	// So does a file that others can write.
 	require.NoError(t, os.Remove(path))
 	write(t, path, aliceLine)
 	require.Eventually(t, func() bool { return tokens.Err() == nil }, patience, often)
