@@ -16,13 +16,13 @@ import (
 	"inject/resolver/serve/policy"
 )
 
-// rule returns a policy whose second rule, from line 4 on, is called b and has text.
+// rule returns a policy whose second rule, in line 4, is named b and has the fields text.
 func rule(text string) string {
 	return "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- name: b\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n"
 }
 
-// below returns a policy whose second rule matches a token with the capture me, in line
-// 5, and has text from line 6 on.
+// below returns a policy whose second rule has the capture me in line 5 and the fields text
+// from line 6 on.
 func below(text string) string { return rule("identity: {token: \"{me}\"}\n" + text) }
 
 var good = []string{
@@ -43,13 +43,13 @@ var good = []string{
 	below("list: [{project: " + strings.Repeat("x", 62) + "*}, {domain: '{me}'}]"),
 }
 
-// beyond marks mistakes that no schema can tell.
+// beyond marks mistakes that a schema cannot express.
 const beyond = "(beyond the schema) "
 
-// noName is said of a pattern that no name matches.
+// noName is the error of a pattern that no name matches.
 const noName = `no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`
 
-// bad are files and what is said of them, after "invalid policy".
+// bad are invalid files with their errors, without "invalid policy".
 var bad = []struct{ text, want string }{
 	// The file.
 	{"", ": the file is empty"},
@@ -134,7 +134,7 @@ var bad = []struct{ text, want string }{
 	{beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity: capture {b} is not used: write "*" to capture nothing`},
 	{beyond + rule("identity: {token: '{a}'}"), `: line 5: rules[1].identity: capture {a} is not used: write "*" to capture nothing`},
 
-	// What it may.
+	// Its scopes.
 	{below("list: [{project: '{me}'}, {projct: p}]"), ": line 6: rules[1].list[1].projct: unknown field, did you mean project? (known: org, project, domain)"},
 	{below("list: [{project: '{me}'}, {project: p, keys: [K]}]"), ": line 6: rules[1].list[1].keys: unknown field (known: org, project, domain)"},
 	{below("list: [{project: '{me}'}]\nmanage: {project: p}"), ": line 7: rules[1].manage: expected a list, found fields"},
@@ -159,7 +159,7 @@ var bad = []struct{ text, want string }{
 	{beyond + below("list: [{project: '{you}', domain: '{me}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
 	{beyond + below("list: [{project: '{you}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
 
-	// What it may resolve.
+	// The scope and keys that it resolves.
 	{below("resolve: [{project: '{me}'}]"), ": line 6: rules[1].resolve: expected fields, found a list"},
 	{below("resolve: {project: '*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
 	{below("resolve: {project: 'a-*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
@@ -176,7 +176,7 @@ var bad = []struct{ text, want string }{
 	{below("resolve: {project: '{me}', keys: ['']}"), ": line 6: rules[1].resolve.keys[0]: empty: leave it out or give a text"},
 }
 
-// TestParseRefuses holds each bad file to what is said of it, to the letter.
+// TestParseRefuses compares the error of each invalid file to the letter.
 func TestParseRefuses(t *testing.T) {
 	for i, c := range bad {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -189,7 +189,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// All mistakes are told at once, in the order of the file, up to a limit.
+// All mistakes are reported at once, in the order of the file, up to a limit.
 func TestParseTellsAll(t *testing.T) {
 	_, err := policy.Parse([]byte(`rules:
 - name: a
@@ -216,7 +216,7 @@ verson: 1
 	require.Equal(t, "  and 5 more", lines[21])
 }
 
-// What stands where the name of a token belongs may be the token.
+// A pattern of a token is not quoted, since the token may stand there.
 func TestParseQuotesNoToken(t *testing.T) {
 	for _, token := range []string{"{s3cr3t-t0k3n}", "s3cr3t-t0k3n***", "s3cr3t-t0k3n}", "{a}s3cr3t-t0k3n{b}", "**s3cr3t-t0k3n"} {
 		_, err := policy.Parse([]byte(rule(fmt.Sprintf("identity: {token: %q}", token))))
@@ -225,7 +225,7 @@ func TestParseQuotesNoToken(t *testing.T) {
 	}
 }
 
-// Files that are larger than they are long.
+// The size of a file is bounded, with its aliases expanded.
 func TestParseIsBounded(t *testing.T) {
 	_, err := policy.Parse([]byte("version: 1\nrules: []\n#" + strings.Repeat("x", 1<<20)))
 	require.EqualError(t, err, "invalid policy: 1048598 bytes (at most 1048576)")
@@ -268,7 +268,7 @@ func compiledSchema(t testing.TB) *jsonschema.Schema {
 	return compiled
 }
 
-// The schema accepts and refuses what Parse does, as far as a schema can tell.
+// The schema agrees with Parse, as far as a schema can.
 func TestSchema(t *testing.T) {
 	schema := compiledSchema(t)
 	for _, text := range good {
@@ -298,8 +298,7 @@ func TestSchema(t *testing.T) {
 	require.EqualValues(t, '{', policy.Schema()[0], "a caller's copy is its own")
 }
 
-// The examples of the documentation are policies, each of them, and the first is the one
-// that TestExample decides by.
+// Every example of the documentation is a valid policy, and the first is that of TestExample.
 func TestDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/reference/policy.md")
 	require.NoError(t, err)
@@ -323,8 +322,8 @@ func TestDocumentation(t *testing.T) {
 	}
 }
 
-// FuzzParse: nothing panics, what Parse accepts the schema accepts, and who is nobody may
-// nothing.
+// FuzzParse: nothing panics, the schema accepts what Parse accepts, and a subject without
+// attributes may do nothing.
 func FuzzParse(f *testing.F) {
 	for _, text := range good {
 		f.Add([]byte(text))

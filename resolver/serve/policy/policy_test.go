@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// subject is an identity: its attributes and their values.
+// subject is an identity with its attributes and their values.
 type subject map[string][]string
 
 func (s subject) Attribute(name string) []string { return s[name] }
@@ -35,13 +35,12 @@ func parse(t require.TestingT, text string) *policy.Policy {
 	return p
 }
 
-// one returns the grant of a policy with one rule, of which text is what stands below
-// its name.
+// one returns the grant of a policy with one rule. text has the fields after its name.
 func one(t require.TestingT, s subject, text string) policy.Grant {
 	return parse(t, "version: 1\nrules:\n- name: r\n  "+strings.ReplaceAll(text, "\n", "\n  ")).For(s)
 }
 
-// at is a scope of the default org.
+// at returns a scope of the default org.
 func at(project, domain string) secret.Scope {
 	return secret.Scope{Org: secret.DefaultOrg, Project: project, Domain: domain}
 }
@@ -111,7 +110,7 @@ func TestExample(t *testing.T) {
 	require.Equal(t, policy.Grant{}, p.For(subject{"token": {"alic"}}))
 }
 
-// Each pattern of an identity with values that it matches and others that it does not.
+// Patterns of an identity with values that match and values that do not.
 func TestIdentityPatterns(t *testing.T) {
 	for _, c := range []struct {
 		attribute, pattern string
@@ -145,7 +144,7 @@ func TestIdentityPatterns(t *testing.T) {
 	}
 }
 
-// Every attribute of a rule must match, each by any of its values.
+// Every attribute of a rule must match, with any of its values.
 func TestIdentityNeedsAll(t *testing.T) {
 	text := `identity: {issuer: "https://i", subject: "s*", audience: inject, "claim.https://x/groups": dev, spiffe: "spiffe://x/a", dns: a.x, token: t}
 list: [{}]`
@@ -167,7 +166,7 @@ list: [{}]`
 	require.True(t, one(t, all, text).May(policy.List, at("", "")))
 }
 
-// Texts by which an identity would be another scope's.
+// Values that would bind an identity to another scope.
 func TestCapturesAreNames(t *testing.T) {
 	text := `identity: {spiffe: "spiffe://x/p/{project}/d/{domain}/t/*"}
 manage: [{project: "{project}", domain: "{domain}"}]
@@ -203,7 +202,7 @@ resolve: {project: "{project}", domain: "{domain}"}`
 	}
 }
 
-// An identity whose values capture different texts is of none of their scopes.
+// An identity whose values capture different texts is bound to none of the scopes.
 func TestCapturesOfSeveralValues(t *testing.T) {
 	text := `identity: {issuer: "https://i", claim.groups: "team-{team}"}
 manage: [{project: "{team}"}]`
@@ -217,7 +216,7 @@ manage: [{project: "{team}"}]`
 	for _, values := range [][]string{{"team-a", "team-b"}, {"team-b", "team-a"}, {"team-a", "team-a", "team-b"}, {"team-a,team-b/"}, {"[team-a]"}, {`team-a","team-b `}} {
 		require.Equalf(t, policy.Grant{}, groups(values...), "%q", values)
 	}
-	// The texts of one attribute are not those of another.
+	// Captures of different attributes are independent.
 	g := one(t, subject{"issuer": {"https://i"}, "claim.a": {"a"}, "claim.b": {"b"}, "dns": {"c.x"}}, `identity: {issuer: "https://i", claim.a: "{a}", claim.b: "{b}", dns: "{c}.x"}
 resolve: {org: "{c}", project: "{b}", domain: "{a}"}`)
 	scope, err := g.Bind(secret.Scope{})
@@ -225,7 +224,7 @@ resolve: {org: "{c}", project: "{b}", domain: "{a}"}`)
 	require.Equal(t, secret.Scope{Org: "c", Project: "b", Domain: "a"}, scope)
 }
 
-// A capture with text around it may make no name.
+// A capture with text around it may be an invalid name.
 func TestCapturesWithText(t *testing.T) {
 	text := `identity: {token: "{name}"}
 resolve: {project: "team-{name}"}
@@ -363,7 +362,7 @@ func TestEverything(t *testing.T) {
 	require.Equal(t, "manage list resolve Verb(7)", fmt.Sprint(policy.Manage, policy.List, policy.Resolve, policy.Verb(7)))
 }
 
-// The first rule that matches decides: one after it adds nothing, whatever it allows.
+// The first rule that matches decides; later ones add nothing.
 func TestFirstMatchDecides(t *testing.T) {
 	p := parse(t, `version: 1
 rules:
@@ -382,7 +381,7 @@ rules:
 	g = p.For(subject{"token": {"mallory"}})
 	require.Equal(t, "blocked", g.Rule())
 	require.False(t, g.MayAny(policy.List, store.Filter{}))
-	// A rule that captures no name does not match, so the next one decides.
+	// A rule whose capture is not a valid name does not match, so the next one decides.
 	p = parse(t, `version: 1
 rules:
 - {name: own, identity: {token: "{me}"}, list: [{project: "{me}"}]}
@@ -392,7 +391,7 @@ rules:
 	require.Equal(t, "rest", p.For(subject{"token": {"a__b"}}).Rule())
 }
 
-// Whoever is not in the policy may nothing.
+// An identity without a matching rule may do nothing.
 func TestDenyByDefault(t *testing.T) {
 	policies := []*policy.Policy{{}, parse(t, "version: 1\nrules: []"), parse(t, example)}
 	require.True(t, policies[2].For(subject{"token": {"alice"}}).MayAny(policy.List, store.Filter{}), "the allowed twin")
@@ -418,8 +417,8 @@ func TestDenyByDefault(t *testing.T) {
 	})
 }
 
-// naive decides by a policy in the words of the documentation: regular expressions made
-// anew for each decision.
+// naive implements the policy as documented, with regular expressions that are compiled for
+// each decision.
 type naive struct {
 	attribute, pattern string
 	scopes             []secret.Scope // patterns
@@ -442,7 +441,7 @@ func (n naive) expression() *regexp.Regexp {
 	return regexp.MustCompile(`(?s)\A` + strings.ReplaceAll(strings.Join(parts, regexp.QuoteMeta(separator)), `\*\*`, `.+`) + `\z`)
 }
 
-// captures returns what v captures, and whether it matches.
+// captures returns the captures of v, and whether it matches.
 func (n naive) captures(v string) (map[string]string, bool) {
 	re := n.expression()
 	m := re.FindStringSubmatch(v)
@@ -506,7 +505,7 @@ func (n naive) may(values []string, at secret.Scope) bool {
 	return false
 }
 
-// yaml writes n as a rule.
+// yaml returns n as a rule.
 func (n naive) yaml(name string) string {
 	var scopes []string
 	for _, s := range n.scopes {
@@ -521,8 +520,8 @@ func (n naive) yaml(name string) string {
 	return fmt.Sprintf("- {name: %s, identity: {%s: %q}, list: [%s]}\n", name, n.attribute, n.pattern, strings.Join(scopes, ", "))
 }
 
-// The compiled matcher decides as the naive one, for policies and subjects over so few
-// letters that they often meet.
+// The compiled matcher decides as the naive one does. The policies and subjects are made of so
+// few letters that they often match.
 func TestAgreesWithNaive(t *testing.T) {
 	segments := []string{"a", "b", "*", "a*", "*b", "*a*", "{p}", "a{p}", "{p}b", "..", "x.y"}
 	matched, captured := 0, 0
@@ -595,7 +594,7 @@ func TestAgreesWithNaive(t *testing.T) {
 			if got := g.May(policy.List, scope); got != want {
 				t.Fatalf("%s\n%q at %+v: %v, by the naive matcher %v", text, s, scope, got, want)
 			}
-			// What may be listed is under each filter that selects it.
+			// A scope that may be listed is within each filter that selects it.
 			if f := store.Filter(scope); want && (!g.MayAny(policy.List, f) || !g.MayAny(policy.List, store.Filter{Domain: f.Domain}) || !g.MayAny(policy.List, store.Filter{})) {
 				t.Fatalf("%s\n%q may list at %+v and not under a filter of it", text, s, scope)
 			}
@@ -608,7 +607,7 @@ func TestAgreesWithNaive(t *testing.T) {
 	require.Positive(t, captured)
 }
 
-// log is a logger's output.
+// log is the output of a logger.
 type log struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -673,7 +672,7 @@ func TestOpen(t *testing.T) {
 	require.Equal(t, policy.Grant{}, f.Current().For(alice))
 }
 
-// many is a policy of n rules and a subject that the last but one matches.
+// many returns a policy of n rules, and a subject that the last but one matches.
 func many(t testing.TB, n int) (*policy.Policy, subject) {
 	var b strings.Builder
 	b.WriteString("version: 1\nrules:\n")
@@ -692,7 +691,7 @@ func many(t testing.TB, n int) (*policy.Policy, subject) {
 	return parse(t, b.String()), subject{"spiffe": {fmt.Sprintf("spiffe://example.org/cell-%d/project/fraud/domain/production/x", n-2)}}
 }
 
-// A decision allocates nothing, whether it is made by a rule with captures or by none.
+// A decision does not allocate, neither with captures nor without a rule.
 func TestForAllocatesNothing(t *testing.T) {
 	p, s := many(t, 100)
 	none := subject{"token": {"nobody"}}
@@ -708,7 +707,7 @@ func TestForAllocatesNothing(t *testing.T) {
 	}))
 }
 
-// Patterns and values that a matcher with backtracking would take for ever for.
+// Patterns and values for which backtracking would take exponential time.
 func TestMatchIsLinear(t *testing.T) {
 	const n = 1 << 16
 	pattern := strings.Repeat("*a", n/2) + "*c"
