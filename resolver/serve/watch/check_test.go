@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A change is taken when it has stayed, not when it is first seen, since it may be half of
-// what is being written.
+// A change is taken only when it stays the same, since it may be a partly written file.
 func TestLookTakesWhatStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }

@@ -27,7 +27,7 @@ const (
 	often    = 10 * time.Millisecond
 )
 
-// number refuses what is none, so that a bad edit has a reason.
+// number parses a number, so that a bad edit has an error.
 func number(b []byte) (int, error) {
 	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	if err != nil {
@@ -91,7 +91,7 @@ func TestLoadKeepsCurrent(t *testing.T) {
 	becomes(t, w, 5)
 }
 
-// Kubelet's files are links through ..data, a link to a folder that it replaces by a rename.
+// Kubelet's files are links through ..data, a link that it replaces by a rename.
 func TestLoadFollowsKubelet(t *testing.T) {
 	t.Parallel()
 	log, _ := harness.Logger()
@@ -115,8 +115,8 @@ func TestLoadFollowsKubelet(t *testing.T) {
 	require.NoError(t, w.Err())
 }
 
-// A file behind a link into another folder, and one whose folder is replaced, have no
-// events: they are looked at now and then.
+// There are no events for a file behind a link into another folder, or after its folder is
+// replaced, so such files are polled.
 func TestLoadWithoutEvents(t *testing.T) {
 	t.Parallel()
 	log, _ := harness.Logger()
@@ -141,7 +141,7 @@ func TestLoadWithoutEvents(t *testing.T) {
 	becomes(t, replaced, 2)
 }
 
-// An empty file in between, of a writer that truncates first, is not taken.
+// The empty file of a writer that truncates first is not taken.
 func TestLoadWaitsForTheWriter(t *testing.T) {
 	t.Parallel()
 	log, _ := harness.Logger()
@@ -165,7 +165,7 @@ func TestLoadWaitsForTheWriter(t *testing.T) {
 	require.Equal(t, int64(4), shortest.Load())
 }
 
-// A change of the mode is one, and what was refused because of something else is tried again.
+// A change of the mode counts as one, and a refused file is parsed again.
 func TestLoadTriesAgain(t *testing.T) {
 	t.Parallel()
 	log, out := harness.Logger()
@@ -215,7 +215,8 @@ func TestLoadRefuses(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// It ends with its context, and what is read stays. Not parallel: it counts goroutines.
+// The goroutine ends with its context, and the contents stay. Not parallel: it counts
+// goroutines.
 func TestLoadEnds(t *testing.T) {
 	others := goleak.IgnoreCurrent()
 	log, _ := harness.Logger()
