@@ -15,7 +15,7 @@ import (
 	"inject/resolver/serve"
 )
 
-// everyVerb are requests of each kind, for a secret that is called K.
+// everyVerb has a request of each kind for the secret K.
 var everyVerb = map[string]string{
 	secrets + "CreateSecret": `{"id":{"name":"NEW","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
 	secrets + "UpdateSecret": `{"id":{"name":"K","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
@@ -26,8 +26,8 @@ var everyVerb = map[string]string{
 	imported:                 `{"scope":{"project":"web","domain":"development"},"secrets":[{"name":"NEW2","value":"dg=="}]}`,
 }
 
-// Without its line nothing is done, told or even denied; with a disk that has room again
-// everything is as before.
+// Without an audit line nothing is done, answered or even denied. When the disk has room
+// again, everything works as before.
 func TestAuditFullDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	log, err := serve.OpenAudit(path)
@@ -95,7 +95,7 @@ func TestAuditFullDisk(t *testing.T) {
 	require.Equal(t, 1+1+3+6+4, lines, "four of the six are changes, which have a second line")
 }
 
-// A line that went out in part does not spoil the next one.
+// A partly written line does not damage the next one.
 func TestAuditCutLine(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
 	client := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
@@ -120,8 +120,7 @@ func TestAuditCutLine(t *testing.T) {
 	require.Equal(t, 2, cut)
 }
 
-// Nor does one that another process has left, or that was left before the file is opened
-// again.
+// Neither does one that another process left, or one from before the file is reopened.
 func TestAuditCutLineOfBefore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit")
 	const fragment = `{"time":"2026-0`

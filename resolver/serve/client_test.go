@@ -16,7 +16,7 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// rpcClient returns our own client, which shows the certificate in those files.
+// rpcClient returns a client of package rpc with the certificate in those files.
 func (r *running) rpcClient(cert, key string) *rpc.Client {
 	r.t.Helper()
 	_, port, err := net.SplitHostPort(r.address)
@@ -27,8 +27,8 @@ func (r *running) rpcClient(cert, key string) *rpc.Client {
 	return c
 }
 
-// untilEnd is a store whose reads end with the test. The server's go on for as long as
-// somebody might want what is read.
+// untilEnd is a store whose reads end with the test. The server lets a shared read go on
+// while any request may need it.
 type untilEnd struct {
 	store.Store
 
@@ -43,14 +43,14 @@ func (u untilEnd) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.
 	return u.Store.Get(ctx, ref)
 }
 
-// open starts a server over s, where everyone may do everything.
+// open starts a server over s in which every caller may do everything.
 func open(t *testing.T, s store.Store) *rpc.Client {
 	t.Helper()
 	r := start(t, "version: 1\nrules: []\n", func(o *serve.Options) { o.Store, o.Authenticator, o.Policy = untilEnd{s, t}, nil, nil })
 	return r.rpcClient("", "")
 }
 
-// Our client of a server is a resolver like the ladder in this process.
+// The client of a server passes the suite of resolvers.
 func TestResolver(t *testing.T) {
 	resolvertest.Run(t, func(t *testing.T, s store.Store) resolvertest.Resolver {
 		t.Helper()
@@ -58,22 +58,22 @@ func TestResolver(t *testing.T) {
 	})
 }
 
-// managed is a store that is managed over the wire, and read behind it. It is no
-// [store.Importer]: over the wire only secrets of one scope are imported at once.
+// managed is a store that is managed over the wire and read directly. It is not a
+// [store.Importer], because a server imports the secrets of one scope at a time.
 type managed struct {
 	store.Manager
 
 	reader store.Reader
 }
 
-// Get tells what Flyte's messages have a place for: not when the secret was updated.
+// Get returns only fields that Flyte's messages have, so Updated is zero.
 func (m managed) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
 	v, info, err := m.reader.Get(ctx, ref)
 	info.Created, info.Updated = info.Created.UTC().Round(0), time.Time{}
 	return v, info, err
 }
 
-// Our client of a server is a store like any other.
+// The client of a server passes the suite of stores.
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
 		t.Helper()
@@ -82,8 +82,8 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// A task that does not say its scope gets its own, and one that says another is told what
-// to do.
+// A task without a scope in its request gets its own; for another scope it gets an error with
+// a hint.
 func TestClientScope(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
 	cert, key := r.Path("task.pem"), r.Path("task.key")

@@ -22,10 +22,10 @@ import (
 	"inject/resolver/store"
 )
 
-// soon is how long a test waits for what happens within moments on an idle machine.
+// soon bounds the wait for events that take moments on an idle machine.
 const soon = 30 * time.Second
 
-// askReused is ask that also tells whether the connection was one that there was.
+// askReused is ask, and also reports whether the request reused a connection.
 func (r *running) askReused(c *http.Client, method, body string) (status int, reused bool) {
 	r.t.Helper()
 	request := r.request(method, body)
@@ -38,7 +38,7 @@ func (r *running) askReused(c *http.Client, method, body string) (status int, re
 	return answer.StatusCode, reused
 }
 
-// shown returns the certificate that a new connection is shown by the server.
+// shown returns the certificate of the server for a new connection.
 func (r *running) shown() *x509.Certificate {
 	r.t.Helper()
 	conn := r.dial(nil, "h2")
@@ -47,7 +47,7 @@ func (r *running) shown() *x509.Certificate {
 	return conn.ConnectionState().PeerCertificates[0]
 }
 
-// replace puts the file from there to here at once.
+// replace replaces one file by another atomically.
 func replace(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
@@ -56,8 +56,8 @@ func replace(t *testing.T, from, to string) {
 	require.NoError(t, os.Rename(to+".new", to))
 }
 
-// New connections get the new certificate, once its key is there, too, and those that
-// there are go on.
+// New connections get the new certificate as soon as its key is replaced, too. Existing
+// connections go on.
 func TestCertificatesReload(t *testing.T) {
 	t.Parallel()
 	r := start(t, matrixPolicy, nil)
@@ -76,7 +76,7 @@ func TestCertificatesReload(t *testing.T) {
 	pair, err := tls.LoadX509KeyPair(next, key)
 	require.NoError(t, err)
 
-	// A certificate without its key is not used, and that is told.
+	// A certificate that does not match the key is not used, and the log says so.
 	replace(t, next, r.files.Cert)
 	require.Eventually(t, func() bool { return r.certificates.Err() != nil }, soon, 10*time.Millisecond)
 	require.ErrorIs(t, r.certificates.Err(), secret.ErrInvalid)
@@ -88,7 +88,7 @@ func TestCertificatesReload(t *testing.T) {
 	require.NotEqual(t, old.SerialNumber, pair.Leaf.SerialNumber)
 	require.Equal(t, pair.Leaf.NotAfter, r.certificates.NotAfter())
 
-	// Another CA for clients: new ones are let in, old ones no more, but where they are.
+	// After a change of the client CA, new connections need the new one; existing ones stay.
 	other := harness.NewAuthority(t, t.TempDir())
 	replace(t, other.Path("ca.pem"), r.files.ClientCA)
 	fresh := r.client(certOf(other, "platform", platform))
@@ -112,8 +112,8 @@ func TestCertificatesReload(t *testing.T) {
 	}
 }
 
-// A policy that is edited is in force with the next request; one with a mistake, or gone,
-// is not, and the log and the file's state say so.
+// An edited policy is in force for the next request. One with a mistake, or a missing one, is
+// not used, which the log and the file's Err report.
 func TestPolicyReload(t *testing.T) {
 	t.Parallel()
 	r := start(t, matrixPolicy, nil)
@@ -140,7 +140,7 @@ func TestPolicyReload(t *testing.T) {
 	require.Eventually(t, allowed, soon, 10*time.Millisecond)
 }
 
-// waiting is a store whose reads wait to be let go.
+// waiting is a store whose reads wait until the test lets them go on.
 type waiting struct {
 	store.Store
 
@@ -154,8 +154,8 @@ func (h *waiting) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.
 	return h.Store.Get(ctx, ref)
 }
 
-// Who is asked to stop takes nobody in any more, and answers those who have asked; if
-// that takes too long they are cut off.
+// A server that is asked to stop accepts no more connections and answers the requests in
+// progress; if that takes too long, they are cut off.
 func TestDrain(t *testing.T) {
 	for name, overdue := range map[string]bool{"in time": false, "overdue": true} {
 		t.Run(name, func(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 	"inject/resolver/store/dir"
 )
 
-// Pages of a list tell nothing of what the caller may not see: neither how much there is
-// between what they may, nor, in a token, what.
+// The pages of a list reveal nothing about hidden secrets: neither how many there are, nor,
+// in a token, their names.
 func TestListTellsNothingOfTheRest(t *testing.T) {
 	const hiddenPolicy = `
 version: 1
@@ -96,7 +96,7 @@ rules:
 	}
 }
 
-// An import has as many secrets as it may, and of one with more nothing is looked at.
+// An import may have a limited number of secrets; one with more is refused as a whole.
 func TestImportOfTooMany(t *testing.T) {
 	r := start(t, rules, nil)
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
@@ -117,8 +117,8 @@ func TestImportOfTooMany(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.ask(platform, method, body(4096)).status)
 }
 
-// Whoever has no credentials does not fill the disk of the audit log; and those who have
-// are answered meanwhile, from the same address, too.
+// Unauthenticated requests do not fill the disk of the audit log, and other requests are
+// answered meanwhile, even from the same address.
 func TestStrangersAreBounded(t *testing.T) {
 	r := start(t, rules, nil)
 	nobody, platform := r.client(nil), r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
@@ -134,8 +134,8 @@ func TestStrangersAreBounded(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.ask(platform, secrets+"ListSecrets", `{}`).status)
 }
 
-// What is no key is told to be none, and is no denial; a key that the policy does not list
-// still is one, and looks absent.
+// An invalid key is reported as invalid, not as a denial; a key that the policy does not list
+// looks absent.
 func TestResolveOfNoKey(t *testing.T) {
 	r := start(t, `
 version: 1
@@ -156,7 +156,7 @@ rules:
 	require.Equal(t, "denied", r.audit.lines(t, before)[0]["decision"])
 }
 
-// A store that is denied its own file is out of order; it denies the caller nothing.
+// A store that cannot read its own file is unavailable; the caller is not denied.
 func TestStoreThatIsDenied(t *testing.T) {
 	r := start(t, rules, func(o *serve.Options) { o.Store = deniedStore{} })
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))

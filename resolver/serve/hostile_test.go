@@ -38,7 +38,7 @@ import (
 
 var webDevelopment = secret.Scope{Org: "flyte", Project: "web", Domain: "development"}
 
-// seedAt stores a secret, whose value is returned, behind the server's back.
+// seedAt stores a secret without using the server, and returns its value.
 func (r *running) seedAt(ref secret.Ref) []byte {
 	r.t.Helper()
 	v := storetest.Value(r.t, 40)
@@ -46,8 +46,8 @@ func (r *running) seedAt(ref secret.Ref) []byte {
 	return v
 }
 
-// Nobody gets in by credentials that are not good, nor out of the scope that good ones
-// are bound to; the same credentials without what is wrong with them do.
+// Invalid credentials are refused, and valid ones do not reach beyond their scope. The same
+// credentials without the defect are accepted.
 func TestHostileCredentials(t *testing.T) {
 	jwts := newIssuer(t, t.TempDir()+"/jwks.json")
 	known, tokens := tokenFile(t, t.TempDir()+"/tokens", "writer")
@@ -102,7 +102,7 @@ func TestHostileCredentials(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask).status)
 	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask, "Authorization", "Basic "+jwts.token(good)).status)
 
-	// A certificate of a CA that is not ours, and one that is no client's, end at the handshake.
+	// A certificate of another CA, or one that is not for clients, fails in the handshake.
 	stranger := harness.NewAuthority(t, t.TempDir())
 	server, key := r.Issue("no client", func(c *x509.Certificate) {
 		c.ExtKeyUsage, c.DNSNames = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, []string{"web.teams.example.org"}
@@ -121,11 +121,11 @@ func TestHostileCredentials(t *testing.T) {
 	require.Len(t, r.audit.lines(t, 0), lines, "nobody has asked for anything")
 	require.Equal(t, http.StatusOK, r.ask(r.client(certOf(r.Authority, "task", task)), resolve, ask).status)
 
-	// A certificate that is not known decides, whatever token comes with it.
+	// A certificate that is not accepted decides, even with a valid token beside it.
 	known2 := r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere"))
 	require.Equal(t, http.StatusForbidden, r.ask(known2, resolve, ask, "Authorization", "Bearer "+jwts.token(good)).status)
 
-	// Good credentials: what the request claims is compared, and decides nothing.
+	// With valid credentials, the claims of the request are only compared.
 	as := []string{"Authorization", "Bearer " + jwts.token(good)}
 	for _, claim := range []string{`{"project":"shop","domain":"development"}`, `{"project":"web","domain":"production"}`, `{"organization":"acme","project":"web","domain":"development"}`, `{"project":"web"}`} {
 		a := r.ask(client, resolve, `{"scope":`+claim+`,"secrets":[{"key":"LISTED"}]}`, as...)
@@ -134,8 +134,7 @@ func TestHostileCredentials(t *testing.T) {
 	}
 	require.Equal(t, http.StatusOK, r.ask(client, resolve, `{"scope":{"project":"web","domain":"development"},"secrets":[{"key":"LISTED"}]}`, as...).status)
 
-	// A key that the policy does not list is as one that is not there, and with it comes no
-	// other's value.
+	// A key that the policy does not list looks absent, and no value is sent with it.
 	texts := map[string]string{}
 	for _, key := range []string{"OTHER", "ABSENT"} {
 		a := r.ask(client, resolve, `{"secrets":[{"key":"LISTED"},{"key":"`+key+`"}]}`, as...)
@@ -149,8 +148,7 @@ func TestHostileCredentials(t *testing.T) {
 	requireNoValue(t, [][]byte{value, other}, map[string]string{"audit log": r.audit.String(), "log": r.log.String()})
 }
 
-// What is too much, or nothing that can be understood, is refused, and costs the next one
-// nothing.
+// Requests that are too large or cannot be decoded are refused, and the next request works.
 func TestHostileMessages(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
@@ -213,8 +211,8 @@ func TestHostileMessages(t *testing.T) {
 	require.NotContains(t, r.audit.String()+r.log.String(), text)
 }
 
-// Whatever a name holds, each line of the audit log is one object with nothing in it that
-// a terminal or a reader of lines would act upon; and what is no name is not repeated.
+// Whatever a name contains, each line of the audit log is one JSON object without control
+// characters, and invalid names are not repeated.
 func TestHostileNames(t *testing.T) {
 	jwts := newIssuer(t, t.TempDir()+"/jwks.json")
 	r := start(t, matrixPolicy, nil, identity.MTLS{}, jwts.authenticator())
@@ -260,13 +258,13 @@ func TestHostileNames(t *testing.T) {
 		require.True(t, a.status == http.StatusBadRequest || strings.Contains(a.raw, "CODE_INVALID"), a.raw)
 		count++
 	}
-	// The good twin, and who it is by a name that is odd but was signed.
+	// A valid request, from an identity with an odd, but signed name.
 	a := r.ask(platform, secrets+"CreateSecret", `{"id":{"name":"`+mark+`","project":"web"},"secretSpec":{"stringValue":"v"}}`)
 	require.Equal(t, http.StatusOK, a.status, a.raw)
 	odd := jwts.token(map[string]any{"sub": "eve\n{\"who\":\"platform\"}\x1b[2J\u202e"})
 	a = r.ask(r.client(nil), secrets+"GetSecret", `{"id":{"name":"`+mark+`","project":"web"}}`, "Authorization", "Bearer "+odd, "X-Request-Id", "{}\u00e9")
 	require.Equal(t, http.StatusNotFound, a.status)
-	// Nobody, at a path that is no method.
+	// An unauthenticated request to a path that is not a method.
 	answer, err := r.client(nil).Post("https://"+r.address+"/"+secrets+"%0a%1b"+mark, "application/json", strings.NewReader("{}"))
 	require.NoError(t, err)
 	_ = answer.Body.Close()
@@ -287,7 +285,7 @@ func TestHostileNames(t *testing.T) {
 	require.Negative(t, strings.IndexFunc(r.audit.String(), odds))
 }
 
-// dial opens a connection by hand.
+// dial opens a raw connection.
 func (r *running) dial(cert *tls.Certificate, protocol string) *tls.Conn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
@@ -304,8 +302,8 @@ func (r *running) dial(cert *tls.Certificate, protocol string) *tls.Conn {
 	return c
 }
 
-// drip writes text byte by byte, its last byte for ever, until the other side has closed,
-// and returns what that has said.
+// drip writes text byte by byte, repeating the last byte, until the other side closes the
+// connection. It returns what the other side sent.
 func drip(conn net.Conn, text string) string {
 	said := make(chan string, 1)
 	go func() {
@@ -322,8 +320,8 @@ func drip(conn net.Conn, text string) string {
 	}
 }
 
-// Who is slow is cut off, while others are served; who says nothing after a handshake, or
-// before it, too.
+// Slow clients are cut off, also those that are silent before or after the handshake, while
+// others are served.
 func TestHostileSlow(t *testing.T) {
 	t.Parallel()
 	r := setup{policy: matrixPolicy, limits: transport.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
@@ -366,8 +364,8 @@ func TestHostileSlow(t *testing.T) {
 	all.Wait()
 }
 
-// A small body that inflates to a large one is refused when it has become too large: it
-// takes no more memory than what may be sent.
+// A small body that decompresses to a large one is refused at the limit, and takes no more
+// memory than the largest message.
 func TestHostileGzip(t *testing.T) {
 	r := start(t, matrixPolicy, nil)
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
@@ -379,7 +377,7 @@ func TestHostileGzip(t *testing.T) {
 		require.NoError(t, w.Close())
 		return z.String()
 	}
-	// A message with one field that is all zeros. Several gzips are one.
+	// A message with one field of zeros. Concatenated gzip streams are one stream.
 	const large = 400 << 20
 	bomb := zip(binary.AppendUvarint([]byte{0x0a}, large)) + strings.Repeat(zip(make([]byte, 1<<20)), large>>20)
 	require.Less(t, len(bomb), 1<<20)
@@ -413,7 +411,7 @@ func TestHostileGzip(t *testing.T) {
 		require.Contains(t, body, "the message is too large")
 		answer, body = send("application/grpc", "Grpc-Encoding", enveloped(bomb))
 		require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
-		// Of nobody, where nobody is asked who they are.
+		// Without credentials, at a service that needs none.
 		for _, method := range []string{"grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
 			answer, body = post(r.client(nil), method, "application/grpc", "Grpc-Encoding", enveloped(bomb))
 			require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
@@ -431,8 +429,8 @@ func TestHostileGzip(t *testing.T) {
 	}
 }
 
-// Thousands of requests that are taken back at once cost their sender the connection, or
-// nothing, and others neither answers nor the server much memory.
+// Thousands of requests that are reset at once cost at most their own connection: others are
+// answered, and the server needs little memory.
 func TestHostileReset(t *testing.T) {
 	const streams = 50
 	r := setup{policy: matrixPolicy, limits: transport.Limits{Streams: streams}}.start(t)
@@ -467,8 +465,8 @@ func TestHostileReset(t *testing.T) {
 	require.Equal(t, 1, r.reset(t, cert, 0), "the same frames ask for something when they are not taken back")
 }
 
-// reset asks n times and takes it back, on a connection of its own, and returns how often
-// it could; for n = 0 it asks once and returns 1 when that was answered.
+// reset sends n requests on a connection of its own and resets each. It returns how many it
+// could send. For n = 0 it sends one request and returns 1 if that was answered.
 func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 	conn := r.dial(cert, "h2")
 	defer conn.Close() //nolint:errcheck // a test's

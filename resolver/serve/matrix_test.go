@@ -31,7 +31,7 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// The policy of the matrix. What it means is written down again in callers, by hand.
+// The policy of the matrix. Its meaning is written down independently in callers.
 const matrixPolicy = `
 version: 1
 rules:
@@ -77,7 +77,7 @@ var matrixScopes = map[string]secret.Scope{
 	"acme web development": {Org: "acme", Project: "web", Domain: "development"},
 }
 
-// A matrixCaller is somebody, and what they may: the test's own word for it.
+// A matrixCaller is a caller with the permissions that the test expects.
 type matrixCaller struct {
 	name, method, rule string // as the audit log has them
 	client             *http.Client
@@ -94,7 +94,7 @@ const (
 	issuer   = "https://issuer.example.org"
 )
 
-// An issuer of JWTs, with its keys in a file.
+// An issuer signs JWTs; its keys are in a file.
 type jwtIssuer struct {
 	t    testing.TB
 	key  *ecdsa.PrivateKey
@@ -118,7 +118,7 @@ func (i *jwtIssuer) authenticator() identity.Authenticator {
 	return a
 }
 
-// token returns a token that is accepted but for the changes.
+// token returns a valid token with the changes applied.
 func (i *jwtIssuer) token(changes map[string]any) string {
 	i.t.Helper()
 	return i.sign(i.key, "k", changes)
@@ -144,7 +144,7 @@ func (i *jwtIssuer) sign(key *ecdsa.PrivateKey, id string, changes map[string]an
 	return token
 }
 
-// tokenFile makes a file with a token for each name, and returns the tokens.
+// tokenFile writes a file with a token for each name, and returns the tokens.
 func tokenFile(t testing.TB, path string, names ...string) (identity.Authenticator, map[string]string) {
 	t.Helper()
 	tokens, lines := map[string]string{}, ""
@@ -160,7 +160,7 @@ func tokenFile(t testing.TB, path string, names ...string) (identity.Authenticat
 	return a, tokens
 }
 
-// A matrix is the server, who calls it, and every value and answer that there was.
+// A matrix has the server, its callers, and every value and answer so far.
 type matrix struct {
 	*running
 
@@ -208,7 +208,7 @@ func newMatrix(t *testing.T) *matrix {
 	return m
 }
 
-// value returns another value than those before it, of a hundred.
+// value returns the next of a hundred values.
 func (m *matrix) value() []byte {
 	if len(m.values) < 100 {
 		m.values = append(m.values, storetest.Value(m.t, 40))
@@ -222,7 +222,7 @@ func (m *matrix) key() string {
 	return fmt.Sprintf("KEY_%d", m.count)
 }
 
-// seed stores a secret behind the server's back.
+// seed stores a secret without using the server.
 func (m *matrix) seed(ref secret.Ref) []byte {
 	m.t.Helper()
 	v := m.value()
@@ -230,7 +230,7 @@ func (m *matrix) seed(ref secret.Ref) []byte {
 	return v
 }
 
-// snapshot is everything in the store.
+// snapshot returns everything in the store.
 func (m *matrix) snapshot() map[secret.Ref]string {
 	m.t.Helper()
 	all := map[secret.Ref]string{}
@@ -243,7 +243,7 @@ func (m *matrix) snapshot() map[secret.Ref]string {
 	return all
 }
 
-// decisions returns the lines of the audit log since it was called last.
+// decisions returns the lines of the audit log since the last call.
 func (m *matrix) decisions() []map[string]any {
 	m.t.Helper()
 	fresh := m.audit.from(m.read)
@@ -257,7 +257,7 @@ func (m *matrix) decisions() []map[string]any {
 	return all
 }
 
-// as sends what the caller asks.
+// as sends a request of the caller.
 func (m *matrix) as(c *matrixCaller, method string, body map[string]any) answered {
 	m.t.Helper()
 	b, err := json.Marshal(body)
@@ -269,11 +269,11 @@ func (m *matrix) as(c *matrixCaller, method string, body map[string]any) answere
 	return m.ask(c.client, method, string(b), header...)
 }
 
-// A verb of the matrix: how it is asked for, and whether it did what it should.
+// A verb of the matrix: its request, and the check of its effect.
 type matrixVerb struct {
 	method string
 	body   func(scope secret.Scope, key string, value []byte) map[string]any
-	// allowed requires that the answer, and the store after it, are right.
+	// allowed requires the right answer and the right contents of the store.
 	allowed func(t *testing.T, m *matrix, c *matrixCaller, ref secret.Ref, before, sent []byte, a answered)
 	seeded  bool // the secret is there before
 	key     string
@@ -382,7 +382,7 @@ func matrixVerbs() map[string]matrixVerb {
 	}
 }
 
-// foundIn returns what the only climb of an answer found.
+// foundIn returns the secret that the only climb of an answer found.
 func foundIn(t *testing.T, a answered) map[string]any {
 	t.Helper()
 	climbs, _ := a.body["climbs"].([]any)
@@ -393,8 +393,8 @@ func foundIn(t *testing.T, a answered) map[string]any {
 	return found
 }
 
-// oracle says, from the words in callers, whether the caller may, and how they are told
-// that they may not.
+// oracle returns from callers whether the operation is allowed, and otherwise the expected
+// answer.
 func (c *matrixCaller) oracle(verb, scope string) (may bool, status int, message string) {
 	const deniedText, absentText = "access denied", "secret KEY not found"
 	at := matrixScopes[scope]
@@ -426,8 +426,8 @@ func (c *matrixCaller) oracle(verb, scope string) (may bool, status int, message
 	return true, 0, ""
 }
 
-// Everyone asks for everything everywhere. What is allowed does what it should; what is
-// denied changes nothing, is audited in one line, and looks as if there were nothing.
+// Every caller tries every verb at every scope. An allowed one has its effect. A denied one
+// changes nothing, is audited in one line, and looks as if the secret were absent.
 func TestMatrix(t *testing.T) {
 	m := newMatrix(t)
 	for _, scope := range matrixScopes {
@@ -454,7 +454,7 @@ func TestMatrix(t *testing.T) {
 	})
 }
 
-// cell is one caller asking for one thing at one scope.
+// cell tests one caller with one verb at one scope.
 func (m *matrix) cell(t *testing.T, c *matrixCaller, scope, name string, verb matrixVerb) {
 	t.Helper()
 	what := []any{"%s of %q (%s) at %s", name, c.name, c.rule, scope}
@@ -510,7 +510,7 @@ func (m *matrix) cell(t *testing.T, c *matrixCaller, scope, name string, verb ma
 		require.Equal(t, strings.ReplaceAll(message, "KEY", ref.Key), a.body["message"], what...)
 	}
 
-	// The same for a secret that is not there: no difference but the name.
+	// The answer for an absent secret differs in nothing but the name.
 	absent := secret.Ref{Scope: ref.Scope, Key: "ABSENT" + rand.Text()}
 	if verb.key == "" || status != http.StatusOK {
 		b := m.as(c, verb.method, verb.body(absent.Scope, absent.Key, sent))
@@ -521,7 +521,8 @@ func (m *matrix) cell(t *testing.T, c *matrixCaller, scope, name string, verb ma
 	}
 }
 
-// requireLine requires that a line of the audit log says who asked for what, where.
+// requireLine requires that a line of the audit log names the caller, the verb and the
+// secret.
 func (m *matrix) requireLine(t *testing.T, c *matrixCaller, verb string, ref secret.Ref, line map[string]any, a answered) {
 	t.Helper()
 	require.Equal(t, a.header.Get("X-Request-Id"), line["request"])
@@ -556,8 +557,7 @@ func (m *matrix) requireLine(t *testing.T, c *matrixCaller, verb string, ref sec
 	}
 }
 
-// requireNoValue requires that no value is in the texts, in any form in which a program
-// writes it.
+// requireNoValue requires that no value is in the texts, in any encoded form.
 func (m *matrix) requireNoValue(t *testing.T, texts map[string]string) {
 	t.Helper()
 	requireNoValue(t, m.values, texts)

@@ -17,8 +17,8 @@ import (
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
 )
 
-// A message that is too large is not read on, also where it is small on the wire; one that
-// cannot be understood is not repeated, since a value may be in the wrong place.
+// A message that is too large is not read to its end, even if it is small on the wire. One
+// that cannot be decoded is not quoted, since it may contain a value.
 func TestMessages(t *testing.T) {
 	path, handler := secretconnect.NewSecretServiceHandler(secretconnect.UnimplementedSecretServiceHandler{}, messageOptions())
 	mux := http.NewServeMux()
@@ -48,7 +48,7 @@ func TestMessages(t *testing.T) {
 		require.NoError(t, w.Close())
 		return z.Bytes()
 	}
-	// zip returns a message with a field of n zeros. Several gzips are one.
+	// zip returns a message with a field of n zeros. Concatenated gzip streams are one stream.
 	block := make([]byte, 1<<20)
 	zipped := member(block)
 	zip := func(n int) string {
@@ -74,7 +74,7 @@ func TestMessages(t *testing.T) {
 			require.Equalf(t, map[bool]string{true: "12", false: "8"}[want], status, "%d: %s", n, body)
 		}
 	}
-	// Of an endless one no more than what may be in a message is looked at.
+	// An endless message is read up to the limit only.
 	i := &inflater{}
 	endless := &counting{r: strings.NewReader(zip(8 * maxMessage))}
 	require.NoError(t, i.Reset(endless))
@@ -101,7 +101,7 @@ func TestMessages(t *testing.T) {
 	require.Contains(t, body, "not the JSON of a flyteidl2.secret.CreateSecretRequest")
 }
 
-// counting counts what is read of r.
+// counting counts the bytes that are read from r.
 type counting struct {
 	r io.Reader
 	n int

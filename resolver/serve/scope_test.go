@@ -15,7 +15,7 @@ import (
 
 const resolve = injectv1connect.ResolveServiceName + "/Resolve"
 
-// scopeJSON is s in a message of ours, without what is empty.
+// scopeJSON returns s in JSON, without empty fields.
 func scopeJSON(s secret.Scope) map[string]any {
 	m := map[string]any{}
 	for name, value := range map[string]string{"organization": s.Org, "domain": s.Domain, "project": s.Project} {
@@ -26,9 +26,9 @@ func scopeJSON(s secret.Scope) map[string]any {
 	return m
 }
 
-// A task resolves as what the policy says it is: if it says nothing of its scope, or the
-// same, with or without the org. Whoever believes to be elsewhere is told where they are,
-// and nothing of what is there.
+// A task resolves at the scope from the policy, if its request has no scope or the same one,
+// with or without the org. For another scope the error names the right one, and nothing
+// about the secrets there.
 func TestTaskScope(t *testing.T) {
 	r := start(t, `
 version: 1
@@ -121,7 +121,7 @@ rules:
 	}
 }
 
-// requireLadder requires that the first climb of an answer tried all of a task's ladder.
+// requireLadder requires that the first climb of an answer tried the whole ladder of a task.
 func requireLadder(t *testing.T, task secret.Scope, a answered) {
 	t.Helper()
 	var want []any
@@ -140,7 +140,8 @@ func requireLadder(t *testing.T, task secret.Scope, a answered) {
 	require.Equal(t, want, got)
 }
 
-// Where everyone may do everything a task is what it says, and without a word the org's.
+// If every caller may do everything, the scope of the request counts; without one it is the
+// org's.
 func TestOpenScope(t *testing.T) {
 	r := start(t, "version: 1\nrules: []\n", func(o *serve.Options) { o.Authenticator, o.Policy = nil, nil })
 	require.NoError(t, r.backend.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}, secret.NewValue([]byte("v")), store.Regular))

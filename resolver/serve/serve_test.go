@@ -35,19 +35,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serverFiles are the files of a server that the authority's clients may call.
+// serverFiles returns the certificate files of a server for clients of the authority.
 func serverFiles(a *harness.Authority) transport.CertificateFiles {
 	cert, key := a.Issue("server", harness.Local)
 	return transport.CertificateFiles{Cert: cert, Key: key, ClientCA: a.CA()}
 }
 
-// certOf makes a client's certificate for a SPIFFE ID.
+// certOf returns a client certificate with a SPIFFE ID.
 func certOf(a *harness.Authority, name, id string) *tls.Certificate {
 	pair := a.Pair(name, a.SPIFFE(id))
 	return &pair
 }
 
-// setup says how a server of a test differs from others.
+// setup configures the server of a test.
 type setup struct {
 	policy  string
 	change  func(*serve.Options)
@@ -57,7 +57,7 @@ type setup struct {
 	overdue bool // it will not have answered by the end of drain
 }
 
-// running is a server on a port of its own, with everything real but the store.
+// running is a server on a port of its own. Everything but the store is real.
 type running struct {
 	*harness.Authority
 
@@ -75,7 +75,7 @@ type running struct {
 	ended        func() error // tells it to end, and returns how it has
 }
 
-// lockedBuffer is what a log is written to while a test reads it.
+// lockedBuffer is a log that a test reads while it is written.
 type lockedBuffer struct {
 	mu   sync.Mutex
 	b    bytes.Buffer
@@ -98,7 +98,7 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// setRoom leaves room for n more bytes; for any number if n is below 0.
+// setRoom leaves room for n more bytes, or without a limit if n is negative.
 func (l *lockedBuffer) setRoom(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +111,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// from returns what was written after the first n bytes.
+// from returns the text after the first n bytes.
 func (l *lockedBuffer) from(n int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,7 +124,7 @@ func (l *lockedBuffer) setFail(err error) {
 	l.fail = err
 }
 
-// lines returns the lines that were added since there were n.
+// lines returns the lines after the first n.
 func (l *lockedBuffer) lines(t testing.TB, n int) []map[string]any {
 	t.Helper()
 	var all []map[string]any
@@ -137,7 +137,7 @@ func (l *lockedBuffer) lines(t testing.TB, n int) []map[string]any {
 	return all[n:]
 }
 
-// start starts a server with the policy and the chain of authenticators, mTLS if none.
+// start starts a server with the policy and the chain of authenticators, by default mTLS.
 func start(t testing.TB, policyText string, change func(*serve.Options), chain ...identity.Authenticator) *running {
 	t.Helper()
 	return setup{policy: policyText, change: change, chain: chain}.start(t)
@@ -188,7 +188,7 @@ func (s setup) start(t testing.TB) *running {
 	return r
 }
 
-// client returns a client that shows cert, none if it is nil.
+// client returns a client with the certificate cert, or without one if it is nil.
 func (r *running) client(cert *tls.Certificate) *http.Client {
 	pool := x509.NewCertPool()
 	pool.AddCert(r.Cert)
@@ -201,7 +201,7 @@ func (r *running) client(cert *tls.Certificate) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// answered is an answer in JSON.
+// answered is a decoded answer.
 type answered struct {
 	status int
 	header http.Header
@@ -209,7 +209,7 @@ type answered struct {
 	raw    string
 }
 
-// request is a Connect request in JSON.
+// request returns a Connect request in JSON.
 func (r *running) request(method, body string, header ...string) *http.Request {
 	r.t.Helper()
 	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "https://"+r.address+"/"+method, strings.NewReader(body))
@@ -221,7 +221,7 @@ func (r *running) request(method, body string, header ...string) *http.Request {
 	return request
 }
 
-// ask sends it and returns the answer.
+// ask sends a request and returns the answer.
 func (r *running) ask(c *http.Client, method, body string, header ...string) answered {
 	r.t.Helper()
 	answer, err := c.Do(r.request(method, body, header...))
@@ -234,7 +234,7 @@ func (r *running) ask(c *http.Client, method, body string, header ...string) ans
 	return a
 }
 
-// call is ask for those to whom the status and the answer are enough.
+// call is ask, but returns only the status and the decoded answer.
 func (r *running) call(c *http.Client, method, body string, header ...string) (int, map[string]any) {
 	r.t.Helper()
 	a := r.ask(c, method, body, header...)
@@ -253,8 +253,8 @@ rules:
     resolve: {project: "{project}", domain: "{domain}"}
 `
 
-// Who may manage creates, who is a task resolves at its own scope, and each is refused
-// what the other may; every decision is a line of the audit log, and no value is.
+// A manager creates, and a task resolves at its own scope; each is refused the permissions of
+// the other. Every decision is a line of the audit log, without values.
 func TestDecisions(t *testing.T) {
 	r := start(t, rules, nil)
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
@@ -278,7 +278,7 @@ func TestDecisions(t *testing.T) {
 	status, answer = r.call(r.client(nil), resolve, `{"secrets":[{"key":"K"}]}`)
 	require.Equal(t, http.StatusUnauthorized, status, answer)
 
-	// Absent and denied are told in the same words.
+	// Absent and denied secrets have the same answer.
 	status, absent := r.call(platform, "flyteidl2.secret.SecretService/GetSecret", `{"id":{"name":"N"}}`)
 	require.Equal(t, http.StatusNotFound, status)
 	status, answer = r.call(task, "flyteidl2.secret.SecretService/GetSecret", `{"id":{"name":"N"}}`)
@@ -293,7 +293,7 @@ func TestDecisions(t *testing.T) {
 	require.Contains(t, r.audit.String()+value, value, "the search finds what is there")
 	require.NotContains(t, r.audit.String()+r.log.String(), value)
 
-	// Without its line nothing is told.
+	// Without an audit line nothing is answered.
 	r.audit.setFail(os.ErrClosed)
 	status, answer = r.call(task, resolve, `{"secrets":[{"key":"K"}]}`)
 	require.Equal(t, http.StatusServiceUnavailable, status)

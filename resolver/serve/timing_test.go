@@ -10,7 +10,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// Of a secret that is there one caller may know, and the other may not.
+// One caller may list the secret, and the other may not.
 const hiddenPolicy = `
 version: 1
 rules:
@@ -24,10 +24,9 @@ rules:
     resolve: {project: web, domain: development, keys: [ANOTHER, WHERE]}
 `
 
-// BenchmarkDenied is what it takes to be told that there is no such secret, where there is
-// one that the caller may not know of. Its metric absents is how many times as long that is
-// as what BenchmarkAbsent does, which it does after each of its own calls, by the medians.
-// It is to be 1.
+// BenchmarkDenied measures the answer "not found" for a secret that exists but is hidden from
+// the caller. Its metric absents is the ratio of its median to that of BenchmarkAbsent, whose
+// request it sends after each of its own. It should be 1, or the time would reveal the secret.
 func BenchmarkDenied(b *testing.B) {
 	benchmarkHidden(b, func(b *testing.B, denied, absent func()) {
 		b.Helper()
@@ -48,8 +47,7 @@ func BenchmarkDenied(b *testing.B) {
 	})
 }
 
-// BenchmarkAbsent is what it takes to be told that there is no such secret, where there is
-// none, and the caller may know it.
+// BenchmarkAbsent measures the answer "not found" for an absent secret.
 func BenchmarkAbsent(b *testing.B) {
 	benchmarkHidden(b, func(b *testing.B, _, absent func()) {
 		b.Helper()

@@ -22,7 +22,7 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// held is a store whose reads wait until they are let go.
+// held is a store whose reads wait until the test lets them go on.
 type held struct {
 	store.Store
 
@@ -36,7 +36,7 @@ func (h *held) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Inf
 	return h.Store.Get(ctx, ref)
 }
 
-// metric returns the sum of what a metric counts, over its labels.
+// metric returns the value of a metric, summed over its labels.
 func metric(t *testing.T, r prometheus.Gatherer, name string, labels ...string) (sum float64) {
 	t.Helper()
 	families, err := r.Gather()
@@ -63,9 +63,9 @@ func metric(t *testing.T, r prometheus.Gatherer, name string, labels ...string) 
 	return sum
 }
 
-// Tasks that start together cost one read for each rung of each secret, and each of them
-// gets its values. (Ten thousand of them are in package flight's tests: here they would
-// be a test of the machine.)
+// Tasks that start together share one read for each rung of each secret, and each gets its
+// values. (The tests of package flight have ten thousand tasks; here that would mostly test
+// the machine.)
 func TestTasksThatStartTogether(t *testing.T) {
 	const tasks, connections = 400, 8
 	backend := &held{Store: storetest.Memory(), hold: make(chan struct{})}

@@ -49,7 +49,7 @@ rules:
     list: [{project: rare, domain: "*"}]
 `
 
-// overGRPC is grpc-go's client with the methods of connect-go's.
+// overGRPC is the client of grpc-go with the methods of connect-go's.
 type overGRPC struct{ secretpb.SecretServiceClient }
 
 func (c overGRPC) CreateSecret(ctx context.Context, r *secretpb.CreateSecretRequest) (*secretpb.CreateSecretResponse, error) {
@@ -84,14 +84,14 @@ func (c clusterOverGRPC) SelectCluster(ctx context.Context, r *cluster.SelectClu
 	return c.ClusterServiceClient.SelectCluster(ctx, r)
 }
 
-// A wire is one way to speak with the server.
+// A wire is one protocol for talking to the server.
 type wire struct {
 	secrets secretconnect.SecretServiceClient
 	cluster clusterconnect.ClusterServiceClient
 	resolve injectv1connect.ResolveServiceClient
 }
 
-// grpcConn is a connection of grpc-go.
+// grpcConn returns a connection of grpc-go.
 func (r *running) grpcConn(cert *tls.Certificate) *grpc.ClientConn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
@@ -106,7 +106,7 @@ func (r *running) grpcConn(cert *tls.Certificate) *grpc.ClientConn {
 	return conn
 }
 
-// http1 is client for those that do not know HTTP/2.
+// http1 is client, but without HTTP/2.
 func (r *running) http1(cert *tls.Certificate) *http.Client {
 	c := r.client(cert)
 	transport, ok := c.Transport.(*http.Transport)
@@ -166,8 +166,8 @@ func blob(v []byte, t secretpb.SecretType) *secretpb.SecretSpec {
 	return &secretpb.SecretSpec{Value: &secretpb.SecretSpec_BinaryValue{BinaryValue: v}, Type: t}
 }
 
-// What Flyte's clients see is the same over every wire: what its server answers, but where
-// that has a bug.
+// Flyte's clients get the same over every wire: the answers of Flyte's server, except for its
+// bugs.
 func TestWires(t *testing.T) {
 	for _, name := range []string{
 		"Connect JSON, HTTP/1.1", "Connect JSON, HTTP/2", "Connect proto, gzip, HTTP/1.1", "Connect proto, gzip, HTTP/2",
@@ -234,7 +234,7 @@ func testManaged(t *testing.T, r *running, w wire) {
 		require.Equal(t, "test", clusters[0].GetCluster().GetName())
 		require.Equal(t, secretpb.SecretPresenceStatus_PRESENT, clusters[0].GetPresenceStatus())
 
-		// What it is for stays, whatever an update says.
+		// The type stays, even if an update has another one.
 		_, err = w.secrets.UpdateSecret(ctx, &secretpb.UpdateSecretRequest{Id: id, SecretSpec: text("a string: ü\n")})
 		require.NoError(t, err)
 		requireValueAt(t, r, ref, []byte("a string: ü\n"))
@@ -390,7 +390,7 @@ func testPages(t *testing.T, r *running, w wire) {
 			}
 		}
 	}
-	// A listing that others write into.
+	// A listing while other clients create secrets.
 	n := 0
 	write := func() {
 		n++
@@ -434,7 +434,7 @@ func testResolved(t *testing.T, r *running, w wire) {
 	require.Contains(t, message, "give -p p -d d")
 }
 
-// The status of HTTP goes with the code of Connect, and a request has a number.
+// The HTTP status matches the code of Connect, and a request has an id.
 func TestHTTPStatus(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	cert := certOf(r.Authority, "admin", "spiffe://example.org/admin")
@@ -480,7 +480,7 @@ func TestHTTPStatus(t *testing.T) {
 	require.NoError(t, conn.Invoke(t.Context(), "/"+secrets+"ListSecrets", &secretpb.ListSecretsRequest{}, &secretpb.ListSecretsResponse{}))
 }
 
-// What the Python client of Flyte sends, byte for byte but for the values.
+// The requests of Flyte's Python client, byte for byte except for the values.
 func TestFlyteClient(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	client := r.client(certOf(r.Authority, "admin", "spiffe://example.org/admin"))
@@ -518,7 +518,7 @@ func TestFlyteClient(t *testing.T) {
 	require.Contains(t, r.audit.String(), `"client":"a1b2c3d4-0000-4000-8000-000000000001"`)
 }
 
-// A lister sees theirs, in pages, among many more that are not.
+// A caller lists its few secrets, in pages, among many hidden ones.
 func TestListOfFew(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	var want []secret.Ref
@@ -540,7 +540,7 @@ func TestListOfFew(t *testing.T) {
 	}
 }
 
-// Health and reflection say what there is to everyone, with or without a certificate.
+// Health and reflection answer every client, with or without a certificate.
 func TestHealthAndReflection(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	services := []string{secretconnect.SecretServiceName, clusterconnect.ClusterServiceName, injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName}
