@@ -17,8 +17,8 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// exampleServer is an injectd on loopback without TLS, which asks nobody who they are. It
-// returns the address, and a function that ends it.
+// exampleServer starts a server on loopback, without TLS and without credentials. It returns
+// the address, and a function that ends the server.
 func exampleServer() (address string, end func() error, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	limits := transport.Limits{Connections: 10, Streams: 10}

@@ -10,10 +10,11 @@ import (
 // mask is what a Value prints as.
 const mask = "[redacted]"
 
-// A Value is the bytes of a secret. It prints as [redacted] under every fmt
-// verb, logger and encoder. It wraps a closure because reflection cannot reach the
+// A Value is the bytes of a secret. It prints as [redacted] under every fmt verb,
+// logger and encoder. It wraps a closure because reflection cannot reach the
 // variables of a closure, while fmt prints bytes in an unexported field under %v and
-// pointers under %q, whatever methods the type has. The zero Value is empty. A Value may be used by several goroutines.
+// pointers under %q, whatever methods the type has. The zero Value is empty. It is
+// safe for concurrent use.
 type Value struct{ reveal func() []byte }
 
 // NewValue returns a Value of b, which belongs to the Value from then on: the

@@ -204,7 +204,7 @@ func TestDrain(t *testing.T) {
 					_ = conn.Close()
 				}
 				return err != nil
-			}, soon, time.Millisecond, "nobody else is let in")
+			}, soon, time.Millisecond, "no other connection is accepted")
 			if overdue {
 				err := <-ended
 				require.ErrorIs(t, err, secret.ErrUnavailable)

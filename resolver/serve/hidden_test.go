@@ -130,7 +130,7 @@ func TestStrangersAreBounded(t *testing.T) {
 	require.Positive(t, counts[http.StatusTooManyRequests])
 	require.Equal(t, 1300, counts[http.StatusUnauthorized]+counts[http.StatusTooManyRequests])
 	require.Len(t, r.audit.lines(t, 0), counts[http.StatusUnauthorized])
-	require.LessOrEqual(t, strings.Count(r.log.String(), "too many requests of nobody"), 50)
+	require.LessOrEqual(t, strings.Count(r.log.String(), "too many unauthenticated requests"), 50)
 	require.Equal(t, http.StatusOK, r.ask(platform, secrets+"ListSecrets", `{}`).status)
 }
 

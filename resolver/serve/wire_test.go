@@ -194,7 +194,7 @@ func TestWires(t *testing.T) {
 func testManaged(t *testing.T, r *running, w wire) {
 	t.Helper()
 	ctx := t.Context()
-	// The name of the object that Flyte would keep it in is what its server tells.
+	// The error names the Kubernetes object that Flyte would use, as Flyte's server does.
 	for _, test := range []struct {
 		scope  secret.Scope
 		object string

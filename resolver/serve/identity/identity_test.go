@@ -156,7 +156,7 @@ func TestNames(t *testing.T) {
 		if (a == b) != (x == y) {
 			t.Fatalf("%q and %q are %q and %q", a, b, x, y)
 		}
-		if z := identity.New("", x, nil).Name; x != a && z == x && len(x) > 200 { // nobody's name is another's cut one
+		if z := identity.New("", x, nil).Name; x != a && z == x && len(x) > 200 { // a cut name is never another's whole name
 			t.Fatalf("%q is the name of %q and of itself", x, a)
 		}
 		if len(x) > 256 || !utf8.ValidString(x) || strings.ContainsFunc(x, func(r rune) bool { return !unicode.IsPrint(r) }) {

@@ -94,7 +94,7 @@ func TestJWKSFile(t *testing.T) {
 		write(t, path, bad)
 		require.Eventually(t, func() bool { return j.Err() != nil }, patience, often, bad)
 		accepts(t, j, signedBy(t, young, "young"))
-		unavailable(t, j, was) // whether its key is a new one nobody can tell
+		unavailable(t, j, was) // its key may be a new one
 		write(t, path, jwks(t, youngKey))
 		require.Eventually(t, func() bool { return j.Err() == nil }, patience, often)
 	}
