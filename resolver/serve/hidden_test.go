@@ -130,7 +130,9 @@ func TestStrangersAreBounded(t *testing.T) {
 	require.Positive(t, counts[http.StatusTooManyRequests])
 	require.Equal(t, 1300, counts[http.StatusUnauthorized]+counts[http.StatusTooManyRequests])
 	require.Len(t, r.audit.lines(t, 0), counts[http.StatusUnauthorized])
-	require.LessOrEqual(t, strings.Count(r.log.String(), "too many unauthenticated requests"), 50)
+	warnings := strings.Count(r.log.String(), "too many unauthenticated requests")
+	require.Positive(t, warnings)
+	require.LessOrEqual(t, warnings, 50)
 	require.Equal(t, http.StatusOK, r.ask(platform, secrets+"ListSecrets", `{}`).status)
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // A change is taken only when it stays the same, since it may be a partly written file.
-func TestLookTakesWhatStays(t *testing.T) {
+func TestCheckTakesWhatStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f")
 	write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
 	write("one")
