@@ -140,7 +140,10 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 		climbs[i].Declaration = d
 		if d.Version != "" && climbs[i].Err == nil {
 			climbs[i].Resolved = Resolved{Declaration: d}
-			climbs[i].Err = fmt.Errorf("%w: version %.40q was requested, but the store keeps no versions", secret.ErrInvalid, d.Version)
+			climbs[i].Err = fmt.Errorf(
+				"%w: version %.40q was requested, but the store keeps no versions", secret.ErrInvalid,
+				d.Version,
+			)
 		}
 	}
 	return climbs, nil

@@ -41,7 +41,8 @@ func TestDescriptors(t *testing.T) {
 		core.File_flyteidl2_core_literals_proto, core.File_flyteidl2_core_execution_proto,
 		task.File_flyteidl2_task_common_proto,
 		common.File_flyteidl2_common_identifier_proto,
-		secret.File_flyteidl2_secret_definition_proto, secret.File_flyteidl2_secret_payload_proto, secret.File_flyteidl2_secret_secret_proto,
+		secret.File_flyteidl2_secret_definition_proto, secret.File_flyteidl2_secret_payload_proto,
+		secret.File_flyteidl2_secret_secret_proto,
 		cluster.File_flyteidl2_cluster_payload_proto, cluster.File_flyteidl2_cluster_service_proto,
 	} {
 		ours.file(protodesc.ToFileDescriptorProto(f))
@@ -81,7 +82,9 @@ func (w words) file(f *descriptorpb.FileDescriptorProto) {
 	}
 	for _, s := range f.GetService() {
 		for _, m := range s.GetMethod() {
-			w["."+f.GetPackage()+"."+s.GetName()+"/"+m.GetName()] = fmt.Sprint(m.GetInputType(), m.GetOutputType(), m.GetClientStreaming(), m.GetServerStreaming())
+			w["."+f.GetPackage()+"."+s.GetName()+"/"+m.GetName()] = fmt.Sprint(
+				m.GetInputType(), m.GetOutputType(), m.GetClientStreaming(), m.GetServerStreaming(),
+			)
 		}
 	}
 }

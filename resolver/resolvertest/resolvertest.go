@@ -176,7 +176,9 @@ func requireKind(t *testing.T, err, want error) {
 	}
 	require.Error(t, err)
 	for _, kind := range secret.Kinds() {
-		require.Equalf(t, kind.Err() == want, errors.Is(err, kind.Err()), "%v: %v", kind, err) //nolint:errorlint // the same one
+		require.Equalf(
+			t, errors.Is(kind.Err(), want), errors.Is(err, kind.Err()), "%v: %v", kind, err,
+		)
 	}
 }
 
@@ -265,7 +267,9 @@ func testScopes(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 		require.NoError(t, err)
 		require.Equal(t, task.String(), string(got[0].Value.Reveal()))
 	}
-	got, err := r.Resolve(t.Context(), secret.Scope{Org: "other", Domain: Task.Domain, Project: Task.Project}, Declare("K"))
+	got, err := r.Resolve(
+		t.Context(), secret.Scope{Org: "other", Domain: Task.Domain, Project: Task.Project}, Declare("K"),
+	)
 	require.ErrorIs(t, err, secret.ErrNotFound)
 	require.Nil(t, got)
 }
@@ -304,7 +308,9 @@ func testRefusals(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	s := storetest.Memory()
 	create(t, s, secret.Scope{Org: "flyte"}, "K", []byte("v"))
 	r := open(t, s)
-	for _, task := range []secret.Scope{{}, {Org: "a__b"}, {Org: "flyte", Project: "../p"}, {Org: "flyte", Domain: strings.Repeat("d", 64)}} {
+	for _, task := range []secret.Scope{{}, {Org: "a__b"}, {Org: "flyte", Project: "../p"}, {
+		Org: "flyte", Domain: strings.Repeat("d", 64),
+	}} {
 		_, err := r.Resolve(t.Context(), task, Declare("K"))
 		require.ErrorIs(t, err, secret.ErrInvalid)
 		_, err = r.Climb(t.Context(), task, nil)

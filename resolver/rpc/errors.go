@@ -31,7 +31,10 @@ var errFailed = errors.New("the server failed")
 
 // invoke makes every call: it adds the deadline and the token, and turns errors into those
 // of package secret.
-func (c *Client) invoke(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (c *Client) invoke(
+	ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker,
+	opts ...grpc.CallOption,
+) error {
 	var hidden [][]byte // secrets in the request: a message that repeats one is not shown
 	switch r := request.(type) {
 	case *secretpb.CreateSecretRequest:
@@ -44,7 +47,10 @@ func (c *Client) invoke(ctx context.Context, method string, request, reply any, 
 		}
 	}
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
-		return secret.WithHint(fmt.Errorf("%w: the request has %d bytes (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest), "send less at a time: a server takes no larger request")
+		return secret.WithHint(
+			fmt.Errorf("%w: the request has %d bytes (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest),
+			"send less at a time: a server takes no larger request",
+		)
 	}
 	if _, ok := ctx.Deadline(); !ok && c.o.Timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, c.o.Timeout)
@@ -106,7 +112,9 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", hint)
 	case codes.ResourceExhausted:
 		if strings.HasPrefix(message, "grpc: received message") { // over our own limit, maxResolved
-			return secret.WithHint(withMessage(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time")
+			return secret.WithHint(
+				withMessage(secret.ErrInvalid, message), "declare fewer, or smaller, secrets at a time",
+			)
 		}
 		return withMessage(secret.ErrUnavailable, message)
 	case codes.DeadlineExceeded, codes.Canceled: // the server gave up; our own deadline is handled above
@@ -129,7 +137,7 @@ func ended(ctx context.Context, code codes.Code) error {
 		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {
-		if cause := context.Cause(ctx); cause != err { //nolint:errorlint // the same error, or a cause that the caller gave
+		if cause := context.Cause(ctx); cause != err { //nolint:errorlint // the very same, or not
 			return fmt.Errorf("%w: %w", err, cause)
 		}
 		return err
@@ -150,11 +158,19 @@ func (c *Client) unavailable(message string) error {
 		}
 	}
 	if failed := c.handshake.failed.Load(); failed != nil && strings.Contains(message, (*failed).Error()) {
-		return secret.WithHint(withMessage(fmt.Errorf("%w: TLS with %s", secret.ErrUnavailable, c.o.Address), (*failed).Error()), "%s", c.tlsHint(*failed))
+		return secret.WithHint(
+			withMessage(fmt.Errorf("%w: TLS with %s", secret.ErrUnavailable, c.o.Address), (*failed).Error()),
+			"%s", c.tlsHint(*failed),
+		)
 	}
 	if _, alert, ok := strings.Cut(message, alertText); ok { // only our side had completed the handshake
-		return secret.WithHint(withMessage(fmt.Errorf("%w: %s does not accept the client certificate", secret.ErrDenied, c.o.Address), alert),
-			"name a certificate that the server accepts with --cert-file FILE, and its key with --key-file FILE")
+		return secret.WithHint(
+			withMessage(
+				fmt.Errorf("%w: %s does not accept the client certificate", secret.ErrDenied, c.o.Address),
+				alert,
+			),
+			"name a certificate that the server accepts with --cert-file FILE, and its key with --key-file FILE",
+		)
 	}
 	hint := "is an injectd running there, and may this machine connect to it?"
 	if !c.o.TLS && strings.Contains(message, "server preface") {
@@ -184,10 +200,12 @@ func (c *Client) tlsHint(err error) string {
 		return "the server's certificate must be valid for the host in --store"
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the server does not speak TLS on that port: is it another port, or, on this machine, grpc://" + c.o.Address + "?"
+		return "the server does not speak TLS on that port: is it another port, or, on this machine, grpc://" +
+			c.o.Address + "?"
 	}
 	if text := err.Error(); isAlert(text) || strings.Contains(text, "protocol version") {
-		return "the server ended the handshake: it must speak TLS 1.3, and accept the client certificate if it asks for one"
+		return "the server ended the handshake: it must speak TLS 1.3, and accept the client certificate if it " +
+			"asks for one"
 	}
 	return "is the server an injectd?"
 }

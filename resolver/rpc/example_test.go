@@ -45,7 +45,9 @@ func ExampleOpen() {
 		fmt.Println(err)
 		return
 	}
-	client, err := rpc.Open(rpc.Options{Address: address, Timeout: 10 * time.Second}) // with TLS: true, also a CAFile, a TokenFile …
+	client, err := rpc.Open(
+		rpc.Options{Address: address, Timeout: 10 * time.Second},
+	) // with TLS: true, also a CAFile, a TokenFile …
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -28,7 +28,9 @@ func (c *Client) Create(ctx context.Context, ref secret.Ref, v secret.Value, t s
 // Update implements [store.Manager].
 func (c *Client) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
 	return do("update", ref, store.Writable(ref, v), func() error {
-		_, err := c.secrets.UpdateSecret(ctx, &secretpb.UpdateSecretRequest{Id: toID(ref), SecretSpec: spec(v, store.Regular)})
+		_, err := c.secrets.UpdateSecret(
+			ctx, &secretpb.UpdateSecretRequest{Id: toID(ref), SecretSpec: spec(v, store.Regular)},
+		)
 		return err
 	})
 }
@@ -96,10 +98,14 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	for i, s := range secrets {
 		sent[s.Ref.Key] = true
 		if refused[i] == nil && s.Ref.Scope != scope {
-			refused[i] = &secret.Error{Op: "create", Ref: s.Ref, Err: fmt.Errorf("%w: a server imports the secrets of one scope at a time", secret.ErrInvalid)}
+			refused[i] = &secret.Error{
+				Op: "create", Ref: s.Ref,
+				Err: fmt.Errorf("%w: a server imports the secrets of one scope at a time", secret.ErrInvalid),
+			}
 		}
 		request.Secrets = append(request.Secrets, &injectv1.ImportedSecret{
-			Name: s.Ref.Key, Value: s.Value.Reveal(), Type: secretpb.SecretType(s.Type), //nolint:gosec // there are two types
+			Name: s.Ref.Key, Value: s.Value.Reveal(),
+			Type: secretpb.SecretType(s.Type), //nolint:gosec // there are two types
 		})
 	}
 	if err := errors.Join(refused...); err != nil {
@@ -114,7 +120,13 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 		if !sent[f.GetName()] {
 			return fmt.Errorf("import: %w", c.nonsense("it reports a secret that was not sent"))
 		}
-		errs = append(errs, &secret.Error{Op: "create", Ref: secret.Ref{Scope: scope, Key: f.GetName()}, Err: failure(ctx, f.GetFailure())})
+		errs = append(
+			errs,
+			&secret.Error{
+				Op: "create", Ref: secret.Ref{Scope: scope, Key: f.GetName()},
+				Err: failure(ctx, f.GetFailure()),
+			},
+		)
 	}
 	return errors.Join(errs...)
 }

@@ -19,7 +19,9 @@ import (
 var _ resolver.Resolver = (*Client)(nil)
 
 // Resolve implements [resolver.Resolver] in one round trip.
-func (c *Client) Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Resolved, error) {
+func (c *Client) Resolve(
+	ctx context.Context, task secret.Scope, declared []secret.Declaration,
+) ([]resolver.Resolved, error) {
 	climbs, err := c.Climb(ctx, task, declared)
 	if err != nil {
 		return nil, err
@@ -34,16 +36,22 @@ func (c *Client) Resolve(ctx context.Context, task secret.Scope, declared []secr
 // A task of the default org without a domain and a project has no scope of its own: the
 // server takes the scope of the caller. That is the scope of the first rung, and the other
 // rungs are of its ladder.
-func (c *Client) Climb(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+func (c *Client) Climb(
+	ctx context.Context, task secret.Scope, declared []secret.Declaration,
+) ([]resolver.Climb, error) {
 	return c.climb(ctx, task, declared, false)
 }
 
 // Explain is Climb without values: the server does not send them.
-func (c *Client) Explain(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+func (c *Client) Explain(
+	ctx context.Context, task secret.Scope, declared []secret.Declaration,
+) ([]resolver.Climb, error) {
 	return c.climb(ctx, task, declared, true)
 }
 
-func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret.Declaration, namesOnly bool) ([]resolver.Climb, error) {
+func (c *Client) climb(
+	ctx context.Context, task secret.Scope, declared []secret.Declaration, namesOnly bool,
+) ([]resolver.Climb, error) {
 	if err := task.Validate(); err != nil {
 		return nil, err
 	}
@@ -63,7 +71,9 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 		}
 		// The server needs nothing that only shapes the names of variables and files.
 		request.Secrets = append(request.Secrets, &core.Secret{
-			Group: strings.ToValidUTF8(d.Group, "\ufffd"), GroupVersion: strings.ToValidUTF8(d.Version, "\ufffd"), Key: d.Key,
+			Group: strings.ToValidUTF8(
+				d.Group, "\ufffd",
+			), GroupVersion: strings.ToValidUTF8(d.Version, "\ufffd"), Key: d.Key,
 		})
 		asked = append(asked, &climbs[i])
 	}
@@ -73,7 +83,10 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 			return nil, fmt.Errorf("resolve: %w", err)
 		}
 		if len(response.GetClimbs()) != len(asked) {
-			return nil, fmt.Errorf("resolve: %w", c.nonsense("%d answers to %d declarations", len(response.GetClimbs()), len(asked)))
+			return nil, fmt.Errorf(
+				"resolve: %w",
+				c.nonsense("%d answers to %d declarations", len(response.GetClimbs()), len(asked)),
+			)
 		}
 		if first := response.GetClimbs()[0].GetTried(); !said && len(first) > 0 {
 			task = fromScope(first[0].GetScope())
@@ -94,7 +107,9 @@ func (c *Client) climb(ctx context.Context, task secret.Scope, declared []secret
 }
 
 // fill copies the server's answer for one declaration into climb.
-func (c *Client) fill(ctx context.Context, task secret.Scope, climb *resolver.Climb, answer *injectv1.Climb, namesOnly bool) error {
+func (c *Client) fill(
+	ctx context.Context, task secret.Scope, climb *resolver.Climb, answer *injectv1.Climb, namesOnly bool,
+) error {
 	key := climb.Declaration.Key
 	for _, r := range answer.GetTried() {
 		rung := resolver.Rung{Scope: fromScope(r.GetScope())}

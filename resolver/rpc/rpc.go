@@ -69,7 +69,9 @@ func serviceConfig() string {
 // server that has restarted.
 func connecting() grpc.ConnectParams {
 	return grpc.ConnectParams{
-		Backoff:           backoff.Config{BaseDelay: retryAfter, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * retryAfter},
+		Backoff: backoff.Config{
+			BaseDelay: retryAfter, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * retryAfter,
+		},
 		MinConnectTimeout: 10 * time.Second,
 	}
 }
@@ -118,7 +120,10 @@ type Client struct {
 func Open(o Options) (*Client, error) {
 	host, port, err := net.SplitHostPort(o.Address)
 	if err != nil || host == "" || port == "" {
-		return nil, secret.WithHint(fmt.Errorf("%w: the address of a server is host:port", secret.ErrInvalid), "such as grpcs://injectd.example.com:8443")
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: the address of a server is host:port", secret.ErrInvalid),
+			"such as grpcs://injectd.example.com:8443",
+		)
 	}
 	c := &Client{o: o, handshake: &handshake{}}
 	if o.TLS {
@@ -156,10 +161,18 @@ func (c *Client) Close() error { return c.conn.Close() }
 // loopback prepares a connection without TLS.
 func (c *Client) loopback(host string) error {
 	if !store.Loopback(host) {
-		return secret.WithHint(fmt.Errorf("%w: without TLS only a server on this machine can be used, not %.80q", secret.ErrInvalid, host), "use TLS: grpcs://%s", c.o.Address)
+		return secret.WithHint(
+			fmt.Errorf("%w: without TLS only a server on this machine can be used, not %.80q", secret.ErrInvalid, host),
+			"use TLS: grpcs://%s",
+			c.o.Address,
+		)
 	}
 	if c.hasToken() || c.o.CAFile != "" || c.o.CertFile != "" || c.o.KeyFile != "" {
-		return secret.WithHint(fmt.Errorf("%w: a token or a certificate can only be sent over TLS", secret.ErrInvalid), "use grpcs://%s, or give neither", c.o.Address)
+		return secret.WithHint(
+			fmt.Errorf("%w: a token or a certificate can only be sent over TLS", secret.ErrInvalid),
+			"use grpcs://%s, or give neither",
+			c.o.Address,
+		)
 	}
 	c.handshake.TransportCredentials = insecure.NewCredentials()
 	return nil
@@ -179,12 +192,22 @@ func (c *Client) secure() error {
 		errs = append(errs, err)
 	}
 	if c.o.KeyFile != "" && c.o.CertFile == "" {
-		errs = append(errs, secret.WithHint(fmt.Errorf("%w: a private key is given without its certificate", secret.ErrInvalid), "name the certificate with --cert-file FILE"))
+		errs = append(
+			errs,
+			secret.WithHint(
+				fmt.Errorf("%w: a private key is given without its certificate", secret.ErrInvalid),
+				"name the certificate with --cert-file FILE",
+			),
+		)
 	}
 	if c.o.CertFile != "" {
 		_, err := c.certificate()
 		errs = append(errs, err)
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.certificate() }
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate,
+			error,
+		) {
+			return c.certificate()
+		}
 	}
 	if c.hasToken() {
 		_, err := c.token()
@@ -213,8 +236,10 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 		if c.o.KeyFile != "" {
 			where += " and " + c.o.KeyFile
 		}
-		return nil, secret.WithHint(fmt.Errorf("%w: the client's certificate and key in %s: %w", secret.ErrInvalid, where, err),
-			"both are PEM: the certificate in --cert-file; the private key there, too, or in --key-file")
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: the client's certificate and key in %s: %w", secret.ErrInvalid, where, err),
+			"both are PEM: the certificate in --cert-file; the private key there, too, or in --key-file",
+		)
 	}
 	return &pair, nil
 }
@@ -288,7 +313,9 @@ type handshake struct {
 	failed atomic.Pointer[error]
 }
 
-func (h *handshake) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (h *handshake) ClientHandshake(
+	ctx context.Context, authority string, raw net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := h.TransportCredentials.ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		h.failed.Store(&err)

@@ -52,7 +52,13 @@ func TestImport(t *testing.T) {
 	value := storetest.Value(t, 64)
 	news := func(scope secret.Scope, keys ...string) (all []store.New) {
 		for _, key := range keys {
-			all = append(all, store.New{Ref: secret.Ref{Scope: scope, Key: key}, Value: secret.NewValue(value), Type: store.ImagePull})
+			all = append(
+				all,
+				store.New{
+					Ref: secret.Ref{Scope: scope, Key: key}, Value: secret.NewValue(value),
+					Type: store.ImagePull,
+				},
+			)
 		}
 		return all
 	}
@@ -83,7 +89,9 @@ func TestImport(t *testing.T) {
 		large[i].Value = secret.NewValue(make([]byte, store.MaxValue))
 	}
 	mixed := append(news(flyte, "D"), news(storetest.Scopes[1], "E")...)
-	for _, all := range [][]store.New{large, mixed, news(flyte, "D", "D"), news(flyte, "D", "no key"), news(secret.Scope{}, "D")} {
+	for _, all := range [][]store.New{
+		large, mixed, news(flyte, "D", "D"), news(flyte, "D", "no key"), news(secret.Scope{}, "D"),
+	} {
 		require.ErrorIs(t, c.Import(t.Context(), all), secret.ErrInvalid)
 	}
 	require.Len(t, s.seen(), sent+2)
@@ -94,8 +102,12 @@ func TestImport(t *testing.T) {
 func TestRequest(t *testing.T) {
 	s := memory()
 	c := serve(t, s)
-	d := secret.Declaration{Group: "g", Key: "K", Version: "v1", Mount: secret.File, EnvVar: "CANARY", Path: "/canary/path"}
-	climbs, err := c.Climb(t.Context(), resolvertest.Task, []secret.Declaration{d, {Key: "a value where a name belongs"}})
+	d := secret.Declaration{
+		Group: "g", Key: "K", Version: "v1", Mount: secret.File, EnvVar: "CANARY", Path: "/canary/path",
+	}
+	climbs, err := c.Climb(
+		t.Context(), resolvertest.Task, []secret.Declaration{d, {Key: "a value where a name belongs"}},
+	)
 	require.NoError(t, err)
 	require.Equal(t, d, climbs[0].Declaration)
 	require.ErrorIs(t, climbs[0].Err, secret.ErrNotFound)
@@ -118,7 +130,12 @@ func TestUnsaid(t *testing.T) {
 		s := memory()
 		s.bound = bound
 		at := bound.Ladder()[len(bound.Ladder())-1]
-		require.NoError(t, s.store.Create(t.Context(), secret.Ref{Scope: at, Key: "K"}, secret.NewValue([]byte("value")), store.Regular))
+		require.NoError(
+			t,
+			s.store.Create(
+				t.Context(), secret.Ref{Scope: at, Key: "K"}, secret.NewValue([]byte("value")), store.Regular,
+			),
+		)
 		c := serve(t, s)
 		climbs, err := c.Climb(t.Context(), flyte, resolvertest.Declare("no key", "K", "L"))
 		require.NoError(t, err)
@@ -145,7 +162,11 @@ func TestUnsaid(t *testing.T) {
 		}
 		require.Nil(t, scopes[0])
 		require.Nil(t, scopes[1])
-		for i, task := range []*injectv1.Scope{{Organization: "acme"}, {Organization: "flyte", Domain: "d"}, {Organization: "flyte", Project: "p"}} {
+		for i, task := range []*injectv1.Scope{
+			{Organization: "acme"},
+			{Organization: "flyte", Domain: "d"},
+			{Organization: "flyte", Project: "p"},
+		} {
 			require.True(t, proto.Equal(task, scopes[2+i]), "%v", scopes)
 		}
 	}
@@ -226,8 +247,10 @@ func TestToken(t *testing.T) {
 	s.mu.Unlock()
 
 	for name, content := range map[string]string{
-		"empty": "", "line": "\n", "two lines": token + "\n" + token, "two": token + " " + token, "not ASCII": token + "\xc3\xa9",
-		"NUL": token + "\x00", "newlines": token + "\n\n", "long": strings.Repeat(token, 1000), "huge": strings.Repeat(token, 100000),
+		"empty": "", "line": "\n", "two lines": token + "\n" + token, "two": token + " " + token,
+		"not ASCII": token + "\xc3\xa9",
+		"NUL":       token + "\x00", "newlines": token + "\n\n", "long": strings.Repeat(token, 1000),
+		"huge": strings.Repeat(token, 100000),
 	} {
 		a.write("token", []byte(content))
 		_, err := rpc.Open(o)
@@ -267,7 +290,10 @@ func TestPlain(t *testing.T) {
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	require.NoError(t, open(t, rpc.Options{Address: "127.0.0.1:" + port}).Delete(t.Context(), refK))
-	require.NoError(t, open(t, rpc.Options{Address: "LocalHost:" + port}).Create(t.Context(), refK, secret.Value{}, store.Regular))
+	require.NoError(
+		t,
+		open(t, rpc.Options{Address: "LocalHost:" + port}).Create(t.Context(), refK, secret.Value{}, store.Regular),
+	)
 	a := newAuthority(t)
 	token := a.write("token", []byte("t"))
 	for _, o := range []rpc.Options{
@@ -308,17 +334,39 @@ func TestTLS(t *testing.T) {
 		want       error // nil for the variant that is accepted
 		text, hint string
 	}{
-		"right":               {a.server(), rpc.Options{CAFile: a.file}, nil, "", ""},
-		"another authority":   {a.server(), rpc.Options{CAFile: other.file}, secret.ErrUnavailable, "unknown authority", other.file},
-		"the system's":        {a.server(), rpc.Options{}, secret.ErrUnavailable, "unknown authority", "--ca-file"},
-		"expired":             {a.tls("localhost", time.Now().Add(-time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "expired", "renew"},
-		"another name":        {a.tls("elsewhere.example", time.Now().Add(time.Hour)), rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "elsewhere.example", "for the host in --store"},
-		"without TLS":         {nil, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "does not look like a TLS handshake", "does not speak TLS"},
+		"right": {a.server(), rpc.Options{CAFile: a.file}, nil, "", ""},
+		"another authority": {
+			a.server(), rpc.Options{CAFile: other.file}, secret.ErrUnavailable, "unknown authority", other.file,
+		},
+		"the system's": {a.server(), rpc.Options{}, secret.ErrUnavailable, "unknown authority", "--ca-file"},
+		"expired": {
+			a.tls("localhost", time.Now().Add(-time.Hour)),
+			rpc.Options{CAFile: a.file},
+			secret.ErrUnavailable, "expired", "renew",
+		},
+		"another name": {
+			a.tls("elsewhere.example", time.Now().Add(time.Hour)),
+			rpc.Options{CAFile: a.file},
+			secret.ErrUnavailable, "elsewhere.example", "for the host in --store",
+		},
+		"without TLS": {
+			nil,
+			rpc.Options{CAFile: a.file},
+			secret.ErrUnavailable,
+			"does not look like a TLS handshake", "does not speak TLS",
+		},
 		"TLS 1.2":             {old, rpc.Options{CAFile: a.file}, secret.ErrUnavailable, "protocol version", "TLS 1.3"},
 		"certificate and key": {asking, rpc.Options{CAFile: a.file, CertFile: certFile, KeyFile: keyFile}, nil, "", ""},
 		"both in one file":    {asking, rpc.Options{CAFile: a.file, CertFile: both}, nil, "", ""},
-		"no certificate":      {asking, rpc.Options{CAFile: a.file}, secret.ErrDenied, "certificate required", "--cert-file"},
-		"another's":           {asking, rpc.Options{CAFile: a.file, CertFile: foreign}, secret.ErrDenied, "does not accept the client certificate", "--cert-file"},
+		"no certificate": {
+			asking, rpc.Options{CAFile: a.file}, secret.ErrDenied, "certificate required", "--cert-file",
+		},
+		"another's": {
+			asking,
+			rpc.Options{CAFile: a.file, CertFile: foreign},
+			secret.ErrDenied,
+			"does not accept the client certificate", "--cert-file",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each failing case waits for a restart
@@ -501,7 +549,10 @@ func TestProxy(t *testing.T) {
 	s := memory()
 	a := newAuthority(t)
 	behindProxy <- s.start(t, "127.0.0.1:0", a.tls(proxied, time.Now().Add(time.Hour)))
-	c := open(t, rpc.Options{Address: proxied + ":443", TLS: true, CAFile: a.file, TokenFile: a.write("token", []byte("t"))})
+	c := open(
+		t,
+		rpc.Options{Address: proxied + ":443", TLS: true, CAFile: a.file, TokenFile: a.write("token", []byte("t"))},
+	)
 	require.NoError(t, c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular))
 	require.Equal(t, []string{"Bearer t"}, s.tokens)
 }
@@ -518,17 +569,25 @@ func TestErrors(t *testing.T) {
 		want          error
 	}{
 		{codes.NotFound, "secret K not found", "create K at org flyte: secret not found", secret.ErrNotFound},
-		{codes.AlreadyExists, `secrets "x" already exists`, "create K at org flyte: secret already exists", secret.ErrExists},
+		{
+			codes.AlreadyExists, `secrets "x" already exists`, "create K at org flyte: secret already exists",
+			secret.ErrExists,
+		},
 		{codes.PermissionDenied, "access denied", "create K at org flyte: access denied", secret.ErrDenied},
 		{codes.PermissionDenied, "not you", "create K at org flyte: access denied: not you", secret.ErrDenied},
-		{codes.PermissionDenied, "access denied: not you; hint: do\x1b[31m so", "create K at org flyte: access denied: not you", secret.ErrDenied},
+		{codes.PermissionDenied, "access denied: not you; hint: do\x1b[31m so", "create K at org flyte: access " +
+			"denied: not you", secret.ErrDenied},
 		{codes.Unauthenticated, "who?", "create K at org flyte: access denied: who?", secret.ErrDenied},
-		{codes.InvalidArgument, "invalid: so\x1b[31m; \nand so", `create K at org flyte: invalid: so\x1b[31m; \nand so`, secret.ErrInvalid},
+		{codes.InvalidArgument, "invalid: so\x1b[31m; \nand so", `create K at org flyte: invalid: so\x1b[31m; ` +
+			`\nand so`, secret.ErrInvalid},
 		{codes.Unavailable, "full", "full", secret.ErrUnavailable},
 		{codes.DeadlineExceeded, "too late", "too late", secret.ErrUnavailable},
 		{codes.Canceled, "stopping", "stopping", secret.ErrUnavailable},
 		{codes.ResourceExhausted, "too many requests", "store unavailable: too many requests", secret.ErrUnavailable},
-		{codes.DataLoss, "store damaged (request 1)", "create K at org flyte: store damaged (request 1)", secret.ErrCorrupt},
+		{
+			codes.DataLoss, "store damaged (request 1)", "create K at org flyte: store damaged (request 1)",
+			secret.ErrCorrupt,
+		},
 		{codes.Internal, "request 1 failed", "the server failed with Internal: request 1 failed", nil},
 		{codes.Unimplemented, "unknown service", "Unimplemented: unknown service", nil},
 		{codes.Unknown, strings.Repeat("x", 100000), "…", nil},
@@ -537,17 +596,26 @@ func TestErrors(t *testing.T) {
 		s.before = func(proto.Message) (proto.Message, error) {
 			return nil, status.Error(test.code, strings.ToValidUTF8(test.message, "?"))
 		}
-		err := c.Create(t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular)
+		err := c.Create(
+			t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular,
+		)
 		require.ErrorContains(t, err, test.text)
 		require.Less(t, len(err.Error()), 500)
 		for _, kind := range secret.Kinds() {
-			require.Equalf(t, kind.Err() == test.want, errors.Is(err, kind.Err()), "%v is %v", err, kind) //nolint:errorlint // the same one
+			require.Equalf(
+				t, errors.Is(kind.Err(), test.want), errors.Is(err, kind.Err()), "%v is %v", err, kind,
+			)
 		}
 		if test.want == nil {
 			require.Contains(t, secret.Hint(err), "an injectd of this version")
 		}
 		if test.code == codes.PermissionDenied {
-			require.Contains(t, secret.Hint(err), map[bool]string{true: `do\x1b[31m so`, false: "ask its operator"}[strings.Contains(test.message, "hint")])
+			require.Contains(
+				t, secret.Hint(err),
+				map[bool]string{
+					true: `do\x1b[31m so`, false: "ask its operator",
+				}[strings.Contains(test.message, "hint")],
+			)
 		}
 		require.NotContains(t, err.Error(), string(value[30:]))
 		require.NotErrorIs(t, err, context.Canceled)
@@ -564,7 +632,9 @@ func TestKinds(t *testing.T) {
 			s.before = func(m proto.Message) (proto.Message, error) {
 				if _, ok := m.(*injectv1.ResolveRequest); ok {
 					failed := &injectv1.Failure{Code: injectv1.Failure_Code(kind)}
-					return &injectv1.ResolveResponse{Climbs: []*injectv1.Climb{{Outcome: &injectv1.Climb_Failure{Failure: failed}}}}, nil
+					return &injectv1.ResolveResponse{
+						Climbs: []*injectv1.Climb{{Outcome: &injectv1.Climb_Failure{Failure: failed}}},
+					}, nil
 				}
 				return nil, status.Error(codes.Code(kind.Status()), "said")
 			}
@@ -583,7 +653,9 @@ func TestNonsense(t *testing.T) {
 	c := serve(t, s)
 	at := func(domain string) *injectv1.Scope { return &injectv1.Scope{Domain: domain} }
 	found := func(scope *injectv1.Scope) *injectv1.Climb {
-		return &injectv1.Climb{Outcome: &injectv1.Climb_Found{Found: &injectv1.Found{Scope: scope, Value: []byte("canary")}}}
+		return &injectv1.Climb{
+			Outcome: &injectv1.Climb_Found{Found: &injectv1.Found{Scope: scope, Value: []byte("canary")}},
+		}
 	}
 	answer := func(climbs ...*injectv1.Climb) proto.Message { return &injectv1.ResolveResponse{Climbs: climbs} }
 	absent := &injectv1.Climb_Failure{Failure: &injectv1.Failure{Code: injectv1.Failure_CODE_NOT_FOUND}}
@@ -622,7 +694,10 @@ func TestNonsense(t *testing.T) {
 		{&secretpb.GetSecretResponse{Secret: described(store.Info{Ref: secret.Ref{Scope: flyte, Key: "L"}})}, describe},
 		{&secretpb.ListSecretsResponse{Secrets: []*secretpb.Secret{{}}}, list},
 		{&secretpb.ListSecretsResponse{Token: "t"}, list},
-		{&injectv1.ImportResponse{Failures: []*injectv1.ImportFailure{{Name: "L"}}}, func() error { return c.Import(t.Context(), []store.New{{Ref: refK}}) }},
+		{
+			&injectv1.ImportResponse{Failures: []*injectv1.ImportFailure{{Name: "L"}}},
+			func() error { return c.Import(t.Context(), []store.New{{Ref: refK}}) },
+		},
 	} {
 		s.before = func(proto.Message) (proto.Message, error) { return test.answer, nil }
 		err := test.call()

@@ -195,7 +195,9 @@ func serve(t *testing.T, s *server) *rpc.Client {
 	return open(t, rpc.Options{Address: s.start(t, "127.0.0.1:0", config), TLS: true, CAFile: a.file})
 }
 
-func (s *server) intercept(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+func (s *server) intercept(
+	ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler,
+) (any, error) {
 	message, _ := request.(proto.Message)
 	s.mu.Lock()
 	s.requests = append(s.requests, message)
@@ -250,9 +252,14 @@ func onWire(s secret.Scope) *injectv1.Scope {
 func (s *server) Resolve(ctx context.Context, r *injectv1.ResolveRequest) (*injectv1.ResolveResponse, error) {
 	var declared []secret.Declaration
 	for _, d := range r.GetSecrets() {
-		declared = append(declared, secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()})
+		declared = append(
+			declared, secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()},
+		)
 	}
-	scope := secret.Scope{Org: r.GetScope().GetOrganization(), Domain: r.GetScope().GetDomain(), Project: r.GetScope().GetProject()}
+	scope := secret.Scope{
+		Org: r.GetScope().GetOrganization(), Domain: r.GetScope().GetDomain(),
+		Project: r.GetScope().GetProject(),
+	}
 	if r.GetScope() == nil {
 		scope = s.bound
 		scope.Org = cmp.Or(scope.Org, secret.DefaultOrg)
@@ -289,7 +296,13 @@ func (s *server) Import(ctx context.Context, r *injectv1.ImportRequest) (*inject
 	var all []store.New
 	for _, i := range r.GetSecrets() {
 		all = append(all, store.New{
-			Ref:   secret.Ref{Scope: secret.Scope{Org: r.GetScope().GetOrganization(), Domain: r.GetScope().GetDomain(), Project: r.GetScope().GetProject()}, Key: i.GetName()},
+			Ref: secret.Ref{
+				Scope: secret.Scope{
+					Org: r.GetScope().GetOrganization(), Domain: r.GetScope().GetDomain(),
+					Project: r.GetScope().GetProject(),
+				},
+				Key: i.GetName(),
+			},
 			Value: secret.NewValue(i.GetValue()), Type: store.Type(i.GetType()),
 		})
 	}
@@ -306,18 +319,32 @@ func (s *server) Import(ctx context.Context, r *injectv1.ImportRequest) (*inject
 }
 
 func refOf(id *secretpb.SecretIdentifier) secret.Ref {
-	return secret.Ref{Scope: secret.Scope{Org: id.GetOrganization(), Domain: id.GetDomain(), Project: id.GetProject()}, Key: id.GetName()}
+	return secret.Ref{
+		Scope: secret.Scope{Org: id.GetOrganization(), Domain: id.GetDomain(), Project: id.GetProject()},
+		Key:   id.GetName(),
+	}
 }
 
-func (s *server) CreateSecret(ctx context.Context, r *secretpb.CreateSecretRequest) (*secretpb.CreateSecretResponse, error) {
-	return &secretpb.CreateSecretResponse{}, s.store.Create(ctx, refOf(r.GetId()), secret.NewValue(r.GetSecretSpec().GetBinaryValue()), store.Type(r.GetSecretSpec().GetType()))
+func (s *server) CreateSecret(
+	ctx context.Context, r *secretpb.CreateSecretRequest,
+) (*secretpb.CreateSecretResponse, error) {
+	return &secretpb.CreateSecretResponse{}, s.store.Create(
+		ctx, refOf(r.GetId()), secret.NewValue(r.GetSecretSpec().GetBinaryValue()),
+		store.Type(r.GetSecretSpec().GetType()),
+	)
 }
 
-func (s *server) UpdateSecret(ctx context.Context, r *secretpb.UpdateSecretRequest) (*secretpb.UpdateSecretResponse, error) {
-	return &secretpb.UpdateSecretResponse{}, s.store.Update(ctx, refOf(r.GetId()), secret.NewValue(r.GetSecretSpec().GetBinaryValue()))
+func (s *server) UpdateSecret(
+	ctx context.Context, r *secretpb.UpdateSecretRequest,
+) (*secretpb.UpdateSecretResponse, error) {
+	return &secretpb.UpdateSecretResponse{}, s.store.Update(
+		ctx, refOf(r.GetId()), secret.NewValue(r.GetSecretSpec().GetBinaryValue()),
+	)
 }
 
-func (s *server) DeleteSecret(ctx context.Context, r *secretpb.DeleteSecretRequest) (*secretpb.DeleteSecretResponse, error) {
+func (s *server) DeleteSecret(
+	ctx context.Context, r *secretpb.DeleteSecretRequest,
+) (*secretpb.DeleteSecretResponse, error) {
 	return &secretpb.DeleteSecretResponse{}, s.store.Delete(ctx, refOf(r.GetId()))
 }
 
@@ -326,8 +353,13 @@ func (s *server) GetSecret(ctx context.Context, r *secretpb.GetSecretRequest) (*
 	return &secretpb.GetSecretResponse{Secret: described(info)}, err
 }
 
-func (s *server) ListSecrets(ctx context.Context, r *secretpb.ListSecretsRequest) (*secretpb.ListSecretsResponse, error) {
-	page, next, err := s.store.List(ctx, store.Filter{Org: r.GetOrganization(), Domain: r.GetDomain(), Project: r.GetProject()}, int(r.GetLimit()), r.GetToken())
+func (s *server) ListSecrets(
+	ctx context.Context, r *secretpb.ListSecretsRequest,
+) (*secretpb.ListSecretsResponse, error) {
+	page, next, err := s.store.List(
+		ctx, store.Filter{Org: r.GetOrganization(), Domain: r.GetDomain(), Project: r.GetProject()},
+		int(r.GetLimit()), r.GetToken(),
+	)
 	answer := &secretpb.ListSecretsResponse{Token: next}
 	for _, info := range page {
 		answer.Secrets = append(answer.Secrets, described(info))
@@ -337,8 +369,13 @@ func (s *server) ListSecrets(ctx context.Context, r *secretpb.ListSecretsRequest
 
 func described(info store.Info) *secretpb.Secret {
 	return &secretpb.Secret{
-		Id:             &secretpb.SecretIdentifier{Organization: info.Ref.Org, Domain: info.Ref.Domain, Project: info.Ref.Project, Name: info.Ref.Key},
-		SecretMetadata: &secretpb.SecretMetadata{CreatedTime: timestamppb.New(info.Created), Type: secretpb.SecretType(info.Type)},
+		Id: &secretpb.SecretIdentifier{
+			Organization: info.Ref.Org, Domain: info.Ref.Domain, Project: info.Ref.Project,
+			Name: info.Ref.Key,
+		},
+		SecretMetadata: &secretpb.SecretMetadata{
+			CreatedTime: timestamppb.New(info.Created), Type: secretpb.SecretType(info.Type),
+		},
 	}
 }
 

@@ -145,7 +145,10 @@ func ValidKey(key string) error {
 	}
 	for i, r := range key {
 		if !isWord(r) && r != '-' {
-			return fmt.Errorf("%w: the key has %q at position %d (only letters, digits, - and _ are allowed)", ErrInvalid, r, i+1)
+			return fmt.Errorf(
+				"%w: the key has %q at position %d (only letters, digits, - and _ are allowed)", ErrInvalid, r,
+				i+1,
+			)
 		}
 	}
 	return nil

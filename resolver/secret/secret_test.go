@@ -32,11 +32,27 @@ func TestLadder(t *testing.T) {
 // Vectors: Flyte's EncodeSecretName and EncodeK8sSecretName at v2.0.43.
 func TestID(t *testing.T) {
 	for _, c := range []struct{ domain, project, key, id, object string }{
-		{"development", "flytesnacks", "MY_SECRET_KEY", "u__org__flyte__domain__development__project__flytesnacks__key__MY_SECRET_KEY", "6520715ae703d984865e0ee37c4cbb23"},
-		{"development", "", "MY_SECRET_KEY", "u__org__flyte__domain__development__project____key__MY_SECRET_KEY", "ac1b3f56a9a9d8d7ccb90fb14b420c81"},
-		{"", "", "MY_SECRET_KEY", "u__org__flyte__domain____project____key__MY_SECRET_KEY", "5947121bb37213fc24b176e00397dd1f"},
-		{"", "flytesnacks", "MY_SECRET_KEY", "u__org__flyte__domain____project__flytesnacks__key__MY_SECRET_KEY", "771000b979e50338b76fa1e57a00afe7"},
-		{"", "", "repro_secret", "u__org__flyte__domain____project____key__repro_secret", "d6a91cc8a72f2ae4c7651db23c2d9cdf"},
+		{
+			"development", "flytesnacks", "MY_SECRET_KEY",
+			"u__org__flyte__domain__development__project__flytesnacks__key__MY_SECRET_KEY",
+			"6520715ae703d984865e0ee37c4cbb23",
+		},
+		{
+			"development", "", "MY_SECRET_KEY",
+			"u__org__flyte__domain__development__project____key__MY_SECRET_KEY", "ac1b3f56a9a9d8d7ccb90fb14b420c81",
+		},
+		{
+			"", "", "MY_SECRET_KEY", "u__org__flyte__domain____project____key__MY_SECRET_KEY",
+			"5947121bb37213fc24b176e00397dd1f",
+		},
+		{
+			"", "flytesnacks", "MY_SECRET_KEY",
+			"u__org__flyte__domain____project__flytesnacks__key__MY_SECRET_KEY", "771000b979e50338b76fa1e57a00afe7",
+		},
+		{
+			"", "", "repro_secret", "u__org__flyte__domain____project____key__repro_secret",
+			"d6a91cc8a72f2ae4c7651db23c2d9cdf",
+		},
 	} {
 		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: c.domain, Project: c.project}, Key: c.key}
 		require.Equal(t, c.id, ref.ID())
@@ -50,8 +66,11 @@ func TestIDIsOneToOne(t *testing.T) {
 	name := rapid.StringMatching(`[a_-]{0,6}`)
 	draw := func(t *rapid.T, label string) secret.Ref {
 		return secret.Ref{Scope: secret.Scope{
-			Org: name.Draw(t, label+" org"), Domain: name.Draw(t, label+" domain"), Project: name.Draw(t, label+" project"),
-		}, Key: rapid.SampledFrom([]string{"a", "__key__", "a__key__a", "_", "__project____key__a"}).Draw(t, label+" key")}
+			Org: name.Draw(
+				t, label+" org",
+			), Domain: name.Draw(t, label+" domain"), Project: name.Draw(t, label+" project"),
+		}, Key: rapid.SampledFrom([]string{"a", "__key__", "a__key__a", "_", "__project____key__a"}).Draw(t,
+			label+" key")}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := draw(t, "a"), draw(t, "b")

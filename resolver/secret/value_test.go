@@ -45,7 +45,8 @@ func shows(text string) bool {
 	raw := []byte(canary)
 	for _, form := range []string{
 		canary, hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)),
-		strings.Trim(fmt.Sprint(raw), "[]"), fmt.Sprintf("% x", raw), strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"), //nolint:staticcheck // as fmt prints bytes, not a string
+		strings.Trim(fmt.Sprint(raw), "[]"), //nolint:staticcheck // as fmt prints bytes, not a string
+		fmt.Sprintf("% x", raw), strings.Trim(fmt.Sprintf("%#v", raw), "[]byte{}"),
 		strings.Trim(fmt.Sprintf("%o", raw), "[]"), strings.Trim(fmt.Sprintf("%b", raw), "[]"),
 	} {
 		if strings.Contains(text, form) {
@@ -115,7 +116,10 @@ func TestValueIsNeverPrinted(t *testing.T) {
 		}
 	}
 	require.Equal(t, "[redacted]", fmt.Sprint(value))
-	require.Equal(t, `"[redacted]"`, encoder(func(b *bytes.Buffer, x any) error { return json.NewEncoder(b).Encode(x) })(value)[:12])
+	require.Equal(
+		t, `"[redacted]"`,
+		encoder(func(b *bytes.Buffer, x any) error { return json.NewEncoder(b).Encode(x) })(value)[:12],
+	)
 	_, err := xml.Marshal(value)
 	require.NoError(t, err)
 }

@@ -17,13 +17,16 @@ import (
 
 // everyVerb has a request of each kind for the secret K.
 var everyVerb = map[string]string{
-	secrets + "CreateSecret": `{"id":{"name":"NEW","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
-	secrets + "UpdateSecret": `{"id":{"name":"K","project":"web","domain":"development"},"secretSpec":{"stringValue":"v"}}`,
+	secrets + "CreateSecret": `{"id":{"name":"NEW","project":"web","domain":"development"},` +
+		`"secretSpec":{"stringValue":"v"}}`,
+	secrets + "UpdateSecret": `{"id":{"name":"K","project":"web","domain":"development"},` +
+		`"secretSpec":{"stringValue":"v"}}`,
 	secrets + "DeleteSecret": `{"id":{"name":"K","project":"web","domain":"development"}}`,
 	secrets + "GetSecret":    `{"id":{"name":"K","project":"web","domain":"development"}}`,
 	secrets + "ListSecrets":  `{}`,
 	resolve:                  `{"secrets":[{"key":"K"}]}`,
-	imported:                 `{"scope":{"project":"web","domain":"development"},"secrets":[{"name":"NEW2","value":"dg=="}]}`,
+	imported: `{"scope":{"project":"web","domain":"development"},` +
+		`"secrets":[{"name":"NEW2","value":"dg=="}]}`,
 }
 
 // Without an audit line nothing is done, answered or even denied. When the disk has room
@@ -37,8 +40,10 @@ func TestAuditFullDisk(t *testing.T) {
 	ref := secret.Ref{Scope: webDevelopment, Key: "K"}
 	value := r.seedAt(ref)
 	callers := map[string]*http.Client{
-		"platform":  r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p")),
-		"task":      r.client(certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t")),
+		"platform": r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p")),
+		"task": r.client(
+			certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t"),
+		),
 		"elsewhere": r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere")),
 		"nobody":    r.client(nil),
 	}
@@ -50,7 +55,8 @@ func TestAuditFullDisk(t *testing.T) {
 	failures := 0.0
 	for name, c := range callers {
 		for method, body := range everyVerb {
-			for _, body := range []string{body, strings.ReplaceAll(strings.ReplaceAll(body, `"K"`, `"no key"`), "NEW", "no key")} {
+			for _, body := range []string{body, strings.ReplaceAll(strings.ReplaceAll(body, `"K"`, `"no key"`),
+				"NEW", "no key")} {
 				a := r.ask(c, method, body)
 				require.Equalf(t, http.StatusServiceUnavailable, a.status, "%s, %s: %s", name, method, a.raw)
 				require.Equal(t, "unavailable", a.body["code"])
@@ -69,7 +75,9 @@ func TestAuditFullDisk(t *testing.T) {
 	require.NoError(t, log.Reopen())
 	require.NoError(t, log.Probe(t.Context()))
 	require.NoError(t, log.Err())
-	for name, want := range map[string]int{"task": http.StatusOK, "elsewhere": http.StatusForbidden, "nobody": http.StatusUnauthorized} {
+	for name, want := range map[string]int{
+		"task": http.StatusOK, "elsewhere": http.StatusForbidden, "nobody": http.StatusUnauthorized,
+	} {
 		require.Equal(t, want, r.ask(callers[name], resolve, everyVerb[resolve]).status)
 	}
 	for method, body := range everyVerb {

@@ -21,7 +21,9 @@ func (r *running) rpcClient(cert, key string) *rpc.Client {
 	r.t.Helper()
 	_, port, err := net.SplitHostPort(r.address)
 	require.NoError(r.t, err)
-	c, err := rpc.Open(rpc.Options{Address: "localhost:" + port, TLS: true, CAFile: r.Path("ca.pem"), CertFile: cert, KeyFile: key})
+	c, err := rpc.Open(
+		rpc.Options{Address: "localhost:" + port, TLS: true, CAFile: r.Path("ca.pem"), CertFile: cert, KeyFile: key},
+	)
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { require.NoError(r.t, c.Close()) })
 	return c
@@ -46,7 +48,10 @@ func (u untilEnd) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.
 // open starts a server over s in which every caller may do everything.
 func open(t *testing.T, s store.Store) *rpc.Client {
 	t.Helper()
-	r := start(t, "version: 1\nrules: []\n", func(o *serve.Options) { o.Store, o.Authenticator, o.Policy = untilEnd{s, t}, nil, nil })
+	r := start(
+		t, "version: 1\nrules: []\n",
+		func(o *serve.Options) { o.Store, o.Authenticator, o.Policy = untilEnd{s, t}, nil, nil },
+	)
 	return r.rpcClient("", "")
 }
 
@@ -99,10 +104,16 @@ func TestClientScope(t *testing.T) {
 		require.Equal(t, webDevelopment, climbs[1].Tried[0].Scope)
 		require.Len(t, climbs[1].Tried, 4)
 	}
-	for _, task := range []secret.Scope{{Org: "acme"}, {Org: "flyte", Project: "web"}, {Org: "flyte", Project: "shop", Domain: "development"}} {
+	for _, task := range []secret.Scope{{Org: "acme"}, {Org: "flyte", Project: "web"}, {
+		Org: "flyte", Project: "shop", Domain: "development",
+	}} {
 		_, err := c.Resolve(t.Context(), task, resolvertest.Declare("K"))
 		require.ErrorIs(t, err, secret.ErrDenied)
-		require.EqualError(t, err, "resolve: access denied: this identity resolves as a task of project web, domain development and of no other scope")
+		require.EqualError(
+			t, err,
+			"resolve: access denied: this identity resolves as a task of project web, domain development and of "+
+				"no other scope",
+		)
 		require.Equal(t, "leave the scope out of the request, or give -p web -d development", secret.Hint(err))
 	}
 }

@@ -121,12 +121,17 @@ func TestPolicyReload(t *testing.T) {
 	allowed := func() bool { return r.ask(client, secrets+"ListSecrets", `{}`).status == http.StatusOK }
 	edit := func(text string) { require.NoError(t, os.WriteFile(r.policyPath, []byte(text), 0o600)) }
 	require.True(t, allowed())
-	for i, bad := range []string{"version: 1\nrules: [", "version: 2\nrules: []\n", strings.ReplaceAll(matrixPolicy, "manage", "manages"), "\x00"} {
+	for i, bad := range []string{
+		"version: 1\nrules: [", "version: 2\nrules: []\n",
+		strings.ReplaceAll(matrixPolicy, "manage", "manages"), "\x00",
+	} {
 		edit(bad)
 		require.Eventually(t, func() bool { return r.policy.Err() != nil }, soon, 10*time.Millisecond)
 		require.Contains(t, r.policy.Err().Error(), r.policyPath)
 		require.True(t, allowed(), "the one from before")
-		require.Equal(t, i+1, strings.Count(r.log.String(), "the file cannot be used; its previous contents stay in use"))
+		require.Equal(
+			t, i+1, strings.Count(r.log.String(), "the file cannot be used; its previous contents stay in use"),
+		)
 		edit(matrixPolicy)
 		require.Eventually(t, func() bool { return r.policy.Err() == nil }, soon, 10*time.Millisecond)
 	}

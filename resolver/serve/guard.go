@@ -79,7 +79,9 @@ func decoy(at secret.Scope) secret.Ref {
 
 // change decides on a change of ref, makes it by calling on, and logs how it ended. If the
 // caller may not even know whether ref exists, on gets a decoy.
-func (g *guard) change(ctx context.Context, verb string, ref secret.Ref, v secret.Value, on func(store.Manager, secret.Ref) error) error {
+func (g *guard) change(
+	ctx context.Context, verb string, ref secret.Ref, v secret.Value, on func(store.Manager, secret.Ref) error,
+) error {
 	r := g.caller.record(verb, ref.Scope)
 	r.Key = auditedKey(ref.Key)
 	err := store.Writable(ref, v)
@@ -124,7 +126,9 @@ func (g *guard) opError(verb string, ref secret.Ref, err error) error {
 
 // Create implements [store.Manager].
 func (g *guard) Create(ctx context.Context, ref secret.Ref, v secret.Value, t store.Type) error {
-	return g.change(ctx, "create", ref, v, func(m store.Manager, ref secret.Ref) error { return m.Create(ctx, ref, v, t) })
+	return g.change(
+		ctx, "create", ref, v, func(m store.Manager, ref secret.Ref) error { return m.Create(ctx, ref, v, t) },
+	)
 }
 
 // Update implements [store.Manager].
@@ -134,7 +138,10 @@ func (g *guard) Update(ctx context.Context, ref secret.Ref, v secret.Value) erro
 
 // Delete implements [store.Manager].
 func (g *guard) Delete(ctx context.Context, ref secret.Ref) error {
-	return g.change(ctx, "delete", ref, secret.Value{}, func(m store.Manager, ref secret.Ref) error { return m.Delete(ctx, ref) })
+	return g.change(
+		ctx, "delete", ref, secret.Value{},
+		func(m store.Manager, ref secret.Ref) error { return m.Delete(ctx, ref) },
+	)
 }
 
 // Import implements [store.Importer]. All secrets must be at one scope.
@@ -214,7 +221,9 @@ const maxPages = 16
 
 // List implements [store.Lister]. It returns the secrets selected by f that the caller may
 // list.
-func (g *guard) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+func (g *guard) List(
+	ctx context.Context, f store.Filter, limit int, token string,
+) (page []store.Info, next string, err error) {
 	r := g.caller.record("list", secret.Scope{})
 	if scope := (secret.Scope{Org: f.Org, Domain: f.Domain, Project: f.Project}); scope.Validate() != nil {
 		r.Reason = reasonInvalid
@@ -240,7 +249,9 @@ func (g *guard) List(ctx context.Context, f store.Filter, limit int, token strin
 // reveal that secrets are hidden, and how many. The page ends with a secret that the caller
 // may see, because the token may contain its name. Only after 16,000 hidden secrets in a
 // row does a page end early.
-func (g *guard) visible(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+func (g *guard) visible(
+	ctx context.Context, f store.Filter, limit int, token string,
+) (page []store.Info, next string, err error) {
 	next = token
 	size := limit
 	for range maxPages {
@@ -332,7 +343,9 @@ func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info
 
 // List implements [store.Lister]. It reads a whole org only to improve a hint, so one
 // search runs at a time, and others fail instead of waiting.
-func (l listingReader) List(ctx context.Context, f store.Filter, limit int, token string) (page []store.Info, next string, err error) {
+func (l listingReader) List(
+	ctx context.Context, f store.Filter, limit int, token string,
+) (page []store.Info, next string, err error) {
 	select {
 	case l.g.helping <- struct{}{}:
 		defer func() { <-l.g.helping }()

@@ -89,7 +89,10 @@ rules:
 					require.Equal(t, 7, strings.Count(raw, `"name":"SEEN_`))
 					require.NotContains(t, raw, "HIDDEN")
 				}
-				a := r.ask(r.client(certOf(r.Authority, "all", "spiffe://example.org/all")), secrets+"ListSecrets", `{}`)
+				a := r.ask(
+					r.client(certOf(r.Authority, "all", "spiffe://example.org/all")),
+					secrets+"ListSecrets", `{}`,
+				)
 				require.Equal(t, min(hidden, 3) > 0, strings.Contains(a.raw, "HIDDEN"), "they are there")
 			})
 		}
@@ -164,7 +167,10 @@ func TestStoreThatIsDenied(t *testing.T) {
 	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
 	a := r.ask(platform, secrets+"GetSecret", `{"id":{"name":"K","project":"p","domain":"d"}}`)
 	require.Equal(t, http.StatusServiceUnavailable, a.status, a.raw)
-	a = r.ask(r.client(certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d")), resolve, `{"secrets":[{"key":"K"}]}`)
+	a = r.ask(
+		r.client(certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d")),
+		resolve, `{"secrets":[{"key":"K"}]}`,
+	)
 	require.Equal(t, http.StatusOK, a.status)
 	require.Contains(t, a.raw, "CODE_DENIED")
 	require.Equal(t, 2, strings.Count(r.log.String(), "this key does not open it"))

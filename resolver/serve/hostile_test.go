@@ -62,7 +62,9 @@ func TestHostileCredentials(t *testing.T) {
 	require.NoError(t, err)
 	parts := strings.Split(jwts.token(good), ".")
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
-	longer := base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"` + issuer + `","sub":"admin","aud":"injectd","exp":9999999999}`))
+	longer := base64.RawURLEncoding.EncodeToString(
+		[]byte(`{"iss":"` + issuer + `","sub":"admin","aud":"injectd","exp":9999999999}`),
+	)
 	ask := `{"secrets":[{"key":"LISTED"}]}`
 	client := r.client(nil)
 
@@ -100,7 +102,10 @@ func TestHostileCredentials(t *testing.T) {
 		}
 	}
 	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask).status)
-	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask, "Authorization", "Basic "+jwts.token(good)).status)
+	require.Equal(
+		t, http.StatusUnauthorized,
+		r.ask(client, resolve, ask, "Authorization", "Basic "+jwts.token(good)).status,
+	)
 
 	// A certificate of another CA, or one that is not for clients, fails in the handshake.
 	stranger := harness.NewAuthority(t, t.TempDir())
@@ -111,7 +116,9 @@ func TestHostileCredentials(t *testing.T) {
 	require.NoError(t, err)
 	task := "spiffe://example.org/project/web/domain/development/task/t"
 	lines := len(r.audit.lines(t, 0))
-	for name, cert := range map[string]*tls.Certificate{"another CA": certOf(stranger, "task", task), "no client's": &pair} {
+	for name, cert := range map[string]*tls.Certificate{
+		"another CA": certOf(stranger, "task", task), "no client's": &pair,
+	} {
 		answer, err := r.client(cert).Do(r.request(resolve, ask))
 		if err == nil {
 			_ = answer.Body.Close()
@@ -123,16 +130,27 @@ func TestHostileCredentials(t *testing.T) {
 
 	// A certificate that is not accepted decides, even with a valid token beside it.
 	known2 := r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere"))
-	require.Equal(t, http.StatusForbidden, r.ask(known2, resolve, ask, "Authorization", "Bearer "+jwts.token(good)).status)
+	require.Equal(
+		t, http.StatusForbidden,
+		r.ask(known2, resolve, ask, "Authorization", "Bearer "+jwts.token(good)).status,
+	)
 
 	// With valid credentials, the claims of the request are only compared.
 	as := []string{"Authorization", "Bearer " + jwts.token(good)}
-	for _, claim := range []string{`{"project":"shop","domain":"development"}`, `{"project":"web","domain":"production"}`, `{"organization":"acme","project":"web","domain":"development"}`, `{"project":"web"}`} {
+	for _, claim := range []string{
+		`{"project":"shop","domain":"development"}`, `{"project":"web","domain":"production"}`,
+		`{"organization":"acme","project":"web","domain":"development"}`, `{"project":"web"}`,
+	} {
 		a := r.ask(client, resolve, `{"scope":`+claim+`,"secrets":[{"key":"LISTED"}]}`, as...)
 		require.Equal(t, http.StatusForbidden, a.status, a.raw)
 		require.NotContains(t, a.raw, "shop")
 	}
-	require.Equal(t, http.StatusOK, r.ask(client, resolve, `{"scope":{"project":"web","domain":"development"},"secrets":[{"key":"LISTED"}]}`, as...).status)
+	require.Equal(
+		t, http.StatusOK,
+		r.ask(
+			client, resolve, `{"scope":{"project":"web","domain":"development"},"secrets":[{"key":"LISTED"}]}`,
+			as...).status,
+	)
 
 	// A key that the policy does not list looks absent, and no value is sent with it.
 	texts := map[string]string{}
@@ -156,14 +174,20 @@ func TestHostileMessages(t *testing.T) {
 	declared := func(n int) string {
 		return `{"namesOnly":true,"secrets":[` + strings.TrimSuffix(strings.Repeat(`{"key":"K"},`, n), ",") + `]}`
 	}
-	for n, want := range map[int]int{0: http.StatusBadRequest, 1: http.StatusOK, 4096: http.StatusOK, 4097: http.StatusBadRequest, 100_000: http.StatusBadRequest} {
+	for n, want := range map[int]int{
+		0: http.StatusBadRequest, 1: http.StatusOK, 4096: http.StatusOK,
+		4097: http.StatusBadRequest, 100_000: http.StatusBadRequest,
+	} {
 		before := len(r.audit.lines(t, 0))
 		a := r.ask(task, resolve, declared(n))
 		require.Equalf(t, want, a.status, "%d declarations", n)
 		require.Less(t, len(a.raw), 4<<20)
 		lines := r.audit.lines(t, before)
 		require.Len(t, lines, 1)
-		require.Equal(t, map[int]string{http.StatusOK: "allowed", http.StatusBadRequest: "invalid"}[want], lines[0]["decision"])
+		require.Equal(
+			t, map[int]string{http.StatusOK: "allowed", http.StatusBadRequest: "invalid"}[want],
+			lines[0]["decision"],
+		)
 		if want != http.StatusOK {
 			require.NotContains(t, lines[0], "secrets")
 			require.Contains(t, a.raw, fmt.Sprint(n))
@@ -191,7 +215,10 @@ func TestHostileMessages(t *testing.T) {
 		{"application/json", `[]`, http.StatusBadRequest},
 		{"application/json", `{"id":{"name":"K"},"secretSpec":{"stringValue":` + text + `}}`, http.StatusBadRequest},
 		{"application/json", `{"id":{"name":"K"},"secretSpec":{"binaryValue":"!` + text + `"}}`, http.StatusBadRequest},
-		{"application/json", `{"id":{"name":"K"},"secretSpec":{"stringValue":"` + text + "\xff" + `"}}`, http.StatusBadRequest},
+		{
+			"application/json", `{"id":{"name":"K"},"secretSpec":{"stringValue":"` + text + "\xff" + `"}}`,
+			http.StatusBadRequest,
+		},
 		{"application/json", strings.Repeat(`{"id":`, 20_000), http.StatusBadRequest},
 		{"application/proto", "\x0a\x03\x0a\x01P\x12\x03\x0a\x01v", http.StatusOK},
 		{"application/proto", "\x0a\x7f" + text, http.StatusBadRequest},
@@ -229,7 +256,9 @@ func TestHostileNames(t *testing.T) {
 			if name == "" || strings.ContainsAny(name, "\u00e9\u202e\ufeff<") { // an odd scope, which there may be
 				continue
 			}
-			body, err := json.Marshal(map[string]any{"scope": scopeJSON(at), "secrets": []any{map[string]any{"key": "K"}}})
+			body, err := json.Marshal(
+				map[string]any{"scope": scopeJSON(at), "secrets": []any{map[string]any{"key": "K"}}},
+			)
 			require.NoError(t, err)
 			a := r.ask(platform, resolve, string(body))
 			require.Equalf(t, http.StatusBadRequest, a.status, "%d: %s", i, a.raw)
@@ -239,7 +268,9 @@ func TestHostileNames(t *testing.T) {
 			count += 2
 		}
 		for _, method := range []string{"GetSecret", "DeleteSecret", "CreateSecret", "UpdateSecret"} {
-			body, err := json.Marshal(map[string]any{"id": idJSON(webDevelopment, name), "secretSpec": map[string]any{"stringValue": "v"}})
+			body, err := json.Marshal(
+				map[string]any{"id": idJSON(webDevelopment, name), "secretSpec": map[string]any{"stringValue": "v"}},
+			)
 			require.NoError(t, err)
 			if method[0] == 'G' || method[0] == 'D' {
 				body, err = json.Marshal(map[string]any{"id": idJSON(webDevelopment, name)})
@@ -251,7 +282,12 @@ func TestHostileNames(t *testing.T) {
 			require.NotContains(t, a.raw, mark, "it may be a value")
 			count++
 		}
-		body, err := json.Marshal(map[string]any{"scope": scopeJSON(webDevelopment), "secrets": []any{map[string]any{"name": name, "value": "dg=="}}})
+		body, err := json.Marshal(
+			map[string]any{
+				"scope":   scopeJSON(webDevelopment),
+				"secrets": []any{map[string]any{"name": name, "value": "dg=="}},
+			},
+		)
 		require.NoError(t, err)
 		a := r.ask(platform, imported, string(body))
 		require.NotContains(t, a.raw, mark)
@@ -259,13 +295,20 @@ func TestHostileNames(t *testing.T) {
 		count++
 	}
 	// A valid request, from an identity with an odd, but signed name.
-	a := r.ask(platform, secrets+"CreateSecret", `{"id":{"name":"`+mark+`","project":"web"},"secretSpec":{"stringValue":"v"}}`)
+	a := r.ask(
+		platform, secrets+"CreateSecret",
+		`{"id":{"name":"`+mark+`","project":"web"},"secretSpec":{"stringValue":"v"}}`,
+	)
 	require.Equal(t, http.StatusOK, a.status, a.raw)
 	odd := jwts.token(map[string]any{"sub": "eve\n{\"who\":\"platform\"}\x1b[2J\u202e"})
-	a = r.ask(r.client(nil), secrets+"GetSecret", `{"id":{"name":"`+mark+`","project":"web"}}`, "Authorization", "Bearer "+odd, "X-Request-Id", "{}\u00e9")
+	a = r.ask(
+		r.client(nil), secrets+"GetSecret", `{"id":{"name":"`+mark+`","project":"web"}}`, "Authorization",
+		"Bearer "+odd, "X-Request-Id", "{}\u00e9",
+	)
 	require.Equal(t, http.StatusNotFound, a.status)
 	// An unauthenticated request to a path that is not a method.
-	answer, err := r.client(nil).Post("https://"+r.address+"/"+secrets+"%0a%1b"+mark, "application/json", strings.NewReader("{}"))
+	answer, err := r.client(nil).
+		Post("https://"+r.address+"/"+secrets+"%0a%1b"+mark, "application/json", strings.NewReader("{}"))
 	require.NoError(t, err)
 	_ = answer.Body.Close()
 	require.Equal(t, http.StatusUnauthorized, answer.StatusCode)
@@ -290,7 +333,9 @@ func (r *running) dial(cert *tls.Certificate, protocol string) *tls.Conn {
 	r.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AddCert(r.Cert)
-	config := &tls.Config{RootCAs: pool, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS13, ServerName: "localhost"}
+	config := &tls.Config{
+		RootCAs: pool, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS13, ServerName: "localhost",
+	}
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
 	}
@@ -324,7 +369,12 @@ func drip(conn net.Conn, text string) string {
 // others are served.
 func TestHostileSlow(t *testing.T) {
 	t.Parallel()
-	r := setup{policy: matrixPolicy, limits: transport.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second}}.start(t)
+	r := setup{
+		policy: matrixPolicy,
+		limits: transport.Limits{HeaderTime: 2 * time.Second, RequestTime: 3 * time.Second, IdleTime: 2 * time.Second},
+	}.start(
+		t,
+	)
 	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
 	head := "POST /" + secrets + "ListSecrets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 	var all sync.WaitGroup
@@ -412,13 +462,18 @@ func TestHostileGzip(t *testing.T) {
 		answer, body = send("application/grpc", "Grpc-Encoding", enveloped(bomb))
 		require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
 		// Without credentials, at a service that needs none.
-		for _, method := range []string{"grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
+		for _, method := range []string{
+			"grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+		} {
 			answer, body = post(r.client(nil), method, "application/grpc", "Grpc-Encoding", enveloped(bomb))
 			require.Equal(t, "8", answer.Trailer.Get("Grpc-Status")+answer.Header.Get("Grpc-Status"), body)
 		}
 	}
 	runtime.ReadMemStats(&after)
-	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(large), "in all eight together less than one of them would take")
+	require.Less(
+		t, after.TotalAlloc-before.TotalAlloc, uint64(large),
+		"in all eight together less than one of them would take",
+	)
 	_, body = send("application/proto", "Content-Encoding", small)
 	require.Contains(t, body, "already_exists", "it serves on")
 	_, body = send("application/proto", "Content-Encoding", small[:10])
@@ -460,7 +515,9 @@ func TestHostileReset(t *testing.T) {
 	watch.Wait()
 	require.Greater(t, sent.Load(), int64(attackers*streams), "more than may run at the same time")
 	require.Less(t, peak.Load(), int64(before+attackers*(streams+10)+50))
-	require.Eventually(t, func() bool { return runtime.NumGoroutine() < before+30 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(
+		t, func() bool { return runtime.NumGoroutine() < before+30 }, 10*time.Second, 10*time.Millisecond,
+	)
 	require.Equal(t, http.StatusOK, r.ask(client, secrets+"ListSecrets", `{}`).status)
 	require.Equal(t, 1, r.reset(t, cert, 0), "the same frames ask for something when they are not taken back")
 }
@@ -503,7 +560,9 @@ func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 		} {
 			require.NoError(t, encoder.WriteField(f))
 		}
-		return framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: b.Bytes(), EndHeaders: true})
+		return framer.WriteHeaders(
+			http2.HeadersFrameParam{StreamID: stream, BlockFragment: b.Bytes(), EndHeaders: true},
+		)
 	}
 	if n == 0 {
 		require.NoError(t, ask(1))

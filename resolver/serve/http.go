@@ -61,7 +61,9 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		// A web page can make a browser connect to loopback through a host name that resolves
 		// to it (DNS rebinding). The Host header still has that name.
 		if !asksLoopback(r.Host) {
-			return connect.NewError(connect.CodePermissionDenied, errors.New("this server answers only requests to localhost"))
+			return connect.NewError(
+				connect.CodePermissionDenied, errors.New("this server answers only requests to localhost"),
+			)
 		}
 		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
 		return nil
@@ -75,7 +77,9 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		if s.warnings.Allow() {
 			s.o.Log.Warn("too many requests from one identity", "identity", who.Name)
 		}
-		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests from this identity: try again later"))
+		return connect.NewError(
+			connect.CodeResourceExhausted, errors.New("too many requests from this identity: try again later"),
+		)
 	}
 	c.grant = s.o.Policy().For(who)
 	return nil
@@ -90,16 +94,25 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	}
 	if errors.Is(err, secret.ErrUnavailable) {
 		s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
-		return connect.NewError(connect.CodeUnavailable, errors.New("the caller cannot be identified now (request "+c.request+": the server's log says more)"))
+		return connect.NewError(
+			connect.CodeUnavailable,
+			errors.New("the caller cannot be identified now (request "+c.request+": the server's log says more)"),
+		)
 	}
 	// Without a limit any client that reaches the port could fill the disk of the audit log,
 	// and then no request would be answered.
 	host, _, _ := net.SplitHostPort(c.remote)
 	if !s.strangers.allow(host) {
 		if s.warnings.Allow() {
-			s.o.Log.Warn("too many unauthenticated requests from one address: the audit log leaves out the rest", "remote", c.remote)
+			s.o.Log.Warn(
+				"too many unauthenticated requests from one address: the audit log leaves out the rest",
+				"remote", c.remote,
+			)
 		}
-		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many requests without valid credentials: try again later"))
+		return connect.NewError(
+			connect.CodeResourceExhausted,
+			errors.New("too many requests without valid credentials: try again later"),
+		)
 	}
 	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
 	s.metrics.decided("identify", unauthenticated)
@@ -182,6 +195,9 @@ func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header
 	if c, ok := ctx.Value(callerKey{}).(*caller); ok {
 		request = c.request
 	}
-	s.o.Log.Error("a request's handler panicked", "request", request, "method", spec.Procedure, "type", fmt.Sprintf("%T", what), "stack", string(debug.Stack()))
+	s.o.Log.Error(
+		"a request's handler panicked", "request", request, "method", spec.Procedure, "type",
+		fmt.Sprintf("%T", what), "stack", string(debug.Stack()),
+	)
 	return connect.NewError(connect.CodeInternal, errors.New("request "+request+" failed: the server's log says why"))
 }

@@ -25,8 +25,11 @@ type secretService struct{ *Server }
 // refOf returns the secret that id names. The guard validates it.
 func refOf(id *secretpb.SecretIdentifier) secret.Ref {
 	return secret.Ref{
-		Scope: secret.Scope{Org: cmp.Or(id.GetOrganization(), secret.DefaultOrg), Domain: id.GetDomain(), Project: id.GetProject()},
-		Key:   id.GetName(),
+		Scope: secret.Scope{
+			Org: cmp.Or(id.GetOrganization(), secret.DefaultOrg), Domain: id.GetDomain(),
+			Project: id.GetProject(),
+		},
+		Key: id.GetName(),
 	}
 }
 
@@ -52,7 +55,9 @@ func typeOf(t secretpb.SecretType) (store.Type, error) {
 }
 
 // CreateSecret implements Flyte's service.
-func (s *secretService) CreateSecret(ctx context.Context, r *secretpb.CreateSecretRequest) (*secretpb.CreateSecretResponse, error) {
+func (s *secretService) CreateSecret(
+	ctx context.Context, r *secretpb.CreateSecretRequest,
+) (*secretpb.CreateSecretResponse, error) {
 	g, ref := s.guard(ctx), refOf(r.GetId())
 	v, err := valueOf(r.GetSecretSpec())
 	t, err2 := typeOf(r.GetSecretSpec().GetType())
@@ -65,7 +70,9 @@ func (s *secretService) CreateSecret(ctx context.Context, r *secretpb.CreateSecr
 }
 
 // UpdateSecret implements Flyte's service. A secret keeps its type.
-func (s *secretService) UpdateSecret(ctx context.Context, r *secretpb.UpdateSecretRequest) (*secretpb.UpdateSecretResponse, error) {
+func (s *secretService) UpdateSecret(
+	ctx context.Context, r *secretpb.UpdateSecretRequest,
+) (*secretpb.UpdateSecretResponse, error) {
 	g, ref := s.guard(ctx), refOf(r.GetId())
 	v, err := valueOf(r.GetSecretSpec())
 	if err == nil {
@@ -87,7 +94,9 @@ func (g *guard) refuse(ctx context.Context, verb string, ref secret.Ref, why err
 }
 
 // GetSecret implements Flyte's service.
-func (s *secretService) GetSecret(ctx context.Context, r *secretpb.GetSecretRequest) (*secretpb.GetSecretResponse, error) {
+func (s *secretService) GetSecret(
+	ctx context.Context, r *secretpb.GetSecretRequest,
+) (*secretpb.GetSecretResponse, error) {
 	g, ref := s.guard(ctx), refOf(r.GetId())
 	info, err := g.Describe(ctx, ref)
 	if err != nil {
@@ -97,15 +106,21 @@ func (s *secretService) GetSecret(ctx context.Context, r *secretpb.GetSecretRequ
 }
 
 // DeleteSecret implements Flyte's service.
-func (s *secretService) DeleteSecret(ctx context.Context, r *secretpb.DeleteSecretRequest) (*secretpb.DeleteSecretResponse, error) {
+func (s *secretService) DeleteSecret(
+	ctx context.Context, r *secretpb.DeleteSecretRequest,
+) (*secretpb.DeleteSecretResponse, error) {
 	g, ref := s.guard(ctx), refOf(r.GetId())
 	return &secretpb.DeleteSecretResponse{}, g.answer(g.Delete(ctx, ref), ref)
 }
 
 // ListSecrets implements Flyte's service.
-func (s *secretService) ListSecrets(ctx context.Context, r *secretpb.ListSecretsRequest) (*secretpb.ListSecretsResponse, error) {
+func (s *secretService) ListSecrets(
+	ctx context.Context, r *secretpb.ListSecretsRequest,
+) (*secretpb.ListSecretsResponse, error) {
 	g := s.guard(ctx)
-	f := store.Filter{Org: cmp.Or(r.GetOrganization(), secret.DefaultOrg), Domain: r.GetDomain(), Project: r.GetProject()}
+	f := store.Filter{
+		Org: cmp.Or(r.GetOrganization(), secret.DefaultOrg), Domain: r.GetDomain(), Project: r.GetProject(),
+	}
 	limit := maxPage
 	if n := int(r.GetLimit()); n > 0 {
 		limit = min(n, maxPage)
@@ -125,7 +140,10 @@ func (s *secretService) ListSecrets(ctx context.Context, r *secretpb.ListSecrets
 // every secret is present.
 func (s *Server) described(info store.Info) *secretpb.Secret {
 	return &secretpb.Secret{
-		Id: &secretpb.SecretIdentifier{Name: info.Ref.Key, Organization: info.Ref.Org, Domain: info.Ref.Domain, Project: info.Ref.Project},
+		Id: &secretpb.SecretIdentifier{
+			Name: info.Ref.Key, Organization: info.Ref.Org, Domain: info.Ref.Domain,
+			Project: info.Ref.Project,
+		},
 		SecretMetadata: &secretpb.SecretMetadata{
 			CreatedTime: timestamppb.New(info.Created),
 			SecretStatus: &secretpb.SecretStatus{
@@ -145,7 +163,9 @@ func (s *Server) described(info store.Info) *secretpb.Secret {
 type clusterService struct{}
 
 // SelectCluster implements Flyte's service.
-func (clusterService) SelectCluster(context.Context, *cluster.SelectClusterRequest) (*cluster.SelectClusterResponse, error) {
+func (clusterService) SelectCluster(
+	context.Context, *cluster.SelectClusterRequest,
+) (*cluster.SelectClusterResponse, error) {
 	return &cluster.SelectClusterResponse{}, nil
 }
 
@@ -159,8 +179,12 @@ func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (
 	if n := len(r.GetSecrets()); n > maxDeclared {
 		line := g.caller.record("import", scope)
 		line.Reason = fmt.Sprintf("%d secrets", n)
-		return nil, g.answer(g.decided(ctx, line, invalid,
-			fmt.Errorf("%w: the import has %d secrets (at most %d)", secret.ErrInvalid, n, maxDeclared)), secret.Ref{Scope: scope})
+		return nil, g.answer(g.decided(
+			ctx, line, invalid,
+			fmt.Errorf(
+				"%w: the import has %d secrets (at most %d)", secret.ErrInvalid, n, maxDeclared,
+			),
+		), secret.Ref{Scope: scope})
 	}
 	secrets := make([]store.New, len(r.GetSecrets()))
 	for i, in := range r.GetSecrets() {
@@ -201,5 +225,7 @@ func (g *guard) importFailures(err error) (failures []*injectv1.ImportFailure, o
 }
 
 func scopeOf(s *injectv1.Scope) secret.Scope {
-	return secret.Scope{Org: cmp.Or(s.GetOrganization(), secret.DefaultOrg), Domain: s.GetDomain(), Project: s.GetProject()}
+	return secret.Scope{
+		Org: cmp.Or(s.GetOrganization(), secret.DefaultOrg), Domain: s.GetDomain(), Project: s.GetProject(),
+	}
 }

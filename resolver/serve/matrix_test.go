@@ -105,7 +105,9 @@ func newIssuer(t testing.TB, path string) *jwtIssuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}})
+	keys, err := json.Marshal(
+		jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}},
+	)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(path, keys, 0o600))
 	return &jwtIssuer{t, key, path}
@@ -126,14 +128,19 @@ func (i *jwtIssuer) token(changes map[string]any) string {
 
 func (i *jwtIssuer) sign(key *ecdsa.PrivateKey, id string, changes map[string]any) string {
 	i.t.Helper()
-	claims := map[string]any{"iss": issuer, "sub": "somebody", "aud": "injectd", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix()}
+	claims := map[string]any{
+		"iss": issuer, "sub": "somebody", "aud": "injectd", "exp": time.Now().Add(time.Hour).Unix(),
+		"iat": time.Now().Unix(),
+	}
 	for name, value := range changes {
 		claims[name] = value
 		if value == nil {
 			delete(claims, name)
 		}
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil,
+	)
 	require.NoError(i.t, err)
 	payload, err := json.Marshal(claims)
 	require.NoError(i.t, err)
@@ -191,15 +198,39 @@ func newMatrix(t *testing.T) *matrix {
 	web := []string{"web development", "web production", "web"}
 	acme := []string{"acme", "acme web development"}
 	none := m.client(nil)
-	platform, task, other := "spiffe://example.org/platform/alice", "spiffe://example.org/project/web/domain/development/task/t", "spiffe://example.org/elsewhere"
+	platform, task, other := "spiffe://example.org/platform/alice",
+		"spiffe://example.org/project/web/domain/development/task/t", "spiffe://example.org/elsewhere"
 	m.callers = []*matrixCaller{
-		{name: platform, method: "mtls", rule: "platform", client: m.client(certOf(m.Authority, "platform", platform)), manage: flyte, list: flyte},
-		{name: task, method: "mtls", rule: "tasks", client: m.client(certOf(m.Authority, "task", task)), task: "web development"},
-		{name: "web.teams.example.org", method: "mtls", rule: "teams", client: m.client(dns("web.teams.example.org")), manage: web, list: web, task: "web"},
-		{name: issuer + "#somebody", method: "jwt", rule: "ci", client: none, bearer: jwts.token(map[string]any{"repository": "acme/web"}), task: "web development", keys: []string{"LISTED"}},
-		{name: issuer + "#admin", method: "jwt", rule: "acme", client: none, bearer: jwts.token(map[string]any{"sub": "admin"}), manage: acme, list: acme, task: "acme web development"},
-		{name: "writer", method: "token", rule: "writer", client: none, bearer: tokens["writer"], manage: []string{"web development"}},
-		{name: "auditor", method: "token", rule: "auditor", client: none, bearer: tokens["auditor"], list: append(flyte, "acme")},
+		{
+			name: platform, method: "mtls", rule: "platform",
+			client: m.client(certOf(m.Authority, "platform", platform)), manage: flyte, list: flyte,
+		},
+		{
+			name: task, method: "mtls", rule: "tasks", client: m.client(certOf(m.Authority, "task", task)),
+			task: "web development",
+		},
+		{
+			name: "web.teams.example.org", method: "mtls", rule: "teams",
+			client: m.client(dns("web.teams.example.org")), manage: web, list: web, task: "web",
+		},
+		{
+			name: issuer + "#somebody", method: "jwt", rule: "ci", client: none,
+			bearer: jwts.token(map[string]any{"repository": "acme/web"}), task: "web development",
+			keys: []string{"LISTED"},
+		},
+		{
+			name: issuer + "#admin", method: "jwt", rule: "acme", client: none,
+			bearer: jwts.token(map[string]any{"sub": "admin"}), manage: acme, list: acme,
+			task: "acme web development",
+		},
+		{
+			name: "writer", method: "token", rule: "writer", client: none, bearer: tokens["writer"],
+			manage: []string{"web development"},
+		},
+		{
+			name: "auditor", method: "token", rule: "auditor", client: none, bearer: tokens["auditor"],
+			list: append(flyte, "acme"),
+		},
 		{name: "blocked", method: "token", rule: "blocked", client: none, bearer: tokens["blocked"]},
 		{name: other, method: "mtls", client: m.client(certOf(m.Authority, "other", other))},
 		{name: issuer + "#nobody", method: "jwt", client: none, bearer: jwts.token(map[string]any{"sub": "nobody"})},
@@ -341,7 +372,8 @@ func matrixVerbs() map[string]matrixVerb {
 				t.Helper()
 				var want []any
 				for ref2 := range m.snapshot() {
-					if store.Filter(ref.Scope).Match(ref2) && slices.ContainsFunc(c.list, func(s string) bool { return matrixScopes[s] == ref2.Scope }) {
+					if store.Filter(ref.Scope).Match(ref2) &&
+						slices.ContainsFunc(c.list, func(s string) bool { return matrixScopes[s] == ref2.Scope }) {
 						want = append(want, idJSON(ref2.Scope, ref2.Key))
 					}
 				}
@@ -412,10 +444,13 @@ func (c *matrixCaller) oracle(verb, scope string) (may bool, status int, message
 	case verb == "get":
 		return lists, http.StatusNotFound, absentText
 	case verb == "list":
-		may := slices.ContainsFunc(c.list, func(s string) bool { return store.Filter(at).Match(secret.Ref{Scope: matrixScopes[s]}) })
+		may := slices.ContainsFunc(
+			c.list, func(s string) bool { return store.Filter(at).Match(secret.Ref{Scope: matrixScopes[s]}) },
+		)
 		return may, http.StatusForbidden, deniedText
 	case c.task == "":
-		return false, http.StatusForbidden, deniedText + ": this identity may not resolve secrets; hint: the first rule of the policy that matches this identity must have resolve"
+		return false, http.StatusForbidden, deniedText + ": this identity may not resolve secrets; hint: the " +
+			"first rule of the policy that matches this identity must have resolve"
 	case c.task != scope:
 		bound := matrixScopes[c.task]
 		return false, http.StatusForbidden, deniedText + ": this identity resolves as a task of " + bound.String() +
@@ -450,7 +485,8 @@ func TestMatrix(t *testing.T) {
 	metrics, err := m.registry.Gather()
 	require.NoError(t, err)
 	m.requireNoValue(t, map[string]string{
-		"audit log": m.audit.String(), "log": m.log.String(), "answers": m.refused.String(), "metrics": fmt.Sprint(metrics),
+		"audit log": m.audit.String(), "log": m.log.String(), "answers": m.refused.String(),
+		"metrics": fmt.Sprint(metrics),
 	})
 }
 
@@ -515,7 +551,9 @@ func (m *matrix) cell(t *testing.T, c *matrixCaller, scope, name string, verb ma
 	if verb.key == "" || status != http.StatusOK {
 		b := m.as(c, verb.method, verb.body(absent.Scope, absent.Key, sent))
 		require.Equal(t, a.status, b.status, what...)
-		require.Equal(t, strings.ReplaceAll(a.raw, ref.Key, "KEY"), strings.ReplaceAll(b.raw, absent.Key, "KEY"), what...)
+		require.Equal(
+			t, strings.ReplaceAll(a.raw, ref.Key, "KEY"), strings.ReplaceAll(b.raw, absent.Key, "KEY"),
+			what...)
 		require.Equal(t, slices.Sorted(maps.Keys(a.header)), slices.Sorted(maps.Keys(b.header)), what...)
 		require.Equal(t, before, m.snapshot(), what...)
 	}
@@ -523,7 +561,9 @@ func (m *matrix) cell(t *testing.T, c *matrixCaller, scope, name string, verb ma
 
 // requireLine requires that a line of the audit log names the caller, the verb and the
 // secret.
-func (m *matrix) requireLine(t *testing.T, c *matrixCaller, verb string, ref secret.Ref, line map[string]any, a answered) {
+func (m *matrix) requireLine(
+	t *testing.T, c *matrixCaller, verb string, ref secret.Ref, line map[string]any, a answered,
+) {
 	t.Helper()
 	require.Equal(t, a.header.Get("X-Request-Id"), line["request"])
 	if c.name == "" {
@@ -585,7 +625,9 @@ func requireNoValue(t *testing.T, values [][]byte, texts map[string]string) {
 	for _, f := range all {
 		kinds[f.Kind] = true
 	}
-	for _, kind := range []string{forms.KindRaw, forms.KindBase64, forms.KindBase64URL, forms.KindHex, forms.KindPercent, forms.KindJSON} {
+	for _, kind := range []string{
+		forms.KindRaw, forms.KindBase64, forms.KindBase64URL, forms.KindHex, forms.KindPercent, forms.KindJSON,
+	} {
 		require.Truef(t, kinds[kind], "the search knows %s", kind)
 	}
 	for _, f := range all {

@@ -16,7 +16,10 @@ import (
 func messageOptions() connect.HandlerOption {
 	return connect.WithHandlerOptions(
 		connect.WithReadMaxBytes(maxMessage),
-		connect.WithCompression("gzip", func() connect.Decompressor { return &inflater{} }, func() connect.Compressor { return gzip.NewWriter(io.Discard) }),
+		connect.WithCompression(
+			"gzip", func() connect.Decompressor { return &inflater{} },
+			func() connect.Compressor { return gzip.NewWriter(io.Discard) },
+		),
 		connect.WithCodec(jsonCodec("json")),
 		connect.WithCodec(jsonCodec("json; charset=utf-8")),
 	)

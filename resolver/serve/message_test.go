@@ -20,13 +20,18 @@ import (
 // A message that is too large is not read to its end, even if it is small on the wire. One
 // that cannot be decoded is not quoted, since it may contain a value.
 func TestMessages(t *testing.T) {
-	path, handler := secretconnect.NewSecretServiceHandler(secretconnect.UnimplementedSecretServiceHandler{}, messageOptions())
+	path, handler := secretconnect.NewSecretServiceHandler(
+		secretconnect.UnimplementedSecretServiceHandler{}, messageOptions(),
+	)
 	mux := http.NewServeMux()
 	mux.Handle(path, handler)
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
 	send := func(kind, encoding, body string) (*http.Response, string) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+secretconnect.SecretServiceCreateSecretProcedure, strings.NewReader(body))
+		request, err := http.NewRequestWithContext(
+			t.Context(), http.MethodPost, server.URL+secretconnect.SecretServiceCreateSecretProcedure,
+			strings.NewReader(body),
+		)
 		require.NoError(t, err)
 		request.Header.Set("Content-Type", kind)
 		if encoding != "" {
@@ -60,7 +65,9 @@ func TestMessages(t *testing.T) {
 		return string(binary.BigEndian.AppendUint32([]byte{1}, uint32(len(s)))) + s
 	}
 	const header = 5
-	for n, want := range map[int]bool{1: true, maxMessage - header: true, maxMessage - header + 1: false, 4 * maxMessage: false} {
+	for n, want := range map[int]bool{
+		1: true, maxMessage - header: true, maxMessage - header + 1: false, 4 * maxMessage: false,
+	} {
 		small := zip(n)
 		for range 2 { // the second time with what the first has left in pools
 			answer, body := send("application/proto", "Content-Encoding", small)
@@ -87,7 +94,8 @@ func TestMessages(t *testing.T) {
 	_, body := send("application/json", "", `{"id":{"name":"K"},"unknown":1,"secretSpec":{"stringValue":"`+value+`"}}`)
 	require.True(t, understood(body), body)
 	for _, json := range []string{
-		value, `{"secretSpec":{"stringValue":` + value + `}}`, `{"secretSpec":{"binaryValue":"` + value + `!"}}`, `{"secretSpec":"` + value + `"}`,
+		value, `{"secretSpec":{"stringValue":` + value + `}}`,
+		`{"secretSpec":{"binaryValue":"` + value + `!"}}`, `{"secretSpec":"` + value + `"}`,
 		`{"id":{"name":"K","name":"` + value + `"}}`, `{"secretSpec":{"stringValue":"` + value + `\x"}}`,
 	} {
 		for _, kind := range []string{"application/json", "application/json; charset=utf-8"} {

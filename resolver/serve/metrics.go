@@ -28,19 +28,37 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "inject", Name: name, Help: help}, labels)
 	}
 	seconds := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "inject", Name: name, Help: help, Buckets: buckets}, labels)
+		return prometheus.NewHistogramVec(
+			prometheus.HistogramOpts{Namespace: "inject", Name: name, Help: help, Buckets: buckets}, labels,
+		)
 	}
 	m := &metrics{
-		requests:    counter("requests_total", "Decoded calls, by method and status code.", "method", "code"),
-		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "inject", Name: "requests_in_flight", Help: "Decoded calls that are being answered."}),
-		seconds:     seconds("request_seconds", "How long a call took, by method.", "method"),
-		refusals:    counter("refusals_total", "Requests that were refused before their body was read, by status code.", "code"),
-		decisions:   counter("decisions_total", "Lines of the audit log, by verb and decision.", "verb", "decision"),
-		operations:  counter("backend_operations_total", "Operations on the store, by outcome.", "operation", "outcome"),
+		requests: counter("requests_total", "Decoded calls, by method and status code.", "method", "code"),
+		inFlight: prometheus.NewGauge(
+			prometheus.GaugeOpts{
+				Namespace: "inject", Name: "requests_in_flight",
+				Help: "Decoded calls that are being answered.",
+			},
+		),
+		seconds: seconds("request_seconds", "How long a call took, by method.", "method"),
+		refusals: counter(
+			"refusals_total", "Requests that were refused before their body was read, by status code.", "code",
+		),
+		decisions: counter("decisions_total", "Lines of the audit log, by verb and decision.", "verb", "decision"),
+		operations: counter(
+			"backend_operations_total", "Operations on the store, by outcome.", "operation", "outcome",
+		),
 		backendTime: seconds("backend_seconds", "How long an operation on the store took.", "operation"),
-		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "inject", Name: "audit_errors_total", Help: "Lines of the audit log that could not be written; their requests were not answered."}),
+		auditErrors: prometheus.NewCounter(
+			prometheus.CounterOpts{
+				Namespace: "inject", Name: "audit_errors_total",
+				Help: "Lines of the audit log that could not be written; their requests were not answered.",
+			},
+		),
 	}
-	r.MustRegister(m.requests, m.inFlight, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors)
+	r.MustRegister(
+		m.requests, m.inFlight, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors,
+	)
 	return m
 }
 

@@ -43,7 +43,10 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		verb = "explain"
 	}
 	// An empty org is not replaced by the default one: it stands for the org of the caller.
-	asked := secret.Scope{Org: req.GetScope().GetOrganization(), Domain: req.GetScope().GetDomain(), Project: req.GetScope().GetProject()}
+	asked := secret.Scope{
+		Org: req.GetScope().GetOrganization(), Domain: req.GetScope().GetDomain(),
+		Project: req.GetScope().GetProject(),
+	}
 	r := g.caller.record(verb, secret.Scope{})
 	if n := len(req.GetSecrets()); n == 0 || n > maxDeclared {
 		r.Reason = fmt.Sprintf("%d declarations", n)
@@ -101,7 +104,10 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	}
 	if bytes > largeAnswer && !req.GetNamesOnly() {
 		if err := g.large.Acquire(ctx, int64(bytes)); err != nil {
-			return nil, g.decided(ctx, r, decision, fmt.Errorf("%w: the server is busy with other large answers: %w", secret.ErrUnavailable, err))
+			return nil, g.decided(
+				ctx, r, decision,
+				fmt.Errorf("%w: the server is busy with other large answers: %w", secret.ErrUnavailable, err),
+			)
 		}
 		g.caller.large = int64(bytes)
 	}
@@ -113,7 +119,9 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 }
 
 // climb resolves the declared list. It waits while maxClimbing others are being resolved.
-func (g *guard) climb(ctx context.Context, reader store.Reader, task secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
+func (g *guard) climb(
+	ctx context.Context, reader store.Reader, task secret.Scope, declared []secret.Declaration,
+) ([]resolver.Climb, error) {
 	select {
 	case g.climbing <- struct{}{}:
 		defer func() { <-g.climbing }()

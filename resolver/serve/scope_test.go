@@ -50,13 +50,15 @@ rules:
 			"flyte",
 			secret.Scope{Org: "flyte", Project: "p", Domain: "d"},
 			[]secret.Scope{{}, {Org: "flyte", Project: "p", Domain: "d"}, {Project: "p", Domain: "d"}},
-			"access denied: this identity resolves as a task of project p, domain d and of no other scope" + hint + " -p p -d d",
+			"access denied: this identity resolves as a task of project p, domain d and of no other scope" +
+				hint + " -p p -d d",
 		},
 		{
 			"acme",
 			secret.Scope{Org: "acme", Project: "p", Domain: "d"},
 			[]secret.Scope{{}, {Org: "acme", Project: "p", Domain: "d"}, {Project: "p", Domain: "d"}},
-			"access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope" + hint + " --org acme -p p -d d",
+			"access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope" +
+				hint + " --org acme -p p -d d",
 		},
 		{
 			"project",
@@ -74,7 +76,8 @@ rules:
 			"none",
 			secret.Scope{},
 			nil,
-			"access denied: this identity may not resolve secrets; hint: the first rule of the policy that matches this identity must have resolve",
+			"access denied: this identity may not resolve secrets; hint: the first rule of the policy that " +
+				"matches this identity must have resolve",
 		},
 	} {
 		t.Run(test.caller, func(t *testing.T) {
@@ -88,7 +91,9 @@ rules:
 					for _, project := range []string{"", "p", "q"} {
 						asked := secret.Scope{Org: org, Domain: domain, Project: project}
 						before := len(r.audit.lines(t, 0))
-						body, err := json.Marshal(map[string]any{"scope": scopeJSON(asked), "secrets": []any{map[string]any{"key": "K"}}})
+						body, err := json.Marshal(
+							map[string]any{"scope": scopeJSON(asked), "secrets": []any{map[string]any{"key": "K"}}},
+						)
 						require.NoError(t, err)
 						a := r.ask(c, resolve, string(body))
 						lines := r.audit.lines(t, before)
@@ -144,7 +149,13 @@ func requireLadder(t *testing.T, task secret.Scope, a answered) {
 // org's.
 func TestOpenScope(t *testing.T) {
 	r := start(t, "version: 1\nrules: []\n", func(o *serve.Options) { o.Authenticator, o.Policy = nil, nil })
-	require.NoError(t, r.backend.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}, secret.NewValue([]byte("v")), store.Regular))
+	require.NoError(
+		t,
+		r.backend.Create(
+			t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "K"}, secret.NewValue([]byte("v")),
+			store.Regular,
+		),
+	)
 	for body, want := range map[string]secret.Scope{
 		``:                                      {Org: "flyte"},
 		`"scope":{},`:                           {Org: "flyte"},

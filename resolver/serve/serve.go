@@ -96,8 +96,12 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		o: o, metrics: newMetrics(o.Metrics),
-		limits: newLimits(o.Rate, o.Burst), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
-		helping: make(chan struct{}, 1), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),
+		limits: newLimits(
+			o.Rate, o.Burst,
+		), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
+		helping: make(
+			chan struct{}, 1,
+		), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),
 	}
 	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
 	s.backend = s.flights.Store()

@@ -145,7 +145,10 @@ func start(t testing.TB, policyText string, change func(*serve.Options), chain .
 
 func (s setup) start(t testing.TB) *running {
 	t.Helper()
-	r := &running{Authority: harness.NewAuthority(t, t.TempDir()), t: t, backend: storetest.Memory(), audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry()}
+	r := &running{
+		Authority: harness.NewAuthority(t, t.TempDir()), t: t, backend: storetest.Memory(),
+		audit: &lockedBuffer{}, log: &lockedBuffer{}, registry: prometheus.NewRegistry(),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	logger := hclog.New(&hclog.LoggerOptions{Output: r.log, Level: hclog.Debug})
 	r.policyPath = r.Path("policy.yaml")
@@ -174,7 +177,8 @@ func (s setup) start(t testing.TB) *running {
 	r.address = port.Addr().String()
 	done := make(chan error, 1)
 	go func() {
-		done <- transport.Serve(ctx, transport.HTTP(serve.New(o).Handler(), limits, logger), port, cmp.Or(s.drain, 5*time.Second))
+		done <- transport.Serve(ctx, transport.HTTP(serve.New(o).Handler(), limits, logger), port,
+			cmp.Or(s.drain, 5*time.Second))
 	}()
 	r.ended = sync.OnceValue(func() error {
 		cancel()
@@ -212,7 +216,11 @@ type answered struct {
 // request returns a Connect request in JSON.
 func (r *running) request(method, body string, header ...string) *http.Request {
 	r.t.Helper()
-	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, "https://"+r.address+"/"+method, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(
+		r.t.Context(), http.MethodPost,
+		"https://"+r.address+"/"+method,
+		strings.NewReader(body),
+	)
 	require.NoError(r.t, err)
 	request.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(header); i += 2 {
@@ -289,7 +297,11 @@ func TestDecisions(t *testing.T) {
 	for _, line := range r.audit.lines(t, 0) {
 		decisions = append(decisions, line["decision"])
 	}
-	require.Equal(t, []any{"denied", "allowed", "allowed", "denied", "denied", "allowed", "unauthenticated", "allowed", "denied"}, decisions)
+	require.Equal(
+		t,
+		[]any{"denied", "allowed", "allowed", "denied", "denied", "allowed", "unauthenticated", "allowed", "denied"},
+		decisions,
+	)
 	require.Contains(t, r.audit.String()+value, value, "the search finds what is there")
 	require.NotContains(t, r.audit.String()+r.log.String(), value)
 

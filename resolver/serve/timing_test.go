@@ -66,7 +66,10 @@ func benchmarkHidden(b *testing.B, run func(b *testing.B, denied, absent func())
 	const id = `{"id":{"project":"web","domain":"development","name":`
 	for _, test := range []struct{ name, method, denied, absent string }{
 		{"get", secrets + "GetSecret", id + `"THERE"}}`, id + `"WHERE"}}`},
-		{"update", secrets + "UpdateSecret", id + `"THERE"},"secretSpec":{"stringValue":"v"}}`, id + `"WHERE"},"secretSpec":{"stringValue":"v"}}`},
+		{
+			"update", secrets + "UpdateSecret", id + `"THERE"},"secretSpec":{"stringValue":"v"}}`,
+			id + `"WHERE"},"secretSpec":{"stringValue":"v"}}`,
+		},
 		{"resolve", resolve, `{"secrets":[{"key":"THERE"}]}`, `{"secrets":[{"key":"WHERE"}]}`},
 	} {
 		b.Run(test.name, func(b *testing.B) {

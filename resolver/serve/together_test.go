@@ -72,8 +72,17 @@ func TestTasksThatStartTogether(t *testing.T) {
 	r := start(t, rules, func(o *serve.Options) { o.Store = backend })
 	narrow := secret.Scope{Org: "flyte", Project: "p", Domain: "d"}
 	first, last := storetest.Value(t, 30), storetest.Value(t, 30)
-	require.NoError(t, backend.Create(t.Context(), secret.Ref{Scope: narrow, Key: "FIRST"}, secret.NewValue(first), store.Regular))
-	require.NoError(t, backend.Create(t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "LAST"}, secret.NewValue(last), store.Regular))
+	require.NoError(
+		t,
+		backend.Create(t.Context(), secret.Ref{Scope: narrow, Key: "FIRST"}, secret.NewValue(first), store.Regular),
+	)
+	require.NoError(
+		t,
+		backend.Create(
+			t.Context(), secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "LAST"}, secret.NewValue(last),
+			store.Regular,
+		),
+	)
 
 	pair := certOf(r.Authority, "task", "spiffe://example.org/project/p/domain/d")
 	pool := x509.NewCertPool()
@@ -81,7 +90,9 @@ func TestTasksThatStartTogether(t *testing.T) {
 	clients := make([]*http.Client, connections)
 	for i := range clients {
 		transport := &http.Transport{
-			TLSClientConfig:   &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS13},
+			TLSClientConfig: &tls.Config{
+				RootCAs: pool, Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS13,
+			},
 			ForceAttemptHTTP2: true, MaxConnsPerHost: 1,
 		}
 		t.Cleanup(transport.CloseIdleConnections)
@@ -91,13 +102,21 @@ func TestTasksThatStartTogether(t *testing.T) {
 	var right atomic.Int64
 	for i := range tasks {
 		wg.Go(func() {
-			status, answer := r.call(clients[i%connections], "inject.v1.ResolveService/Resolve", `{"secrets":[{"key":"FIRST"},{"key":"LAST"}]}`)
-			if text := fmt.Sprint(answer); status == http.StatusOK && strings.Contains(text, base64.StdEncoding.EncodeToString(first)) && strings.Contains(text, base64.StdEncoding.EncodeToString(last)) {
+			status, answer := r.call(
+				clients[i%connections], "inject.v1.ResolveService/Resolve",
+				`{"secrets":[{"key":"FIRST"},{"key":"LAST"}]}`,
+			)
+			if text := fmt.Sprint(answer); status == http.StatusOK &&
+				strings.Contains(text, base64.StdEncoding.EncodeToString(first)) &&
+				strings.Contains(text, base64.StdEncoding.EncodeToString(last)) {
 				right.Add(1)
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return metric(t, r.registry, "inject_requests_in_flight") == tasks }, time.Minute, 20*time.Millisecond)
+	require.Eventually(
+		t, func() bool { return metric(t, r.registry, "inject_requests_in_flight") == tasks }, time.Minute,
+		20*time.Millisecond,
+	)
 	close(backend.hold)
 	wg.Wait()
 	require.EqualValues(t, tasks, right.Load())

@@ -52,11 +52,15 @@ rules:
 // overGRPC is the client of grpc-go with the methods of connect-go's.
 type overGRPC struct{ secretpb.SecretServiceClient }
 
-func (c overGRPC) CreateSecret(ctx context.Context, r *secretpb.CreateSecretRequest) (*secretpb.CreateSecretResponse, error) {
+func (c overGRPC) CreateSecret(
+	ctx context.Context, r *secretpb.CreateSecretRequest,
+) (*secretpb.CreateSecretResponse, error) {
 	return c.SecretServiceClient.CreateSecret(ctx, r)
 }
 
-func (c overGRPC) UpdateSecret(ctx context.Context, r *secretpb.UpdateSecretRequest) (*secretpb.UpdateSecretResponse, error) {
+func (c overGRPC) UpdateSecret(
+	ctx context.Context, r *secretpb.UpdateSecretRequest,
+) (*secretpb.UpdateSecretResponse, error) {
 	return c.SecretServiceClient.UpdateSecret(ctx, r)
 }
 
@@ -64,11 +68,15 @@ func (c overGRPC) GetSecret(ctx context.Context, r *secretpb.GetSecretRequest) (
 	return c.SecretServiceClient.GetSecret(ctx, r)
 }
 
-func (c overGRPC) ListSecrets(ctx context.Context, r *secretpb.ListSecretsRequest) (*secretpb.ListSecretsResponse, error) {
+func (c overGRPC) ListSecrets(
+	ctx context.Context, r *secretpb.ListSecretsRequest,
+) (*secretpb.ListSecretsResponse, error) {
 	return c.SecretServiceClient.ListSecrets(ctx, r)
 }
 
-func (c overGRPC) DeleteSecret(ctx context.Context, r *secretpb.DeleteSecretRequest) (*secretpb.DeleteSecretResponse, error) {
+func (c overGRPC) DeleteSecret(
+	ctx context.Context, r *secretpb.DeleteSecretRequest,
+) (*secretpb.DeleteSecretResponse, error) {
 	return c.SecretServiceClient.DeleteSecret(ctx, r)
 }
 
@@ -80,7 +88,9 @@ func (c resolveOverGRPC) Resolve(ctx context.Context, r *injectv1.ResolveRequest
 
 type clusterOverGRPC struct{ cluster.ClusterServiceClient }
 
-func (c clusterOverGRPC) SelectCluster(ctx context.Context, r *cluster.SelectClusterRequest) (*cluster.SelectClusterResponse, error) {
+func (c clusterOverGRPC) SelectCluster(
+	ctx context.Context, r *cluster.SelectClusterRequest,
+) (*cluster.SelectClusterResponse, error) {
 	return c.ClusterServiceClient.SelectCluster(ctx, r)
 }
 
@@ -170,7 +180,8 @@ func blob(v []byte, t secretpb.SecretType) *secretpb.SecretSpec {
 // bugs.
 func TestWires(t *testing.T) {
 	for _, name := range []string{
-		"Connect JSON, HTTP/1.1", "Connect JSON, HTTP/2", "Connect proto, gzip, HTTP/1.1", "Connect proto, gzip, HTTP/2",
+		"Connect JSON, HTTP/1.1", "Connect JSON, HTTP/2", "Connect proto, gzip, HTTP/1.1",
+		"Connect proto, gzip, HTTP/2",
 		"gRPC-Web, HTTP/1.1", "gRPC-Web JSON, HTTP/2", "gRPC, connect-go", "gRPC, grpc-go",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,7 +197,10 @@ func TestWires(t *testing.T) {
 				Operation: cluster.SelectClusterRequest_OPERATION_USE_SECRETS,
 			})
 			require.NoError(t, err)
-			require.True(t, proto.Equal(&cluster.SelectClusterResponse{}, answer), "the endpoint that they have is the one to use")
+			require.True(
+				t, proto.Equal(&cluster.SelectClusterResponse{}, answer),
+				"the endpoint that they have is the one to use",
+			)
 		})
 	}
 }
@@ -211,11 +225,19 @@ func testManaged(t *testing.T, r *running, w wire) {
 			id.Organization = ""
 		}
 		value := storetest.Value(t, 60)
-		created, err := w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: id, SecretSpec: blob(value, secretpb.SecretType_SECRET_TYPE_IMAGE_PULL_SECRET)})
+		created, err := w.secrets.CreateSecret(
+			ctx,
+			&secretpb.CreateSecretRequest{
+				Id: id, SecretSpec: blob(value, secretpb.SecretType_SECRET_TYPE_IMAGE_PULL_SECRET),
+			},
+		)
 		require.NoError(t, err)
 		require.True(t, proto.Equal(&secretpb.CreateSecretResponse{}, created))
 		requireValueAt(t, r, ref, value)
-		code, message := failed(t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: id, SecretSpec: text("another")})))
+		code, message := failed(
+			t,
+			errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: id, SecretSpec: text("another")})),
+		)
 		require.Equal(t, connect.CodeAlreadyExists, code)
 		if test.object != "" {
 			require.Equal(t, `secrets "`+test.object+`" already exists`, message)
@@ -228,7 +250,9 @@ func testManaged(t *testing.T, r *running, w wire) {
 		require.True(t, proto.Equal(idOf(ref), s.GetId()), "%v", s)
 		require.Equal(t, secretpb.SecretType_SECRET_TYPE_IMAGE_PULL_SECRET, s.GetSecretMetadata().GetType())
 		require.WithinDuration(t, time.Now(), s.GetSecretMetadata().GetCreatedTime().AsTime(), time.Minute)
-		require.Equal(t, secretpb.OverallStatus_FULLY_PRESENT, s.GetSecretMetadata().GetSecretStatus().GetOverallStatus())
+		require.Equal(
+			t, secretpb.OverallStatus_FULLY_PRESENT, s.GetSecretMetadata().GetSecretStatus().GetOverallStatus(),
+		)
 		clusters := s.GetSecretMetadata().GetSecretStatus().GetClusterStatus()
 		require.Len(t, clusters, 1)
 		require.Equal(t, "test", clusters[0].GetCluster().GetName())
@@ -280,13 +304,20 @@ func testRefused(t *testing.T, r *running, w wire) {
 		{at("bad.name"), text("v"), "the key has '.' at position 4 (only letters, digits, - and _ are allowed)"},
 		{nil, text("v"), "the key is empty"},
 		{at(strings.Repeat("k", 254)), text("v"), "the key is 254 bytes long (at most 253)"},
-		{&secretpb.SecretIdentifier{Name: "K", Project: "a__b", Domain: "c/d"}, text("v"), `domain "c/d" contains "/"; project "a__b" contains "__"`},
+		{&secretpb.SecretIdentifier{Name: "K", Project: "a__b", Domain: "c/d"}, text("v"), `domain "c/d" ` +
+			`contains "/"; project "a__b" contains "__"`},
 		{at(""), nil, "string or binary value expected, got <nil>; the key is empty"},
 	} {
-		code, message := failed(t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: test.id, SecretSpec: test.spec})))
+		code, message := failed(
+			t,
+			errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: test.id, SecretSpec: test.spec})),
+		)
 		require.Equal(t, connect.CodeInvalidArgument, code)
 		require.Equal(t, test.message, message)
-		code, message = failed(t, errOf(w.secrets.UpdateSecret(ctx, &secretpb.UpdateSecretRequest{Id: test.id, SecretSpec: test.spec})))
+		code, message = failed(
+			t,
+			errOf(w.secrets.UpdateSecret(ctx, &secretpb.UpdateSecretRequest{Id: test.id, SecretSpec: test.spec})),
+		)
 		require.Equal(t, connect.CodeInvalidArgument, code)
 		require.Equal(t, test.message, message)
 		if test.spec.GetValue() != nil {
@@ -295,7 +326,12 @@ func testRefused(t *testing.T, r *running, w wire) {
 			require.Equal(t, test.message, message)
 		}
 	}
-	code, message := failed(t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: at("K"), SecretSpec: blob([]byte("v"), 7)})))
+	code, message := failed(
+		t,
+		errOf(
+			w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: at("K"), SecretSpec: blob([]byte("v"), 7)}),
+		),
+	)
 	require.Equal(t, connect.CodeInvalidArgument, code)
 	require.Equal(t, "type 7 is unknown", message)
 	require.Empty(t, everything(t, r))
@@ -315,7 +351,8 @@ func testSizes(t *testing.T, r *running, w wire) {
 	t.Helper()
 	ctx := t.Context()
 	for name, spec := range map[string]*secretpb.SecretSpec{
-		"EMPTY": blob(nil, 0), "EMPTY_TEXT": text(""), "LARGE": blob(storetest.Value(t, store.MaxValue), 0), "LARGE_TEXT": text(strings.Repeat("\"", store.MaxValue)),
+		"EMPTY": blob(nil, 0), "EMPTY_TEXT": text(""), "LARGE": blob(storetest.Value(t, store.MaxValue), 0),
+		"LARGE_TEXT": text(strings.Repeat("\"", store.MaxValue)),
 	} {
 		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: "sizes"}, Key: name}
 		_, err := w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: idOf(ref), SecretSpec: spec})
@@ -323,12 +360,32 @@ func testSizes(t *testing.T, r *running, w wire) {
 		requireValueAt(t, r, ref, append(spec.GetBinaryValue(), spec.GetStringValue()...))
 		require.NoError(t, r.backend.Delete(ctx, ref))
 	}
-	for _, spec := range []*secretpb.SecretSpec{blob(make([]byte, store.MaxValue+1), 0), text(strings.Repeat("x", store.MaxValue+1))} {
-		code, message := failed(t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: &secretpb.SecretIdentifier{Name: "K"}, SecretSpec: spec})))
+	for _, spec := range []*secretpb.SecretSpec{
+		blob(make([]byte, store.MaxValue+1), 0), text(strings.Repeat("x", store.MaxValue+1)),
+	} {
+		code, message := failed(
+			t,
+			errOf(
+				w.secrets.CreateSecret(
+					ctx,
+					&secretpb.CreateSecretRequest{Id: &secretpb.SecretIdentifier{Name: "K"}, SecretSpec: spec},
+				),
+			),
+		)
 		require.Equal(t, connect.CodeInvalidArgument, code)
 		require.Equal(t, "the value is 1048577 bytes long (at most 1048576)", message)
 	}
-	code, message := failed(t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: &secretpb.SecretIdentifier{Name: "K"}, SecretSpec: blob(make([]byte, 5<<20), 0)})))
+	code, message := failed(
+		t,
+		errOf(
+			w.secrets.CreateSecret(
+				ctx,
+				&secretpb.CreateSecretRequest{
+					Id: &secretpb.SecretIdentifier{Name: "K"}, SecretSpec: blob(make([]byte, 5<<20), 0),
+				},
+			),
+		),
+	)
 	require.Equal(t, connect.CodeResourceExhausted, code)
 	require.Contains(t, message, "larger than configured max")
 	require.Empty(t, everything(t, r))
@@ -346,7 +403,16 @@ func pages(t *testing.T, w wire, f secret.Scope, limit int32, between func()) (a
 		}
 		for _, s := range page.GetSecrets() {
 			require.Empty(t, s.GetSecretMetadata().GetSecretStatus().GetClusterStatus()[1:])
-			all = append(all, secret.Ref{Scope: secret.Scope{Org: s.GetId().GetOrganization(), Domain: s.GetId().GetDomain(), Project: s.GetId().GetProject()}, Key: s.GetId().GetName()})
+			all = append(
+				all,
+				secret.Ref{
+					Scope: secret.Scope{
+						Org: s.GetId().GetOrganization(), Domain: s.GetId().GetDomain(),
+						Project: s.GetId().GetProject(),
+					},
+					Key: s.GetId().GetName(),
+				},
+			)
 		}
 		count++
 		if request.Token = page.GetToken(); request.GetToken() == "" {
@@ -360,7 +426,13 @@ func testPages(t *testing.T, r *running, w wire) {
 	t.Helper()
 	var there []secret.Ref
 	for _, org := range []string{"flyte", "acme"} {
-		for _, scope := range []secret.Scope{{Org: org}, {Org: org, Domain: "d"}, {Org: org, Project: "p"}, {Org: org, Domain: "d", Project: "p"}, {Org: org, Domain: "e", Project: "p"}} {
+		for _, scope := range []secret.Scope{
+			{Org: org},
+			{Org: org, Domain: "d"},
+			{Org: org, Project: "p"},
+			{Org: org, Domain: "d", Project: "p"},
+			{Org: org, Domain: "e", Project: "p"},
+		} {
 			for i := range 5 {
 				ref := secret.Ref{Scope: scope, Key: fmt.Sprintf("K%d", i)}
 				r.seedAt(ref)
@@ -369,7 +441,16 @@ func testPages(t *testing.T, r *running, w wire) {
 		}
 	}
 	nothing := func() {}
-	for _, f := range []secret.Scope{{}, {Org: "flyte"}, {Org: "acme"}, {Domain: "d"}, {Project: "p"}, {Domain: "d", Project: "p"}, {Org: "acme", Project: "p"}, {Domain: "nowhere"}} {
+	for _, f := range []secret.Scope{
+		{},
+		{Org: "flyte"},
+		{Org: "acme"},
+		{Domain: "d"},
+		{Project: "p"},
+		{Domain: "d", Project: "p"},
+		{Org: "acme", Project: "p"},
+		{Domain: "nowhere"},
+	} {
 		var want []secret.Ref
 		org := f
 		if org.Org == "" {
@@ -429,7 +510,15 @@ func testResolved(t *testing.T, r *running, w wire) {
 	answer, err := w.resolve.Resolve(t.Context(), &injectv1.ResolveRequest{Secrets: []*core.Secret{{Key: "K"}}})
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(value, answer.GetClimbs()[0].GetFound().GetValue()))
-	code, message := failed(t, errOf(w.resolve.Resolve(t.Context(), &injectv1.ResolveRequest{Scope: &injectv1.Scope{Project: "q"}, Secrets: []*core.Secret{{Key: "K"}}})))
+	code, message := failed(
+		t,
+		errOf(
+			w.resolve.Resolve(
+				t.Context(),
+				&injectv1.ResolveRequest{Scope: &injectv1.Scope{Project: "q"}, Secrets: []*core.Secret{{Key: "K"}}},
+			),
+		),
+	)
 	require.Equal(t, connect.CodePermissionDenied, code)
 	require.Contains(t, message, "give -p p -d d")
 }
@@ -446,9 +535,15 @@ func TestHTTPStatus(t *testing.T) {
 			code         string
 		}{
 			{"CreateSecret", `{"id":{"name":"` + key + `"},"secretSpec":{"stringValue":"v"}}`, http.StatusOK, ""},
-			{"CreateSecret", `{"id":{"name":"` + key + `"},"secretSpec":{"stringValue":"v"}}`, http.StatusConflict, "already_exists"},
+			{
+				"CreateSecret", `{"id":{"name":"` + key + `"},"secretSpec":{"stringValue":"v"}}`,
+				http.StatusConflict, "already_exists",
+			},
 			{"GetSecret", `{"id":{"name":"nope"}}`, http.StatusNotFound, "not_found"},
-			{"UpdateSecret", `{"id":{"name":"nope"},"secretSpec":{"binaryValue":"dg=="}}`, http.StatusNotFound, "not_found"},
+			{
+				"UpdateSecret", `{"id":{"name":"nope"},"secretSpec":{"binaryValue":"dg=="}}`, http.StatusNotFound,
+				"not_found",
+			},
 			{"DeleteSecret", `{"id":{"name":"nope"}}`, http.StatusNotFound, "not_found"},
 			{"CreateSecret", `{"id":{"name":"` + key + `"}}`, http.StatusBadRequest, "invalid_argument"},
 			{"CreateSecret", `{}`, http.StatusBadRequest, "invalid_argument"},
@@ -477,7 +572,13 @@ func TestHTTPStatus(t *testing.T) {
 	conn := r.grpcConn(cert)
 	err := conn.Invoke(t.Context(), "/"+secrets+"Nothing", &secretpb.GetSecretRequest{}, &secretpb.GetSecretResponse{})
 	require.Equal(t, codes.Unimplemented, status.Code(err))
-	require.NoError(t, conn.Invoke(t.Context(), "/"+secrets+"ListSecrets", &secretpb.ListSecretsRequest{}, &secretpb.ListSecretsResponse{}))
+	require.NoError(
+		t,
+		conn.Invoke(
+			t.Context(), "/"+secrets+"ListSecrets", &secretpb.ListSecretsRequest{},
+			&secretpb.ListSecretsResponse{},
+		),
+	)
 }
 
 // The requests of Flyte's Python client, byte for byte except for the values.
@@ -493,8 +594,11 @@ func TestFlyteClient(t *testing.T) {
 		_, err = w.Write(b)
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
-		request := r.request(method, z.String(), "Content-Type", "application/proto", "Connect-Protocol-Version", "1",
-			"Content-Encoding", "gzip", "Accept-Encoding", "gzip", "User-Agent", "connectrpc/0.10", "X-Request-Id", "a1b2c3d4-0000-4000-8000-000000000001")
+		request := r.request(
+			method, z.String(), "Content-Type", "application/proto", "Connect-Protocol-Version", "1",
+			"Content-Encoding", "gzip", "Accept-Encoding", "gzip", "User-Agent", "connectrpc/0.10",
+			"X-Request-Id", "a1b2c3d4-0000-4000-8000-000000000001",
+		)
 		got, err := client.Do(request)
 		require.NoError(t, err)
 		defer got.Body.Close() //nolint:errcheck // read whole
@@ -508,9 +612,16 @@ func TestFlyteClient(t *testing.T) {
 		require.Equal(t, http.StatusOK, got.StatusCode, string(b))
 		require.NoError(t, proto.Unmarshal(b, answer))
 	}
-	send(clusterconnect.ClusterServiceName+"/SelectCluster", &cluster.SelectClusterRequest{Operation: cluster.SelectClusterRequest_OPERATION_USE_SECRETS}, &cluster.SelectClusterResponse{})
+	send(
+		clusterconnect.ClusterServiceName+"/SelectCluster",
+		&cluster.SelectClusterRequest{Operation: cluster.SelectClusterRequest_OPERATION_USE_SECRETS},
+		&cluster.SelectClusterResponse{},
+	)
 	id := &secretpb.SecretIdentifier{Name: "K", Project: "p", Domain: "d"}
-	send(secrets+"CreateSecret", &secretpb.CreateSecretRequest{Id: id, SecretSpec: blob(value, 0)}, &secretpb.CreateSecretResponse{})
+	send(
+		secrets+"CreateSecret", &secretpb.CreateSecretRequest{Id: id, SecretSpec: blob(value, 0)},
+		&secretpb.CreateSecretResponse{},
+	)
 	list := &secretpb.ListSecretsResponse{}
 	send(secrets+"ListSecrets", &secretpb.ListSecretsRequest{Limit: 10}, list)
 	require.Len(t, list.GetSecrets(), 1)
@@ -525,7 +636,9 @@ func TestListOfFew(t *testing.T) {
 	for i := range 200 {
 		r.seedAt(secret.Ref{Scope: secret.Scope{Org: "flyte", Project: fmt.Sprintf("p%d", i)}, Key: "K"})
 		if i%60 == 30 {
-			ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "rare", Domain: fmt.Sprintf("d%d", i)}, Key: "K"}
+			ref := secret.Ref{
+				Scope: secret.Scope{Org: "flyte", Project: "rare", Domain: fmt.Sprintf("d%d", i)}, Key: "K",
+			}
 			r.seedAt(ref)
 			want = append(want, ref)
 		}
@@ -543,7 +656,10 @@ func TestListOfFew(t *testing.T) {
 // Health and reflection answer every client, with or without a certificate.
 func TestHealthAndReflection(t *testing.T) {
 	r := start(t, wirePolicy, nil)
-	services := []string{secretconnect.SecretServiceName, clusterconnect.ClusterServiceName, injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName}
+	services := []string{
+		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName, injectv1connect.ResolveServiceName,
+		injectv1connect.ImportServiceName,
+	}
 	conn := r.grpcConn(nil)
 	health := grpc_health_v1.NewHealthClient(conn)
 	for _, name := range append(services, "") {
@@ -558,7 +674,14 @@ func TestHealthAndReflection(t *testing.T) {
 	defer cancel()
 	stream, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
 	require.NoError(t, err)
-	require.NoError(t, stream.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{}}))
+	require.NoError(
+		t,
+		stream.Send(
+			&grpc_reflection_v1.ServerReflectionRequest{
+				MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_ListServices{},
+			},
+		),
+	)
 	answer, err := stream.Recv()
 	require.NoError(t, err)
 	var names []string
@@ -567,14 +690,30 @@ func TestHealthAndReflection(t *testing.T) {
 	}
 	require.Subset(t, names, services)
 	for _, service := range services {
-		require.NoError(t, stream.Send(&grpc_reflection_v1.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: service}}))
+		require.NoError(
+			t,
+			stream.Send(
+				&grpc_reflection_v1.ServerReflectionRequest{
+					MessageRequest: &grpc_reflection_v1.ServerReflectionRequest_FileContainingSymbol{
+						FileContainingSymbol: service,
+					},
+				},
+			),
+		)
 		answer, err := stream.Recv()
 		require.NoError(t, err)
 		require.NotEmpty(t, answer.GetFileDescriptorResponse().GetFileDescriptorProto(), service)
 	}
 	old, err := grpc_reflection_v1alpha.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
 	require.NoError(t, err)
-	require.NoError(t, old.Send(&grpc_reflection_v1alpha.ServerReflectionRequest{MessageRequest: &grpc_reflection_v1alpha.ServerReflectionRequest_ListServices{}})) //nolint:staticcheck // older clients ask it
+	require.NoError(
+		t,
+		old.Send(
+			&grpc_reflection_v1alpha.ServerReflectionRequest{ //nolint:staticcheck // older clients use it
+				MessageRequest: &grpc_reflection_v1alpha.ServerReflectionRequest_ListServices{},
+			},
+		),
+	)
 	_, err = old.Recv()
 	require.NoError(t, err)
 	require.Empty(t, r.audit.String(), "nothing was decided")

@@ -48,7 +48,10 @@ func canary() string {
 
 // leaks returns the parts of token and the canaries that are in text.
 func leaks(text, token string, canaries ...string) (found []string) {
-	for _, part := range append(strings.FieldsFunc(token, func(r rune) bool { return r == '.' || unicode.IsSpace(r) }), canaries...) {
+	for _, part := range append(strings.FieldsFunc(token, func(r rune) bool {
+		return r == '.' ||
+			unicode.IsSpace(r)
+	}), canaries...) {
 		for i := 0; i+10 <= len(part); i++ {
 			if strings.Contains(text, part[i:i+10]) {
 				found = append(found, part[i:i+10])
@@ -156,10 +159,12 @@ func TestNames(t *testing.T) {
 		if (a == b) != (x == y) {
 			t.Fatalf("%q and %q are %q and %q", a, b, x, y)
 		}
-		if z := identity.New("", x, nil).Name; x != a && z == x && len(x) > 200 { // a cut name is never another's whole name
+		if z := identity.New("", x, nil).Name; x != a && z == x &&
+			len(x) > 200 { // a cut name is never another's whole name
 			t.Fatalf("%q is the name of %q and of itself", x, a)
 		}
-		if len(x) > 256 || !utf8.ValidString(x) || strings.ContainsFunc(x, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if len(x) > 256 || !utf8.ValidString(x) ||
+			strings.ContainsFunc(x, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Fatalf("%q", x)
 		}
 	})

@@ -153,10 +153,13 @@ func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 	case u.User != nil:
 		return nil, errors.New("the URL of the keys names a user: a JWKS must be public")
 	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !store.Loopback(u.Hostname())):
-		return nil, errors.New("the URL of the keys is not https (or http on loopback): an attacker on the network could replace the keys")
+		return nil, errors.New(
+			"the URL of the keys is not https (or http on loopback): an attacker on the network could replace the keys",
+		)
 	}
 	r := &keyURL{
-		url: u, caFile: o.CAFile, interval: o.Refresh, between: o.Cooldown, log: o.Log.With("keys", u.Host+u.EscapedPath()),
+		url: u, caFile: o.CAFile, interval: o.Refresh, between: o.Cooldown, log: o.Log.With("keys",
+			u.Host+u.EscapedPath()),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	if _, err := r.roots(); err != nil {

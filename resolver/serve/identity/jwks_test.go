@@ -90,7 +90,10 @@ func TestJWKSFile(t *testing.T) {
 	refuses(t, j, was, identity.ReasonKey)
 	accepts(t, j, signedBy(t, young, "young"))
 
-	for _, bad := range []string{"", "x", "{}", "[]", `{"keys":null}`, `{"keys":[]}`, `{"keys":[{"kty":"oct","k":"AAAA"}]}`, `{"keys":[5]}`} {
+	for _, bad := range []string{
+		"", "x", "{}", "[]", `{"keys":null}`, `{"keys":[]}`,
+		`{"keys":[{"kty":"oct","k":"AAAA"}]}`, `{"keys":[5]}`,
+	} {
 		write(t, path, bad)
 		require.Eventually(t, func() bool { return j.Err() != nil }, patience, often, bad)
 		accepts(t, j, signedBy(t, young, "young"))
@@ -178,7 +181,10 @@ func TestJWKSServer(t *testing.T) {
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	oldKey, youngKey := jwkOf(t, old.Public(), object{"kid": "old"}), jwkOf(t, young.Public(), object{"kid": "young"})
 	s := serveJWKS(t, httptest.NewServer, jwks(t, oldKey))
-	j := newJWT(t, s.URL+"/keys?key=query-of-the-url", func(o *identity.JWTOptions) { o.Cooldown, o.Log = time.Millisecond, log })
+	j := newJWT(
+		t, s.URL+"/keys?key=query-of-the-url",
+		func(o *identity.JWTOptions) { o.Cooldown, o.Log = time.Millisecond, log },
+	)
 	require.Equal(t, int64(1), s.fetches.Load())
 	for range 10 {
 		accepts(t, j, signedBy(t, old, "old"))
@@ -233,7 +239,10 @@ func TestJWKSServerInBackground(t *testing.T) {
 	old, young := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, old.Public(), nil)))
 	s.does(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	j := newJWT(t, s.URL, func(o *identity.JWTOptions) { o.Cooldown, o.Refresh = 20*time.Millisecond, 50*time.Millisecond })
+	j := newJWT(
+		t, s.URL,
+		func(o *identity.JWTOptions) { o.Cooldown, o.Refresh = 20*time.Millisecond, 50*time.Millisecond },
+	)
 	require.Error(t, j.Err()) // and the server starts
 	unavailable(t, j, signedBy(t, old, ""))
 	accepted := func(c identity.Credentials) func() bool {
@@ -282,7 +291,9 @@ func TestJWKSServerFlood(t *testing.T) {
 	}
 	all.Wait()
 	fetched := s.fetches.Load()
-	require.LessOrEqual(t, fetched, int64(time.Since(begun)/cooldown)+1) // calm, with its ten seconds, fetched none or one
+	require.LessOrEqual(
+		t, fetched, int64(time.Since(begun)/cooldown)+1,
+	) // calm, with its ten seconds, fetched none or one
 	require.GreaterOrEqual(t, fetched, int64(1))
 	require.Greater(t, asked.Load(), 10*fetched)
 }
@@ -372,7 +383,9 @@ func TestJWKSServerEnds(t *testing.T) {
 	key := ecOf(t, elliptic.P256())
 	s := serveJWKS(t, httptest.NewServer, jwks(t, jwkOf(t, key.Public(), object{"kid": "k"})))
 	ctx, cancel := context.WithCancel(t.Context())
-	j, err := identity.NewJWT(ctx, identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: s.URL, Cooldown: time.Nanosecond})
+	j, err := identity.NewJWT(
+		ctx, identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: s.URL, Cooldown: time.Nanosecond},
+	)
 	require.NoError(t, err)
 	s.does(func(_ http.ResponseWriter, r *http.Request) {
 		cancel()

@@ -103,7 +103,11 @@ func NewJWT(ctx context.Context, o JWTOptions) (*JWT, error) {
 // complete fills in the defaults and returns what is wrong with the options.
 func (j *JWT) complete() (errs []error) {
 	o := &j.o
-	for _, field := range []struct{ name, value string }{{"issuer", o.Issuer}, {"audience", o.Audience}, {"keys", o.Keys}} {
+	for _, field := range []struct{ name, value string }{
+		{"issuer", o.Issuer},
+		{"audience", o.Audience},
+		{"keys", o.Keys},
+	} {
 		if field.value == "" {
 			errs = append(errs, fmt.Errorf("no %s", field.name))
 		}
@@ -209,7 +213,10 @@ func (j *JWT) verify(ctx context.Context, raw string, header map[string]json.Raw
 		err := j.keys.refresh(ctx, keys)
 		candidates = j.keys.current().find(kid, alg)
 		if len(candidates) == 0 && err != nil {
-			return nil, fmt.Errorf("%w: %s: its key is unknown, and the keys cannot be read now: %w", secret.ErrUnavailable, j.who, err)
+			return nil, fmt.Errorf(
+				"%w: %s: its key is unknown, and the keys cannot be read now: %w", secret.ErrUnavailable, j.who,
+				err,
+			)
 		}
 	}
 	switch {
@@ -229,7 +236,8 @@ func (j *JWT) verify(ctx context.Context, raw string, header map[string]json.Raw
 
 // known returns alg if it is a well-known name, since the token may have any text there.
 func known(alg jose.SignatureAlgorithm) string {
-	if slices.Contains(signing, alg) || slices.Contains([]jose.SignatureAlgorithm{"none", jose.HS256, jose.HS384, jose.HS512}, alg) {
+	if slices.Contains(signing, alg) ||
+		slices.Contains([]jose.SignatureAlgorithm{"none", jose.HS256, jose.HS384, jose.HS512}, alg) {
 		return string(alg)
 	}
 	return "an unknown algorithm"
@@ -275,7 +283,10 @@ func (j *JWT) valid(c jwt.Claims, now time.Time) error {
 	case j.o.MaxLifetime == 0:
 		return nil
 	case c.IssuedAt == nil:
-		return refuse(j.who, ReasonLifetime, "it has no time of issue (iat), which is needed to limit its lifetime to %s", j.o.MaxLifetime)
+		return refuse(
+			j.who, ReasonLifetime, "it has no time of issue (iat), which is needed to limit its lifetime to %s",
+			j.o.MaxLifetime,
+		)
 	case c.Expiry.Time().Sub(c.IssuedAt.Time()) > j.o.MaxLifetime:
 		return refuse(j.who, ReasonLifetime, "it is valid for longer than %s", j.o.MaxLifetime)
 	}

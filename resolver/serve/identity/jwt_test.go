@@ -144,8 +144,11 @@ func TestJWT(t *testing.T) {
 	id := accepts(t, j, bearer(sign(t, jose.ES256, key, with(object{
 		"groups": []string{"a", "b"}, "mixed": []any{"a", 1}, "none": nil, "empty": []string{},
 		"big": json.Number("12345678901234567890"), "float": 1.5, "yes": true,
-		"kubernetes.io": object{"pod": object{"name": "pod-1", "uid": "u"}, "namespace": "flyte", "list": []any{object{"x": "y"}}},
-		`a\b`:           object{"": "z"},
+		"kubernetes.io": object{
+			"pod": object{"name": "pod-1", "uid": "u"}, "namespace": "flyte",
+			"list": []any{object{"x": "y"}},
+		},
+		`a\b`: object{"": "z"},
 	}), object{"kid": "k"})))
 	require.Equal(t, "jwt", id.Method)
 	require.Equal(t, issuer+"#system:serviceaccount:flyte:task", id.Name)
@@ -161,7 +164,10 @@ func TestJWT(t *testing.T) {
 			require.Equal(t, want, got, name)
 		}
 	}
-	require.Equal(t, []string{audience}, accepts(t, j, bearer(sign(t, jose.ES256, key, with(object{"aud": audience}), nil))).Attribute("audience"))
+	require.Equal(
+		t, []string{audience},
+		accepts(t, j, bearer(sign(t, jose.ES256, key, with(object{"aud": audience}), nil))).Attribute("audience"),
+	)
 }
 
 // A deeply nested claim is no attribute, and takes no time.
@@ -196,7 +202,9 @@ func TestJWTClaims(t *testing.T) {
 		bad, good object
 	}{
 		{identity.ReasonAudience, object{"aud": bird}, object{"aud": audience}},
-		{identity.ReasonAudience, object{"aud": []string{audience + "x", "injec"}}, object{"aud": []string{"x", audience}}},
+		{identity.ReasonAudience, object{"aud": []string{audience + "x", "injec"}}, object{"aud": []string{
+			"x", audience,
+		}}},
 		{identity.ReasonAudience, object{"aud": nil}, object{}},
 		{identity.ReasonAudience, object{"aud": []string{}}, object{}},
 		{identity.ReasonMalformed, object{"aud": 1}, object{}},
@@ -217,8 +225,14 @@ func TestJWTClaims(t *testing.T) {
 		c.bad["canary"] = bird
 		refuses(t, j, token(c.bad), c.reason, bird)
 	}
-	refuses(t, newJWT(t, path, func(o *identity.JWTOptions) { o.Leeway = -1 }), token(object{"nbf": at(time.Minute)}), identity.ReasonNotYet)
-	accepts(t, newJWT(t, path, func(o *identity.JWTOptions) { o.Leeway = time.Hour }), token(object{"nbf": at(10 * time.Minute)}))
+	refuses(
+		t, newJWT(t, path, func(o *identity.JWTOptions) { o.Leeway = -1 }),
+		token(object{"nbf": at(time.Minute)}), identity.ReasonNotYet,
+	)
+	accepts(
+		t, newJWT(t, path, func(o *identity.JWTOptions) { o.Leeway = time.Hour }),
+		token(object{"nbf": at(10 * time.Minute)}),
+	)
 
 	short := newJWT(t, path, func(o *identity.JWTOptions) { o.MaxLifetime = time.Hour })
 	accepts(t, short, token(object{"iat": at(0), "exp": at(time.Hour)}))
@@ -233,7 +247,11 @@ func TestJWTClaims(t *testing.T) {
 		refuses(t, identity.Chain{j, j}, token(object{"iss": iss}), identity.ReasonUnknown, bird)
 	}
 	other := newJWT(t, path, func(o *identity.JWTOptions) { o.Issuer = "https://other" })
-	require.Equal(t, []string{"https://other"}, accepts(t, identity.Chain{j, other}, token(object{"iss": "https://other"})).Attribute("issuer"))
+	require.Equal(
+		t,
+		[]string{"https://other"},
+		accepts(t, identity.Chain{j, other}, token(object{"iss": "https://other"})).Attribute("issuer"),
+	)
 }
 
 func TestJWTForm(t *testing.T) {
@@ -246,9 +264,11 @@ func TestJWTForm(t *testing.T) {
 	b64 := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
 	for _, other := range []string{
-		"", "x", "inj_x", "..", "a.b", "a.b.c", "a.b.c.d.e", good + ".", good + "\n", " " + good, good + "=", parts[0] + "." + parts[1],
-		"\n" + good, parts[0] + "\r\n." + parts[1] + "." + parts[2], b64("null") + "." + parts[1] + "." + parts[2], b64("[]") + "." + parts[1] + ".",
-		parts[0] + "." + b64("x") + "." + parts[2], parts[0] + "." + b64("null") + "." + parts[2], parts[0] + "." + b64(`{"iss":"`+issuer+`","iss":"`+issuer+`"}`) + ".",
+		"", "x", "inj_x", "..", "a.b", "a.b.c", "a.b.c.d.e", good + ".", good + "\n", " " + good, good + "=",
+		parts[0] + "." + parts[1], "\n" + good, parts[0] + "\r\n." + parts[1] + "." + parts[2],
+		b64("null") + "." + parts[1] + "." + parts[2], b64("[]") + "." + parts[1] + ".",
+		parts[0] + "." + b64("x") + "." + parts[2], parts[0] + "." + b64("null") + "." + parts[2],
+		parts[0] + "." + b64(`{"iss":"`+issuer+`","iss":"`+issuer+`"}`) + ".",
 		string([]byte{0, 255, '.', '.', 200}),
 	} {
 		passesOn(t, j, bearer(other))
@@ -287,7 +307,10 @@ func TestJWTAlgorithms(t *testing.T) {
 	p256, p384, p521 := ecOf(t, elliptic.P256()), ecOf(t, elliptic.P384()), ecOf(t, elliptic.P521())
 	path := jwksFile(
 		t, jwkOf(t, r.Public(), object{"kid": "rsa"}), jwkOf(t, ed.Public(), object{"kid": "ed"}),
-		jwkOf(t, p256.Public(), object{"kid": "p256"}), jwkOf(t, p384.Public(), object{"kid": "p384"}), jwkOf(t, p521.Public(), object{"kid": "p521"}),
+		jwkOf(
+			t, p256.Public(), object{"kid": "p256"},
+		),
+		jwkOf(t, p384.Public(), object{"kid": "p384"}), jwkOf(t, p521.Public(), object{"kid": "p521"}),
 		jwkOf(t, r.Public(), object{"kid": "rs512 only", "alg": "RS512"}),
 	)
 	usual := newJWT(t, path, nil)
@@ -321,7 +344,11 @@ func TestJWTAlgorithms(t *testing.T) {
 		// The key with this id is of another type.
 		for other := range keys {
 			if other != kid {
-				refuses(t, every, bearer(sign(t, jose.SignatureAlgorithm(alg), keys[kid], claims(), object{"kid": other})), identity.ReasonKey)
+				refuses(
+					t, every,
+					bearer(sign(t, jose.SignatureAlgorithm(alg), keys[kid], claims(), object{"kid": other})),
+					identity.ReasonKey,
+				)
 			}
 		}
 	}
@@ -337,14 +364,19 @@ func TestJWTAlgorithms(t *testing.T) {
 		}
 	}
 	bird := canary()
-	for _, alg := range []any{"none", "None", "NONE", "", "rs256", "HS256", bird, nil, 5, []string{"RS256"}, object{"alg": bird}} {
+	for _, alg := range []any{
+		"none", "None", "NONE", "", "rs256", "HS256", bird, nil, 5, []string{"RS256"}, object{"alg": bird},
+	} {
 		payload := base64.RawURLEncoding.EncodeToString([]byte(mustJSON(t, claims())))
 		head := base64.RawURLEncoding.EncodeToString([]byte(mustJSON(t, object{"alg": alg, "typ": "JWT"})))
 		refuses(t, every, bearer(head+"."+payload+"."), identity.ReasonAlgorithm, bird)
 		refuses(t, every, bearer(head+"."+payload+".AAAA"), identity.ReasonAlgorithm, bird)
 	}
 	for _, algorithms := range [][]string{{}, {"none"}, {"HS256"}, {"RS256", "HS512"}, {"rs256"}, {""}, {"ML-DSA-44"}} {
-		_, err := identity.NewJWT(t.Context(), identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: path, Algorithms: algorithms})
+		_, err := identity.NewJWT(
+			t.Context(),
+			identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: path, Algorithms: algorithms},
+		)
 		require.ErrorIs(t, err, secret.ErrInvalid)
 	}
 }
@@ -375,7 +407,12 @@ func TestJWTHeaders(t *testing.T) {
 		refuses(t, j, bearer(sign(t, jose.ES256, key, claims(), h)), identity.ReasonMalformed, bird)
 	}
 	payload := base64.RawURLEncoding.EncodeToString([]byte(mustJSON(t, claims())))
-	for _, h := range []object{{"kid": []string{bird}}, {"jwk": bird}, {"x5c": []string{bird}}, {"nonce": object{bird: bird}}} {
+	for _, h := range []object{
+		{"kid": []string{bird}},
+		{"jwk": bird},
+		{"x5c": []string{bird}},
+		{"nonce": object{bird: bird}},
+	} {
 		h["alg"] = "ES256"
 		head := base64.RawURLEncoding.EncodeToString([]byte(mustJSON(t, h)))
 		refuses(t, j, bearer(head+"."+payload+".AAAA"), identity.ReasonMalformed, bird)
@@ -392,7 +429,10 @@ func TestJWTHeaders(t *testing.T) {
 		last = ecOf(t, elliptic.P256())
 		many = append(many, jwkOf(t, last.Public(), nil))
 	}
-	refuses(t, newJWT(t, jwksFile(t, many...), nil), bearer(sign(t, jose.ES256, last, claims(), nil)), identity.ReasonSignature)
+	refuses(
+		t, newJWT(t, jwksFile(t, many...), nil), bearer(sign(t, jose.ES256, last, claims(), nil)),
+		identity.ReasonSignature,
+	)
 	accepts(t, newJWT(t, jwksFile(t, many[1:]...), nil), bearer(sign(t, jose.ES256, last, claims(), nil)))
 }
 
@@ -438,7 +478,10 @@ func FuzzBearer(f *testing.F) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.Cleanup(cancel)
 	key, attacker := ecOf(f, elliptic.P256()), ecOf(f, elliptic.P256())
-	j, err := identity.NewJWT(ctx, identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: jwksFile(f, jwkOf(f, key.Public(), nil))})
+	j, err := identity.NewJWT(
+		ctx,
+		identity.JWTOptions{Issuer: issuer, Audience: audience, Keys: jwksFile(f, jwkOf(f, key.Public(), nil))},
+	)
 	require.NoError(f, err)
 	path := filepath.Join(f.TempDir(), "tokens")
 	value, line, err := identity.NewToken("a")
@@ -452,7 +495,10 @@ func FuzzBearer(f *testing.F) {
 		require.NoError(f, err)
 	}
 	forged := sign(f, jose.ES256, attacker, claims(), nil)
-	for _, seed := range []string{"", "inj_", "a.b.c", forged, strings.Replace(forged, ".", ".e30", 1), "eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4In0."} {
+	for _, seed := range []string{
+		"", "inj_", "a.b.c", forged, strings.Replace(forged, ".", ".e30", 1),
+		"eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4In0.",
+	} {
 		f.Add([]byte(seed))
 	}
 	// Separate parts, so that the fuzzer does not have to find valid base64.

@@ -29,7 +29,10 @@ func (MTLS) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	}
 	// A connection may outlive its certificate, or that of the CA.
 	if until := validUntil(c.TLS.VerifiedChains); !time.Now().Before(until) {
-		return Identity{}, refuse(mtls, ReasonExpired, "the certificate, or one that signed it, has expired (%s)", until.UTC().Format(time.RFC3339))
+		return Identity{}, refuse(
+			mtls, ReasonExpired, "the certificate, or one that signed it, has expired (%s)",
+			until.UTC().Format(time.RFC3339),
+		)
 	}
 	leaf := c.TLS.VerifiedChains[0][0]
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
@@ -49,7 +52,9 @@ func (MTLS) Authenticate(_ context.Context, c Credentials) (Identity, error) {
 	case len(attributes["dns"]) > 0:
 		return New(mtls, attributes["dns"][0], attributes), nil
 	}
-	return Identity{}, refuse(mtls, ReasonName, "the certificate has no SPIFFE ID and no DNS name (the common name is ignored)")
+	return Identity{}, refuse(
+		mtls, ReasonName, "the certificate has no SPIFFE ID and no DNS name (the common name is ignored)",
+	)
 }
 
 // validUntil returns when the last of the chains expires.
@@ -93,7 +98,9 @@ func spiffeID(uris []*url.URL) (string, error) {
 		return "", nil
 	}
 	if len(uris) != 1 {
-		return "", refuse(mtls, ReasonName, "the certificate has %d URIs; with a SPIFFE ID, only one is allowed", len(uris))
+		return "", refuse(
+			mtls, ReasonName, "the certificate has %d URIs; with a SPIFFE ID, only one is allowed", len(uris),
+		)
 	}
 	id := uris[0].String() // including a user, port, escapes, query or fragment, which spiffe refuses
 	m := spiffe.FindStringSubmatch(id)

@@ -36,7 +36,9 @@ func caTemplate() *x509.Certificate {
 }
 
 // certify returns a certificate from template for a key, signed by the authority.
-func certify(t *testing.T, a *harness.Authority, template *x509.Certificate, public crypto.PublicKey) *x509.Certificate {
+func certify(
+	t *testing.T, a *harness.Authority, template *x509.Certificate, public crypto.PublicKey,
+) *x509.Certificate {
 	t.Helper()
 	der := a.Sign(template, public)
 	cert, err := x509.ParseCertificate(der)
@@ -47,7 +49,9 @@ func certify(t *testing.T, a *harness.Authority, template *x509.Certificate, pub
 }
 
 // client returns a client certificate that change has edited.
-func client(t *testing.T, a *harness.Authority, change func(*x509.Certificate), between ...*harness.Authority) *tls.Certificate {
+func client(
+	t *testing.T, a *harness.Authority, change func(*x509.Certificate), between ...*harness.Authority,
+) *tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject:  pkix.Name{CommonName: "common.example.com"},
@@ -79,7 +83,9 @@ func names(t *testing.T, dns []string, uris ...string) func(*x509.Certificate) {
 		}
 		der, err := asn1.Marshal(all)
 		require.NoError(t, err)
-		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: der})
+		c.ExtraExtensions = append(
+			c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: der},
+		)
 	}
 }
 
@@ -89,7 +95,9 @@ func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.
 	ca := harness.NewAuthority(t, t.TempDir())
 	k := key(t)
 	own := certify(t, ca, &x509.Certificate{
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotAfter: time.Now().Add(time.Hour), NotBefore: time.Now().Add(-72 * time.Hour),
+		IPAddresses: []net.IP{
+			net.IPv4(127, 0, 0, 1),
+		}, NotAfter: time.Now().Add(time.Hour), NotBefore: time.Now().Add(-72 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, k.Public())
 	server.Certificates = []tls.Certificate{{Certificate: [][]byte{own.Raw}, PrivateKey: k}}
@@ -100,12 +108,15 @@ func handshake(t *testing.T, server *tls.Config, client *tls.Certificate) (*tls.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		config := &tls.Config{RootCAs: ca.Pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if client == nil {
-				return &tls.Certificate{}, nil
-			}
-			return client, nil
-		}}
+		config := &tls.Config{
+			RootCAs: ca.Pool(),
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				if client == nil {
+					return &tls.Certificate{}, nil
+				}
+				return client, nil
+			},
+		}
 		conn, err := tls.Dial("tcp", listener.Addr().String(), config)
 		if err == nil {
 			_, _ = conn.Read(make([]byte, 1)) // until the server closes
@@ -137,23 +148,35 @@ func over(t *testing.T, server *tls.Config, client *tls.Certificate) identity.Cr
 
 func TestMTLS(t *testing.T) {
 	ca := harness.NewAuthority(t, t.TempDir())
-	id := accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, "spiffe://example.org/ns/flyte/sa/task-1_a.b"))))
+	id := accepts(
+		t, identity.MTLS{},
+		over(t, verifying(ca), client(t, ca, names(t, nil, "spiffe://example.org/ns/flyte/sa/task-1_a.b"))),
+	)
 	require.Equal(t, "mtls", id.Method)
 	require.Equal(t, "spiffe://example.org/ns/flyte/sa/task-1_a.b", id.Name)
 	require.Equal(t, []string{id.Name}, id.Attribute("spiffe"))
 	require.Empty(t, id.Attribute("dns"))
 
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"A.example.com", "b.example.com"}))))
+	id = accepts(
+		t, identity.MTLS{},
+		over(t, verifying(ca), client(t, ca, names(t, []string{"A.example.com", "b.example.com"}))),
+	)
 	require.Equal(t, "a.example.com", id.Name)
 	require.Equal(t, []string{"a.example.com", "b.example.com"}, id.Attribute("dns"))
 	require.Empty(t, id.Attribute("spiffe"))
 
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "spiffe://example.org/x"))))
+	id = accepts(
+		t, identity.MTLS{},
+		over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "spiffe://example.org/x"))),
+	)
 	require.Equal(t, "spiffe://example.org/x", id.Name)
 	require.Equal(t, []string{"a.example.com"}, id.Attribute("dns"))
 
 	// Other URIs are no identity, and the DNS name still is.
-	id = accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "https://a.example.com/x", "urn:y"))))
+	id = accepts(
+		t, identity.MTLS{},
+		over(t, verifying(ca), client(t, ca, names(t, []string{"a.example.com"}, "https://a.example.com/x", "urn:y"))),
+	)
 	require.Equal(t, "a.example.com", id.Name)
 
 	passesOn(t, identity.MTLS{}, identity.Credentials{})
@@ -168,7 +191,11 @@ func TestMTLSRefuses(t *testing.T) {
 
 	t.Run("common name only", func(t *testing.T) {
 		refuses(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil))), identity.ReasonName)
-		refuses(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, "https://example.org/x"))), identity.ReasonName)
+		refuses(
+			t, identity.MTLS{},
+			over(t, verifying(ca), client(t, ca, names(t, nil, "https://example.org/x"))),
+			identity.ReasonName,
+		)
 	})
 	t.Run("another CA", func(t *testing.T) {
 		_, err := handshake(t, verifying(ca), client(t, other, good))
@@ -199,7 +226,11 @@ func TestMTLSRefuses(t *testing.T) {
 		}
 		accepts(t, identity.MTLS{}, over(t, yesterday(), client(t, ca, good)))
 		expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }
-		refuses(t, identity.MTLS{}, over(t, yesterday(), client(t, ca, func(c *x509.Certificate) { good(c); expired(c) })), identity.ReasonExpired)
+		refuses(
+			t, identity.MTLS{},
+			over(t, yesterday(), client(t, ca, func(c *x509.Certificate) { good(c); expired(c) })),
+			identity.ReasonExpired,
+		)
 
 		for _, dead := range []bool{false, true} { // the one between leaf and root
 			template := caTemplate()
@@ -223,7 +254,8 @@ func TestMTLSSpiffe(t *testing.T) {
 	ca := harness.NewAuthority(t, t.TempDir())
 	path := func(n int) string { return strings.Repeat("/abc", n/4) + strings.Repeat("x", n%4) }
 	for _, id := range []string{
-		"spiffe://example.org/x", "spiffe://a/b", "spiffe://1.2.3.4/x", "spiffe://a_b-c.d/A-Z_0.9/...", "spiffe://a/.b/c..",
+		"spiffe://example.org/x", "spiffe://a/b", "spiffe://1.2.3.4/x", "spiffe://a_b-c.d/A-Z_0.9/...",
+		"spiffe://a/.b/c..",
 		"spiffe://a" + path(2048-len("spiffe://a")), "spiffe://" + strings.Repeat("a.", 120) + "b/x",
 	} {
 		got := accepts(t, identity.MTLS{}, over(t, verifying(ca), client(t, ca, names(t, nil, id))))

@@ -24,7 +24,10 @@ func FuzzTokens(f *testing.F) {
 	value, line, err := NewToken("name")
 	require.NoError(f, err)
 	token := string(value.Reveal())
-	for _, text := range []string{"", "#", line, line + "\n" + line, line + " expires=2030-01-01T00:00:00Z # x", token + " x", "x " + token, "a\x00 sha256:\xff"} {
+	for _, text := range []string{
+		"", "#", line, line + "\n" + line,
+		line + " expires=2030-01-01T00:00:00Z # x", token + " x", "x " + token, "a\x00 sha256:\xff",
+	} {
 		f.Add(text)
 	}
 	sum := sha256.Sum256([]byte(token))
@@ -69,7 +72,10 @@ func TestRefreshKnowsWhatWasSeen(t *testing.T) {
 		_, _ = w.Write(body)
 	}))
 	defer s.Close()
-	r, err := newKeyURL(t.Context(), JWTOptions{Keys: s.URL, Refresh: time.Hour, Cooldown: time.Nanosecond, Log: hclog.NewNullLogger()})
+	r, err := newKeyURL(
+		t.Context(),
+		JWTOptions{Keys: s.URL, Refresh: time.Hour, Cooldown: time.Nanosecond, Log: hclog.NewNullLogger()},
+	)
 	require.NoError(t, err)
 	require.NoError(t, r.refresh(t.Context(), nil))
 	require.Equal(t, int64(1), fetches.Load())

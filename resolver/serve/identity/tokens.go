@@ -80,7 +80,9 @@ func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 		return Identity{}, refuse("token", ReasonUnknown, "it is not in the token file")
 	}
 	if !found.expires.IsZero() && !time.Now().Before(found.expires) {
-		return Identity{}, refuse("token", ReasonExpired, "%s has expired (%s)", found.name, found.expires.UTC().Format(time.RFC3339))
+		return Identity{}, refuse(
+			"token", ReasonExpired, "%s has expired (%s)", found.name, found.expires.UTC().Format(time.RFC3339),
+		)
 	}
 	return New("token", found.name, map[string][]string{"token": {found.name}}), nil
 }
@@ -104,9 +106,14 @@ var tokenName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._@:/-]{0,127}$`)
 func validTokenName(name string) error {
 	switch {
 	case strings.HasPrefix(name, tokenPrefix):
-		return errors.New("there is a token in place of its name (not shown): everyone who can read the file has it, so make a new token")
+		return errors.New(
+			"there is a token in place of its name (not shown): everyone who can read the file has it, so make " +
+				"a new token",
+		)
 	case !tokenName.MatchString(name):
-		return errors.New("the name of a token has up to 128 letters, digits and ._@:/- , and begins with a letter or a digit")
+		return errors.New(
+			"the name of a token has up to 128 letters, digits and ._@:/- , and begins with a letter or a digit",
+		)
 	}
 	return nil
 }

@@ -37,7 +37,12 @@ func TestTokens(t *testing.T) {
 	ci, ciLine := newToken(t, "ci/build:1")
 	gone, goneLine := newToken(t, "gone")
 	goneLine = strings.TrimSpace(goneLine) + " expires=" + time.Now().Add(-time.Second).Format(time.RFC3339) + "\n"
-	ciLine = strings.TrimSpace(ciLine) + "\texpires=" + time.Now().Add(time.Hour).Format(time.RFC3339Nano) + " # for a while\r\n"
+	ciLine = strings.TrimSpace(
+		ciLine,
+	) + "\texpires=" + time.Now().
+		Add(time.Hour).
+		Format(time.RFC3339Nano) +
+		" # for a while\r\n"
 	write(t, path, "# who\n\n"+aliceLine+ciLine+"  "+goneLine)
 	tokens, err := identity.NewTokens(t.Context(), path, log)
 	require.NoError(t, err)
@@ -52,7 +57,9 @@ func TestTokens(t *testing.T) {
 
 	unknown, bobLine := newToken(t, "bob")
 	refuses(t, tokens, bearer(unknown), identity.ReasonUnknown)
-	for _, odd := range []string{alice + "=", alice + "\x00", alice[:len(alice)-1], "inj_", "inj_" + strings.Repeat("x", 64<<10)} {
+	for _, odd := range []string{
+		alice + "=", alice + "\x00", alice[:len(alice)-1], "inj_", "inj_" + strings.Repeat("x", 64<<10),
+	} {
 		refuses(t, tokens, bearer(odd), identity.ReasonUnknown)
 	}
 	sum := sha256.Sum256([]byte(alice)) // the file does not let in who has read it
@@ -98,7 +105,9 @@ func TestTokensFileMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens")
 	token, line := newToken(t, "a")
 	write(t, path, line)
-	for mode, good := range map[os.FileMode]bool{0o600: true, 0o644: true, 0o444: true, 0o660: false, 0o606: false, 0o666: false} {
+	for mode, good := range map[os.FileMode]bool{
+		0o600: true, 0o644: true, 0o444: true, 0o660: false, 0o606: false, 0o666: false,
+	} {
 		require.NoError(t, os.Chmod(path, mode))
 		tokens, err := identity.NewTokens(t.Context(), path, log)
 		if !good {

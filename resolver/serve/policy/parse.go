@@ -84,7 +84,8 @@ type parser struct {
 
 // text returns the text of n, which must not be empty.
 func text(n strictyaml.Node) (string, bool) {
-	if n.Kind == yaml.MappingNode && len(n.Content) == 2 && validCapture(n.Content[0].Value) && n.Content[1].ShortTag() == "!!null" {
+	if n.Kind == yaml.MappingNode && len(n.Content) == 2 && validCapture(n.Content[0].Value) &&
+		n.Content[1].ShortTag() == "!!null" {
 		n.Fail(`expected text, found fields: a capture needs quotes, "{%s}"`, n.Content[0].Value)
 		return "", false
 	}
@@ -216,7 +217,10 @@ func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 		attribute := f.Name
 		claim, isClaim := strings.CutPrefix(attribute, "claim.")
 		switch {
-		case isClaim && (claim == "" || strings.ContainsFunc(claim, func(r rune) bool { return r <= ' ' || r >= 0x7f })):
+		case isClaim && (claim == "" || strings.ContainsFunc(claim, func(r rune) bool {
+			return r <= ' ' ||
+				r >= 0x7f
+		})):
 			f.Key.Fail("not the name of a claim, which must be ASCII without white space")
 			continue
 		case !isClaim && (attribute == "claim.NAME" || !slices.Contains(attributes, attribute)):

@@ -18,7 +18,9 @@ import (
 
 // rule returns a policy whose second rule, in line 4, is named b and has the fields text.
 func rule(text string) string {
-	return "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- name: b\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n"
+	return "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- name: b\n  " + strings.ReplaceAll(
+		text, "\n", "\n  ",
+	) + "\n"
 }
 
 // below returns a policy whose second rule has the capture me in line 5 and the fields text
@@ -35,7 +37,10 @@ var good = []string{
 	rule("identity: {dns: '*.a.{b}', token: '*x*'}\nlist: [{org: 'a*', project: '*', domain: '{b}*'}]"),
 	rule("identity: {issuer: i}"),
 	rule("identity: {issuer: i, subject: '**', audience: 'a/**', claim.x: '*', 'claim.https://x/y.z': a}"),
-	rule("identity: {spiffe: 'spiffe://{a}/{b_}/{_c}/x-{d__d}-y'}\nresolve: {org: '{a}', project: 'x{b_}x', domain: '{_c}'}\nlist: [{project: '*-{d__d}-*'}]"),
+	rule(
+		"identity: {spiffe: 'spiffe://{a}/{b_}/{_c}/x-{d__d}-y'}\nresolve: {org: '{a}', project: 'x{b_}x', " +
+			"domain: '{_c}'}\nlist: [{project: '*-{d__d}-*'}]",
+	),
 	rule("identity: {token: &t b}\nlist: &l [&s {project: p}]\nmanage: *l\nresolve: *s"),
 	rule("identity: {token: b}\nresolve: {keys: [a, A, -, _]}"),
 	rule("identity: {token: 'é \\ $ ^ ( ['}\nlist: [{project: 'é.-$'}]"),
@@ -47,7 +52,8 @@ var good = []string{
 const beyond = "(beyond the schema) "
 
 // noName is the error of a pattern that no name matches.
-const noName = `no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`
+const noName = `no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ` +
+	`ends, and is not "." or ".."`
 
 // bad are invalid files with their errors, without "invalid policy".
 var bad = []struct{ text, want string }{
@@ -68,7 +74,11 @@ var bad = []struct{ text, want string }{
 	{"version: 1\nrules: {a: b}\n", ": line 2: rules: expected a list, found fields"},
 	{"version: 1\nrules: [x]\n", ": line 2: rules[0]: expected fields, found text"},
 	{"version: 1\nrules: []\nrules: []\n", ": line 3: rules: given twice, first in line 2"},
-	{"version: 1\nrule: []\n", ":\n  line 1: rules: missing: to allow nothing, write \"rules: []\"\n  line 2: rule: unknown field, did you mean rules? (known: version, rules)"},
+	{
+		"version: 1\nrule: []\n",
+		":\n  line 1: rules: missing: to allow nothing, write \"rules: []\"\n  line 2: rule: unknown field, did " +
+			"you mean rules? (known: version, rules)",
+	},
 	{"version: 1\nrules: []\n1: x\n", ": line 3: a field's name must be text, found a number"},
 	{"version: 1\nrules: []\n? [a]\n: x\n", ": line 3: a field's name must be text, found a list"},
 	{"version: 1\nrules: []\n\"a\\nb\": x\n", ": line 3: ?: unknown field (known: version, rules)"},
@@ -76,78 +86,247 @@ var bad = []struct{ text, want string }{
 	{"version: 1\nrules: []\n<<: {}\n", ": line 3: a field's name must be text, found something else"},
 
 	// A rule.
-	{rule("manag: []\nidentity: {token: b}"), ": line 5: rules[1].manag: unknown field, did you mean manage? (known: name, identity, manage, list, resolve)"},
-	{rule("allow: []\nidentity: {token: b}"), ": line 5: rules[1].allow: unknown field (known: name, identity, manage, list, resolve)"},
+	{
+		rule("manag: []\nidentity: {token: b}"),
+		": line 5: rules[1].manag: unknown field, did you mean manage? (known: name, identity, manage, list, resolve)",
+	},
+	{
+		rule("allow: []\nidentity: {token: b}"),
+		": line 5: rules[1].allow: unknown field (known: name, identity, manage, list, resolve)",
+	},
 	{rule("identity: {token: b}\nidentity: {token: c}"), ": line 6: rules[1].identity: given twice, first in line 5"},
 	{rule("list: []"), ": line 4: rules[1].identity: missing: it says whom the rule is for"},
 	{"version: 1\nrules:\n- identity: {token: a}\n", ": line 3: rules[0].name: missing: the audit log names the rule"},
-	{"version: 1\nrules:\n- {name: '', identity: {token: a}}\n", ": line 3: rules[0].name: empty: leave it out or give a text"},
-	{"version: 1\nrules:\n- {name: 7, identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a number: it needs quotes"},
-	{"version: 1\nrules:\n- {name: [], identity: {token: a}}\n", ": line 3: rules[0].name: expected text, found a list"},
-	{"version: 1\nrules:\n- {name: ' a', identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
-	{"version: 1\nrules:\n- {name: \"a\\nb\", identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
-	{beyond + "version: 1\nrules:\n- {name: \"a\\u202eb\", identity: {token: a}}\n", ": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed"},
-	{"version: 1\nrules:\n- {name: " + strings.Repeat("x", 101) + ", identity: {token: a}}\n", ": line 3: rules[0].name: 101 bytes long (at most 100)"},
-	{beyond + "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- {name: a, identity: {token: b}}\n", `: line 4: rules[1].name: "a" is already the name of the rule in line 3`},
+	{
+		"version: 1\nrules:\n- {name: '', identity: {token: a}}\n",
+		": line 3: rules[0].name: empty: leave it out or give a text",
+	},
+	{
+		"version: 1\nrules:\n- {name: 7, identity: {token: a}}\n",
+		": line 3: rules[0].name: expected text, found a number: it needs quotes",
+	},
+	{
+		"version: 1\nrules:\n- {name: [], identity: {token: a}}\n",
+		": line 3: rules[0].name: expected text, found a list",
+	},
+	{
+		"version: 1\nrules:\n- {name: ' a', identity: {token: a}}\n",
+		": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed",
+	},
+	{
+		"version: 1\nrules:\n- {name: \"a\\nb\", identity: {token: a}}\n",
+		": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed",
+	},
+	{
+		beyond + "version: 1\nrules:\n- {name: \"a\\u202eb\", identity: {token: a}}\n",
+		": line 3: rules[0].name: begins or ends with white space, or has a character that cannot be printed",
+	},
+	{
+		"version: 1\nrules:\n- {name: " + strings.Repeat("x", 101) + ", identity: {token: a}}\n",
+		": line 3: rules[0].name: 101 bytes long (at most 100)",
+	},
+	{
+		beyond + "version: 1\nrules:\n- {name: a, identity: {token: a}}\n- {name: a, identity: {token: b}}\n",
+		`: line 4: rules[1].name: "a" is already the name of the rule in line 3`,
+	},
 
 	// Its identity.
 	{rule("identity: {}"), ": line 5: rules[1].identity: empty: it would match every caller"},
 	{rule("identity:"), ": line 5: rules[1].identity: expected fields, found nothing"},
 	{rule("identity: [token]"), ": line 5: rules[1].identity: expected fields, found a list"},
-	{rule("identity: {toke: b}"), ": line 5: rules[1].identity.toke: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
-	{rule("identity: {claim.NAME: b, Token: c}"), ":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: without one it would accept the word of any issuer\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
+	{
+		rule("identity: {toke: b}"),
+		": line 5: rules[1].identity.toke: unknown attribute, did you mean token? (known: spiffe, dns, issuer, " +
+			"subject, audience, token, claim.NAME)",
+	},
+	{
+		rule("identity: {claim.NAME: b, Token: c}"),
+		":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: without one it would accept the " +
+			"word of any issuer\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? " +
+			"(known: spiffe, dns, issuer, subject, audience, token, claim.NAME)",
+	},
 	{rule("identity: {token: b, token: c}"), ": line 5: rules[1].identity.token: given twice, first in line 5"},
 	{rule("identity: {token: ''}"), ": line 5: rules[1].identity.token: empty: leave it out or give a text"},
-	{rule("identity: {token: 12}"), ": line 5: rules[1].identity.token: expected text, found a number: it needs quotes"},
+	{
+		rule("identity: {token: 12}"),
+		": line 5: rules[1].identity.token: expected text, found a number: it needs quotes",
+	},
 	{rule("identity: {token: [a, b]}"), ": line 5: rules[1].identity.token: expected text, found a list"},
-	{beyond + rule("identity: {token: !!binary aGk=}"), ": line 5: rules[1].identity.token: expected text, found something else"},
-	{rule("identity: {token: *}"), `: not YAML: line 5: did not find expected alphabetic or numeric character (a pattern that begins with * needs quotes: "*")`},
-	{rule("identity: {token: *all}"), `: not YAML: unknown anchor 'all' referenced (a pattern that begins with * needs quotes: "*")`},
-	{rule("identity: {token: {me}}\nlist: [{project: {me}}]"), ":\n  line 5: rules[1].identity.token: expected text, found fields: a capture needs quotes, \"{me}\"\n  line 6: rules[1].list[0].project: expected text, found fields: a capture needs quotes, \"{me}\""},
-	{rule("identity: {subject: s}"), ": line 5: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer"},
-	{rule("identity: {audience: a, token: t}"), ": line 5: rules[1].identity.audience: needs issuer beside it: without one it would accept the word of any issuer"},
-	{rule("identity: {claim.x: a, spiffe: 'spiffe://x/a'}"), ": line 5: rules[1].identity.claim.x: needs issuer beside it: without one it would accept the word of any issuer"},
-	{rule("identity: {issuer: i, claim.: a}"), ": line 5: rules[1].identity.claim.: not the name of a claim, which must be ASCII without white space"},
-	{rule("identity: {issuer: i, 'claim.a b': a}"), ": line 5: rules[1].identity.?: not the name of a claim, which must be ASCII without white space"},
-	{rule("identity: {issuer: i, claims: a}"), ": line 5: rules[1].identity.claims: unknown attribute (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)"},
-	{rule("identity: {issuer: 'https://*.example.org'}"), ": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed"},
-	{rule("identity: {issuer: 'https://{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed"},
-	{rule("identity: {spiffe: example.org/a}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
+	{
+		beyond + rule("identity: {token: !!binary aGk=}"),
+		": line 5: rules[1].identity.token: expected text, found something else",
+	},
+	{
+		rule("identity: {token: *}"),
+		`: not YAML: line 5: did not find expected alphabetic or numeric character (a pattern that begins with ` +
+			`* needs quotes: "*")`,
+	},
+	{
+		rule("identity: {token: *all}"),
+		`: not YAML: unknown anchor 'all' referenced (a pattern that begins with * needs quotes: "*")`,
+	},
+	{
+		rule("identity: {token: {me}}\nlist: [{project: {me}}]"),
+		":\n  line 5: rules[1].identity.token: expected text, found fields: a capture needs quotes, \"{me}\"\n  " +
+			"line 6: rules[1].list[0].project: expected text, found fields: a capture needs quotes, \"{me}\"",
+	},
+	{
+		rule("identity: {subject: s}"),
+		": line 5: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of " +
+			"any issuer",
+	},
+	{
+		rule("identity: {audience: a, token: t}"),
+		": line 5: rules[1].identity.audience: needs issuer beside it: without one it would accept the word of " +
+			"any issuer",
+	},
+	{
+		rule("identity: {claim.x: a, spiffe: 'spiffe://x/a'}"),
+		": line 5: rules[1].identity.claim.x: needs issuer beside it: without one it would accept the word of " +
+			"any issuer",
+	},
+	{
+		rule("identity: {issuer: i, claim.: a}"),
+		": line 5: rules[1].identity.claim.: not the name of a claim, which must be ASCII without white space",
+	},
+	{
+		rule("identity: {issuer: i, 'claim.a b': a}"),
+		": line 5: rules[1].identity.?: not the name of a claim, which must be ASCII without white space",
+	},
+	{
+		rule("identity: {issuer: i, claims: a}"),
+		": line 5: rules[1].identity.claims: unknown attribute (known: spiffe, dns, issuer, subject, audience, " +
+			"token, claim.NAME)",
+	},
+	{
+		rule("identity: {issuer: 'https://*.example.org'}"),
+		": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed",
+	},
+	{
+		rule("identity: {issuer: 'https://{a}'}\nlist: [{project: '{a}'}]"),
+		": line 5: rules[1].identity.issuer: an issuer is literal: wildcards and captures are not allowed",
+	},
+	{
+		rule("identity: {spiffe: example.org/a}"),
+		": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://",
+	},
 	{rule("identity: {spiffe: '**'}"), ": line 5: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://"},
-	{rule("identity: {token: 'a**'}"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
-	{rule("identity: {token: '**/a'}"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
-	{rule("identity: {token: 'a/**{b}'}\nlist: [{project: '{b}'}]"), `: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`},
+	{
+		rule("identity: {token: 'a**'}"),
+		`: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`,
+	},
+	{
+		rule("identity: {token: '**/a'}"),
+		`: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`,
+	},
+	{
+		rule("identity: {token: 'a/**{b}'}\nlist: [{project: '{b}'}]"),
+		`: line 5: rules[1].identity.token: "**" must be the last segment, alone after a "/"`,
+	},
 	{rule("identity: {token: '***'}"), `: line 5: rules[1].identity.token: "***" has no meaning`},
 	{rule("identity: {dns: '**.a'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
 	{rule("identity: {dns: '**'}"), `: line 5: rules[1].identity.dns: "**" has no meaning in a DNS name`},
-	{rule("identity: {token: 'a{'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
-	{rule("identity: {token: 'a}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
-	{rule("identity: {token: '{}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
-	{rule("identity: {token: '{A}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
-	{rule("identity: {token: '{a{b}}'}"), `: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`},
-	{rule("identity: {token: '{a}-{b}'}\nlist: [{project: '{a}', domain: '{b}'}]"), `: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would be several ways to match`},
-	{rule("identity: {token: 'x/{a}*/y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would be several ways to match`},
-	{rule("identity: {dns: '*{a}.y'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity.dns: a capture must be the only wildcard between two ".", or there would be several ways to match`},
-	{beyond + rule("identity: {token: '{a}/{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.token: {a} is captured twice"},
-	{beyond + rule("identity: {token: '{a}', dns: '{a}'}\nlist: [{project: '{a}'}]"), ": line 5: rules[1].identity.dns: {a} is captured twice"},
-	{beyond + rule("identity: {token: '{a}/{b}/{c}/{d}/{e}'}"), ": line 5: rules[1].identity.token: a rule has more than 4 captures"},
-	{beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"), `: line 5: rules[1].identity: capture {b} is not used: write "*" to capture nothing`},
-	{beyond + rule("identity: {token: '{a}'}"), `: line 5: rules[1].identity: capture {a} is not used: write "*" to capture nothing`},
+	{
+		rule("identity: {token: 'a{'}"),
+		`: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`,
+	},
+	{
+		rule("identity: {token: 'a}'}"),
+		`: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`,
+	},
+	{
+		rule("identity: {token: '{}'}"),
+		`: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`,
+	},
+	{
+		rule("identity: {token: '{A}'}"),
+		`: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`,
+	},
+	{
+		rule("identity: {token: '{a{b}}'}"),
+		`: line 5: rules[1].identity.token: braces are for captures: {name}, with a name of a-z and "_"`,
+	},
+	{
+		rule("identity: {token: '{a}-{b}'}\nlist: [{project: '{a}', domain: '{b}'}]"),
+		`: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would ` +
+			`be several ways to match`,
+	},
+	{
+		rule("identity: {token: 'x/{a}*/y'}\nlist: [{project: '{a}'}]"),
+		`: line 5: rules[1].identity.token: a capture must be the only wildcard between two "/", or there would ` +
+			`be several ways to match`,
+	},
+	{
+		rule("identity: {dns: '*{a}.y'}\nlist: [{project: '{a}'}]"),
+		`: line 5: rules[1].identity.dns: a capture must be the only wildcard between two ".", or there would ` +
+			`be several ways to match`,
+	},
+	{
+		beyond + rule("identity: {token: '{a}/{a}'}\nlist: [{project: '{a}'}]"),
+		": line 5: rules[1].identity.token: {a} is captured twice",
+	},
+	{
+		beyond + rule("identity: {token: '{a}', dns: '{a}'}\nlist: [{project: '{a}'}]"),
+		": line 5: rules[1].identity.dns: {a} is captured twice",
+	},
+	{
+		beyond + rule("identity: {token: '{a}/{b}/{c}/{d}/{e}'}"),
+		": line 5: rules[1].identity.token: a rule has more than 4 captures",
+	},
+	{
+		beyond + rule("identity: {token: '{a}/{b}'}\nlist: [{project: '{a}'}]"),
+		`: line 5: rules[1].identity: capture {b} is not used: write "*" to capture nothing`,
+	},
+	{
+		beyond + rule("identity: {token: '{a}'}"),
+		`: line 5: rules[1].identity: capture {a} is not used: write "*" to capture nothing`,
+	},
 
 	// Its scopes.
-	{below("list: [{project: '{me}'}, {projct: p}]"), ": line 6: rules[1].list[1].projct: unknown field, did you mean project? (known: org, project, domain)"},
-	{below("list: [{project: '{me}'}, {project: p, keys: [K]}]"), ": line 6: rules[1].list[1].keys: unknown field (known: org, project, domain)"},
-	{below("list: [{project: '{me}'}]\nmanage: {project: p}"), ": line 7: rules[1].manage: expected a list, found fields"},
+	{
+		below("list: [{project: '{me}'}, {projct: p}]"),
+		": line 6: rules[1].list[1].projct: unknown field, did you mean project? (known: org, project, domain)",
+	},
+	{
+		below("list: [{project: '{me}'}, {project: p, keys: [K]}]"),
+		": line 6: rules[1].list[1].keys: unknown field (known: org, project, domain)",
+	},
+	{
+		below("list: [{project: '{me}'}]\nmanage: {project: p}"),
+		": line 7: rules[1].manage: expected a list, found fields",
+	},
 	{below("list: [{project: '{me}'}]\nmanage:"), ": line 7: rules[1].manage: expected a list, found nothing"},
 	{below("list: [{project: '{me}'}]\nmanage: ['*']"), ": line 7: rules[1].manage[0]: expected fields, found text"},
-	{below("list: [{project: '{me}'}]\nmanage:\n- {project: p}\n-\n"), ": line 9: rules[1].manage[1]: expected fields, found nothing"},
-	{below("list: [{project: '{me}'}, {project: ''}]"), ": line 6: rules[1].list[1].project: empty: leave it out or give a text"},
-	{below("list: [{project: '{me}'}, {domain: true}]"), ": line 6: rules[1].list[1].domain: expected text, found a truth value: it needs quotes"},
-	{below("list: [{project: '{me}'}, {domain: null}]"), ": line 6: rules[1].list[1].domain: expected text, found nothing"},
-	{below("list: [{project: '{me}'}, {domain: '**'}]"), `: line 6: rules[1].list[1].domain: "**" has no meaning here: "*" matches every name, and no name`},
-	{below("list: [{project: '{me}{me}'}]"), ": line 6: rules[1].list[0].project: only one capture is allowed: with two it would be ambiguous where the first ends"},
+	{
+		below("list: [{project: '{me}'}]\nmanage:\n- {project: p}\n-\n"),
+		": line 9: rules[1].manage[1]: expected fields, found nothing",
+	},
+	{
+		below("list: [{project: '{me}'}, {project: ''}]"),
+		": line 6: rules[1].list[1].project: empty: leave it out or give a text",
+	},
+	{
+		below("list: [{project: '{me}'}, {domain: true}]"),
+		": line 6: rules[1].list[1].domain: expected text, found a truth value: it needs quotes",
+	},
+	{
+		below("list: [{project: '{me}'}, {domain: null}]"),
+		": line 6: rules[1].list[1].domain: expected text, found nothing",
+	},
+	{
+		below("list: [{project: '{me}'}, {domain: '**'}]"),
+		`: line 6: rules[1].list[1].domain: "**" has no meaning here: "*" matches every name, and no name`,
+	},
+	{
+		below("list: [{project: '{me}{me}'}]"),
+		": line 6: rules[1].list[0].project: only one capture is allowed: with two it would be ambiguous where " +
+			"the first ends",
+	},
 	{below("list: [{project: '{me}/x'}]"), `: line 6: rules[1].list[0].project: ` + noName},
-	{below("list: [{project: '{me}'}]\nmanage: [{project: a__b}, {project: '*__a'}]"), ":\n  line 7: rules[1].manage[0].project: " + noName + "\n  line 7: rules[1].manage[1].project: " + noName},
+	{
+		below("list: [{project: '{me}'}]\nmanage: [{project: a__b}, {project: '*__a'}]"),
+		":\n  line 7: rules[1].manage[0].project: " + noName + "\n  line 7: rules[1].manage[1].project: " + noName,
+	},
 	{below("list: [{project: '{me}'}, {project: '_*'}]"), ": line 6: rules[1].list[1].project: " + noName},
 	{below("list: [{project: '{me}'}, {domain: '*_'}]"), ": line 6: rules[1].list[1].domain: " + noName},
 	{below("list: [{project: '{me}'}, {org: '.'}]"), ": line 6: rules[1].list[1].org: " + noName},
@@ -155,25 +334,70 @@ var bad = []struct{ text, want string }{
 	{below("list: [{project: '{me}'}, {project: 'a b'}]"), ": line 6: rules[1].list[1].project: " + noName},
 	{below("list: [{project: '{me}'}, {domain: '{me}__'}]"), ": line 6: rules[1].list[1].domain: " + noName},
 	{below("list: [{project: '{me}'}, {project: '_{me}'}]"), ": line 6: rules[1].list[1].project: " + noName},
-	{below("list: [{project: '{me}'}, {project: " + strings.Repeat("x", 64) + "}]"), ": line 6: rules[1].list[1].project: " + noName},
-	{beyond + below("list: [{project: '{you}', domain: '{me}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
-	{beyond + below("list: [{project: '{you}'}]"), ": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity"},
+	{
+		below("list: [{project: '{me}'}, {project: " + strings.Repeat("x", 64) + "}]"),
+		": line 6: rules[1].list[1].project: " + noName,
+	},
+	{
+		beyond + below("list: [{project: '{you}', domain: '{me}'}]"),
+		": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity",
+	},
+	{
+		beyond + below("list: [{project: '{you}'}]"),
+		": line 6: rules[1].list[0].project: {you} is not captured by the rule's identity",
+	},
 
 	// The scope and keys that it resolves.
 	{below("resolve: [{project: '{me}'}]"), ": line 6: rules[1].resolve: expected fields, found a list"},
-	{below("resolve: {project: '*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
-	{below("resolve: {project: 'a-*', domain: '{me}'}"), `: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`},
-	{below("resolve: {project: '{me}{me}'}"), ": line 6: rules[1].resolve.project: only one capture is allowed: with two it would be ambiguous where the first ends"},
+	{
+		below("resolve: {project: '*', domain: '{me}'}"),
+		`: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to ` +
+			`exactly one scope, so write its name or capture it from the identity, as in "{project}"`,
+	},
+	{
+		below("resolve: {project: 'a-*', domain: '{me}'}"),
+		`: line 6: rules[1].resolve.project: a wildcard is not allowed: an identity that resolves is bound to ` +
+			`exactly one scope, so write its name or capture it from the identity, as in "{project}"`,
+	},
+	{
+		below("resolve: {project: '{me}{me}'}"),
+		": line 6: rules[1].resolve.project: only one capture is allowed: with two it would be ambiguous where " +
+			"the first ends",
+	},
 	{below("resolve: {project: a/b, domain: '{me}'}"), `: line 6: rules[1].resolve.project: ` + noName},
-	{beyond + below("resolve: {project: '{me}', domain: '{domain}'}"), ": line 6: rules[1].resolve.domain: {domain} is not captured by the rule's identity"},
-	{below("resolve: {project: '{me}', key: [A]}"), ": line 6: rules[1].resolve.key: unknown field, did you mean keys? (known: org, project, domain, keys)"},
-	{below("resolve: {project: '{me}', keys: []}"), ": line 6: rules[1].resolve.keys: empty: to allow all keys of the scope leave keys out, and to allow none leave resolve out"},
+	{
+		beyond + below("resolve: {project: '{me}', domain: '{domain}'}"),
+		": line 6: rules[1].resolve.domain: {domain} is not captured by the rule's identity",
+	},
+	{
+		below("resolve: {project: '{me}', key: [A]}"),
+		": line 6: rules[1].resolve.key: unknown field, did you mean keys? (known: org, project, domain, keys)",
+	},
+	{
+		below("resolve: {project: '{me}', keys: []}"),
+		": line 6: rules[1].resolve.keys: empty: to allow all keys of the scope leave keys out, and to allow " +
+			"none leave resolve out",
+	},
 	{below("resolve: {project: '{me}', keys: A}"), ": line 6: rules[1].resolve.keys: expected a list, found text"},
-	{below("resolve: {project: '{me}', keys: [A, 'DB_*']}"), ": line 6: rules[1].resolve.keys[1]: a wildcard is not allowed: name each key, or leave keys out to allow all of the scope"},
+	{
+		below("resolve: {project: '{me}', keys: [A, 'DB_*']}"),
+		": line 6: rules[1].resolve.keys[1]: a wildcard is not allowed: name each key, or leave keys out to " +
+			"allow all of the scope",
+	},
 	{below("resolve: {project: '{me}', keys: [A, B, A]}"), ": line 6: rules[1].resolve.keys[2]: A is given twice"},
-	{below("resolve: {project: '{me}', keys: ['a b']}"), ": line 6: rules[1].resolve.keys[0]: invalid: the key has ' ' at position 2 (only letters, digits, - and _ are allowed)"},
-	{below("resolve: {project: '{me}', keys: [1]}"), ": line 6: rules[1].resolve.keys[0]: expected text, found a number: it needs quotes"},
-	{below("resolve: {project: '{me}', keys: ['']}"), ": line 6: rules[1].resolve.keys[0]: empty: leave it out or give a text"},
+	{
+		below("resolve: {project: '{me}', keys: ['a b']}"),
+		": line 6: rules[1].resolve.keys[0]: invalid: the key has ' ' at position 2 (only letters, digits, - " +
+			"and _ are allowed)",
+	},
+	{
+		below("resolve: {project: '{me}', keys: [1]}"),
+		": line 6: rules[1].resolve.keys[0]: expected text, found a number: it needs quotes",
+	},
+	{
+		below("resolve: {project: '{me}', keys: ['']}"),
+		": line 6: rules[1].resolve.keys[0]: empty: leave it out or give a text",
+	},
 }
 
 // TestParseRefuses compares the error of each invalid file to the letter.
@@ -202,8 +426,10 @@ verson: 1
 `))
 	require.EqualError(t, err, `invalid policy:
   line 1: version: missing: the version is 1
-  line 3: rules[0].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"
-  line 4: rules[0].identity.tokn: unknown attribute, did you mean token? (known: spiffe, dns, issuer, subject, audience, token, claim.NAME)
+  line 3: rules[0].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one `+
+		`scope, so write its name or capture it from the identity, as in "{project}"
+  line 4: rules[0].identity.tokn: unknown attribute, did you mean token? `+
+		`(known: spiffe, dns, issuer, subject, audience, token, claim.NAME)
   line 5: rules[1].name: "a" is already the name of the rule in line 2
   line 6: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer
   line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://
@@ -218,7 +444,9 @@ verson: 1
 
 // A pattern of a token is not quoted, since the token may stand there.
 func TestParseQuotesNoToken(t *testing.T) {
-	for _, token := range []string{"{s3cr3t-t0k3n}", "s3cr3t-t0k3n***", "s3cr3t-t0k3n}", "{a}s3cr3t-t0k3n{b}", "**s3cr3t-t0k3n"} {
+	for _, token := range []string{
+		"{s3cr3t-t0k3n}", "s3cr3t-t0k3n***", "s3cr3t-t0k3n}", "{a}s3cr3t-t0k3n{b}", "**s3cr3t-t0k3n",
+	} {
 		_, err := policy.Parse([]byte(rule(fmt.Sprintf("identity: {token: %q}", token))))
 		require.ErrorContains(t, err, "identity.token: ")
 		require.NotContains(t, err.Error(), "s3cr3t")
@@ -239,10 +467,14 @@ func TestParseIsBounded(t *testing.T) {
 		fmt.Fprintf(&b, "- {name: r%d, identity: {token: a}, list: *l}\n", i)
 	}
 	_, err = policy.Parse([]byte(b.String()))
-	require.EqualError(t, err, "invalid policy: line 3: too large: over 200000 texts, lists and maps, aliases counted as what they stand for")
+	require.EqualError(
+		t, err,
+		"invalid policy: line 3: too large: over 200000 texts, lists and maps, aliases counted as what they stand for",
+	)
 	for _, text := range []string{
 		"version: 1\nrules: &a [*a]\n", "version: 1\nrules: &a\n- *a\n- {name: &n [*n], identity: &i {token: *i}}\n",
-		"&a {version: 1, rules: [*a]}", strings.Repeat("[", 20000), strings.Repeat("{a: ", 5000), "version: 1\nrules: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000),
+		"&a {version: 1, rules: [*a]}", strings.Repeat("[", 20000), strings.Repeat("{a: ", 5000),
+		"version: 1\nrules: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000),
 	} {
 		_, err := policy.Parse([]byte(text))
 		require.ErrorIs(t, err, secret.ErrInvalid)
@@ -333,7 +565,9 @@ func FuzzParse(f *testing.F) {
 	}
 	schema := compiledSchema(f)
 	subjects := []subject{
-		{"token": {"a", "b/c", "*"}, "dns": {"x.a.b"}}, {"spiffe": {"spiffe://a/b/c/x-d-y"}}, {"issuer": {"i"}, "subject": {"s"}, "claim.x": {"y"}},
+		{
+			"token": {"a", "b/c", "*"}, "dns": {"x.a.b"},
+		}, {"spiffe": {"spiffe://a/b/c/x-d-y"}}, {"issuer": {"i"}, "subject": {"s"}, "claim.x": {"y"}},
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := policy.Parse(text)

@@ -101,12 +101,18 @@ func compile(tokens []token, sep string, index func(name string) int) (pattern, 
 			continue
 		case capture:
 			if len(s.pieces) > 1 {
-				return p, fmt.Errorf("a capture must be the only wildcard between two %q, or there would be several ways to match", sep)
+				return p, fmt.Errorf(
+					"a capture must be the only wildcard between two %q, or there would be several ways to match",
+					sep,
+				)
 			}
 			s.capture = index(t.text)
 		default:
 			if s.capture >= 0 {
-				return p, fmt.Errorf("a capture must be the only wildcard between two %q, or there would be several ways to match", sep)
+				return p, fmt.Errorf(
+					"a capture must be the only wildcard between two %q, or there would be several ways to match",
+					sep,
+				)
 			}
 		}
 		s.pieces = append(s.pieces, "")
@@ -226,11 +232,16 @@ func compileLevel(tokens []token, stars bool, index func(name string) int) (leve
 			example.WriteString(t.text)
 			continue
 		case t.kind == capture && l.hole != nil:
-			return level{}, errors.New("only one capture is allowed: with two it would be ambiguous where the first ends")
+			return level{}, errors.New(
+				"only one capture is allowed: with two it would be ambiguous where the first ends",
+			)
 		case t.kind == capture:
 			l.hole = &hole{index(t.text), last, len(l.pieces[last])}
 		case !stars:
-			return level{}, errors.New(`a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write its name or capture it from the identity, as in "{project}"`)
+			return level{}, errors.New(
+				`a wildcard is not allowed: an identity that resolves is bound to exactly one scope, so write ` +
+					`its name or capture it from the identity, as in "{project}"`,
+			)
 		case t.kind == below:
 			return level{}, errors.New(`"**" has no meaning here: "*" matches every name, and no name`)
 		case len(tokens) == 1:
@@ -241,7 +252,10 @@ func compileLevel(tokens []token, stars bool, index func(name string) int) (leve
 		example.WriteByte('x')
 	}
 	if err := (secret.Scope{Org: example.String()}).Validate(); err != nil {
-		return level{}, errors.New(`no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ends, and is not "." or ".."`)
+		return level{}, errors.New(
+			`no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ` +
+				`ends, and is not "." or ".."`,
+		)
 	}
 	return l, nil
 }

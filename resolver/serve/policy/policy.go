@@ -112,7 +112,10 @@ func (r *rule) match(values [][]string) (Grant, bool) {
 		}
 	}
 	if t := r.resolve; t != nil {
-		g.task = secret.Scope{Org: t.org.text(&g.captured), Domain: t.domain.text(&g.captured), Project: t.project.text(&g.captured)}
+		g.task = secret.Scope{
+			Org: t.org.text(&g.captured), Domain: t.domain.text(&g.captured),
+			Project: t.project.text(&g.captured),
+		}
 		if g.task.Validate() != nil { // a capture with the text around it may be an invalid name
 			return Grant{}, false
 		}
@@ -182,7 +185,8 @@ func (g Grant) May(v Verb, at secret.Scope) bool {
 		}
 		for i := range g.rule.scopes[v] {
 			s := &g.rule.scopes[v][i]
-			if s.org.match(at.Org, &g.captured) && s.domain.match(at.Domain, &g.captured) && s.project.match(at.Project, &g.captured) {
+			if s.org.match(at.Org, &g.captured) && s.domain.match(at.Domain, &g.captured) &&
+				s.project.match(at.Project, &g.captured) {
 				return true
 			}
 		}
@@ -240,8 +244,10 @@ func (g Grant) Bind(asked secret.Scope) (secret.Scope, error) {
 		}
 		return asked, nil
 	case g.rule == nil || g.rule.resolve == nil:
-		return secret.Scope{}, secret.WithHint(fmt.Errorf("%w: this identity may not resolve secrets", secret.ErrDenied),
-			"the first rule of the policy that matches this identity must have resolve")
+		return secret.Scope{}, secret.WithHint(
+			fmt.Errorf("%w: this identity may not resolve secrets", secret.ErrDenied),
+			"the first rule of the policy that matches this identity must have resolve",
+		)
 	case asked == secret.Scope{}:
 		return g.task, nil
 	}

@@ -123,33 +123,61 @@ func TestIdentityPatterns(t *testing.T) {
 		{"token", "*a*b*", []string{"ab", "xaxbx", "aab"}, []string{"ba", "a", "b", "a/b"}},
 		{"token", "a.c", []string{"a.c"}, []string{"abc"}},
 		{"token", "a[b-d]?+^$(x)|\\", []string{"a[b-d]?+^$(x)|\\"}, []string{"ab", "ac"}},
-		{"spiffe", "spiffe://x/a/*", []string{"spiffe://x/a/b", "spiffe://x/a/..."}, []string{"spiffe://x/a", "spiffe://x/a/", "spiffe://x/a/b/c", "spiffe://x/a/..", "spiffe://x/a/.", "spiffe://y/a/b", "http://x/a/b", "spiffe://x/a/b/"}},
-		{"spiffe", "spiffe://x/*/b", []string{"spiffe://x/a/b"}, []string{"spiffe://x/b", "spiffe://x//b", "spiffe://x/a/a/b", "spiffe://x/../b"}},
-		{"spiffe", "spiffe://x/a/**", []string{"spiffe://x/a/b", "spiffe://x/a/b/c"}, []string{"spiffe://x/a", "spiffe://x/a/", "spiffe://x/ab", "spiffe://x/a/../b", "spiffe://x/a/b/..", "spiffe://x/a/.", "spiffe://x/a/./b"}},
+		{"spiffe", "spiffe://x/a/*", []string{"spiffe://x/a/b", "spiffe://x/a/..."}, []string{
+			"spiffe://x/a",
+			"spiffe://x/a/", "spiffe://x/a/b/c", "spiffe://x/a/..", "spiffe://x/a/.", "spiffe://y/a/b",
+			"http://x/a/b", "spiffe://x/a/b/",
+		}},
+		{"spiffe", "spiffe://x/*/b", []string{"spiffe://x/a/b"}, []string{
+			"spiffe://x/b", "spiffe://x//b",
+			"spiffe://x/a/a/b", "spiffe://x/../b",
+		}},
+		{"spiffe", "spiffe://x/a/**", []string{"spiffe://x/a/b", "spiffe://x/a/b/c"}, []string{
+			"spiffe://x/a",
+			"spiffe://x/a/", "spiffe://x/ab", "spiffe://x/a/../b", "spiffe://x/a/b/..", "spiffe://x/a/.",
+			"spiffe://x/a/./b",
+		}},
 		{"spiffe", "spiffe://*/a", []string{"spiffe://x/a"}, []string{"spiffe:///a", "spiffe://x/b/a"}},
-		{"spiffe", "spiffe://x/*/**", []string{"spiffe://x/a/b", "spiffe://x/a/b/c"}, []string{"spiffe://x/a", "spiffe://x//b"}},
+		{"spiffe", "spiffe://x/*/**", []string{"spiffe://x/a/b", "spiffe://x/a/b/c"}, []string{
+			"spiffe://x/a",
+			"spiffe://x//b",
+		}},
 		{"token", "**", []string{"a", "a/b", "https://a/b"}, []string{"", "..", "a/../b"}},
-		{"dns", "*.example.org", []string{"a.example.org", "a/b.example.org"}, []string{"example.org", ".example.org", "a.b.example.org", "a.example.org.", "aXexample.org"}},
+		{"dns", "*.example.org", []string{"a.example.org", "a/b.example.org"}, []string{
+			"example.org", ".example.org", "a.b.example.org", "a.example.org.", "aXexample.org",
+		}},
 		{"dns", "web-*.example.org", []string{"web-1.example.org"}, []string{"web-1.2.example.org", "web.example.org"}},
 		{"dns", "a.b", []string{"a.b"}, []string{"a", "b", "a.b.c", "c.a.b"}},
 	} {
 		text := fmt.Sprintf("identity: {%s: %q}\nlist: [{}]", c.attribute, c.pattern)
 		for _, v := range c.yes {
-			require.Truef(t, one(t, subject{c.attribute: {v}}, text).May(policy.List, at("", "")), "%s matches %q", c.pattern, v)
-			require.Truef(t, one(t, subject{c.attribute: {"-", v, "-"}}, text).May(policy.List, at("", "")), "%s matches %q of several", c.pattern, v)
+			require.Truef(
+				t, one(t, subject{c.attribute: {v}}, text).May(policy.List, at("", "")), "%s matches %q",
+				c.pattern, v,
+			)
+			require.Truef(
+				t, one(t, subject{c.attribute: {"-", v, "-"}}, text).May(policy.List, at("", "")),
+				"%s matches %q of several", c.pattern, v,
+			)
 		}
 		for _, v := range c.no {
-			require.Equalf(t, policy.Grant{}, one(t, subject{c.attribute: {v}}, text), "%s does not match %q", c.pattern, v)
+			require.Equalf(
+				t, policy.Grant{}, one(t, subject{c.attribute: {v}}, text), "%s does not match %q", c.pattern,
+				v,
+			)
 		}
 	}
 }
 
 // Every attribute of a rule must match, with any of its values.
 func TestIdentityNeedsAll(t *testing.T) {
-	text := `identity: {issuer: "https://i", subject: "s*", audience: inject, "claim.https://x/groups": dev, spiffe: "spiffe://x/a", dns: a.x, token: t}
+	text := `identity: {issuer: "https://i", subject: "s*", audience: inject, "claim.https://x/groups": dev, ` +
+		`spiffe: "spiffe://x/a", dns: a.x, token: t}
 list: [{}]`
 	all := subject{
-		"issuer": {"https://i"}, "subject": {"s1"}, "audience": {"other", "inject"}, "claim.https://x/groups": {"ops", "dev"},
+		"issuer": {
+			"https://i",
+		}, "subject": {"s1"}, "audience": {"other", "inject"}, "claim.https://x/groups": {"ops", "dev"},
 		"spiffe": {"spiffe://x/a"}, "dns": {"b.x", "a.x"}, "token": {"t"}, "more": {"x"},
 	}
 	require.True(t, one(t, all, text).May(policy.List, at("", "")))
@@ -174,7 +202,10 @@ resolve: {project: "{project}", domain: "{domain}"}`
 	id := func(project, domain string) subject {
 		return subject{"spiffe": {"spiffe://x/p/" + project + "/d/" + domain + "/t/train"}}
 	}
-	for _, name := range []string{"fraud", "a_b", "a-b", "ä", "*", "a*", "**", "{project}", "{", "}", "%2e%2e", `"`, "$HOME", strings.Repeat("x", 63)} {
+	for _, name := range []string{
+		"fraud", "a_b", "a-b", "ä", "*", "a*", "**", "{project}", "{", "}", "%2e%2e",
+		`"`, "$HOME", strings.Repeat("x", 63),
+	} {
 		g := one(t, id(name, "d"), text)
 		scope, err := g.Bind(secret.Scope{})
 		require.NoErrorf(t, err, "%q", name)
@@ -188,14 +219,16 @@ resolve: {project: "{project}", domain: "{domain}"}`
 		require.Equal(t, at("p", name), scope)
 	}
 	for _, name := range []string{
-		"", ".", "..", "a/b", "../fraud", "a__b", "__", "_a", "a_", "a b", " ", "a\n", "\x00", "\xff", "\u2028", "a/d/b/t/c",
+		"", ".", "..", "a/b", "../fraud", "a__b", "__", "_a", "a_", "a b", " ", "a\n", "\x00", "\xff",
+		"\u2028", "a/d/b/t/c",
 		"p__key__K", strings.Repeat("x", 64), strings.Repeat("ä", 32),
 	} {
 		require.Equalf(t, policy.Grant{}, one(t, id(name, "d"), text), "project %q", name)
 		require.Equalf(t, policy.Grant{}, one(t, id("p", name), text), "domain %q", name)
 	}
 	for _, whole := range []string{
-		"spiffe://x/p/a/d/b/t/../../../../p/c/d/e/t/f", "spiffe://x/p/a/d/b/t/..", "spiffe://x/p/a/d/b/t/", "spiffe://x/p/a/d/b/t",
+		"spiffe://x/p/a/d/b/t/../../../../p/c/d/e/t/f", "spiffe://x/p/a/d/b/t/..", "spiffe://x/p/a/d/b/t/",
+		"spiffe://x/p/a/d/b/t",
 		"spiffe://x/p/a/d/b/t/c/", "spiffe://y/p/a/d/b/t/c", "xspiffe://x/p/a/d/b/t/c", "spiffe://x/p/a/d/b/t/c\n/",
 	} {
 		require.Equalf(t, policy.Grant{}, one(t, subject{"spiffe": {whole}}, text), "%q", whole)
@@ -212,13 +245,22 @@ manage: [{project: "{team}"}]`
 	require.True(t, groups("team-a").May(policy.Manage, at("a", "")))
 	require.True(t, groups("x", "team-a", "y").May(policy.Manage, at("a", "")))
 	require.True(t, groups("team-a", "team-a").May(policy.Manage, at("a", "")))
-	require.True(t, groups("team-a__b", "team-c", "team-").May(policy.Manage, at("c", "")), "what is no name is not captured")
-	for _, values := range [][]string{{"team-a", "team-b"}, {"team-b", "team-a"}, {"team-a", "team-a", "team-b"}, {"team-a,team-b/"}, {"[team-a]"}, {`team-a","team-b `}} {
+	require.True(
+		t, groups("team-a__b", "team-c", "team-").May(policy.Manage, at("c", "")),
+		"what is no name is not captured",
+	)
+	for _, values := range [][]string{{"team-a", "team-b"}, {"team-b", "team-a"}, {
+		"team-a", "team-a", "team-b",
+	}, {"team-a,team-b/"}, {"[team-a]"}, {`team-a","team-b `}} {
 		require.Equalf(t, policy.Grant{}, groups(values...), "%q", values)
 	}
 	// Captures of different attributes are independent.
-	g := one(t, subject{"issuer": {"https://i"}, "claim.a": {"a"}, "claim.b": {"b"}, "dns": {"c.x"}}, `identity: {issuer: "https://i", claim.a: "{a}", claim.b: "{b}", dns: "{c}.x"}
-resolve: {org: "{c}", project: "{b}", domain: "{a}"}`)
+	g := one(
+		t,
+		subject{"issuer": {"https://i"}, "claim.a": {"a"}, "claim.b": {"b"}, "dns": {"c.x"}},
+		`identity: {issuer: "https://i", claim.a: "{a}", claim.b: "{b}", dns: "{c}.x"}
+resolve: {org: "{c}", project: "{b}", domain: "{a}"}`,
+	)
 	scope, err := g.Bind(secret.Scope{})
 	require.NoError(t, err)
 	require.Equal(t, secret.Scope{Org: "c", Project: "b", Domain: "a"}, scope)
@@ -251,17 +293,40 @@ func TestScopes(t *testing.T) {
 	}{
 		{"{}", []secret.Scope{at("", "")}, []secret.Scope{at("p", ""), at("", "d"), at("p", "d"), {Org: "o"}, {}}},
 		{"{domain: d}", []secret.Scope{at("", "d")}, []secret.Scope{at("", ""), at("p", "d"), at("", "e")}},
-		{"{project: p}", []secret.Scope{at("p", "")}, []secret.Scope{at("p", "d"), at("", ""), at("P", ""), at("pp", "")}},
-		{"{project: p, domain: d}", []secret.Scope{at("p", "d")}, []secret.Scope{at("p", ""), at("", "d"), at("d", "p")}},
-		{"{project: '*'}", []secret.Scope{at("p", ""), at("", "")}, []secret.Scope{at("p", "d"), at("", "d"), at("a__b", ""), at("a/b", "")}},
-		{"{project: 'team-*'}", []secret.Scope{at("team-", ""), at("team-a", "")}, []secret.Scope{at("", ""), at("team", ""), at("xteam-a", ""), at("team-a/b", ""), at("team-_", "")}},
-		{"{project: '*-x', domain: '*'}", []secret.Scope{at("a-x", ""), at("a-x", "d"), at("-x", "d")}, []secret.Scope{at("", "d"), at("a-xx", "d")}},
-		{"{project: 'a*b*c'}", []secret.Scope{at("abc", ""), at("a1b2c", ""), at("abbcc", "")}, []secret.Scope{at("ac", ""), at("acb", "")}},
+		{"{project: p}", []secret.Scope{at("p", "")}, []secret.Scope{
+			at("p", "d"), at("", ""), at("P", ""), at("pp", ""),
+		}},
+		{"{project: p, domain: d}", []secret.Scope{at("p", "d")}, []secret.Scope{
+			at("p", ""), at("", "d"), at("d", "p"),
+		}},
+		{"{project: '*'}", []secret.Scope{at("p", ""), at("", "")}, []secret.Scope{
+			at("p", "d"), at("", "d"), at("a__b", ""), at("a/b", ""),
+		}},
+		{"{project: 'team-*'}", []secret.Scope{at("team-", ""), at("team-a", "")}, []secret.Scope{
+			at("", ""), at("team", ""), at("xteam-a", ""), at("team-a/b", ""), at("team-_", ""),
+		}},
+		{
+			"{project: '*-x', domain: '*'}",
+			[]secret.Scope{at("a-x", ""), at("a-x", "d"), at("-x", "d")},
+			[]secret.Scope{at("", "d"), at("a-xx", "d")},
+		},
+		{
+			"{project: 'a*b*c'}",
+			[]secret.Scope{at("abc", ""), at("a1b2c", ""), at("abbcc", "")},
+			[]secret.Scope{at("ac", ""), at("acb", "")},
+		},
 		{"{org: acme}", []secret.Scope{{Org: "acme"}}, []secret.Scope{at("", "")}},
-		{"{org: '*', project: p}", []secret.Scope{{Org: "acme", Project: "p"}, at("p", "")}, []secret.Scope{{Project: "p"}, {Org: "acme"}}},
+		{
+			"{org: '*', project: p}",
+			[]secret.Scope{{Org: "acme", Project: "p"}, at("p", "")},
+			[]secret.Scope{{Project: "p"}, {Org: "acme"}},
+		},
 	} {
 		for i, verb := range []policy.Verb{policy.Manage, policy.List} {
-			g := one(t, subject{"token": {"t"}}, fmt.Sprintf("identity: {token: t}\n%s: [{org: no}, %s]", verb, c.pattern))
+			g := one(
+				t, subject{"token": {"t"}},
+				fmt.Sprintf("identity: {token: t}\n%s: [{org: no}, %s]", verb, c.pattern),
+			)
 			for _, scope := range c.yes {
 				require.Truef(t, g.May(verb, scope), "%s %s at %+v", verb, c.pattern, scope)
 				require.False(t, g.May([]policy.Verb{policy.List, policy.Manage}[i], scope), "the other verb")
@@ -298,7 +363,10 @@ resolve: {project: "{me}"}`)
 		require.Equalf(t, want, g.MayAny(policy.List, f), "%+v", f)
 		require.Falsef(t, g.MayAny(policy.Manage, f), "%+v", f)
 		require.Falsef(t, policy.Grant{}.MayAny(policy.List, f), "%+v", f)
-		require.Equal(t, secret.Scope{Org: "o", Domain: f.Domain, Project: f.Project}.Validate() == nil, policy.Everything().MayAny(policy.List, f))
+		require.Equal(
+			t, secret.Scope{Org: "o", Domain: f.Domain, Project: f.Project}.Validate() == nil,
+			policy.Everything().MayAny(policy.List, f),
+		)
 	}
 	require.True(t, g.MayAny(policy.Resolve, store.Filter{Project: "x"}))
 	require.False(t, g.MayAny(policy.Resolve, store.Filter{Project: "y"}))
@@ -314,20 +382,33 @@ func TestBind(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, bound, got)
 	}
-	for _, asked := range []secret.Scope{at("p", "d"), {Org: "acme"}, {Org: "acme", Project: "p"}, {Org: "acme", Domain: "d"}, {Project: "q", Domain: "d"}, {Org: "a/b"}} {
+	for _, asked := range []secret.Scope{
+		at("p", "d"),
+		{Org: "acme"},
+		{Org: "acme", Project: "p"},
+		{Org: "acme", Domain: "d"},
+		{Project: "q", Domain: "d"},
+		{Org: "a/b"},
+	} {
 		got, err := g.Bind(asked)
 		require.ErrorIsf(t, err, secret.ErrDenied, "%+v", asked)
-		require.EqualError(t, err, "access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope")
+		require.EqualError(
+			t, err,
+			"access denied: this identity resolves as a task of project p, domain d, org acme and of no other scope",
+		)
 		require.Equal(t, "leave the scope out of the request, or give --org acme -p p -d d", secret.Hint(err))
 		require.Equal(t, secret.Scope{}, got)
 	}
-	for text, want := range map[string]secret.Scope{"{}": at("", ""), "{domain: d}": at("", "d"), "{project: p}": at("p", "")} {
+	for text, want := range map[string]secret.Scope{
+		"{}": at("", ""), "{domain: d}": at("", "d"), "{project: p}": at("p", ""),
+	} {
 		g := one(t, subject{"token": {"t"}}, "identity: {token: t}\nresolve: "+text)
 		got, err := g.Bind(want)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	for _, g := range []policy.Grant{{}, one(t, subject{"token": {"t"}}, "identity: {token: t}"), one(t, subject{}, "identity: {token: t}\nresolve: {}")} {
+	for _, g := range []policy.Grant{{}, one(t, subject{"token": {"t"}}, "identity: {token: t}"), one(t,
+		subject{}, "identity: {token: t}\nresolve: {}")} {
 		_, err := g.Bind(secret.Scope{})
 		require.ErrorIs(t, err, secret.ErrDenied)
 		require.NotEmpty(t, secret.Hint(err))
@@ -359,7 +440,10 @@ func TestEverything(t *testing.T) {
 	}
 	_, err := g.Bind(at("a/b", ""))
 	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.Equal(t, "manage list resolve Verb(7)", fmt.Sprint(policy.Manage, policy.List, policy.Resolve, policy.Verb(7)))
+	require.Equal(
+		t, "manage list resolve Verb(7)",
+		fmt.Sprint(policy.Manage, policy.List, policy.Resolve, policy.Verb(7)),
+	)
 }
 
 // The first rule that matches decides; later ones add nothing.
@@ -394,10 +478,18 @@ rules:
 // An identity without a matching rule may do nothing.
 func TestDenyByDefault(t *testing.T) {
 	policies := []*policy.Policy{{}, parse(t, "version: 1\nrules: []"), parse(t, example)}
-	require.True(t, policies[2].For(subject{"token": {"alice"}}).MayAny(policy.List, store.Filter{}), "the allowed twin")
-	names := rapid.OneOf(rapid.SampledFrom([]string{"spiffe", "dns", "issuer", "subject", "audience", "token", "claim.repository", "claim."}), rapid.String())
+	require.True(
+		t, policies[2].For(subject{"token": {"alice"}}).MayAny(policy.List, store.Filter{}), "the allowed twin",
+	)
+	names := rapid.OneOf(
+		rapid.SampledFrom(
+			[]string{"spiffe", "dns", "issuer", "subject", "audience", "token", "claim.repository", "claim."},
+		),
+		rapid.String(),
+	)
 	values := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{
-		"Alice", "alice/", "spiffe://example.org/platform/", "spiffe://example.org/platform/a/b", "https://ci.example.org", "*", "**", "{project}",
+		"Alice", "alice/", "spiffe://example.org/platform/", "spiffe://example.org/platform/a/b",
+		"https://ci.example.org", "*", "**", "{project}",
 		"spiffe://example.org/project/a__b/domain/d/task/t",
 	}))
 	rapid.Check(t, func(t *rapid.T) {
@@ -405,12 +497,17 @@ func TestDenyByDefault(t *testing.T) {
 		for _, p := range policies {
 			g := p.For(s)
 			scope := secret.Scope{
-				Org: rapid.SampledFrom([]string{"", "flyte", "*"}).Draw(t, "org"), Project: rapid.SampledFrom([]string{"", "p", "*", "alice-x"}).Draw(t, "project"),
-				Domain: rapid.SampledFrom([]string{"", "development"}).Draw(t, "domain"),
+				Org: rapid.SampledFrom([]string{"", "flyte", "*"}).
+					Draw(t, "org"),
+				Project: rapid.SampledFrom([]string{"", "p", "*", "alice-x"}).Draw(t, "project"),
+				Domain:  rapid.SampledFrom([]string{"", "development"}).Draw(t, "domain"),
 			}
 			_, err := g.Bind(scope)
-			if g != (policy.Grant{}) || err == nil || g.Rule() != "" || g.MayResolve("K") || g.MayAny(policy.List, store.Filter{}) ||
-				g.May(policy.Manage, scope) || g.May(policy.List, scope) || g.May(policy.Resolve, scope) {
+			if g != (policy.Grant{}) || err == nil || g.Rule() != "" || g.MayResolve("K") ||
+				g.MayAny(policy.List, store.Filter{}) ||
+				g.May(policy.Manage, scope) ||
+				g.May(policy.List, scope) ||
+				g.May(policy.Resolve, scope) {
 				t.Fatalf("%v may something", s)
 			}
 		}
@@ -438,7 +535,9 @@ func (n naive) expression() *regexp.Regexp {
 		}
 		parts = append(parts, s)
 	}
-	return regexp.MustCompile(`(?s)\A` + strings.ReplaceAll(strings.Join(parts, regexp.QuoteMeta(separator)), `\*\*`, `.+`) + `\z`)
+	return regexp.MustCompile(
+		`(?s)\A` + strings.ReplaceAll(strings.Join(parts, regexp.QuoteMeta(separator)), `\*\*`, `.+`) + `\z`,
+	)
 }
 
 // captures returns the captures of v, and whether it matches.
@@ -454,7 +553,8 @@ func (n naive) captures(v string) (map[string]string, bool) {
 	}
 	pattern, value := strings.Split(n.pattern, separator), strings.Split(v, separator)
 	for i, part := range value {
-		wild := i >= len(pattern)-1 && strings.HasSuffix(n.pattern, "**") || strings.ContainsAny(pattern[min(i, len(pattern)-1)], "*{")
+		wild := i >= len(pattern)-1 && strings.HasSuffix(n.pattern, "**") ||
+			strings.ContainsAny(pattern[min(i, len(pattern)-1)], "*{")
 		if wild && (part == "." || part == ".." || part == "" && !strings.HasSuffix(n.pattern, "**")) {
 			return nil, false
 		}
@@ -517,7 +617,10 @@ func (n naive) yaml(name string) string {
 		}
 		scopes = append(scopes, "{"+strings.Join(fields, ", ")+"}")
 	}
-	return fmt.Sprintf("- {name: %s, identity: {%s: %q}, list: [%s]}\n", name, n.attribute, n.pattern, strings.Join(scopes, ", "))
+	return fmt.Sprintf(
+		"- {name: %s, identity: {%s: %q}, list: [%s]}\n", name, n.attribute, n.pattern,
+		strings.Join(scopes, ", "),
+	)
 }
 
 // The compiled matcher decides as the naive one does. The policies and subjects are made of so
@@ -546,7 +649,11 @@ func TestAgreesWithNaive(t *testing.T) {
 			}
 			for range rapid.IntRange(1, 3).Draw(t, "scopes") {
 				n.scopes = append(n.scopes, secret.Scope{
-					Org: rapid.SampledFrom([]string{"flyte", "*", "a"}).Draw(t, "org"), Project: rapid.SampledFrom(names).Draw(t, "project"), Domain: rapid.SampledFrom(names).Draw(t, "domain"),
+					Org: rapid.SampledFrom([]string{"flyte", "*", "a"}).
+						Draw(t, "org"),
+					Project: rapid.SampledFrom(names).
+						Draw(t, "project"),
+					Domain: rapid.SampledFrom(names).Draw(t, "domain"),
 				})
 			}
 			if strings.Contains(n.pattern, "{p}") {
@@ -560,8 +667,13 @@ func TestAgreesWithNaive(t *testing.T) {
 		}
 		p := parse(t, text)
 		value := func(label, separator string) []string {
-			segment := rapid.OneOf(rapid.StringOfN(rapid.SampledFrom([]rune("aab.*_{é\n")), 0, 3, -1), rapid.SampledFrom([]string{"a", "b", "ab"}))
-			return rapid.SliceOfN(rapid.Map(rapid.SliceOfN(segment, 1, 4), func(s []string) string { return strings.Join(s, separator) }), 0, 3).Draw(t, label)
+			segment := rapid.OneOf(
+				rapid.StringOfN(rapid.SampledFrom([]rune("aab.*_{é\n")), 0, 3, -1),
+				rapid.SampledFrom([]string{"a", "b", "ab"}),
+			)
+			return rapid.SliceOfN(rapid.Map(rapid.SliceOfN(segment, 1, 4),
+				func(s []string) string { return strings.Join(s, separator) }), 0, 3).
+				Draw(t, label)
 		}
 		s := subject{"token": value("token", "/"), "dns": value("dns", ".")}
 		var decides *naive
@@ -587,15 +699,23 @@ func TestAgreesWithNaive(t *testing.T) {
 				captured++
 			}
 		}
-		names := rapid.OneOf(rapid.SampledFrom([]string{"", "a", "b", "ab", "aab"}), rapid.StringOfN(rapid.SampledFrom([]rune("aab.*_{é")), 0, 4, -1))
+		names := rapid.OneOf(
+			rapid.SampledFrom([]string{"", "a", "b", "ab", "aab"}),
+			rapid.StringOfN(rapid.SampledFrom([]rune("aab.*_{é")), 0, 4, -1),
+		)
 		for range 5 {
-			scope := secret.Scope{Org: rapid.SampledFrom([]string{"flyte", "a", ""}).Draw(t, "at org"), Project: names.Draw(t, "at project"), Domain: names.Draw(t, "at domain")}
+			scope := secret.Scope{
+				Org:     rapid.SampledFrom([]string{"flyte", "a", ""}).Draw(t, "at org"),
+				Project: names.Draw(t, "at project"), Domain: names.Draw(t, "at domain"),
+			}
 			want := decides != nil && decides.may(s[decides.attribute], scope)
 			if got := g.May(policy.List, scope); got != want {
 				t.Fatalf("%s\n%q at %+v: %v, by the naive matcher %v", text, s, scope, got, want)
 			}
 			// A scope that may be listed is within each filter that selects it.
-			if f := store.Filter(scope); want && (!g.MayAny(policy.List, f) || !g.MayAny(policy.List, store.Filter{Domain: f.Domain}) || !g.MayAny(policy.List, store.Filter{})) {
+			if f := store.Filter(scope); want &&
+				(!g.MayAny(policy.List, f) || !g.MayAny(policy.List, store.Filter{Domain: f.Domain}) ||
+					!g.MayAny(policy.List, store.Filter{})) {
 				t.Fatalf("%s\n%q may list at %+v and not under a filter of it", text, s, scope)
 			}
 		}
@@ -658,7 +778,9 @@ func TestOpen(t *testing.T) {
 
 	write("version: 1\nrules: [{name: x, identity: {}, list: [{}]}]\n") // a bad one
 	eventually(func() bool { return f.Err() != nil })
-	require.EqualError(t, f.Err(), path+": invalid policy: line 2: rules[0].identity: empty: it would match every caller")
+	require.EqualError(
+		t, f.Err(), path+": invalid policy: line 2: rules[0].identity: empty: it would match every caller",
+	)
 	require.Equal(t, "two", f.Current().For(bob).Rule())
 	eventually(func() bool { return strings.Contains(out.String(), "it would match every caller") })
 
@@ -679,16 +801,32 @@ func many(t testing.TB, n int) (*policy.Policy, subject) {
 	for i := range n {
 		switch i % 4 {
 		case 0:
-			fmt.Fprintf(&b, "- {name: r%d, identity: {spiffe: 'spiffe://example.org/team-%d/**'}, manage: [{project: '*'}]}\n", i, i)
+			fmt.Fprintf(
+				&b,
+				"- {name: r%d, identity: {spiffe: 'spiffe://example.org/team-%d/**'}, manage: [{project: '*'}]}\n",
+				i, i,
+			)
 		case 1:
-			fmt.Fprintf(&b, "- {name: r%d, identity: {issuer: 'https://ci.example.org', claim.repository: 'acme/repo-%d'}, resolve: {project: p%d}}\n", i, i, i)
+			fmt.Fprintf(
+				&b,
+				"- {name: r%d, identity: {issuer: 'https://ci.example.org', claim.repository: 'acme/repo-%d'}, "+
+					"resolve: {project: p%d}}\n",
+				i, i, i,
+			)
 		case 2:
-			fmt.Fprintf(&b, "- {name: r%d, identity: {spiffe: 'spiffe://example.org/cell-%d/project/{project}/domain/{domain}/*'}, resolve: {project: '{project}', domain: '{domain}'}}\n", i, i)
+			fmt.Fprintf(
+				&b,
+				"- {name: r%d, identity: {spiffe: "+
+					"'spiffe://example.org/cell-%d/project/{project}/domain/{domain}/*'}, resolve: {project: "+
+					"'{project}', domain: '{domain}'}}\n",
+				i, i,
+			)
 		case 3:
 			fmt.Fprintf(&b, "- {name: r%d, identity: {token: user-%d}, list: [{project: 'user-%d-*'}]}\n", i, i, i)
 		}
 	}
-	return parse(t, b.String()), subject{"spiffe": {fmt.Sprintf("spiffe://example.org/cell-%d/project/fraud/domain/production/x", n-2)}}
+	id := fmt.Sprintf("spiffe://example.org/cell-%d/project/fraud/domain/production/x", n-2)
+	return parse(t, b.String()), subject{"spiffe": {id}}
 }
 
 // A decision does not allocate, neither with captures nor without a rule.

@@ -79,8 +79,13 @@ func CheckLoopback(address string) error {
 	if store.Loopback(host) {
 		return nil
 	}
-	return secret.WithHint(fmt.Errorf("%w: without TLS the server listens on loopback only, and %s is another address", secret.ErrInvalid, address),
-		"give certificates with --cert-file, or listen on 127.0.0.1")
+	return secret.WithHint(
+		fmt.Errorf(
+			"%w: without TLS the server listens on loopback only, and %s is another address", secret.ErrInvalid,
+			address,
+		),
+		"give certificates with --cert-file, or listen on 127.0.0.1",
+	)
 }
 
 // HTTP returns the HTTP server of a port. It serves h over HTTP/1.1 and HTTP/2, with or
@@ -130,7 +135,10 @@ func Serve(ctx context.Context, server *http.Server, port net.Listener, drain ti
 	defer cancel()
 	err := server.Shutdown(last)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = errors.Join(fmt.Errorf("%w: some requests were not answered within %v and were cut off", secret.ErrUnavailable, drain), server.Close())
+		err = errors.Join(
+			fmt.Errorf("%w: some requests were not answered within %v and were cut off", secret.ErrUnavailable, drain),
+			server.Close(),
+		)
 	}
 	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)

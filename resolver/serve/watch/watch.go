@@ -61,7 +61,9 @@ func (w *Watched[T]) Err() error { return w.state.Load().err }
 // file's mode counts as one. Calls of parse do not overlap. As long as parse refuses the
 // file, it is called again with the same bytes, because the reason may be another file. Its
 // errors are logged, so they must not contain secrets.
-func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error), log hclog.Logger) (*Watched[T], error) {
+func Load[T any](
+	ctx context.Context, path string, parse func([]byte) (T, error), log hclog.Logger,
+) (*Watched[T], error) {
 	seen, data, err := read(path)
 	value, err := taken(path, data, err, parse)
 	if err != nil {
@@ -72,7 +74,10 @@ func Load[T any](ctx context.Context, path string, parse func([]byte) (T, error)
 	k := &keeper[T]{Watched: w, path: path, parse: parse, log: log, last: seen}
 	events, err := fsnotify.NewWatcher()
 	if err != nil { // no more inotify instances for this user
-		log.Warn("no events of files, so changes are noticed only by reading the file", "path", path, "every", poll, "error", err)
+		log.Warn(
+			"no events of files, so changes are noticed only by reading the file", "path", path, "every", poll,
+			"error", err,
+		)
 	} else {
 		k.events = events
 		k.listen()
@@ -156,7 +161,10 @@ func (k *keeper[T]) listen() {
 	}
 	if k.deaf != err.Error() {
 		k.deaf = err.Error()
-		k.log.Warn("no events of the folder, so changes are noticed only by reading the file", "path", k.path, "every", poll, "error", err)
+		k.log.Warn(
+			"no events of the folder, so changes are noticed only by reading the file", "path", k.path, "every",
+			poll, "error", err,
+		)
 	}
 }
 
