@@ -267,7 +267,7 @@ func (c *checker) holds(text string) (found bool) {
 	return found
 }
 
-// subfolder looks at what is in a folder in dir.
+// subfolder checks the folder called name in dir.
 func (c *checker) subfolder(dir int, name, path string, depth int) {
 	if depth == maxFolders {
 		c.refuse(dir, name, path, nil, "it is nested too deep")

@@ -219,7 +219,7 @@ func TestOutOfTime(t *testing.T) {
 
 // ending is a context that ends when it has been asked left times.
 type ending struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context itself
 
 	left int
 }

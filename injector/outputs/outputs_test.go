@@ -301,7 +301,7 @@ func TestMaskIsAllOrNothing(t *testing.T) {
 
 // countdown is a context that ends when it has been asked left times.
 type countdown struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context itself
 
 	left int
 }

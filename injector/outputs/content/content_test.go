@@ -306,7 +306,7 @@ func (brokenAt) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsuppo
 
 // until is a context that ends when it has been asked left times.
 type until struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context itself
 
 	left int
 }

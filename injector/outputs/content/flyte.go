@@ -185,7 +185,7 @@ func (t *texts) message(m protoreflect.Message) (err error) {
 	return err
 }
 
-// entries masks a map.
+// entries masks the keys and values of a map field.
 func (t *texts) entries(f protoreflect.FieldDescriptor, m protoreflect.Map) error {
 	type pair struct{ key, value protoreflect.Value }
 	var pairs []pair

@@ -406,7 +406,7 @@ func (m *jsonMasker) closeString() error {
 		o.names[h] = 2
 		m.ready = append(m.ready, number...)
 		if m.hashes++; m.hashes > maxMaskedKeys {
-			return fmt.Errorf("%w: more than %d names in one object hold one", ErrStill, maxMaskedKeys)
+			return fmt.Errorf("%w: more than %d names in one object hold a value", ErrStill, maxMaskedKeys)
 		}
 	}
 	m.key = false
