@@ -22,8 +22,8 @@ var forbidden = map[string]string{
 	"github.com/stretchr/":                   "test code in the product",
 	"pgregory.net/":                          "test code in the product",
 	"github.com/creack/pty":                  "a task's terminal; the server has no task",
-	"golang.org/x/net/trace":                 "opens a door to what is in memory; a build has the tag grpcnotrace",
-	"net/http/pprof":                         "opens a door to what is in memory",
+	"golang.org/x/net/trace":                 "shows requests to HTTP clients; a build has the tag grpcnotrace",
+	"net/http/pprof":                         "shows what is in memory to HTTP clients",
 }
 
 // TestDependencies compares the packages that injectd links with the forbidden ones.
