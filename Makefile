@@ -11,13 +11,31 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build quickstart test test-long race lint cross bench e2e fuzz generate image wire clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate image wire clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 build: ## build bin/inject and bin/injectd, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/inject ./cmd/injectd
+
+# Where make install puts things; DESTDIR is put before it, to make a package.
+PREFIX ?= /usr/local
+SHARE   = $(DESTDIR)$(PREFIX)/share
+
+install: build ## install both programs, their man pages and completions below PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions \
+		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -m 755 bin/inject bin/injectd $(DESTDIR)$(PREFIX)/bin
+	install -m 644 docs/man/*.1 $(SHARE)/man/man1
+	@set -e; for name in inject injectd; do \
+		bin/$$name completion bash > $(SHARE)/bash-completion/completions/$$name; \
+		bin/$$name completion zsh > $(SHARE)/zsh/site-functions/_$$name; \
+		bin/$$name completion fish > $(SHARE)/fish/vendor_completions.d/$$name.fish; \
+	done
+
+man: ## write the man pages in docs/man, from the commands and flags of the programs
+	INJECT_TEST_UPDATE=1 $(GO) test -count 1 -run '^TestManPages$$' ./cmd/inject ./cmd/injectd
 
 quickstart: build ## run the main job on a store of its own in a temporary home, showing each command
 	@./quickstart.sh

@@ -22,6 +22,7 @@ var forbidden = map[string]string{
 	"github.com/openbao/":          "the same",
 	"go.etcd.io/etcd":              "the store of Kubernetes, which is behind injectd",
 	"connectrpc.com/":              "the server's protocols; a task's entrypoint speaks gRPC",
+	"github.com/cpuguy83/":         "of the man pages, which a test makes",
 	"github.com/prometheus/":       "nobody can scrape a task's entrypoint",
 	"github.com/go-jose/":          "whose a token is, the server finds out",
 	"golang.org/x/net/trace":       "3 MB of pages that nobody can open; a build has the tag grpcnotrace",

@@ -17,7 +17,7 @@ type secretsVerb struct{ *app }
 
 // verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.ArbitraryArgs}
+	cmd := &cobra.Command{Use: name + " secret …", Short: short, Args: cobra.ArbitraryArgs, DisableFlagsInUseLine: true}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := fmt.Errorf("%w: %s what?", secret.ErrInvalid, cmd.CommandPath())
 		if len(args) > 0 { // not quoted: a value may be among them

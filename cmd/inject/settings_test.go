@@ -68,3 +68,7 @@ func TestNested(t *testing.T) {
 		})
 	}
 }
+
+func TestManPages(t *testing.T) {
+	harness.ManPages(t, "../../docs/man", newApp(t).rootCommand([]string{"help"}), &settings{})
+}

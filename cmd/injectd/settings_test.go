@@ -20,3 +20,11 @@ func TestSettings(t *testing.T) {
 	f, _ = f.Type.FieldByName("Org")
 	require.Equal(t, secret.DefaultOrg, f.Tag.Get("default"))
 }
+
+func TestManPages(t *testing.T) {
+	a := &app{}
+	var err error
+	a.settings, err = cli.Load(&a.set)
+	require.NoError(t, err)
+	harness.ManPages(t, "../../docs/man", a.rootCommand(), &settings{})
+}
