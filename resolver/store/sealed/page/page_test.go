@@ -84,14 +84,16 @@ func read(b []byte, held map[string][]byte) error {
 	return nil
 }
 
-func survey(ctx context.Context, b []byte) (keys int, used page.Set, err error) {
+// survey surveys the file whose content is b. It returns the number of keys, the number of pages
+// that the meta page counts, and those that are used.
+func survey(ctx context.Context, b []byte) (keys int, pages uint64, used page.Set, err error) {
 	file := bytes.NewReader(b)
 	m, err := page.ReadMetas(file, int64(len(b)))
 	if err != nil {
-		return 0, nil, err
+		return 0, 0, nil, err
 	}
 	used, err = page.Survey(ctx, file, m, bucket, func([]byte) { keys++ })
-	return keys, used, err
+	return keys, m.Pages, used, err
 }
 
 // A file that bbolt wrote is read as bbolt would read it.
@@ -101,14 +103,14 @@ func TestReads(t *testing.T) {
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.NoError(t, read(b, held))
-	keys, used, err := survey(t.Context(), b)
+	keys, pages, used, err := survey(t.Context(), b)
 	require.NoError(t, err)
 	require.Len(t, held, keys)
 
 	// Pages that are not used may contain anything.
-	size, wiped := os.Getpagesize(), 0
-	for id := 2; id < len(b)/size; id++ {
-		if !used.Has(uint64(id)) {
+	size, wiped := uint64(os.Getpagesize()), 0
+	for id := uint64(2); id < pages; id++ {
+		if !used.Has(id) {
 			clear(b[id*size:][:size])
 			wiped++
 		}
@@ -118,7 +120,7 @@ func TestReads(t *testing.T) {
 
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = survey(cancelled, b)
+	_, _, _, err = survey(cancelled, b)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
@@ -127,9 +129,8 @@ func TestSetEnd(t *testing.T) {
 	path, _ := newFile(t)
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
-	_, used, err := survey(t.Context(), b)
+	_, pages, used, err := survey(t.Context(), b)
 	require.NoError(t, err)
-	pages := uint64(len(b) / os.Getpagesize())
 	for id := uint64(0); id < pages; {
 		end := used.End(id, pages)
 		for i := id; i < end; i++ {
@@ -168,7 +169,7 @@ func TestDamaged(t *testing.T) {
 			b = b[:at]
 		}
 		_ = read(b, held)
-		if _, _, err := survey(t.Context(), b); err != nil {
+		if _, _, _, err := survey(t.Context(), b); err != nil {
 			refused++
 			require.True(t, errors.Is(err, secret.ErrCorrupt) || errors.Is(err, secret.ErrInvalid), err)
 		}
