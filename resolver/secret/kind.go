@@ -15,7 +15,7 @@ const (
 	KindNotFound
 	KindExists
 	KindDenied
-	KindUnavailable
+	KindUnavailable // the only kind that is reported as retryable
 	KindCorrupt
 	KindInvalid
 )
@@ -25,7 +25,9 @@ const (
 // another one.
 //
 // status is the code of gRPC (google.golang.org/grpc/codes) that servers answer with. Each
-// kind has one of its own, because clients tell kinds apart by it.
+// kind has one of its own, because clients tell kinds apart by it. These codes are taken:
+// CANCELED (1), DEADLINE_EXCEEDED (4) and RESOURCE_EXHAUSTED (8), which package rpc reads as
+// unavailable, and UNAUTHENTICATED (16), which it reads as denied.
 var kinds = []struct {
 	kind   Kind
 	err    error
