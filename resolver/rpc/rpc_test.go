@@ -210,14 +210,16 @@ func TestRepeatedValue(t *testing.T) {
 		"update": func() error { return c.Update(t.Context(), refK, value) },
 		"import": func() error { return c.Import(t.Context(), []store.New{{Ref: refK, Value: value}}) },
 	} {
-		repeated = "canary of its own"
-		err := call()
-		require.ErrorIs(t, err, secret.ErrInvalid, name)
-		require.ErrorContains(t, err, repeated, name+": what a server says is told")
-		repeated = canary
-		err = call()
-		require.ErrorIs(t, err, secret.ErrInvalid, name)
-		require.NotContains(t, err.Error(), canary, name)
+		t.Run(name, func(t *testing.T) {
+			repeated = "canary of its own"
+			err := call()
+			require.ErrorIs(t, err, secret.ErrInvalid, name)
+			require.ErrorContains(t, err, repeated, name+": what a server says is told")
+			repeated = canary
+			err = call()
+			require.ErrorIs(t, err, secret.ErrInvalid, name)
+			require.NotContains(t, err.Error(), canary, name)
+		})
 	}
 }
 
@@ -252,13 +254,15 @@ func TestToken(t *testing.T) {
 		"NUL":       token + "\x00", "newlines": token + "\n\n", "long": strings.Repeat(token, 1000),
 		"huge": strings.Repeat(token, 100000),
 	} {
-		a.write("token", []byte(content))
-		_, err := rpc.Open(o)
-		for _, err := range []error{err, c.Delete(t.Context(), refK)} {
-			require.ErrorIsf(t, err, secret.ErrInvalid, name)
-			require.ErrorContains(t, err, path)
-			require.NotContains(t, err.Error(), "canary")
-		}
+		t.Run(name, func(t *testing.T) {
+			a.write("token", []byte(content))
+			_, err := rpc.Open(o)
+			for _, err := range []error{err, c.Delete(t.Context(), refK)} {
+				require.ErrorIsf(t, err, secret.ErrInvalid, name)
+				require.ErrorContains(t, err, path)
+				require.NotContains(t, err.Error(), "canary")
+			}
+		})
 	}
 	require.NoError(t, os.Remove(path))
 	require.ErrorIs(t, c.Delete(t.Context(), refK), secret.ErrInvalid)
@@ -478,9 +482,11 @@ func TestRestart(t *testing.T) {
 		"describe": func() error { _, err := c.Describe(t.Context(), refK); return err },
 		"list":     func() error { _, _, err := c.List(t.Context(), store.Filter{}, 0, ""); return err },
 	} {
-		calls.Store(0)
-		require.NoErrorf(t, call(), name)
-		require.EqualValues(t, 4, calls.Load())
+		t.Run(name, func(t *testing.T) {
+			calls.Store(0)
+			require.NoErrorf(t, call(), name)
+			require.EqualValues(t, 4, calls.Load())
+		})
 	}
 	for name, call := range map[string]func() error{
 		"create": func() error { return c.Create(t.Context(), refK, secret.Value{}, store.Regular) },
@@ -488,9 +494,11 @@ func TestRestart(t *testing.T) {
 		"delete": func() error { return c.Delete(t.Context(), refK) },
 		"import": func() error { return c.Import(t.Context(), []store.New{{Ref: refK}}) },
 	} {
-		calls.Store(0)
-		require.ErrorIsf(t, call(), secret.ErrUnavailable, name)
-		require.EqualValuesf(t, 1, calls.Load(), "%s may have been made", name)
+		t.Run(name, func(t *testing.T) {
+			calls.Store(0)
+			require.ErrorIsf(t, call(), secret.ErrUnavailable, name)
+			require.EqualValuesf(t, 1, calls.Load(), "%s may have been made", name)
+		})
 	}
 	v, _, err := s.store.Get(t.Context(), refK)
 	require.NoError(t, err)
@@ -593,33 +601,35 @@ func TestErrors(t *testing.T) {
 		{codes.Unknown, strings.Repeat("x", 100000), "…", nil},
 		{codes.Internal, string(value), "create K at org flyte: the server failed with Internal", nil},
 	} {
-		s.before = func(proto.Message) (proto.Message, error) {
-			return nil, status.Error(test.code, strings.ToValidUTF8(test.message, "?"))
-		}
-		err := c.Create(
-			t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular,
-		)
-		require.ErrorContains(t, err, test.text)
-		require.Less(t, len(err.Error()), 500)
-		for _, kind := range secret.Kinds() {
-			require.Equalf(
-				t, errors.Is(kind.Err(), test.want), errors.Is(err, kind.Err()), "%v is %v", err, kind,
+		t.Run(fmt.Sprintf("%v %.20q", test.code, test.message), func(t *testing.T) {
+			s.before = func(proto.Message) (proto.Message, error) {
+				return nil, status.Error(test.code, strings.ToValidUTF8(test.message, "?"))
+			}
+			err := c.Create(
+				t.Context(), refK, secret.NewValue([]byte(strings.ToValidUTF8(string(value), "?"))), store.Regular,
 			)
-		}
-		if test.want == nil {
-			require.Contains(t, secret.Hint(err), "an injectd of this version")
-		}
-		if test.code == codes.PermissionDenied {
-			require.Contains(
-				t, secret.Hint(err),
-				map[bool]string{
-					true: `do\x1b[31m so`, false: "ask its operator",
-				}[strings.Contains(test.message, "hint")],
-			)
-		}
-		require.NotContains(t, err.Error(), string(value[30:]))
-		require.NotErrorIs(t, err, context.Canceled)
-		require.NotErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorContains(t, err, test.text)
+			require.Less(t, len(err.Error()), 500)
+			for _, kind := range secret.Kinds() {
+				require.Equalf(
+					t, errors.Is(kind.Err(), test.want), errors.Is(err, kind.Err()), "%v is %v", err, kind,
+				)
+			}
+			if test.want == nil {
+				require.Contains(t, secret.Hint(err), "an injectd of this version")
+			}
+			if test.code == codes.PermissionDenied {
+				require.Contains(
+					t, secret.Hint(err),
+					map[bool]string{
+						true: `do\x1b[31m so`, false: "ask its operator",
+					}[strings.Contains(test.message, "hint")],
+				)
+			}
+			require.NotContains(t, err.Error(), string(value[30:]))
+			require.NotErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, context.DeadlineExceeded)
+		})
 	}
 }
 

@@ -25,7 +25,9 @@ func TestLadder(t *testing.T) {
 		{secret.Scope{Org: "o", Domain: "d"}, []secret.Scope{{Org: "o", Domain: "d"}, {Org: "o"}}},
 		{secret.Scope{Org: "o"}, []secret.Scope{{Org: "o"}}},
 	} {
-		require.Equal(t, c.want, c.task.Ladder())
+		t.Run(c.task.String(), func(t *testing.T) {
+			require.Equal(t, c.want, c.task.Ladder())
+		})
 	}
 }
 
@@ -54,10 +56,12 @@ func TestID(t *testing.T) {
 			"d6a91cc8a72f2ae4c7651db23c2d9cdf",
 		},
 	} {
-		ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: c.domain, Project: c.project}, Key: c.key}
-		require.Equal(t, c.id, ref.ID())
-		sum := md5.Sum([]byte(ref.ID()))
-		require.Equal(t, c.object, hex.EncodeToString(sum[:]))
+		t.Run(c.id, func(t *testing.T) {
+			ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Domain: c.domain, Project: c.project}, Key: c.key}
+			require.Equal(t, c.id, ref.ID())
+			sum := md5.Sum([]byte(ref.ID()))
+			require.Equal(t, c.object, hex.EncodeToString(sum[:]))
+		})
 	}
 }
 
@@ -112,8 +116,10 @@ func TestDeclaration(t *testing.T) {
 		{secret.Declaration{Key: "k", Mount: secret.File}, nil},
 		{secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "E"}, []string{"E"}},
 	} {
-		require.Equal(t, c.want, c.d.EnvVars())
-		require.NoError(t, c.d.Validate())
+		t.Run(fmt.Sprint(c.want), func(t *testing.T) {
+			require.Equal(t, c.want, c.d.EnvVars())
+			require.NoError(t, c.d.Validate())
+		})
 	}
 	for _, d := range []secret.Declaration{
 		{},

@@ -119,11 +119,13 @@ func TestHostileCredentials(t *testing.T) {
 	for name, cert := range map[string]*tls.Certificate{
 		"another CA": certOf(stranger, "task", task), "no client's": &pair,
 	} {
-		answer, err := r.client(cert).Do(r.request(resolve, ask))
-		if err == nil {
-			_ = answer.Body.Close()
-		}
-		require.Errorf(t, err, name)
+		t.Run(name, func(t *testing.T) {
+			answer, err := r.client(cert).Do(r.request(resolve, ask))
+			if err == nil {
+				_ = answer.Body.Close()
+			}
+			require.Errorf(t, err, name)
+		})
 	}
 	require.Len(t, r.audit.lines(t, 0), lines, "nobody has asked for anything")
 	require.Equal(t, http.StatusOK, r.ask(r.client(certOf(r.Authority, "task", task)), resolve, ask).status)

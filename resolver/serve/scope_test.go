@@ -166,8 +166,10 @@ func TestOpenScope(t *testing.T) {
 		`"scope":{"organization":"flyte"},`:           {Org: "flyte"},
 		`"scope":{"domain":"d","organization":null},`: {Org: "flyte", Domain: "d"},
 	} {
-		a := r.ask(r.client(nil), resolve, `{`+body+`"secrets":[{"key":"K"}]}`)
-		require.Equalf(t, http.StatusOK, a.status, "%s: %s", body, a.raw)
-		requireLadder(t, want, a)
+		t.Run(body, func(t *testing.T) {
+			a := r.ask(r.client(nil), resolve, `{`+body+`"secrets":[{"key":"K"}]}`)
+			require.Equalf(t, http.StatusOK, a.status, "%s: %s", body, a.raw)
+			requireLadder(t, want, a)
+		})
 	}
 }

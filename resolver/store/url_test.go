@@ -29,11 +29,13 @@ func TestParseURL(t *testing.T) {
 		{"grpc://[::1]:8093", "grpc", "", "[::1]:8093"},
 	} {
 		t.Run(c.text, func(t *testing.T) {
-			u, err := store.ParseURL(c.text, every...)
-			require.NoError(t, err)
-			require.Equal(t, c.scheme, u.Scheme)
-			require.Equal(t, c.path, u.Path)
-			require.Equal(t, c.host, u.Host)
+			t.Run(c.text, func(t *testing.T) {
+				u, err := store.ParseURL(c.text, every...)
+				require.NoError(t, err)
+				require.Equal(t, c.scheme, u.Scheme)
+				require.Equal(t, c.path, u.Path)
+				require.Equal(t, c.host, u.Host)
+			})
 		})
 	}
 
@@ -86,12 +88,14 @@ func TestParseURL(t *testing.T) {
 		{every, "grpc://[::]:1", "in the clear", "grpcs://[::]:1"},
 	} {
 		t.Run(c.text, func(t *testing.T) {
-			_, err := store.ParseURL(c.text, c.schemes...)
-			require.ErrorIs(t, err, secret.ErrInvalid)
-			require.ErrorContains(t, err, c.want)
-			require.Contains(t, secret.Hint(err), c.hint)
-			require.NotEmpty(t, secret.Hint(err))
-			require.NotContains(t, err.Error()+secret.Hint(err), "findme")
+			t.Run(c.text, func(t *testing.T) {
+				_, err := store.ParseURL(c.text, c.schemes...)
+				require.ErrorIs(t, err, secret.ErrInvalid)
+				require.ErrorContains(t, err, c.want)
+				require.Contains(t, secret.Hint(err), c.hint)
+				require.NotEmpty(t, secret.Hint(err))
+				require.NotContains(t, err.Error()+secret.Hint(err), "findme")
+			})
 		})
 	}
 }

@@ -371,9 +371,11 @@ func TestJWKSServerRedirects(t *testing.T) {
 	fetched := other.fetches.Load()
 	accepts(t, newJWT(t, s.URL+"/3", nil), signedBy(t, key, "k"))
 	for path, why := range map[string]string{"/other": "another host", "/4": "too often"} {
-		j := newJWT(t, s.URL+path, nil)
-		require.ErrorContains(t, j.Err(), why)
-		unavailable(t, j, signedBy(t, key, "k"))
+		t.Run(path, func(t *testing.T) {
+			j := newJWT(t, s.URL+path, nil)
+			require.ErrorContains(t, j.Err(), why)
+			unavailable(t, j, signedBy(t, key, "k"))
+		})
 	}
 	require.Equal(t, fetched, other.fetches.Load())
 }

@@ -160,9 +160,11 @@ func TestJWT(t *testing.T) {
 		"claim.kubernetes.io.pod.name": nil, `claim.kubernetes\.io`: nil, `claim.kubernetes\.io.list`: nil,
 		`claim.a\\b.`: {"z"}, "token": nil, "dns": nil, "spiffe": nil,
 	} {
-		if got := id.Attribute(name); len(got) > 0 || len(want) > 0 {
-			require.Equal(t, want, got, name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := id.Attribute(name); len(got) > 0 || len(want) > 0 {
+				require.Equal(t, want, got, name)
+			}
+		})
 	}
 	require.Equal(
 		t, []string{audience},
@@ -221,9 +223,11 @@ func TestJWTClaims(t *testing.T) {
 		{identity.ReasonName, object{"sub": ""}, object{"sub": " "}},
 		{identity.ReasonMalformed, object{"sub": 5}, object{}},
 	} {
-		accepts(t, j, token(c.good))
-		c.bad["canary"] = bird
-		refuses(t, j, token(c.bad), c.reason, bird)
+		t.Run(c.reason, func(t *testing.T) {
+			accepts(t, j, token(c.good))
+			c.bad["canary"] = bird
+			refuses(t, j, token(c.bad), c.reason, bird)
+		})
 	}
 	refuses(
 		t, newJWT(t, path, func(o *identity.JWTOptions) { o.Leeway = -1 }),

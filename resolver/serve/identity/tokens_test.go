@@ -157,12 +157,14 @@ func TestTokensRefusesLines(t *testing.T) {
 		strings.Repeat("a", 129) + " " + hash: "line 1: the name",
 		strings.Repeat("x\n", 1000):           "line 20: no hash",
 	} {
-		err := load(text)
-		require.ErrorIsf(t, err, secret.ErrInvalid, "%q", text)
-		require.ErrorContains(t, err, why)
-		require.ErrorContains(t, err, path)
-		require.Empty(t, leaks(err.Error(), token))
-		require.NotContains(t, err.Error(), "line 21")
+		t.Run(why, func(t *testing.T) {
+			err := load(text)
+			require.ErrorIsf(t, err, secret.ErrInvalid, "%q", text)
+			require.ErrorContains(t, err, why)
+			require.ErrorContains(t, err, path)
+			require.Empty(t, leaks(err.Error(), token))
+			require.NotContains(t, err.Error(), "line 21")
+		})
 	}
 }
 

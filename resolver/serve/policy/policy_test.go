@@ -149,23 +149,25 @@ func TestIdentityPatterns(t *testing.T) {
 		{"dns", "web-*.example.org", []string{"web-1.example.org"}, []string{"web-1.2.example.org", "web.example.org"}},
 		{"dns", "a.b", []string{"a.b"}, []string{"a", "b", "a.b.c", "c.a.b"}},
 	} {
-		text := fmt.Sprintf("identity: {%s: %q}\nlist: [{}]", c.attribute, c.pattern)
-		for _, v := range c.yes {
-			require.Truef(
-				t, one(t, subject{c.attribute: {v}}, text).May(policy.List, at("", "")), "%s matches %q",
-				c.pattern, v,
-			)
-			require.Truef(
-				t, one(t, subject{c.attribute: {"-", v, "-"}}, text).May(policy.List, at("", "")),
-				"%s matches %q of several", c.pattern, v,
-			)
-		}
-		for _, v := range c.no {
-			require.Equalf(
-				t, policy.Grant{}, one(t, subject{c.attribute: {v}}, text), "%s does not match %q", c.pattern,
-				v,
-			)
-		}
+		t.Run(c.attribute+" "+c.pattern, func(t *testing.T) {
+			text := fmt.Sprintf("identity: {%s: %q}\nlist: [{}]", c.attribute, c.pattern)
+			for _, v := range c.yes {
+				require.Truef(
+					t, one(t, subject{c.attribute: {v}}, text).May(policy.List, at("", "")), "%s matches %q",
+					c.pattern, v,
+				)
+				require.Truef(
+					t, one(t, subject{c.attribute: {"-", v, "-"}}, text).May(policy.List, at("", "")),
+					"%s matches %q of several", c.pattern, v,
+				)
+			}
+			for _, v := range c.no {
+				require.Equalf(
+					t, policy.Grant{}, one(t, subject{c.attribute: {v}}, text), "%s does not match %q", c.pattern,
+					v,
+				)
+			}
+		})
 	}
 }
 
@@ -322,22 +324,24 @@ func TestScopes(t *testing.T) {
 			[]secret.Scope{{Project: "p"}, {Org: "acme"}},
 		},
 	} {
-		for i, verb := range []policy.Verb{policy.Manage, policy.List} {
-			g := one(
-				t, subject{"token": {"t"}},
-				fmt.Sprintf("identity: {token: t}\n%s: [{org: no}, %s]", verb, c.pattern),
-			)
-			for _, scope := range c.yes {
-				require.Truef(t, g.May(verb, scope), "%s %s at %+v", verb, c.pattern, scope)
-				require.False(t, g.May([]policy.Verb{policy.List, policy.Manage}[i], scope), "the other verb")
-				require.False(t, g.May(policy.Resolve, scope))
-				require.False(t, g.May(policy.Verb(7), scope))
-				require.False(t, g.May(policy.Verb(-1), scope))
+		t.Run(c.pattern, func(t *testing.T) {
+			for i, verb := range []policy.Verb{policy.Manage, policy.List} {
+				g := one(
+					t, subject{"token": {"t"}},
+					fmt.Sprintf("identity: {token: t}\n%s: [{org: no}, %s]", verb, c.pattern),
+				)
+				for _, scope := range c.yes {
+					require.Truef(t, g.May(verb, scope), "%s %s at %+v", verb, c.pattern, scope)
+					require.False(t, g.May([]policy.Verb{policy.List, policy.Manage}[i], scope), "the other verb")
+					require.False(t, g.May(policy.Resolve, scope))
+					require.False(t, g.May(policy.Verb(7), scope))
+					require.False(t, g.May(policy.Verb(-1), scope))
+				}
+				for _, scope := range c.no {
+					require.Falsef(t, g.May(verb, scope), "%s %s at %+v", verb, c.pattern, scope)
+				}
 			}
-			for _, scope := range c.no {
-				require.Falsef(t, g.May(verb, scope), "%s %s at %+v", verb, c.pattern, scope)
-			}
-		}
+		})
 	}
 }
 
@@ -402,10 +406,12 @@ func TestBind(t *testing.T) {
 	for text, want := range map[string]secret.Scope{
 		"{}": at("", ""), "{domain: d}": at("", "d"), "{project: p}": at("p", ""),
 	} {
-		g := one(t, subject{"token": {"t"}}, "identity: {token: t}\nresolve: "+text)
-		got, err := g.Bind(want)
-		require.NoError(t, err)
-		require.Equal(t, want, got)
+		t.Run(text, func(t *testing.T) {
+			g := one(t, subject{"token": {"t"}}, "identity: {token: t}\nresolve: "+text)
+			got, err := g.Bind(want)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		})
 	}
 	for _, g := range []policy.Grant{{}, one(t, subject{"token": {"t"}}, "identity: {token: t}"), one(t,
 		subject{}, "identity: {token: t}\nresolve: {}")} {

@@ -205,9 +205,11 @@ func TestLoadRefuses(t *testing.T) {
 		bad: "no number", large: "larger", pipe: "not a regular file", dir: "not a regular file",
 		filepath.Join(dir, "none"): "no such file",
 	} {
-		_, err := watch.Load(t.Context(), path, number, log)
-		require.ErrorContains(t, err, why)
-		require.ErrorContains(t, err, path)
+		t.Run(why, func(t *testing.T) {
+			_, err := watch.Load(t.Context(), path, number, log)
+			require.ErrorContains(t, err, why)
+			require.ErrorContains(t, err, path)
+		})
 	}
 	good := filepath.Join(dir, "good")
 	write(t, good, "1")
