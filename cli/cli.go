@@ -19,7 +19,11 @@ import (
 // [secret.ErrInvalid].
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return secret.WithHint(fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()), "%s --help", cmd.CommandPath())
+		return secret.WithHint(
+			fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()),
+			"%s --help",
+			cmd.CommandPath(),
+		)
 	}
 	return nil
 }
@@ -32,7 +36,10 @@ func UserPath(base, fallback, name string) (string, error) {
 	if !filepath.IsAbs(base) {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", secret.WithHint(fmt.Errorf("%w: there is no home folder for a store: %w", secret.ErrInvalid, err), "set HOME, or choose a store with --store file:///path/to/secrets.db")
+			return "", secret.WithHint(
+				fmt.Errorf("%w: there is no home folder for a store: %w", secret.ErrInvalid, err),
+				"set HOME, or choose a store with --store file:///path/to/secrets.db",
+			)
 		}
 		base = filepath.Join(home, fallback)
 	}

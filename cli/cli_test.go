@@ -54,7 +54,11 @@ func TestHelp(t *testing.T) {
 	cmd.SetOut(&b)
 	cmd.SetErr(&b)
 	require.NoError(t, cmd.Usage())
-	require.Regexp(t, `(?s)\nFirst:\n +-n, --how-many int +how many \[\$INJECT_HOW_MANY\] \(default 1\).*--passphrase.*\n\nOther:\n +--name NAME +a NAME \(repeat\) \[\$INJECT_NAMES\]\n`, b.String())
+	require.Regexp(
+		t,
+		`(?s)\nFirst:\n +-n, --how-many int +how many \[\$INJECT_HOW_MANY\] \(default 1\).*--passphrase.*\n\nOther:\n +--name NAME +a NAME \(repeat\) \[\$INJECT_NAMES\]\n`,
+		b.String(),
+	)
 	require.Regexp(t, `--color red\|green\|blue +the color`, b.String())
 	require.Regexp(t, `--file FILE`, b.String())
 	for line := range strings.Lines(b.String()) {
@@ -111,7 +115,11 @@ func TestTwins(t *testing.T) {
 	each := cli.Each(err)
 	require.Len(t, each, 5, "all are told")
 	require.EqualError(t, each[0], "invalid: INJECT_HOW_MANY is not a whole number, as --how-many needs (not shown)")
-	require.EqualError(t, each[1], "invalid: INJECT_PASSPHRASE is neither true nor false, as --passphrase needs (not shown)")
+	require.EqualError(
+		t,
+		each[1],
+		"invalid: INJECT_PASSPHRASE is neither true nor false, as --passphrase needs (not shown)",
+	)
 	require.Contains(t, secret.Hint(each[1]), "INJECT_KEY")
 	require.EqualError(t, each[2], "invalid: --wait is not negative")
 	require.EqualError(t, each[3], "invalid: INJECT_SHARE is not a number, as --share needs (not shown)")

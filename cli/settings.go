@@ -80,7 +80,10 @@ func Load(settings any) (*Settings, error) {
 			if _, twice := s.env[name]; !twice {
 				s.env[name] = ""
 				tag := reflect.StructTag(`env:"` + name + `"`)
-				variables = append(variables, reflect.StructField{Name: name, Type: reflect.TypeFor[string](), Tag: tag})
+				variables = append(
+					variables,
+					reflect.StructField{Name: name, Type: reflect.TypeFor[string](), Tag: tag},
+				)
 			}
 		}
 		s.groups = append(s.groups, g)

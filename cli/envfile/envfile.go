@@ -41,7 +41,10 @@ func Parse(name string, text []byte) ([]store.New, error) {
 		p.errs = append(p.errs, fmt.Errorf("%w: %s: %d more lines are refused", secret.ErrInvalid, name, more))
 	}
 	if p.refused == 0 && p.secrets == nil {
-		return nil, secret.WithHint(fmt.Errorf("%w: there is no secret in %s", secret.ErrInvalid, name), "a line holds one: KEY=value")
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: there is no secret in %s", secret.ErrInvalid, name),
+			"a line holds one: KEY=value",
+		)
 	}
 	return p.secrets, errors.Join(p.errs...)
 }
@@ -124,13 +127,28 @@ func refusal(text, hint string) error {
 }
 
 var (
-	errNUL    = refusal("there is a NUL byte in the value", "--from-file takes any bytes: inject create secret NAME --from-file FILE")
-	errReturn = refusal("there is a carriage return in the value, at no line's end", `in double quotes it is written \r`)
-	errHash   = refusal("some would read a comment from the # on, and some would not", "put the value in quotes; a comment begins with white space and #, behind a value without quotes in it")
+	errNUL = refusal(
+		"there is a NUL byte in the value",
+		"--from-file takes any bytes: inject create secret NAME --from-file FILE",
+	)
+	errReturn = refusal(
+		"there is a carriage return in the value, at no line's end",
+		`in double quotes it is written \r`,
+	)
+	errHash = refusal(
+		"some would read a comment from the # on, and some would not",
+		"put the value in quotes; a comment begins with white space and #, behind a value without quotes in it",
+	)
 	errTick   = refusal("the value begins with `, which some take for a quote", "put it in single or double quotes")
-	errEscape = refusal("a backslash is before what has no meaning with it", "in double quotes they are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is one")
-	errBehind = refusal("more than a comment is behind the closing quote", `a quote in a value is written \" in double quotes`)
-	errOpen   = refusal("the quote that begins the value does not end", "what is behind it was not read")
+	errEscape = refusal(
+		"a backslash is before what has no meaning with it",
+		"in double quotes they are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is one",
+	)
+	errBehind = refusal(
+		"more than a comment is behind the closing quote",
+		`a quote in a value is written \" in double quotes`,
+	)
+	errOpen = refusal("the quote that begins the value does not end", "what is behind it was not read")
 )
 
 // quoted returns the value that is at the beginning of text and ends with quote, and
@@ -197,7 +215,8 @@ func unquoted(rest []byte) ([]byte, error) {
 // envKey returns the key of what is before a =.
 func envKey(before []byte) string {
 	key := blanks(before)
-	if exported, ok := bytes.CutPrefix(key, []byte("export")); ok && len(exported) > 0 && len(blanks(exported[:1])) == 0 {
+	exported, ok := bytes.CutPrefix(key, []byte("export"))
+	if ok && len(exported) > 0 && len(blanks(exported[:1])) == 0 {
 		key = blanks(exported)
 	}
 	return string(key)

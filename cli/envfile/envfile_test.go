@@ -116,7 +116,8 @@ func TestEnvFileRefused(t *testing.T) {
 // quotings are the ways to write a value. Each returns "" for one that it cannot write.
 var quotings = []func(value string) string{
 	func(v string) string {
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`", "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(v) + `"`
+		return `"` + strings.NewReplacer(
+			`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`", "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(v) + `"`
 	},
 	func(v string) string { // only what must be
 		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\r", `\r`).Replace(v) + `"`
@@ -128,7 +129,8 @@ var quotings = []func(value string) string{
 		return "'" + v + "'"
 	},
 	func(v string) string {
-		if strings.ContainsAny(v, "#\r\n") || strings.Trim(v, " \t") != v || v != "" && strings.Contains("'\"`", v[:1]) {
+		if strings.ContainsAny(v, "#\r\n") || strings.Trim(v, " \t") != v ||
+			v != "" && strings.Contains("'\"`", v[:1]) {
 			return ""
 		}
 		return v

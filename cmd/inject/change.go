@@ -39,9 +39,10 @@ func updateCommand(app *app) *cobra.Command {
 func deleteCommand(app *app) *cobra.Command {
 	a := &secretsVerb{app}
 	cmd := &cobra.Command{
-		Use:               "secret NAME",
-		Short:             "Delete a secret at exactly one scope",
-		Example:           "  inject delete secret MY_SECRET_KEY\n  inject delete secret -p my_project -d development MY_SECRET_KEY",
+		Use:   "secret NAME",
+		Short: "Delete a secret at exactly one scope",
+		Example: `  inject delete secret MY_SECRET_KEY
+  inject delete secret -p my_project -d development MY_SECRET_KEY`,
 		Args:              keyArg(0),
 		ValidArgsFunction: a.completeKeys,
 	}

@@ -41,7 +41,16 @@ var forbidden = map[string]string{
 // linked returns what is linked into inject, with the imports of each.
 func linked(t *testing.T) map[string][]string {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`, ".").Output()
+	out, err := exec.Command(
+		"go",
+		"list",
+		"-tags",
+		"grpcnotrace",
+		"-deps",
+		"-f",
+		`{{.ImportPath}} {{join .Imports " "}}`,
+		".",
+	).Output()
 	require.NoError(t, err)
 	deps := map[string][]string{}
 	for line := range strings.Lines(string(out)) {

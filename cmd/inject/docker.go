@@ -45,11 +45,16 @@ type registry struct {
 // command does: {"auths":{REGISTRY:{"auth":base64("user:password")}}}.
 func (r *registry) imagePull(ctx context.Context, sources []string) (secret.Value, error) {
 	if len(sources) == 1 && sources[0] != "--registry" && sources[0] != "--from-docker-config" {
-		return secret.Value{}, secret.WithHint(fmt.Errorf("%w: %s is not for image pull secrets", secret.ErrInvalid, sources[0]),
-			"give --registry, --username and --password, or --from-docker-config")
+		return secret.Value{}, secret.WithHint(
+			fmt.Errorf("%w: %s is not for image pull secrets", secret.ErrInvalid, sources[0]),
+			"give --registry, --username and --password, or --from-docker-config",
+		)
 	}
 	if !r.set.FromDockerConfig && (r.set.DockerConfigPath != "" || r.set.Registries != "") {
-		return secret.Value{}, fmt.Errorf("%w: --docker-config-path and --registries need --from-docker-config", secret.ErrInvalid)
+		return secret.Value{}, fmt.Errorf(
+			"%w: --docker-config-path and --registries need --from-docker-config",
+			secret.ErrInvalid,
+		)
 	}
 	config := dockerConfig{Auths: map[string]dockerAuth{}}
 	if r.set.FromDockerConfig {
@@ -72,7 +77,9 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 		answer *string
 		ask    func() (string, error)
 	}{
-		{"registry", &r.set.Registry, func() (string, error) { return r.terminal.Line("Registry (e.g., ghcr.io, docker.io): ") }},
+		{"registry", &r.set.Registry, func() (string, error) {
+			return r.terminal.Line("Registry (e.g., ghcr.io, docker.io): ")
+		}},
 		{"username", &r.set.Username, func() (string, error) { return r.terminal.Line("Username: ") }},
 		{"password", &r.set.Password, func() (string, error) {
 			value, err := r.terminal.Ask("Password: ")
@@ -92,7 +99,11 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 		}
 	}
 	if missing != nil {
-		return fmt.Errorf("%w: an image pull secret needs %s, and there is no terminal to ask on", secret.ErrInvalid, strings.Join(missing, ", "))
+		return fmt.Errorf(
+			"%w: an image pull secret needs %s, and there is no terminal to ask on",
+			secret.ErrInvalid,
+			strings.Join(missing, ", "),
+		)
 	}
 	auths[r.set.Registry] = newDockerAuth(r.set.Username, r.set.Password)
 	return nil
@@ -172,7 +183,12 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 	}
 	var got struct{ Username, Secret string }
 	if json.NewDecoder(bytes.NewReader(out)).Decode(&got) != nil {
-		return dockerAuth{}, fmt.Errorf("%w: credentials for %s: docker-credential-%s gave no JSON", secret.ErrInvalid, registry, helper)
+		return dockerAuth{}, fmt.Errorf(
+			"%w: credentials for %s: docker-credential-%s gave no JSON",
+			secret.ErrInvalid,
+			registry,
+			helper,
+		)
 	}
 	return newDockerAuth(got.Username, got.Secret), nil
 }

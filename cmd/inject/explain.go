@@ -48,7 +48,10 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 		return err
 	}
 	if len(t.Declared) == 0 {
-		return secret.WithHint(fmt.Errorf("%w: no secret is declared", secret.ErrInvalid), "declare one with --secret KEY, in INJECT_SECRETS or in a --task file")
+		return secret.WithHint(
+			fmt.Errorf("%w: no secret is declared", secret.ErrInvalid),
+			"declare one with --secret KEY, in INJECT_SECRETS or in a --task file",
+		)
 	}
 	if output == "annotations" {
 		if i := slices.IndexFunc(t.Declared, func(d secret.Declaration) bool { return d.Path != "" }); i >= 0 {
@@ -115,7 +118,11 @@ type rung struct {
 }
 
 func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
-	e := explanation{Key: c.Declaration.Key, Mount: c.Declaration.Mount.String(), Place: place.Where(c.Declaration, filesDir)}
+	e := explanation{
+		Key:   c.Declaration.Key,
+		Mount: c.Declaration.Mount.String(),
+		Place: place.Where(c.Declaration, filesDir),
+	}
 	for _, tried := range c.Tried {
 		r := rung{Scope: tried.Scope.String()}
 		switch {

@@ -82,7 +82,12 @@ func TestExecWrapper(t *testing.T) {
 		{binary, "run", "--secret", "K=V", "--", "python3"},
 	} {
 		cmd := exec.Command(outer[0], append(outer[1:], a0, "--inputs", "$HOME x", "")...)
-		cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "BIN=" + binary, "_F_EXEC_WRAPPER=$BIN run --secret K=V --"}
+		cmd.Env = []string{
+			"HOME=" + home,
+			"PATH=" + os.Getenv("PATH"),
+			"BIN=" + binary,
+			"_F_EXEC_WRAPPER=$BIN run --secret K=V --",
+		}
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
@@ -99,7 +104,19 @@ func TestChainedEntrypoint(t *testing.T) {
 	home, _ := awkwardHome(t)
 	entrypoint := filepath.Join(home, "entrypoint.sh")
 	require.NoError(t, os.WriteFile(entrypoint, []byte("#!/bin/sh\nexport SET=1\nexec \"$@\"\n"), 0o700))
-	out, err := command(home, "run", "--secret", "K=V", "--", entrypoint, "sh", "-c", `echo "$SET $V $1"; exit 5`, "a0", "--x=$y").Output()
+	out, err := command(
+		home,
+		"run",
+		"--secret",
+		"K=V",
+		"--",
+		entrypoint,
+		"sh",
+		"-c",
+		`echo "$SET $V $1"; exit 5`,
+		"a0",
+		"--x=$y",
+	).Output()
 	require.Error(t, err)
 	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
 }
@@ -198,7 +215,21 @@ func TestMessageIsMaskedFirst(t *testing.T) {
 	home, value := awkwardHome(t)
 	dir, message := filepath.Join(home, "out"), filepath.Join(home, "message")
 	bombs(t, dir, 16)
-	cmd := command(home, "--secret", "K", "--outputs", dir, "--termination-log", message, "--", "sh", "-c", `printf 'it was %s' "$K" > "$1"`, "sh", message)
+	cmd := command(
+		home,
+		"--secret",
+		"K",
+		"--outputs",
+		dir,
+		"--termination-log",
+		message,
+		"--",
+		"sh",
+		"-c",
+		`printf 'it was %s' "$K" > "$1"`,
+		"sh",
+		message,
+	)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Wait() })
 	require.Eventually(t, func() bool {
@@ -237,9 +268,17 @@ setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --o
 	require.NotContains(t, text, "LEFT")
 	require.Contains(t, text, "the rest is there")
 	require.Contains(t, text, "read-only 125\n")
-	require.Contains(t, text, `outputs: "text": left as it is: it cannot be masked: read-only file system; and it cannot be removed: read-only file system (K 1)`)
+	require.Contains(
+		t,
+		text,
+		`outputs: "text": left as it is: it cannot be masked: read-only file system; and it cannot be removed: read-only file system (K 1)`,
+	)
 	require.Contains(t, text, "not ours 125\n")
-	require.Contains(t, text, `outputs: "text": left as it is: it cannot be masked: permission denied; and it cannot be removed: permission denied (K 1)`)
+	require.Contains(
+		t,
+		text,
+		`outputs: "text": left as it is: it cannot be masked: permission denied; and it cannot be removed: permission denied (K 1)`,
+	)
 }
 
 // A volume that is mounted noexec is told from one that is full, and leaves nothing.
@@ -250,7 +289,11 @@ func TestInitNoexec(t *testing.T) {
 mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"`
 	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
-	require.Contains(t, string(out), "nothing in "+dir+" can be executed: it is mounted noexec\nhint: copy to a volume without")
+	require.Contains(
+		t,
+		string(out),
+		"nothing in "+dir+" can be executed: it is mounted noexec\nhint: copy to a volume without",
+	)
 	require.Contains(t, string(out), "no space left on device")
 	require.Equal(t, 2, strings.Count(string(out), "code 125\n"))
 	require.True(t, strings.HasSuffix(string(out), "code 125\n"), "%s", out)
@@ -274,7 +317,17 @@ func TestInitSwap(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	require.NoError(t, command(home, "create", "secret", "L", "the-value").Run())
 	place := func() {
-		out, err := command(home, "init", "--files", "--files-dir", dir, "--secret-file", "K", "--secret-file", "L").CombinedOutput()
+		out, err := command(
+			home,
+			"init",
+			"--files",
+			"--files-dir",
+			dir,
+			"--secret-file",
+			"K",
+			"--secret-file",
+			"L",
+		).CombinedOutput()
 		require.NoErrorf(t, err, "%s", out)
 	}
 	place()

@@ -59,7 +59,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 		}
 		infos = append(infos, info)
 	} else {
-		for info, err := range store.All(cmd.Context(), s, store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}) {
+		for info, err := range store.All(cmd.Context(), s, within(scope)) {
 			if err != nil {
 				return err
 			}
@@ -67,7 +67,11 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 		}
 	}
 	slices.SortFunc(infos, func(x, y store.Info) int {
-		return cmp.Or(strings.Compare(x.Ref.Project, y.Ref.Project), strings.Compare(x.Ref.Domain, y.Ref.Domain), strings.Compare(x.Ref.Key, y.Ref.Key))
+		return cmp.Or(
+			strings.Compare(x.Ref.Project, y.Ref.Project),
+			strings.Compare(x.Ref.Domain, y.Ref.Domain),
+			strings.Compare(x.Ref.Key, y.Ref.Key),
+		)
 	})
 	switch output {
 	case "table":
@@ -95,8 +99,17 @@ func printTable(w io.Writer, infos []store.Info) error {
 	var b strings.Builder
 	b.WriteString("PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS\n")
 	for _, info := range infos {
-		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"), info.Ref.Key,
-			info.Type, info.Created.UTC().Format(time.RFC3339), fullyPresent, "-")
+		fmt.Fprintf(
+			&b,
+			"%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			cmp.Or(info.Ref.Project, "-"),
+			cmp.Or(info.Ref.Domain, "-"),
+			info.Ref.Key,
+			info.Type,
+			info.Created.UTC().Format(time.RFC3339),
+			fullyPresent,
+			"-",
+		)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if _, err := io.WriteString(t, b.String()); err != nil {
@@ -127,7 +140,8 @@ type secretMessage struct {
 }
 
 func toMessage(info store.Info) (m secretMessage) {
-	m.ID.Name, m.ID.Organization, m.ID.Domain, m.ID.Project = info.Ref.Key, info.Ref.Org, info.Ref.Domain, info.Ref.Project
+	m.ID.Name, m.ID.Organization = info.Ref.Key, info.Ref.Org
+	m.ID.Domain, m.ID.Project = info.Ref.Domain, info.Ref.Project
 	m.Metadata.CreatedTime = info.Created.UTC().Format(time.RFC3339Nano)
 	m.Metadata.Status.Overall = fullyPresent
 	m.Metadata.Type = "SECRET_TYPE_GENERIC"

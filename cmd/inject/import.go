@@ -18,9 +18,14 @@ import (
 // importFile creates all secrets of an env file at one scope, or none of them.
 func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 { // not quoted: a value may be among them
-		return fmt.Errorf("%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it", secret.ErrInvalid)
+		return fmt.Errorf(
+			"%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it",
+			secret.ErrInvalid,
+		)
 	}
-	for _, name := range []string{"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path", "registries"} {
+	for _, name := range []string{
+		"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path", "registries",
+	} {
 		if given(cmd, name) {
 			return fmt.Errorf("%w: --from-env-file and --%s exclude each other: give one", secret.ErrInvalid, name)
 		}
@@ -65,7 +70,10 @@ func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []
 	if a.set.NewStore.Passphrase {
 		bar = &progress{} // where the bar would be a new passphrase is asked for
 	}
-	err := bar.during(fmt.Sprintf("storing %d secrets", len(secrets)), func() error { return importer.Import(ctx, secrets) })
+	err := bar.during(
+		fmt.Sprintf("storing %d secrets", len(secrets)),
+		func() error { return importer.Import(ctx, secrets) },
+	)
 	if err != nil {
 		return errors.Join(err, notStored(err, scope))
 	}
@@ -81,7 +89,7 @@ func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []
 func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 	scope := secrets[0].Ref.Scope
 	there := map[secret.Ref]bool{}
-	for info, err := range store.All(ctx, l, store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}) {
+	for info, err := range store.All(ctx, l, within(scope)) {
 		if err != nil {
 			break // less is told; nothing is stored
 		}
@@ -100,9 +108,17 @@ func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 func notStored(err error, scope secret.Scope) error {
 	switch {
 	case secret.KindOf(err) == secret.KindUnknown || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
-		return secret.WithHint(errors.New("either all of the secrets were stored or none"), "inject get secret%s lists what is there", scope.Flags())
+		return secret.WithHint(
+			errors.New("either all of the secrets were stored or none"),
+			"inject get secret%s lists what is there",
+			scope.Flags(),
+		)
 	case errors.Is(err, secret.ErrExists):
-		return secret.WithHint(errNotStored, "inject update secret NAME%s replaces the value of one that exists", scope.Flags())
+		return secret.WithHint(
+			errNotStored,
+			"inject update secret NAME%s replaces the value of one that exists",
+			scope.Flags(),
+		)
 	}
 	return errNotStored
 }

@@ -14,7 +14,13 @@ func TestImportOnServer(t *testing.T) {
 	s := startServer(t, true)
 	first, second := strings.ReplaceAll(awkward(), "'", ""), strings.ReplaceAll(awkward(), "'", "")
 	file := fmt.Sprintf("A='%s'\nexport B='%s' # a comment\nEMPTY=\n", first, second)
-	got := s.inject(file, nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).ok().without(first, second)
+	got := s.inject(
+		file,
+		nil,
+		s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).ok().without(
+		first,
+		second,
+	)
 	require.Equal(t, "A created\nB created\nEMPTY created\n", got.stdout)
 	require.Empty(t, got.stderr)
 	s.inject("", nil, s.as("task", "run", "--secret", "A", "--secret", "B", "--secret", "EMPTY=E", "--",
@@ -28,10 +34,17 @@ func TestImportOnServer(t *testing.T) {
 	// One that is there, with and without a line that is wrong.
 	file = fmt.Sprintf("NEW=new\nB='%s'\nA='%s'\n", first, first)
 	refused := []string{
-		"inject: create B at project p: secret already exists\n", "inject: create A at project p: secret already exists\n",
+		"inject: create B at project p: secret already exists\n",
+		"inject: create A at project p: secret already exists\n",
 		"inject: nothing was stored\nhint: inject update secret NAME -p p replaces the value of one that exists\n",
 	}
-	s.inject(file, nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).failed(refused...).without(first)
+	s.inject(
+		file,
+		nil,
+		s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).failed(
+		refused...).without(
+		first,
+	)
 	s.inject(file+"NEW=twice\n", nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).
 		failed(append(refused, // a value has a line end
 			"inject: stdin, line 6: NEW: invalid: line 1 has this key, too\n")...).without(first)
@@ -43,9 +56,22 @@ func TestImportOnServer(t *testing.T) {
 		large += fmt.Sprintf("LARGE%d=%s\n", i, strings.Repeat("v", 1<<20))
 	}
 	s.inject(large, nil, s.as("platform", "create", "secret", "--from-env-file", "-")...).failed(
-		"bytes (at most 4194304)", "hint: send less at a time: a server takes no larger request\n", "inject: nothing was stored\n")
-	s.inject(file, nil, s.as("one-key", "create", "secret", "--from-env-file", "-")...).failed("access denied", "inject: nothing was stored\n").without(first)
+		"bytes (at most 4194304)",
+		"hint: send less at a time: a server takes no larger request\n",
+		"inject: nothing was stored\n",
+	)
+	s.inject(
+		file,
+		nil,
+		s.as("one-key", "create", "secret", "--from-env-file", "-")...).failed(
+		"access denied",
+		"inject: nothing was stored\n",
+	).without(
+		first,
+	)
 	s.stop()
 	s.inject(file, nil, s.as("platform", "create", "secret", "--from-env-file", "-")...).failed(
-		"store unavailable", "inject: either all of the secrets were stored or none\nhint: inject get secret lists what is there\n").without(first)
+		"store unavailable",
+		"inject: either all of the secrets were stored or none\nhint: inject get secret lists what is there\n",
+	).without(first)
 }

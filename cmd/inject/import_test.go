@@ -28,7 +28,10 @@ func tell(err error) string {
 // A store that cannot import is told from one that can, and nothing is done.
 func TestImportNeedsAnImporter(t *testing.T) {
 	dir := t.TempDir()
-	s, err := sealed.Open(t.Context(), sealed.Options{Path: dir + "/secrets.db", Write: true, Key: sealed.Key{File: dir + "/key.txt"}})
+	s, err := sealed.Open(
+		t.Context(),
+		sealed.Options{Path: dir + "/secrets.db", Write: true, Key: sealed.Key{File: dir + "/key.txt"}},
+	)
 	require.NoError(t, err)
 	defer s.Close() //nolint:errcheck // nothing is in it
 	stdout, err := os.Create(dir + "/stdout")
@@ -40,7 +43,11 @@ func TestImportNeedsAnImporter(t *testing.T) {
 
 	err = a.importAll(t.Context(), struct{ store.Manager }{s}, secrets, nil)
 	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.Equal(t, "invalid: this store creates one secret at a time\ninject create secret NAME -p p\nnothing was stored\n\n", tell(err))
+	require.Equal(
+		t,
+		"invalid: this store creates one secret at a time\ninject create secret NAME -p p\nnothing was stored\n\n",
+		tell(err),
+	)
 	require.NoFileExists(t, dir+"/secrets.db")
 
 	require.NoError(t, a.importAll(t.Context(), s, secrets, nil))

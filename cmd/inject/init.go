@@ -53,7 +53,10 @@ that a container may be restarted without it.`,
 func (a *initVerb) run(ctx context.Context) error {
 	f := &a.set.Init
 	if f.CopyTo == "" && !f.Files {
-		return secret.WithHint(fmt.Errorf("%w: nothing to prepare", secret.ErrInvalid), "--copy-to PATH copies inject there, --files places file secrets; inject init --help tells more")
+		return secret.WithHint(
+			fmt.Errorf("%w: nothing to prepare", secret.ErrInvalid),
+			"--copy-to PATH copies inject there, --files places file secrets; inject init --help tells more",
+		)
 	}
 	if f.CopyTo != "" {
 		if err := copySelf(f.CopyTo); err != nil {
@@ -72,7 +75,8 @@ func (a *initVerb) run(ctx context.Context) error {
 	var errs []error
 	for i, d := range declared {
 		if d.Path != "" {
-			errs = append(errs, secret.WithHint(fmt.Errorf("%w: %s: --files places it in --files-dir only", secret.ErrInvalid, d.Key), "--secret-file %s", d.Key))
+			err := fmt.Errorf("%w: %s: --files places it in --files-dir only", secret.ErrInvalid, d.Key)
+			errs = append(errs, secret.WithHint(err, "--secret-file %s", d.Key))
 		}
 		declared[i].EnvVar = "" // a variable of the init container is nobody's
 	}
@@ -112,7 +116,8 @@ func copySelf(path string) (err error) {
 	const prefix = ".inject-copy-"
 	entries, _ := os.ReadDir(dir) // what cannot be listed is not swept
 	for _, e := range entries {
-		if info, err := e.Info(); strings.HasPrefix(e.Name(), prefix) && err == nil && time.Since(info.ModTime()) > time.Minute {
+		if info, err := e.Info(); strings.HasPrefix(e.Name(), prefix) && err == nil &&
+			time.Since(info.ModTime()) > time.Minute {
 			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
@@ -137,8 +142,10 @@ func copySelf(path string) (err error) {
 		return err
 	}
 	if noexec(temp) {
-		return secret.WithHint(fmt.Errorf("%w: nothing in %s can be executed: it is mounted noexec", secret.ErrInvalid, dir),
-			"copy to a volume without that mount option, such as an emptyDir")
+		return secret.WithHint(
+			fmt.Errorf("%w: nothing in %s can be executed: it is mounted noexec", secret.ErrInvalid, dir),
+			"copy to a volume without that mount option, such as an emptyDir",
+		)
 	}
 	return os.Rename(temp, path)
 }

@@ -60,7 +60,8 @@ func (m *message) write(err error, mask func(string) string) error {
 	}
 	err = m.keep() // unless that was done: flags come first
 	if err == nil && m.file == nil {
-		m.file, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) //nolint:gosec // the operator's file, for kubelet
+		const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+		m.file, err = os.OpenFile(path, flags, 0o644) //nolint:gosec // the operator's file, for kubelet
 	}
 	if err == nil {
 		_, err = m.file.Write(append(b, '\n'))
@@ -83,7 +84,8 @@ func (m *message) place() string {
 // isThere reports whether the command has left a message of its own.
 func (m *message) isThere() bool {
 	info, err := os.Lstat(m.place())
-	return err == nil && m.file == nil && (info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
+	return err == nil && m.file == nil &&
+		(info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
 }
 
 // keep makes the path one that holds in another working

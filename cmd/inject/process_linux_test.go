@@ -52,27 +52,64 @@ func suiteCases() []suiteCase {
 			name:   "tini: stage_1, dumb-init: zombies. Orphans are reaped",
 			script: `(sleep 0.05 &) ; (true &); for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; grep -l "^PPid:.$PPID$" /proc/[0-9]*/status 2>/dev/null | xargs grep -h "^State:.Z" 2>/dev/null || exit 0; done; exit 3`,
 		},
-		{name: "tini: pgroup, dumb-init: TERM reaches all", script: "sleep 60 & sleep 60 & trap 'exit 5' TERM; echo ready; wait", signals: []syscall.Signal{unix.SIGTERM}, code: 5},
-		{name: "tini: TERM of a child that dies of it", script: "echo ready; exec sleep 60", signals: []syscall.Signal{unix.SIGTERM}, code: 143},
-		{name: "dumb-init: the working folder is kept, and ours is /", script: `test "$PWD" = /usr || exit 2; for i in $(seq 100); do test "$(readlink /proc/$PPID/cwd)" = / && exit 0; sleep 0.02; done; exit 1`},
+		{
+			name:    "tini: pgroup, dumb-init: TERM reaches all",
+			script:  "sleep 60 & sleep 60 & trap 'exit 5' TERM; echo ready; wait",
+			signals: []syscall.Signal{unix.SIGTERM},
+			code:    5,
+		},
+		{
+			name:    "tini: TERM of a child that dies of it",
+			script:  "echo ready; exec sleep 60",
+			signals: []syscall.Signal{unix.SIGTERM},
+			code:    143,
+		},
+		{
+			name:   "dumb-init: the working folder is kept, and ours is /",
+			script: `test "$PWD" = /usr || exit 2; for i in $(seq 100); do test "$(readlink /proc/$PPID/cwd)" = / && exit 0; sleep 0.02; done; exit 1`,
+		},
 		{name: "dumb-init: arguments are untouched", script: `echo "$0" "$@"`, out: "sh -x -- a b\n"},
 		{name: "dumb-init: stdin is the child's", script: "read x; echo $x", out: "typed\n"},
 	}
 	for _, n := range []int{0, 1, 2, 32, 64, 127, 254, 255} {
-		cases = append(cases, suiteCase{name: "dumb-init, tini: exit status " + strconv.Itoa(n), script: "exit " + strconv.Itoa(n), code: n})
+		cases = append(
+			cases,
+			suiteCase{
+				name:   "dumb-init, tini: exit status " + strconv.Itoa(n),
+				script: "exit " + strconv.Itoa(n),
+				code:   n,
+			},
+		)
 	}
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGKILL, unix.SIGUSR1, unix.SIGSEGV} {
-		cases = append(cases, suiteCase{name: "dumb-init, tini: ended by " + sig.String(), script: fmt.Sprintf("kill -%d $$", sig), code: 128 + int(sig)})
+		cases = append(
+			cases,
+			suiteCase{
+				name:   "dumb-init, tini: ended by " + sig.String(),
+				script: fmt.Sprintf("kill -%d $$", sig),
+				code:   128 + int(sig),
+			},
+		)
 	}
 	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGTRAP, unix.SIGABRT, unix.SIGXCPU, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS} {
 		cases = append(cases, suiteCase{
-			name:   "dumb-init, tini: passes on " + sig.String(),
-			script: fmt.Sprintf("trap 'echo got; exit 9' %d%s", sig, loop), signals: []syscall.Signal{sig}, code: 9, out: "got\n",
+			name: "dumb-init, tini: passes on " + sig.String(),
+			script: fmt.Sprintf(
+				"trap 'echo got; exit 9' %d%s",
+				sig,
+				loop,
+			),
+			signals: []syscall.Signal{sig},
+			code:    9,
+			out:     "got\n",
 		})
 	}
 	cases = append(cases, suiteCase{
-		name:   "dumb-init: several signals, in turn",
-		script: "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 8' TERM" + loop, signals: []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGTERM}, code: 8, out: "usr1\nhup\n",
+		name:    "dumb-init: several signals, in turn",
+		script:  "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 8' TERM" + loop,
+		signals: []syscall.Signal{unix.SIGUSR1, unix.SIGHUP, unix.SIGTERM},
+		code:    8,
+		out:     "usr1\nhup\n",
 	})
 	return cases
 }
@@ -120,7 +157,14 @@ func TestSuites(t *testing.T) {
 			timer.Stop()
 			code := cmd.ProcessState.ExitCode()
 			require.Equalf(t, c.code, code, "%s (process 1: %v): %v", c.name, one, err)
-			require.Equalf(t, c.out, strings.ReplaceAll(said.String(), "ready\n", ""), "%s (process 1: %v)", c.name, one)
+			require.Equalf(
+				t,
+				c.out,
+				strings.ReplaceAll(said.String(), "ready\n", ""),
+				"%s (process 1: %v)",
+				c.name,
+				one,
+			)
 		}
 	}
 }
@@ -192,12 +236,27 @@ func TestTooLarge(t *testing.T) {
 	create := command(home, "create", "secret", "K", "--from-file", "-")
 	create.Stdin = strings.NewReader(strings.Repeat("x", 60000))
 	require.NoError(t, create.Run())
-	cmd := exec.Command("sh", "-c", `ulimit -s 512; exec "$@"`, "sh", binary, "--secret", "K=V", "--", "touch", home+"/started")
+	cmd := exec.Command(
+		"sh",
+		"-c",
+		`ulimit -s 512; exec "$@"`,
+		"sh",
+		binary,
+		"--secret",
+		"K=V",
+		"--",
+		"touch",
+		home+"/started",
+	)
 	cmd.Env = append(command(home).Env, "LARGEST="+strings.Repeat("x", 100000))
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Equal(t, 126, cmd.ProcessState.ExitCode(), string(out))
-	require.Contains(t, string(out), "and a program takes at most 131072; the largest is the variable LARGEST with 100009")
+	require.Contains(
+		t,
+		string(out),
+		"and a program takes at most 131072; the largest is the variable LARGEST with 100009",
+	)
 	require.NoFileExists(t, home+"/started")
 	require.Contains(t, string(out), "hint: place large secrets in files with --secret-file")
 	require.NotContains(t, string(out), "xxx")
@@ -212,7 +271,11 @@ func TestHardened(t *testing.T) {
 	home := sharedHome(t, uid)
 	store := "--store=file://" + filepath.Join(home, ".local/share/inject/secrets.db")
 	key := "--key-file=" + filepath.Join(home, ".config/inject/key.txt")
-	drop := fmt.Sprintf("setpriv --reuid %d --regid %d --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all", uid, uid)
+	drop := fmt.Sprintf(
+		"setpriv --reuid %d --regid %d --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all",
+		uid,
+		uid,
+	)
 	task := `test "$K" = the-value && test -z "$HOME" && test "$(id -u)" = 65534 && ! touch /tmp/x 2>/dev/null && grep -q "^CapBnd:.0000000000000000" /proc/self/status && grep -q "^NoNewPrivs:.1" /proc/self/status && echo "$K" passed > /dev/stdout`
 	script := `mount --make-rprivate / && mount -o remount,bind,ro / 2>/dev/null || mount -o remount,ro /
 for d in /tmp /dev/shm /run; do mount -t tmpfs -o ro none $d 2>/dev/null; done
@@ -237,7 +300,17 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o755))
 	}
 	require.NoError(t, exec.Command("chown", "-R", strconv.Itoa(uid), root).Run())
-	cmd := exec.Command("/inject", "--store=file:///store", "--key-file=/key", "--secret", "K", "--", "/sh", "-c", `[ "$K" = the-value ] && [ ! -e /proc ] && echo "$K" passed; exit 3`)
+	cmd := exec.Command(
+		"/inject",
+		"--store=file:///store",
+		"--key-file=/key",
+		"--secret",
+		"K",
+		"--",
+		"/sh",
+		"-c",
+		`[ "$K" = the-value ] && [ ! -e /proc ] && echo "$K" passed; exit 3`,
+	)
 	cmd.Path, cmd.Dir, cmd.Env = "/inject", "/", []string{"PATH=/"}
 	cmd.Err = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -265,9 +338,13 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out // a pipe that is root's
 	_ = cmd.Run()                       // the last one fails
-	require.Equal(t, "key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\nfd [redacted:K]\nin [redacted:K]\n1\n"+
-		`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n"+
-		`{"reason":"failed","retryable":false,"message":"write the task's output: write /dev/stdout: no space left on device; the rest of it is lost"}`+"\n", out.String())
+	require.Equal(
+		t,
+		"key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\nfd [redacted:K]\nin [redacted:K]\n1\n"+
+			`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n"+
+			`{"reason":"failed","retryable":false,"message":"write the task's output: write /dev/stdout: no space left on device; the rest of it is lost"}`+"\n",
+		out.String(),
+	)
 }
 
 // No value is in our environment or arguments, and no descriptor of ours in the task.
@@ -380,8 +457,28 @@ except OSError as e:
     sys.exit(7)
 `
 	for _, limit := range []int{40, 64, 200} {
-		cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups",
-			"prlimit", fmt.Sprintf("--nproc=%d", limit), binary, "--secret", "K", "--secret-file", "K", "--files-dir", home+"/f", "--", "python3", "-c", script)
+		cmd := exec.Command(
+			"unshare",
+			"--pid",
+			"--fork",
+			"--kill-child",
+			"setpriv",
+			fmt.Sprintf("--reuid=%d", uid),
+			"--clear-groups",
+			"prlimit",
+			fmt.Sprintf("--nproc=%d", limit),
+			binary,
+			"--secret",
+			"K",
+			"--secret-file",
+			"K",
+			"--files-dir",
+			home+"/f",
+			"--",
+			"python3",
+			"-c",
+			script,
+		)
 		cmd.Env = command(home).Env
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -395,7 +492,19 @@ except OSError as e:
 		require.NoError(t, err)
 		require.Empty(t, left)
 	}
-	cmd := exec.Command("setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups", "prlimit", "--nproc=3", binary, "--secret", "K", "--", "echo", "started")
+	cmd := exec.Command(
+		"setpriv",
+		fmt.Sprintf("--reuid=%d", uid),
+		"--clear-groups",
+		"prlimit",
+		"--nproc=3",
+		binary,
+		"--secret",
+		"K",
+		"--",
+		"echo",
+		"started",
+	)
 	cmd.Env = command(home).Env
 	out, err := cmd.Output()
 	require.Error(t, err)
@@ -515,7 +624,11 @@ func TestNoSignalIsLostOnTheWay(t *testing.T) {
 		require.Error(t, cmd.Wait(), "the command ran to its end")
 		timer.Stop()
 		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
-		require.True(t, cmd.ProcessState.ExitCode() == 143 || status.Signal() == unix.SIGTERM, cmd.ProcessState.String())
+		require.True(
+			t,
+			cmd.ProcessState.ExitCode() == 143 || status.Signal() == unix.SIGTERM,
+			cmd.ProcessState.String(),
+		)
 	}
 }
 
@@ -583,7 +696,14 @@ func TestTypedForTheJob(t *testing.T) {
 	require.Equal(t, 1, strings.Count(seen, "parent"))
 	require.NoError(t, cmd.Wait())
 
-	cmd, tty = onTerminal(t, home, "--", "sh", "-c", "stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`)
+	cmd, tty = onTerminal(
+		t,
+		home,
+		"--",
+		"sh",
+		"-c",
+		"stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`,
+	)
 	require.Contains(t, readUntil(t, tty, "end"), "<[redacted:TAB]>")
 	require.NoError(t, cmd.Wait())
 }
@@ -607,7 +727,9 @@ func TestStoppedJob(t *testing.T) {
 		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] back", "done", "prompt> ")
 	}
 	for range 5 {
-		do("inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo at-pro''mpt\n")
+		do(
+			"inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo at-pro''mpt\n",
+		)
 		require.Eventually(t, func() bool { return os.Remove(home+"/started") == nil }, 5*time.Second, time.Millisecond)
 		do("\x1a", "Stopped", "at-prompt", "prompt> ")
 		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] again", "done", "prompt> ")
@@ -625,7 +747,19 @@ func TestPipesOfIdleRuns(t *testing.T) {
 while [ "$(cat ~/started 2> /dev/null | wc -l)" -lt 40 ]; do sleep 0.05; done
 python3 -c 'import fcntl, os; r, w = os.pipe(); print(fcntl.fcntl(w, 1032))'
 inject --secret K -- sh -c 'dd if=/dev/zero bs=1M count=50 status=none; python3 -c "import fcntl; print(fcntl.fcntl(3, 1032))" 3>&1 >&2' 2>&1 > /dev/null | cat`
-	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups", "--bounding-set=-all", "bash", "-c", script)
+	cmd := exec.Command(
+		"unshare",
+		"--pid",
+		"--fork",
+		"--kill-child",
+		"setpriv",
+		fmt.Sprintf("--reuid=%d", uid),
+		"--clear-groups",
+		"--bounding-set=-all",
+		"bash",
+		"-c",
+		script,
+	)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)

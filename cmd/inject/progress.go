@@ -51,7 +51,8 @@ func (p *progress) add(n int) {
 	}
 	part := min(float64(p.done)/float64(p.total), 1) // a file may have grown
 	full := int(part * barCells)
-	p.draw(fmt.Sprintf("[%s%s] %3.0f%% of %s  %s", strings.Repeat("#", full), strings.Repeat(" ", barCells-full), 100*part, size(p.total), p.path))
+	bar := strings.Repeat("#", full) + strings.Repeat(" ", barCells-full)
+	p.draw(fmt.Sprintf("[%s] %3.0f%% of %s  %s", bar, 100*part, size(p.total), p.path))
 }
 
 // during returns what fn does, of which nobody knows how much is done: a mark moves

@@ -34,7 +34,8 @@ With --check it only tells where values are, as PATH:BYTE: NAME (FORM) with BYTE
 counted from 0, and exits with 1 if there are any, and with 125 if it could not look
 everywhere. With --in-place it replaces files that hold values by masked ones of the
 same mode and owner; JSON stays JSON, and an archive is an error. To both a folder
-stands for all files below it; links in it are not followed. Without them several files are one stream, as cat makes of them.`,
+stands for all files below it; links in it are not followed. Without them several files
+are one stream, as cat makes of them.`,
 		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
   inject redact --mask "$TOKEN" --stats < build.log > masked.log
   vault-dump | inject redact --values-from - --check ./artifacts
@@ -84,11 +85,19 @@ func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 	case r.Check && r.InPlace:
 		return wrong("--check and --in-place exclude each other: give one")
 	case r.InPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
-		return secret.WithHint(wrong("--in-place needs files to replace"), "%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
-	case cmd.Flags().Changed("output") && !r.Check && a.settings.Env(cli.Twin("output")) == "": // which is of other verbs, too
+		return secret.WithHint(
+			wrong("--in-place needs files to replace"),
+			"%s --in-place PATH…; without it stdin goes to stdout",
+			cmd.CommandPath(),
+		)
+	case cmd.Flags().Changed("output") && !r.Check && a.settings.Env(cli.Twin("output")) == "":
+		// The variable does not count: other verbs have it, too.
 		return wrong("--output needs --check")
 	case a.set.Values.From == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
-		return secret.WithHint(wrong("stdin cannot be both the values and the text"), "--values-from FILE, or name the files to mask")
+		return secret.WithHint(
+			wrong("stdin cannot be both the values and the text"),
+			"--values-from FILE, or name the files to mask",
+		)
 	}
 	return nil
 }
@@ -116,8 +125,11 @@ func (a *redactVerb) loadPatterns(ctx context.Context, valuesFrom string) error 
 		return err
 	}
 	if a.redactor.Empty() {
-		return secret.WithHint(fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid),
-			"declare secrets with --secret KEY, or give values with --values-from FILE or --mask TEXT, of at least --redact-min-length bytes")
+		return secret.WithHint(
+			fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid),
+			"declare secrets with --secret KEY, or give values with --values-from FILE or --mask TEXT, "+
+				"of at least --redact-min-length bytes",
+		)
 	}
 	return nil
 }

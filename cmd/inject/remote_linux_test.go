@@ -85,7 +85,15 @@ func startServer(t *testing.T, tls bool) *server {
 		a.Issue("server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
 		a.Issue("task", a.SPIFFE("spiffe://example.org/project/p/domain/d"))
 		var err error
-		certificates, err = transport.LoadCertificates(ctx, transport.CertificateFiles{Cert: s.path("server.pem"), Key: s.path("server.key"), ClientCA: s.path("ca.pem")}, o.Log)
+		certificates, err = transport.LoadCertificates(
+			ctx,
+			transport.CertificateFiles{
+				Cert:     s.path("server.pem"),
+				Key:      s.path("server.key"),
+				ClientCA: s.path("ca.pem"),
+			},
+			o.Log,
+		)
 		require.NoError(t, err)
 		lines := ""
 		for _, name := range []string{"platform", "one-key"} {
@@ -150,7 +158,16 @@ func (s *server) inject(stdin string, env []string, args ...string) call {
 func (s *server) as(name string, args ...string) []string {
 	flags := []string{"--store", s.store, "--ca-file", s.path("ca.pem"), "--token-file", s.path(name + ".token")}
 	if name == "task" {
-		flags = []string{"--store", s.store, "--ca-file", s.path("ca.pem"), "--cert-file", s.path("task.pem"), "--key-file", s.path("task.key")}
+		flags = []string{
+			"--store",
+			s.store,
+			"--ca-file",
+			s.path("ca.pem"),
+			"--cert-file",
+			s.path("task.pem"),
+			"--key-file",
+			s.path("task.key"),
+		}
 	}
 	if len(args) > 1 && args[1] == "secret" {
 		return append(args[:2:2], append(flags, args[2:]...)...)
@@ -204,20 +221,67 @@ func awkward() string { return "'\"$HOME`\\\n\xff%s " + rand.Text() }
 func TestServer(t *testing.T) {
 	s := startServer(t, true)
 	first, second := awkward(), awkward()
-	s.inject(first, nil, s.as("platform", "create", "secret", "K", "-p", "p", "--from-file", "-")...).ok().without(first)
-	s.inject(first, nil, s.as("platform", "create", "secret", "K", "-p", "p")...).failed("K at project p: secret already exists", "inject update secret K -p p").without(first)
+	s.inject(
+		first,
+		nil,
+		s.as("platform", "create", "secret", "K", "-p", "p", "--from-file", "-")...).ok().without(
+		first,
+	)
+	s.inject(
+		first,
+		nil,
+		s.as("platform", "create", "secret", "K", "-p", "p")...).failed(
+		"K at project p: secret already exists",
+		"inject update secret K -p p",
+	).without(
+		first,
+	)
 	s.inject(first, nil, s.as("platform", "create", "secret", "FILE")...).ok()
 	s.inject(second, nil, s.as("platform", "update", "secret", "K", "-p", "p")...).ok().without(second)
 
-	require.Contains(t, s.inject("", nil, s.as("platform", "get", "secret")...).ok().without(first, second).stdout, "p        -       K     regular")
-	require.Equal(t, "FILE\n", s.inject("", nil, s.as("platform", "get", "secret", "FILE", "-o", "name")...).ok().stdout)
-	s.inject("", nil, s.as("platform", "get", "secret", "K")...).failed("secret not found", "it is at project p: inject get secret K -p p")
+	require.Contains(
+		t,
+		s.inject("", nil, s.as("platform", "get", "secret")...).ok().without(first, second).stdout,
+		"p        -       K     regular",
+	)
+	require.Equal(
+		t,
+		"FILE\n",
+		s.inject("", nil, s.as("platform", "get", "secret", "FILE", "-o", "name")...).ok().stdout,
+	)
+	s.inject(
+		"",
+		nil,
+		s.as("platform", "get", "secret", "K")...).failed(
+		"secret not found",
+		"it is at project p: inject get secret K -p p",
+	)
 	complete := append([]string{"__complete"}, s.as("platform", "delete", "secret")...)
 	require.Contains(t, s.inject("", nil, append(complete, "")...).ok().stdout, "FILE\nK\n")
 
 	// The task says nothing of its scope: the server knows it.
-	got := s.inject("", nil, s.as("task", "run", "--secret", "K=V", "--secret-file", "FILE", "--files-dir", s.path("files"), "--",
-		"sh", "-c", `printf %s "$V" > "$1/k"; cat "$1/files/FILE" > "$1/file"; printf 'it is <%s>' "$V"; cat "$1/files/FILE" >&2`, "sh", s.dir)...).ok().without(first, second)
+	got := s.inject(
+		"",
+		nil,
+		s.as(
+			"task",
+			"run",
+			"--secret",
+			"K=V",
+			"--secret-file",
+			"FILE",
+			"--files-dir",
+			s.path("files"),
+			"--",
+			"sh",
+			"-c",
+			`printf %s "$V" > "$1/k"; cat "$1/files/FILE" > "$1/file"; printf 'it is <%s>' "$V"; cat "$1/files/FILE" >&2`,
+			"sh",
+			s.dir,
+		)...).ok().without(
+		first,
+		second,
+	)
 	require.Equal(t, "it is <[redacted:K]>", got.stdout)
 	require.Equal(t, "[redacted:FILE]", got.stderr)
 	for name, want := range map[string]string{"k": second, "file": first} {
@@ -227,22 +291,47 @@ func TestServer(t *testing.T) {
 	}
 	require.NoDirExists(t, s.path("files"))
 
-	got = s.inject("", nil, s.as("task", "explain", "--secret", "K", "--secret-file", "FILE")...).ok().without(first, second)
+	got = s.inject(
+		"",
+		nil,
+		s.as("task", "explain", "--secret", "K", "--secret-file", "FILE")...).ok().without(
+		first,
+		second,
+	)
 	require.Contains(t, got.stdout, "task scope:  project p, domain d\n")
-	require.Regexp(t, `(?m)^  1  project p, domain d +not found\n\* 2  project p +found\n  3  domain d +not tried\n  4  org flyte +not tried$`, got.stdout)
+	require.Regexp(
+		t,
+		`(?m)^  1  project p, domain d +not found\n\* 2  project p +found\n  3  domain d +not tried\n  4  org flyte +not tried$`,
+		got.stdout,
+	)
 	require.Regexp(t, `(?m)^\* 4  org flyte +found$`, got.stdout)
 	s.inject("", nil, s.as("task", "explain", "-p", "other", "-d", "d", "--secret", "K")...).failed("denied")
 
-	s.inject("", nil, s.as("task", "init", "--files", "--secret-file", "K", "--files-dir", s.path("placed"))...).ok().without(second)
+	s.inject(
+		"",
+		nil,
+		s.as("task", "init", "--files", "--secret-file", "K", "--files-dir", s.path("placed"))...).ok().without(
+		second,
+	)
 	b, err := os.ReadFile(s.path("placed/K"))
 	require.NoError(t, err)
 	require.Equal(t, second, string(b))
 
-	require.Equal(t, "<[redacted:K]>", s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout)
+	require.Equal(
+		t,
+		"<[redacted:K]>",
+		s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout,
+	)
 
 	got = s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).ok()
 	require.Equal(t, "deleted secret K at project p\n", got.stdout)
-	s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).failed("secret not found", "it is at no scope of org flyte")
+	s.inject(
+		"",
+		nil,
+		s.as("platform", "delete", "secret", "K", "-p", "p")...).failed(
+		"secret not found",
+		"it is at no scope of org flyte",
+	)
 	s.inject("", nil, s.as("task", "run", "--secret", "K", "--secret", "L", "--", "echo", "started")...).failed(
 		"K: secret not found", "L: secret not found", "looked in: project p, domain d; project p; domain d; org flyte")
 	call{t: t, stdout: s.audit.String()}.without(first, second)
@@ -253,9 +342,45 @@ func TestServerOnLoopback(t *testing.T) {
 	s := startServer(t, false)
 	value := awkward()
 	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
-	require.Equal(t, "[redacted:K]", s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c", `printf %s "$K"`).ok().without(value).stdout)
-	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed("TLS with "+s.address, "hint: the server does not speak TLS on that port")
-	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get", "secret").failed("a token or a certificate can only be sent over TLS").without(value)
+	require.Equal(
+		t,
+		"[redacted:K]",
+		s.inject(
+			"",
+			[]string{"INJECT_STORE=" + s.store},
+			"--secret",
+			"K",
+			"--",
+			"sh",
+			"-c",
+			`printf %s "$K"`,
+		).ok().without(
+			value,
+		).stdout,
+	)
+	s.inject(
+		"",
+		nil,
+		"--store",
+		"grpcs://"+s.address,
+		"--secret",
+		"K",
+		"--",
+		"true",
+	).failed(
+		"TLS with "+s.address,
+		"hint: the server does not speak TLS on that port",
+	)
+	s.inject(
+		"",
+		[]string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]},
+		"get",
+		"secret",
+	).failed(
+		"a token or a certificate can only be sent over TLS",
+	).without(
+		value,
+	)
 	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
 }
 
@@ -267,7 +392,16 @@ func TestServerRefuses(t *testing.T) {
 	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
 	s.inject(value, nil, s.as("platform", "create", "secret", "OTHER")...).ok()
 	wrong := "inj_" + rand.Text() + rand.Text()
-	address, ca, token := []string{"--store", s.store}, []string{"--ca-file", s.path("ca.pem")}, []string{"--token-file", s.path("one-key.token")}
+	address, ca, token := []string{
+		"--store",
+		s.store,
+	}, []string{
+		"--ca-file",
+		s.path("ca.pem"),
+	}, []string{
+		"--token-file",
+		s.path("one-key.token"),
+	}
 	for name, c := range map[string]struct {
 		args [][]string
 		told []string
@@ -285,14 +419,34 @@ func TestServerRefuses(t *testing.T) {
 			t.Parallel() // an outage is waited for
 			s := *s
 			s.t = t
-			got := s.inject("", nil, append(slices.Concat(c.args...), "--secret", "K", "--", "echo", "started")...).failed(c.told...).without(value, wrong, s.tokens["one-key"])
+			got := s.inject(
+				"",
+				nil,
+				append(slices.Concat(c.args...), "--secret", "K", "--", "echo", "started")...).failed(
+				c.told...).without(
+				value,
+				wrong,
+				s.tokens["one-key"],
+			)
 			require.Empty(t, got.stdout)
 		})
 	}
 
 	// A key that is denied looks as one that is not there.
-	denied := s.inject("", nil, s.as("one-key", "run", "--secret", "OTHER", "--", "true")...).failed("OTHER: secret not found").without(value)
-	absent := s.inject("", nil, s.as("one-key", "run", "--secret", "ABSENT", "--", "true")...).failed("ABSENT: secret not found")
+	denied := s.inject(
+		"",
+		nil,
+		s.as("one-key", "run", "--secret", "OTHER", "--", "true")...).failed(
+		"OTHER: secret not found",
+	).without(
+		value,
+	)
+	absent := s.inject(
+		"",
+		nil,
+		s.as("one-key", "run", "--secret", "ABSENT", "--", "true")...).failed(
+		"ABSENT: secret not found",
+	)
 	require.Equal(t, absent.stderr, strings.ReplaceAll(denied.stderr, "OTHER", "ABSENT"))
 	s.inject("", nil, s.as("one-key", "run", "--secret", "K", "--", "true")...).ok()
 	denied = s.inject("", nil, s.as("one-key", "delete", "secret", "OTHER")...).failed("secret not found")
@@ -303,11 +457,28 @@ func TestServerRefuses(t *testing.T) {
 
 	// Without a server's address they would be of no use, and another store would be changed.
 	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file"} {
-		s.inject("", nil, "create", "secret", flag, s.path("ca.pem"), "K", "v").failed(flag+" is for a server", "--store grpcs://host:port")
+		s.inject(
+			"",
+			nil,
+			"create",
+			"secret",
+			flag,
+			s.path("ca.pem"),
+			"K",
+			"v",
+		).failed(
+			flag+" is for a server",
+			"--store grpcs://host:port",
+		)
 	}
 	require.NoDirExists(t, s.path(".local"))
 	// And this one says how a file is made here, which none is.
-	s.inject("", nil, s.as("platform", "create", "secret", "--passphrase", "NEW", "v")...).failed("--passphrase is for a store file")
+	s.inject(
+		"",
+		nil,
+		s.as("platform", "create", "secret", "--passphrase", "NEW", "v")...).failed(
+		"--passphrase is for a store file",
+	)
 	s.inject("", []string{"INJECT_PASSPHRASE=true"}, s.as("platform", "create", "secret", "NEW2", "v")...).ok()
 }
 
@@ -321,15 +492,42 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 		variable, _, _ := strings.Cut(token, "=")
 		for _, env := range [][]string{{token}, {token, "INJECT_STORE=" + s.store}, {token, "INJECT_STORE=file:///nowhere"}} {
 			s.inject("", env, "--store", other.store, "--ca-file", other.path("ca.pem"), "--secret", "K", "--", "true").
-				failed("the token of "+variable+" goes only to the server in INJECT_STORE", "INJECT_STORE="+other.store).without(s.tokens["one-key"])
+				failed(
+					"the token of "+variable+" goes only to the server in INJECT_STORE",
+					"INJECT_STORE="+other.store,
+				).without(s.tokens["one-key"])
 		}
 		ca := "INJECT_CA_FILE=" + s.path("ca.pem")
 		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store}, "--secret", "K", "--", "true").ok()
-		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store}, "--store", "GRPCS"+strings.TrimPrefix(s.store, "grpcs"), "--secret", "K", "--", "true").ok()
+		s.inject(
+			"",
+			[]string{token, ca, "INJECT_STORE=" + s.store},
+			"--store",
+			"GRPCS"+strings.TrimPrefix(s.store, "grpcs"),
+			"--secret",
+			"K",
+			"--",
+			"true",
+		).ok()
 		s.inject("", []string{token, ca}, s.as("platform", "get", "secret")...).ok() // its own, from the command line
 		// What is for another store, and what another store has no use for.
-		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"}, "--secret", "K", "--", "true").ok()
-		s.inject("v", []string{token, ca, "INJECT_STORE=" + s.store}, "create", "secret", "--store", "file://"+s.path(variable), "K").ok()
+		s.inject(
+			"",
+			[]string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"},
+			"--secret",
+			"K",
+			"--",
+			"true",
+		).ok()
+		s.inject(
+			"v",
+			[]string{token, ca, "INJECT_STORE=" + s.store},
+			"create",
+			"secret",
+			"--store",
+			"file://"+s.path(variable),
+			"K",
+		).ok()
 	}
 	require.Empty(t, other.audit.String(), "nothing was asked there")
 }
@@ -341,16 +539,47 @@ func TestTokenIsOurs(t *testing.T) {
 	value := awkward()
 	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
 	env := []string{
-		"INJECT_STORE=" + s.store, "INJECT_CA_FILE=" + s.path("ca.pem"), "INJECT_TOKEN=" + s.tokens["one-key"], "CANARY=" + rand.Text(),
-		"GODEBUG=http2debug=2", "GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99",
+		"INJECT_STORE=" + s.store,
+		"INJECT_CA_FILE=" + s.path("ca.pem"),
+		"INJECT_TOKEN=" + s.tokens["one-key"],
+		"CANARY=" + rand.Text(),
+		"GODEBUG=http2debug=2",
+		"GRPC_GO_LOG_SEVERITY_LEVEL=info",
+		"GRPC_GO_LOG_VERBOSITY_LEVEL=99",
 	}
-	got := s.inject("", env, "--secret", "K", "--no-redact", "--", "env", "-u", "K", "-u", "_UNION_K").ok().without(value, s.tokens["one-key"])
+	got := s.inject(
+		"",
+		env,
+		"--secret",
+		"K",
+		"--no-redact",
+		"--",
+		"env",
+		"-u",
+		"K",
+		"-u",
+		"_UNION_K",
+	).ok().without(
+		value,
+		s.tokens["one-key"],
+	)
 	require.Contains(t, got.stdout, "CANARY=")
 	require.NotContains(t, strings.ReplaceAll(got.stdout, "INJECT_PARENT=", ""), "INJECT_")
 
 	// What a person makes of it is not told, either.
 	s.inject("", env, "--secret", "K", "--", s.tokens["one-key"]+"/no/such/command")
-	got = s.inject("", env, "--task", s.path(s.tokens["one-key"]), "--", "true").failed("[redacted:INJECT_TOKEN]").without(s.tokens["one-key"])
+	got = s.inject(
+		"",
+		env,
+		"--task",
+		s.path(s.tokens["one-key"]),
+		"--",
+		"true",
+	).failed(
+		"[redacted:INJECT_TOKEN]",
+	).without(
+		s.tokens["one-key"],
+	)
 	require.NotContains(t, got.stderr, "inj_")
 }
 
@@ -378,7 +607,25 @@ func TestServerIsDown(t *testing.T) {
 	} {
 		s.store = "grpcs://" + c.address
 		message := s.path("message")
-		s.inject("", nil, s.as("task", "run", "--secret", "K", "--resolve-timeout", c.timeout, "--termination-log", message, "--", "touch", s.path("started"))...).failed(c.address, c.text)
+		s.inject(
+			"",
+			nil,
+			s.as(
+				"task",
+				"run",
+				"--secret",
+				"K",
+				"--resolve-timeout",
+				c.timeout,
+				"--termination-log",
+				message,
+				"--",
+				"touch",
+				s.path("started"),
+			)...).failed(
+			c.address,
+			c.text,
+		)
 		b, err := os.ReadFile(message)
 		require.NoError(t, err)
 		var m struct {
@@ -392,5 +639,12 @@ func TestServerIsDown(t *testing.T) {
 		require.NoFileExists(t, s.path("started"))
 	}
 	s.store = "grpcs://" + s.address
-	s.inject("", nil, s.as("platform", "create", "secret", "L", "value of l")...).failed("L at org flyte: ", s.address, "hint: is an injectd running there")
+	s.inject(
+		"",
+		nil,
+		s.as("platform", "create", "secret", "L", "value of l")...).failed(
+		"L at org flyte: ",
+		s.address,
+		"hint: is an injectd running there",
+	)
 }

@@ -70,7 +70,8 @@ func climbFailure(c resolver.Climb) failure {
 		return f
 	}
 	if len(c.Elsewhere) > 0 {
-		f.hint = "it is at " + scopes(c.Elsewhere) + ", which this task does not reach: run it there (-p, -d), or create the secret where it looks"
+		f.hint = "it is at " + scopes(c.Elsewhere) + ", which this task does not reach: " +
+			"run it there (-p, -d), or create the secret where it looks"
 	} else {
 		f.hint = "inject create secret " + key + " (for the whole org; -p and -d narrow it)"
 	}

@@ -43,7 +43,9 @@ func namedIn(args []string) []namedVerb {
 			named = append(named, v)
 		}
 	}
-	for _, word := range []string{"help", "--help", "-h", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd} {
+	for _, word := range []string{
+		"help", "--help", "-h", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd,
+	} {
 		if slices.Contains(args, word) {
 			return verbs()
 		}
@@ -89,7 +91,14 @@ func versionCommand(*app) *cobra.Command {
 		Short: "Tell which inject this is",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "inject %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(
+				cmd.OutOrStdout(),
+				"inject %s (%s, %s/%s)\n",
+				version,
+				runtime.Version(),
+				runtime.GOOS,
+				runtime.GOARCH,
+			)
 			return err
 		},
 	}

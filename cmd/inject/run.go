@@ -49,7 +49,10 @@ func (a *runVerb) addFlags(cmd *cobra.Command) {
 
 func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return secret.WithHint(fmt.Errorf("%w: no command to run", secret.ErrInvalid), "inject [flags] -- COMMAND [ARG…]; inject --help tells more")
+		return secret.WithHint(
+			fmt.Errorf("%w: no command to run", secret.ErrInvalid),
+			"inject [flags] -- COMMAND [ARG…]; inject --help tells more",
+		)
 	}
 	s := &a.set
 	t, scope, err := a.loadTask()
@@ -142,7 +145,8 @@ func explainStart(err error) error {
 // stopped returns why we stopped, if err is because we did, else err.
 func stopped(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
-		if _, told := errors.AsType[*exec.StoppedError](err); told || errors.Is(err, context.Canceled) || errors.Is(err, cli.ErrInterrupted) {
+		_, told := errors.AsType[*exec.StoppedError](err)
+		if told || errors.Is(err, context.Canceled) || errors.Is(err, cli.ErrInterrupted) {
 			return e
 		}
 	}

@@ -34,7 +34,19 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.Chmod(dir, 0o755) // for the tests that drop to another user
 	binary = filepath.Join(dir, "inject")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags", "-s -w -X main.version=v0.0.0-test", "-o", binary, ".")
+	build := exec.Command(
+		"go",
+		"build",
+		"-trimpath",
+		"-buildvcs=false",
+		"-tags",
+		"grpcnotrace",
+		"-ldflags",
+		"-s -w -X main.version=v0.0.0-test",
+		"-o",
+		binary,
+		".",
+	)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s", out)
@@ -74,7 +86,11 @@ func TestScript(t *testing.T) {
 				}
 			}
 			for name, awkward := range map[string]string{"a": "'\"$HOME`\\\n\xff\xfe%s", "b": "$(id)\t\xc3'\n", "bin": "\x00\xff\n"} {
-				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()), 0o600); err != nil {
+				if err := os.WriteFile(
+					filepath.Join(e.WorkDir, "v", name),
+					[]byte(awkward+rand.Text()),
+					0o600,
+				); err != nil {
 					return err
 				}
 			}
@@ -140,7 +156,12 @@ func noLeak(ts *testscript.TestScript, files []string) {
 		texts[f] = ts.ReadFile(f)
 	}
 	ts.Check(harness.FindLeak(texts, map[string]string{
-		"v/a": ts.ReadFile("v/a"), "v/b": ts.ReadFile("v/b"), "v/bin": ts.ReadFile("v/bin"), "VALUE": ts.Getenv("VALUE"),
+		"v/a": ts.ReadFile(
+			"v/a",
+		),
+		"v/b":   ts.ReadFile("v/b"),
+		"v/bin": ts.ReadFile("v/bin"),
+		"VALUE": ts.Getenv("VALUE"),
 	}))
 }
 
@@ -359,7 +380,12 @@ func TestStuck(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = w, w
 	require.NoError(t, cmd.Start())
 	require.NoError(t, w.Close())
-	require.Eventually(t, func() bool { _, err := os.Stat(dir + "/K"); return err == nil }, 5*time.Second, time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { _, err := os.Stat(dir + "/K"); return err == nil },
+		5*time.Second,
+		time.Millisecond,
+	)
 	time.Sleep(200 * time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
@@ -377,7 +403,12 @@ func TestStuck(t *testing.T) {
 func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
 	t.Helper()
 	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
-	shell.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "PS1=prompt> ", "TERM=dumb"}
+	shell.Env = []string{
+		"HOME=" + home,
+		"PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"),
+		"PS1=prompt> ",
+		"TERM=dumb",
+	}
 	tty, err := pty.Start(shell)
 	require.NoError(t, err)
 	timer := time.AfterFunc(30*time.Second, func() { _ = shell.Process.Kill() })
@@ -413,7 +444,12 @@ func TestJobControl(t *testing.T) {
 	do("fg\n", "inject --secret")
 	do("again\n", "again-[redacted:K]", "prompt> ")
 	// In the background it leaves the terminal alone.
-	do("stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - ~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n", "said", "as-before", "prompt> ")
+	do(
+		"stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - ~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n",
+		"said",
+		"as-before",
+		"prompt> ",
+	)
 	do("inject --secret K -- sh -c 'read x; echo $x-$K' &\n", "prompt> ")
 	time.Sleep(300 * time.Millisecond) // it wants to read, and is stopped
 	do("fg\n", "inject --secret")
@@ -527,7 +563,11 @@ func TestRedactInterrupted(t *testing.T) {
 			done, ms = true, 0
 		case 143:
 			stopped++
-			require.Contains(t, stderr.String(), "stopped by a signal (terminated); files that were not done yet are as they were")
+			require.Contains(
+				t,
+				stderr.String(),
+				"stopped by a signal (terminated); files that were not done yet are as they were",
+			)
 			require.True(t, bytes.Equal(text, whole))
 		default:
 			require.Equal(t, -1, code, "by the signal, before it was taken")
@@ -659,7 +699,11 @@ tail -n 2 "$1/err"; echo passed`
 func TestSweep(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	start := func(args ...string) *exec.Cmd {
-		return command(home, append([]string{"--files-dir", dir, "--secret-file", "K", "--secret-file", "K=" + filepath.Join(home, "at")}, args...)...)
+		return command(
+			home,
+			append(
+				[]string{"--files-dir", dir, "--secret-file", "K", "--secret-file", "K=" + filepath.Join(home, "at")},
+				args...)...)
 	}
 	killed := start("--", "sh", "-c", "cat "+dir+"/K; exec sleep 60")
 	out, err := killed.StdoutPipe()

@@ -17,7 +17,9 @@ type secretsVerb struct{ *app }
 
 // verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: name + " secret …", Short: short, Args: cobra.ArbitraryArgs, DisableFlagsInUseLine: true}
+	cmd := &cobra.Command{
+		Use: name + " secret …", DisableFlagsInUseLine: true, Short: short, Args: cobra.ArbitraryArgs,
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := fmt.Errorf("%w: %s what?", secret.ErrInvalid, cmd.CommandPath())
 		if len(args) > 0 { // not quoted: a value may be among them
@@ -29,11 +31,20 @@ func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// within selects the secrets at scope and below it.
+func within(scope secret.Scope) store.Filter {
+	return store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}
+}
+
 // keyArg checks that there are one key and at most more other arguments.
 func keyArg(more int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return secret.WithHint(fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid), "%s NAME", cmd.CommandPath())
+			return secret.WithHint(
+				fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid),
+				"%s NAME",
+				cmd.CommandPath(),
+			)
 		}
 		return atMost(1+more)(cmd, args)
 	}
@@ -43,7 +54,11 @@ func keyArg(more int) cobra.PositionalArgs {
 func atMost(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
-			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)), "what holds spaces is quoted: %s", cmd.UseLine())
+			return secret.WithHint(
+				fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)),
+				"what holds spaces is quoted: %s",
+				cmd.UseLine(),
+			)
 		}
 		return nil
 	}
@@ -99,7 +114,8 @@ func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) 
 	}
 	defer s.Close() //nolint:errcheck // read only
 	var keys []string
-	for info, err := range store.All(ctx, s, store.Filter{Org: a.orgName(), Domain: a.set.Scope.Domain, Project: a.set.Scope.Project}) {
+	scope := secret.Scope{Org: a.orgName(), Project: a.set.Scope.Project, Domain: a.set.Scope.Domain}
+	for info, err := range store.All(ctx, s, within(scope)) {
 		if err != nil {
 			break
 		}

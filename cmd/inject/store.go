@@ -84,11 +84,18 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 	case err != nil:
 		return nil, err
 	case isServer(u) && a.set.NewStore.Passphrase && a.settings.Env(cli.Twin("passphrase")) == "":
-		return nil, fmt.Errorf("%w: --passphrase is for a store file that is made here; how a server protects its own is said there", secret.ErrInvalid)
+		return nil, fmt.Errorf(
+			"%w: --passphrase is for a store file that is made here; how a server protects its own is said there",
+			secret.ErrInvalid,
+		)
 	case isServer(u):
 		return a.openServer(u)
 	case u.Scheme == store.SchemeDir:
-		return nil, secret.WithHint(fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid), "change the files in %s where they come from", u.Path)
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid),
+			"change the files in %s where they come from",
+			u.Path,
+		)
 	}
 	return a.openSealed(ctx, u.Path, true)
 }
@@ -107,9 +114,14 @@ func (a *app) storeURL() (*url.URL, error) {
 		return u, err
 	}
 	// Who forgets --store must not change another store than they mean.
-	for flag, value := range map[string]string{"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile} {
+	for flag, value := range map[string]string{
+		"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile,
+	} {
 		if a.typed(flag, value) {
-			return nil, secret.WithHint(fmt.Errorf("%w: --%s is for a server, and the store is %s", secret.ErrInvalid, flag, u.Path), "name the server: --store grpcs://host:port")
+			return nil, secret.WithHint(
+				fmt.Errorf("%w: --%s is for a server, and the store is %s", secret.ErrInvalid, flag, u.Path),
+				"name the server: --store grpcs://host:port",
+			)
 		}
 	}
 	return u, nil
@@ -140,9 +152,20 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	}
 	// Whoever has but the command line in their hands gets no token sent to a server of
 	// theirs: it goes where it was set for.
-	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) && !sameServer(u, a.settings.Env(cli.Twin("store"))) {
-		return nil, secret.WithHint(fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one", secret.ErrInvalid, variable, cli.Twin("store")),
-			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store", cli.Twin("store"), u.Scheme, u.Host)
+	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) &&
+		!sameServer(u, a.settings.Env(cli.Twin("store"))) {
+		return nil, secret.WithHint(
+			fmt.Errorf(
+				"%w: the token of %s goes only to the server in %s, and --store names another one",
+				secret.ErrInvalid,
+				variable,
+				cli.Twin("store"),
+			),
+			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store",
+			cli.Twin("store"),
+			u.Scheme,
+			u.Host,
+		)
 	}
 	harden.Process(a.log.Debug) // from before a token or key is read
 	// What GODEBUG has HTTP/2 tell goes there, and is what is received.
@@ -168,7 +191,8 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	if key.File == "" {
 		key.Text = a.set.Keys.Key
 		var err error
-		if key.File, err = cli.UserPath(a.set.Found.ConfigHome, ".config", "key.txt"); err != nil && key.Text.Len() == 0 {
+		key.File, err = cli.UserPath(a.set.Found.ConfigHome, ".config", "key.txt")
+		if err != nil && key.Text.Len() == 0 {
 			return nil, err
 		}
 	}
@@ -180,7 +204,11 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 }
 
 // resolveNow resolves a declared list and gives the store back.
-func (a *app) resolveNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]place.Secret, error) {
+func (a *app) resolveNow(
+	ctx context.Context,
+	scope secret.Scope,
+	declared []secret.Declaration,
+) ([]place.Secret, error) {
 	resolved, err := fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Resolved, error) {
 		return s.Resolve(ctx, scope, declared)
 	})
@@ -188,8 +216,16 @@ func (a *app) resolveNow(ctx context.Context, scope secret.Scope, declared []sec
 }
 
 // explainNow tells how a declared list is resolved, and gives the store back.
-func (a *app) explainNow(ctx context.Context, scope secret.Scope, declared []secret.Declaration) ([]resolver.Climb, error) {
-	return fromStore(ctx, a, func(ctx context.Context, s *reader) ([]resolver.Climb, error) { return s.explain(ctx, scope, declared) })
+func (a *app) explainNow(
+	ctx context.Context,
+	scope secret.Scope,
+	declared []secret.Declaration,
+) ([]resolver.Climb, error) {
+	return fromStore(
+		ctx,
+		a,
+		func(ctx context.Context, s *reader) ([]resolver.Climb, error) { return s.explain(ctx, scope, declared) },
+	)
 }
 
 // fromStore opens the store for fn, which has the time for resolving.

@@ -29,7 +29,11 @@ func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (
 		}
 	}
 	if len(sources) > 1 {
-		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid, sources)
+		return secret.Value{}, typ, fmt.Errorf(
+			"%w: the value comes from one place, not from %v",
+			secret.ErrInvalid,
+			sources,
+		)
 	}
 	if typ == store.ImagePull {
 		r := registry{&a.set.Type, a.set.Found.DockerConfig, a.terminal()}
@@ -37,7 +41,10 @@ func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (
 		return value, typ, err
 	}
 	if len(sources) == 1 && (sources[0] == "--registry" || sources[0] == "--from-docker-config") {
-		return secret.Value{}, typ, secret.WithHint(fmt.Errorf("%w: %s is for image pull secrets", secret.ErrInvalid, sources[0]), "add --type image_pull")
+		return secret.Value{}, typ, secret.WithHint(
+			fmt.Errorf("%w: %s is for image pull secrets", secret.ErrInvalid, sources[0]),
+			"add --type image_pull",
+		)
 	}
 	value, err := a.plainValue(cmd, args, sources)
 	return value, typ, err
@@ -49,7 +56,10 @@ func (a *secretsVerb) storeType(scope secret.Scope) (store.Type, error) {
 		return store.Regular, nil
 	}
 	if scope.Project != "" || scope.Domain != "" {
-		return 0, fmt.Errorf("%w: project and domain must not be set when creating an image pull secret", secret.ErrInvalid)
+		return 0, fmt.Errorf(
+			"%w: project and domain must not be set when creating an image pull secret",
+			secret.ErrInvalid,
+		)
 	}
 	return store.ImagePull, nil
 }
@@ -96,7 +106,12 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 		return secret.Value{}, fmt.Errorf("%w: read the value from %s: %w", secret.ErrInvalid, name, err)
 	}
 	if len(b) > store.MaxValue {
-		return secret.Value{}, fmt.Errorf("%w: the value in %s is over %d bytes long", secret.ErrInvalid, name, store.MaxValue)
+		return secret.Value{}, fmt.Errorf(
+			"%w: the value in %s is over %d bytes long",
+			secret.ErrInvalid,
+			name,
+			store.MaxValue,
+		)
 	}
 	return secret.NewValue(b), nil
 }
@@ -104,6 +119,9 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 // historyHint tells a person, and only a person, where an argument ends up.
 func (a *secretsVerb) historyHint() {
 	if tty.Is(a.stderr) {
-		_, _ = fmt.Fprintln(a.stderr, "hint: the value is in your shell's history now; without it on the command line it is asked for")
+		_, _ = fmt.Fprintln(
+			a.stderr,
+			"hint: the value is in your shell's history now; without it on the command line it is asked for",
+		)
 	}
 }

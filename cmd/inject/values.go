@@ -63,17 +63,25 @@ func splitValues(text []byte) (values [][]byte, err error) {
 		var list []*string
 		// Whose error quotes; and which replaces what is no Unicode.
 		if json.Unmarshal(trimmed, &list) != nil || slices.Contains(list, nil) || !utf8.Valid(trimmed) {
-			return nil, secret.WithHint(fmt.Errorf("begins with [ and is not a JSON array of strings: %w", secret.ErrInvalid),
-				"a value that begins with [ can be in such an array, too")
+			return nil, secret.WithHint(
+				fmt.Errorf("begins with [ and is not a JSON array of strings: %w", secret.ErrInvalid),
+				"a value that begins with [ can be in such an array, too",
+			)
 		}
 		for _, s := range list {
 			if strings.ContainsRune(*s, utf8.RuneError) {
-				return nil, secret.WithHint(fmt.Errorf("has a string that is no Unicode: %w", secret.ErrInvalid), "bytes as they are go one value a line")
+				return nil, secret.WithHint(
+					fmt.Errorf("has a string that is no Unicode: %w", secret.ErrInvalid),
+					"bytes as they are go one value a line",
+				)
 			}
 			values = append(values, []byte(*s))
 		}
 	case bytes.HasPrefix(trimmed, []byte("{")) && json.Valid(trimmed):
-		return nil, secret.WithHint(fmt.Errorf("is a JSON object: %w", secret.ErrInvalid), "the values alone, as an array or one a line: jq '[.[]]'")
+		return nil, secret.WithHint(
+			fmt.Errorf("is a JSON object: %w", secret.ErrInvalid),
+			"the values alone, as an array or one a line: jq '[.[]]'",
+		)
 	default:
 		for line := range bytes.Lines(text) {
 			values = append(values, bytes.TrimRight(line, "\r\n"))
