@@ -347,6 +347,23 @@ func (s *shell) session(t *testing.T, name string, b block) {
 	require.Zero(t, last, "%s:%d: the last command fails", name, b.line)
 }
 
+// TestShell checks that commands share one shell, and that the failure of a part of an sh block
+// is noticed.
+func TestShell(t *testing.T) {
+	t.Parallel()
+	harness.Need(t, "bash")
+	sh := newShell(t)
+	_, status, failed := sh.run(t, "cd ~\nfalse\nx=kept\n", false)
+	require.Equal(t, [2]int{0, 1}, [2]int{status, failed})
+	_, status, _ = sh.run(t, "(exit 3)", false)
+	require.Equal(t, 3, status)
+	out, status, failed := sh.run(t, `echo "$? $x" && pwd`, false)
+	require.Equal(t, [2]int{0, 3}, [2]int{status, failed}, "the status before is a part of the command")
+	require.Equal(t, "3 kept\n/home/me\n", out)
+	require.Regexp(t, pattern("a … c\n…\n2026-11-23T04:20:48Z\n"), plain("a b c\n1\n2\n2027-01-01T00:00:00Z"))
+	require.NotRegexp(t, pattern("one\n"), plain("one\ntwo\n"))
+}
+
 var date = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 
 // plain returns an output with one fixed time, and without spaces at the ends of lines.
