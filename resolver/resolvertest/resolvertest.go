@@ -92,6 +92,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 		decides int // the rung; 4 for none
 		want    error
 	}
+
 	var ladders []ladder
 	for n := range len(states) * len(states) * len(states) * len(states) {
 		l := ladder{fmt.Sprintf("K%d", n), len(rungs), secret.ErrNotFound}
@@ -113,6 +114,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 		}
 		ladders = append(ladders, l)
 	}
+
 	r := open(t, s)
 	check := func(l ladder, c resolver.Climb) {
 		require.Equal(t, l.key, c.Declaration.Key)
@@ -135,6 +137,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 			require.Empty(t, c.Elsewhere)
 		}
 	}
+
 	var keys []string
 	for _, l := range ladders {
 		keys = append(keys, l.key)
@@ -146,6 +149,7 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 	for i, l := range ladders {
 		check(l, climbs[i])
 	}
+
 	for n, l := range ladders {
 		if n%7 != 0 && l.want != nil { // resolve only some of those that fail
 			continue

@@ -46,12 +46,14 @@ func (c *Client) invoke(
 			hidden = append(hidden, n.GetValue())
 		}
 	}
+
 	if m, ok := request.(proto.Message); ok && proto.Size(m) > MaxRequest {
 		return secret.WithHint(
 			fmt.Errorf("%w: the request has %d bytes (at most %d)", secret.ErrInvalid, proto.Size(m), MaxRequest),
 			"send less at a time: a server takes no larger request",
 		)
 	}
+
 	if _, ok := ctx.Deadline(); !ok && c.o.Timeout > 0 {
 		limited, cancel := context.WithTimeout(ctx, c.o.Timeout)
 		defer cancel()
@@ -65,10 +67,12 @@ func (c *Client) invoke(
 		hidden = append(hidden, token.Reveal())
 		opts = append(opts, grpc.PerRPCCredentials(bearer{token}))
 	}
+
 	err := call(ctx, method, request, reply, conn, opts...)
 	if err == nil {
 		return nil
 	}
+
 	code, message := codes.Unknown, err.Error()
 	if s, ok := errors.AsType[interface {
 		error
@@ -93,6 +97,7 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		}
 		return err
 	}
+
 	switch code {
 	case codes.NotFound: // its message, like the next one's, only names the secret
 		return secret.ErrNotFound
@@ -122,6 +127,7 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 	case codes.Unavailable:
 		return c.unavailable(message)
 	}
+
 	if sentinel := secret.KindOfStatus(uint32(code)).Err(); sentinel != nil {
 		return withMessage(sentinel, message)
 	}

@@ -92,6 +92,7 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 		return nil
 	}
 	scope := secrets[0].Ref.Scope
+
 	refused := store.Importable(secrets)
 	request := &injectv1.ImportRequest{Scope: toScope(scope)}
 	sent := make(map[string]bool, len(secrets))
@@ -111,6 +112,7 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	if err := errors.Join(refused...); err != nil {
 		return err
 	}
+
 	response, err := c.importing.Import(ctx, request)
 	if err != nil {
 		return fmt.Errorf("import: %w", err)

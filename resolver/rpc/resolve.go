@@ -61,6 +61,7 @@ func (c *Client) climb(
 	if said {
 		request.Scope = toScope(task)
 	}
+
 	var asked, refused []*resolver.Climb
 	for i, d := range declared {
 		climbs[i].Declaration = d
@@ -77,6 +78,7 @@ func (c *Client) climb(
 		})
 		asked = append(asked, &climbs[i])
 	}
+
 	if len(asked) > 0 {
 		response, err := c.resolving.Resolve(ctx, request, grpc.MaxCallRecvMsgSize(maxResolved))
 		if err != nil {
@@ -100,6 +102,7 @@ func (c *Client) climb(
 			}
 		}
 	}
+
 	for _, climb := range refused {
 		climb.Tried = []resolver.Rung{{Scope: task, Err: climb.Err}}
 	}
@@ -127,6 +130,7 @@ func (c *Client) fill(
 			return c.nonsense("%w", err)
 		}
 	}
+
 	switch outcome := answer.GetOutcome().(type) {
 	case *injectv1.Climb_Failure:
 		climb.Err = failure(ctx, outcome.Failure)

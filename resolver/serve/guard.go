@@ -275,6 +275,7 @@ func (g *guard) visible(
 		}
 		size = maxPage
 	}
+
 	at, size := next, 1 // mostly the caller may see the next secret, too
 	for range maxPages {
 		all, after, err := g.backend.List(ctx, f, size, at)

@@ -60,6 +60,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	for _, d := range req.GetSecrets() {
 		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(d.GetKey())})
 	}
+
 	scope, err := g.caller.grant.Bind(asked)
 	if err != nil {
 		if asked != (secret.Scope{}) {
@@ -77,6 +78,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	for i, d := range req.GetSecrets() {
 		declared[i] = secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()}
 	}
+
 	var reader store.Reader = taskReader{g}
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{taskReader{g}}
@@ -86,6 +88,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
 	}
+
 	decision, bytes := allowed, 0
 	for i, c := range climbs {
 		bytes += c.Value.Len()
@@ -97,6 +100,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 			decision, r.Secrets[i].Outcome = denied, denied
 		}
 	}
+
 	if bytes > maxAnswer && !req.GetNamesOnly() {
 		r.Reason = "the answer is too large"
 		return nil, g.decided(ctx, r, invalid,
@@ -111,6 +115,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		}
 		g.caller.large = int64(bytes)
 	}
+
 	if err := g.decide(ctx, r, decision); err != nil {
 		return nil, err
 	}

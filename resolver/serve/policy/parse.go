@@ -253,6 +253,7 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 		n.Fail("%v", err)
 		return matcher{}, false
 	}
+
 	m := matcher{}
 	for _, t := range tokens {
 		if t.kind != capture {
@@ -272,6 +273,7 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 			used bool
 		}{name: t.text})
 	}
+
 	sep := "/"
 	if attribute == "dns" {
 		sep = "."

@@ -117,6 +117,7 @@ func compile(tokens []token, sep string, index func(name string) int) (pattern, 
 		}
 		s.pieces = append(s.pieces, "")
 	}
+
 	if p.below {
 		all = all[:len(all)-1]
 	}
