@@ -3,8 +3,8 @@
 // are reported at once with line and field. It quotes no value of the file, since one may be
 // a secret that stands in the wrong place.
 //
-// It decodes nothing: the caller asks each [Node] for what it must be, and reports its own
-// mistakes with [Node.Fail].
+// It does not decode into structs: the caller asks each [Node] for the type that it must have,
+// and reports mistakes of its own with [Node.Fail].
 package strictyaml
 
 import (
@@ -66,7 +66,7 @@ func (m Mistake) Unwrap() error { return m.Err }
 type document struct {
 	mistakes []Mistake
 	nodes    int
-	full     bool // over maxNodes: the walk ends, and what seems to be missing may not be
+	full     bool // over maxNodes: the walk ends, and no more mistakes are reported
 }
 
 // A Node is a place in a file. The zero Node is of no file.
@@ -215,7 +215,7 @@ func (n Node) Known(known ...string) (values map[string]Node, ok bool) {
 	return values, true
 }
 
-// Unknown reports that f, which is a what, is none of known.
+// Unknown reports that the name of f is none of known. what says what f is, such as "field".
 func (f Field) Unknown(what string, known []string) {
 	near := spelling.Nearest(f.Name, known)
 	if near != "" {

@@ -279,8 +279,8 @@ func (c *Client) token() (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// readFile returns the contents of a file of at most limit bytes. what says in an error
-// what the file should hold.
+// readFile returns the contents of a file of at most limit bytes. Errors name the file by
+// what, its intended contents.
 func readFile(what, path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path) //nolint:gosec // the user names the file
 	if err != nil {

@@ -147,8 +147,8 @@ func Reason(err error) string {
 // A refusal is an ErrUnauthenticated with its reason.
 type refusal struct{ who, reason, text string }
 
-// refuse returns a refusal by the authenticator who. The text must not have text of the
-// caller.
+// refuse returns a refusal by the authenticator named who. The error must not quote text of
+// the caller.
 func refuse(who, reason, format string, args ...any) error {
 	return &refusal{who, reason, fmt.Sprintf(format, args...)}
 }
