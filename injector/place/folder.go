@@ -52,7 +52,7 @@ func absolute(dir string) string {
 // come before those on a disk.
 func bases(filesDir string) []string {
 	var ram, disk []string
-	runtimeDir := os.Getenv("XDG_RUNTIME_DIR") //nolint:forbidigo // about this machine, as TMPDIR is; no setting of ours
+	runtimeDir := os.Getenv("XDG_RUNTIME_DIR") //nolint:forbidigo // about this machine, as TMPDIR is; not a setting
 	for _, dir := range []string{filesDir, runtimeDir, "/dev/shm", os.TempDir()} {
 		if dir == "" {
 			continue
@@ -105,8 +105,7 @@ func removeMade(made []string) {
 }
 
 // makeAll makes dir and the folders above it that are missing, and returns those that it made,
-// outermost first. It does not use package durable, which does not tell what it made: a run
-// removes it all again.
+// outermost first. Package durable does not return what it made, and a run must remove it again.
 func makeAll(dir string) (made []string, err error) {
 	if dir == "" {
 		return nil, nil
