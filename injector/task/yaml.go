@@ -138,8 +138,8 @@ func declared(n strictyaml.Node) secret.Declaration {
 	return d
 }
 
-// validate reports a d that cannot be placed as a mistake of n. It does nothing if n has had a
-// mistake since there were before of them.
+// validate reports a mistake of n if d cannot be placed. It reports nothing if the file had a mistake
+// in n already, that is, if it now has more than before.
 func validate(n strictyaml.Node, d secret.Declaration, before int) {
 	if n.Count() > before {
 		return
