@@ -42,7 +42,9 @@ type work struct {
 }
 
 // do carries w out. It returns the number of secrets if w is to verify the store.
-func (w work) do(ctx context.Context, m maintainer, key func(file string) (sealed.Key, error)) (secrets int, err error) {
+func (w work) do(
+	ctx context.Context, m maintainer, key func(file string) (sealed.Key, error),
+) (secrets int, err error) {
 	switch w.Do {
 	case "verify":
 		return m.Verify(ctx)
@@ -78,7 +80,8 @@ func (a *app) control(ctx context.Context, path string, m any) {
 		err = os.Chmod(path, 0o600)
 	}
 	if err != nil {
-		a.log.Warn("no control socket: backup, key rotation and doctor cannot work while the store is served", "error", err)
+		a.log.Warn("no control socket: backup, key rotation and doctor cannot work while the store is served",
+			"error", err)
 		return
 	}
 	mux := http.NewServeMux()
@@ -100,7 +103,8 @@ func (a *app) control(ctx context.Context, path string, m any) {
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second}
 	if err := serveUntil(ctx, server, ownListener{l}); err != nil {
-		a.log.Error("the control socket has failed: backup, key rotation and doctor cannot work until a restart", "error", err)
+		a.log.Error("the control socket has failed: backup, key rotation and doctor cannot work until a restart",
+			"error", err)
 	}
 }
 
@@ -132,7 +136,8 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 	c, err := dialer.DialContext(ctx, "unix", controlPath(path))
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
-			return 0, secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err), "run it as the user of the server, or as root")
+			return 0, secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err),
+				"run it as the user of the server, or as root")
 		}
 		return 0, errNotServed // no socket, or no process listens on it
 	}
@@ -150,7 +155,8 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the server did not answer, so it is not known whether it is done: %w", secret.ErrUnavailable, err)
+		return 0, fmt.Errorf("%w: the server did not answer, so it is not known whether it is done: %w",
+			secret.ErrUnavailable, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read whole
 	var answer work
@@ -158,7 +164,8 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 		return 0, fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
 	}
 	if answer.Error != "" {
-		return answer.Secrets, secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()}, "%s", answer.Hint)
+		return answer.Secrets, secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()},
+			"%s", answer.Hint)
 	}
 	return answer.Secrets, nil
 }

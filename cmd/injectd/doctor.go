@@ -29,9 +29,10 @@ func (a *app) doctorCommand() *cobra.Command {
 when they expire, policy, tokens, issuers' keys, the audit log and the store. It opens
 every secret once. It changes nothing, and may run beside a server. It exits with 1 if
 serve would fail or a secret is damaged.`,
-		Example: "  injectd doctor --store file:///var/lib/inject/secrets.db --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem",
-		Args:    cli.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
+		Example: `  injectd doctor --store file:///var/lib/inject/secrets.db \
+      --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 	s := &a.set
 	a.settings.AddFlags(cmd, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
@@ -158,7 +159,8 @@ func canBeMade(path string) error {
 		err = unix.Access(dir, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return secret.WithHint(fmt.Errorf("%w: %s cannot be created in %s: %w", secret.ErrUnavailable, filepath.Base(path), dir, err), "give that folder to the user that runs injectd")
+		return secret.WithHint(fmt.Errorf("%w: %s cannot be created in %s: %w", secret.ErrUnavailable,
+			filepath.Base(path), dir, err), "give that folder to the user that runs injectd")
 	}
 	return nil
 }

@@ -136,7 +136,8 @@ func (w *writer) check(there map[secret.Ref][]byte) (made bool, err error) {
 		}
 	}
 	if lost != nil || before != nil && after != nil {
-		return false, fmt.Errorf("after %d changes: %v is not as it was acknowledged; of the change under way %v is made and %v is not", w.acks, lost, after, before)
+		return false, fmt.Errorf("after %d changes: %v is not as it was acknowledged; of the change under way %v is "+
+			"made and %v is not", w.acks, lost, after, before)
 	}
 	made = w.underWay != nil && before == nil
 	if made {
@@ -241,7 +242,10 @@ func TestKill(t *testing.T) {
 	for kill := range kills {
 		if kill%perStore == 0 {
 			dir = t.TempDir()
-			flags = []string{"--insecure", "--ops-listen=", "--store", "file://" + dir + "/secrets.db", "--key-file", filepath.Join(dir, "key.txt")}
+			flags = []string{
+				"--insecure", "--ops-listen=",
+				"--store", "file://" + dir + "/secrets.db", "--key-file", filepath.Join(dir, "key.txt"),
+			}
 			environ, writers = []string{"HOME=" + dir}, newWriters()
 		}
 		if kill%4 == 3 { // before it serves, or just then
@@ -255,7 +259,10 @@ func TestKill(t *testing.T) {
 		require.NoErrorf(t, err, "kill %d", kill)
 		acks += n
 		// Every page and every secret, before anything can have mended it.
-		s, err := sealed.Open(t.Context(), sealed.Options{Path: filepath.Join(dir, "secrets.db"), Key: sealed.Key{File: filepath.Join(dir, "key.txt")}})
+		s, err := sealed.Open(t.Context(), sealed.Options{
+			Path: filepath.Join(dir, "secrets.db"),
+			Key:  sealed.Key{File: filepath.Join(dir, "key.txt")},
+		})
 		require.NoErrorf(t, err, "kill %d", kill)
 		_, err = s.Verify(t.Context())
 		require.NoErrorf(t, err, "kill %d", kill)
@@ -269,14 +276,17 @@ func TestKill(t *testing.T) {
 			out, err := doctor.CombinedOutput()
 			require.NoErrorf(t, err, "%s", out)
 			require.NoError(t, p.stop(syscall.SIGTERM), p.stderr)
-			left, err := filepath.Glob(filepath.Join(dir, "[^.]*")) // without the folders in which a killed one was making the store
+			// without the folders in which a killed one was making the store
+			left, err := filepath.Glob(filepath.Join(dir, "[^.]*"))
 			require.NoError(t, err)
 			slices.Sort(left)
-			require.Equal(t, []string{filepath.Join(dir, "key.txt"), filepath.Join(dir, "secrets.db")}, left, "what a server leaves when it was asked to stop")
+			require.Equal(t, []string{filepath.Join(dir, "key.txt"), filepath.Join(dir, "secrets.db")}, left,
+				"what a server leaves when it was asked to stop")
 		}
 	}
 	require.Greater(t, acks, kills, "there was load")
-	t.Logf("%d kills under load and %d of a server that starts: %d changes were acknowledged; of %d under way %d were made", kills, early, acks, under, made)
+	t.Logf("%d kills under load and %d of a server that starts: %d changes were acknowledged; of %d under way %d "+
+		"were made", kills, early, acks, under, made)
 }
 
 // underLoad kills p while all writers write, a moment after the given number of changes. It
@@ -316,7 +326,8 @@ func underLoad(t *testing.T, p *process, writers []*writer, changes int) (acks i
 // killed starts a server and kills it after a while, wherever it is then.
 func killed(t *testing.T, dir string, environ, flags []string, after time.Duration) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(binaries, "injectd"), append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...)
+	cmd := exec.Command(filepath.Join(binaries, "injectd"),
+		append([]string{"serve", "--listen", "127.0.0.1:0"}, flags...)...)
 	cmd.Dir, cmd.Env = dir, environ
 	require.NoError(t, cmd.Start())
 	time.Sleep(after)
@@ -352,7 +363,8 @@ func newSteps(n int, maintain func(args ...string) error) []step {
 			}
 			s.do = func(ctx context.Context, c *rpc.Client) error { return c.Import(ctx, all) }
 		case i == n/2:
-			s = step{backup: true, do: func(context.Context, *rpc.Client) error { return maintain("backup", "backup.db") }}
+			s = step{backup: true}
+			s.do = func(context.Context, *rpc.Client) error { return maintain("backup", "backup.db") }
 		case i == 2*n/3:
 			s = step{rotate: true, do: func(context.Context, *rpc.Client) error {
 				return maintain("keys", "rotate", "--new-key-file", "key2.txt")
@@ -424,7 +436,8 @@ func attach(t *testing.T, p *process, options ...string) (stop func()) {
 	said := &output{}
 	cmd.Stderr = said
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { return strings.Contains(said.String(), "attached") }, time.Minute, time.Millisecond, "strace: %s", said)
+	require.Eventually(t, func() bool { return strings.Contains(said.String(), "attached") }, time.Minute,
+		time.Millisecond, "strace: %s", said)
 	return func() {
 		_ = cmd.Process.Signal(os.Interrupt) // it may have ended with the server
 		_ = cmd.Wait()                       // it says that it was interrupted
@@ -439,7 +452,8 @@ func TestEverySyncPoint(t *testing.T) {
 	environ := []string{"HOME=" + dir}
 	flags := []string{"--store", "file://" + dir + "/secrets.db"}
 	audit := filepath.Join(beside, "audit.log")
-	p, err := startServer(dir, environ, append(flags, "--insecure", "--ops-listen=", "--key-file", filepath.Join(dir, "key.txt"), "--audit-log", audit)...)
+	p, err := startServer(dir, environ, append(flags,
+		"--insecure", "--ops-listen=", "--key-file", filepath.Join(dir, "key.txt"), "--audit-log", audit)...)
 	require.NoError(t, err)
 	log := filepath.Join(beside, "strace.log")
 	detached := attach(t, p, disktest.Strace(log)...)
@@ -514,7 +528,10 @@ func mayBe(changes []change, acks int) map[secret.Ref][][]byte {
 
 // storeMayBe returns an error unless each secret in dir has one of the values that it may have.
 func storeMayBe(ctx context.Context, dir string, may map[secret.Ref][][]byte) error {
-	s, err := sealed.Open(ctx, sealed.Options{Path: filepath.Join(dir, "secrets.db"), Key: sealed.Key{File: filepath.Join(dir, "key.txt")}})
+	s, err := sealed.Open(ctx, sealed.Options{
+		Path: filepath.Join(dir, "secrets.db"),
+		Key:  sealed.Key{File: filepath.Join(dir, "key.txt")},
+	})
 	if err != nil {
 		return err
 	}
@@ -542,7 +559,8 @@ func TestFailedSync(t *testing.T) {
 	p, err := startServer(dir, []string{"HOME=" + dir}, "--insecure", "--ops-listen=", "--audit-log", audit,
 		"--store", "file://"+dir+"/secrets.db", "--key-file", filepath.Join(dir, "key.txt"))
 	require.NoError(t, err)
-	detached := attach(t, p, append(disktest.Strace(log), "-e", "inject=fdatasync:error=EIO:when=3+3")...) // counted by thread
+	// strace counts the calls of each thread by itself.
+	detached := attach(t, p, append(disktest.Strace(log), "-e", "inject=fdatasync:error=EIO:when=3+3")...)
 	c := connect(t, p)
 	var changes []change
 	acks := 0

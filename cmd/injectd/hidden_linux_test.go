@@ -52,7 +52,8 @@ func TestNoCore(t *testing.T) {
 				defer c.Close() //nolint:errcheck // it has no connection any more
 				for n := 0; ; n++ {
 					ref := secret.Ref{Scope: task, Key: fmt.Sprintf("K%d_%d", i, n)}
-					err := c.Create(t.Context(), ref, secret.NewValue(slices.Concat(s.cores[n%len(s.cores)], make([]byte, n%3*4000))), store.Regular)
+					err := c.Create(t.Context(), ref, secret.NewValue(slices.Concat(s.cores[n%len(s.cores)],
+						make([]byte, n%3*4000))), store.Regular)
 					if err == nil {
 						_, err = c.Resolve(t.Context(), task, []secret.Declaration{{Key: ref.Key}})
 					}
@@ -103,8 +104,10 @@ func TestHidden(t *testing.T) {
 		}
 	}
 	other := ownerOf("/bin/sleep", "60")
-	server := ownerOf(filepath.Join(binaries, "injectd"), "serve", "--insecure", "--listen", "127.0.0.1:0", "--ops-listen=")
-	require.Eventually(t, func() bool { return server() == 0 }, time.Minute, time.Millisecond, "it is root's to look into")
+	server := ownerOf(filepath.Join(binaries, "injectd"),
+		"serve", "--insecure", "--listen", "127.0.0.1:0", "--ops-listen=")
+	require.Eventually(t, func() bool { return server() == 0 }, time.Minute, time.Millisecond,
+		"it is root's to look into")
 	require.EqualValues(t, 65534, other(), "another is its user's")
 }
 

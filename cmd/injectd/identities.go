@@ -18,7 +18,8 @@ import (
 func (f *accessSettings) check() error {
 	var errs []error
 	refuse := func(hint, format string, args ...any) {
-		errs = append(errs, secret.WithHint(fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...), "%s", hint))
+		errs = append(errs, secret.WithHint(fmt.Errorf("%w: "+format, append([]any{secret.ErrInvalid}, args...)...),
+			"%s", hint))
 	}
 	given := map[string]bool{
 		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
@@ -27,19 +28,22 @@ func (f *accessSettings) check() error {
 	if f.Insecure {
 		for _, name := range []string{"cert-file", "cert-key-file", "client-ca-file", "jwt", "token-file", "policy"} {
 			if given[name] {
-				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them", name)
+				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them",
+					name)
 			}
 		}
 		return errors.Join(errs...)
 	}
 	if !given["cert-file"] {
-		refuse("give a certificate, or --insecure to develop on this machine alone", "--cert-file is missing: values are only sent over TLS")
+		refuse("give a certificate, or --insecure to develop on this machine alone",
+			"--cert-file is missing: values are only sent over TLS")
 	}
 	if !given["client-ca-file"] && !given["jwt"] && !given["token-file"] {
 		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "no caller could be identified")
 	}
 	if !given["policy"] {
-		refuse("docs/reference/policy.md is its format; injectd policy prints its schema", "--policy is missing, and what it does not allow is denied")
+		refuse("docs/reference/policy.md is its format; injectd policy prints its schema",
+			"--policy is missing, and what it does not allow is denied")
 	}
 	return errors.Join(errs...)
 }
@@ -49,7 +53,8 @@ type access struct {
 	certificates *transport.Certificates // nil with --insecure, as are the fields below
 	chain        identity.Chain
 	policy       *policy.File
-	sources      map[string]interface{ Err() error } // by flag; Err tells why the content in force is older than the file
+	// by flag; Err tells why the content in force is older than the file
+	sources map[string]interface{ Err() error }
 }
 
 // open reads every file and URL that the settings name, and follows their changes until ctx
@@ -81,7 +86,8 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 			continue
 		}
 		if a.sources["jwt "+o.Issuer] != nil {
-			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is given twice", secret.ErrInvalid, o.Issuer), "give each issuer once: a token names its issuer, so it cannot choose between two"))
+			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is given twice", secret.ErrInvalid, o.Issuer),
+				"give each issuer once: a token names its issuer, so it cannot choose between two"))
 			continue
 		}
 		o.Log = log.Named("jwt")

@@ -39,7 +39,8 @@ key. To lock them out, create the secrets anew in a new store.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			to := a.set.Rotate.NewKeyFile
 			if to == "" {
-				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid), "%s --new-key-file key-2.txt; it is created if it does not exist", cmd.CommandPath())
+				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid),
+					"%s --new-key-file key-2.txt; it is created if it does not exist", cmd.CommandPath())
 			}
 			if _, err := a.maintain(cmd.Context(), work{Do: "rotate", Path: to}); err != nil {
 				return err
@@ -102,7 +103,8 @@ is another.`,
 
 func oneFile(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return secret.WithHint(fmt.Errorf("%w: %s takes one file", secret.ErrInvalid, cmd.CommandPath()), "%s", cmd.UseLine())
+		return secret.WithHint(fmt.Errorf("%w: %s takes one file", secret.ErrInvalid, cmd.CommandPath()),
+			"%s", cmd.UseLine())
 	}
 	return nil
 }

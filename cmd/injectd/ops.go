@@ -50,14 +50,16 @@ func (h *health) ready(ctx context.Context) error {
 // register adds the metrics of certificates, policy, tokens and issuers' keys.
 func (h *health) register(r prometheus.Registerer) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
-		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "inject", Name: name, Help: help, ConstLabels: labels}, value))
+		o := prometheus.GaugeOpts{Namespace: "inject", Name: name, Help: help, ConstLabels: labels}
+		r.MustRegister(prometheus.NewGaugeFunc(o, value))
 	}
 	if c := h.access.certificates; c != nil {
 		gauge("certificate_expiry_seconds", "When the server's certificate expires, in seconds since 1970.", nil,
 			func() float64 { return float64(c.NotAfter().Unix()) })
 	}
 	for name, source := range h.access.sources {
-		gauge("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in force.", prometheus.Labels{"source": name},
+		gauge("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in "+
+			"force.", prometheus.Labels{"source": name},
 			func() float64 {
 				if source.Err() != nil {
 					return 1

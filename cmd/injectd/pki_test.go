@@ -34,11 +34,13 @@ func makeIssuer(dir string) error {
 		return err
 	}
 	const id = "1"
-	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}}})
+	public := jose.JSONWebKey{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public}})
 	if err != nil {
 		return err
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}},
+		nil)
 	if err != nil {
 		return err
 	}
@@ -47,5 +49,6 @@ func makeIssuer(dir string) error {
 		"iss": "https://ci.example.org", "sub": "job", "aud": "inject", "repository": "acme/p",
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 	}).Serialize()
-	return errors.Join(err, os.WriteFile(filepath.Join(dir, "jwks.json"), keys, 0o600), os.WriteFile(filepath.Join(dir, "ci.token"), []byte(token), 0o600))
+	return errors.Join(err, os.WriteFile(filepath.Join(dir, "jwks.json"), keys, 0o600),
+		os.WriteFile(filepath.Join(dir, "ci.token"), []byte(token), 0o600))
 }

@@ -78,7 +78,8 @@ func (o *output) String() string {
 
 // startServer starts injectd serve. It returns when the server is ready or has failed.
 func startServer(dir string, environ []string, args ...string) (*process, error) {
-	cmd := exec.Command(filepath.Join(binaries, "injectd"), append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
+	cmd := exec.Command(filepath.Join(binaries, "injectd"),
+		append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir, cmd.Env = dir, environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := &process{cmd: cmd, stdout: &output{}, stderr: &output{}, ended: make(chan struct{})}
@@ -153,8 +154,10 @@ func (p *process) stop(sig os.Signal) error {
 // TestScript runs testdata/*.txtar on the real binaries. Beside testscript's own
 // commands there are:
 //
-//	serve NAME FLAG...    starts injectd serve; $NAME is its --store, $NAME_HOST its host:port, $NAME_OPS its port for operations
-//	down NAME [SIGNAL]    asks it to stop (TERM) and wants it to end with 0; its stdout and stderr are in NAME.out and NAME.err
+//	serve NAME FLAG...    starts injectd serve; $NAME is its --store, $NAME_HOST its host:port,
+//	                      $NAME_OPS its port for operations
+//	down NAME [SIGNAL]    asks it to stop (TERM) and expects exit code 0; its stdout and stderr
+//	                      are in NAME.out and NAME.err
 //	                      (testscript's own "stop" ends the script, as one that has passed)
 //	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE in any form of harness.Forms
 //	nobody CMD...         runs CMD as the user 65534, who owns no file; it must exit with 0
@@ -183,7 +186,8 @@ func TestScript(t *testing.T) {
 				}
 			}
 			for name, awkward := range map[string]string{"a": "'\"$HOME`\\\n\xff\xfe%s", "b": "$(id)\t\xc3'\n"} {
-				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()), 0o600); err != nil {
+				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()),
+					0o600); err != nil {
 					return err
 				}
 			}

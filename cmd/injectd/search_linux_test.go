@@ -57,7 +57,8 @@ func (s *searcher) finds(text []byte) []redact.Find {
 	_ = w.Close()
 	for i, forms := range s.forms {
 		if form := harness.Leaked(string(text), forms); form != "" {
-			found = append(found, redact.Find{Offset: int64(bytes.Index(text, []byte(form))), Name: fmt.Sprint(i), Kind: "encoded"})
+			at := int64(bytes.Index(text, []byte(form)))
+			found = append(found, redact.Find{Offset: at, Name: fmt.Sprint(i), Kind: "encoded"})
 		}
 	}
 	return found
@@ -68,9 +69,11 @@ func (s *searcher) clean(t *testing.T, where string, text []byte) {
 	t.Helper()
 	require.NotEmptyf(t, text, "%s says nothing", where)
 	middle := len(text) / 2
-	require.GreaterOrEqualf(t, len(s.finds(slices.Concat(text[:middle], s.canary, text[middle:]))), s.planted, "the search of %s finds nothing", where)
+	require.GreaterOrEqualf(t, len(s.finds(slices.Concat(text[:middle], s.canary, text[middle:]))), s.planted,
+		"the search of %s finds nothing", where)
 	for i, core := range s.cores { // one alone, as it is
-		require.NotEmptyf(t, s.finds(slices.Concat(text[:middle], core, text[middle:])), "the search of %s does not find %d", where, i)
+		require.NotEmptyf(t, s.finds(slices.Concat(text[:middle], core, text[middle:])),
+			"the search of %s does not find %d", where, i)
 	}
 	require.Emptyf(t, s.finds(text), "a value is in %s", where)
 }

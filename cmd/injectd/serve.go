@@ -121,16 +121,19 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, backend.Close()) }() // after everything else, because requests use it until they end
+	// after everything else, because requests use it until they end
+	defer func() { err = errors.Join(err, backend.Close()) }()
 
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o := serve.Options{
 		Store: backend, Audit: audit, Log: a.log, Metrics: registry, Cluster: f.Listen.Cluster,
 		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
 	}
 	if f.Access.Insecure {
-		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is encrypted on the way; this is for developing on this machine alone", "address", address)
+		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+
+			"encrypted on the way; this is for developing on this machine alone", "address", address)
 	} else {
 		o.Authenticator, o.Policy = who.chain, who.policy.Current
 	}
@@ -143,7 +146,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
 		defer answered()
-		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), transport.HTTP(handler, limits, a.log.Named("http")), port, f.Listen.Drain)
+		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay),
+			transport.HTTP(handler, limits, a.log.Named("http")), port, f.Listen.Drain)
 	})
 	if f.Listen.Ops != "" {
 		ops, err := opsPort(ctx, f.Listen.Ops)

@@ -209,10 +209,12 @@ func (m *manager) one(ctx context.Context) error {
 	switch {
 	case what < 2 && len(m.absent) > 0:
 		ref, v := one(m.absent), m.value()
-		return m.change("create", []secret.Ref{ref}, [][]byte{v}, func() error { return m.client.Create(ctx, ref, secret.NewValue(v), store.Regular) })
+		return m.change("create", []secret.Ref{ref}, [][]byte{v},
+			func() error { return m.client.Create(ctx, ref, secret.NewValue(v), store.Regular) })
 	case what < 4:
 		ref, v := m.fresh(), m.value()
-		return m.change("create", []secret.Ref{ref}, [][]byte{v}, func() error { return m.client.Create(ctx, ref, secret.NewValue(v), store.ImagePull) })
+		return m.change("create", []secret.Ref{ref}, [][]byte{v},
+			func() error { return m.client.Create(ctx, ref, secret.NewValue(v), store.ImagePull) })
 	case what < 5:
 		var refs []secret.Ref
 		var values [][]byte
@@ -220,17 +222,20 @@ func (m *manager) one(ctx context.Context) error {
 		at := m.fresh().Scope
 		for range 4 {
 			ref, v := secret.Ref{Scope: at, Key: m.fresh().Key}, m.value()
-			refs, values, all = append(refs, ref), append(values, v), append(all, store.New{Ref: ref, Value: secret.NewValue(v)})
+			refs, values, all = append(refs, ref), append(values, v),
+				append(all, store.New{Ref: ref, Value: secret.NewValue(v)})
 		}
 		return m.change("import", refs, values, func() error { return m.client.Import(ctx, all) })
 	case what < 12:
 		ref, v := one(m.present), m.value()
-		return m.change("update", []secret.Ref{ref}, [][]byte{v}, func() error { return m.client.Update(ctx, ref, secret.NewValue(v)) })
+		return m.change("update", []secret.Ref{ref}, [][]byte{v},
+			func() error { return m.client.Update(ctx, ref, secret.NewValue(v)) })
 	case what < 15:
 		ref := one(m.present)
 		return m.change("delete", []secret.Ref{ref}, [][]byte{nil}, func() error { return m.client.Delete(ctx, ref) })
 	case what == 15:
-		return m.refusal(m.client.Create(ctx, one(m.present), secret.NewValue(m.value()), store.Regular), secret.ErrExists)
+		return m.refusal(m.client.Create(ctx, one(m.present), secret.NewValue(m.value()), store.Regular),
+			secret.ErrExists)
 	case what == 16 && len(m.absent) > 0:
 		return m.refusal(m.client.Update(ctx, one(m.absent), secret.NewValue(m.value())), secret.ErrNotFound)
 	case what == 17: // with one in the way none is imported

@@ -223,7 +223,8 @@ func (c *conductor) all() []fault {
 				c.failed(err)
 				_, _, err = c.platform.List(c.ctx, store.Filter{}, 1, "")
 				require.ErrorIs(c.t, err, secret.ErrUnavailable)
-				err = c.other.Create(c.ctx, secret.Ref{Scope: task, Key: "DENIED"}, secret.NewValue(c.value()), store.Regular)
+				err = c.other.Create(c.ctx, secret.Ref{Scope: task, Key: "DENIED"}, secret.NewValue(c.value()),
+					store.Regular)
 				require.ErrorIs(c.t, err, secret.ErrUnavailable, "not even a denial is told")
 				c.failed(err)
 				code, text := c.get("/readyz")
@@ -276,7 +277,9 @@ func (c *conductor) all() []fault {
 				replace(c.t, filepath.Join(c.dir, file), read(c.t, filepath.Join(c.dir, from, file)))
 			}
 			c.until("the new certificate is shown", func() bool {
-				conn, err := tls.Dial("tcp", c.server.host(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // which is compared
+				// only the certificate is looked at
+				conn, err := tls.Dial("tcp", c.server.host(),
+					&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 				require.NoError(c.t, err)
 				shown := conn.ConnectionState().PeerCertificates[0].Raw
 				require.NoError(c.t, conn.Close())
@@ -312,7 +315,8 @@ func (c *conductor) all() []fault {
 		}},
 		{"maintenance", func() {
 			file := []string{"--store", "file://" + c.storePath()}
-			c.injectd(append([]string{"backup", filepath.Join(c.dir, fmt.Sprintf("backup%d.db", c.rounds))}, file...)...)
+			c.injectd(append([]string{"backup", filepath.Join(c.dir, fmt.Sprintf("backup%d.db", c.rounds))},
+				file...)...)
 			c.keyFile = filepath.Join(c.dir, fmt.Sprintf("key%d.txt", c.rounds))
 			c.injectd(append([]string{"keys", "rotate", "--new-key-file", c.keyFile}, file...)...)
 			c.injectd(append([]string{"doctor", "--insecure"}, file...)...)

@@ -55,22 +55,28 @@ func TestSoak(t *testing.T) {
 	dir := t.TempDir()
 	s := &soak{
 		dir: dir, storeDir: filepath.Join(dir, "store"), auditDir: filepath.Join(dir, "audit"), searcher: newSearcher(),
-		secrets: map[secret.Ref]*history{}, told: map[string]bool{}, changes: map[string]int{}, ended: make(chan struct{}),
+		secrets: map[secret.Ref]*history{}, told: map[string]bool{}, changes: map[string]int{},
+		ended: make(chan struct{}),
 	}
 	smallDisk(t, s.storeDir, "128m")
 	smallDisk(t, s.auditDir, "64m")
 	before := goleak.IgnoreCurrent()
 	require.NoError(t, makePKI(t, filepath.Join(dir, "pki")))
 	require.NoError(t, makePKI(t, filepath.Join(dir, "pki2")))
-	replace(t, filepath.Join(dir, "ca.pem"), read(t, filepath.Join(dir, "pki", "ca.pem"))+read(t, filepath.Join(dir, "pki2", "ca.pem")))
+	replace(t, filepath.Join(dir, "ca.pem"), read(t, filepath.Join(dir, "pki", "ca.pem"))+
+		read(t, filepath.Join(dir, "pki2", "ca.pem")))
 	for _, file := range []string{"server.pem", "server.key"} {
 		replace(t, filepath.Join(dir, file), read(t, filepath.Join(dir, "pki", file)))
 	}
 	replace(t, filepath.Join(dir, "policy.yaml"), soakPolicy(false))
-	c := &conductor{soak: s, t: t, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, keyFile: filepath.Join(dir, "key.txt")}
+	c := &conductor{
+		soak: s, t: t, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
+		keyFile: filepath.Join(dir, "key.txt"),
+	}
 	var err error
-	s.server, err = startServer(dir, []string{"HOME=" + dir}, "--store", "file://"+s.storePath(), "--key-file", c.keyFile,
-		"--cert-file", "server.pem", "--cert-key-file", "server.key", "--client-ca-file", "ca.pem", "--policy", "policy.yaml",
+	s.server, err = startServer(dir, []string{"HOME=" + dir}, "--store", "file://"+s.storePath(),
+		"--key-file", c.keyFile, "--policy", "policy.yaml",
+		"--cert-file", "server.pem", "--cert-key-file", "server.key", "--client-ca-file", "ca.pem",
 		"--audit-log", filepath.Join(s.auditDir, "audit.log"), "--rate", "0", "--log-level", "debug")
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -85,7 +91,8 @@ func TestSoak(t *testing.T) {
 
 	group, ctx := errgroup.WithContext(t.Context())
 	c.ctx = ctx
-	c.platform, c.task, c.other = s.client(t, s.server.host(), "platform"), s.client(t, s.server.host(), "task"), s.client(t, s.server.host(), "other")
+	c.platform, c.task, c.other = s.client(t, s.server.host(), "platform"), s.client(t, s.server.host(), "task"),
+		s.client(t, s.server.host(), "other")
 	ended := sync.OnceFunc(func() { close(s.ended) })
 	defer ended()
 	address := s.proxy.port.Addr().String()
@@ -151,8 +158,10 @@ func TestSoak(t *testing.T) {
 		s.searcher.cleanFile(t, filepath.Join(s.auditDir, fmt.Sprintf("audit.log.%d", round)))
 	}
 	s.searcher.cleanFile(t, filepath.Join(s.auditDir, "audit.log"))
-	t.Logf("%d answers and %d that were refused for %d faults; %d connections were cut; %d secrets, %d changes; %d errors of clients",
-		s.answered.Load(), s.refused.Load(), len(c.faults), s.proxy.cuts.Load(), len(s.secrets), len(s.changes), len(s.told))
+	t.Logf("%d answers and %d that were refused for %d faults; %d connections were cut; %d secrets, %d changes; %d "+
+		"errors of clients",
+		s.answered.Load(), s.refused.Load(), len(c.faults), s.proxy.cuts.Load(), len(s.secrets), len(s.changes),
+		len(s.told))
 }
 
 // checkStore expects every acknowledged change in the store, and of those under way all or

@@ -75,7 +75,10 @@ func (w *wire) send(method, request string) reply {
 	}
 	notes, _ := sent.LoadOrStore(w.ts.MkAbs("."), &[]note{})
 	if list, ok := notes.(*[]note); ok { // of one script, which sends one after the other
-		n := note{id: id, method: method, code: r.Code, identity: w.identity, namesOnly: strings.Contains(request, `"namesOnly":true`)}
+		n := note{
+			id: id, method: method, code: r.Code, identity: w.identity,
+			namesOnly: strings.Contains(request, `"namesOnly":true`),
+		}
 		if answer, ok := r.Answer.(map[string]any); ok && answer["failures"] != nil {
 			n.code = "already_exists" // of an import, which tells it in its answer
 		}
@@ -133,7 +136,8 @@ func (w *wire) curl(id, method, request string) reply {
 	binary := strings.HasSuffix(w.kind, "-proto")
 	if binary {
 		body = w.must(w.encode(method, request), "gzip")
-		args = append(args, "-A", "connectrpc/0.9", "-H", "content-type: application/proto", "-H", "content-encoding: gzip", "-H", "accept-encoding: gzip")
+		args = append(args, "-A", "connectrpc/0.9", "-H", "content-type: application/proto",
+			"-H", "content-encoding: gzip", "-H", "accept-encoding: gzip")
 	} else {
 		args = append(args, "-H", "content-type: application/json")
 	}
@@ -280,7 +284,8 @@ type nodeClient struct {
 // bundled bundles the client and Flyte's generated TypeScript into one file.
 var bundled = sync.OnceValues(func() (string, error) {
 	out := filepath.Join(binaries, "client.mjs")
-	cmd := exec.Command("node", "node_modules/esbuild/bin/esbuild", "client.js", "--bundle", "--platform=node", "--format=esm", "--log-level=warning", "--outfile="+out)
+	cmd := exec.Command("node", "node_modules/esbuild/bin/esbuild",
+		"client.js", "--bundle", "--platform=node", "--format=esm", "--log-level=warning", "--outfile="+out)
 	cmd.Dir = deployWire
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("esbuild: %w: %s", err, said)

@@ -122,7 +122,8 @@ func readTable(ts *testscript.TestScript, name string) []row {
 	}
 	a := base64.StdEncoding.EncodeToString(value("a"))
 	expand := strings.NewReplacer(
-		"$A", a, "$B", base64.StdEncoding.EncodeToString(value("b")), "$TEXT", base64.StdEncoding.EncodeToString([]byte(a)),
+		"$A", a, "$B", base64.StdEncoding.EncodeToString(value("b")),
+		"$TEXT", base64.StdEncoding.EncodeToString([]byte(a)),
 		"$MIB", long(1<<20), "$MORE", long(1<<20+1), "$OVER", long(4<<20))
 	var rows []row
 	var open bool // the last row has no answer yet
@@ -213,7 +214,8 @@ func rows(ts *testscript.TestScript, neg bool, args []string) {
 			want.Message = got.Message
 		}
 		if !reflect.DeepEqual(got, want) {
-			ts.Fatalf("%s.rows:%d: %s %.200s\ngot  %.2000s\nwant %.2000s", args[0], row.line, row.method, row.request, got, want)
+			ts.Fatalf("%s.rows:%d: %s %.200s\ngot  %.2000s\nwant %.2000s", args[0], row.line, row.method, row.request,
+				got, want)
 		}
 	}
 	ts.Logf("%d rows", len(table))
@@ -302,8 +304,8 @@ var sent sync.Map
 // verbs are the words of the audit log for methods. Of the others it tells nothing, as
 // nothing is decided.
 var verbs = map[string]string{
-	"CreateSecret": "create", "UpdateSecret": "update", "DeleteSecret": "delete", "GetSecret": "get", "ListSecrets": "list",
-	"Import": "import", "Resolve": "resolve",
+	"CreateSecret": "create", "UpdateSecret": "update", "DeleteSecret": "delete", "GetSecret": "get",
+	"ListSecrets": "list", "Import": "import", "Resolve": "resolve",
 }
 
 // audited compares audit logs with all that the script has sent: audited LOG...

@@ -22,7 +22,8 @@ func TestFindLeak(t *testing.T) {
 		"hexadecimal":     hex.EncodeToString([]byte(value)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.ErrorContains(t, harness.FindLeak(map[string]string{"log": "before " + text + " after"}, values), "log holds the value v")
+			require.ErrorContains(t, harness.FindLeak(map[string]string{"log": "before " + text + " after"}, values),
+				"log holds the value v")
 		})
 	}
 	require.NoError(t, harness.FindLeak(map[string]string{"log": "nothing of it"}, values))

@@ -245,7 +245,8 @@ func (n Node) Text() (text string, ok bool) {
 	switch {
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str":
 		return n.Value, true
-	case n.Kind == yaml.ScalarNode && slices.Contains([]string{"!!int", "!!float", "!!bool", "!!timestamp"}, n.ShortTag()):
+	case n.Kind == yaml.ScalarNode && slices.Contains([]string{"!!int", "!!float", "!!bool", "!!timestamp"},
+		n.ShortTag()):
 		n.Fail("expected text, found %s: it needs quotes", n.Found())
 	default:
 		n.Fail("expected text, found %s", n.Found())

@@ -70,9 +70,15 @@ func TestMistakes(t *testing.T) {
 		{"nothing", "---\n", []string{"line 2: expected fields, found nothing"}},
 		{"a set", "!!set {}", []string{"line 1: expected fields, found fields"}},
 		{"an unknown field", "name: a\nhunter: x", []string{"line 2: hunter: unknown field (known: name, items)"}},
-		{"a misspelt field", "name: a\nitms: x", []string{"line 2: itms: unknown field, did you mean items? (known: name, items)"}},
+		{
+			"a misspelt field", "name: a\nitms: x",
+			[]string{"line 2: itms: unknown field, did you mean items? (known: name, items)"},
+		},
 		{"a value as field", "name: a\nhunter2 x: x", []string{"line 2: ?: unknown field (known: name, items)"}},
-		{"a long field", "name: a\n" + strings.Repeat("x", 61) + ": x", []string{"line 2: ?: unknown field (known: name, items)"}},
+		{
+			"a long field", "name: a\n" + strings.Repeat("x", 61) + ": x",
+			[]string{"line 2: ?: unknown field (known: name, items)"},
+		},
 		{"a field twice", "name: a\nname: b", []string{"line 2: name: given twice, first in line 1"}},
 		{"a missing field", "items: []", []string{"line 1: name: missing"}},
 		{"a number as field", "name: a\n1: x", []string{"line 2: a field's name must be text, found a number"}},
@@ -86,7 +92,8 @@ func TestMistakes(t *testing.T) {
 		{"text", "name: a\nitems: x", []string{"line 2: items: expected a list, found text"}},
 		{"an item", "name: a\nitems: [b, [c]]", []string{"line 2: items[1]: expected text, found a list"}},
 		{"in order", "x: 1\nname: 2", []string{
-			"line 1: x: unknown field (known: name, items)", "line 2: name: expected text, found a number: it needs quotes",
+			"line 1: x: unknown field (known: name, items)",
+			"line 2: name: expected text, found a number: it needs quotes",
 		}},
 		{"itself", "&a {name: *a}", []string{"line 1: name: expected text, found fields"}},
 	} {
@@ -106,7 +113,8 @@ func TestManyMistakes(t *testing.T) {
 
 // A few lines of aliases cannot stand for more than memory holds.
 func TestBound(t *testing.T) {
-	root, err := strictyaml.Parse([]byte("a: &a [" + strings.Repeat("x, ", 1000) + "]\nb: [" + strings.Repeat("*a, ", 1000) + "]\n"))
+	root, err := strictyaml.Parse([]byte("a: &a [" + strings.Repeat("x, ", 1000) + "]\nb: [" +
+		strings.Repeat("*a, ", 1000) + "]\n"))
 	require.NoError(t, err)
 	read := 0
 	var walk func(n strictyaml.Node)
@@ -127,7 +135,8 @@ func TestBound(t *testing.T) {
 	first, more := root.Mistakes()
 	require.Len(t, first, 1)
 	require.Zero(t, more)
-	require.EqualError(t, first[0], "line 1: too large: over 200000 texts, lists and maps, aliases counted as what they stand for")
+	require.EqualError(t, first[0], "line 1: too large: over 200000 texts, lists and maps, aliases counted as what "+
+		"they stand for")
 	require.Less(t, read, 200_000)
 }
 

@@ -95,7 +95,8 @@ func (l layer) file(source, name string) error {
 	if err != nil {
 		return err
 	}
-	return l.add(name, entry{tar.Header{Typeflag: tar.TypeReg, Mode: int64(info.Mode().Perm()), Size: int64(len(data))}, data})
+	header := tar.Header{Typeflag: tar.TypeReg, Mode: int64(info.Mode().Perm()), Size: int64(len(data))}
+	return l.add(name, entry{header, data})
 }
 
 // link adds a symbolic link called name.
