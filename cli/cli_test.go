@@ -174,7 +174,10 @@ func TestEach(t *testing.T) {
 
 func TestUserPath(t *testing.T) {
 	t.Setenv("HOME", "/home/me")
-	for base, want := range map[string]string{"": "/home/me/.config/inject/key.txt", "relative": "/home/me/.config/inject/key.txt", "/config": "/config/inject/key.txt"} {
+	for base, want := range map[string]string{
+		"":         "/home/me/.config/inject/key.txt",
+		"relative": "/home/me/.config/inject/key.txt", "/config": "/config/inject/key.txt",
+	} {
 		path, err := cli.UserPath(base, ".config", "key.txt")
 		require.NoError(t, err)
 		require.Equal(t, want, path)

@@ -104,7 +104,8 @@ func TestKinds(t *testing.T) {
 				}
 				check := contents[b.language]
 				require.NotNil(t, check, "%s:%d: a block of the unknown kind %q", p.name, b.line, b.language)
-				require.NotContains(t, "\n"+b.text, "\n$ ", "%s:%d: commands in a block that is not run", p.name, b.line)
+				require.NotContains(t, "\n"+b.text, "\n$ ", "%s:%d: commands in a block that is not run", p.name,
+					b.line)
 				check(t, b.text)
 			}
 			prose := p.prose()
@@ -142,7 +143,8 @@ func TestCommands(t *testing.T) {
 				switch b.language {
 				case "sh":
 					out, status, failed := sh.run(t, b.text, false)
-					require.Equal(t, [2]int{}, [2]int{status, failed}, "%s:%d: a command fails:\n%s", p.name, b.line, out)
+					require.Equal(t, [2]int{}, [2]int{status, failed}, "%s:%d: a command fails:\n%s", p.name, b.line,
+						out)
 				case "console":
 					sh.session(t, p.name, b)
 				}

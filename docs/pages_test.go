@@ -114,7 +114,8 @@ func TestMakeTargets(t *testing.T) {
 	named := regexp.MustCompile("`make ([a-z0-9-]+)`")
 	for _, p := range pages(t) {
 		for _, target := range named.FindAllStringSubmatch(strings.Join(p.lines, "\n"), -1) {
-			require.Regexp(t, `(?m)^`+regexp.QuoteMeta(target[1])+`:`, string(makefile), "%s names make %s", p.name, target[1])
+			require.Regexp(t, `(?m)^`+regexp.QuoteMeta(target[1])+`:`, string(makefile), "%s names make %s", p.name,
+				target[1])
 		}
 	}
 }

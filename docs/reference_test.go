@@ -106,7 +106,8 @@ func TestFlags(t *testing.T) {
 			got := inTables(text)
 			if _, list, ok := strings.Cut(text, "\nFlags: "); ok {
 				list, _, _ = strings.Cut(list, "\n\n")
-				for _, group := range regexp.MustCompile(`\(#([a-z-]+)\)( but for [^,.]+)?`).FindAllStringSubmatch(list, -1) {
+				groups := regexp.MustCompile(`\(#([a-z-]+)\)( but for [^,.]+)?`)
+				for _, group := range groups.FindAllStringSubmatch(list, -1) {
 					of, ok := section(p, group[1])
 					require.True(t, ok, "cli.md has no section %q", group[1])
 					maps.Copy(got, inTables(of))

@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	bin = dir
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-o", filepath.Join(dir, "inject"), "../cmd/inject")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-o",
+		filepath.Join(dir, "inject"), "../cmd/inject")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s", out)
@@ -58,7 +59,8 @@ func newUser(t *testing.T) *user {
 func (u *user) run(command, stdin string, env ...string) (stdout, stderr string, code int) {
 	cmd := exec.Command("sh", "-c", command)
 	var out, err bytes.Buffer
-	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = "..", append(u.env, env...), strings.NewReader(stdin), &out, &err
+	cmd.Dir, cmd.Env, cmd.Stdin = "..", append(u.env, env...), strings.NewReader(stdin)
+	cmd.Stdout, cmd.Stderr = &out, &err
 	_ = cmd.Run() // its code is what is looked at
 	return out.String(), err.String(), cmd.ProcessState.ExitCode()
 }
@@ -127,7 +129,8 @@ func TestPython(t *testing.T) {
 
 	stdout, stderr, code = u.run(command, "")
 	require.Zero(t, code, stderr)
-	require.Equal(t, fmt.Sprintf("The secret has %d characters.\nCarelessly: [redacted:MY_SECRET_KEY]\n", len([]rune(u.value))), stdout)
+	require.Equal(t, fmt.Sprintf("The secret has %d characters.\nCarelessly: [redacted:MY_SECRET_KEY]\n",
+		len([]rune(u.value))), stdout)
 	require.Empty(t, stderr)
 	require.False(t, u.holds(stdout))
 }
@@ -171,7 +174,10 @@ func TestRawContainer(t *testing.T) {
 	}{
 		{
 			2,
-			[]string{"postgres://app:[redacted:MY_SECRET_KEY]@db/orders\n", `{"rows": 3, "authorization": "Basic `, `[redacted:MY_SECRET_KEY]"}` + "\n"},
+			[]string{
+				"postgres://app:[redacted:MY_SECRET_KEY]@db/orders\n", `{"rows": 3, "authorization": "Basic `,
+				`[redacted:MY_SECRET_KEY]"}` + "\n",
+			},
 			`outputs: "report": masked (MY_SECRET_KEY 1)`,
 		},
 		{

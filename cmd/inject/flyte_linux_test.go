@@ -303,7 +303,8 @@ mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo
 // what Go's runtime has.
 func TestInitMemory(t *testing.T) {
 	harness.Need(t, "python3") // small itself: a process begins with the peak of what has started it
-	const measure = "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+	const measure = "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]); " +
+		"print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 	out, err := exec.Command("python3", "-c", measure, binary, "init", "--copy-to", t.TempDir()).Output()
 	require.NoError(t, err)
 	kib, err := strconv.Atoi(strings.TrimSpace(string(out)))

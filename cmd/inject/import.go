@@ -24,7 +24,8 @@ func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 		)
 	}
 	for _, name := range []string{
-		"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path", "registries",
+		"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path",
+		"registries",
 	} {
 		if given(cmd, name) {
 			return fmt.Errorf("%w: --from-env-file and --%s exclude each other: give one", secret.ErrInvalid, name)

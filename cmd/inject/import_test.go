@@ -65,10 +65,20 @@ func TestNotStored(t *testing.T) {
 	}{
 		{secret.ErrInvalid, "nothing was stored\n\n"},
 		{secret.ErrDenied, "nothing was stored\n\n"},
-		{errors.Join(secret.ErrInvalid, secret.ErrExists), "nothing was stored\ninject update secret NAME -d d replaces the value of one that exists\n"},
-		{secret.ErrUnavailable, "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
-		{errors.Join(secret.ErrInvalid, secret.ErrUnavailable), "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
-		{context.Canceled, "either all of the secrets were stored or none\ninject get secret -d d lists what is there\n"},
+		{
+			errors.Join(secret.ErrInvalid, secret.ErrExists),
+			"nothing was stored\ninject update secret NAME -d d replaces the value of one that exists\n",
+		},
+		{secret.ErrUnavailable, "either all of the secrets were stored or none\ninject get secret -d d lists what " +
+			"is there\n"},
+		{
+			errors.Join(secret.ErrInvalid, secret.ErrUnavailable),
+			"either all of the secrets were stored or none\ninject get secret -d d lists what is there\n",
+		},
+		{
+			context.Canceled,
+			"either all of the secrets were stored or none\ninject get secret -d d lists what is there\n",
+		},
 	} {
 		require.Equal(t, c.told, tell(notStored(c.err, scope)), c.err)
 	}

@@ -81,7 +81,10 @@ func suiteCases() []suiteCase {
 			},
 		)
 	}
-	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGKILL, unix.SIGUSR1, unix.SIGSEGV} {
+	for _, sig := range []syscall.Signal{
+		unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGKILL, unix.SIGUSR1,
+		unix.SIGSEGV,
+	} {
 		cases = append(
 			cases,
 			suiteCase{
@@ -91,7 +94,11 @@ func suiteCases() []suiteCase {
 			},
 		)
 	}
-	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGTRAP, unix.SIGABRT, unix.SIGXCPU, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS} {
+	for _, sig := range []syscall.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2,
+		unix.SIGALRM, unix.SIGTERM, unix.SIGCONT, unix.SIGWINCH, unix.SIGTRAP, unix.SIGABRT, unix.SIGXCPU,
+		unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS,
+	} {
 		cases = append(cases, suiteCase{
 			name: "dumb-init, tini: passes on " + sig.String(),
 			script: fmt.Sprintf(
@@ -294,7 +301,10 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	busybox, err := exec.LookPath("busybox")
 	require.NoError(t, err)
-	for name, from := range map[string]string{"inject": binary, "sh": busybox, "store": strings.TrimPrefix(store, "--store=file://"), "key": strings.TrimPrefix(key, "--key-file=")} {
+	for name, from := range map[string]string{
+		"inject": binary, "sh": busybox,
+		"store": strings.TrimPrefix(store, "--store=file://"), "key": strings.TrimPrefix(key, "--key-file="),
+	} {
 		data, err := os.ReadFile(from)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o755))
@@ -328,7 +338,8 @@ func TestDescriptorsByName(t *testing.T) {
 	script := `cd "$HOME"; cp .config/inject/key.txt k
 inject --key-file <(cat k) --secret K -- sh -c 'echo key $K'
 inject --task <(echo '{"secrets": ["K"]}') -- sh -c 'echo task $K'
-inject --secret K -- sh -c 'echo out $K > /dev/stdout; echo err $K > /dev/stderr; echo fd $K > /dev/fd/1; cat /dev/stdin' < <(echo in the-value) 2>&1
+inject --secret K -- sh -c 'echo out $K > /dev/stdout; echo err $K > /dev/stderr; \
+  echo fd $K > /dev/fd/1; cat /dev/stdin' < <(echo in the-value) 2>&1
 inject --termination-log /dev/stderr --secret K -- /no/such 2>&1 | grep -c command_not_found
 inject --termination-log /dev/fd/7 --secret K -- /no/such 7>&1 2>/dev/null
 inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /dev/full`
@@ -340,7 +351,8 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 	_ = cmd.Run()                       // the last one fails
 	require.Equal(
 		t,
-		"key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\nfd [redacted:K]\nin [redacted:K]\n1\n"+
+		"key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\n"+
+			"fd [redacted:K]\nin [redacted:K]\n1\n"+
 			`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n"+
 			`{"reason":"failed","retryable":false,"message":"write the task's output: write /dev/stdout: no space left on device; the rest of it is lost"}`+"\n",
 		out.String(),
@@ -532,7 +544,12 @@ func TestFullScreen(t *testing.T) {
 		changes       bool // from run to run, in its numbers
 	}{
 		// Of an Escape it waits a second for the rest of a key that begins with one.
-		{"vi", "vi -u NONE -N -n --cmd 'set ttimeout ttimeoutlen=1' " + text, [][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}}, []string{":q!", "Enter"}, false},
+		{
+			"vi", "vi -u NONE -N -n --cmd 'set ttimeout ttimeoutlen=1' " + text,
+			[][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}},
+			[]string{":q!", "Enter"},
+			false,
+		},
 		{"less", "less -N " + text, [][]string{{"Space"}, {"/line 250", "Enter"}, {"k"}, {"G"}}, []string{"q"}, false},
 		{"top", "top -d 600 -p " + strconv.Itoa(sleeper.Process.Pid), [][]string{{"t"}, {"m"}}, []string{"q"}, true},
 	} {
@@ -686,7 +703,8 @@ func TestClosedIsClosed(t *testing.T) {
 func TestTypedForTheJob(t *testing.T) {
 	home := homeWithSecret(t)
 	require.NoError(t, command(home, "create", "secret", "TAB", "a\tb\tvalue").Run())
-	script := `trap 'echo parent' INT; ` + binary + ` --secret K -- sh -c 'trap "echo child; exit 3" INT; echo ready; while :; do sleep 0.02; done'; echo code $?`
+	script := `trap 'echo parent' INT; ` + binary +
+		` --secret K -- sh -c 'trap "echo child; exit 3" INT; echo ready; while :; do sleep 0.02; done'; echo code $?`
 	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
 	readUntil(t, tty, "ready")
 	_, err := tty.WriteString("\x03")
@@ -711,7 +729,8 @@ func TestTypedForTheJob(t *testing.T) {
 // Two of us in one job do not take the terminal from each other.
 func TestTwoInOneJob(t *testing.T) {
 	home := homeWithSecret(t)
-	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary + ` --secret K -- sh -c 'sleep 0.6; echo $K'; wait; stty -g | cmp - ~/before && echo same`
+	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary +
+		` --secret K -- sh -c 'sleep 0.6; echo $K'; wait; stty -g | cmp - ~/before && echo same`
 	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
 	require.Contains(t, readUntil(t, tty, "same"), "[redacted:K]")
 	require.NoError(t, cmd.Wait())
@@ -728,7 +747,8 @@ func TestStoppedJob(t *testing.T) {
 	}
 	for range 5 {
 		do(
-			"inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo at-pro''mpt\n",
+			"inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo " +
+				"at-pro''mpt\n",
 		)
 		require.Eventually(t, func() bool { return os.Remove(home+"/started") == nil }, 5*time.Second, time.Millisecond)
 		do("\x1a", "Stopped", "at-prompt", "prompt> ")

@@ -199,7 +199,8 @@ func (c call) without(values ...string) call {
 	hides := func(text, value string) bool {
 		quoted := fmt.Sprintf("%q", value)
 		for _, form := range []string{
-			value, quoted[1 : len(quoted)-1], base64.StdEncoding.EncodeToString([]byte(value)), hex.EncodeToString([]byte(value)), value[len(value)-20:],
+			value, quoted[1 : len(quoted)-1], base64.StdEncoding.EncodeToString([]byte(value)),
+			hex.EncodeToString([]byte(value)), value[len(value)-20:],
 		} {
 			if strings.Contains(text, form) {
 				return false
@@ -406,14 +407,38 @@ func TestServerRefuses(t *testing.T) {
 		args [][]string
 		told []string
 	}{
-		"no token":              {[][]string{address, ca}, []string{"no credentials", s.address, "--token-file"}},
-		"another token":         {[][]string{address, ca, {"--token-file", s.write("wrong", wrong)}}, []string{"the credentials were refused", s.address, "expired"}},
-		"the system's CAs":      {[][]string{address, token}, []string{"TLS with " + s.address, "unknown authority", "--ca-file"}},
-		"another CA":            {[][]string{address, token, {"--ca-file", other.path("ca.pem")}}, []string{"TLS with " + s.address, "is signed by none of the authorities in", other.path("ca.pem")}},
-		"another's certificate": {[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}}, []string{s.address + " does not accept the client certificate", "--cert-file"}},
-		"no key":                {[][]string{address, ca, {"--cert-file", s.path("task.pem")}}, []string{"the client's certificate and key in " + s.path("task.pem"), "the private key there, too, or in --key-file"}},
-		"no certificate":        {[][]string{address, ca, {"--key-file", s.path("task.key")}}, []string{"a private key is given without its certificate", "--cert-file"}},
-		"no TLS":                {[][]string{{"--store", "grpc://" + s.address}}, []string{s.address, "does the server expect TLS?"}},
+		"no token": {[][]string{address, ca}, []string{"no credentials", s.address, "--token-file"}},
+		"another token": {
+			[][]string{address, ca, {"--token-file", s.write("wrong", wrong)}},
+			[]string{"the credentials were refused", s.address, "expired"},
+		},
+		"the system's CAs": {
+			[][]string{address, token},
+			[]string{"TLS with " + s.address, "unknown authority", "--ca-file"},
+		},
+		"another CA": {
+			[][]string{address, token, {"--ca-file", other.path("ca.pem")}},
+			[]string{"TLS with " + s.address, "is signed by none of the authorities in", other.path("ca.pem")},
+		},
+		"another's certificate": {
+			[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}},
+			[]string{s.address + " does not accept the client certificate", "--cert-file"},
+		},
+		"no key": {
+			[][]string{address, ca, {"--cert-file", s.path("task.pem")}},
+			[]string{
+				"the client's certificate and key in " + s.path("task.pem"),
+				"the private key there, too, or in --key-file",
+			},
+		},
+		"no certificate": {
+			[][]string{address, ca, {"--key-file", s.path("task.key")}},
+			[]string{"a private key is given without its certificate", "--cert-file"},
+		},
+		"no TLS": {
+			[][]string{{"--store", "grpc://" + s.address}},
+			[]string{s.address, "does the server expect TLS?"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // an outage is waited for
@@ -490,7 +515,11 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()
 	for _, token := range []string{text, file} {
 		variable, _, _ := strings.Cut(token, "=")
-		for _, env := range [][]string{{token}, {token, "INJECT_STORE=" + s.store}, {token, "INJECT_STORE=file:///nowhere"}} {
+		for _, env := range [][]string{
+			{token},
+			{token, "INJECT_STORE=" + s.store},
+			{token, "INJECT_STORE=file:///nowhere"},
+		} {
 			s.inject("", env, "--store", other.store, "--ca-file", other.path("ca.pem"), "--secret", "K", "--", "true").
 				failed(
 					"the token of "+variable+" goes only to the server in INJECT_STORE",

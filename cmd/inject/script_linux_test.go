@@ -85,7 +85,10 @@ func TestScript(t *testing.T) {
 					return err
 				}
 			}
-			for name, awkward := range map[string]string{"a": "'\"$HOME`\\\n\xff\xfe%s", "b": "$(id)\t\xc3'\n", "bin": "\x00\xff\n"} {
+			for name, awkward := range map[string]string{
+				"a": "'\"$HOME`\\\n\xff\xfe%s",
+				"b": "$(id)\t\xc3'\n", "bin": "\x00\xff\n",
+			} {
 				if err := os.WriteFile(
 					filepath.Join(e.WorkDir, "v", name),
 					[]byte(awkward+rand.Text()),
@@ -445,7 +448,8 @@ func TestJobControl(t *testing.T) {
 	do("again\n", "again-[redacted:K]", "prompt> ")
 	// In the background it leaves the terminal alone.
 	do(
-		"stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - ~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n",
+		"stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - "+
+			"~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n",
 		"said",
 		"as-before",
 		"prompt> ",
