@@ -1,8 +1,9 @@
-// Package cli is what the command lines of inject and injectd have in common:
-// settings, which are flags and variables; errors that quote no argument, since a
-// value may be one; a terminal on which a person can be asked.
+// Package cli is what the command lines of inject and injectd have in common: settings, which
+// are flags and environment variables; errors that quote no argument, since an argument may
+// be a secret value; and questions on a terminal.
 //
-// What the settings are, what a verb does and what an error means is the mains'.
+// The programs themselves declare their settings, implement their verbs and turn errors into
+// messages.
 package cli
 
 import (
@@ -15,8 +16,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// NoArgs is [cobra.NoArgs] without quoting what was given. Its error wraps
-// [secret.ErrInvalid].
+// NoArgs is [cobra.NoArgs], but its error quotes no argument. It wraps [secret.ErrInvalid].
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return secret.WithHint(
@@ -28,16 +28,17 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// UserPath returns where the user keeps the file of ours called name, by the XDG
-// Base Directory Specification: in the folder base, the text of one of its variables, or in
-// fallback below the home folder if base is no absolute path. Its error wraps
-// [secret.ErrInvalid]: there is no home.
+// UserPath returns the path of a user's own file, by the XDG Base Directory Specification
+// (https://specifications.freedesktop.org/basedir-spec): BASE/inject/NAME. base is the text
+// of one of the specification's variables, such as XDG_DATA_HOME. If it is not an absolute
+// path, fallback below the home folder is used. The error wraps [secret.ErrInvalid]: there is
+// no home folder.
 func UserPath(base, fallback, name string) (string, error) {
 	if !filepath.IsAbs(base) {
 		home, err := os.UserHomeDir()
 		if err != nil {
 			return "", secret.WithHint(
-				fmt.Errorf("%w: there is no home folder for a store: %w", secret.ErrInvalid, err),
+				fmt.Errorf("%w: no home folder for the store: %w", secret.ErrInvalid, err),
 				"set HOME, or choose a store with --store file:///path/to/secrets.db",
 			)
 		}

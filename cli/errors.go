@@ -12,9 +12,8 @@ import (
 	"inject/resolver/secret"
 )
 
-// Each takes err apart where errors were joined, as by [errors.Join], and returns
-// them in order; an error that is none of these is returned alone, and of a nil
-// error nothing.
+// Each returns the errors that [errors.Join] joined into err, in order and at any depth. Of
+// any other error it returns that error alone, and of nil none.
 func Each(err error) []error {
 	if err == nil {
 		return nil
@@ -23,7 +22,7 @@ func Each(err error) []error {
 	if !ok {
 		return []error{err}
 	}
-	// A list, and not a text with several causes.
+	// An error that wraps several causes in one text, by several %w, is one error.
 	var lines []string
 	var all []error
 	for _, e := range list.Unwrap() {
@@ -36,9 +35,9 @@ func Each(err error) []error {
 	return all
 }
 
-// FlagError is for [cobra.Command.SetFlagErrorFunc]. It says what is wrong with a
-// flag, and what was probably meant, without quoting the argument, in which a value
-// may be. What it returns wraps [secret.ErrInvalid].
+// FlagError is for [cobra.Command.SetFlagErrorFunc]. It returns an error that says what is
+// wrong with a flag and which flag was probably meant. It does not quote the argument, which
+// may be a secret value. The error wraps [secret.ErrInvalid].
 func FlagError(cmd *cobra.Command, err error) error {
 	what, near := "an unknown flag", ""
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
@@ -57,5 +56,5 @@ func FlagError(cmd *cobra.Command, err error) error {
 		what = mismatch(name, e.GetFlag().Value) + " (not shown)"
 	}
 	return secret.WithHint(fmt.Errorf("%w: %s%s", secret.ErrInvalid, what, near),
-		"%s --help tells the flags; an argument that begins with - goes behind --", cmd.CommandPath())
+		"%s --help lists the flags; an argument that begins with - goes after --", cmd.CommandPath())
 }

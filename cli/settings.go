@@ -208,8 +208,8 @@ func (f field) complete(cmd *cobra.Command, flag string) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(f.choices(), directive)) // cmd has the flag
 }
 
-// choice is the value of a flag whose argument is one of a few texts. An empty one stands
-// for the default.
+// choice is the value of a flag whose argument is one of a few texts. An empty argument
+// stands for the default.
 type choice struct {
 	pflag.Value
 	texts []string
@@ -234,8 +234,8 @@ func Twin(flag string) string {
 // Tag returns the tags of the setting that flag sets, none if it sets none.
 func (s *Settings) Tag(flag *pflag.Flag) reflect.StructTag { return s.flags[flag].tag }
 
-// Apply sets every flag of cmd that was not given from its variable. An empty variable is
-// as good as none. The error names every variable that does not fit and every duration
+// Apply sets every flag of cmd that was not given from its variable. An empty variable
+// counts as unset. The error names every variable that does not fit and every duration
 // that is negative; it quotes no text, and wraps [secret.ErrInvalid].
 func (s *Settings) Apply(cmd *cobra.Command) error {
 	var errs []error

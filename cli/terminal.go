@@ -14,19 +14,19 @@ import (
 	"inject/resolver/secret"
 )
 
-// ErrInterrupted is the error of who was asked and ended the question by a signal.
+// ErrInterrupted is the error of a question that was ended by a signal, such as Ctrl-C.
 var ErrInterrupted = errors.New("interrupted; nothing was changed")
 
-// A Terminal is where a person can be asked, whatever the standard streams are. One
-// question is asked at a time.
+// A Terminal asks a person, even when the standard streams are redirected. It may ask one
+// question at a time.
 type Terminal struct {
 	file    *os.File
 	stopped <-chan struct{}
 }
 
-// OpenTerminal returns stdin if it is a terminal, else the controlling one, and nil
-// if there is none or stdin is nil. A question ends when stopped is closed, too,
-// which may be nil; it does when signals are taken by somebody else.
+// OpenTerminal returns stdin if it is a terminal, else the controlling terminal, and nil
+// if there is neither or stdin is nil. A question also ends when stopped is closed: a caller
+// that handles the signals itself closes it. Otherwise stopped may be nil.
 func OpenTerminal(stdin *os.File, stopped <-chan struct{}) *Terminal {
 	if stdin == nil {
 		return nil
@@ -41,9 +41,8 @@ func OpenTerminal(stdin *os.File, stopped <-chan struct{}) *Terminal {
 	return &Terminal{tty, stopped}
 }
 
-// Ask prompts and reads a line that is not shown. However it ends, the terminal
-// shows what is typed again. Its error is [ErrInterrupted], or wraps
-// [secret.ErrInvalid] when nothing was entered.
+// Ask prompts and reads a line without echo. Echo is on again when it returns, also after an
+// error. Its error is [ErrInterrupted], or wraps [secret.ErrInvalid] if nothing was entered.
 func (t *Terminal) Ask(prompt string) (secret.Value, error) {
 	fd := int(t.file.Fd())
 	before, err := term.GetState(fd)
@@ -62,7 +61,8 @@ func (t *Terminal) Ask(prompt string) (secret.Value, error) {
 		b, err := term.ReadPassword(fd)
 		read <- line{b, err}
 	}()
-	// Not before it is so: who interrupts now must find a terminal to set back.
+	// Prompt only after echo is off: a person who interrupts at the prompt must find it
+	// restored, and what is typed after the prompt must not be shown.
 	for range 1000 {
 		if now, err := term.GetState(fd); err != nil || *now != *before || len(read) > 0 {
 			break
@@ -83,8 +83,8 @@ func (t *Terminal) Ask(prompt string) (secret.Value, error) {
 	return secret.Value{}, errors.Join(ErrInterrupted, term.Restore(fd, before))
 }
 
-// Passphrase asks for one, and once more if confirm says that it is a new one. Its
-// errors are those of Ask, or wrap [secret.ErrInvalid] when the two differ.
+// Passphrase asks for a passphrase, and with confirm, for a new one, asks twice. Its errors
+// are those of Ask, or wrap [secret.ErrInvalid] if the two answers differ.
 func (t *Terminal) Passphrase(prompt string, confirm bool) (secret.Value, error) {
 	phrase, err := t.Ask(prompt + ": ")
 	if err != nil || !confirm {
@@ -97,8 +97,8 @@ func (t *Terminal) Passphrase(prompt string, confirm bool) (secret.Value, error)
 	return phrase, err
 }
 
-// Line prompts and reads a line that is shown as it is typed. Its error wraps
-// [secret.ErrInvalid]: nothing was entered.
+// Line prompts and reads a line with echo. Its error wraps [secret.ErrInvalid]: nothing was
+// entered.
 func (t *Terminal) Line(prompt string) (string, error) {
 	t.print(prompt)
 	var line []byte
@@ -114,8 +114,8 @@ func (t *Terminal) Line(prompt string) (string, error) {
 	}
 }
 
-// print writes to the terminal itself, where stderr may not go; or to stderr if
-// the terminal is open for reading only.
+// print writes to the terminal, since stderr may be redirected, or to stderr if the
+// terminal is open for reading only.
 func (t *Terminal) print(text string) {
 	if _, err := t.file.WriteString(text); err != nil {
 		_, _ = os.Stderr.WriteString(text)

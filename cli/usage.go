@@ -9,16 +9,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// usageWidth is the longest line of a help, in columns.
+// usageWidth is how many columns a line of the help may have.
 const usageWidth = 100
 
-// section is the flags under one heading of a help.
+// section is the flags under one heading of the help.
 type section struct {
 	heading string
 	flags   *pflag.FlagSet
 }
 
-// writeUsage writes the part of the help of cmd that cobra leaves to a program.
+// writeUsage writes the usage, verbs, examples and flags of cmd; cobra writes the text above.
 func writeUsage(cmd *cobra.Command, sections []section) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Usage:\n  %s\n", cmd.UseLine())
