@@ -1,7 +1,8 @@
-// Package envfile reads .env files, of lines KEY=value, for an import of many secrets.
+// Package envfile reads .env files, which have lines KEY=value, to import many secrets.
 //
-// The grammar is what the programs that read such files agree on. What they read
-// differently is refused, so that no value becomes another one on its way.
+// Programs that read such files disagree on details. The grammar here is the part on which
+// they agree. A line that they would read differently is an error, so that no value is
+// imported as another one.
 package envfile
 
 import (
@@ -15,24 +16,22 @@ import (
 )
 
 const (
-	// MaxLen is the longest env file, in bytes. What is there by mistake, such as
-	// a device, is longer; and an import is in memory as a whole.
+	// MaxLen is the size limit of a file, in bytes. The whole file is read into memory, and
+	// a larger one is there by mistake, such as a device.
 	MaxLen = 64 << 20
-	// maxRefused is how many lines are told of that are none. A file with more is
-	// another kind of file.
+	// maxRefused is how many bad lines are reported. A file with more is of another kind.
 	maxRefused = 100
 )
 
-// Parse returns what an env file called name assigns, in order: keys that are
-// valid, each once, with values that can be stored. They have no scope yet. Its error joins
-// one for each line that is none of that; no error quotes what may be of a value. The text
-// is Parse's from then on.
+// Parse returns the secrets that the text of an env file assigns, in order, each key once.
+// Their scope is not set. The error joins one error for each bad line; name is what they call
+// the file. No error quotes anything that may be part of a value. Parse overwrites text.
 func Parse(name string, text []byte) ([]store.New, error) {
 	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
 		return nil, secret.WithHint(fmt.Errorf("%w: %s is UTF-16", secret.ErrInvalid, name), "save it as UTF-8")
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))       // as some editors begin a file
-	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) // in quotes, too, as everybody does
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))       // the byte order mark of some editors
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")) // in quotes, too, as in all such programs
 	p := parser{name: name, rest: text, lines: map[string]int{}}
 	for len(p.rest) > 0 {
 		p.next()
@@ -42,14 +41,14 @@ func Parse(name string, text []byte) ([]store.New, error) {
 	}
 	if p.refused == 0 && p.secrets == nil {
 		return nil, secret.WithHint(
-			fmt.Errorf("%w: there is no secret in %s", secret.ErrInvalid, name),
-			"a line holds one: KEY=value",
+			fmt.Errorf("%w: %s assigns no secret", secret.ErrInvalid, name),
+			"each line has one: KEY=value",
 		)
 	}
 	return p.secrets, errors.Join(p.errs...)
 }
 
-// parser reads an env file.
+// parser is the state of [Parse].
 type parser struct {
 	name  string
 	rest  []byte         // what is still to be read
@@ -59,12 +58,12 @@ type parser struct {
 	secrets []store.New
 	refused int
 	errs    []error // of the first maxRefused
-	// lost is set by a line that makes no sense. What looks like a key from there on
-	// may be part of a value, and is not shown.
+	// lost is set by a line that cannot be understood. From there on, text that looks like
+	// a key may be part of a value, so errors do not name keys.
 	lost bool
 }
 
-// next reads a line, or the lines of a value in quotes.
+// next reads a line, or several if a value in quotes spans them.
 func (p *parser) next() {
 	text := p.rest
 	line, rest, _ := bytes.Cut(text, []byte("\n"))
@@ -76,7 +75,7 @@ func (p *parser) next() {
 	before, value, assigns := bytes.Cut(line, []byte("="))
 	if !assigns {
 		p.lost = true
-		p.refuse(p.line, "", refusal("it is not KEY=value", "a value of more than one line is put in quotes"))
+		p.refuse(p.line, "", refusal("it is not KEY=value", "put a value of several lines in quotes"))
 		return
 	}
 	key, at, shown := envKey(before), p.line, !p.lost
@@ -84,7 +83,7 @@ func (p *parser) next() {
 	if err != nil {
 		shown = false
 	} else if first := p.lines[key]; first > 0 {
-		err = fmt.Errorf("%w: line %d has this key, too", secret.ErrInvalid, first)
+		err = fmt.Errorf("%w: line %d has the same key", secret.ErrInvalid, first)
 	} else {
 		p.lines[key] = at
 	}
@@ -110,7 +109,7 @@ func (p *parser) next() {
 	p.refuse(at, key, err)
 }
 
-// refuse notes what is wrong with a line.
+// refuse adds the error of a line.
 func (p *parser) refuse(line int, key string, err error) {
 	if p.refused++; p.refused > maxRefused {
 		return
@@ -128,31 +127,31 @@ func refusal(text, hint string) error {
 
 var (
 	errNUL = refusal(
-		"there is a NUL byte in the value",
-		"--from-file takes any bytes: inject create secret NAME --from-file FILE",
+		"the value has a NUL byte",
+		"--from-file accepts any bytes: inject create secret NAME --from-file FILE",
 	)
 	errReturn = refusal(
-		"there is a carriage return in the value, at no line's end",
-		`in double quotes it is written \r`,
+		"the value has a carriage return inside a line",
+		`write it as \r in double quotes`,
 	)
 	errHash = refusal(
-		"some would read a comment from the # on, and some would not",
-		"put the value in quotes; a comment begins with white space and #, behind a value without quotes in it",
+		"programs disagree whether the # begins a comment",
+		"put the value in quotes; a comment is white space and #, after a value that has no quotes in it",
 	)
-	errTick   = refusal("the value begins with `, which some take for a quote", "put it in single or double quotes")
+	errTick   = refusal("the value begins with `, which some programs take for a quote", "put it in single or double quotes")
 	errEscape = refusal(
-		"a backslash is before what has no meaning with it",
-		"in double quotes they are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is one",
+		"a backslash is followed by a character that it does not escape",
+		"the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself",
 	)
 	errBehind = refusal(
-		"more than a comment is behind the closing quote",
-		`a quote in a value is written \" in double quotes`,
+		"the closing quote is followed by more than a comment",
+		`write a quote in the value as \" in double quotes`,
 	)
-	errOpen = refusal("the quote that begins the value does not end", "what is behind it was not read")
+	errOpen = refusal("the value's opening quote is never closed", "the rest of the file was not read")
 )
 
-// quoted returns the value that is at the beginning of text and ends with quote, and
-// makes the line after it the next one.
+// quoted returns the value at the start of text, which ends at the closing quote, and moves
+// to the line after it.
 func (p *parser) quoted(quote byte, text []byte) (value []byte, err error) {
 	value = text[:0] // over what was read: it is never longer
 	for i := 0; i < len(text); i++ {
@@ -189,7 +188,7 @@ func (p *parser) quoted(quote byte, text []byte) (value []byte, err error) {
 	return nil, errOpen
 }
 
-// unquoted returns the value of the rest of a line.
+// unquoted returns the value that the rest of a line, without quotes, is.
 func unquoted(rest []byte) ([]byte, error) {
 	for i, c := range rest {
 		switch c {
@@ -198,7 +197,7 @@ func unquoted(rest []byte) ([]byte, error) {
 		case '\r':
 			return nil, errReturn
 		case '#':
-			// With a quote before it, some take it for a part of the value.
+			// After a quote some programs take the # for a part of the value.
 			if i == 0 || rest[i-1] != ' ' && rest[i-1] != '\t' || bytes.ContainsAny(rest[:i], "'\"") {
 				return nil, errHash
 			}
@@ -212,7 +211,7 @@ func unquoted(rest []byte) ([]byte, error) {
 	return value, nil
 }
 
-// envKey returns the key of what is before a =.
+// envKey returns the key in the text before the = of a line.
 func envKey(before []byte) string {
 	key := blanks(before)
 	exported, ok := bytes.CutPrefix(key, []byte("export"))
@@ -222,5 +221,5 @@ func envKey(before []byte) string {
 	return string(key)
 }
 
-// blanks returns b without the white space around it.
+// blanks trims spaces and tabs.
 func blanks(b []byte) []byte { return bytes.Trim(b, " \t") }

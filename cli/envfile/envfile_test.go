@@ -71,21 +71,20 @@ func TestEnvFile(t *testing.T) {
 
 // What is refused is told by line and key. VALUE is what may not be told.
 func TestEnvFileRefused(t *testing.T) {
-	const escapes = "in double quotes they are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is one"
+	const escapes = "the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself"
 	for _, c := range []struct{ text, told string }{
-		{"", "invalid: there is no secret in FILE\na line holds one: KEY=value\n"},
-		{"# K=VALUE", "invalid: there is no secret in FILE\na line holds one: KEY=value\n"},
+		{"", "invalid: FILE assigns no secret\neach line has one: KEY=value\n"},
+		{"# K=VALUE", "invalid: FILE assigns no secret\neach line has one: KEY=value\n"},
 		{"\xff\xfeK\x00=\x00", "invalid: FILE is UTF-16\nsave it as UTF-8\n"},
-		{"VALUE", "FILE, line 1: invalid: it is not KEY=value\na value of more than one line is put in quotes\n"},
-		{"\nexport VALUE\n", "FILE, line 2: invalid: it is not KEY=value\na value of more than one line is put in " +
-			"quotes\n"},
+		{"VALUE", "FILE, line 1: invalid: it is not KEY=value\nput a value of several lines in quotes\n"},
+		{"\nexport VALUE\n", "FILE, line 2: invalid: it is not KEY=value\nput a value of several lines in quotes\n"},
 		{"=VALUE", "FILE, line 1: invalid: the key is empty\n\n"},
 		{"K.L=VALUE", "FILE, line 1: invalid: the key has '.' at position 2 (only letters, digits, - and _ are " +
 			"allowed)\n\n"},
 		{"declare -x K=VALUE", "FILE, line 1: invalid: the key has ' ' at position 8 (only letters, digits, - and _ " +
 			"are allowed)\n\n"},
 		{strings.Repeat("K", 254) + "=VALUE", "FILE, line 1: invalid: the key is 254 bytes long (at most 253)\n\n"},
-		{"K=\nL='VALUE\n'\nK=VALUE", "FILE, line 4: K: invalid: line 1 has this key, too\n\n"},
+		{"K=\nL='VALUE\n'\nK=VALUE", "FILE, line 4: K: invalid: line 1 has the same key\n\n"},
 		{"K=VALUE#VALUE", "FILE, line 1: K: " + tell(errHash)},
 		{"K=#VALUE", "FILE, line 1: K: " + tell(errHash)},
 		{"K=é#VALUE", "FILE, line 1: K: " + tell(errHash)},
@@ -95,10 +94,10 @@ func TestEnvFileRefused(t *testing.T) {
 		{"K='VALUE\n\x00'", "FILE, line 1: K: " + tell(errNUL)},
 		{"K=VALUE\rL=VALUE", "FILE, line 1: K: " + tell(errReturn)},
 		{"K=\"VALUE\r\"", "FILE, line 1: K: " + tell(errReturn)},
-		{`K="VALUE\x"`, "FILE, line 1: K: invalid: a backslash is before what has no meaning with it\n" + escapes +
+		{`K="VALUE\x"`, "FILE, line 1: K: invalid: a backslash is followed by a character that it does not escape\n" + escapes +
 			"\n"},
 		{"K=\"VALUE\\\nVALUE\"\nVALUE", "FILE, line 1: K: " + tell(errEscape) +
-			"FILE, line 3: invalid: it is not KEY=value\na value of more than one line is put in quotes\n"},
+			"FILE, line 3: invalid: it is not KEY=value\nput a value of several lines in quotes\n"},
 		{`K="VALUE" VALUE`, "FILE, line 1: K: " + tell(errBehind)},
 		{`K="VALUE"#VALUE`, "FILE, line 1: K: " + tell(errBehind)},
 		{`K='VALUE'\''VALUE'`, "FILE, line 1: K: " + tell(errBehind)},
@@ -106,10 +105,9 @@ func TestEnvFileRefused(t *testing.T) {
 		{`K="VALUE\`, "FILE, line 1: K: " + tell(errOpen)},
 		{`K="VALUE\"`, "FILE, line 1: K: " + tell(errOpen)},
 		// Of a key that may be none, no more than the line is told.
-		{"VALUE\nVALUE=#\n", "FILE, line 1: invalid: it is not KEY=value\na value of more than one line is put in " +
-			"quotes\nFILE, line 2: " + tell(errHash)},
+		{"VALUE\nVALUE=#\n", "FILE, line 1: invalid: it is not KEY=value\nput a value of several lines in quotes\nFILE, line 2: " + tell(errHash)},
 		{"K='VALUE\nL='VALUE\nVALUE==\nVALUE=#", "FILE, line 1: K: " + tell(errBehind) +
-			"FILE, line 4: invalid: line 3 has this key, too\n\n"},
+			"FILE, line 4: invalid: line 3 has the same key\n\n"},
 		{
 			"K=" + strings.Repeat("v", store.MaxValue+1),
 			"FILE, line 1: K: invalid: the value is 1048577 bytes long (at most 1048576)\n\n",

@@ -47,7 +47,7 @@ func TestImportOnServer(t *testing.T) {
 	)
 	s.inject(file+"NEW=twice\n", nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).
 		failed(append(refused, // a value has a line end
-			"inject: stdin, line 6: NEW: invalid: line 1 has this key, too\n")...).without(first)
+			"inject: stdin, line 6: NEW: invalid: line 1 has the same key\n")...).without(first)
 	require.Equal(t, "A\nB\nEMPTY\n", s.inject("", nil, s.as("platform", "get", "secret", "-o", "name")...).ok().stdout)
 
 	// More than fits in one request; and a caller who may not.
