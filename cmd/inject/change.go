@@ -26,7 +26,7 @@ func updateCommand(app *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		// Before the store is opened: whoever gives it may take their time.
+		// Read the value before the store is opened and locked: a person may take long to type.
 		value, _, err := a.value(cmd, args[1:], ref)
 		if err != nil {
 			return err
@@ -63,8 +63,8 @@ func deleteCommand(app *app) *cobra.Command {
 	return verb("delete", "Delete a secret", cmd)
 }
 
-// change runs fn on the store, and says where else the secret is if it is not
-// where it was to be changed.
+// change runs fn on the store. If ref does not exist, the error's hint names the scopes that
+// have its key.
 func (a *secretsVerb) change(cmd *cobra.Command, ref secret.Ref, verb string, fn func(store.Manager) error) error {
 	s, err := a.openManager(cmd.Context())
 	if err != nil {

@@ -13,19 +13,19 @@ func createCommand(app *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "secret {NAME [VALUE] | --from-env-file FILE}",
 		Short: "Create a secret, or all those of a .env file, at exactly one scope",
-		Long: `Create a secret at the scope that -p and -d name: the whole org without them. The
-value is an argument, a file, what is piped in, or else asked for without being
-shown. Its bytes are kept as they are.
+		Long: `Create a secret at the scope that -p and -d name: without them, for the whole org. The value
+comes from an argument, a file or a pipe. Otherwise inject asks for it, without echo. Its
+bytes are stored unchanged.
 
---from-env-file creates all secrets of a .env file, and prints "KEY created" for
-each; or it creates none, and tells of every one that is in the way. The file has
-lines KEY=value, or export KEY=value, blank ones, and comments that begin with #:
+--from-env-file creates all secrets of a .env file and prints "KEY created" for each, or it
+creates none and reports every line and secret that prevents it. The file has lines
+KEY=value, lines export KEY=value, blank lines, and comments that begin with #:
   KEY=value           a comment may follow: white space, then #
   KEY='value'         as it is
   KEY="value"         with \n \r \t \" \\ \$
 A value in quotes may have several lines. Nothing is expanded: $VARIABLE stays
-$VARIABLE. A line that programs read differently is refused, and not guessed at.
-A server takes up to 4096 secrets and 4 MiB at once.`,
+$VARIABLE. A line that other programs read differently is an error. A server accepts up to
+4096 secrets and 4 MiB at once.`,
 		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
   inject create secret MY_SECRET_KEY my_secret_value
   inject create secret -p my_project -d development TLS_KEY --from-file tls.key

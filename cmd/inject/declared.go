@@ -9,16 +9,17 @@ import (
 	"inject/resolver/secret"
 )
 
-// orgName returns the org that the flags name.
+// orgName returns the org of the settings, or the default one.
 func (a *app) orgName() string { return cmp.Or(a.set.Scope.Org, secret.DefaultOrg) }
 
-// scope returns the scope that the flags name.
+// scope returns the scope of the settings, if it is valid.
 func (a *app) scope() (secret.Scope, error) {
 	s := secret.Scope{Org: a.orgName(), Project: a.set.Scope.Project, Domain: a.set.Scope.Domain}
 	return s, s.Validate()
 }
 
-// loadTask returns the declared list and the task's scope, wherever they are said.
+// loadTask returns the declared list and the task's scope, from all their sources, and logs
+// where sources disagree.
 func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	from, in := &a.set.Declare, &a.set.Scope
 	if from.PodInfo == "" {

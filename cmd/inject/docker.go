@@ -18,7 +18,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// dockerConfig is Docker's config.json, and the value of an image pull secret.
+// dockerConfig is a config.json of Docker, which is also the value of an image pull secret.
 type dockerConfig struct {
 	Auths map[string]dockerAuth `json:"auths"`
 
@@ -34,15 +34,15 @@ func newDockerAuth(user, password string) dockerAuth {
 	return dockerAuth{base64.StdEncoding.EncodeToString([]byte(user + ":" + password))}
 }
 
-// registry makes the value of an image pull secret.
+// registry builds the value of an image pull secret.
 type registry struct {
 	set      *typeSettings
 	home     string        // docker's folder; "" for the usual one
 	terminal *cli.Terminal // nil if there is none
 }
 
-// imagePull builds the value of an image pull secret, the same JSON as Flyte's
-// command does: {"auths":{REGISTRY:{"auth":base64("user:password")}}}.
+// imagePull returns the value of an image pull secret, the JSON that Flyte's command writes:
+// {"auths":{REGISTRY:{"auth":base64("user:password")}}}.
 func (r *registry) imagePull(ctx context.Context, sources []string) (secret.Value, error) {
 	if len(sources) == 1 && sources[0] != "--registry" && sources[0] != "--from-docker-config" {
 		return secret.Value{}, secret.WithHint(
@@ -68,8 +68,7 @@ func (r *registry) imagePull(ctx context.Context, sources []string) (secret.Valu
 	return secret.NewValue(b), err
 }
 
-// ask adds the credentials that the flags name; what they do not is
-// asked for.
+// ask adds the credentials of the flags, and asks for those that are missing.
 func (r *registry) ask(auths map[string]dockerAuth) error {
 	var missing []string
 	for _, q := range []struct {
@@ -109,8 +108,8 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 	return nil
 }
 
-// readConfig adds the credentials that docker has, from its configuration
-// and the credential helpers that this names.
+// readConfig adds the credentials in docker's configuration, and those that its credential
+// helpers return.
 func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) error {
 	path := r.set.DockerConfigPath
 	if path == "" {
@@ -162,8 +161,8 @@ func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) 
 	return errors.Join(errs...)
 }
 
-// credentials returns docker's credentials for a registry: a helper's, if there
-// is one, else what the file itself has.
+// credentials returns docker's credentials for a registry: those in the file, else those that
+// a credential helper returns.
 func (c *dockerConfig) credentials(ctx context.Context, registry string) (dockerAuth, error) {
 	if auth, ok := c.Auths[registry]; ok && auth.Auth != "" {
 		return auth, nil
@@ -175,7 +174,7 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 	if helper == "" || strings.ContainsAny(helper, "/\x00") {
 		return dockerAuth{}, fmt.Errorf("%w: docker has no credentials for %s", secret.ErrInvalid, registry)
 	}
-	// What opens the store is not the helper's.
+	// The helper does not get the variables that open the store.
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, place.OwnPrefix) })
 	out, err := exec.Output(ctx, env, registry, "docker-credential-"+helper, "get")
 	if err != nil {

@@ -25,12 +25,12 @@ func explainCommand(app *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [flags]",
 		Short: "Show where each declared secret is looked for, is found and would go",
-		Long: `explain climbs the ladder for every declared secret as a run would, and shows each
-rung: whether the secret is there, which one wins, and where the value would be
-placed. It never shows a value. It fails if a run would.
+		Long: `explain looks up every declared secret as a run would: from the task's own scope to wider
+ones. It shows for each scope whether the secret is there, which scope wins, and where the
+value would be placed. It never shows a value. It fails if a run would fail.
 
-With -o annotations it looks nothing up, and writes the declared list as the
-annotations of a pod by which Flyte declares it.`,
+With -o annotations it looks nothing up. It writes the declared list as pod annotations,
+in the form in which Flyte declares secrets.`,
 		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
   inject explain --task task.yaml -o json
   inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
@@ -55,7 +55,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 	}
 	if output == "annotations" {
 		if i := slices.IndexFunc(t.Declared, func(d secret.Declaration) bool { return d.Path != "" }); i >= 0 {
-			return fmt.Errorf("%w: %s: a path is nothing that Flyte can declare", secret.ErrInvalid, t.Declared[i].Key)
+			return fmt.Errorf("%w: %s: Flyte cannot declare a path", secret.ErrInvalid, t.Declared[i].Key)
 		}
 		return printAs(a.stdout, "yaml", annotations(t.Declared))
 	}
@@ -64,7 +64,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 		return err
 	}
 	if tried := climbs[0].Tried; len(tried) > 0 {
-		scope = tried[0].Scope // the caller's own, if the task says none and a server knows it
+		scope = tried[0].Scope // the server knows the scope of a task that names none
 	}
 	explained := make([]explanation, len(climbs))
 	var failed []resolver.Climb
@@ -89,7 +89,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 	return nil
 }
 
-// annotations returns what declares the list in a pod, in order.
+// annotations returns the pod annotations that declare the list, in order.
 func annotations(declared []secret.Declaration) *yaml.Node {
 	m := &yaml.Node{Kind: yaml.MappingNode}
 	for name, value := range task.Annotations(declared) {
@@ -101,7 +101,7 @@ func annotations(declared []secret.Declaration) *yaml.Node {
 	return m
 }
 
-// explanation is a climb for people and programs.
+// explanation is the lookup of one secret, as it is printed.
 type explanation struct {
 	Key    string   `json:"key" yaml:"key"`
 	Mount  string   `json:"mount" yaml:"mount"`

@@ -14,7 +14,7 @@ import (
 	"inject/exec/redact"
 )
 
-// finding is a find for programs.
+// finding is a find in the JSON output.
 type finding struct {
 	File   string `json:"file"`
 	Offset int64  `json:"offset"`
@@ -22,7 +22,7 @@ type finding struct {
 	Form   string `json:"form"`
 }
 
-// finds is what was masked: how often, by name and form.
+// finds counts the finds by name and form.
 type finds struct {
 	total  int
 	counts map[string]map[string]int
@@ -39,7 +39,7 @@ func (f *finds) add(find redact.Find) {
 	f.counts[find.Name][find.Kind]++
 }
 
-// tell prints the counts, the most frequent first.
+// tell prints the counts, the highest first.
 func (f *finds) tell(w io.Writer, onlyFound bool) {
 	sums := map[string]int{}
 	for name, kinds := range f.counts {
@@ -68,7 +68,7 @@ func (f *finds) tell(w io.Writer, onlyFound bool) {
 	}
 }
 
-// byCount returns the keys, those that count most first.
+// byCount returns the keys, the highest count first.
 func byCount(counts map[string]int) []string {
 	return slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
 		return cmp.Or(cmp.Compare(counts[y], counts[x]), strings.Compare(x, y))

@@ -23,9 +23,9 @@ func getCommand(app *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "secret [NAME]",
 		Short: "List secrets, or show one; never a value",
-		Long: `List the secrets that are stored at the scopes that -p and -d select (all of them
-without), or show the one called NAME at exactly that scope. Values are not shown:
-what may read them is a task.`,
+		Long: `List the secrets at the scopes that -p and -d select, or at all scopes without them. With
+NAME show the secret of that name at exactly this scope. Values are never shown: only a
+task reads them.`,
 		Example: `  inject get secret
   inject get secret -p my_project -d development
   inject get secret MY_SECRET_KEY -o json`,
@@ -118,11 +118,11 @@ func printTable(w io.Writer, infos []store.Info) error {
 	return t.Flush()
 }
 
-// fullyPresent is the status of every secret of a store that is in one place.
+// fullyPresent is Flyte's status of a secret that all clusters have; a store is one place.
 const fullyPresent = "FULLY_PRESENT"
 
-// secretMessage is flyteidl2.secret.Secret as protobuf's JSON has it, so that
-// what reads Flyte's lists can read these.
+// secretMessage is flyteidl2.secret.Secret in the JSON form of protobuf, so that programs that
+// read Flyte's lists can read these.
 type secretMessage struct {
 	ID struct {
 		Name         string `json:"name" yaml:"name"`

@@ -24,8 +24,8 @@ func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 		)
 	}
 	for _, name := range []string{
-		"value", "from-file", "registry", "username", "password", "from-docker-config", "docker-config-path",
-		"registries",
+		"value", "from-file", "registry", "username", "password",
+		"from-docker-config", "docker-config-path", "registries",
 	} {
 		if given(cmd, name) {
 			return fmt.Errorf("%w: --from-env-file and --%s exclude each other: give one", secret.ErrInvalid, name)
@@ -39,7 +39,7 @@ func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	// Before the store is opened: whoever gives it may take their time.
+	// Read the file before the store is opened and locked: stdin may be slow.
 	secrets, refused := a.readEnvFile(a.set.Many.FromEnvFile)
 	for i := range secrets {
 		secrets[i].Ref.Scope, secrets[i].Type = scope, typ
@@ -54,8 +54,8 @@ func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 	return errors.Join(a.importAll(cmd.Context(), s, secrets, refused), s.Close())
 }
 
-// importAll stores secrets and prints their keys; unless others of their file were
-// refused: then it adds to that which of them could not be stored either.
+// importAll stores secrets and prints their keys. If lines of the file were refused, it stores
+// nothing, and its error also names the secrets that exist already.
 func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []store.New, refused error) error {
 	scope := secrets[0].Ref.Scope
 	importer, ok := s.(store.Importer)
@@ -69,7 +69,7 @@ func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []
 	}
 	bar := newProgress(a.app, nil)
 	if a.set.NewStore.Passphrase {
-		bar = &progress{} // where the bar would be a new passphrase is asked for
+		bar = &progress{} // no bar, since the question for a passphrase is in its place
 	}
 	err := bar.during(
 		fmt.Sprintf("storing %d secrets", len(secrets)),
@@ -86,13 +86,13 @@ func (a *secretsVerb) importAll(ctx context.Context, s store.Manager, secrets []
 	return err
 }
 
-// existing returns an error for each of secrets that is in the store already.
+// existing returns an error for each of secrets that the store has already.
 func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 	scope := secrets[0].Ref.Scope
 	there := map[secret.Ref]bool{}
 	for info, err := range store.All(ctx, l, within(scope)) {
 		if err != nil {
-			break // less is told; nothing is stored
+			break // fewer are named; nothing is stored anyway
 		}
 		there[info.Ref] = true
 	}
@@ -105,7 +105,8 @@ func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 	return errors.Join(errs...)
 }
 
-// notStored says in one sentence what a failed import has done.
+// notStored returns the error that says what a failed import has stored: nothing, or, if its
+// outcome is unknown, all or nothing.
 func notStored(err error, scope secret.Scope) error {
 	switch {
 	case secret.KindOf(err) == secret.KindUnknown || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
@@ -126,8 +127,8 @@ func notStored(err error, scope secret.Scope) error {
 
 var errNotStored = errors.New("nothing was stored")
 
-// readEnvFile returns the secrets of an env file, without their scope, and an error
-// for every line that is none.
+// readEnvFile returns the secrets of an env file, without their scope. The error joins one for
+// each bad line.
 func (a *secretsVerb) readEnvFile(path string) ([]store.New, error) {
 	name := printable.Name(path)
 	if path == "-" {

@@ -32,14 +32,13 @@ func initCommand(app *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init [--copy-to PATH] [--files] [flags]",
 		Short: "Prepare a pod: copy inject to a shared volume, place file secrets for others",
-		Long: `init is what a pod's init container runs. It needs no shell and nothing else in its
-image.
+		Long: `init is for a pod's init container. It needs no shell and no other file in its image.
 
-With --copy-to it copies itself to PATH, or into PATH if that is a folder, for all
-users to execute: a task's container mounts that volume and starts through it. With
---files it places the file secrets of the declared list in --files-dir for the other
-containers to read, as kubelet lays out a secret's volume. Both stay when it ends, so
-that a container may be restarted without it.`,
+With --copy-to it copies itself to PATH, or into PATH if that is a folder, so that all users
+can execute it: a task's container mounts that volume and starts through the copy. With
+--files it places the file secrets of the declared list in --files-dir, in the layout of a
+Kubernetes secret volume, so that the pod's other containers can read them. Both remain when
+init ends, so that a container can restart without it.`,
 		Example: `  inject init --copy-to /copy
   inject init --files --files-dir /etc/flyte/secrets --pod-info /etc/podinfo`,
 		Args: cli.NoArgs,
@@ -70,7 +69,7 @@ func (a *initVerb) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The variables are for whoever starts the task.
+	// Only files outlive this container: the one that starts the task sets the variables.
 	declared := slices.DeleteFunc(t.Declared, func(d secret.Declaration) bool { return d.Mount != secret.File })
 	var errs []error
 	for i, d := range declared {
@@ -78,7 +77,7 @@ func (a *initVerb) run(ctx context.Context) error {
 			err := fmt.Errorf("%w: %s: --files places it in --files-dir only", secret.ErrInvalid, d.Key)
 			errs = append(errs, secret.WithHint(err, "--secret-file %s", d.Key))
 		}
-		declared[i].EnvVar = "" // a variable of the init container is nobody's
+		declared[i].EnvVar = "" // no command runs here that could read it
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -95,10 +94,9 @@ func (a *initVerb) run(ctx context.Context) error {
 	return place.Files(cmp.Or(f.FilesDir, place.FlyteDir), f.Group, secrets, a.log)
 }
 
-// copySelf puts a copy of this program at path, or in path if that is a folder, that
-// everybody may execute, at once: whoever starts it meanwhile gets the old or the new.
-// It goes by chunks that are small beside what a container may be allowed: of a volume
-// in memory the copy counts already.
+// copySelf copies this program to path, or into path if that is a folder, so that all users
+// may execute it. It replaces an older copy atomically. It copies in small chunks: on a volume
+// in memory the copy counts against the container's memory limit already.
 func copySelf(path string) (err error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() || strings.HasSuffix(path, "/") {
 		path = filepath.Join(path, "inject")
@@ -112,9 +110,9 @@ func copySelf(path string) (err error) {
 		return fmt.Errorf("read this program: %w", err)
 	}
 	defer self.Close() //nolint:errcheck // read only
-	// What one that was killed has left would fill a small volume.
+	// Remove the temporary files of killed runs, which would fill a small volume.
 	const prefix = ".inject-copy-"
-	entries, _ := os.ReadDir(dir) // what cannot be listed is not swept
+	entries, _ := os.ReadDir(dir) // a folder that cannot be listed is not swept
 	for _, e := range entries {
 		if info, err := e.Info(); strings.HasPrefix(e.Name(), prefix) && err == nil &&
 			time.Since(info.ModTime()) > time.Minute {
@@ -133,7 +131,7 @@ func copySelf(path string) (err error) {
 	}()
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{self}, make([]byte, 64<<10))
 	if err == nil {
-		err = w.Chmod(0o755) // whatever the umask
+		err = w.Chmod(0o755) // the umask may have removed bits
 	}
 	if err == nil {
 		err = w.Sync()
@@ -150,5 +148,5 @@ func copySelf(path string) (err error) {
 	return os.Rename(temp, path)
 }
 
-// noexec reports whether path, which has the modes for it, cannot be executed.
+// noexec reports whether path cannot be executed although its mode allows it.
 func noexec(path string) bool { return errors.Is(unix.Access(path, unix.X_OK), unix.EACCES) }

@@ -1,8 +1,11 @@
-// Inject runs a command with its secrets, masks them in what it prints, and
-// manages the store that they are in. See the README for what it is for.
+// Inject runs a command with its secrets, masks them in the command's output, and manages
+// the store with the secrets. The README says what it is for.
 //
-// This package is flags and environment in, exit code out, and the verbs that a
-// person types. What it takes to run a task is package injector's.
+// This package has the command line: the settings, the verbs, the messages and the exit code.
+// Package injector runs a task.
+//
+// It has more than 1500 lines since each verb needs its flags, its help and its output; each
+// is a file of its own, and the verbs share only type app.
 package main
 
 import (
@@ -24,12 +27,11 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// codeFailed is the exit code when inject itself failed, before or instead of
-// the command; docker run and env have the same.
+// codeFailed is the exit code if inject itself fails, as of docker run and env(1).
 const codeFailed = 125
 
-// maxProcs is how much we do at a time: a stream of a task each, and what is between.
-// On a machine with a hundred processors there would be as many threads to reserve.
+// maxProcs bounds the threads that run Go code: the work is two output streams and little
+// else. Without a bound, Go would start a thread for each of a hundred processors.
 const maxProcs = 4
 
 func main() {
@@ -49,8 +51,8 @@ type app struct {
 
 	set      settings
 	settings *cli.Settings    // the flags and variables of set
-	redactor *redact.Redactor // every value of the task's; all that we say passes it; nil until flags are read
-	key      *redact.Redactor // what opens the store or is sent to it; all that we say passes it, too
+	redactor *redact.Redactor // masks the secret values in all messages; nil until the flags are read
+	key      *redact.Redactor // masks INJECT_KEY and INJECT_TOKEN in all messages
 	log      hclog.Logger
 	status   exec.Status // of the command
 	message  message
@@ -90,7 +92,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if a.status.Code != 0 { // the command's own failure came first
 		code = a.status.Code
 	}
-	// Flags that are wrong end a run before it is prepared, and are told here, too.
+	// A bad flag ends a run before prepare is called; it is reported in the message, too.
 	a.message.path = cmp.Or(a.message.path, a.set.Message.TerminationLog, a.settings.Env(cli.Twin("termination-log")))
 	if a.running && (a.status.Code == 0 || !a.message.isThere()) {
 		if err := a.message.write(err, a.mask); err != nil {
@@ -100,9 +102,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	return code
 }
 
-// dieOf ends us by the signal by which the terminal ended the command, so that a
-// script that waits for us ends as it would have. It returns if that is not so,
-// or if we are process 1, which no signal ends by default.
+// dieOf ends this process by the signal that the terminal sent to the command, so that a shell
+// script that waits for inject stops, as it would without inject. It returns if sig is no such
+// signal, or if this is process 1, which the kernel does not end by a signal.
 func (a *app) dieOf(sig syscall.Signal) {
 	if sig == syscall.SIGINT || sig == syscall.SIGQUIT {
 		_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // the command had its own

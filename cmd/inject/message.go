@@ -15,17 +15,17 @@ import (
 	"inject/resolver/secret"
 )
 
-// maxTermination is how much of a termination message kubelet keeps, in bytes.
+// maxTermination is how many bytes of a termination message the kubelet keeps.
 const maxTermination = 4096
 
-// message is the termination message of a container, which kubelet reads.
+// message is the termination message of a container, which the kubelet reads when it ends.
 type message struct {
 	path string   // where it is; "" for the usual place, if it exists
-	file *os.File // that of path, if path names a descriptor of ours
+	file *os.File // the file, if path names an inherited descriptor
 }
 
-// write writes why the task did not run, as one line of JSON. It has names and scopes, and
-// no value: mask masks those that are known.
+// write writes why the task failed, as one line of JSON with the names of secrets and scopes.
+// mask masks the values that are known.
 func (m *message) write(err error, mask func(string) string) error {
 	path := m.place()
 	if path == "" {
@@ -53,7 +53,7 @@ func (m *message) write(err error, mask func(string) string) error {
 	text.Message = mask(err.Error())
 	b, _ := json.Marshal(text) // texts only
 	for len(b) >= maxTermination {
-		// Cut what repeats the most; keys are also in the log.
+		// Cut the text and the keys; both are also in the log.
 		text.Message = strings.ToValidUTF8(text.Message[:len(text.Message)/2], "")
 		text.Keys = text.Keys[:len(text.Keys)/2]
 		b, _ = json.Marshal(text)
@@ -70,7 +70,7 @@ func (m *message) write(err error, mask func(string) string) error {
 	return err
 }
 
-// place returns where the message is; "" for nowhere.
+// place returns the path of the message, "" if there is none.
 func (m *message) place() string {
 	if m.path == "" {
 		const usual = "/dev/termination-log"
@@ -81,17 +81,17 @@ func (m *message) place() string {
 	return m.path
 }
 
-// isThere reports whether the command has left a message of its own.
+// isThere reports whether the command has written a message of its own.
 func (m *message) isThere() bool {
 	info, err := os.Lstat(m.place())
 	return err == nil && m.file == nil &&
 		(info.Mode().IsRegular() && info.Size() > 0 || info.Mode()&os.ModeSymlink != 0)
 }
 
-// keep makes the path one that holds in another working
-// folder, too; and takes a descriptor of ours as it is: a container's /dev/stderr is
-// often not ours to open, what is in it stays, and its number is another's when what
-// we have inherited is closed.
+// keep makes path absolute, since the working folder may change. If path names a descriptor
+// that inject inherited, such as /dev/stderr, keep duplicates the descriptor: opening it anew
+// is often denied in a container, or would truncate the file, and its number may be used for
+// another file later.
 func (m *message) keep() (err error) {
 	if m.path == "" || m.file != nil {
 		return nil
@@ -117,7 +117,7 @@ func (m *message) keep() (err error) {
 	return nil
 }
 
-// reason is the class of a failure, for programs.
+// reason is the class of a failure, which programs may test.
 func reason(err error) string {
 	if _, ok := errors.AsType[*exec.StoppedError](err); ok {
 		return "stopped"

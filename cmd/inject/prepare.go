@@ -11,7 +11,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// prepare is called before every verb, when its flags are parsed.
+// prepare checks the settings before a verb runs. Cobra calls it when the flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	a.runs(cmd)
 	if err := a.settings.Apply(cmd); err != nil {
@@ -48,13 +48,13 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-// runs notes that cmd is one that a container starts: its failures go to the
-// termination message, those of its flags, too.
+// runs notes whether cmd is a verb that a container starts. The failures of such a verb, bad
+// flags included, go to the termination message.
 func (a *app) runs(cmd *cobra.Command) {
 	a.running = !cmd.HasParent() || !cmd.Parent().HasParent() && (cmd.Name() == "run" || cmd.Name() == "init")
 }
 
-// flagError is [cli.FlagError] that knows whose failure it is.
+// flagError is [cli.FlagError]. Cobra does not call prepare after a bad flag, so it calls runs.
 func (a *app) flagError(cmd *cobra.Command, err error) error {
 	a.runs(cmd)
 	return cli.FlagError(cmd, err)

@@ -25,17 +25,17 @@ func redactCommand(app *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "redact [flags] [PATH…]",
 		Short: "Mask the declared secrets in a stream or in files",
-		Long: `redact copies stdin, or the files at PATH, to stdout and masks the declared secrets
-and other values in them, in every form in which programs usually write a value:
-as it is, in base64, hex, JSON, a URL, a shell's quotes and so on. What it reads may
-be anything, and is passed on as it comes, not line by line.
+		Long: `redact copies stdin, or the files at PATH, to stdout, and masks the declared secrets and
+other values. It finds a value in all forms in which programs usually write one: as it is,
+in base64, hex, JSON, a URL, a shell's quotes and so on. The input may be text or binary,
+and is copied as it arrives, not line by line.
 
-With --check it only tells where values are, as PATH:BYTE: NAME (FORM) with BYTE
-counted from 0, and exits with 1 if there are any, and with 125 if it could not look
-everywhere. With --in-place it replaces files that hold values by masked ones of the
-same mode and owner; JSON stays JSON, and an archive is an error. To both a folder
-stands for all files below it; links in it are not followed. Without them several files
-are one stream, as cat makes of them.`,
+With --check it only reports where values are, as PATH:BYTE: NAME (FORM), with BYTE counted
+from 0. It exits with 1 if it finds a value, and with 125 if it could not read everything.
+With --in-place it replaces each file that holds a value by a masked one of the same mode
+and owner; JSON stays valid JSON, and an archive is an error. For both, a folder means all
+files below it, without following links. Without them, several files are one stream, as
+with cat.`,
 		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
   inject redact --mask "$TOKEN" --stats < build.log > masked.log
   vault-dump | inject redact --values-from - --check ./artifacts
@@ -77,7 +77,7 @@ func (a *redactVerb) run(cmd *cobra.Command, paths []string) error {
 	return err
 }
 
-// validate refuses what does not go together.
+// validate refuses settings that exclude each other.
 func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 	r := &a.set.Redact
 	wrong := func(what string) error { return fmt.Errorf("%w: %s", secret.ErrInvalid, what) }
@@ -91,7 +91,7 @@ func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 			cmd.CommandPath(),
 		)
 	case cmd.Flags().Changed("output") && !r.Check && a.settings.Env(cli.Twin("output")) == "":
-		// The variable does not count: other verbs have it, too.
+		// INJECT_OUTPUT alone is no mistake, since it also means other verbs.
 		return wrong("--output needs --check")
 	case a.set.Values.From == "-" && (len(paths) == 0 || slices.Contains(paths, "-")):
 		return secret.WithHint(
@@ -102,7 +102,7 @@ func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 	return nil
 }
 
-// loadPatterns makes the redactor know all that is to be masked.
+// loadPatterns gives the redactor all values to mask.
 func (a *redactVerb) loadPatterns(ctx context.Context, valuesFrom string) error {
 	t, scope, err := a.loadTask()
 	if err != nil {

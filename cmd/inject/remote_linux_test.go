@@ -331,7 +331,7 @@ func TestServer(t *testing.T) {
 		nil,
 		s.as("platform", "delete", "secret", "K", "-p", "p")...).failed(
 		"secret not found",
-		"it is at no scope of org flyte",
+		"no scope of org flyte has it",
 	)
 	s.inject("", nil, s.as("task", "run", "--secret", "K", "--secret", "L", "--", "echo", "started")...).failed(
 		"K: secret not found", "L: secret not found", "looked in: project p, domain d; project p; domain d; org flyte")
@@ -477,7 +477,7 @@ func TestServerRefuses(t *testing.T) {
 	denied = s.inject("", nil, s.as("one-key", "delete", "secret", "OTHER")...).failed("secret not found")
 	absent = s.inject("", nil, s.as("one-key", "delete", "secret", "ABSENT")...).failed("secret not found")
 	require.Equal(t, absent.stderr, strings.ReplaceAll(denied.stderr, "OTHER", "ABSENT"))
-	require.NotContains(t, denied.stderr, "it is at no scope", "nobody has looked")
+	require.NotContains(t, denied.stderr, "no scope of org", "nobody has looked")
 	s.inject("", nil, s.as("one-key", "create", "secret", "NEW", "v")...).failed("denied")
 
 	// Without a server's address they would be of no use, and another store would be changed.

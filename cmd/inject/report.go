@@ -12,7 +12,7 @@ import (
 	"inject/resolver/secret"
 )
 
-// report tells every failure in err, each with what was tried and what to do.
+// report prints every failure in err, with the scopes that were searched and a hint.
 func (a *app) report(err error) {
 	var b strings.Builder
 	for _, f := range failures(err) {
@@ -27,7 +27,7 @@ func (a *app) report(err error) {
 	_, _ = io.WriteString(a.masked(a.stderr), b.String())
 }
 
-// failure is one thing that went wrong.
+// failure is one error of those that err joins.
 type failure struct {
 	text, hint string
 	lookedIn   []string
@@ -35,12 +35,12 @@ type failure struct {
 	err        error
 }
 
-// failures takes err apart: the failed climbs of a declared list, the leaks of a
-// task, and errors that were joined.
+// failures returns the failures in err: the failed lookups of a declared list, the leaks of a
+// task, and every error that was joined.
 func failures(err error) []failure {
 	var all []failure
 	for _, err := range cli.Each(err) {
-		switch e := err.(type) { //nolint:errorlint // taken apart level by level
+		switch e := err.(type) { //nolint:errorlint // each level is handled in turn
 		case *resolver.Error:
 			for _, c := range e.Failed {
 				all = append(all, climbFailure(c))
@@ -78,7 +78,7 @@ func climbFailure(c resolver.Climb) failure {
 	return f
 }
 
-// scopes names some scopes, not hundreds.
+// scopes names the first few scopes and says how many more there are.
 func scopes(all []secret.Scope) string {
 	var names []string
 	for i, s := range all {

@@ -30,9 +30,8 @@ func verbs() []namedVerb {
 	}
 }
 
-// namedIn returns the verbs that args may name: the words before a -- that are one,
-// or all where there may be need of their names. A task is started without making
-// the others.
+// namedIn returns the verbs that occur in args before a --, or all verbs if their list may be
+// shown. Other verbs are not created, which makes the start of a task faster.
 func namedIn(args []string) []namedVerb {
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]
@@ -53,15 +52,15 @@ func namedIn(args []string) []namedVerb {
 	return named
 }
 
-// rootCommand returns the command that args are for.
+// rootCommand returns the root of the command tree, with the verbs that args may name.
 func (a *app) rootCommand(args []string) *cobra.Command {
 	run := &runVerb{a}
 	root := &cobra.Command{
 		Use:   "inject [flags] -- COMMAND [ARG…]",
 		Short: "Run a command with its secrets, masked in what it prints",
-		Long: `inject looks up the secrets that a task declares, places them in its variables
-or files, runs it, and masks every value in its output. It also manages the store
-that the secrets are in.`,
+		Long: `inject looks up the secrets that a task declares, places them in environment variables
+or files, runs the task, and masks every value in its output. It also manages the store
+with the secrets.`,
 		Example: `  inject create secret MY_SECRET_KEY                    # asks for the value
   inject get secret
   inject --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR -- python3 task.py
@@ -88,7 +87,7 @@ that the secrets are in.`,
 func versionCommand(*app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Tell which inject this is",
+		Short: "Print the version of inject",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(

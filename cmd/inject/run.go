@@ -35,8 +35,8 @@ func runCommand(app *app) *cobra.Command {
 	return run
 }
 
-// addFlags gives a command the flags of running one. They end at the first word
-// that is none: the rest is the command, untouched.
+// addFlags adds the flags of a run to cmd. Flags end at the first word that is not one: the
+// rest is the command, whose own flags must stay as they are.
 func (a *runVerb) addFlags(cmd *cobra.Command) {
 	s := &a.set
 	a.settings.AddFlags(cmd,
@@ -87,7 +87,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		o.Outputs = append(o.Outputs, folder)
 	}
 	if len(o.Declared) > 0 || o.Outputs != nil {
-		// From before there is anything to clean up.
+		// Take signals before anything is created that must be cleaned up.
 		ctx, o.Signals = exec.TakeSignals(ctx)
 		defer o.Signals.Release()
 		a.stopped = ctx.Done()
@@ -101,7 +101,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		}
 		o.Resolver, o.Release = r, r.Close
 	}
-	// Not from before the store was opened: a person may have been asked for a key.
+	// The time to resolve begins now: a person may have been asked for a passphrase before.
 	o.Deadline = time.Now().Add(s.Resolve.Timeout)
 	if a.message.file == nil { // a descriptor of ours is not the command's to write a message to
 		o.TerminationMessage = a.message.place()
@@ -110,8 +110,8 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	return stopped(ctx, explainStart(err))
 }
 
-// hasOwnWork reports whether we were told to do something that an inject above us, which
-// has placed our declared list, was perhaps not.
+// hasOwnWork reports whether a flag asks for something that an inject above this one, which
+// has placed the same declared list, may not do.
 func (a *runVerb) hasOwnWork(cmd *cobra.Command) (has bool) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		has = has || f.Changed && a.settings.Tag(f).Get("nested") == "work"
@@ -119,8 +119,8 @@ func (a *runVerb) hasOwnWork(cmd *cobra.Command) (has bool) {
 	return has
 }
 
-// explainStart adds what was probably meant to a command that was not found, and
-// what to do to one that is too large.
+// explainStart adds a hint to the error of a command that was not found, if it looks like a
+// mistyped verb, and to that of one whose environment is too large.
 func explainStart(err error) error {
 	if _, ok := errors.AsType[*exec.SizeError](err); ok {
 		return secret.WithHint(err, "place large secrets in files with --secret-file, or raise the limit: ulimit -s")
@@ -130,7 +130,7 @@ func explainStart(err error) error {
 		return err
 	}
 	if name, _, assigned := strings.Cut(e.Name, "="); assigned {
-		// env(1) would take it for a variable, and what follows for its value.
+		// The user meant a variable, as for env(1); the text after = may be a secret value.
 		return secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
 			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
 	}
@@ -142,7 +142,7 @@ func explainStart(err error) error {
 	return err
 }
 
-// stopped returns why we stopped, if err is because we did, else err.
+// stopped returns the error that names the signal, if a signal is the cause of err, else err.
 func stopped(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
 		_, told := errors.AsType[*exec.StoppedError](err)

@@ -17,8 +17,8 @@ import (
 	"inject/internal/printable"
 )
 
-// filter copies the files to stdout with what is to be masked masked. They are
-// one stream: what one of them begins, the next may end.
+// filter copies the files to stdout, masked. They are one stream: a value may begin at the end
+// of one file and end in the next.
 func (a *redactVerb) filter(paths []string, stats bool) error {
 	w := a.stream(a.stdout)
 	if stats {
@@ -30,7 +30,7 @@ func (a *redactVerb) filter(paths []string, stats bool) error {
 			errs = append(errs, about(path, err))
 		}
 		if _, err := w.Write(nil); err != nil {
-			return errors.Join(errs...) // stdout's error stays: no other file can be copied, either
+			return errors.Join(errs...) // stdout failed: no other file can be copied
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -47,7 +47,7 @@ func (a *redactVerb) pour(path string, w *redact.Writer) error {
 	defer f.Close() //nolint:errcheck // read only
 	if in, err := f.Stat(); err == nil && in.Mode().IsRegular() {
 		if out, err := a.stdout.Stat(); err == nil && os.SameFile(in, out) {
-			return errors.New("it is stdout, too: it would never end")
+			return errors.New("it is stdout, too: the copy would never end")
 		}
 	}
 	exec.WidenPipe(f)
@@ -55,11 +55,10 @@ func (a *redactVerb) pour(path string, w *redact.Writer) error {
 	return err
 }
 
-// scan looks into each file, or masks it in place, and tells of every one with
-// which it could not.
+// scan checks each file, or masks it in place. The error names every file that failed.
 func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 	r := &a.set.Redact
-	if r.InPlace { // which has something to clean up
+	if r.InPlace { // a signal must not leave a temporary file
 		var stop func()
 		ctx, stop = untilSignal(ctx)
 		defer stop()
@@ -117,7 +116,7 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 	return errors.Join(append(errs, sayErr)...)
 }
 
-// interruptedError is why files were not masked.
+// interruptedError is the error of a masking in place that a signal ended.
 type interruptedError struct{ signal syscall.Signal }
 
 func (e *interruptedError) Error() string {
@@ -125,7 +124,7 @@ func (e *interruptedError) Error() string {
 }
 
 // untilSignal returns a context that ends, with an interruptedError as its cause,
-// when a signal asks us to stop.
+// when a signal asks this process to stop.
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
@@ -142,10 +141,10 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { signal.Stop(signals); cancel(nil) }
 }
 
-// about says which file an error is about.
+// about adds the path of a file to an error.
 func about(path string, err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
-		return err // it says so
+		return err // it has the path
 	}
 	return fmt.Errorf("%s: %w", printable.Name(path), err)
 }

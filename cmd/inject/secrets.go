@@ -12,18 +12,18 @@ import (
 	"inject/resolver/store"
 )
 
-// secretsVerb is inject create, update, get and delete of secrets.
+// secretsVerb is the verbs that manage secrets: create, update, get and delete.
 type secretsVerb struct{ *app }
 
-// verb returns "verb" with the one subcommand "secret", as Flyte's commands are.
+// verb returns the command NAME whose only subcommand is "secret", as in Flyte's command line.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name + " secret …", DisableFlagsInUseLine: true, Short: short, Args: cobra.ArbitraryArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := fmt.Errorf("%w: %s what?", secret.ErrInvalid, cmd.CommandPath())
+		err := fmt.Errorf("%w: %s needs a noun", secret.ErrInvalid, cmd.CommandPath())
 		if len(args) > 0 { // not quoted: a value may be among them
-			err = fmt.Errorf("%w: %s knows secrets only", secret.ErrInvalid, cmd.CommandPath())
+			err = fmt.Errorf("%w: the noun of %s is secret", secret.ErrInvalid, cmd.CommandPath())
 		}
 		return secret.WithHint(err, "%s secret …", cmd.CommandPath())
 	}
@@ -36,7 +36,7 @@ func within(scope secret.Scope) store.Filter {
 	return store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}
 }
 
-// keyArg checks that there are one key and at most more other arguments.
+// keyArg checks that there is a key, and at most so many more arguments.
 func keyArg(more int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
@@ -50,13 +50,13 @@ func keyArg(more int) cobra.PositionalArgs {
 	}
 }
 
-// atMost is [cobra.MaximumNArgs] in our words.
+// atMost is [cobra.MaximumNArgs] with an error of ours, which quotes no argument.
 func atMost(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
 			return secret.WithHint(
 				fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)),
-				"what holds spaces is quoted: %s",
+				"put an argument with spaces in quotes: %s",
 				cmd.UseLine(),
 			)
 		}
@@ -64,22 +64,22 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// elsewhere adds to err, that ref was not found, the scopes where its key is.
+// elsewhere adds to err, the error that ref was not found, the scopes that have its key.
 func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, command string) error {
 	var found []secret.Scope
 	for info, err2 := range store.All(cmd.Context(), l, store.Filter{Org: ref.Org}) {
 		if err2 != nil {
 			if len(found) == 0 {
-				return err // nobody knows
+				return err // no scope is known
 			}
-			break // less help
+			break // the hint names fewer scopes
 		}
 		if info.Ref.Key == ref.Key {
 			found = append(found, info.Ref.Scope)
 		}
 	}
 	if len(found) == 0 {
-		return secret.WithHint(err, "it is at no scope of org %s; inject get secret lists what is", ref.Org)
+		return secret.WithHint(err, "no scope of org %s has it; inject get secret lists the secrets", ref.Org)
 	}
 	return secret.WithHint(err, "it is at %s: %s%s", scopes(found), command, found[0].Flags())
 }
@@ -90,17 +90,16 @@ func (a *secretsVerb) ref(key string) (secret.Ref, error) {
 	return ref, errors.Join(secret.ValidKey(key), err)
 }
 
-// given reports whether a flag was given, and not to say no.
+// given reports whether a flag was given; a boolean one counts if it is true.
 func given(cmd *cobra.Command, name string) bool {
 	f := cmd.Flags().Lookup(name)
 	return f != nil && f.Changed && (f.Value.Type() != "bool" || f.Value.String() == "true")
 }
 
-// completeTime is how long somebody who has pressed a key is left to wait.
+// completeTime bounds how long a person waits for a completion.
 const completeTime = 2 * time.Second
 
-// completeKeys completes a secret's name, from a store that opens without
-// asking anybody.
+// completeKeys completes the name of a secret, if the store opens without a question.
 func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 || a.settings.Apply(cmd) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp

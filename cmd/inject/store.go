@@ -21,14 +21,14 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// Variables that hold what a file may hold, too.
+// The variables with secrets of inject itself, for messages.
 const (
 	keyVar   = "INJECT_KEY"
 	tokenVar = "INJECT_TOKEN"
 )
 
-// answerTime is how long a server may take to answer what has no time of its own:
-// all but resolving.
+// answerTime is how long a server may take to answer any request but resolving, which has
+// --resolve-timeout.
 const answerTime = time.Minute
 
 // reader is a store that is open for reading.
@@ -36,8 +36,7 @@ type reader struct {
 	store.Lister
 	resolver.Resolver
 	io.Closer
-	// explain tells how a declared list is resolved, without values if those would
-	// have to come from elsewhere.
+	// explain returns how each secret of a list was looked up. A server sends no values then.
 	explain func(context.Context, secret.Scope, []secret.Declaration) ([]resolver.Climb, error)
 }
 
@@ -85,7 +84,7 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 		return nil, err
 	case isServer(u) && a.set.NewStore.Passphrase && a.settings.Env(cli.Twin("passphrase")) == "":
 		return nil, fmt.Errorf(
-			"%w: --passphrase is for a store file that is made here; how a server protects its own is said there",
+			"%w: --passphrase is for a new store file of your own; a server has settings of its own for that",
 			secret.ErrInvalid,
 		)
 	case isServer(u):
@@ -93,7 +92,7 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 	case u.Scheme == store.SchemeDir:
 		return nil, secret.WithHint(
 			fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid),
-			"change the files in %s where they come from",
+			"change the source of the files in %s",
 			u.Path,
 		)
 	}
@@ -113,7 +112,7 @@ func (a *app) storeURL() (*url.URL, error) {
 	if err != nil || isServer(u) {
 		return u, err
 	}
-	// Who forgets --store must not change another store than they mean.
+	// A user who gives flags for a server but forgot --store must not change the local store.
 	for flag, value := range map[string]string{
 		"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile,
 	} {
@@ -129,13 +128,12 @@ func (a *app) storeURL() (*url.URL, error) {
 
 func isServer(u *url.URL) bool { return u.Scheme == store.SchemeGRPCS || u.Scheme == store.SchemeGRPC }
 
-// typed reports whether a flag's value is of the command line and not what its
-// variable says.
+// typed reports whether the value of a flag is from the command line, not from its variable.
 func (a *app) typed(flag, value string) bool {
 	return value != "" && value != a.settings.Env(cli.Twin(flag))
 }
 
-// openServer opens the server at u, which is asked nothing yet.
+// openServer returns a client of the server at u. It does not connect yet.
 func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	f := &a.set.Store
 	o := rpc.Options{
@@ -150,8 +148,8 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 		variable = tokenVar
 		o.Token = a.set.Keys.Token
 	}
-	// Whoever has but the command line in their hands gets no token sent to a server of
-	// theirs: it goes where it was set for.
+	// A token from the environment goes only to the server of the environment. Otherwise a
+	// person who controls the command line alone could have it sent to a server of their own.
 	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) &&
 		!sameServer(u, a.settings.Env(cli.Twin("store"))) {
 		return nil, secret.WithHint(
@@ -167,13 +165,13 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 			u.Host,
 		)
 	}
-	harden.Process(a.log.Debug) // from before a token or key is read
-	// What GODEBUG has HTTP/2 tell goes there, and is what is received.
+	harden.Process(a.log.Debug) // before a token or key is read
+	// GODEBUG=http2debug would log received headers and data, secrets included, by package log.
 	log.SetOutput(io.Discard)
 	return rpc.Open(o)
 }
 
-// sameServer reports whether address is that of u.
+// sameServer reports whether address names the same server as u.
 func sameServer(u *url.URL, address string) bool {
 	other, err := store.ParseURL(address, store.SchemeGRPCS, store.SchemeGRPC)
 	return err == nil && other.Scheme == u.Scheme && strings.EqualFold(other.Host, u.Host)
@@ -203,7 +201,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	})
 }
 
-// resolveNow resolves a declared list and gives the store back.
+// resolveNow opens the store, resolves a declared list and closes the store.
 func (a *app) resolveNow(
 	ctx context.Context,
 	scope secret.Scope,
@@ -215,7 +213,7 @@ func (a *app) resolveNow(
 	return injector.Secrets(resolved), err
 }
 
-// explainNow tells how a declared list is resolved, and gives the store back.
+// explainNow opens the store, explains a declared list and closes the store.
 func (a *app) explainNow(
 	ctx context.Context,
 	scope secret.Scope,
@@ -228,7 +226,7 @@ func (a *app) explainNow(
 	)
 }
 
-// fromStore opens the store for fn, which has the time for resolving.
+// fromStore calls fn with the open store, for --resolve-timeout at most, and closes the store.
 func fromStore[T any](ctx context.Context, a *app, fn func(context.Context, *reader) ([]T, error)) ([]T, error) {
 	s, err := a.openReader(ctx)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"inject/internal/tty"
 )
 
-// open opens a file for reading; - is stdin.
+// open opens a file for reading. The path - means stdin.
 func (a *app) open(path string) (*os.File, error) {
 	if path == "-" {
 		return a.stdin, nil
@@ -20,8 +20,8 @@ func (a *app) open(path string) (*os.File, error) {
 	return os.Open(path) //nolint:gosec // the user's choice
 }
 
-// stream returns a stream that is masked to f: one for a person if f is a terminal. If
-// it is a pipe it is made to hold more.
+// stream returns a writer that masks values and writes to f. On a terminal it holds back as
+// little as possible, for a person who reads along. A pipe gets a larger buffer.
 func (a *app) stream(f *os.File) *redact.Writer {
 	if tty.Is(f) {
 		return a.redactor.TerminalWriter(f)
@@ -30,19 +30,19 @@ func (a *app) stream(f *os.File) *redact.Writer {
 	return a.redactor.Writer(f)
 }
 
-// say tells a person something, on stderr.
+// say prints a message on stderr.
 func (a *app) say(text string) { _, _ = io.WriteString(a.masked(a.stderr), "inject: "+text+"\n") }
 
-// mask returns text with every value masked that is known, to be put in JSON: in the JSON
-// itself a mask could replace its own signs.
+// mask returns text with every known value masked. Texts are masked before they are encoded as
+// JSON: in the JSON, a mask could replace a part of its syntax.
 func (a *app) mask(text string) string {
 	var b strings.Builder
 	_, _ = io.WriteString(a.masked(&b), text)
 	return b.String()
 }
 
-// masked returns a writer of whole messages to w that masks every value that is
-// known by then.
+// masked returns a writer that masks all values that are known at the time of a write. Each
+// write must be a whole message, because a value that two writes share is not found.
 func (a *app) masked(w io.Writer) io.Writer { return &messages{a, w} }
 
 type messages struct {
@@ -59,11 +59,11 @@ func (m *messages) Write(p []byte) (int, error) {
 	return n, errors.Join(err, w.Close())
 }
 
-// writeAll writes p as a whole stream.
+// writeAll writes p to w and closes w.
 func writeAll(w io.WriteCloser, p []byte) (int, error) {
 	n, err := w.Write(p)
 	return n, errors.Join(err, w.Close())
 }
 
-// terminal returns where a person can be asked, nil if nowhere.
+// terminal returns the terminal on which a person can be asked, nil if there is none.
 func (a *app) terminal() *cli.Terminal { return cli.OpenTerminal(a.stdin, a.stopped) }

@@ -13,7 +13,8 @@ import (
 	"inject/resolver/store"
 )
 
-// value returns the value of a create or update from wherever it is given.
+// value returns the value and type for create or update, from its argument, flag, file, stdin
+// or a question.
 func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (secret.Value, store.Type, error) {
 	typ, err := a.storeType(ref.Scope)
 	if err != nil {
@@ -50,7 +51,7 @@ func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (
 	return value, typ, err
 }
 
-// storeType returns the type that the flags name, if there may be one at scope.
+// storeType returns the type of the settings, if a secret of that type may be at scope.
 func (a *secretsVerb) storeType(scope secret.Scope) (store.Type, error) {
 	if a.set.Type.Type != store.ImagePull.String() {
 		return store.Regular, nil
@@ -96,10 +97,10 @@ func (a *secretsVerb) plainValue(cmd *cobra.Command, args []string, sources []st
 		}
 	}
 	return secret.Value{}, secret.WithHint(fmt.Errorf("%w: no value was given: stdin is empty", secret.ErrInvalid),
-		"pipe it in, name a file with --from-file, or say that it is empty with --value ''")
+		"pipe it in, name a file with --from-file, or store an empty value with --value ''")
 }
 
-// readValue reads all bytes of r.
+// readValue reads all of r as a value. name is what errors call it.
 func readValue(r io.Reader, name string) (secret.Value, error) {
 	b, err := io.ReadAll(io.LimitReader(r, store.MaxValue+1))
 	if err != nil {
@@ -116,12 +117,12 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// historyHint tells a person, and only a person, where an argument ends up.
+// historyHint warns a person at a terminal that a shell keeps arguments in its history.
 func (a *secretsVerb) historyHint() {
 	if tty.Is(a.stderr) {
 		_, _ = fmt.Fprintln(
 			a.stderr,
-			"hint: the value is in your shell's history now; without it on the command line it is asked for",
+			"hint: the value is in your shell's history now; inject asks for it if the command line has none",
 		)
 	}
 }

@@ -14,13 +14,13 @@ import (
 	"inject/resolver/secret"
 )
 
-// maxValues is how much may be given by --values-from, in bytes: a hundred
-// thousand keys. What is there by mistake, such as a device or a log, is larger,
-// and one byte of a value may take a hundred with all its forms.
+// maxValues is the size limit of the file of --values-from, in bytes. It is enough for a
+// hundred thousand keys. A larger file is there by mistake, such as a device or a log, and
+// a byte of a value may take a hundred bytes of memory, since all its forms are kept.
 const maxValues = 4 << 20
 
-// readValues reads patterns from a file, or from stdin: one a line, or a JSON
-// array of strings. They are called by their line, or their place in the array.
+// readValues reads patterns from a file or stdin: one a line, or a JSON array of strings. The
+// name of a pattern has its line or its place in the array, from 1.
 func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	f, err := a.open(path)
 	if err != nil {
@@ -50,29 +50,30 @@ func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	return patterns, nil
 }
 
-// splitValues takes a list of values apart. What looks as if it were meant in
-// another way is refused: a value that is read wrongly is not masked.
+// splitValues returns the values in a list. A text that may be of another format is an error,
+// because a value that is read wrongly would not be masked.
 func splitValues(text []byte) (values [][]byte, err error) {
 	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
-		return nil, fmt.Errorf("is UTF-16, and the text may not be: %w", secret.ErrInvalid)
+		return nil, fmt.Errorf("is UTF-16, and the text to mask may not be: %w", secret.ErrInvalid)
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // as some editors begin a file
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // the byte order mark of some editors
 	trimmed := bytes.TrimSpace(text)
 	switch {
 	case bytes.HasPrefix(trimmed, []byte("[")):
 		var list []*string
-		// Whose error quotes; and which replaces what is no Unicode.
+		// The error of package json quotes the text. Invalid Unicode is checked for here,
+		// since package json would replace it.
 		if json.Unmarshal(trimmed, &list) != nil || slices.Contains(list, nil) || !utf8.Valid(trimmed) {
 			return nil, secret.WithHint(
 				fmt.Errorf("begins with [ and is not a JSON array of strings: %w", secret.ErrInvalid),
-				"a value that begins with [ can be in such an array, too",
+				"put a value that begins with [ in such an array",
 			)
 		}
 		for _, s := range list {
 			if strings.ContainsRune(*s, utf8.RuneError) {
 				return nil, secret.WithHint(
-					fmt.Errorf("has a string that is no Unicode: %w", secret.ErrInvalid),
-					"bytes as they are go one value a line",
+					fmt.Errorf("has a string that is not valid Unicode: %w", secret.ErrInvalid),
+					"write values of arbitrary bytes one a line",
 				)
 			}
 			values = append(values, []byte(*s))
@@ -80,7 +81,7 @@ func splitValues(text []byte) (values [][]byte, err error) {
 	case bytes.HasPrefix(trimmed, []byte("{")) && json.Valid(trimmed):
 		return nil, secret.WithHint(
 			fmt.Errorf("is a JSON object: %w", secret.ErrInvalid),
-			"the values alone, as an array or one a line: jq '[.[]]'",
+			"give the values alone, as an array or one a line: jq '[.[]]'",
 		)
 	default:
 		for line := range bytes.Lines(text) {
