@@ -138,7 +138,10 @@ var (
 		"programs disagree whether the # begins a comment",
 		"put the value in quotes; a comment is white space and #, after a value that has no quotes in it",
 	)
-	errTick   = refusal("the value begins with `, which some programs take for a quote", "put it in single or double quotes")
+	errTick = refusal(
+		"the value begins with `, which some programs take for a quote",
+		"put it in single or double quotes",
+	)
 	errEscape = refusal(
 		"a backslash is followed by a character that it does not escape",
 		"the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself",

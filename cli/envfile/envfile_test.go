@@ -105,7 +105,8 @@ func TestEnvFileRefused(t *testing.T) {
 		{`K="VALUE\`, "FILE, line 1: K: " + tell(errOpen)},
 		{`K="VALUE\"`, "FILE, line 1: K: " + tell(errOpen)},
 		// Of a key that may be none, no more than the line is told.
-		{"VALUE\nVALUE=#\n", "FILE, line 1: invalid: it is not KEY=value\nput a value of several lines in quotes\nFILE, line 2: " + tell(errHash)},
+		{"VALUE\nVALUE=#\n", "FILE, line 1: invalid: it is not KEY=value\n" +
+			"put a value of several lines in quotes\nFILE, line 2: " + tell(errHash)},
 		{"K='VALUE\nL='VALUE\nVALUE==\nVALUE=#", "FILE, line 1: K: " + tell(errBehind) +
 			"FILE, line 4: invalid: line 3 has the same key\n\n"},
 		{
