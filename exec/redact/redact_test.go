@@ -276,6 +276,10 @@ func TestEveryPlace(t *testing.T) {
 // TestLargeSets takes enough values for every size of the filter's table. It compares with
 // the plain automaton, because the plain rule would be too slow.
 func TestLargeSets(t *testing.T) {
+	length := 100_000
+	if testing.Short() {
+		length = 10_000
+	}
 	for _, c := range []struct{ n, shortest int }{
 		{10, 4}, {10, 8}, {10, 20}, {150, 5}, {150, 8}, {150, 13}, {150, 33}, {600, 7}, {600, 9}, {600, 20}, {3000, 8},
 	} {
@@ -294,7 +298,7 @@ func TestLargeSets(t *testing.T) {
 			patterns := named(v)
 			all := allForms(1, patterns...)
 			var text []byte
-			for len(text) < 100_000 {
+			for len(text) < length {
 				form := all[random.IntN(len(all))].Value
 				switch random.IntN(4) {
 				case 0:

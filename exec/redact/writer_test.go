@@ -412,7 +412,7 @@ func TestMemory(t *testing.T) {
 func TestExtremes(t *testing.T) {
 	n, size := 50_000, 1<<20
 	if testing.Short() {
-		n, size = 5000, 128<<10
+		n, size = 1500, 32<<10
 	}
 	many := named(redacttest.Values(n, 7))
 	r := redact.New(6, many...)
