@@ -248,7 +248,11 @@ const lastSignal = syscall.Signal(64)
 // those of job control are left out. SIGPIPE is taken so that a write of ours does not end us; it
 // is not forwarded.
 func (t terminalKind) first() []syscall.Signal {
-	signals := []syscall.Signal{unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+	signals := []syscall.Signal{
+		unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
+		// Go's runtime would crash at these.
+		unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGILL, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV,
+	}
 	if t != sharedTerminal {
 		signals = append(signals, unix.SIGTSTP, unix.SIGCONT)
 	}
