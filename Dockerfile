@@ -1,36 +1,36 @@
-# The base is an argument so that a machine without a registry can name an image of its own.
+# An argument, so that a machine without access to a registry can use a local image.
 ARG GO_IMAGE=golang:1.26
 
-# The build runs on the builder's own platform and cross-compiles: nothing is emulated.
-# BuildKit sets BUILDPLATFORM; the legacy builder does not, and a bare "linux" is its own.
+# The build runs on the builder's own platform and cross-compiles, which is faster than emulation.
+# BuildKit sets BUILDPLATFORM. The legacy builder does not; it takes "linux" as its own platform.
 FROM --platform=${BUILDPLATFORM:-linux} ${GO_IMAGE} AS build
 
-# What the final image holds beside the binary. The user needs a name because programs
-# that look their own uid up fail without one.
+# The files of the final images besides the binary. The user needs a name, because programs that
+# look up their own uid fail without one.
 RUN mkdir -p /rootfs/etc/ssl/certs \
  && mkdir -p -m 0700 /state/inject \
  && cp /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ \
  && echo 'inject:x:65532:65532:inject:/:/nonexistent' > /rootfs/etc/passwd \
  && echo 'inject:x:65532:' > /rootfs/etc/group
 
-# For builds behind a mirror; not given, Go's own defaults hold.
+# For builds behind a mirror. If they are not set, Go uses its defaults.
 ARG GOPROXY
 ARG GOSUMDB
 
-# A layer of its own: a change of source downloads nothing again.
+# In a layer of its own, so that a change of the source does not download the modules again.
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 
 COPY . .
 ARG VERSION=dev
-# BuildKit sets it from --platform; empty means the builder's own to Go too. (The legacy
-# builder cannot do both in one Dockerfile, it builds for its own platform only.)
+# BuildKit sets it from --platform. The legacy builder leaves it empty: Go then builds for the
+# builder's own platform, the only one that the legacy builder can build for.
 ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" \
     go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/inject ./cmd/injectd
 
-# The server: --target injectd. What it keeps is in a volume of its own.
+# The server: --target injectd. Its store and key are in a volume.
 FROM scratch AS injectd
 LABEL org.opencontainers.image.title="injectd" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -43,12 +43,12 @@ ENV INJECT_STORE=file:///var/lib/inject/secrets.db \
     INJECT_OPS_LISTEN=:8094
 VOLUME /var/lib/inject
 EXPOSE 8093 8094
-# Numbers, not the name: Kubernetes' runAsNonRoot cannot judge a name.
+# Numbers, because Kubernetes cannot tell whether a user's name is root (runAsNonRoot).
 USER 65532:65532
 ENTRYPOINT ["/injectd"]
 CMD ["serve"]
 
-# What a task's image takes inject from, and the default: it is the last.
+# inject, for other images to copy. The last stage is the default target.
 FROM scratch
 LABEL org.opencontainers.image.title="inject" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -1,25 +1,25 @@
-# Everything that is done with this project. `make help` lists it.
+# `make help` lists the targets.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GO      ?= go
-# Without gRPC's tracing pages, which nobody could open, inject is 3 MB smaller.
+# Leaves out gRPC's tracing pages. They are never served, and inject is 3 MB smaller without them.
 TAGS    := grpcnotrace
-# Counted, not timed: a fuzz run that its time ends may fail with "context deadline
-# exceeded" (https://github.com/golang/go/issues/75804).
+# A number of runs, not a time: a timed fuzz run may fail with "context deadline exceeded" when
+# its time is over (https://github.com/golang/go/issues/75804).
 FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
 .PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate image wire clean
 
-help: ## list what can be made
+help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 build: ## build bin/inject and bin/injectd, static and stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/ ./cmd/inject ./cmd/injectd
 
-# Where make install puts things; DESTDIR is put before it, to make a package.
+# Where make install puts files. To build a package, set DESTDIR: it is put in front of PREFIX.
 PREFIX ?= /usr/local
 SHARE   = $(DESTDIR)$(PREFIX)/share
 
@@ -37,32 +37,32 @@ install: build ## install both programs, their man pages and completions below P
 man: ## write the man pages in docs/man, from the commands and flags of the programs
 	INJECT_TEST_UPDATE=1 $(GO) test -count 1 -run '^TestManPages$$' ./cmd/inject ./cmd/injectd
 
-quickstart: build ## run the main job on a store of its own in a temporary home, showing each command
+quickstart: build ## show the main use, command by command, with a new store in a temporary home
 	@./quickstart.sh
 
-test: ## pass the tests, of what takes minutes a share
+test: ## run the tests, with a small share of those that take minutes
 	$(GO) test -short -timeout 10m ./...
 
-test-long: ## pass all tests: every flipped byte, a million files, hundreds of kills, soaks
+test-long: ## run all tests in full: every flipped byte, a million files, hundreds of kills, soaks
 	$(GO) test -timeout 30m ./...
 
-race: ## pass the tests with the race detector (needs a C compiler)
+race: ## run the tests of make test with the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...
 
-# The linters are in a module of their own: what they need is not what we need.
+# The linters are in a module of their own, so that their dependencies are not those of inject.
 $(LINT): tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-# The tests of the wire use what is there of them; where INJECT_TEST_NO_SKIP is set, all.
+# The tests of the wire skip the clients that are missing, unless INJECT_TEST_NO_SKIP is set.
 bin/grpcurl: deploy/wire/go.mod deploy/wire/go.sum
 	cd deploy/wire && $(GO) build -o ../../$@ github.com/fullstorydev/grpcurl/cmd/grpcurl
 
 deploy/wire/node_modules: deploy/wire/package.json deploy/wire/package-lock.json
 	cd deploy/wire && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules
 
-wire: bin/grpcurl deploy/wire/node_modules ## fetch the clients of others that the wire is tested with (needs npm)
+wire: bin/grpcurl deploy/wire/node_modules ## install third-party clients for the tests of the wire (needs npm)
 
-lint: $(LINT) ## check style, floors, mistakes, and the scripts if shellcheck is there
+lint: $(LINT) ## check style, floors and mistakes, and the scripts if shellcheck is installed
 	$(GO) vet ./...
 	$(LINT) run ./...
 	cd bench && $(GO) vet ./... && ../$(LINT) run ./...
@@ -76,31 +76,31 @@ cross: ## build and vet for the other platforms
 		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) vet ./...; \
 	done
 
-bench: build ## measure, as ratios in one run: opening a store; starting, beside tini; masking, beside cat; resolving, beside etcd; ONCE=1 only shows that it runs
+bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd); ONCE=1 only checks that it runs
 	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./resolver/store/sealed
 	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 
-# Every fuzz target of the tree, so that a new one is not forgotten.
+# Finds the fuzz targets, so that a new one cannot be forgotten.
 fuzz: ## fuzz each target FUZZ (1000000x) times
 	@set -e; grep -rE --include='*_test.go' '^func Fuzz' . | sed -E 's|/[^/]*:func (Fuzz[A-Za-z]*).*| \1|' | while read -r dir target; do \
 		echo "$$dir $$target"; \
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) -fuzzminimizetime 10x "$$dir" < /dev/null; \
 	done
 
-# Needs Debian's protobuf-compiler and libprotobuf-dev, or the like.
-generate: ## make the code of the messages in resolver/idl
+# Needs protoc and its standard .proto files (Debian: protobuf-compiler, libprotobuf-dev).
+generate: ## generate the Go code of the messages in resolver/idl
 	cd tools && $(GO) build -o ../bin/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc connectrpc.com/connect/cmd/protoc-gen-connect-go
 	cd resolver/idl && find . -name '*.proto' -printf '%P\n' | PATH="$(CURDIR)/bin:$$PATH" xargs protoc -I . \
 		--go_out=. --go_opt=module=inject/resolver/idl \
 		--go-grpc_out=. --go-grpc_opt=module=inject/resolver/idl \
 		--connect-go_out=. --connect-go_opt=module=inject/resolver/idl,simple=true
 
-image: ## build the container images with docker; GO_IMAGE names their base
+image: ## build the container images with docker; GO_IMAGE is the Go image to build in
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) --target injectd -t injectd:$(VERSION) -t injectd .
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) -t inject .
 
-e2e: ## run it in the pods of a real Kubernetes, which is built for that first (root, Linux)
+e2e: ## test inject in the pods of a real Kubernetes, which it builds first (root, Linux)
 	deploy/e2e/test.sh
 
-clean: ## remove what was built
+clean: ## remove bin
 	rm -rf bin

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Shows the main job: creates secrets in a temporary home, and runs commands with them.
-# Prints each command and its output. Needs bin/inject and a shell.
+# Shows the main use: creates secrets in a temporary home, and runs commands with them.
+# Prints each command and its output. Needs bin/inject (make build).
 set -eu
 cd "$(dirname "$0")"
 PATH=$PWD/bin:$PATH
@@ -8,7 +8,7 @@ HOME=$(mktemp -d)
 export HOME
 trap 'rm -rf "$HOME"' EXIT
 unset XDG_DATA_HOME XDG_CONFIG_HOME
-# Variables of inject that you have set would change what this shows.
+# Ignore variables of inject that are set outside.
 for v in $(env | sed -n 's/^\(INJECT_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
 
 show() {
@@ -29,7 +29,7 @@ show inject create secret --project my_project --domain development MY_SECRET_KE
 show inject get secret
 
 printf '\n# A command that declares the secret gets the value, and its output is masked\n'
-# shellcheck disable=SC2016 # the task expands its variables, this script must not
+# shellcheck disable=SC2016 # the task expands the variables, not this script
 show inject --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR -- sh -c 'echo "the secret is $MY_SECRET_ENV_VAR"'
 
 printf '\n# The same command in the project gets the value of the project: the narrowest scope wins\n'
