@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A Docker engine for one test, started by hand, private to WORKDIR, gone without a trace
-# after "down". Everything it has is in WORKDIR/engine.
+# Starts a Docker engine for one test. All its files are in WORKDIR/engine. "down" ends it and
+# removes everything that it made.
 #   engine.sh up WORKDIR [DOCKERD_FLAGS...]   prints DOCKER_HOST=...
 #   engine.sh down WORKDIR
-# The engine shares the network with its caller: with its default flags it writes iptables
-# rules there. Give it --iptables=false --ip6tables=false --bridge=none, or a network
-# namespace of its own ("unshare -n engine.sh up ...").
+# The engine uses the network of the caller. With its default flags it would write iptables rules
+# there, so pass --iptables=false --ip6tables=false --bridge=none, or give it a network namespace
+# of its own ("unshare -n engine.sh up ...").
 # Needs root and Debian's docker.io (dockerd, containerd, runc).
 set -euo pipefail
 
@@ -16,11 +16,11 @@ dir=$(realpath -m "$2")/engine
 shift 2
 export PATH=$PATH:/usr/sbin:/sbin
 sock=$dir/docker.sock
-# Named after the folder: two engines side by side do not remove each other's.
+# Named after the folder, so that two engines can run at the same time.
 cgroup=inject-engine-$(printf %s "$dir" | cksum | cut -d' ' -f1)
 
-# The PID of the namespace's first process. A stale file may name a stranger: believe it
-# only if that process was started for this folder.
+# init_pid prints the PID of the first process in the namespace. The PID in the file may belong to
+# another process by now, so check that this process was started for this folder.
 init_pid() {
   local pid
   pid=$(cat "$dir/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
@@ -28,7 +28,7 @@ init_pid() {
   echo "$pid"
 }
 
-# try SECONDS CMD...: until CMD succeeds.
+# try SECONDS CMD... repeats CMD until it succeeds. It fails after SECONDS.
 try() {
   local end=$((SECONDS + $1))
   shift
@@ -38,9 +38,11 @@ try() {
   done
 }
 
+# gone PID tells whether the process has ended.
 gone() { [ ! -e "/proc/$1" ]; }
 
-# cgroup v1 has the folder once per controller, v2 once.
+# cgroups_removed removes the cgroup, and fails while a process is still in it. cgroup v1 has a
+# folder for each controller, v2 only one.
 cgroups_removed() {
   local found
   found=$(find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup")
@@ -51,17 +53,18 @@ cgroups_removed() {
   return 1
 }
 
-# PID 1 of the new namespaces. It stays in front of dockerd, which must not be PID 1 itself:
-# it would take its own number in a leftover pid file for another engine.
+# init is PID 1 of the new namespaces. dockerd must not be PID 1: if a stale pid file says 1, it
+# would take itself for another engine and refuse to start.
 init() {
   local pid
-  # /proc still is the caller's, so this is the PID the caller can kill.
+  # /proc is still the caller's here, so this is the PID by which the caller can kill us.
   read -r pid _ </proc/self/stat
   echo "$pid" >"$dir/pid"
 
-  # Hidden: the folders where dockerd and containerd have paths that no flag moves. Under
-  # /run they would even find, and use, a system containerd. systemd-resolved's files are
-  # kept, /etc/resolv.conf may be a link to them. -n: mount keeps books under /run as well.
+  # dockerd and containerd have fixed paths in these folders, so give them private ones. In the
+  # machine's /run they would even find and use its containerd. Keep the files of
+  # systemd-resolved, because /etc/resolv.conf may be a link to them. -n: mount would otherwise
+  # record the mounts under /run.
   if [ -d /run/systemd/resolve ]; then
     mkdir -p "$dir/run/systemd/resolve"
     cp -L /run/systemd/resolve/*.conf "$dir/run/systemd/resolve/" 2>/dev/null || true
@@ -71,7 +74,7 @@ init() {
   mount -n --bind "$dir/opt" /opt
   mount -n -t proc proc /proc
 
-  # cgroupfs: there is no systemd to ask. ip-forward: that switch is the machine's.
+  # cgroupfs, because there is no systemd. ip-forward would change a setting of the whole machine.
   TMPDIR=$dir/tmp dockerd --host "unix://$sock" --config-file "$dir/daemon.json" \
     --data-root "$dir/data" --exec-root /run/docker --pidfile /run/docker.pid \
     --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/$cgroup" \
@@ -82,8 +85,8 @@ init() {
 down() {
   local pid
   if pid=$(init_pid); then
-    # The kernel ends the whole PID namespace with its first process, containers and all,
-    # and the mounts with their last user.
+    # When the first process of a PID namespace ends, the kernel kills all others in it, those
+    # of the containers too. The mounts go with the last process.
     kill -9 "$pid"
     try 20 gone "$pid" || { echo "engine.sh: process $pid does not end" >&2; return 1; }
   fi
@@ -94,27 +97,27 @@ down() {
 up() {
   local docker=docker launcher
   [ "$(id -u)" = 0 ] || { echo "engine.sh: needs root" >&2; exit 1; }
-  # The kernel's limit on socket paths, and the folders init hides.
+  # The kernel limits the paths of sockets to 107 bytes. init hides the folders below.
   [ ${#sock} -lt 108 ] || { echo "engine.sh: $sock is too long for a socket" >&2; exit 1; }
   case $dir/ in /run/* | /var/lib/* | /opt/*)
     echo "engine.sh: WORKDIR cannot be under /run, /var/lib or /opt" >&2; exit 1 ;;
   esac
   if init_pid >/dev/null; then echo "engine.sh: already up in $dir" >&2; exit 1; fi
-  # Debian's client fits Debian's engine; another one may come first in PATH.
+  # Debian's client fits Debian's engine. Another client may come first in PATH.
   [ ! -x /usr/bin/docker ] || docker=/usr/bin/docker
 
   mkdir -p "$dir"/{cli,data,lib,opt,run,tmp}
   chmod 700 "$dir"
   rm -f "$dir/pid"
-  # A configuration of its own: the machine's daemon.json is for the machine's engine. Older
-  # engines write an identity key into /etc/docker if not told another place, newer ones
-  # know neither the key nor, at some point, the setting.
+  # Use a new configuration: the machine's daemon.json is for the machine's engine. Older engines
+  # write an identity key into /etc/docker unless this setting names another place. The newest
+  # engines refuse the setting.
   if grep -q deprecated-key-path "$(command -v dockerd)"; then
     echo "{\"deprecated-key-path\": \"$dir/key.json\"}" >"$dir/daemon.json"
   else
     echo '{}' >"$dir/daemon.json"
   fi
-  # Mount propagation is private: nothing mounted in there shows out here.
+  # With private propagation, mounts of the engine do not appear on the machine.
   setsid unshare --mount --propagation private --pid --fork --kill-child \
     bash "$0" init "${dir%/engine}" "$@" </dev/null >"$dir/log" 2>&1 &
   launcher=$!

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile with a real engine, for both platforms and with both builders, and
-# holds the image to what it promises. Needs root, and nothing from an image registry.
+# Builds the Dockerfile with a real Docker engine, for both platforms and with both builders, and
+# tests the images. Needs root, but no image registry.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,19 +12,19 @@ ok() { echo "ok: $*"; }
 
 missing=()
 command -v dockerd >/dev/null && command -v docker >/dev/null || missing+=(docker.io)
-# Debian's plain busybox has the same name but needs a libc.
+# The program of Debian's package busybox has the same name, but needs a libc.
 if ! busybox=$(command -v busybox) || ldd "$busybox" >/dev/null 2>&1; then missing+=(busybox-static); fi
 [ -s "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] || missing+=(ca-certificates)
 [ ${#missing[@]} = 0 ] || fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
 [ "$(id -u)" = 0 ] || fail "needs root"
 command -v go >/dev/null || fail "needs Go in PATH"
 
-# Debian's client fits Debian's engine and brings BuildKit without a plugin; another one
-# may come first in PATH.
+# Debian's client fits Debian's engine, and has BuildKit without a plugin. Another client may come
+# first in PATH.
 docker=docker
 [ ! -x /usr/bin/docker ] || docker=/usr/bin/docker
 
-# Short, because a socket's path may not pass 107 bytes whatever TMPDIR is.
+# Not in TMPDIR, because the path of a socket is limited to 107 bytes.
 work=$(mktemp -d /tmp/injd.XXXXXX)
 cleanup() {
   local code=$?
@@ -41,7 +41,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The client writes into its configuration folder and obeys what it finds there.
+# A new configuration folder, because the client reads and writes settings there.
 export DOCKER_CONFIG=$work/cli
 mkdir "$DOCKER_CONFIG"
 up=$("$here/engine.sh" up "$work" --iptables=false --ip6tables=false --bridge=none)
@@ -50,9 +50,9 @@ ok "engine $("$docker" version --format '{{.Server.Version}}') is up"
 
 base=local/golang:test
 "$here/go-image.sh" "$base"
-ok "base image is this machine's $(go env GOVERSION)"
+ok "the base image has this machine's $(go env GOVERSION)"
 
-# A mirror set on this machine holds for the build too; Go's defaults need no telling.
+# If this machine uses a mirror, the build must use it, too.
 args=()
 for v in GOPROXY GOSUMDB; do
   mine=$(go env "$v")
@@ -60,11 +60,11 @@ for v in GOPROXY GOSUMDB; do
   [ "$mine" = "$default" ] || args+=(--build-arg "$v=$mine")
 done
 for v in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy; do
-  [ -z "${!v:-}" ] || args+=(--build-arg "$v") # known to every builder, without an ARG
+  [ -z "${!v:-}" ] || args+=(--build-arg "$v") # every builder accepts these without an ARG
 done
 
 version=v0.0.0-test
-# build BUILDKIT IMAGE FLAGS...; the network is for the module proxy.
+# build BUILDKIT IMAGE FLAGS... builds IMAGE. It uses the host's network to reach the module proxy.
 build() {
   local buildkit=$1 image=$2
   shift 2
@@ -74,7 +74,7 @@ build() {
     { cat "$work/build.log" >&2; fail "docker build of $image (DOCKER_BUILDKIT=$buildkit)"; }
 }
 
-# machine IMAGE ARCH BINARY: the ELF header's e_machine, two bytes at 18, of the image's binary.
+# machine IMAGE ARCH BINARY prints e_machine of the binary's ELF header: two bytes at offset 18.
 machine() {
   local id
   id=$("$docker" create --network none --platform "linux/$2" "$1")
@@ -83,7 +83,7 @@ machine() {
   od -An -tu1 -j18 -N2 "$work/elf" | xargs
 }
 
-# inspect WANT FORMAT IMAGE
+# inspect WANT FORMAT IMAGE fails unless docker inspect prints WANT.
 inspect() {
   local got
   got=$("$docker" inspect --format "$2" "$3")
@@ -97,8 +97,8 @@ case $(go env GOHOSTARCH) in
 esac
 declare -A elf=([amd64]='62 0' [arm64]='183 0')
 
-# One builder each, so that both are seen to accept the Dockerfile. The legacy one gets no
-# platform: what it builds is for the machine it runs on.
+# One platform with each builder, so that both builders are tested. The legacy builder gets no
+# platform, because it builds for its own machine only.
 build 0 "local/injectd:$native" --target injectd
 build 0 "local/inject:$native"
 build 1 "local/injectd:$foreign" --target injectd --platform "linux/$foreign"
@@ -117,8 +117,8 @@ hard=(--network none --read-only --cap-drop ALL --security-opt no-new-privileges
 
 got=$("$docker" run --rm --network none "$image" version)
 case $got in
-  *"$version"*) ok "version says the build's version" ;;
-  *) fail "version printed '$got', expected it to hold $version" ;;
+  *"$version"*) ok "version prints the version of the build" ;;
+  *) fail "version printed '$got', expected it to contain $version" ;;
 esac
 
 inspect 65532:65532 '{{.Config.User}}' "$image"
@@ -128,29 +128,31 @@ ok "the user is 65532, not root"
 
 # The engine looks a name up in the image's own /etc/passwd and /etc/group.
 "$docker" run --rm --network none --user inject:inject "$image" version >/dev/null ||
-  fail "the user and group inject are not known in the image"
+  fail "the image does not know the user and group inject"
 ok "the user has a name"
 
 "$docker" run --rm "${hard[@]}" "$image" version >/dev/null ||
-  fail "does not run read-only, without capabilities and new privileges"
-ok "runs read-only, without capabilities and new privileges"
+  fail "inject does not run read-only, without capabilities and new privileges"
+ok "inject runs read-only, without capabilities and new privileges"
 
 code=0
 out=$("$docker" run --rm "${hard[@]}" "$image" -- /no/such/command 2>&1) || code=$?
 [ "$code" = 127 ] || fail "a missing command exits with $code, expected 127: $out"
-# The engine has a 127 of its own, for an entrypoint that is not there.
+# The engine exits with 127, too, if the entrypoint is missing.
 case $out in *"response from daemon"*) fail "127 came from the engine, not from inject: $out" ;; esac
 ok "a missing command exits with 127"
 
-# The engine puts files of its own into every container: what an empty image's has is not ours.
+# listing IMAGE [COMMAND] prints the names of all files in a container of IMAGE.
 listing() {
   local id
   id=$("$docker" create --network none "$@")
   "$docker" export "$id" | tar -tf - | sed 's,/$,,' | sort
   "$docker" rm "$id" >/dev/null
 }
+# The engine adds files to every container. They are those in a container of an empty image.
 tar -cf - --files-from /dev/null | "$docker" import - local/empty:test >/dev/null
 listing local/empty:test /none >"$work/empty"
+# holds IMAGE NAMES fails unless the files of IMAGE are exactly NAMES.
 holds() {
   local got
   listing "$1" >"$work/full"
@@ -160,7 +162,7 @@ holds() {
 certificates='etc/group etc/passwd etc/ssl etc/ssl/certs etc/ssl/certs/ca-certificates.crt'
 holds "$image" "$certificates inject"
 holds "local/injectd:$native" "$certificates injectd var var/lib var/lib/inject"
-ok "the images hold their binary, the certificates, the user, and nothing else"
+ok "the images contain their binary, the certificates, the user, and nothing else"
 
 id=$("$docker" create --network none "$image")
 got=$("$docker" cp "$id:/etc/ssl/certs/ca-certificates.crt" - | tar -xOf - | grep -c 'BEGIN CERTIFICATE') || true
@@ -168,7 +170,7 @@ got=$("$docker" cp "$id:/etc/ssl/certs/ca-certificates.crt" - | tar -xOf - | gre
 [ "$got" -gt 0 ] || fail "no certificate in the CA bundle"
 ok "the CA bundle holds $got certificates"
 
-# The example, as its README says, but for the base: there is no registry here.
+# Build the example with the command in its README, but with a local base image.
 "$docker" tag "$image" inject
 # shellcheck disable=SC2016 # the README's backquotes
 read -ra words < <(sed -n 's/.*`docker build \([^`]*\)`.*/\1/p' "$root/examples/README.md")
@@ -189,10 +191,10 @@ $(printf %s "$value" | sha256sum)
 /task.py"
   [ "$got" = "$want" ] || fail "the example's task printed '$got', expected '$want'"
 done
-ok "the example's image gives its task the secret, and masks it"
+ok "the task in the example's image gets the secret, and its output is masked"
 
-# The server's image: certificates and tokens as an operator makes them, and the example's
-# task, which resolves from it over TLS.
+# The server's image: make certificates and tokens as an operator does, and let the example's task
+# resolve its secret over TLS.
 server=local/injectd:$native
 inspect 65532:65532 '{{.Config.User}}' "$server"
 inspect '[/injectd]' '{{.Config.Entrypoint}}' "$server"
@@ -222,7 +224,7 @@ rules:
 POLICY
 chmod -R a+rX,go-w "$work/etc"
 port=$((20000 + $$ % 10000))
-# up: the server runs, on its own volume, as little as it may.
+# up starts the server with its volume, without privileges, and waits until it is ready.
 up() {
   "$docker" run -d --name injectd --network host --read-only --cap-drop ALL --security-opt no-new-privileges \
     -v state:/var/lib/inject -v "$work/etc:/etc/inject:ro" \
@@ -238,6 +240,7 @@ up() {
   done
   fail "the server is not ready: $("$docker" logs injectd 2>&1)"
 }
+# down stops the server. It must exit with 0, and its log must not contain the value.
 down() {
   "$docker" stop -t 30 injectd >/dev/null
   inspect 0 '{{.State.ExitCode}}' injectd
@@ -245,6 +248,7 @@ down() {
   "$docker" rm injectd >/dev/null
   ! grep -qF "$value" "$work/log" || fail "the value is in the server's log"
 }
+# of NAME sets client to the docker flags of a client with the token NAME.
 of() { client=(--network host -v "$work/etc:/etc/inject:ro" -e "INJECT_STORE=grpcs://127.0.0.1:$port" -e INJECT_CA_FILE=/etc/inject/ca.pem -e "INJECT_TOKEN_FILE=/etc/inject/$1.token"); }
 up
 of platform
@@ -253,7 +257,7 @@ got=$("$docker" run --rm "${client[@]}" "$image" get secret -o name)
 [ "$got" = MY_SECRET_KEY ] || fail "get secret printed '$got'"
 down
 grep -qF '"key":"MY_SECRET_KEY","decision":"allowed"' "$work/log" || fail "the audit log has no line of the create: $(cat "$work/log")"
-up # again: what was stored is there
+up # the stored secret must still be there
 of task
 # shellcheck disable=SC2016 # for the shell in the container
 got=$("$docker" run --rm "${client[@]}" -e INJECT_SECRETS=MY_SECRET_KEY=MY_SECRET_ENV_VAR my-task sh -c 'echo "$MY_SECRET_ENV_VAR"; printf %s "$MY_SECRET_ENV_VAR" | sha256sum')
@@ -261,11 +265,11 @@ want="[redacted:MY_SECRET_KEY]
 $(printf %s "$value" | sha256sum)"
 [ "$got" = "$want" ] || fail "the task printed '$got', expected '$want'"
 ! "$docker" run --rm "${client[@]}" "$image" get secret >"$work/denied" 2>&1 || fail "a task may list: $(cat "$work/denied")"
-grep -q denied "$work/denied" || fail "a task that lists is told: $(cat "$work/denied")"
+grep -q denied "$work/denied" || fail "the error of a task that lists is not a denial: $(cat "$work/denied")"
 down
 ok "the server's image serves the example's task over TLS, keeps its store and ends with 0"
 
-# The last line says that nothing is left either.
+# down fails if a process or a cgroup is left.
 "$here/engine.sh" down "$work"
 [ ! -e "$work/engine" ] || fail "the engine's folder is still there"
 ok "the engine is gone"
