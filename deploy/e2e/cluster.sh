@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A Kubernetes cluster of one node for one test: etcd, the API server, the controller manager,
-# the scheduler, containerd and kubelet, all real, private to WORKDIR, gone without a trace
-# after "down". Everything it has is in WORKDIR/cluster.
-#   cluster.sh up WORKDIR [IMAGE.tar...]     starts it, with these images
-#   cluster.sh load WORKDIR IMAGE.tar...     gives it more images
-#   cluster.sh exec WORKDIR COMMAND...       runs COMMAND in its network, as its administrator
+# Starts a Kubernetes cluster of one node for one test: etcd, the API server, the controller
+# manager, the scheduler, containerd and kubelet. All its files are in WORKDIR/cluster. "down" ends
+# it and removes everything that it made.
+#   cluster.sh up WORKDIR [IMAGE.tar...]     starts the cluster and loads the images
+#   cluster.sh load WORKDIR IMAGE.tar...     loads more images
+#   cluster.sh exec WORKDIR COMMAND...       runs COMMAND in the cluster's network, as administrator
 #   cluster.sh down WORKDIR
-# WORKDIR/bin holds the commands that kubernetes/build.sh builds. One of the images is the one
-# that holds a pod's namespaces open, inject.test/pause:1. The cluster's network is its own: it
-# takes no port of the machine, several stand side by side, and nothing in it reaches outside.
-# The node is 10.88.0.1, pods have addresses beside it. There is no kube-proxy and no DNS: what
-# a Service is called, and its address, lead nowhere.
+# WORKDIR/bin must contain the programs that kubernetes/build.sh builds. One of the images must be
+# inject.test/pause:1, which keeps the namespaces of a pod open. The cluster has a network namespace
+# of its own: it uses no port of the machine, it cannot reach other machines, and several clusters
+# can run at the same time. The node has the address 10.88.0.1, pods have others of 10.88.0.0/24.
+# There is no kube-proxy and no DNS, so the names and addresses of Services do not work.
 # Needs root and Debian's etcd-server, containerd, runc, containernetworking-plugins, iproute2
 # and openssl.
 set -euo pipefail
@@ -24,11 +24,11 @@ work=$(realpath -m "$2")
 dir=$work/cluster
 shift 2
 export PATH=$work/bin:$PATH:/usr/sbin:/sbin
-# Named after the folder: two clusters side by side do not remove each other's.
+# Named after the folder, so that two clusters can run at the same time.
 cgroup=inject-e2e-$(printf %s "$dir" | cksum | cut -d' ' -f1)
 
-# The PID of the namespaces' first process. A stale file may name a stranger: believe it only
-# if that process was started for this folder.
+# init_pid prints the PID of the first process in the namespaces. The PID in the file may belong to
+# another process by now, so check that this process was started for this folder.
 init_pid() {
   local pid
   pid=$(cat "$dir/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
@@ -36,7 +36,7 @@ init_pid() {
   echo "$pid"
 }
 
-# try SECONDS CMD...: until CMD succeeds.
+# try SECONDS CMD... repeats CMD until it succeeds. It fails after SECONDS.
 try() {
   local end=$((SECONDS + $1))
   shift
@@ -46,9 +46,11 @@ try() {
   done
 }
 
+# gone PID tells whether the process has ended.
 gone() { [ ! -e "/proc/$1" ]; }
 
-# cgroup v1 has the folder once per controller, v2 once.
+# cgroups_removed removes the cgroup, and fails while a process is still in it. cgroup v1 has a
+# folder for each controller, v2 only one.
 cgroups_removed() {
   local found
   found=$(find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup")
@@ -59,10 +61,10 @@ cgroups_removed() {
   return 1
 }
 
-# kubelet takes the folder that all pods' cgroups are in, but does not make it.
+# make_cgroups makes the cgroup for all pods, because kubelet uses it but does not make it.
 make_cgroups() {
   local parent controller controllers
-  # v2, as the kernel's documentation has it: this was written on a machine with v1.
+  # cgroup v2, written after the kernel's documentation and not tested: we had only v1.
   if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     read -ra controllers </sys/fs/cgroup/cgroup.controllers
     for controller in "${controllers[@]}"; do
@@ -74,14 +76,14 @@ make_cgroups() {
   for parent in /sys/fs/cgroup/*; do
     [ "$parent" != /sys/fs/cgroup/unified ] || continue
     mkdir -p "$parent/$cgroup"
-    # A new cpuset has no CPU and no memory: nothing can be put into it.
+    # A new cpuset has no CPU and no memory node, and takes no process until it has both.
     [ ! -e "$parent/cpuset.cpus" ] || cat "$parent/cpuset.cpus" >"$parent/$cgroup/cpuset.cpus"
     [ ! -e "$parent/cpuset.mems" ] || cat "$parent/cpuset.mems" >"$parent/$cgroup/cpuset.mems"
   done
 }
 
-# kubelet sets these unless it finds them set, and ends if it may not. They are the machine's:
-# it is shown files that hold what it wants.
+# hide_tunables keeps kubelet from changing settings of the whole machine. kubelet needs these
+# values, sets them if they differ, and ends if it cannot. So mount files with the values there.
 hide_tunables() {
   local name value
   while read -r name value; do
@@ -97,30 +99,30 @@ kernel/keys/root_maxbytes 25000000
 TUNABLES
 }
 
-# service COMMAND...: in the background, with a log that is called as it is.
+# service COMMAND... starts COMMAND in the background, with a log of the same name.
 service() { "$@" >"/var/log/$1.log" 2>&1 & }
 
-# PID 1 of the new namespaces: it starts everything, and when one of them ends, it ends.
+# init is PID 1 of the new namespaces. It starts all services, and ends when one of them ends.
 init() {
   local pid
-  # /proc still is the caller's, so this is the PID the caller can kill.
+  # /proc is still the caller's here, so this is the PID by which the caller can kill us.
   read -r pid _ </proc/self/stat
   echo "$pid" >"$dir/pid"
 
-  # The bridge that the CNI plugin puts pods on is the node's network card, too.
+  # The CNI plugin connects pods to this bridge. The node uses it as its network card, too.
   ip link set lo up
   ip link add pods0 type bridge
   ip address add 10.88.0.1/24 dev pods0
   ip link set pods0 up
 
-  # Hidden: the folders where all of them have paths that no flag moves.
-  # -n: mount keeps books under /run as well.
+  # The services have fixed paths in these folders, so give them private ones.
+  # -n: mount would otherwise record the mounts under /run.
   mount -n -t proc proc /proc
   hide_tunables
   mount -n --bind "$dir/run" /run
   mount -n --bind "$dir/lib" /var/lib
   mount -n --bind "$dir/log" /var/log
-  # Volumes may ask for a propagation that takes a shared mount.
+  # Some volumes need mount propagation, which works on shared mounts only.
   mount -n --make-rshared /
   make_cgroups
 
@@ -139,7 +141,7 @@ init() {
     --audit-policy-file /var/lib/e2e/audit.yaml --audit-log-path /var/log/audit.log
   try 60 kubectl --kubeconfig $pki/admin.kubeconfig get --raw /readyz >/dev/null 2>&1 ||
     die "the API server is not ready"
-  # By default it asks 20 times a second, and what every test waits for takes 4 s longer.
+  # The default limit of 20 requests a second would make every test 4 s slower.
   service kube-controller-manager --kubeconfig $pki/controller-manager.kubeconfig --leader-elect=false \
     --kube-api-qps 1000 --kube-api-burst 1000 --flex-volume-plugin-dir /var/lib/kubelet/volumeplugins \
     --use-service-account-credentials --service-account-private-key-file $pki/tokens.key --root-ca-file $pki/ca.crt
@@ -147,21 +149,22 @@ init() {
   service kubelet --config /var/lib/e2e/kubelet.yaml --kubeconfig $pki/kubelet.kubeconfig \
     --hostname-override node --node-ip 10.88.0.1 --cgroup-root "/$cgroup"
   wait -n || true
-  die "a process that should not end has ended"
+  die "a service has ended unexpectedly"
 }
 
 etcd_listens() { (: </dev/tcp/127.0.0.1/2379) 2>/dev/null; }
 
-# in_cluster CMD...: with the cluster's network and the caller's files.
+# in_cluster CMD... runs CMD with the cluster's network and the caller's files.
 in_cluster() {
   local pid
   pid=$(init_pid) || die "no cluster is up in $dir"
-  # Nothing of ~/.kube: not the caller's preferences, and not what kubectl would leave there.
+  # Keep kubectl out of ~/.kube: it must not read preferences there nor write its cache.
   KUBECONFIG=$dir/lib/e2e/pki/admin.kubeconfig KUBERC=off KUBECACHEDIR=$dir/kubectl \
     nsenter --net="/proc/$pid/ns/net" -- "$@"
 }
 
-# Read here, since the files may be where the node has folders of its own.
+# load IMAGE.tar... loads images. The caller's shell opens the files, because the node may have
+# other folders at their paths.
 load() {
   local pid image
   pid=$(init_pid) || die "no cluster is up in $dir"
@@ -173,8 +176,8 @@ load() {
 down() {
   local pid
   if pid=$(init_pid); then
-    # The kernel ends the whole PID namespace with its first process, containers and all, and
-    # the mounts and the network with their last user.
+    # When the first process of a PID namespace ends, the kernel kills all others in it, those of
+    # the containers too. The mounts and the network go with the last process.
     kill -9 "$pid"
     try 20 gone "$pid" || { echo "cluster.sh: process $pid does not end" >&2; return 1; }
   fi
@@ -186,7 +189,7 @@ up() {
   local launcher folder
   [ "$(id -u)" = 0 ] || die "needs root"
   [ -x "$work/bin/kubelet" ] || die "no kubelet in $work/bin: kubernetes/build.sh builds it"
-  # The folders init hides.
+  # init hides the folders below.
   for folder in "$dir" "$(dirname "$(realpath "$work/bin/kubelet")")"; do
     case $folder/ in /run/* | /var/lib/* | /var/log/*)
       die "$folder cannot be under /run, /var/lib or /var/log" ;;
@@ -199,7 +202,7 @@ up() {
   rm -f "$dir/pid"
   cp -R "$here/node/." "$dir/lib/e2e"
   "$here/pki.sh" "$dir/lib/e2e/pki"
-  # Nothing of the caller's environment: all of them read proxies from it, etcd its flags.
+  # Without the caller's environment: all services read proxies from it, and etcd its flags.
   env -i PATH="$PATH" TMPDIR="$dir/tmp" \
     setsid unshare --net --mount --propagation private --pid --fork --kill-child \
     bash "$0" init "$work" </dev/null >"$dir/log/init.log" 2>&1 &

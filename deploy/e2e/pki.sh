@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a cluster's certificate authority, its certificates and kubeconfigs in DIR.
+# Makes a certificate authority, certificates and kubeconfigs for a cluster in DIR.
 #   pki.sh DIR
-# The kubeconfigs name the files beside them, so the folder may be mounted elsewhere.
+# The kubeconfigs have relative paths, so that the folder can be mounted elsewhere.
 set -euo pipefail
 
 [ $# = 1 ] || { sed -n '3s/^# *//p' "$0" >&2; exit 2; }
@@ -9,7 +9,7 @@ umask 077
 mkdir -p "$1"
 cd "$1"
 
-# certificate NAME SUBJECT FLAGS...; quiet unless it fails.
+# certificate NAME SUBJECT FLAGS... makes a key and a certificate. It prints only errors.
 certificate() {
   local name=$1 subject=$2
   shift 2
@@ -17,7 +17,7 @@ certificate() {
     -keyout "$name.key" -out "$name.crt" -subj "$subject" "$@" 2>log || { cat log >&2; return 1; }
 }
 
-# issue NAME SUBJECT [NAMES]
+# issue NAME SUBJECT [NAMES] makes a key, and a certificate that the authority signs.
 issue() {
   local names=()
   [ -z "${3:-}" ] || names=(-addext "subjectAltName=$3")
@@ -25,7 +25,7 @@ issue() {
     -addext basicConstraints=critical,CA:FALSE -addext extendedKeyUsage=serverAuth,clientAuth
 }
 
-# kubeconfig NAME
+# kubeconfig NAME writes a kubeconfig with the certificate NAME.
 kubeconfig() {
   cat >"$1.kubeconfig" <<KUBECONFIG
 apiVersion: v1
@@ -38,7 +38,7 @@ KUBECONFIG
 }
 
 certificate ca /CN=e2e -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
-# The API server's is also the one that it shows to kubelet.
+# The API server also uses its certificate as a client of kubelet.
 issue apiserver /O=system:masters/CN=kube-apiserver \
   DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.88.0.1,IP:10.96.0.1
 issue kubelet /O=system:nodes/CN=system:node:node IP:10.88.0.1
@@ -47,7 +47,7 @@ issue controller-manager /CN=system:kube-controller-manager
 issue scheduler /CN=system:kube-scheduler
 for name in kubelet admin controller-manager scheduler; do kubeconfig "$name"; done
 
-# What service accounts' tokens are signed with.
+# The key that signs the tokens of service accounts.
 openssl genrsa -out tokens.key 2048 2>log || { cat log >&2; exit 1; }
 openssl rsa -in tokens.key -pubout -out tokens.pub 2>log || { cat log >&2; exit 1; }
 rm log

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Runs inject in the pods of a real Kubernetes cluster, which is built, brought up and taken
-# down here, and holds it to what it promises.
-#   test.sh [TEST...]     those of tests/ that are named, or all of them
-# Needs root, and nothing from an image registry. The first run builds Kubernetes.
+# Tests inject in the pods of a real Kubernetes cluster, which this script builds, starts and ends.
+#   test.sh [TEST...]     runs these tests of the folder tests, or all of them
+# Needs root, but no image registry. The first run builds Kubernetes, which takes minutes.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
-# shellcheck source=/dev/null # a script that is checked by itself
+# shellcheck source=/dev/null # it is checked as a script of its own
 . "$here/lib.sh"
 
 tests=()
@@ -19,7 +18,7 @@ done
 [ ${#tests[@]} -gt 0 ] || tests=("$here"/tests/*.sh)
 
 missing=()
-# need PACKAGE COMMAND...: COMMAND is what would fail without it.
+# need PACKAGE COMMAND... notes PACKAGE as missing if COMMAND fails.
 need() {
   local package=$1
   shift
@@ -30,14 +29,14 @@ need etcd-server command -v etcd
 need containerd command -v containerd
 need runc command -v runc
 need containernetworking-plugins test -x /usr/lib/cni/bridge
-need busybox-static static_busybox # Debian's plain busybox has the same name but needs a libc
+need busybox-static static_busybox # the program of Debian's package busybox has the same name, but needs a libc
 need iproute2 command -v ip
 need openssl command -v openssl
 [ ${#missing[@]} = 0 ] || fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
 [ "$(id -u)" = 0 ] || fail "needs root"
 command -v go >/dev/null || fail "needs Go in PATH"
 
-# around: what of the machine a cluster could change, to compare before and after.
+# around prints the state of the machine that a cluster could change, to compare before and after.
 around() {
   ls -d /opt/* /usr/libexec/* /var/lib/* /etc/{cni,containerd,kubernetes} /run/{containerd,netns,runc} \
     /var/log/{containers,pods} ~/.kube 2>/dev/null || true
@@ -46,7 +45,7 @@ around() {
   cat /proc/sys/kernel/{panic,panic_on_oops} /proc/sys/vm/overcommit_memory /proc/sys/net/ipv4/ip_forward
 }
 
-# In /tmp, whatever TMPDIR is: the node has a /run and a /var/lib of its own.
+# Not in TMPDIR, which may be in /run or /var/lib: cluster.sh hides those folders.
 work=$(mktemp -d /tmp/inje.XXXXXX)
 namespace=
 cleanup() {
@@ -71,7 +70,7 @@ trap 'exit 143' TERM
 ok "inject and Kubernetes are built"
 
 mkdir "$work/images"
-# image NAME FLAGS...
+# image NAME FLAGS... makes the image inject.test/NAME:1.
 image() {
   local name=$1
   shift
@@ -81,10 +80,10 @@ applets=()
 while read -r name; do
   [ "$name" = busybox ] || applets+=(-link "/bin/$name=busybox")
 done < <("$busybox" --list)
-# What holds a pod's namespaces open needs to do nothing.
+# The pause container keeps the namespaces of a pod open, and does nothing else.
 image pause -entrypoint '/busybox sleep inf' "$busybox=/busybox"
 image busybox "${applets[@]}" "$busybox=/bin/busybox"
-# As in the Dockerfile. Kubernetes takes no group from the image's user, but from its passwd.
+# As in the Dockerfile. Kubernetes takes the group from the image's passwd, not from its user.
 echo 'inject:x:65532:65532:inject:/:/nonexistent' >"$work/passwd"
 ours=(-user 65532:65532 "$work/inject=/inject" "$work/passwd=/etc/passwd")
 image inject -entrypoint /inject "${ours[@]}"

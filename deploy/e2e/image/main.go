@@ -1,7 +1,6 @@
-// Command image writes a container image out of files, as a tarball that
-// containerd and docker load. It needs no base image and asks no registry: what a
-// test runs is made of what it has built, and of nothing else. It is a module of
-// its own, so that what knows images is not what the product is built of.
+// Command image makes a container image from files, and writes it as a tarball that containerd and
+// docker can load. It needs no base image and no registry, so a test runs only what it has built.
+// It is a module of its own, so that its dependencies are not those of inject.
 package main
 
 import (
@@ -28,7 +27,7 @@ import (
 
 const usage = `usage: image -o FILE -tag NAME:TAG [flags] SOURCE=PATH...
 
-Each file SOURCE is at PATH in the image, with its permissions, owned by root.
+Each file SOURCE becomes PATH in the image, with the same permissions, owned by root.
 `
 
 func main() {
@@ -48,7 +47,7 @@ func run(args []string) error {
 	}
 	out := flags.String("o", "", "the tarball `FILE` to write")
 	tag := flags.String("tag", "", "the image's `NAME:TAG`")
-	flags.StringVar(&config.User, "user", "", "the `UID:GID` that its process has")
+	flags.StringVar(&config.User, "user", "", "the `UID:GID` of its process")
 	flags.Func("entrypoint", "the `WORDS` that start its process", func(s string) error {
 		config.Entrypoint = strings.Fields(s)
 		return nil
@@ -68,7 +67,7 @@ func run(args []string) error {
 	return write(*out, *tag, config, content)
 }
 
-// pair calls do with both sides of s.
+// pair calls do with the texts before and after the first = in s. It is an error if one is empty.
 func pair(s string, do func(left, right string) error) error {
 	left, right, ok := strings.Cut(s, "=")
 	if !ok || left == "" || right == "" {
@@ -77,7 +76,7 @@ func pair(s string, do func(left, right string) error) error {
 	return do(left, right)
 }
 
-// A layer is what an image holds, by name.
+// A layer maps the names in an image to its files, links and folders.
 type layer map[string]entry
 
 type entry struct {
@@ -85,9 +84,9 @@ type entry struct {
 	data   []byte
 }
 
-// file adds the file source as name.
+// file adds the content and permissions of the file source as name.
 func (l layer) file(source, name string) error {
-	data, err := os.ReadFile(source) //nolint:gosec // the one that was named
+	data, err := os.ReadFile(source) //nolint:gosec // the command line names the file
 	if err != nil {
 		return err
 	}
@@ -104,11 +103,11 @@ func (l layer) link(name, target string) error {
 	return l.add(name, entry{tar.Header{Typeflag: tar.TypeSymlink, Mode: 0o777, Linkname: target}, nil})
 }
 
-// add adds e as name, and the folders that it is in.
+// add adds e as name, and the folders above it. It is an error if name exists already.
 func (l layer) add(name string, e entry) error {
 	name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	if _, ok := l[name]; ok || name == "" {
-		return fmt.Errorf("/%s is there already", name)
+		return fmt.Errorf("/%s already exists", name)
 	}
 	e.header.Name = name
 	l[name] = e
@@ -121,12 +120,12 @@ func (l layer) add(name string, e entry) error {
 	return nil
 }
 
-// tar returns the layer as an archive. Its times are none, so that the same
-// content is the same image.
+// tar returns the layer as an archive, without times, so that the same content always gives the
+// same image.
 func (l layer) tar() ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for _, name := range slices.Sorted(maps.Keys(l)) { // a folder's name sorts before what is in it
+	for _, name := range slices.Sorted(maps.Keys(l)) { // a folder comes before its files
 		e := l[name]
 		if err := w.WriteHeader(&e.header); err != nil {
 			return nil, fmt.Errorf("/%s: %w", name, err)
@@ -141,7 +140,7 @@ func (l layer) tar() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// write writes the image of one layer to the tarball out.
+// write writes an image with the one layer content to the tarball out.
 func write(out, tag string, config v1.Config, content layer) error {
 	ref, err := name.NewTag(tag, name.StrictValidation)
 	if err != nil {

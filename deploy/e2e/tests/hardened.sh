@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# A task has what it needs without root, capabilities, new privileges, more system calls than
-# are usual, and a root that can be written.
+# A task gets its secret without root, without capabilities or new privileges, with the default
+# seccomp profile and with a read-only root file system.
 
 if kube create -f - 2>"$work/refusal" <<POD
 apiVersion: v1
@@ -9,8 +9,8 @@ kind: Pod
 metadata: {name: soft}
 spec: {containers: [{name: main, image: inject.test/busybox:1}]}
 POD
-then fail "the namespace takes a pod that is not restricted"; fi
-grep -q 'violates PodSecurity "restricted' "$work/refusal" || fail "not refused for its security: $(cat "$work/refusal")"
+then fail "the namespace accepts a pod that is not restricted"; fi
+grep -q 'violates PodSecurity "restricted' "$work/refusal" || fail "the pod was not refused for its security: $(cat "$work/refusal")"
 
 kube create secret generic secrets --from-literal="key=$(random)" >/dev/null
 run_pod - task <<POD
@@ -45,8 +45,8 @@ spec:
 POD
 wait_done task
 status='Uid: 65532 65532 65532 65532 Gid: 65532 65532 65532 65532 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2'
-expect "what inject and the task may do" "[redacted:MY_SECRET_KEY]
+expect "the privileges of inject and of the task" "[redacted:MY_SECRET_KEY]
 $status
 $status
 touch: /file: Read-only file system" "$(logs task)"
-ok "it runs as 65532, read-only, without capabilities and new privileges, under seccomp"
+ok "inject and its task run as 65532, read-only, without capabilities and new privileges, under seccomp"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# An image of inject and nothing else is enough for it.
+# inject runs in an image that contains nothing else.
 
 run_pod - inject <<POD
 apiVersion: v1
@@ -15,4 +15,4 @@ POD
 wait_done inject
 expect "the exit code" 0 "$(ended inject exitCode)"
 case $(logs inject) in *inject*) ;; *) fail "version printed '$(logs inject)'" ;; esac
-ok "the image of inject alone runs"
+ok "inject runs in an image of its own"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# Without its secret a task does not start, and the pod's status says why.
+# If its secret is missing, a task does not start, and the pod's status says why.
 
 kube create secret generic secrets --from-literal=OTHER_KEY="$(random)" >/dev/null
 run_pod - task <<POD
@@ -33,4 +33,4 @@ case $(logs task) in
   *'NO_SUCH_KEY: secret not found'*) ;;
   *) fail "the log does not name the secret: $(logs task)" ;;
 esac
-ok "a missing secret is 125, with its name in the pod's status"
+ok "if a secret is missing, the exit code is 125 and the pod's status names it"

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# shellcheck disable=SC2016 # for the shells in the pods
-# What a raw container leaves in /var/outputs holds no value when Flyte's copilot, a sidecar
-# that is asked to stop when the task has ended, begins to upload it.
+# shellcheck disable=SC2016 # the shells in the pods expand these
+# The outputs of a raw container, in /var/outputs, are masked before Flyte's copilot uploads them.
+# The copilot is a sidecar that gets SIGTERM when the task has ended.
 
 value=$(random)
 kube create secret generic secrets --from-literal="MY_SECRET_KEY=$value" >/dev/null
 
-# pod NAME ON-LEAK SCRIPT: a pod whose sidecar prints what it finds in the outputs in the end.
+# pod NAME ON-LEAK SCRIPT creates a pod whose sidecar prints the outputs on SIGTERM.
 pod() {
   kube create -f - >/dev/null <<POD
 apiVersion: v1
@@ -57,24 +57,24 @@ pod mask mask "$texts"
 pod fail fail "$texts"
 pod error mask "$texts"'; printf "no login with %s" "$MY_SECRET_KEY" >_ERROR; exit 3'
 pod binary mask "$binary"
-# One that does not stop when it is asked to, and then writes more.
+# A task that ignores SIGTERM, and has a child that writes one more output on SIGTERM.
 pod stop mask "$texts"'; (trap "echo \$MY_SECRET_KEY >late" TERM; while :; do sleep 0.1; done) & trap "" TERM; echo ready; sleep 1000'
 
 masked='json: {"b": "[redacted:MY_SECRET_KEY]"}
 other: fine
 text: a [redacted:MY_SECRET_KEY]'
-# left NAME CODE TEXT: its task has ended with CODE, and TEXT is what the sidecar found.
+# left NAME CODE TEXT checks that the task exited with CODE and the sidecar found TEXT.
 left() {
   wait_done "$1"
   expect "the exit code of $1" "$2" "$(ended "$1" exitCode main)"
-  expect "what the sidecar of $1 found" "$3" "$(logs "$1" -c copilot)"
+  expect "the outputs that the sidecar of $1 found" "$3" "$(logs "$1" -c copilot)"
 }
 left warn 0 "${masked//"[redacted:MY_SECRET_KEY]"/"$value"}"
 left mask 0 "$masked"
 left fail 125 "$masked"
 left error 3 "_ERROR: no login with [redacted:MY_SECRET_KEY]
 $masked"
-ok "what a task leaves is masked before the sidecar sees it"
+ok "the outputs of a task are masked before the sidecar sees them"
 left binary 125 'other: fine'
 for pod in fail binary; do
   message=$(ended "$pod" message main)
@@ -82,7 +82,7 @@ for pod in fail binary; do
     case $message in '{'*"$part"*'}') ;; *) fail "the termination message of $pod lacks $part: $message" ;; esac
   done
 done
-ok "a file out of which a value cannot be taken is gone, and the task has failed"
+ok "an output that cannot be masked is removed, and the task fails"
 
 ready() { [ "$(logs stop -c main 2>/dev/null)" = ready ]; }
 try 60 ready || fail "the task does not start"
@@ -92,15 +92,15 @@ start=$SECONDS
 kube delete pod stop >/dev/null
 took=$((SECONDS - start))
 wait "$follower"
-expect "what the sidecar found" "${masked/other/late: [redacted:MY_SECRET_KEY]
+expect "the outputs that the sidecar found" "${masked/other/late: [redacted:MY_SECRET_KEY]
 other}" "$(cat "$work/followed")"
 [ "$took" -lt 15 ] || fail "the pod took $took s to go"
-ok "a task that does not stop is ended in time for its outputs, and its pod is gone in $took s"
+ok "a task that does not stop is killed in time to mask its outputs, and its pod is gone in $took s"
 
 record warn
-holds "$value" output || fail "the search does not find the value where it was left"
+holds "$value" output || fail "the search does not find the value in the output of the pod warn"
 for pod in mask fail error binary; do
   record "$pod"
   if holds "$value" object || holds "$value" events || holds "$value" output; then fail "the value is in the record of $pod"; fi
 done
-ok "the value is in none of the pods, their events and their output"
+ok "the value is not in the pods, their events and their output"

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# The pod of the examples: its task has what its annotations declare, for the scope that its
-# labels name, in a variable and in a file, with an image that knows nothing of inject.
+# The example pod: its annotations declare a variable and a file, its labels name the scope, and its
+# image has no inject in it.
 
-# What kubelet would expand in a variable, and more. Of each half the record is searched.
+# value FIRST SECOND prints a value with texts that kubelet or a shell would expand. The record is
+# searched for both halves.
 value() { printf '%s %s\n%s' "$1" "\$\$ \$(FLYTE_INTERNAL_EXECUTION_ID) \$(X) \$HOME \"'\`id\`\\" "$2"; }
 halves=("$(random)" "$(random)" "$(random)" "$(random)")
 variable=$(value "${halves[0]}" "${halves[1]}")
@@ -14,7 +15,7 @@ for wider in org domain project; do
 done
 kube create secret generic inject-store "${keys[@]}" >/dev/null
 
-# In the place of Flyte's runtime.
+# A substitute for Flyte's runtime.
 cat >"$work/a0" <<'A0'
 #!/bin/sh
 exec 2>&1
@@ -36,7 +37,7 @@ canary=$(random)
 sed -i "s/^  annotations:/&\n    canary: '$canary'/" "$work/pod.yaml"
 run_pod "$work/pod.yaml" my-task
 wait_done my-task
-expect "what is logged" "[redacted:MY_SECRET_KEY]
+expect "the log" "[redacted:MY_SECRET_KEY]
 [redacted:tls-key]
 $(printf %s "$variable" | sha256sum)
 $(printf %s "$file" | sha256sum)
@@ -47,8 +48,8 @@ touch: /etc/flyte/secrets/tls-key: Read-only file system" "$(logs my-task -c mai
 expect "the exit code" 1 "$(ended my-task exitCode)"
 expect "the exit code of init" 0 \
   "$(kube get pod my-task -o 'jsonpath={.status.initContainerStatuses[0].state.terminated.exitCode}')"
-expect "what init says" '' "$(logs my-task -c inject)"
-ok "the example's pod has its secrets, to the byte, and cannot change what masks it"
+expect "the log of init" '' "$(logs my-task -c inject)"
+ok "the example's pod gets its secrets, to the byte, and cannot change the program that masks it"
 
 record my-task
 for part in object logs/audit.log; do

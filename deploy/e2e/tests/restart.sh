@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# A container that kubelet restarts has its secrets again, with what init prepared once.
+# A container that kubelet restarts gets its secrets again, without another run of init.
 
 variable=$(random)
 file=$(random)
@@ -51,7 +51,7 @@ spec:
         - {name: INJECT_SECRETS, value: MY_SECRET_KEY}
         - {name: INJECT_SECRET_FILES, value: tls-key}
         - {name: INJECT_STORE, value: "dir:///secrets"}
-      securityContext: ${hardened/%\}/, runAsUser: 1000\}} # it reads them by the group
+      securityContext: ${hardened/%\}/, runAsUser: 1000\}} # another user, who reads the files as a member of the group
       volumeMounts:
         - {name: secrets, mountPath: /secrets, readOnly: true}
         - {name: inject, mountPath: /inject, readOnly: true}
@@ -63,10 +63,10 @@ seen="$(printf %s "$variable" | sha256sum)
 $(printf %s "$file" | sha256sum)
 $(printf %s "$file" | sha256sum)
 1"
-expect "what it has seen both times" "$seen
+expect "the digests of both runs" "$seen
 $seen
 [redacted:MY_SECRET_KEY]" "$(logs task -c main)"
 expect "the exit code" 0 "$(ended task exitCode)"
-expect "how often both were restarted" '0 1' "$(kube get pod task -o \
+expect "the restarts of init and of the task" '0 1' "$(kube get pod task -o \
   'jsonpath={.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[0].restartCount}')"
-ok "a container that is restarted has its secrets without init"
+ok "a restarted container gets its secrets without another run of init"

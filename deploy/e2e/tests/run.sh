@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# A task has its secret from a mounted Kubernetes Secret. Its output is masked, its exit code
-# is the pod's, and the value is nowhere to be seen.
+# A task gets its secret from a mounted Kubernetes Secret. Its output is masked, the pod has its
+# exit code, and no record of the cluster contains the value.
 
 first=$(random)
 second=$(random)
@@ -37,12 +37,12 @@ spec:
       volumeMounts: [{name: secrets, mountPath: /secrets, readOnly: true}]
 POD
 wait_done task
-expect "what is logged" '[redacted:MY_SECRET_KEY]' "$(logs task)"
+expect "the log" '[redacted:MY_SECRET_KEY]' "$(logs task)"
 expect "the exit code" 7 "$(ended task exitCode)"
 expect "the termination message" '' "$(ended task message)"
-ok "a task's secret is masked, and its exit code is the pod's"
+ok "the output of a task is masked, and the pod has its exit code"
 
-# The search is only worth something if it finds what is there, in each part of the record.
+# Check the search first: it must find a canary or the mask in each part of the record.
 kube create -f - >/dev/null <<EVENT
 apiVersion: v1
 kind: Event

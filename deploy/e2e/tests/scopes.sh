@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# The folders of a mounted Secret are scopes: a task has the narrowest value that it may read,
-# to the byte.
+# The folders of a mounted Secret are scopes: a task gets the value of its narrowest scope, to the
+# byte.
 
 declare -A digest
 keys=()
@@ -13,7 +13,7 @@ for scope in org domain project; do
 done
 kube create secret generic secrets "${keys[@]}" >/dev/null
 
-# container NAME PROJECT DOMAIN
+# container NAME PROJECT DOMAIN prints the spec of a container.
 container() {
   cat <<CONTAINER
     - name: $1
@@ -54,4 +54,4 @@ wait_done task
 for scope in org domain project; do
   expect "the digest of the $scope's value" "${digest[$scope]}" "$(logs task -c $scope)"
 done
-ok "a task has the narrowest value, to the byte"
+ok "a task gets the value of its narrowest scope, to the byte"

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# A pod that is deleted tells its task, which has its grace and is masked to its end.
+# When a pod is deleted, its task gets SIGTERM and time to stop, and is masked until its end.
 
 kube create secret generic secrets --from-literal=MY_SECRET_KEY="$(random)" >/dev/null
 run_pod - task <<POD
@@ -35,8 +35,8 @@ start=$SECONDS
 kube delete pod task >/dev/null
 took=$((SECONDS - start))
 wait "$follower"
-expect "what is logged" "ready
+expect "the log" "ready
 stopping with [redacted:MY_SECRET_KEY]" "$(cat "$work/followed")"
-# Kubernetes' own patience is 30 s, inject's is 20 s.
+# Kubernetes waits 30 s before it kills a pod, inject 20 s before it kills the task.
 [ "$took" -lt 15 ] || fail "the pod took $took s to go"
-ok "a pod that is deleted lets its task stop, and is gone in $took s"
+ok "the task of a deleted pod can stop by itself, and the pod is gone in $took s"

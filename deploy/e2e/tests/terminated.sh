@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# The termination message in the pod's status is masked: the task's own, and what kubelet takes
-# from the log.
+# The termination message in the pod's status is masked, both one that the task writes and one that
+# kubelet takes from the log.
 
 value=$(random)
 kube create secret generic secrets --from-literal="MY_SECRET_KEY=$value" >/dev/null
 
-# container NAME POLICY SCRIPT
+# container NAME POLICY SCRIPT prints the spec of a container.
 container() {
   cat <<CONTAINER
     - name: $1
@@ -20,7 +20,7 @@ container() {
       volumeMounts: [{name: secrets, mountPath: /secrets, readOnly: true}]
 CONTAINER
 }
-# shellcheck disable=SC2016 # for the shell in the pod
+# shellcheck disable=SC2016 # the shell in the pod expands these
 run_pod - task <<POD
 apiVersion: v1
 kind: Pod
@@ -38,7 +38,7 @@ $(container both FallbackToLogsOnError 'echo "no login with $MY_SECRET_KEY"; ech
 $(container plain File 'echo fine >/dev/termination-log; exit 6')
 POD
 wait_done task
-# message NAME CODE TEXT
+# message NAME CODE TEXT checks a container's exit code and termination message.
 message() {
   expect "the exit code of $1" "$2" "$(ended task exitCode "$1")"
   expect "the termination message of $1" "$3" "$(ended task message "$1")"
@@ -54,4 +54,4 @@ message plain 6 fine
 record task
 holds "$line" object || fail "the search does not find the mask"
 if holds "$value"; then fail "the value is in the record of the pod"; fi
-ok "termination messages are masked, the task's own and those from its log"
+ok "termination messages are masked, those that a task writes and those from its log"

@@ -1,24 +1,24 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by lib.sh and test.sh
-# Flyte's runtime starts itself again through what _F_EXEC_WRAPPER names. That may be inject,
-# also in an image whose entrypoint is inject.
+# Flyte's runtime starts itself again through the command in _F_EXEC_WRAPPER. That command can be
+# inject, even in an image whose entrypoint is inject.
 
 value=$(random)
 kube create secret generic secrets --from-literal="MY_SECRET_KEY=$value" >/dev/null
 
-# What flyte-sdk's src/flyte/_bin/runtime.py does of it, and then the task.
+# Does the same as src/flyte/_bin/runtime.py of flyte-sdk, and then acts as the task.
 cat >"$work/a0" <<'A0'
 #!/bin/sh
 if [ -n "$_F_EXEC_WRAPPER" ] && [ "$_F_EXEC_WRAPPED" != 1 ]; then
   export _F_EXEC_WRAPPED=1
   echo "before: $MY_SECRET_ENV_VAR"
-  eval "exec $_F_EXEC_WRAPPER \"\$0\" \"\$@\"" # its words, with variables in them
+  eval "exec $_F_EXEC_WRAPPER \"\$0\" \"\$@\"" # may have quotes and variables in it
 fi
 echo "$MY_SECRET_ENV_VAR"
 printf %s "$MY_SECRET_ENV_VAR" | sha256sum
 printf '(%s)' "$@"
 echo
-# How many are in front of us.
+# The number of inject processes above the task.
 grep -lxE 'Name:.inject' /proc/[0-9]*/status | wc -l
 exit 7
 A0
@@ -26,7 +26,7 @@ chmod 755 "$work/a0"
 load_image flyte "$work/a0=/bin/a0"
 load_image chained -user 65532:65532 -entrypoint '/inject run --' "$work/a0=/bin/a0" "$work/inject=/inject"
 
-# pod NAME ENV...
+# pod NAME ENV... runs a pod of the image NAME with these variables.
 pod() {
   local name=$1
   shift
@@ -76,13 +76,13 @@ task="[redacted:MY_SECRET_KEY]
 $(printf %s "$value" | sha256sum)
 (--inputs)(two words)()
 1"
-# Quoted and with a variable in it.
+# A wrapper with quotes and a variable in it.
 pod flyte '{name: TOOLS, value: /inject-volume}' "{name: _F_EXEC_WRAPPER, value: '\"\$TOOLS/inject\" run --'}"
-expect "what is logged" "before: 
+expect "the log" "before: 
 $task" "$(logs flyte -c main)"
 ok "Flyte's runtime starts itself again through inject"
-# The inner one has nothing to do, and becomes the task.
+# The inner inject has nothing to do: it replaces itself with the task.
 pod chained '{name: _F_EXEC_WRAPPER, value: /inject-volume/inject run --}'
-expect "what is logged" "before: [redacted:MY_SECRET_KEY]
+expect "the log" "before: [redacted:MY_SECRET_KEY]
 $task" "$(logs chained -c main)"
-ok "so it does in an image whose entrypoint is inject"
+ok "the same works in an image whose entrypoint is inject"
