@@ -1,5 +1,5 @@
-// Flyte's own generated client, as a program: each line of stdin is a call, each line of
-// stdout how it was answered, both JSON.
+// Calls a server with the client code that Flyte generates. Each line of stdin is a call, each line
+// of stdout is its result, both as JSON. The tests bundle this file into client.mjs.
 //
 //   node client.mjs connect|grpc|grpc-web URL [CA [CERTIFICATE KEY]]
 import { readFileSync } from "node:fs";
@@ -37,7 +37,7 @@ async function call({ id, method, request }) {
     return { answer: toJson(output, answer) };
   } catch (err) {
     if (!(err instanceof ConnectError)) throw err;
-    // NotFound is not_found where Connect writes it out.
+    // The Connect protocol writes NotFound as not_found.
     return { code: Code[err.code].replace(/(?<=[a-z])[A-Z]/g, "_$&").toLowerCase(), message: err.rawMessage };
   }
 }
@@ -45,4 +45,4 @@ async function call({ id, method, request }) {
 for await (const line of createInterface({ input: process.stdin })) {
   process.stdout.write(JSON.stringify(await call(JSON.parse(line))) + "\n");
 }
-process.exit(0); // HTTP/2 would keep its connection
+process.exit(0); // an open HTTP/2 connection would keep the process running
