@@ -113,7 +113,7 @@ func Of(value []byte, minLength int) []Form {
 	has := setOf(text)
 	escaped := has.meets(special) && len(text) <= maxEscaped
 	if escaped {
-		times, spans = 100, 96 // about fifty escapers, many of which write the same
+		times, spans = 100, 96 // about fifty escapers; many of them write the same
 	}
 	b := &builder{
 		minLength: minLength,

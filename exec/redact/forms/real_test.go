@@ -103,7 +103,7 @@ func covers(t testing.TB, frame string, values, outputs []string) {
 			changed++
 		}
 		if rest := hidden(v, outputs[i]); !re.MatchString(rest) {
-			t.Errorf("%q became %q, of which %q is left", v, outputs[i], rest)
+			t.Errorf("%q became %q, which still shows %q", v, outputs[i], rest)
 		}
 	}
 	require.NotZero(t, changed)
