@@ -307,7 +307,8 @@ func TestReplace(t *testing.T) {
 	require.Equal(t, 6, cmd.ProcessState.ExitCode())
 }
 
-// A signal that came before Replace asks us to stop, or does what it would have done to the program.
+// A signal that came before Replace asks us to stop, or does what it would have done to the
+// program.
 func TestReplaceAfterSignal(t *testing.T) {
 	for _, c := range []struct {
 		sig  syscall.Signal
