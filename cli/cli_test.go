@@ -143,7 +143,7 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// What is wrong is told without what was typed.
+// The errors do not repeat what was typed, because it may be a value.
 func TestMistakes(t *testing.T) {
 	for args, want := range map[string]string{
 		"--how-mny canary":  "invalid: an unknown flag; did you mean --how-many?",
