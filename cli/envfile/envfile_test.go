@@ -23,7 +23,7 @@ func parsed(text string) (pairs [][2]string, told string) {
 	return pairs, tell(err)
 }
 
-// tell returns all that a person is told of err.
+// tell returns the messages and hints of err, as users see them.
 func tell(err error) string {
 	var b strings.Builder
 	for _, e := range cli.Each(err) {
@@ -69,7 +69,7 @@ func TestEnvFile(t *testing.T) {
 	}
 }
 
-// What is refused is told by line and key. VALUE is what may not be told.
+// Errors name the line and the key. No error may contain VALUE.
 func TestEnvFileRefused(t *testing.T) {
 	const escapes = "the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself"
 	for _, c := range []struct{ text, told string }{
@@ -104,7 +104,7 @@ func TestEnvFileRefused(t *testing.T) {
 		{"A=\nK='VALUE\nVALUE=VALUE\n", "FILE, line 2: K: " + tell(errOpen)},
 		{`K="VALUE\`, "FILE, line 1: K: " + tell(errOpen)},
 		{`K="VALUE\"`, "FILE, line 1: K: " + tell(errOpen)},
-		// Of a key that may be none, no more than the line is told.
+		// Behind a line that is wrong, a key may be part of a value: the error names only the line.
 		{"VALUE\nVALUE=#\n", "FILE, line 1: invalid: it is not KEY=value\n" +
 			"put a value of several lines in quotes\nFILE, line 2: " + tell(errHash)},
 		{"K='VALUE\nL='VALUE\nVALUE==\nVALUE=#", "FILE, line 1: K: " + tell(errBehind) +
@@ -156,8 +156,8 @@ func FuzzEnvFile(f *testing.F) {
 	f.Add("A=\"b\n", "v'", "\"\n")
 	f.Add("A='b\n", "v\"x=#", "'\nK=`")
 	f.Fuzz(func(t *testing.T, before, value, after string) {
-		// No part of a value is told, wherever it is: in a file of any kind, the
-		// canary is behind the = of its line.
+		// No error contains a part of a value, whatever the rest of the file is. The canary is
+		// behind the = of its line.
 		canary := rand.Text()
 		for _, quote := range quotings {
 			if quoted := quote(value + canary + value); !strings.Contains(quoted, "\n") {
