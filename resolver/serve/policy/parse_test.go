@@ -578,7 +578,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if g := p.For(subject{}); g != (policy.Grant{}) {
-			t.Fatalf("rule %q matches nobody", g.Rule())
+			t.Fatalf("rule %q matches a caller without attributes", g.Rule())
 		}
 		for _, s := range subjects {
 			g := p.For(s)

@@ -220,8 +220,7 @@ type hole struct {
 	capture, piece, offset int
 }
 
-// compileLevel returns the level of tokens, of which there is at least one. stars allows
-// wildcards.
+// compileLevel makes a level of tokens, which has at least one. stars allows wildcards.
 func compileLevel(tokens []token, stars bool, index func(name string) int) (level, error) {
 	l := level{pieces: []string{""}}
 	var example strings.Builder // a shortest name that matches
