@@ -127,7 +127,7 @@ func TestHostileCredentials(t *testing.T) {
 			require.Errorf(t, err, name)
 		})
 	}
-	require.Len(t, r.audit.lines(t, 0), lines, "nobody has asked for anything")
+	require.Len(t, r.audit.lines(t, 0), lines, "a refused connection makes no line")
 	require.Equal(t, http.StatusOK, r.ask(r.client(certOf(r.Authority, "task", task)), resolve, ask).status)
 
 	// A certificate that is not accepted decides, even with a valid token beside it.

@@ -479,8 +479,8 @@ func TestMatrix(t *testing.T) {
 		})
 	}
 	for verb := range verbs {
-		require.NotZerof(t, m.denials[verb], "%s is denied to somebody", verb)
-		require.NotZerof(t, m.allowed[verb], "%s is allowed to somebody", verb)
+		require.NotZerof(t, m.denials[verb], "no caller is denied %s", verb)
+		require.NotZerof(t, m.allowed[verb], "no caller is allowed %s", verb)
 	}
 	metrics, err := m.registry.Gather()
 	require.NoError(t, err)
