@@ -214,7 +214,7 @@ func TestRepeatedValue(t *testing.T) {
 			repeated = "canary of its own"
 			err := call()
 			require.ErrorIs(t, err, secret.ErrInvalid, name)
-			require.ErrorContains(t, err, repeated, name+": what a server says is told")
+			require.ErrorContains(t, err, repeated, name+": the error has the server's message")
 			repeated = canary
 			err = call()
 			require.ErrorIs(t, err, secret.ErrInvalid, name)
@@ -425,7 +425,7 @@ func TestFiles(t *testing.T) {
 	o.CAFile, o.KeyFile, o.TokenFile = garbage, other, "/nowhere"
 	_, err := rpc.Open(o)
 	for _, path := range []string{garbage, other, "/nowhere"} {
-		require.ErrorContains(t, err, path, "everything that is wrong is told")
+		require.ErrorContains(t, err, path, "the error names every bad file")
 	}
 }
 
