@@ -86,7 +86,7 @@ func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error)
 	return free, errors.Join(refused...)
 }
 
-// saveNew stores secrets, none of which exists yet.
+// saveNew stores secrets. None of them may exist yet.
 func (t *tx) saveNew(ctx context.Context, secrets []named) error {
 	// In the order of the index, so that neighbours are written to the same pages.
 	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[:], b.name[:]) })
