@@ -392,8 +392,8 @@ func testConcurrent(t *testing.T, s store.Store) {
 	require.Len(t, list(t, s, store.Filter{}, 0), writers/2+1)
 }
 
-// testImport imports secrets that can be created, and secrets that cannot for several reasons, all
-// of which the error must name.
+// testImport imports secrets that can be created and secrets that cannot, for several reasons. The
+// error must name all reasons.
 func testImport(t *testing.T, s store.Store) {
 	i, ok := s.(store.Importer)
 	require.True(t, ok)
