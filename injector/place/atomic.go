@@ -18,8 +18,8 @@ import (
 	"inject/resolver/secret"
 )
 
-// Files places secrets, all of which are declared as files without a path, in the folder dir for
-// other processes to read, and leaves them there. They are laid out as kubelet lays out a volume
+// Files places secrets in the folder dir for other processes to read, and leaves them there. All
+// must be declared as files without a path. They are laid out as kubelet lays out a volume
 // (k8s.io/kubernetes pkg/volume/util/atomic_writer.go): each name is a link into ..data, and
 // ..data is a link to a new folder of this call. All files so change at once, and a reader that
 // opens ..data never finds files of two calls in it. Files of an earlier call that this one does

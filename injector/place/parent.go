@@ -26,8 +26,8 @@ const ParentVar = "INJECT_PARENT"
 // asked for here, if any. The scope is compared only if said is true, that is, if it was given
 // here: the outer inject may have it from pod info or flags that this process does not see.
 //
-// The error names every secret of which environ says that it is placed although its variable or
-// file is missing.
+// The error names every secret that environ lists as placed although its variable or file is
+// missing.
 func Placed(
 	environ []string, dir, filesDir string, scope secret.Scope, said bool, declared []secret.Declaration,
 ) (bool, error) {
