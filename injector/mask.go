@@ -28,7 +28,7 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 	}
 
 	// If both are the same file they share one stream. That keeps the order of what the task
-	// writes, and finds a value of which one half is written to each.
+	// writes, and finds a value that is split between them.
 	same := false
 	if a, err := o.Stdout.Stat(); err == nil {
 		if b, err := o.Stderr.Stat(); err == nil {
