@@ -138,8 +138,8 @@ func declared(n strictyaml.Node) secret.Declaration {
 	return d
 }
 
-// validate reports a mistake of n if d cannot be placed. It reports nothing if the file had a mistake
-// in n already, that is, if it now has more than before.
+// validate reports a mistake of n if d cannot be placed. before is the number of mistakes before n
+// was read: if there are more now, n has a mistake already, and validate reports nothing.
 func validate(n strictyaml.Node, d secret.Declaration, before int) {
 	if n.Count() > before {
 		return
