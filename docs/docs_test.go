@@ -17,7 +17,7 @@
 //	8093, 8094            are the ports of the server; the test replaces them by free ports
 //
 // At the prompt "Enter secret value:" the test types my_secret_value. Blocks of other kinds are
-// not run. They must be in a language without commands, of which contents has the list.
+// not run. They must be in a language without commands; contents lists those languages.
 package docs_test
 
 import (
