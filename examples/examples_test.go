@@ -110,7 +110,7 @@ func commands(t *testing.T, holds string) []string {
 	return found
 }
 
-// withSecret is a user who has created the secret as the README says.
+// withSecret returns a user who has created the secret with the command in the README.
 func withSecret(t *testing.T) *user {
 	t.Helper()
 	u := newUser(t)
