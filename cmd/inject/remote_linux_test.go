@@ -502,7 +502,7 @@ func TestServerRefuses(t *testing.T) {
 		"",
 		nil,
 		s.as("platform", "create", "secret", "--passphrase", "NEW", "v")...).failed(
-		"--passphrase is for a store file",
+		"--passphrase is for a new store file of your own",
 	)
 	s.inject("", []string{"INJECT_PASSPHRASE=true"}, s.as("platform", "create", "secret", "NEW2", "v")...).ok()
 }
