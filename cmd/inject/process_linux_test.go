@@ -129,66 +129,69 @@ func TestSuites(t *testing.T) {
 	home := homeWithSecret(t)
 	for _, one := range []bool{false, true} {
 		for _, c := range suiteCases() {
-			args := []string{binary, "--secret", "K", "--", "sh", "-c", c.script, "sh", "-x", "--", "a", "b"}
-			if c.script == "" {
-				args = []string{binary, "--secret", "K", "--", "/no/such/command"}
-			}
-			if one {
-				args = append([]string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"}, args...)
-			}
-			cmd := exec.Command(args[0], args[1:]...)
-			cmd.Dir, cmd.Env, cmd.Stdin = "/usr", command(home).Env, strings.NewReader("typed\n")
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			timer := time.AfterFunc(20*time.Second, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
-			lines := bufio.NewReader(out)
-			pid := cmd.Process.Pid
-			var said strings.Builder
-			for _, sig := range c.signals {
-				line, err := lines.ReadString('\n')
-				require.NoError(t, err, c.name)
-				if line != "ready\n" {
-					said.WriteString(line)
-				}
-				if one { // unshare's child
-					pid = onlyChild(t, cmd.Process.Pid)
-				}
-				require.NoError(t, unix.Kill(pid, sig))
-			}
-			// Some signals are taken a moment after the start, and one that came before is lost.
-			again := time.NewTicker(time.Second)
-			ended := make(chan struct{})
-			go func() {
-				for len(c.signals) == 1 {
-					select {
-					case <-ended:
-						return
-					case <-again.C:
-						_ = unix.Kill(pid, c.signals[0])
-					}
-				}
-			}()
-			rest, err := io.ReadAll(lines)
-			close(ended)
-			again.Stop()
-			require.NoError(t, err)
-			said.Write(rest)
-			err = cmd.Wait()
-			timer.Stop()
-			code := cmd.ProcessState.ExitCode()
-			require.Equalf(t, c.code, code, "%s (process 1: %v): %v", c.name, one, err)
-			require.Equalf(
-				t,
-				c.out,
-				strings.ReplaceAll(said.String(), "ready\n", ""),
-				"%s (process 1: %v)",
-				c.name,
-				one,
-			)
+			t.Run(fmt.Sprintf("%s, process 1: %v", c.name, one), func(t *testing.T) {
+				t.Parallel() // each waits for signals
+				suite(t, home, c, one)
+			})
 		}
 	}
+}
+
+// suite runs a case, with inject as process 1 of a PID namespace if one is set.
+func suite(t *testing.T, home string, c suiteCase, one bool) {
+	t.Helper()
+	args := []string{binary, "--secret", "K", "--", "sh", "-c", c.script, "sh", "-x", "--", "a", "b"}
+	if c.script == "" {
+		args = []string{binary, "--secret", "K", "--", "/no/such/command"}
+	}
+	if one {
+		args = append([]string{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Dir, cmd.Env, cmd.Stdin = "/usr", command(home).Env, strings.NewReader("typed\n")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	timer := time.AfterFunc(20*time.Second, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+
+	lines := bufio.NewReader(out)
+	pid := cmd.Process.Pid
+	var said strings.Builder
+	for _, sig := range c.signals {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		if line != "ready\n" {
+			said.WriteString(line)
+		}
+		if one { // unshare's child
+			pid = onlyChild(t, cmd.Process.Pid)
+		}
+		require.NoError(t, unix.Kill(pid, sig))
+	}
+
+	// Some signals are taken a moment after the start, and one that came before is lost.
+	again := time.NewTicker(time.Second)
+	ended := make(chan struct{})
+	go func() {
+		for len(c.signals) == 1 {
+			select {
+			case <-ended:
+				return
+			case <-again.C:
+				_ = unix.Kill(pid, c.signals[0])
+			}
+		}
+	}()
+	rest, err := io.ReadAll(lines)
+	close(ended)
+	again.Stop()
+	require.NoError(t, err)
+	said.Write(rest)
+	err = cmd.Wait()
+	timer.Stop()
+	require.Equal(t, c.code, cmd.ProcessState.ExitCode(), err)
+	require.Equal(t, c.out, strings.ReplaceAll(said.String(), "ready\n", ""))
 }
 
 func onlyChild(t *testing.T, pid int) int {
@@ -569,12 +572,15 @@ func TestFullScreen(t *testing.T) {
 		{"top", "top -d 600 -p " + strconv.Itoa(sleeper.Process.Pid), [][]string{{"t"}, {"m"}}, []string{"q"}, true},
 	} {
 		for _, below := range []string{"exec %s", "%s; exit $?"} { // a terminal of our own, and a shell's
-			want := screens(t, home, fmt.Sprintf(below, c.command), c.keys, c.end)
-			got := screens(t, home, fmt.Sprintf(below, binary+" --secret K -- "+c.command), c.keys, c.end)
-			if c.changes {
-				want, got = shape(want), shape(got)
-			}
-			require.Equalf(t, want, got, "%s, as %s", c.name, below)
+			t.Run(c.name+", as "+below, func(t *testing.T) {
+				t.Parallel() // each waits until a screen stands still
+				want := screens(t, home, fmt.Sprintf(below, c.command), c.keys, c.end)
+				got := screens(t, home, fmt.Sprintf(below, binary+" --secret K -- "+c.command), c.keys, c.end)
+				if c.changes {
+					want, got = shape(want), shape(got)
+				}
+				require.Equal(t, want, got)
+			})
 		}
 	}
 }
