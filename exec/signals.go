@@ -243,6 +243,9 @@ func number(sig os.Signal) syscall.Signal {
 // system does not have.
 const lastSignal = syscall.Signal(64)
 
+// power is SIGPWR on Linux. macOS does not have that signal, and uses its number for SIGUSR1.
+const power = syscall.Signal(30)
+
 // first returns the signals that are taken before the program starts, beside asksToStop. People,
 // shells and supervisors send them. If a shell stops and continues us together with the program,
 // those of job control are left out. SIGPIPE is taken so that a write of ours does not end us; it
@@ -250,6 +253,7 @@ const lastSignal = syscall.Signal(64)
 func (t terminalKind) first() []syscall.Signal {
 	signals := []syscall.Signal{
 		unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,
+		unix.SIGALRM, unix.SIGVTALRM, unix.SIGIO, unix.SIGXCPU, power,
 		// Go's runtime would crash at these.
 		unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGILL, unix.SIGBUS, unix.SIGFPE, unix.SIGSEGV,
 	}

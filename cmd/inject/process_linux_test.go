@@ -170,22 +170,7 @@ func suite(t *testing.T, home string, c suiteCase, one bool) {
 		require.NoError(t, unix.Kill(pid, sig))
 	}
 
-	// Some signals are taken a moment after the start, and one that came before is lost.
-	again := time.NewTicker(time.Second)
-	ended := make(chan struct{})
-	go func() {
-		for len(c.signals) == 1 {
-			select {
-			case <-ended:
-				return
-			case <-again.C:
-				_ = unix.Kill(pid, c.signals[0])
-			}
-		}
-	}()
 	rest, err := io.ReadAll(lines)
-	close(ended)
-	again.Stop()
 	require.NoError(t, err)
 	said.Write(rest)
 	err = cmd.Wait()
