@@ -25,7 +25,7 @@ var forbidden = map[string]string{
 	"github.com/cpuguy83/":         "of the man pages, which a test makes",
 	"github.com/prometheus/":       "nobody can scrape a task's entrypoint",
 	"github.com/go-jose/":          "whose a token is, the server finds out",
-	"golang.org/x/net/trace":       "3 MB of pages that nobody can open; a build has the tag grpcnotrace",
+	"golang.org/x/net/trace":       "3 MB of pages that no port serves; a build has the tag grpcnotrace",
 	"html/template":                "the same",
 	"testing":                      "test code in the product",
 	"github.com/stretchr/":         "test code in the product",
@@ -71,8 +71,8 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// An HTTP server or client is nothing that a task's entrypoint has: gRPC is the one
-// that needs what net/http knows of the protocol.
+// Only gRPC may import net/http, for the protocol: a task's entrypoint has no HTTP server or
+// client.
 func TestOnlyGRPCHasHTTP(t *testing.T) {
 	var users []string
 	for dep, imports := range linked(t) {

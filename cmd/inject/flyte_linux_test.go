@@ -98,8 +98,7 @@ func TestExecWrapper(t *testing.T) {
 	}
 }
 
-// An image's own entrypoint, chained: it gets its arguments, and its exec is nobody's
-// business.
+// inject starts an image's own entrypoint with its arguments, and follows its exec.
 func TestChainedEntrypoint(t *testing.T) {
 	home, _ := awkwardHome(t)
 	entrypoint := filepath.Join(home, "entrypoint.sh")

@@ -50,7 +50,7 @@ func TestImportOnServer(t *testing.T) {
 			"inject: stdin, line 6: NEW: invalid: line 1 has the same key\n")...).without(first)
 	require.Equal(t, "A\nB\nEMPTY\n", s.inject("", nil, s.as("platform", "get", "secret", "-o", "name")...).ok().stdout)
 
-	// More than fits in one request; and a caller who may not.
+	// More secrets than fit in one request, and a caller that may not create them.
 	large := ""
 	for i := range 5 {
 		large += fmt.Sprintf("LARGE%d=%s\n", i, strings.Repeat("v", 1<<20))

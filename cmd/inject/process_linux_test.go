@@ -385,7 +385,7 @@ cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
 	}
 	plain := exec.Command("bash", "--norc", "-c", look)
 	plain.Env = command(home).Env
-	want, _, _ := run(plain) // whoever runs the tests may have left some open
+	want, _, _ := run(plain) // the parent of the tests may have left some open
 	require.True(t, strings.HasPrefix(want, "fd 0\nfd 1\nfd 2\n"))
 	for _, args := range [][]string{nil, {"--secret-file", "K"}, {"--no-redact", "--secret-file", "K"}} {
 		fds, ours, task := run(command(home, append(args, "--secret", "K", "--", "bash", "--norc", "-c", look)...))
@@ -457,7 +457,7 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 func TestProcessLimit(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "prlimit", "python3")
-	const uid = 54321 // nobody else's, whose processes would count
+	const uid = 54321 // no other process of this user may count
 	home := sharedHome(t, uid)
 	script := `
 import os, sys, time
@@ -765,7 +765,7 @@ func TestStoppedJob(t *testing.T) {
 // Idle runs leave a user the pipes that there are for all that the user runs: what a
 // new one holds is what it does without us. A busy run has larger ones.
 func TestPipesOfIdleRuns(t *testing.T) {
-	harness.NeedRoot(t) // a budget of one user's, who is nobody else
+	harness.NeedRoot(t) // the budget of a user without other processes
 	harness.Need(t, "unshare", "setpriv")
 	const uid = 54322
 	home := sharedHome(t, uid)

@@ -14,8 +14,8 @@ import (
 	"inject/exec/redact"
 )
 
-// What nobody knows the end of has a bar, too, in which a mark moves; on a terminal
-// only, within its width, and none is left.
+// Work of unknown length has a bar in which a mark moves. It is drawn on a terminal only,
+// fits its width, and is removed at the end.
 func TestProgressDuring(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	tty, screen, err := pty.Open()

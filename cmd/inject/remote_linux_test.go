@@ -33,7 +33,7 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// serverRules are who may what on the server of these tests.
+// serverRules is the policy of the server of these tests.
 const serverRules = `
 version: 1
 rules:
@@ -154,7 +154,7 @@ func (s *server) inject(stdin string, env []string, args ...string) call {
 	return call{s.t, stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// as are the flags of who is calling.
+// as returns the flags with which a caller identifies itself.
 func (s *server) as(name string, args ...string) []string {
 	flags := []string{"--store", s.store, "--ca-file", s.path("ca.pem"), "--token-file", s.path(name + ".token")}
 	if name == "task" {
@@ -338,7 +338,7 @@ func TestServer(t *testing.T) {
 	call{t: t, stdout: s.audit.String()}.without(first, second)
 }
 
-// On this machine there is a server without TLS, which asks nobody who they are.
+// A server on loopback without TLS identifies no caller.
 func TestServerOnLoopback(t *testing.T) {
 	s := startServer(t, false)
 	value := awkward()
@@ -385,8 +385,8 @@ func TestServerOnLoopback(t *testing.T) {
 	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
 }
 
-// Who is not known, or not let in, is told why and what to do; and a server that is not
-// the right one is told nothing.
+// A caller that the server does not know or does not let in is told why and what to do. A
+// wrong server gets no credentials.
 func TestServerRefuses(t *testing.T) {
 	s, other := startServer(t, true), startServer(t, true)
 	value := awkward()
@@ -507,8 +507,8 @@ func TestServerRefuses(t *testing.T) {
 	s.inject("", []string{"INJECT_PASSPHRASE=true"}, s.as("platform", "create", "secret", "NEW2", "v")...).ok()
 }
 
-// A token of the environment is sent only where the environment says: who has but the
-// command line in their hands cannot have it sent to themselves.
+// A token from the environment is sent only to the server of the environment: a person who
+// controls the command line alone cannot have it sent to a server of their own.
 func TestTokenGoesNowhereElse(t *testing.T) {
 	s, other := startServer(t, true), startServer(t, true)
 	text, file := "INJECT_TOKEN="+s.tokens["one-key"], "INJECT_TOKEN_FILE="+s.path("one-key.token")

@@ -320,9 +320,9 @@ func TestPromptIsSeen(t *testing.T) {
 	}
 }
 
-// A terminal that is ours alone, as that of a container is: every signal goes on
-// to the command's group, Ctrl-C too, once; and Ctrl-Z, after which nobody could
-// continue it, has no effect.
+// On a terminal without a shell, as in a container, every signal is passed on to the command's
+// group once, that of Ctrl-C included. Ctrl-Z has no effect, since no shell could continue the
+// command.
 func TestOwnTerminal(t *testing.T) {
 	home := homeWithSecret(t)
 	script := `trap 'echo int' INT; trap 'echo term' TERM; trap 'echo quit; exit 6' QUIT; read x; echo "got $x"; while :; do sleep 0.05; done`
@@ -372,8 +372,8 @@ func TestNoSignalIsLost(t *testing.T) {
 	}
 }
 
-// Nobody reads what we and the command say: asked to stop, we still end, and
-// leave no file.
+// If no process reads the output of inject and its command, inject still ends when it is asked
+// to stop, and leaves no file.
 func TestStuck(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	r, w, err := os.Pipe()
@@ -464,7 +464,7 @@ func TestJobControl(t *testing.T) {
 	do("exit\n", "exit")
 }
 
-// Nobody but root reads the store's key out of us, our task the least.
+// Only root can read the store's key from the memory of inject; the task cannot.
 func TestNotDumpable(t *testing.T) {
 	home, err := os.MkdirTemp("", "inject-home") //nolint:usetesting // t.TempDir's own folder is root's alone
 	require.NoError(t, err)
@@ -511,7 +511,7 @@ func TestProgress(t *testing.T) {
 	require.Equal(t, 1, cmd.ProcessState.ExitCode())
 }
 
-// While inject redact runs nobody else of its user reads its environment.
+// While inject redact runs, no other process of its user can read its environment.
 func TestRedactNotDumpable(t *testing.T) {
 	redact := command(t.TempDir(), "redact", "--mask", "visible-text")
 	redact.Env = append(redact.Env, "CANARY=here")
