@@ -196,7 +196,6 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	}
 	return sealed.Open(ctx, sealed.Options{
 		Path: path, Write: write, Key: key, LockTimeout: a.set.Store.LockTimeout,
-		Opened:  func() { harden.Process(a.log.Debug) },
 		Waiting: func(holder string) { a.say("waiting for " + holder + ", who uses the store") },
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"inject/exec/harden"
 	"inject/internal/durable"
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -35,9 +36,6 @@ type Options struct {
 	// Waiting, if not nil, is called once if Open has to wait, with the name of the process that
 	// holds the file.
 	Waiting func(holder string)
-	// Opened, if not nil, is called once the store file and the key file are open, before the data
-	// key is unwrapped.
-	Opened func()
 	// Address, if not "", is where this process serves the store. Other processes that try to open
 	// the file meanwhile are told to use it.
 	Address string
@@ -93,9 +91,9 @@ func (s *Store) open(ctx context.Context) error {
 
 		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
 			s.o.Key.load(wrapped)
-			if s.o.Opened != nil {
-				s.o.Opened()
-			}
+			// From before there is a key in memory, but once the files are open: they may be
+			// named by our folder in /proc, which is closed to us from then on.
+			harden.Process(func(string, ...any) {})
 			asks := s.o.Key.asks(wrapped)
 			if asks {
 				// Release the lock while a person types a passphrase. The file is opened again
