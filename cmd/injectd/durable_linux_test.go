@@ -51,8 +51,8 @@ func newWriters() []*writer {
 type writer struct {
 	refs  []secret.Ref
 	state map[secret.Ref][]byte // what was acknowledged
-	// underWay is the change of which nobody has said how it ended: every secret in it
-	// has changed, or none; nil is one that is deleted.
+	// underWay is a change whose outcome is unknown: it changed every secret in it, or none. A
+	// nil value stands for a deleted secret.
 	underWay map[secret.Ref][]byte
 	acks     int
 }

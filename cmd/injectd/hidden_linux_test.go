@@ -77,7 +77,7 @@ func TestNoCore(t *testing.T) {
 		left, err := filepath.Glob(filepath.Join(dir, "*core*"))
 		require.NoError(t, err)
 		require.Empty(t, left)
-		s.clean(t, "what is said of goroutines", []byte(p.stderr.String()))
+		s.clean(t, "the dump of goroutines", []byte(p.stderr.String()))
 	}
 }
 

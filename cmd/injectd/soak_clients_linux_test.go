@@ -304,10 +304,10 @@ func (s *soak) resolve(ctx context.Context, c *rpc.Client, values bool) error {
 			got := climb.Value.Reveal() // to compare it
 			is = func(v []byte) bool { return v != nil && bytes.Equal(v, got) }
 		case climb.Value.Len() > 0:
-			return fmt.Errorf("a value of %v that nobody should be told", refs[i])
+			return fmt.Errorf("an answer that must have no value has one of %v", refs[i])
 		}
 		if !histories[i].may(told[i], is) {
-			return fmt.Errorf("%v is nothing that it can be: %w", refs[i], climb.Err)
+			return fmt.Errorf("%v is in none of the states that it may be in: %w", refs[i], climb.Err)
 		}
 	}
 	return nil

@@ -225,7 +225,7 @@ func (c *conductor) all() []fault {
 				require.ErrorIs(c.t, err, secret.ErrUnavailable)
 				err = c.other.Create(c.ctx, secret.Ref{Scope: task, Key: "DENIED"}, secret.NewValue(c.value()),
 					store.Regular)
-				require.ErrorIs(c.t, err, secret.ErrUnavailable, "not even a denial is told")
+				require.ErrorIs(c.t, err, secret.ErrUnavailable, "a request to deny fails as unavailable, too")
 				c.failed(err)
 				code, text := c.get("/readyz")
 				require.Equal(c.t, http.StatusServiceUnavailable, code)

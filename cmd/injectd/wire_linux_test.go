@@ -29,7 +29,7 @@ import (
 // are in the tables testdata/wire/*.rows. Each client sends the same tables:
 //
 //	curl-json, curl2-json      Connect, JSON, with HTTP/1.1 and HTTP/2
-//	curl-proto, curl2-proto    Connect as the flyte command speaks it: binary, made by protoc, gzipped
+//	curl-proto, curl2-proto    Connect as the flyte command speaks it: binary (by protoc), gzipped
 //	grpcurl                    gRPC, by reflection
 //	node-connect, node-grpc, node-grpc-web   Flyte's own generated client (deploy/wire/client.js)
 //
@@ -366,7 +366,7 @@ func audited(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	for id, l := range lines {
-		ts.Fatalf("nobody has sent %q: %+v", id, l)
+		ts.Fatalf("the audit log has a request that was not sent: %q: %+v", id, l)
 	}
 	ts.Logf("%d requests", len(*list))
 }
