@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// forbidden is what must never be linked into inject, and why: it starts in
-// front of every task, in every pod.
+// forbidden maps packages that inject must not link to the reasons. inject starts in front of every
+// task, so its size and start time count in every pod.
 var forbidden = map[string]string{
 	"k8s.io/":                      "client-go alone adds 26 MB and 10 ms to every task",
 	"sigs.k8s.io/":                 "the same",
@@ -22,23 +22,23 @@ var forbidden = map[string]string{
 	"github.com/openbao/":          "the same",
 	"go.etcd.io/etcd":              "the store of Kubernetes, which is behind injectd",
 	"connectrpc.com/":              "the server's protocols; a task's entrypoint speaks gRPC",
-	"github.com/cpuguy83/":         "of the man pages, which a test makes",
-	"github.com/prometheus/":       "nobody can scrape a task's entrypoint",
-	"github.com/go-jose/":          "whose a token is, the server finds out",
-	"golang.org/x/net/trace":       "3 MB of pages that no port serves; a build has the tag grpcnotrace",
+	"github.com/cpuguy83/":         "for man pages, which a test makes",
+	"github.com/prometheus/":       "metrics; a task's entrypoint has no port to scrape",
+	"github.com/go-jose/":          "the server checks tokens, not the client",
+	"golang.org/x/net/trace":       "3 MB of debug pages that are never served; the tag grpcnotrace leaves them out",
 	"html/template":                "the same",
 	"testing":                      "test code in the product",
 	"github.com/stretchr/":         "test code in the product",
 	"pgregory.net/":                "test code in the product",
 	"inject/resolver/resolvertest": "test code in the product",
 	"inject/resolver/serve":        "the server's end of the wire",
-	"inject/resolver/store/all":    "every backend; only injectd has them",
-	"inject/resolver/store/flight": "what many ask at the same time; a task asks once",
-	"expvar":                       "opens a door to what is in memory",
-	"net/http/pprof":               "opens a door to what is in memory",
+	"inject/resolver/store/all":    "the list of all backends, which only injectd may link",
+	"inject/resolver/store/flight": "it merges lookups of many clients; a task looks up once",
+	"expvar":                       "it would publish parts of the memory",
+	"net/http/pprof":               "it would publish parts of the memory",
 }
 
-// linked returns what is linked into inject, with the imports of each.
+// linked returns the packages that are linked into inject, each with its imports.
 func linked(t *testing.T) map[string][]string {
 	t.Helper()
 	out, err := exec.Command(
@@ -90,9 +90,10 @@ func TestOnlyGRPCHasHTTP(t *testing.T) {
 	}
 }
 
-// floors is the design's: an import only ever goes down.
+// floors are those of docs/architecture.md: imports only go down. The first prefix that matches
+// counts.
 var floors = []struct {
-	floor  float64 // a part of a package may stand half a floor below it
+	floor  float64 // a part of a package may be half a floor below it
 	prefix string
 }{
 	{4, "inject/cmd/"},
@@ -139,7 +140,7 @@ func floorOf(t *testing.T, path string) float64 {
 			return f.floor
 		}
 	}
-	t.Errorf("%s is on no floor: give it one in design and here", path)
+	t.Errorf("%s has no floor: give it one here and in .golangci.yml", path)
 	return -1
 }
 
@@ -161,7 +162,7 @@ func TestFloors(t *testing.T) {
 			}
 			checked++
 			down := floorOf(t, path) > floorOf(t, dep)
-			if strings.HasPrefix(path, "inject/resolver/idl/") { // messages that know each other
+			if strings.HasPrefix(path, "inject/resolver/idl/") { // messages import each other
 				down = strings.HasPrefix(dep, "inject/resolver/idl/")
 			}
 			if strings.HasSuffix(path, "/storetest") {

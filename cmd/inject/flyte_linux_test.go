@@ -18,7 +18,7 @@ import (
 	"inject/internal/harness"
 )
 
-// awkwardHome is a home with a store in which K is a value that no quoting survives.
+// awkwardHome returns a home whose store has K, with a value that any missing quotes would change.
 func awkwardHome(t *testing.T) (home, value string) {
 	t.Helper()
 	home, value = t.TempDir(), "'\"$HOME`\\ $$ $(X) "+rand.Text()
@@ -26,8 +26,8 @@ func awkwardHome(t *testing.T) (home, value string) {
 	return home, value
 }
 
-// How torchrun and its like start what they start: a task whose 64 processes each start
-// themselves again through inject. The inner ones look nothing up: the store is gone.
+// Launchers such as torchrun start many workers. Here a task has 64 processes, and each starts
+// others through inject. The inner injects look nothing up: the store is gone by then.
 func TestTree(t *testing.T) {
 	home, value := awkwardHome(t)
 	script := filepath.Join(home, "node.sh")
@@ -51,12 +51,12 @@ wait
 	sum.Stdin = strings.NewReader(value)
 	want, err := sum.Output()
 	require.NoError(t, err)
-	require.Contains(t, string(out), "sum "+string(want), "they have the real one")
+	require.Contains(t, string(out), "sum "+string(want), "the task has the real value")
 	require.NotContains(t, string(out), value)
 }
 
-// wrapped is what the SDK's runtime does of _F_EXEC_WRAPPER (flyte-sdk
-// src/flyte/_bin/runtime.py), and then the task.
+// wrapped handles _F_EXEC_WRAPPER as the SDK's runtime does (flyte-sdk
+// src/flyte/_bin/runtime.py), and then acts as the task.
 const wrapped = `
 import os, shlex, sys
 wrapper = os.environ.get("_F_EXEC_WRAPPER")
@@ -78,7 +78,7 @@ func TestExecWrapper(t *testing.T) {
 	want := fmt.Sprintf("args ['--inputs', '$HOME x', '']\n[redacted:K]\n%d\n", len(value))
 	for _, outer := range [][]string{
 		{"python3"},
-		// An image whose entrypoint is inject, too.
+		// The image's entrypoint is inject, too.
 		{binary, "run", "--secret", "K=V", "--", "python3"},
 	} {
 		cmd := exec.Command(outer[0], append(outer[1:], a0, "--inputs", "$HOME x", "")...)
@@ -120,7 +120,7 @@ func TestChainedEntrypoint(t *testing.T) {
 	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
 }
 
-// bombs writes files that take long to look into: a gigabyte of zeros each, compressed.
+// bombs writes n files that take long to check: each has a gigabyte of zeros, compressed.
 func bombs(t *testing.T, dir string, n int) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(dir, 0o755))
@@ -133,8 +133,8 @@ func bombs(t *testing.T, dir string, n int) {
 	}
 }
 
-// There is a time for the outputs inside the grace: what could not be looked at by its
-// end is gone, and the run fails.
+// A part of the grace is for checking outputs. Outputs that were not checked in time are moved
+// away, and the run fails.
 func TestOutputsInGrace(t *testing.T) {
 	home, _ := awkwardHome(t)
 	dir := filepath.Join(home, "out")
@@ -170,22 +170,22 @@ func TestOutputsInGrace(t *testing.T) {
 		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s: %s", name, stderr.String())
 		require.Contains(t, stderr.String(), "it was not checked in time")
 		require.Less(t, took, 10*time.Second, name)
-		// What was looked at in time is there, and nothing else.
+		// Only outputs that were checked in time are left.
 		left, err := filepath.Glob(dir + "/*.gz")
 		require.NoError(t, err)
 		require.Less(t, len(left), n, name)
 		aside, err := filepath.Glob(home + "/.inject-refused-*/*")
 		require.NoError(t, err)
 		require.Len(t, aside, n-len(left))
-		for _, path := range aside { // back to where they were, under names that are free
+		for _, path := range aside { // move them back, under new names
 			require.NoError(t, os.Rename(path, fmt.Sprintf("%s/%s.gz", dir, rand.Text())))
 		}
 		require.NoError(t, exec.Command("sh", "-c", "rmdir "+home+"/.inject-refused-*").Run())
 	}
 }
 
-// What the task leaves running is ended in haste when we were asked to stop: its outputs
-// have their time.
+// After a signal to stop, processes that the task left running are killed soon, so that there is
+// time to check the outputs.
 func TestLeftoverInGrace(t *testing.T) {
 	home, _ := awkwardHome(t)
 	dir := filepath.Join(home, "out")
@@ -209,7 +209,7 @@ func TestLeftoverInGrace(t *testing.T) {
 	require.Len(t, left, 3)
 }
 
-// The task's own termination message is masked before anything that may take long.
+// The task's own termination message is masked before the outputs, which may take long.
 func TestMessageIsMaskedFirst(t *testing.T) {
 	home, value := awkwardHome(t)
 	dir, message := filepath.Join(home, "out"), filepath.Join(home, "message")
@@ -235,14 +235,14 @@ func TestMessageIsMaskedFirst(t *testing.T) {
 		b, _ := os.ReadFile(message)
 		return string(b) == "it was [redacted:K]"
 	}, 20*time.Second, 5*time.Millisecond)
-	require.NoError(t, cmd.Process.Kill(), "it was still looking at the outputs")
+	require.NoError(t, cmd.Process.Kill(), "inject was still checking the outputs")
 	b, err := os.ReadFile(message)
 	require.NoError(t, err)
 	require.NotContains(t, string(b), value)
 }
 
-// Outputs on a disk that is full, or cannot be written: nothing with a value stays, or it
-// is said that it does.
+// If outputs are on a disk that is full or read-only, files with values are removed. If they cannot
+// be removed, the error says so.
 func TestOutputsThatCannotBeWritten(t *testing.T) {
 	home := sharedHome(t, 65534)
 	script := `set -e
@@ -280,7 +280,8 @@ setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --o
 	)
 }
 
-// A volume that is mounted noexec is told from one that is full, and leaves nothing.
+// init has different errors for a volume that is mounted noexec and for a full one. It leaves no
+// file in either.
 func TestInitNoexec(t *testing.T) {
 	harness.NeedRoot(t)
 	dir := t.TempDir()
@@ -298,10 +299,10 @@ mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo
 	require.True(t, strings.HasSuffix(string(out), "code 125\n"), "%s", out)
 }
 
-// init needs little beside the copy: with the copy on a disk, whose pages are not its own,
-// what Go's runtime has.
+// init needs little memory besides the copy. Here the copy is on a disk and does not count, so the
+// rest is the Go runtime's.
 func TestInitMemory(t *testing.T) {
-	harness.Need(t, "python3") // small itself: a process begins with the peak of what has started it
+	harness.Need(t, "python3") // a small program: a child's peak begins with that of its parent
 	const measure = "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]); " +
 		"print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 	out, err := exec.Command("python3", "-c", measure, binary, "init", "--copy-to", t.TempDir()).Output()
@@ -311,8 +312,8 @@ func TestInitMemory(t *testing.T) {
 	require.Less(t, kib, 16<<10)
 }
 
-// While init places other files, a reader that opens the folder once finds all of one
-// time or all of another.
+// While init replaces files, a reader that has opened the folder sees either all old files or all
+// new ones.
 func TestInitSwap(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	require.NoError(t, command(home, "create", "secret", "L", "the-value").Run())
@@ -341,7 +342,7 @@ func TestInitSwap(t *testing.T) {
 				return
 			default:
 			}
-			data, err := os.OpenRoot(dir + "/..data") // a folder, whatever the link becomes
+			data, err := os.OpenRoot(dir + "/..data") // stays the same folder when the link changes
 			if err != nil {
 				t.Errorf("open: %v", err)
 				return
@@ -350,7 +351,7 @@ func TestInitSwap(t *testing.T) {
 			l, err2 := data.ReadFile("L")
 			_ = data.Close()
 			if err != nil || err2 != nil {
-				continue // it was removed while we were in it
+				continue // init removed the folder meanwhile
 			}
 			if !bytes.Equal(k, l) {
 				t.Errorf("%q and %q", k, l)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The secrets of a file are all on the server in one call, or none is.
+// An import stores all secrets of a file on the server in one call, or none.
 func TestImportOnServer(t *testing.T) {
 	s := startServer(t, true)
 	first, second := strings.ReplaceAll(awkward(), "'", ""), strings.ReplaceAll(awkward(), "'", "")
@@ -31,7 +31,7 @@ func TestImportOnServer(t *testing.T) {
 		require.Equal(t, want, string(b))
 	}
 
-	// One that is there, with and without a line that is wrong.
+	// Secrets that exist already, without and with a wrong line in the file.
 	file = fmt.Sprintf("NEW=new\nB='%s'\nA='%s'\n", first, first)
 	refused := []string{
 		"inject: create B at project p: secret already exists\n",
@@ -46,7 +46,7 @@ func TestImportOnServer(t *testing.T) {
 		first,
 	)
 	s.inject(file+"NEW=twice\n", nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).
-		failed(append(refused, // a value has a line end
+		failed(append(refused, // one value has a line end, so this is line 6
 			"inject: stdin, line 6: NEW: invalid: line 1 has the same key\n")...).without(first)
 	require.Equal(t, "A\nB\nEMPTY\n", s.inject("", nil, s.as("platform", "get", "secret", "-o", "name")...).ok().stdout)
 

@@ -16,7 +16,7 @@ import (
 	"inject/resolver/store/sealed"
 )
 
-// tell returns all that a person is told of err.
+// tell returns the messages and hints of err, as users see them.
 func tell(err error) string {
 	var b strings.Builder
 	for _, f := range failures(err) {
@@ -25,7 +25,7 @@ func tell(err error) string {
 	return b.String()
 }
 
-// A store that cannot import is told from one that can, and nothing is done.
+// A store that cannot import gets an error of its own, and nothing is stored.
 func TestImportNeedsAnImporter(t *testing.T) {
 	dir := t.TempDir()
 	s, err := sealed.Open(
@@ -56,7 +56,7 @@ func TestImportNeedsAnImporter(t *testing.T) {
 	require.Equal(t, "K created\n", string(told))
 }
 
-// That nothing was stored is said where it is known only.
+// The error says that nothing was stored only if that is certain.
 func TestNotStored(t *testing.T) {
 	scope := secret.Scope{Org: secret.DefaultOrg, Domain: "d"}
 	for _, c := range []struct {

@@ -12,8 +12,8 @@ import (
 	"inject/internal/harness"
 )
 
-// What make install puts below a prefix works: the programs run, a page for each of their
-// commands can be read, and three shells can load the completions.
+// make install puts working files below a prefix: the programs run, man shows a page for each
+// command, and three shells load the completions.
 func TestInstall(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds both programs; make test-long does")

@@ -23,7 +23,7 @@ import (
 	"inject/internal/harness"
 )
 
-// sharedHome is homeWithSecret in a folder that others may enter.
+// sharedHome returns a home as homeWithSecret does, which belongs to the user uid.
 func sharedHome(t *testing.T, uid int) string {
 	t.Helper()
 	home, err := os.MkdirTemp("", "inject-home") //nolint:usetesting // t.TempDir's own folder is root's alone
@@ -34,8 +34,8 @@ func sharedHome(t *testing.T, uid int) string {
 	return home
 }
 
-// A case is what a test of tini's or dumb-init's own suite checks, and what it comes
-// to here. The script says "ready" when signals may come.
+// A suiteCase is a test of tini's or dumb-init's own suite, with the result that inject must have.
+// The script prints "ready" when it expects a signal.
 type suiteCase struct {
 	name    string
 	script  string
@@ -121,8 +121,8 @@ func suiteCases() []suiteCase {
 	return cases
 }
 
-// Each behaviour that the suites of tini and dumb-init test, of the real binary: as a
-// process like others, and as process 1 of a PID namespace.
+// The real binary passes the tests of tini and dumb-init, as an ordinary process and as process 1
+// of a PID namespace.
 func TestSuites(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare")
@@ -188,8 +188,8 @@ func onlyChild(t *testing.T, pid int) int {
 	return child
 }
 
-// With nothing to mask and nothing to remove the command is our own process, secret
-// and all; a file that is to be removed keeps us.
+// With nothing to mask and nothing to remove, inject replaces itself with the command, which still
+// gets its secrets. A file that must be removed at the end keeps inject running.
 func TestBecomesTheCommand(t *testing.T) {
 	home := homeWithSecret(t)
 	for _, c := range []struct {
@@ -210,8 +210,8 @@ func TestBecomesTheCommand(t *testing.T) {
 	}
 }
 
-// Output that cannot be written is told, with 125 unless the command has failed, too;
-// a reader that has gone ends the command as it would without us.
+// If output cannot be written, inject says so and exits with 125, unless the command failed, too.
+// If the reader of the output ends, the command ends as it would without inject.
 func TestOutputThatFails(t *testing.T) {
 	home := homeWithSecret(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -240,7 +240,7 @@ func TestOutputThatFails(t *testing.T) {
 	require.Empty(t, stderr.String())
 }
 
-// The command's environment and arguments are looked at before anything starts.
+// inject checks the size of the command's environment and arguments before it starts the command.
 func TestTooLarge(t *testing.T) {
 	home := t.TempDir()
 	create := command(home, "create", "secret", "K", "--from-file", "-")
@@ -272,8 +272,8 @@ func TestTooLarge(t *testing.T) {
 	require.NotContains(t, string(out), "xxx")
 }
 
-// As any user, without a home, capabilities, new privileges, a file system that can
-// be written, or /proc.
+// inject runs as any user, without a home, capabilities, new privileges, a writable file system or
+// /proc.
 func TestHardened(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "busybox")
@@ -291,14 +291,14 @@ func TestHardened(t *testing.T) {
 for d in /tmp /dev/shm /run; do mount -t tmpfs -o ro none $d 2>/dev/null; done
 mount --bind /mnt/inject /tmp
 exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(store+" "+key, home, "/tmp/home") + ` --secret K -- sh -c '` + task + `'`
-	// The binary and the home must outlive the folders that they are in.
+	// The script mounts over the folders of the binary and of the home, so copy both first.
 	prepare := `mkdir -p /mnt/inject/bin && mount -t tmpfs none /mnt/inject && mkdir /mnt/inject/bin && cp ` + binary + ` /mnt/inject/bin/inject && cp -a ` + home + ` /mnt/inject/home && mount -o remount,ro /mnt/inject
 `
 	out, err := exec.Command("unshare", "--mount", "sh", "-c", prepare+script).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 	require.Equal(t, "[redacted:K] passed\n", string(out))
 
-	// Nothing but the binary, a shell and the store: no /proc, no /dev, no /tmp.
+	// A root with only the binary, a shell and the store: no /proc, no /dev, no /tmp.
 	root, err := os.MkdirTemp("", "inject-root") //nolint:usetesting // as in sharedHome
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
@@ -333,8 +333,8 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 	require.Equal(t, "[redacted:K] passed\n", string(out))
 }
 
-// Descriptors by name are inputs and outputs like others, for us and for the task,
-// though we may not be looked into.
+// inject and the task can open descriptors by name, such as /dev/stdin, although other processes
+// may not read inject's /proc entries.
 func TestDescriptorsByName(t *testing.T) {
 	harness.NeedRoot(t)
 	home := sharedHome(t, 65534)
@@ -350,8 +350,8 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out // a pipe that is root's
-	_ = cmd.Run()                       // the last one fails
+	cmd.Stdout, cmd.Stderr = &out, &out // a pipe that belongs to root
+	_ = cmd.Run()                       // the last command fails
 	require.Equal(
 		t,
 		"key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\n"+
@@ -362,13 +362,13 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 	)
 }
 
-// No value is in our environment or arguments, and no descriptor of ours in the task.
+// No value is in the environment or arguments of inject, and the task has no descriptor of inject.
 func TestNothingOfOurs(t *testing.T) {
 	harness.NeedRoot(t)
 	home := t.TempDir()
 	value := "value " + rand.Text()
 	require.NoError(t, command(home, "create", "secret", "K", value).Run())
-	// Into files, as what goes to stdout is masked.
+	// Write to files, because stdout is masked.
 	look := `cd "$HOME"; for d in $(seq 0 20); do if [ -e /proc/$$/fd/$d ]; then echo fd $d; fi; done > fds
 cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
 	run := func(cmd *exec.Cmd) (fds, ours, task string) {
@@ -390,14 +390,14 @@ cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
 	for _, args := range [][]string{nil, {"--secret-file", "K"}, {"--no-redact", "--secret-file", "K"}} {
 		fds, ours, task := run(command(home, append(args, "--secret", "K", "--", "bash", "--norc", "-c", look)...))
 		require.Equal(t, want, fds, args)
-		require.Equal(t, 1, strings.Count(ours, value), "the canary, and nothing else")
+		require.Equal(t, 1, strings.Count(ours, value), "only the canary has the value")
 		require.Equal(t, 3, strings.Count(task, value), "the task has it twice beside the canary")
 	}
 }
 
-// What was placed is overwritten as soon as the task has it: where nothing is masked
-// a file's value is nowhere in our memory. (A masked one is, in the masks; and one
-// in a variable is in what Go has copied for execve.)
+// inject overwrites its copies of a value as soon as the task has it. If nothing is masked, the
+// value of a file is nowhere in inject's memory. (With masking it is in the redactor, and the value
+// of a variable is in Go's copy for execve.)
 func TestForgotten(t *testing.T) {
 	harness.NeedRoot(t)
 	home := t.TempDir()
@@ -408,7 +408,7 @@ func TestForgotten(t *testing.T) {
 		there bool
 	}{
 		{[]string{"--no-redact", "--secret-file", "K"}, false},
-		{[]string{"--secret-file", "K"}, true}, // so the search finds what is there
+		{[]string{"--secret-file", "K"}, true}, // to check that the search works
 	} {
 		cmd := command(home, append(c.args, "--", "sh", "-c", `wc -c < "$FLYTE_SECRETS_DEFAULT_DIR/K"; read x`)...)
 		in, err := cmd.StdinPipe()
@@ -421,11 +421,11 @@ func TestForgotten(t *testing.T) {
 		require.Equal(t, strconv.Itoa(len(value))+"\n", line)
 		require.Equal(t, c.there, inMemory(t, cmd.Process.Pid, []byte(value)), c.args)
 		require.NoError(t, in.Close())
-		_ = cmd.Wait() // read has found the end
+		_ = cmd.Wait() // the shell's read fails at the end of stdin
 	}
 }
 
-// inMemory reports whether text is in the memory of a process that can be written.
+// inMemory reports whether text is in the writable memory of a process.
 func inMemory(t *testing.T, pid int, text []byte) bool {
 	t.Helper()
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
@@ -451,9 +451,8 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 	return found
 }
 
-// A task that uses up the processes that it may have is its own problem: it gets its
-// error, we get its status, and nothing is left. Below what Go's runtime needs for
-// itself nothing starts.
+// If a task reaches its limit of processes, only the task fails: inject returns its exit code and
+// removes its files. If the limit is too low for Go's runtime, the task is not started.
 func TestProcessLimit(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "prlimit", "python3")
@@ -526,8 +525,8 @@ except OSError as e:
 	require.Empty(t, out)
 }
 
-// Full-screen programs of Debian show the same through us as without: the screen of a
-// real terminal emulator is compared after the same keys.
+// Full-screen programs look the same with inject as without. The test compares the screens of a
+// real terminal emulator after the same keys.
 func TestFullScreen(t *testing.T) {
 	harness.Need(t, "tmux", "vi", "less", "top")
 	home := homeWithSecret(t)
@@ -544,9 +543,9 @@ func TestFullScreen(t *testing.T) {
 		name, command string
 		keys          [][]string
 		end           []string
-		changes       bool // from run to run, in its numbers
+		changes       bool // its numbers differ from run to run
 	}{
-		// Of an Escape it waits a second for the rest of a key that begins with one.
+		// By default vi waits a second after Escape, which may be the first byte of a key.
 		{
 			"vi", "vi -u NONE -N -n --cmd 'set ttimeout ttimeoutlen=1' " + text,
 			[][]string{{"G"}, {"o", "typed text", "Escape"}, {"0"}, {"d", "w"}, {":set number", "Enter"}, {"C-b"}},
@@ -556,7 +555,7 @@ func TestFullScreen(t *testing.T) {
 		{"less", "less -N " + text, [][]string{{"Space"}, {"/line 250", "Enter"}, {"k"}, {"G"}}, []string{"q"}, false},
 		{"top", "top -d 600 -p " + strconv.Itoa(sleeper.Process.Pid), [][]string{{"t"}, {"m"}}, []string{"q"}, true},
 	} {
-		for _, below := range []string{"exec %s", "%s; exit $?"} { // a terminal of our own, and a shell's
+		for _, below := range []string{"exec %s", "%s; exit $?"} { // on a terminal of its own, and below a shell
 			t.Run(c.name+", as "+below, func(t *testing.T) {
 				t.Parallel() // each waits until a screen stands still
 				want := screens(t, home, fmt.Sprintf(below, c.command), c.keys, c.end)
@@ -570,7 +569,7 @@ func TestFullScreen(t *testing.T) {
 	}
 }
 
-// shape is screens without what top counts: the letters with which each line begins.
+// shape reduces each line of screens to the first word, without the numbers of top.
 func shape(screens []string) []string {
 	colours, begin := regexp.MustCompile("\x1b\\[[0-9;]*m"), regexp.MustCompile(`^[ 0-9]*[A-Za-z%]*`)
 	var all []string
@@ -584,11 +583,11 @@ func shape(screens []string) []string {
 	return all
 }
 
-// screens returns what a terminal shows, colours and cursor included, after a command
-// has begun and after each group of keys.
+// screens returns the screens of a terminal, with colours and cursor: one after the start of a
+// command, and one after each group of keys. The keys in end must end the command.
 func screens(t *testing.T, home, command string, keys [][]string, end []string) []string {
 	t.Helper()
-	server := filepath.Join(t.TempDir(), "tmux") // not the last one's, which may be ending still
+	server := filepath.Join(t.TempDir(), "tmux") // a new one, because the last server may not have ended yet
 	tmux := func(args ...string) string {
 		cmd := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", server}, args...)...)
 		cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TERM=xterm-256color", "LANG=C.UTF-8"}
@@ -599,9 +598,9 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 	tmux("new-session", "-d", "-x", "100", "-y", "30", command)
 	defer func() {
 		kill := exec.Command("tmux", "-S", server, "kill-server")
-		_ = kill.Run() // it may have ended with its session
+		_ = kill.Run() // the server may have ended with its session
 	}()
-	// A screen that has stood still for a while is done; an empty one has not begun.
+	// Wait until the screen is not empty and has not changed for a while.
 	settled := func() string {
 		last, still := "", 0
 		for range 400 {
@@ -631,11 +630,11 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
-	require.True(t, gone, "it ends by its own keys")
+	require.True(t, gone, "the keys in end did not end the command")
 	return all
 }
 
-// With nothing to mask we become the command: what has come before is not lost.
+// A signal that comes while inject replaces itself with the command is not lost.
 func TestNoSignalIsLostOnTheWay(t *testing.T) {
 	home := homeWithSecret(t)
 	for i := range 150 {
@@ -655,11 +654,11 @@ func TestNoSignalIsLostOnTheWay(t *testing.T) {
 	}
 }
 
-// What the command closes is closed, though we go on; and a reader that has gone is
-// seen by who waits for it.
+// If the command closes a descriptor, its other end sees that, although inject goes on running. If
+// the reader of stdout closes it, a command that waits for that, such as tail -f, ends.
 func TestClosedIsClosed(t *testing.T) {
 	home := homeWithSecret(t)
-	for which := range 4 { // stdin, stdout, none, and one more
+	for which := range 4 { // stdin, stdout, a reader that closes stdout, another descriptor
 		r, w, err := os.Pipe()
 		require.NoError(t, err)
 		script := fmt.Sprintf("exec %d>&-; sleep 20", which)
@@ -669,7 +668,7 @@ func TestClosedIsClosed(t *testing.T) {
 			cmd.Stdin = r
 		case 1:
 			cmd.Stdout = w
-		case 2: // stays: we may have something to say
+		case 2: // stderr stays open for inject's own messages, so it is not tested
 			cmd.Args[len(cmd.Args)-1] = "exec tail -f /dev/null"
 			cmd.Stdout = w
 		case 3:
@@ -688,7 +687,7 @@ func TestClosedIsClosed(t *testing.T) {
 		case 2:
 			time.Sleep(100 * time.Millisecond)
 			require.NoError(t, errors.Join(w.Close(), r.Close()))
-			_ = cmd.Wait() // its code is tail's own
+			_ = cmd.Wait() // tail chooses the exit code
 		default:
 			require.NoError(t, w.Close())
 			_, err = io.ReadAll(r)
@@ -698,14 +697,14 @@ func TestClosedIsClosed(t *testing.T) {
 		timer.Stop()
 		if which != 2 {
 			require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
-			_ = cmd.Wait() // of the signal
+			_ = cmd.Wait() // it ended by the signal
 		}
 		_, _ = r.Close(), w.Close()
 	}
 }
 
-// A key that interrupts reaches the whole job when it is typed, though the command
-// handles it; and the tab of a value is one until it was masked.
+// Ctrl-C reaches the whole job, although the command handles it. And a value with tabs is masked
+// before the terminal expands tabs to spaces.
 func TestTypedForTheJob(t *testing.T) {
 	home := homeWithSecret(t)
 	require.NoError(t, command(home, "create", "secret", "TAB", "a\tb\tvalue").Run())
@@ -732,7 +731,7 @@ func TestTypedForTheJob(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// Two of us in one job do not take the terminal from each other.
+// Two injects in one job do not take the terminal from each other.
 func TestTwoInOneJob(t *testing.T) {
 	home := homeWithSecret(t)
 	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary +
@@ -742,8 +741,8 @@ func TestTwoInOneJob(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// Programs whose output is redirected, in a shell's job: one that stops itself, or is
-// stopped from the terminal, stops the job, and goes on with it.
+// In a shell's job, with redirected output: if the command stops itself or Ctrl-Z stops it, the job
+// stops, and fg continues both.
 func TestStoppedJob(t *testing.T) {
 	home := homeWithSecret(t)
 	do := jobShell(t, home)
@@ -762,8 +761,8 @@ func TestStoppedJob(t *testing.T) {
 	}
 }
 
-// Idle runs leave a user the pipes that there are for all that the user runs: what a
-// new one holds is what it does without us. A busy run has larger ones.
+// Linux limits the total size of all pipes of a user. Idle runs use so little of it that a new pipe
+// still has the default size. A busy run enlarges its pipes.
 func TestPipesOfIdleRuns(t *testing.T) {
 	harness.NeedRoot(t) // the budget of a user without other processes
 	harness.Need(t, "unshare", "setpriv")

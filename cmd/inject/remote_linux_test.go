@@ -49,18 +49,18 @@ rules:
     resolve: {project: p, domain: d, keys: [K]}
 `
 
-// server is the server's real end of the wire, on a port of its own.
+// server is the real server's code, on a port of its own.
 type server struct {
 	t       *testing.T
 	dir     string
-	store   string // its address
+	store   string // the address as --store takes it
 	address string
 	tokens  map[string]string // by name
 	audit   *harness.Buffer
 	stop    func()
 }
 
-// path returns a file of the server's folder.
+// path returns the path of a file in the server's folder.
 func (s *server) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *server) write(name, text string) string {
@@ -69,7 +69,7 @@ func (s *server) write(name, text string) string {
 	return s.path(name)
 }
 
-// startServer starts a server: with TLS, or for everyone on this machine.
+// startServer starts a server: with TLS, or without TLS for every caller on this machine.
 func startServer(t *testing.T, tls bool) *server {
 	t.Helper()
 	s := &server{t: t, dir: t.TempDir(), tokens: map[string]string{}, audit: &harness.Buffer{}}
@@ -137,7 +137,7 @@ type call struct {
 	code           int
 }
 
-// inject runs it with args, with more in its environment.
+// inject runs inject with stdin and args, and with env added to its environment.
 func (s *server) inject(stdin string, env []string, args ...string) call {
 	s.t.Helper()
 	cmd := command(s.dir, args...)
@@ -175,14 +175,14 @@ func (s *server) as(name string, args ...string) []string {
 	return append(args[:1:1], append(flags, args[1:]...)...)
 }
 
-// ok requires that it went well.
+// ok requires that inject succeeded.
 func (c call) ok() call {
 	c.t.Helper()
 	require.Equal(c.t, 0, c.code, c.stderr)
 	return c
 }
 
-// failed requires that inject failed, and said each of texts.
+// failed requires that inject failed with 125, and that stderr contains each of texts.
 func (c call) failed(texts ...string) call {
 	c.t.Helper()
 	require.Equal(c.t, 125, c.code, c.stderr)
@@ -192,8 +192,7 @@ func (c call) failed(texts ...string) call {
 	return c
 }
 
-// without requires that no value is in what was printed, nor in files, in a form in
-// which it could be.
+// without requires that no value is in the output, neither plain nor in a usual encoding.
 func (c call) without(values ...string) call {
 	c.t.Helper()
 	hides := func(text, value string) bool {
@@ -218,7 +217,7 @@ func (c call) without(values ...string) call {
 
 func awkward() string { return "'\"$HOME`\\\n\xff%s " + rand.Text() }
 
-// A secret's life against a server is what it is against a file.
+// Secrets on a server work like secrets in a file: create, complete, run, update, delete.
 func TestServer(t *testing.T) {
 	s := startServer(t, true)
 	first, second := awkward(), awkward()
@@ -260,7 +259,7 @@ func TestServer(t *testing.T) {
 	complete := append([]string{"__complete"}, s.as("platform", "delete", "secret")...)
 	require.Contains(t, s.inject("", nil, append(complete, "")...).ok().stdout, "FILE\nK\n")
 
-	// The task says nothing of its scope: the server knows it.
+	// The task does not give its scope: the server knows it.
 	got := s.inject(
 		"",
 		nil,
@@ -441,7 +440,7 @@ func TestServerRefuses(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // an outage is waited for
+			t.Parallel() // a case with an outage waits
 			s := *s
 			s.t = t
 			got := s.inject(
@@ -457,7 +456,7 @@ func TestServerRefuses(t *testing.T) {
 		})
 	}
 
-	// A key that is denied looks as one that is not there.
+	// The error for a denied key is the same as for a missing key.
 	denied := s.inject(
 		"",
 		nil,
@@ -477,10 +476,10 @@ func TestServerRefuses(t *testing.T) {
 	denied = s.inject("", nil, s.as("one-key", "delete", "secret", "OTHER")...).failed("secret not found")
 	absent = s.inject("", nil, s.as("one-key", "delete", "secret", "ABSENT")...).failed("secret not found")
 	require.Equal(t, absent.stderr, strings.ReplaceAll(denied.stderr, "OTHER", "ABSENT"))
-	require.NotContains(t, denied.stderr, "no scope of org", "nobody has looked")
+	require.NotContains(t, denied.stderr, "no scope of org", "the error claims a search that was not made")
 	s.inject("", nil, s.as("one-key", "create", "secret", "NEW", "v")...).failed("denied")
 
-	// Without a server's address they would be of no use, and another store would be changed.
+	// Flags for a server are refused without its address: otherwise another store would be changed.
 	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file"} {
 		s.inject(
 			"",
@@ -497,7 +496,7 @@ func TestServerRefuses(t *testing.T) {
 		)
 	}
 	require.NoDirExists(t, s.path(".local"))
-	// And this one says how a file is made here, which none is.
+	// A flag for making a store file is refused with a server.
 	s.inject(
 		"",
 		nil,
@@ -538,8 +537,8 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 			"--",
 			"true",
 		).ok()
-		s.inject("", []string{token, ca}, s.as("platform", "get", "secret")...).ok() // its own, from the command line
-		// What is for another store, and what another store has no use for.
+		s.inject("", []string{token, ca}, s.as("platform", "get", "secret")...).ok() // another token, by flag
+		// Variables for a store file are ignored with a server, and those for a server with a file.
 		s.inject(
 			"",
 			[]string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"},
@@ -558,11 +557,11 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 			"K",
 		).ok()
 	}
-	require.Empty(t, other.audit.String(), "nothing was asked there")
+	require.Empty(t, other.audit.String(), "the other server got a request")
 }
 
-// The task sees neither the token nor where it is, and debugging of what is below us
-// prints no value.
+// The task gets neither the token nor the path of its file, and the debug output of libraries
+// contains no value.
 func TestTokenIsOurs(t *testing.T) {
 	s := startServer(t, true)
 	value := awkward()
@@ -595,7 +594,7 @@ func TestTokenIsOurs(t *testing.T) {
 	require.Contains(t, got.stdout, "CANARY=")
 	require.NotContains(t, strings.ReplaceAll(got.stdout, "INJECT_PARENT=", ""), "INJECT_")
 
-	// What a person makes of it is not told, either.
+	// A token is masked in errors, too, if it was pasted into an argument.
 	s.inject("", env, "--secret", "K", "--", s.tokens["one-key"]+"/no/such/command")
 	got = s.inject(
 		"",
@@ -612,8 +611,7 @@ func TestTokenIsOurs(t *testing.T) {
 	require.NotContains(t, got.stderr, "inj_")
 }
 
-// A server that is down, or that never answers, is an outage: the task may be tried
-// again.
+// A server that is down or does not answer is an outage: the task may be retried.
 func TestServerIsDown(t *testing.T) {
 	s := startServer(t, true)
 	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()

@@ -24,7 +24,7 @@ import (
 	"inject/internal/harness"
 )
 
-// binary is the real inject, built once.
+// binary is the path of the real inject. TestMain builds it once.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -57,18 +57,19 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestScript runs testdata/*.txtar on the real binary. Beside testscript's own
-// commands there are:
+// TestScript runs testdata/*.txtar with the real binary. Besides the commands of testscript there
+// are:
 //
-//	code N CMD...     CMD exits with N
-//	noleak [FILE...]  no value of v/, nor $VALUE, is in stdout, stderr or FILE in any form of harness.Forms
+//	code N CMD...     CMD must exit with N
+//	noleak [FILE...]  no value of v/, nor $VALUE, is in stdout, stderr or FILE, in any form of
+//	                  harness.Forms
 //	same A B          two files are the same, byte for byte
-//	nobody CMD...     CMD exits with 0 as a user who owns nothing
-//	flip FILE N       changes byte N of a file; from its end if N is negative
-//	repeat N FILE     writes N times "x" to a file
+//	nobody CMD...     CMD must exit with 0 when the user 65534 runs it, who owns no file
+//	flip FILE N       changes byte N of a file, counted from the end if N is negative
+//	repeat N FILE     writes "x" N times to a file
 //
-// v/ holds values that are random per run and awkward: v/a and v/b fit in a
-// variable, v/bin does not.
+// The files in v/ have values that are random in each run and hard to quote. Those of v/a and v/b
+// fit in a variable; v/bin has a zero byte and does not.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -78,7 +79,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", filepath.Join(e.WorkDir, "runtime"))
 			e.Setenv("STORE", filepath.Join(e.WorkDir, "home/.local/share/inject/secrets.db"))
 			e.Setenv("KEYFILE", filepath.Join(e.WorkDir, "home/.config/inject/key.txt"))
-			// One that fits in an argument; what a script expands it to is the same.
+			// A value that fits in an argument and does not change when a script expands it.
 			e.Setenv("VALUE", "V'\"`\\%s 2"+rand.Text())
 			for _, dir := range []string{"home", "v", "runtime", "f"} {
 				if err := os.Mkdir(filepath.Join(e.WorkDir, dir), 0o700); err != nil {
@@ -124,7 +125,7 @@ func TestScript(t *testing.T) {
 				cmd := exec.Command("env", args...)
 				cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
 				if os.Geteuid() == 0 {
-					// testscript's folders are root's alone.
+					// Only root may enter the folders of testscript.
 					for dir := ts.MkAbs("."); dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
 						ts.Check(os.Chmod(dir, 0o755))
 					}
@@ -168,8 +169,7 @@ func noLeak(ts *testscript.TestScript, files []string) {
 	}))
 }
 
-// onTerminal starts inject on a terminal of its own and returns the terminal's
-// other end.
+// onTerminal starts inject on a terminal of its own, and returns the terminal's other end.
 func onTerminal(t *testing.T, home string, args ...string) (*exec.Cmd, *os.File) {
 	t.Helper()
 	cmd := command(home, args...)
@@ -197,7 +197,7 @@ func startOnTerminal(t *testing.T, cmd *exec.Cmd, size *pty.Winsize) *os.File {
 	return tty
 }
 
-// readUntil reads from the terminal until text has come.
+// readUntil reads from the terminal until it has read text. It returns all that it read.
 func readUntil(t *testing.T, tty *os.File, text string) string {
 	t.Helper()
 	var all []byte
@@ -230,13 +230,14 @@ func TestPrompt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "typed value\n", string(out))
 
-	// An argument is kept, and its giver told where it is kept, too.
+	// A value in an argument is accepted, with a warning that the shell's history keeps it, too.
 	cmd, tty = onTerminal(t, home, "create", "secret", "ARG", "argument value")
 	readUntil(t, tty, "shell's history")
 	require.NoError(t, cmd.Wait())
 }
 
-// Ctrl-C at the prompt: exit 125, the terminal echoes again, nothing is created.
+// After Ctrl-C at the prompt inject exits with 125, the terminal echoes again and nothing is
+// created.
 func TestPromptInterrupted(t *testing.T) {
 	home := t.TempDir()
 	cmd, tty := onTerminal(t, home, "create", "secret", "K")
@@ -275,8 +276,8 @@ func TestPassphrasePrompt(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// A program on a terminal reads from it and gets Ctrl-C once; a script that runs
-// us ends with it, as it would without us.
+// A command on a terminal can read from it and gets Ctrl-C once. A script that runs inject ends
+// with Ctrl-C, as it would without inject.
 func TestTerminal(t *testing.T) {
 	home := homeWithSecret(t)
 	script := `trap 'echo int; exit 5' INT; read x; echo "read $x $K"; while :; do sleep 0.05; done`
@@ -291,7 +292,7 @@ func TestTerminal(t *testing.T) {
 	require.Equal(t, 5, cmd.ProcessState.ExitCode())
 
 	cmd = command(home, "--", "sh", "-c", binary+" --secret K -- sh -c 'echo ready; sleep 20'; echo NEXT")
-	tty, err = pty.Start(cmd) // nothing else has the terminal open, so that reading it ends
+	tty, err = pty.Start(cmd) // does not keep the terminal open, so that io.ReadAll ends
 	require.NoError(t, err)
 	defer tty.Close() //nolint:errcheck // only read
 	readUntil(t, tty, "ready")
@@ -302,8 +303,8 @@ func TestTerminal(t *testing.T) {
 	require.NotContains(t, string(rest), "NEXT")
 }
 
-// On a terminal a prompt is seen whole, though its end may begin a value; that
-// value is still masked. What is typed is not shown: it would be in its midst.
+// A terminal shows a prompt at once, although its end may be the start of a value. If it is, the
+// value is still masked. The script turns the echo off, because typed text would split the value.
 func TestPromptIsSeen(t *testing.T) {
 	home := homeWithSecret(t)
 	ask := `stty -echo < /dev/tty; printf "Continue [th"; read x < /dev/tty; printf "e-value]"; echo " got $x"`
@@ -344,15 +345,15 @@ func TestOwnTerminal(t *testing.T) {
 		}, "quit"},
 	} {
 		require.NoError(t, c.send())
-		time.Sleep(100 * time.Millisecond) // a second one would have come by then
+		time.Sleep(100 * time.Millisecond) // time for a second one, which must not come
 		require.Equal(t, 1, strings.Count(readUntil(t, tty, c.want+"\r\n"), c.want))
 	}
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 6, cmd.ProcessState.ExitCode())
 }
 
-// A signal at any moment ends us, before the command, in it or after it: none is
-// lost on the way. The secret is large, so that there are many moments.
+// A signal ends the run at any moment: before the command starts, while it runs and after it. The
+// secret is large, so that the start takes longer.
 func TestNoSignalIsLost(t *testing.T) {
 	home := t.TempDir()
 	create := command(home, "create", "secret", "K", "--from-file", "-")
@@ -361,7 +362,7 @@ func TestNoSignalIsLost(t *testing.T) {
 	for i := range 60 {
 		cmd := command(home, "--secret", "K", "--", "sleep", "5")
 		require.NoError(t, cmd.Start())
-		// Not before it takes signals at all: until then one ends any program.
+		// Leave Go's runtime time to start: before that a signal ends any program.
 		time.Sleep(time.Duration(2+i) * time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 		err := cmd.Wait()
@@ -400,9 +401,9 @@ func TestStuck(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// jobShell starts an interactive shell on a terminal, and returns what types into it and
-// waits for texts to come, one after the other. What is typed for the shell waits for
-// its prompt: it loses what comes while it takes the terminal back.
+// jobShell starts an interactive shell on a terminal. The function that it returns types into the
+// terminal and waits for texts, one after the other. Wait for the prompt before typing a command:
+// the shell loses what is typed while it takes the terminal back.
 func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
 	t.Helper()
 	shell := exec.Command("bash", "--norc", "--noprofile", "-i")
@@ -416,7 +417,7 @@ func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
 	require.NoError(t, err)
 	timer := time.AfterFunc(30*time.Second, func() { _ = shell.Process.Kill() })
 	t.Cleanup(func() { timer.Stop(); _ = tty.Close(); _ = shell.Wait() })
-	var seen []byte // of what has come, what no do has waited for
+	var seen []byte // the output behind the last text that was waited for
 	do := func(typed string, wants ...string) {
 		_, err := tty.WriteString(typed)
 		require.NoError(t, err)
@@ -434,19 +435,19 @@ func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
 	return do
 }
 
-// In an interactive shell, we are a job like any other: beside a pager, stopped
-// and continued, in the background and brought back.
+// In an interactive shell inject is a job like any other: with a pager in the pipeline, stopped and
+// continued, in the background and in the foreground again.
 func TestJobControl(t *testing.T) {
 	home := homeWithSecret(t)
 	do := jobShell(t, home)
-	// A reader of the terminal in the same pipeline, as a pager is.
+	// Another program of the pipeline reads from the terminal, as a pager does.
 	do("inject --secret K -- sh -c 'echo $K; sleep 0.3' | { cat; read x < /dev/tty; echo got-$x; }\n", "[redacted:K]")
 	do("typed\n", "got-typed", "prompt> ")
 	do("inject --secret K -- sh -c 'echo rea''dy; read x; echo $x-$K'\n", "ready")
 	do("\x1a", "Stopped", "prompt> ")
 	do("fg\n", "inject --secret")
 	do("again\n", "again-[redacted:K]", "prompt> ")
-	// In the background it leaves the terminal alone.
+	// In the background inject does not change the terminal's modes.
 	do(
 		"stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - "+
 			"~/modes && wait && stty -g | cmp - ~/modes && echo as-be''fore\n",
@@ -455,7 +456,7 @@ func TestJobControl(t *testing.T) {
 		"prompt> ",
 	)
 	do("inject --secret K -- sh -c 'read x; echo $x-$K' &\n", "prompt> ")
-	time.Sleep(300 * time.Millisecond) // it wants to read, and is stopped
+	time.Sleep(300 * time.Millisecond) // the command tries to read, and is stopped
 	do("fg\n", "inject --secret")
 	do("back\n", "back-[redacted:K]", "prompt> ")
 	do("inject --secret K -- sleep 20 | cat\n", "sleep 20")
@@ -485,17 +486,17 @@ func TestNotDumpable(t *testing.T) {
 	require.NoErrorf(t, err, "%s", out)
 	require.NotContains(t, string(out), key)
 	require.Contains(t, string(out), "denied")
-	require.Contains(t, string(out), "2\n", "the task's own environment is its own")
+	require.Contains(t, string(out), "2\n", "the task can read its own environment")
 }
 
-// What takes a while has a bar on a terminal, within its width, and none is left.
+// A long run shows a progress bar on a terminal. It fits the width, and is removed at the end.
 func TestProgress(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(dir+"/file", bytes.Repeat([]byte("x"), 3000), 0o600))
 	require.NoError(t, unix.Mkfifo(dir+"/fifo", 0o600))
 	cmd := command(dir, "redact", "--mask", "visible-text", "--check", dir+"/file", dir+"/fifo")
 	tty := startOnTerminal(t, cmd, &pty.Winsize{Rows: 20, Cols: 50})
-	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // it is being read
+	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // inject is reading the fifo now
 	require.NoError(t, err)
 	time.Sleep(700 * time.Millisecond)
 	_, err = fifo.WriteString("a line\n")
@@ -528,7 +529,7 @@ func TestRedactNotDumpable(t *testing.T) {
 	_, err = io.WriteString(in, "visible-text")
 	require.NoError(t, err)
 	b := make([]byte, len("[redacted:mask-1]"))
-	_, err = io.ReadFull(out, b) // it knows its values now
+	_, err = io.ReadFull(out, b) // inject has its values now
 	require.NoError(t, err)
 	require.Equal(t, "[redacted:mask-1]", string(b))
 	look := exec.Command("cat", fmt.Sprintf("/proc/%d/environ", redact.Process.Pid))
@@ -540,13 +541,13 @@ func TestRedactNotDumpable(t *testing.T) {
 	require.NoError(t, redact.Wait())
 }
 
-// Interrupted at any time, a file is masked or as it was, and nothing is left.
+// A signal leaves the file either masked or unchanged, and no temporary file.
 func TestRedactInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	whole := append(bytes.Repeat([]byte("0123456789"), 4<<20), "the-value"...)
 	stopped, done := 0, false
-	// Later and later, until one was soon enough to stop it and one too late.
+	// Send the signal later and later, until one stopped inject and one came too late.
 	for ms := 0; stopped == 0 || !done; ms = ms*5/4 + 2 {
 		require.NoError(t, os.WriteFile(path, whole, 0o600))
 		cmd := command(dir, "redact", "--mask", "the-value", "--in-place", path)
@@ -554,7 +555,7 @@ func TestRedactInterrupted(t *testing.T) {
 		cmd.Stderr = &stderr
 		require.NoError(t, cmd.Start())
 		time.Sleep(time.Duration(ms) * time.Millisecond)
-		_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
+		_ = cmd.Process.Signal(unix.SIGTERM) // inject may have ended
 		_ = cmd.Wait()
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
@@ -574,13 +575,13 @@ func TestRedactInterrupted(t *testing.T) {
 			)
 			require.True(t, bytes.Equal(text, whole))
 		default:
-			require.Equal(t, -1, code, "by the signal, before it was taken")
+			require.Equal(t, -1, code, "the signal ended inject before it was handled")
 			require.True(t, bytes.Equal(text, whole))
 		}
 	}
 }
 
-// A signal while we wait for the store: 128+n, and nothing is started.
+// After a signal n while inject waits for the store, inject exits with 128+n and starts nothing.
 func TestStoppedBeforeTheStart(t *testing.T) {
 	home := homeWithSecret(t)
 	store, err := os.Open(filepath.Join(home, ".local/share/inject/secrets.db"))
@@ -611,8 +612,8 @@ func TestStoppedBeforeTheStart(t *testing.T) {
 	}
 }
 
-// A reader that stalls loses nothing; one that never reads does not keep us when
-// we are asked to stop.
+// A slow reader gets all output. A reader that never reads does not keep inject from ending after a
+// signal to stop.
 func TestSlowReader(t *testing.T) {
 	home := homeWithSecret(t)
 	r, w, err := os.Pipe()
@@ -640,7 +641,7 @@ func TestSlowReader(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	done := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // its code is what is asserted
+		_ = cmd.Wait() // the exit code is checked below
 		close(done)
 	}()
 	select {
@@ -653,7 +654,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// homeWithSecret returns a home whose store has the-value as K, for the org.
+// homeWithSecret returns a home whose store has K for the whole org, with the value the-value.
 func homeWithSecret(t *testing.T) string {
 	t.Helper()
 	home := t.TempDir()
@@ -667,9 +668,8 @@ func command(home string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// A store on a file system that fills up: the create that does not fit fails and
-// says that nothing was changed; what was there is there, and there is room
-// again after a delete.
+// On a full file system, create fails and says that nothing was changed. The secrets that were
+// there can still be read.
 func TestFullDisk(t *testing.T) {
 	script := `set -e
 mkdir -p "$1/full" && mount -t tmpfs -o size=192k none "$1/full"
@@ -699,7 +699,7 @@ tail -n 2 "$1/err"; echo passed`
 	require.Contains(t, string(out), "passed")
 }
 
-// A run that is killed leaves its files; the next one removes them.
+// A killed run leaves its files, and the next run removes them.
 func TestSweep(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	start := func(args ...string) *exec.Cmd {
@@ -714,11 +714,11 @@ func TestSweep(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, killed.Start())
 	b := make([]byte, 12)
-	_, err = out.Read(b) // the mask: the task has its file
+	_, err = out.Read(b) // the masked value: the task has its file
 	require.NoError(t, err)
 	require.Equal(t, "[redacted:K]", string(b))
 
-	// While it lives its files are its own: the same place cannot be had.
+	// While the first run lives, another run cannot place a file at the same path.
 	second, err := start("--", "true").CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(second), "another inject, which is running, has its file there")

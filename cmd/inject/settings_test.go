@@ -28,7 +28,7 @@ func newApp(t *testing.T) *app {
 
 func TestSettings(t *testing.T) { harness.Settings(t, &settings{}) }
 
-// The variables that have a name in the code are settings, too.
+// The variables that are constants in the code are settings, too.
 func TestKnownVariables(t *testing.T) {
 	known := newApp(t).settings.Known("INJECT_")
 	for _, name := range []string{keyVar, tokenVar, "INJECT_PARENT", task.SecretsEnv, task.SecretFilesEnv} {
@@ -36,7 +36,7 @@ func TestKnownVariables(t *testing.T) {
 	}
 }
 
-// What a help text says of a default is so.
+// The defaults in help texts are the real ones.
 func TestDefaultsInHelp(t *testing.T) {
 	flags := newApp(t).rootCommand(nil).Flags()
 	require.Contains(t, flags.Lookup("org").Usage, "default: "+secret.DefaultOrg+")")
