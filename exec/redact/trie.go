@@ -177,7 +177,7 @@ type sortable struct {
 	form   *form
 }
 
-// sortForms returns the forms in the order of their bytes. Of equal ones it keeps the first.
+// sortForms returns the forms in the order of their bytes. It keeps the first of equal forms.
 func sortForms(forms []form) []sortable {
 	sorted := make([]sortable, len(forms))
 	for i := range forms {

@@ -22,9 +22,9 @@ func (b *builder) base64(value, text []byte) {
 
 // aligned adds the base64 of a value at each of the three alignments, and in the alphabet
 // for URLs if that differs. padded is the value behind two zero bytes. Each alignment encodes
-// none, one or two of them with the value. If inside is set, so are the characters that text behind the value
-// does not change. Callers set it for the trimmed value only: with white space behind the
-// value, these characters are the same.
+// none, one or two of them with the value. If inside is set, it also adds the characters that
+// text behind the value does not change. Callers set it for the trimmed value only: with white
+// space behind the value, these characters are the same.
 func (b *builder) aligned(padded []byte, inside bool) {
 	for k := range 3 {
 		from := len(b.arena)
