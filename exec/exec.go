@@ -60,10 +60,10 @@ type Process struct {
 	// Signals are forwarded to the program. The caller took them with [TakeSignals] and
 	// releases them. If nil, Run takes them when it starts the program.
 	Signals *Signals
-	// LetGo makes Run give up, once the program has started, what this process inherited for
-	// it: stdin, the descriptors above 2, and the working folder. A descriptor that the program
-	// closes is then really closed, and a file system that it unmounts is not kept busy by us.
-	// The working folder stays if there is a terminal, because a terminal may show it.
+	// LetGo makes Run close stdin and the descriptors above 2, and leave the working folder, once
+	// the program has started. Otherwise a descriptor that the program closes would stay open in
+	// this process, and a file system that it unmounts would stay busy. The working folder stays
+	// if there is a terminal, because a terminal may show it.
 	LetGo bool
 	// Started, if not nil, is called by Run once the program has started. Run does not use
 	// Args and Env from then on, so the caller may overwrite them.
@@ -75,7 +75,7 @@ type Status struct {
 	// Code is its exit code, or 128+n if signal n ended it.
 	Code int
 	// Leaked is set when a process that the program left behind still held its output when Run
-	// stopped waiting. What that process writes later is lost.
+	// stopped waiting. Later output of that process is lost.
 	Leaked bool
 	// Abandoned is set when we were asked to stop while the reader of the program's output was
 	// stuck. The rest of the output is lost.
@@ -110,8 +110,8 @@ func (e *StartError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
 // Replace turns this process into the program, by execve(2). It returns only if that fails: with
-// a [*StartError], or with a [*StoppedError] if a signal asked us to stop before. Of p it uses
-// Args, Env and Signals; the program inherits our stdin, stdout and stderr.
+// a [*StartError], or with a [*StoppedError] if a signal asked us to stop before. It uses only
+// Args, Env and Signals of p; the program inherits our stdin, stdout and stderr.
 func Replace(p Process) error {
 	path, err := ready(p)
 	if err != nil {

@@ -222,7 +222,7 @@ func (s *Signals) giveBack() error {
 		case got := <-s.notified:
 			sig = number(got)
 		}
-		if sig != unix.SIGPIPE && !s.asksEarly(sig) { // a SIGPIPE is about a write of ours
+		if sig != unix.SIGPIPE && !s.asksEarly(sig) { // a SIGPIPE comes from our own writing
 			_ = unix.Kill(unix.Getpid(), sig)
 		}
 	}
@@ -248,8 +248,8 @@ const power = syscall.Signal(30)
 
 // first returns the signals that are taken before the program starts, beside asksToStop. People,
 // shells and supervisors send them. If a shell stops and continues us together with the program,
-// those of job control are left out. SIGPIPE is taken so that a write of ours does not end us; it
-// is not forwarded.
+// those of job control are left out. SIGPIPE is taken so that our own writing
+// does not end us; it is not forwarded.
 func (t terminalKind) first() []syscall.Signal {
 	signals := []syscall.Signal{
 		unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH,

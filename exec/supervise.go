@@ -347,7 +347,7 @@ func (s *supervisor) forward(sig syscall.Signal) {
 	switch {
 	case s.ended: // another process may have its number by now
 		return
-	case sig == unix.SIGPIPE: // about a write of ours
+	case sig == unix.SIGPIPE: // from our own writing
 		return
 	case s.screen != nil && s.screen.takes(sig):
 		return
