@@ -91,8 +91,8 @@ type Importer interface {
 	Manager
 	// Import stores all of secrets or none. If some cannot be created, its error joins a
 	// [*secret.Error] with the Op "create" for each of these; two secrets at one ref are
-	// [secret.ErrInvalid]. Otherwise its error is the reason that nothing was stored. What Manager
-	// says of a change applies to all of secrets together.
+	// [secret.ErrInvalid]. Otherwise its error is the reason that nothing was stored. The rules of
+	// Manager for one change hold for all of secrets together.
 	Import(ctx context.Context, secrets []New) error
 }
 
