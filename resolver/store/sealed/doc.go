@@ -3,8 +3,8 @@
 // has the file and its key can read all of them.
 //
 // It has more than 1,500 lines because it is everything that is done with the file: opening and
-// locking it, keys, reads and changes, backups, verification. What stands alone is in packages of
-// its own: the tree of names in index, the reading of bbolt's pages in page.
+// locking it, keys, reads and changes, backups, verification. Two parts that need none of this are
+// packages: index, the tree of names, and page, which reads the pages of bbolt.
 //
 // # The file
 //

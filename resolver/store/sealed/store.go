@@ -36,8 +36,8 @@ type Options struct {
 	// Waiting, if not nil, is called once if Open has to wait, with the name of the process that
 	// holds the file.
 	Waiting func(holder string)
-	// Address, if not "", is where this process serves the store. Other processes that try to open
-	// the file meanwhile are told to use it.
+	// Address, if not "", is where this process serves the store. Errors of other processes that
+	// try to open the file meanwhile recommend it.
 	Address string
 }
 

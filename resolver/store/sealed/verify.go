@@ -11,7 +11,7 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// maxDamage is how many damaged parts Verify names. Of the others it gives the number.
+// maxDamage is how many damaged parts Verify names. It only counts the others.
 const maxDamage = 20
 
 // Verify reads the whole store as it is when Verify begins: the pages of the file, the index and
