@@ -28,7 +28,7 @@ func TestNoCore(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	var old unix.Rlimit
-	require.NoError(t, unix.Prlimit(0, unix.RLIMIT_CORE, &unlimited, &old)) // of what we start, too
+	require.NoError(t, unix.Prlimit(0, unix.RLIMIT_CORE, &unlimited, &old)) // child processes inherit it
 	defer func() { require.NoError(t, unix.Prlimit(0, unix.RLIMIT_CORE, &old, nil)) }()
 
 	other := exec.Command("sh", "-c", "kill -ABRT $$")

@@ -91,7 +91,7 @@ type conductor struct {
 	other    *rpc.Client
 	http     *http.Client
 	keyFile  string
-	said     bytes.Buffer // what was told of operations and maintenance
+	said     bytes.Buffer // the output of the port for operations and of maintenance commands
 	faults   []string
 	rounds   int
 }

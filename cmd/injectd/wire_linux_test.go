@@ -222,7 +222,8 @@ func rows(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // pages goes through a list by its tokens, while secrets are created and deleted:
-// pages CLIENT URL [IDENTITY]. Those that are there all the time are told exactly once.
+// pages CLIENT URL [IDENTITY]. A secret that exists all the time must be listed exactly
+// once.
 func pages(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Fatalf("pages has no opposite")
@@ -301,8 +302,8 @@ type note struct {
 // sent are the requests of each script, by its folder.
 var sent sync.Map
 
-// verbs are the words of the audit log for methods. Of the others it tells nothing, as
-// nothing is decided.
+// verbs are the words of the audit log for methods. Other methods are not logged, because they
+// need no decision.
 var verbs = map[string]string{
 	"CreateSecret": "create", "UpdateSecret": "update", "DeleteSecret": "delete", "GetSecret": "get",
 	"ListSecrets": "list", "Import": "import", "Resolve": "resolve",
