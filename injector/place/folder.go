@@ -285,8 +285,8 @@ func removeFolder(path string, links []string) error {
 	return errors.Join(append(errs, os.RemoveAll(path))...)
 }
 
-// sweep removes the private folders that killed runs of this user left in bases. What it cannot
-// remove it logs; it never keeps a run from starting.
+// sweep removes the private folders that killed runs of this user left in bases. It logs
+// folders that it cannot remove; they never keep a run from starting.
 func sweep(bases []string, log hclog.Logger) {
 	mine := fmt.Sprintf("%s%d-", folderPrefix, os.Geteuid())
 	for _, base := range bases {

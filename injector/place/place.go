@@ -282,7 +282,7 @@ func cleanJoin(dir, name string) string {
 
 // appearsIn returns the folder in which file secrets appear: filesDir if it is set, FlyteDir in a
 // container that can write it, or "" for the private folder. It is not FlyteDir if kubelet or
-// [Files] placed files there: theirs change all at once, and a file of ours would not.
+// [Files] placed files there: those change all at once, and another file beside them would not.
 func appearsIn(filesDir string) string {
 	switch {
 	case filesDir != "":
@@ -296,7 +296,7 @@ func appearsIn(filesDir string) string {
 // inContainer reports whether this process runs in a container. Outside of one, on a person's
 // machine, nothing is placed in FlyteDir unasked.
 func inContainer() bool {
-	pod := os.Getenv("KUBERNETES_SERVICE_HOST") != "" //nolint:forbidigo // about this machine; no setting of ours
+	pod := os.Getenv("KUBERNETES_SERVICE_HOST") != "" //nolint:forbidigo // Kubernetes sets it; it is not a setting of inject
 	if pod || os.Getpid() == 1 {
 		return true
 	}
