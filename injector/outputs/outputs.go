@@ -1,7 +1,7 @@
 // Package outputs finds known values in files and masks them: in the folders and the
 // termination message that a task leaves ([Folder], [MaskMessage]), and in files that a person
-// names ([Scanner]). What the form of a file is, and how a value is masked in it, is
-// the business of package content. The caller decides what a find means.
+// names ([Scanner]). Package content finds out the form of a file and masks values in it. The
+// caller decides what a find means.
 package outputs
 
 import (
