@@ -14,7 +14,7 @@ import (
 	"inject/resolver/store"
 )
 
-// parsed returns what text assigns, in the open, and its errors as they are told.
+// parsed returns the keys and revealed values that text assigns, and its errors as users see them.
 func parsed(text string) (pairs [][2]string, told string) {
 	secrets, err := Parse("FILE", []byte(text))
 	for _, n := range secrets {
