@@ -9,7 +9,7 @@ type Kind int32
 
 // The kinds. A new one needs, besides its line here: a sentinel in error.go, a line in the
 // table below, and a line with the same number and name in
-// resolver/idl/inject/v1/resolve.proto (then make generate). Tests fail for what is missing.
+// resolver/idl/inject/v1/resolve.proto (then make generate). Tests fail if one of them is missing.
 const (
 	KindUnknown Kind = iota // none of the others, such as a bug of ours
 	KindNotFound
