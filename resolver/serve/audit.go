@@ -109,8 +109,8 @@ func openAuditFile(path string) (f *os.File, cut bool, err error) {
 	return f, endsWithin(path), nil
 }
 
-// endsWithin reports whether a file ends within a line. It returns false for what cannot be
-// read or is not a regular file.
+// endsWithin reports whether a file ends within a line. It returns false if the file is not
+// regular or cannot be read.
 func endsWithin(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
