@@ -103,7 +103,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	}
 	// The time to resolve begins now: a person may have been asked for a passphrase before.
 	o.Deadline = time.Now().Add(s.Resolve.Timeout)
-	if a.message.file == nil { // a descriptor of ours is not the command's to write a message to
+	if a.message.file == nil { // the command cannot write to a descriptor of inject
 		o.TerminationMessage = a.message.place()
 	}
 	a.status, err = injector.Run(ctx, o)

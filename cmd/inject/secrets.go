@@ -36,7 +36,7 @@ func within(scope secret.Scope) store.Filter {
 	return store.Filter{Org: scope.Org, Domain: scope.Domain, Project: scope.Project}
 }
 
-// keyArg checks that there is a key, and at most so many more arguments.
+// keyArg checks that there is a key, and at most more arguments behind it.
 func keyArg(more int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
