@@ -73,8 +73,8 @@ func makePages(t *testing.T, dir string, root *cobra.Command, more string) {
 	}
 }
 
-// markExamples makes the indented lines of the descriptions of cmd, and of the commands
-// below it, what Markdown takes for lines to keep as they are.
+// markExamples turns the indented lines in the descriptions of cmd and of the commands below it
+// into code blocks of Markdown, so that the man page keeps their line breaks.
 func markExamples(cmd *cobra.Command) {
 	var b strings.Builder
 	was := false
