@@ -71,8 +71,8 @@ func Create(path string, write func(temp string) error) error {
 	return Sync(dir)
 }
 
-// WriteNew makes the file path, which must not exist, for the user alone, with what write puts into
-// it, and syncs it. The name is on the disk only when its folder is synced, too, as Create does.
+// WriteNew creates the file path, which must not exist, with mode 0600. It calls write to fill the
+// file, and syncs it. The name is on the disk only when its folder is synced, too, as Create does.
 func WriteNew(path string, write func(*os.File) error) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the caller's choice
 	if err != nil {
