@@ -4,6 +4,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,10 +39,10 @@ var forbidden = map[string]string{
 	"net/http/pprof":               "it would publish parts of the memory",
 }
 
-// linked returns the packages that are linked into inject, each with its imports.
-func linked(t *testing.T) map[string][]string {
-	t.Helper()
-	out, err := exec.Command(
+// listed is the output of go list for inject and all that it links. Two tests need it, and it takes
+// a second.
+var listed = sync.OnceValues(func() ([]byte, error) {
+	return exec.Command(
 		"go",
 		"list",
 		"-tags",
@@ -51,6 +52,12 @@ func linked(t *testing.T) map[string][]string {
 		`{{.ImportPath}} {{join .Imports " "}}`,
 		".",
 	).Output()
+})
+
+// linked returns the packages that are linked into inject, each with its imports.
+func linked(t *testing.T) map[string][]string {
+	t.Helper()
+	out, err := listed()
 	require.NoError(t, err)
 	deps := map[string][]string{}
 	for line := range strings.Lines(string(out)) {
@@ -62,6 +69,7 @@ func linked(t *testing.T) map[string][]string {
 }
 
 func TestDependencies(t *testing.T) {
+	t.Parallel()
 	for dep := range linked(t) {
 		for prefix, why := range forbidden {
 			if dep == strings.TrimSuffix(prefix, "/") || strings.HasPrefix(dep, strings.TrimSuffix(prefix, "/")+"/") {
@@ -74,6 +82,7 @@ func TestDependencies(t *testing.T) {
 // Only gRPC may import net/http, for the protocol: a task's entrypoint has no HTTP server or
 // client.
 func TestOnlyGRPCHasHTTP(t *testing.T) {
+	t.Parallel()
 	var users []string
 	for dep, imports := range linked(t) {
 		first, _, _ := strings.Cut(dep, "/")
@@ -145,6 +154,7 @@ func floorOf(t *testing.T, path string) float64 {
 }
 
 func TestFloors(t *testing.T) {
+	t.Parallel()
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "inject/...").Output()
 	require.NoError(t, err)
 	checked := 0

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -26,26 +27,28 @@ func awkwardHome(t *testing.T) (home, value string) {
 	return home, value
 }
 
-// Launchers such as torchrun start many workers. Here a task has 64 processes, and each starts
-// others through inject. The inner injects look nothing up: the store is gone by then.
+// Launchers such as torchrun start many workers. Here a task has 64 processes (with -short 16), and
+// each starts others through inject. The inner injects look nothing up: the store is gone by then.
 func TestTree(t *testing.T) {
+	t.Parallel()
 	home, value := awkwardHome(t)
+	world := longOrShort(64, 16)
 	script := filepath.Join(home, "node.sh")
 	require.NoError(t, os.WriteFile(script, []byte(`
 printf 'rank %s of %s: %s\n' "$1" "$WORLD" "$V"
 for child in $((2 * $1)) $((2 * $1 + 1)); do
-  [ "$child" -gt 64 ] || `+binary+` run --secret K=V -- sh "$0" "$child" &
+  [ "$child" -gt "$WORLD" ] || `+binary+` run --secret K=V -- sh "$0" "$child" &
 done
 [ "$1" != 1 ] || mv "$HOME/.local" "$HOME/gone"
 wait
 [ "$1" != 1 ] || printf 'sum %s\n' "$(printf %s "$V" | cksum)"
 `), 0o600))
 	cmd := command(home, "--secret", "K=V", "--", "sh", script, "1")
-	cmd.Env = append(cmd.Env, "WORLD=64")
+	cmd.Env = append(cmd.Env, "WORLD="+strconv.Itoa(world))
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
-	for rank := range 64 {
-		require.Contains(t, string(out), fmt.Sprintf("rank %d of 64: [redacted:K]\n", rank+1))
+	for rank := range world {
+		require.Contains(t, string(out), fmt.Sprintf("rank %d of %d: [redacted:K]\n", rank+1, world))
 	}
 	sum := exec.Command("cksum")
 	sum.Stdin = strings.NewReader(value)
@@ -71,6 +74,7 @@ sys.exit(7)
 `
 
 func TestExecWrapper(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "python3")
 	home, value := awkwardHome(t)
 	a0 := filepath.Join(home, "a0.py")
@@ -100,6 +104,8 @@ func TestExecWrapper(t *testing.T) {
 
 // inject starts an image's own entrypoint with its arguments, and follows its exec.
 func TestChainedEntrypoint(t *testing.T) {
+	// Not parallel: while another test starts a process, that process may have the script open for
+	// writing, and the script cannot be executed (https://go.dev/issue/22315).
 	home, _ := awkwardHome(t)
 	entrypoint := filepath.Join(home, "entrypoint.sh")
 	require.NoError(t, os.WriteFile(entrypoint, []byte("#!/bin/sh\nexport SET=1\nexec \"$@\"\n"), 0o700))
@@ -120,73 +126,81 @@ func TestChainedEntrypoint(t *testing.T) {
 	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
 }
 
-// bombs writes n files that take long to check: each has a gigabyte of zeros, compressed.
+// bombs writes n files that take long to check: each has a gigabyte of zeros, compressed. To be
+// written fast, a file repeats one gzip member.
 func bombs(t *testing.T, dir string, n int) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(dir, 0o755))
-	one := filepath.Join(dir, "0.gz")
-	out, err := exec.Command("sh", "-c", "head -c 900000000 /dev/zero | gzip -1 > "+one).CombinedOutput()
-	require.NoErrorf(t, err, "%s", out)
-	for i := 1; i < n; i++ {
-		out, err := exec.Command("cp", one, fmt.Sprintf("%s/%d.gz", dir, i)).CombinedOutput()
-		require.NoErrorf(t, err, "%s", out)
+	var member bytes.Buffer
+	w := gzip.NewWriter(&member)
+	_, err := w.Write(make([]byte, 9_000_000))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+
+	file := bytes.Repeat(member.Bytes(), 100)
+	for i := range n {
+		require.NoError(t, os.WriteFile(fmt.Sprintf("%s/%d.gz", dir, i), file, 0o600))
 	}
 }
 
 // A part of the grace is for checking outputs. Outputs that were not checked in time are moved
 // away, and the run fails.
 func TestOutputsInGrace(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, script string
+		code         int
+	}{
+		{"stopped while the task runs", "echo ready; exec sleep 60", 143},
+		{"stopped while outputs are checked", "echo ready", 125},
+		{"the task ignores TERM", "trap '' TERM; echo ready; while :; do sleep 0.1; done", 137},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			outputsInGrace(t, c.script, c.code)
+		})
+	}
+}
+
+// outputsInGrace stops a run of script whose outputs take too long to check, and requires an exit
+// code.
+func outputsInGrace(t *testing.T, script string, code int) {
+	t.Helper()
 	home, _ := awkwardHome(t)
 	dir := filepath.Join(home, "out")
 	const n = 16
 	bombs(t, dir, n)
-	for name, script := range map[string]string{
-		"asked while it runs":   "echo ready; exec sleep 60",
-		"asked while we look":   "echo ready",
-		"it ignores being told": "trap '' TERM; echo ready; while :; do sleep 0.1; done",
-	} {
-		cmd := command(home, "--secret", "K", "--outputs", dir, "--grace", "1s", "--", "sh", "-c", script)
-		stdout, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		require.NoError(t, cmd.Start())
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		line := make([]byte, 6)
-		_, err = stdout.Read(line)
-		require.NoError(t, err)
-		time.Sleep(200 * time.Millisecond)
-		start := time.Now()
-		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
-		require.Error(t, cmd.Wait())
-		took := time.Since(start)
-		want := 143
-		switch name {
-		case "asked while we look":
-			want = 125
-		case "it ignores being told":
-			want = 137
-		}
-		require.Equalf(t, want, cmd.ProcessState.ExitCode(), "%s: %s", name, stderr.String())
-		require.Contains(t, stderr.String(), "it was not checked in time")
-		require.Less(t, took, 10*time.Second, name)
-		// Only outputs that were checked in time are left.
-		left, err := filepath.Glob(dir + "/*.gz")
-		require.NoError(t, err)
-		require.Less(t, len(left), n, name)
-		aside, err := filepath.Glob(home + "/.inject-refused-*/*")
-		require.NoError(t, err)
-		require.Len(t, aside, n-len(left))
-		for _, path := range aside { // move them back, under new names
-			require.NoError(t, os.Rename(path, fmt.Sprintf("%s/%s.gz", dir, rand.Text())))
-		}
-		require.NoError(t, exec.Command("sh", "-c", "rmdir "+home+"/.inject-refused-*").Run())
-	}
+	cmd := command(home, "--secret", "K", "--outputs", dir, "--grace", "1s", "--", "sh", "-c", script)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	line := make([]byte, 6)
+	_, err = stdout.Read(line)
+	require.NoError(t, err)
+	time.Sleep(200 * time.Millisecond)
+	start := time.Now()
+	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
+	require.Error(t, cmd.Wait())
+	took := time.Since(start)
+	require.Equal(t, code, cmd.ProcessState.ExitCode(), stderr.String())
+	require.Contains(t, stderr.String(), "it was not checked in time")
+	require.Less(t, took, 10*time.Second)
+	// Only outputs that were checked in time are left.
+	left, err := filepath.Glob(dir + "/*.gz")
+	require.NoError(t, err)
+	require.Less(t, len(left), n)
+	aside, err := filepath.Glob(home + "/.inject-refused-*/*")
+	require.NoError(t, err)
+	require.Len(t, aside, n-len(left))
 }
 
 // After a signal to stop, processes that the task left running are killed soon, so that there is
 // time to check the outputs.
 func TestLeftoverInGrace(t *testing.T) {
+	t.Parallel()
 	home, _ := awkwardHome(t)
 	dir := filepath.Join(home, "out")
 	script := `mkdir "$1"; for i in 1 2 3; do echo fine > "$1/$i"; done
@@ -211,6 +225,7 @@ func TestLeftoverInGrace(t *testing.T) {
 
 // The task's own termination message is masked before the outputs, which may take long.
 func TestMessageIsMaskedFirst(t *testing.T) {
+	t.Parallel()
 	home, value := awkwardHome(t)
 	dir, message := filepath.Join(home, "out"), filepath.Join(home, "message")
 	bombs(t, dir, 16)
@@ -244,6 +259,7 @@ func TestMessageIsMaskedFirst(t *testing.T) {
 // If outputs are on a disk that is full or read-only, files with values are removed. If they cannot
 // be removed, the error says so.
 func TestOutputsThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	home := sharedHome(t, 65534)
 	script := `set -e
 mkdir -p "$1/full" "$1/ro" && chmod 777 "$1/full" "$1/ro" && mount -t tmpfs -o size=64k,mode=777 none "$1/full"
@@ -283,6 +299,7 @@ setpriv --reuid 65534 --regid 65534 --clear-groups ` + binary + ` --secret K --o
 // init has different errors for a volume that is mounted noexec and for a full one. It leaves no
 // file in either.
 func TestInitNoexec(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	dir := t.TempDir()
 	script := `mount -t tmpfs -o noexec,size=64m none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"
@@ -302,6 +319,7 @@ mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo
 // init needs little memory besides the copy. Here the copy is on a disk and does not count, so the
 // rest is the Go runtime's.
 func TestInitMemory(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "python3") // a small program: a child's peak begins with that of its parent
 	const measure = "import resource, subprocess, sys; subprocess.check_call(sys.argv[1:]); " +
 		"print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -315,6 +333,7 @@ func TestInitMemory(t *testing.T) {
 // While init replaces files, a reader that has opened the folder sees either all old files or all
 // new ones.
 func TestInitSwap(t *testing.T) {
+	t.Parallel()
 	home, dir := homeWithSecret(t), t.TempDir()
 	require.NoError(t, command(home, "create", "secret", "L", "the-value").Run())
 	place := func() {
@@ -359,7 +378,7 @@ func TestInitSwap(t *testing.T) {
 			read++
 		}
 	}()
-	for i := range 20 {
+	for i := range longOrShort(20, 6) {
 		for _, key := range []string{"K", "L"} {
 			require.NoError(t, command(home, "update", "secret", key, fmt.Sprintf("value-%d", i)).Run())
 		}

@@ -11,6 +11,7 @@ import (
 
 // An import stores all secrets of a file on the server in one call, or none.
 func TestImportOnServer(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, true)
 	first, second := strings.ReplaceAll(awkward(), "'", ""), strings.ReplaceAll(awkward(), "'", "")
 	file := fmt.Sprintf("A='%s'\nexport B='%s' # a comment\nEMPTY=\n", first, second)

@@ -122,13 +122,17 @@ func suiteCases() []suiteCase {
 }
 
 // The real binary passes the tests of tini and dumb-init, as an ordinary process and as process 1
-// of a PID namespace.
+// of a PID namespace. With -short each case runs as one of the two, in turn.
 func TestSuites(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare")
 	home := homeWithSecret(t)
-	for _, one := range []bool{false, true} {
-		for _, c := range suiteCases() {
+	for i, c := range suiteCases() {
+		for _, one := range []bool{false, true} {
+			if testing.Short() && one != (i%2 == 0) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s, process 1: %v", c.name, one), func(t *testing.T) {
 				t.Parallel() // each waits for signals
 				suite(t, home, c, one)
@@ -190,7 +194,7 @@ func onlyChild(t *testing.T, pid int) int {
 
 // With nothing to mask and nothing to remove, inject replaces itself with the command, which still
 // gets its secrets. A file that must be removed at the end keeps inject running.
-func TestBecomesTheCommand(t *testing.T) {
+func TestBecomesTheCommand(t *testing.T) { // not parallel: it places a file in the default folder
 	home := homeWithSecret(t)
 	for _, c := range []struct {
 		args []string
@@ -213,6 +217,7 @@ func TestBecomesTheCommand(t *testing.T) {
 // If output cannot be written, inject says so and exits with 125, unless the command failed, too.
 // If the reader of the output ends, the command ends as it would without inject.
 func TestOutputThatFails(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
@@ -242,6 +247,7 @@ func TestOutputThatFails(t *testing.T) {
 
 // inject checks the size of the command's environment and arguments before it starts the command.
 func TestTooLarge(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	create := command(home, "create", "secret", "K", "--from-file", "-")
 	create.Stdin = strings.NewReader(strings.Repeat("x", 60000))
@@ -274,7 +280,7 @@ func TestTooLarge(t *testing.T) {
 
 // inject runs as any user, without a home, capabilities, new privileges, a writable file system or
 // /proc.
-func TestHardened(t *testing.T) {
+func TestHardened(t *testing.T) { // not parallel: see TestChainedEntrypoint
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "busybox")
 	const uid = 65534
@@ -336,6 +342,7 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 // inject and the task can open descriptors by name, such as /dev/stdin, although other processes
 // may not read inject's /proc entries.
 func TestDescriptorsByName(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	home := sharedHome(t, 65534)
 	script := `cd "$HOME"; cp .config/inject/key.txt k
@@ -363,7 +370,7 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 }
 
 // No value is in the environment or arguments of inject, and the task has no descriptor of inject.
-func TestNothingOfOurs(t *testing.T) {
+func TestNothingOfOurs(t *testing.T) { // not parallel: it places a file in the default folder
 	harness.NeedRoot(t)
 	home := t.TempDir()
 	value := "value " + rand.Text()
@@ -398,7 +405,7 @@ cat /proc/$PPID/environ /proc/$PPID/cmdline > ours; cat /proc/$$/environ > task`
 // inject overwrites its copies of a value as soon as the task has it. If nothing is masked, the
 // value of a file is nowhere in inject's memory. (With masking it is in the redactor, and the value
 // of a variable is in Go's copy for execve.)
-func TestForgotten(t *testing.T) {
+func TestForgotten(t *testing.T) { // not parallel: it places a file in the default folder
 	harness.NeedRoot(t)
 	home := t.TempDir()
 	value := rand.Text() + rand.Text()
@@ -454,6 +461,7 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 // If a task reaches its limit of processes, only the task fails: inject returns its exit code and
 // removes its files. If the limit is too low for Go's runtime, the task is not started.
 func TestProcessLimit(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "prlimit", "python3")
 	const uid = 54321 // no other process of this user may count
@@ -528,6 +536,7 @@ except OSError as e:
 // Full-screen programs look the same with inject as without. The test compares the screens of a
 // real terminal emulator after the same keys.
 func TestFullScreen(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "tmux", "vi", "less", "top")
 	home := homeWithSecret(t)
 	text := filepath.Join(home, "text")
@@ -604,14 +613,15 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 	settled := func() string {
 		last, still := "", 0
 		for range 400 {
-			screen := tmux("capture-pane", "-p", "-e")
-			now := screen + tmux("display-message", "-p", "#{cursor_x},#{cursor_y} #{cursor_flag} #{alternate_on}")
+			now := tmux("capture-pane", "-p", "-e", ";",
+				"display-message", "-p", "cursor #{cursor_x},#{cursor_y} #{cursor_flag} #{alternate_on}")
+			screen, _, _ := strings.Cut(now, "cursor ")
 			if now != last || strings.TrimSpace(screen) == "" {
 				last, still = now, 0
-			} else if still++; still == 12 {
+			} else if still++; still == 10 {
 				break
 			}
-			time.Sleep(25 * time.Millisecond)
+			time.Sleep(40 * time.Millisecond)
 		}
 		return last
 	}
@@ -636,8 +646,9 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 
 // A signal that comes while inject replaces itself with the command is not lost.
 func TestNoSignalIsLostOnTheWay(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
-	for i := range 150 {
+	for i := 0; i < 150; i += longOrShort(1, 6) {
 		cmd := command(home, "--no-redact", "--secret", "K", "--", "sleep", "5")
 		require.NoError(t, cmd.Start())
 		time.Sleep(2*time.Millisecond + time.Duration(i)*40*time.Microsecond)
@@ -657,6 +668,7 @@ func TestNoSignalIsLostOnTheWay(t *testing.T) {
 // If the command closes a descriptor, its other end sees that, although inject goes on running. If
 // the reader of stdout closes it, a command that waits for that, such as tail -f, ends.
 func TestClosedIsClosed(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	for which := range 4 { // stdin, stdout, a reader that closes stdout, another descriptor
 		r, w, err := os.Pipe()
@@ -706,6 +718,7 @@ func TestClosedIsClosed(t *testing.T) {
 // Ctrl-C reaches the whole job, although the command handles it. And a value with tabs is masked
 // before the terminal expands tabs to spaces.
 func TestTypedForTheJob(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	require.NoError(t, command(home, "create", "secret", "TAB", "a\tb\tvalue").Run())
 	script := `trap 'echo parent' INT; ` + binary +
@@ -733,6 +746,7 @@ func TestTypedForTheJob(t *testing.T) {
 
 // Two injects in one job do not take the terminal from each other.
 func TestTwoInOneJob(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary +
 		` --secret K -- sh -c 'sleep 0.6; echo $K'; wait; stty -g | cmp - ~/before && echo same`
@@ -744,6 +758,7 @@ func TestTwoInOneJob(t *testing.T) {
 // In a shell's job, with redirected output: if the command stops itself or Ctrl-Z stops it, the job
 // stops, and fg continues both.
 func TestStoppedJob(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	do := jobShell(t, home)
 	for _, sig := range []string{"STOP", "TSTP"} {
@@ -764,6 +779,7 @@ func TestStoppedJob(t *testing.T) {
 // Linux limits the total size of all pipes of a user. Idle runs use so little of it that a new pipe
 // still has the default size. A busy run enlarges its pipes.
 func TestPipesOfIdleRuns(t *testing.T) {
+	t.Parallel()
 	harness.NeedRoot(t) // the budget of a user without other processes
 	harness.Need(t, "unshare", "setpriv")
 	const uid = 54322

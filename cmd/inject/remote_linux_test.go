@@ -219,6 +219,7 @@ func awkward() string { return "'\"$HOME`\\\n\xff%s " + rand.Text() }
 
 // Secrets on a server work like secrets in a file: create, complete, run, update, delete.
 func TestServer(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, true)
 	first, second := awkward(), awkward()
 	s.inject(
@@ -339,6 +340,7 @@ func TestServer(t *testing.T) {
 
 // A server on loopback without TLS identifies no caller.
 func TestServerOnLoopback(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, false)
 	value := awkward()
 	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
@@ -387,6 +389,7 @@ func TestServerOnLoopback(t *testing.T) {
 // A caller that the server does not know or does not let in is told why and what to do. A
 // wrong server gets no credentials.
 func TestServerRefuses(t *testing.T) {
+	t.Parallel()
 	s, other := startServer(t, true), startServer(t, true)
 	value := awkward()
 	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
@@ -509,6 +512,7 @@ func TestServerRefuses(t *testing.T) {
 // A token from the environment is sent only to the server of the environment: a person who
 // controls the command line alone cannot have it sent to a server of their own.
 func TestTokenGoesNowhereElse(t *testing.T) {
+	t.Parallel()
 	s, other := startServer(t, true), startServer(t, true)
 	text, file := "INJECT_TOKEN="+s.tokens["one-key"], "INJECT_TOKEN_FILE="+s.path("one-key.token")
 	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()
@@ -563,6 +567,7 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 // The task gets neither the token nor the path of its file, and the debug output of libraries
 // contains no value.
 func TestTokenIsOurs(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, true)
 	value := awkward()
 	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
@@ -613,6 +618,7 @@ func TestTokenIsOurs(t *testing.T) {
 
 // A server that is down or does not answer is an outage: the task may be retried.
 func TestServerIsDown(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, true)
 	s.inject("value of k", nil, s.as("platform", "create", "secret", "K")...).ok()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,9 +54,29 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "%s", out)
 		panic(err)
 	}
+	parallel()
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// parallel lets more tests run at the same time than there are cores, unless -parallel is given:
+// most of them wait for processes.
+func parallel() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))) // a number is valid
+	}
+}
+
+// longOrShort returns how often a test repeats something: long, or short with -short.
+func longOrShort(long, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return long
 }
 
 // TestScript runs testdata/*.txtar with the real binary. Besides the commands of testscript there
@@ -217,6 +239,7 @@ func echoes(t *testing.T, tty *os.File) bool {
 }
 
 func TestPrompt(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	cmd, tty := onTerminal(t, home, "create", "secret", "K")
 	readUntil(t, tty, "Enter secret value: ")
@@ -239,6 +262,7 @@ func TestPrompt(t *testing.T) {
 // After Ctrl-C at the prompt inject exits with 125, the terminal echoes again and nothing is
 // created.
 func TestPromptInterrupted(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	cmd, tty := onTerminal(t, home, "create", "secret", "K")
 	readUntil(t, tty, "Enter secret value: ")
@@ -255,6 +279,7 @@ func TestPromptInterrupted(t *testing.T) {
 }
 
 func TestPassphrasePrompt(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	cmd, tty := onTerminal(t, home, "create", "secret", "K", "the value", "--passphrase")
 	for range 2 {
@@ -279,6 +304,7 @@ func TestPassphrasePrompt(t *testing.T) {
 // A command on a terminal can read from it and gets Ctrl-C once. A script that runs inject ends
 // with Ctrl-C, as it would without inject.
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	script := `trap 'echo int; exit 5' INT; read x; echo "read $x $K"; while :; do sleep 0.05; done`
 	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
@@ -306,6 +332,7 @@ func TestTerminal(t *testing.T) {
 // A terminal shows a prompt at once, although its end may be the start of a value. If it is, the
 // value is still masked. The script turns the echo off, because typed text would split the value.
 func TestPromptIsSeen(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	ask := `stty -echo < /dev/tty; printf "Continue [th"; read x < /dev/tty; printf "e-value]"; echo " got $x"`
 	for _, args := range [][]string{
@@ -325,6 +352,7 @@ func TestPromptIsSeen(t *testing.T) {
 // group once, that of Ctrl-C included. Ctrl-Z has no effect, since no shell could continue the
 // command.
 func TestOwnTerminal(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	script := `trap 'echo int' INT; trap 'echo term' TERM; trap 'echo quit; exit 6' QUIT; read x; echo "got $x"; while :; do sleep 0.05; done`
 	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
@@ -355,11 +383,12 @@ func TestOwnTerminal(t *testing.T) {
 // A signal ends the run at any moment: before the command starts, while it runs and after it. The
 // secret is large, so that the start takes longer.
 func TestNoSignalIsLost(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	create := command(home, "create", "secret", "K", "--from-file", "-")
 	create.Stdin = bytes.NewReader(bytes.Repeat([]byte("0123456789abcdef"), 4000))
 	require.NoError(t, create.Run())
-	for i := range 60 {
+	for i := 0; i < 60; i += longOrShort(1, 4) {
 		cmd := command(home, "--secret", "K", "--", "sleep", "5")
 		require.NoError(t, cmd.Start())
 		// Leave Go's runtime time to start: before that a signal ends any program.
@@ -376,6 +405,7 @@ func TestNoSignalIsLost(t *testing.T) {
 // If no process reads the output of inject and its command, inject still ends when it is asked
 // to stop, and leaves no file.
 func TestStuck(t *testing.T) {
+	t.Parallel()
 	home, dir := homeWithSecret(t), t.TempDir()
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -438,6 +468,7 @@ func jobShell(t *testing.T, home string) func(typed string, wants ...string) {
 // In an interactive shell inject is a job like any other: with a pager in the pipeline, stopped and
 // continued, in the background and in the foreground again.
 func TestJobControl(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	do := jobShell(t, home)
 	// Another program of the pipeline reads from the terminal, as a pager does.
@@ -456,17 +487,18 @@ func TestJobControl(t *testing.T) {
 		"prompt> ",
 	)
 	do("inject --secret K -- sh -c 'read x; echo $x-$K' &\n", "prompt> ")
-	time.Sleep(300 * time.Millisecond) // the command tries to read, and is stopped
+	// The command tries to read, and is stopped.
+	do("until jobs | grep -q Stop''ped; do sleep 0.02; done; echo sto''od\n", "stood", "prompt> ")
 	do("fg\n", "inject --secret")
 	do("back\n", "back-[redacted:K]", "prompt> ")
-	do("inject --secret K -- sleep 20 | cat\n", "sleep 20")
-	time.Sleep(300 * time.Millisecond)
+	do("inject --secret K -- sh -c 'echo run''s; exec sleep 20' | cat\n", "runs")
 	do("\x03", "prompt> ")
 	do("exit\n", "exit")
 }
 
 // Only root can read the store's key from the memory of inject; the task cannot.
 func TestNotDumpable(t *testing.T) {
+	t.Parallel()
 	home, err := os.MkdirTemp("", "inject-home") //nolint:usetesting // t.TempDir's own folder is root's alone
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
@@ -491,6 +523,7 @@ func TestNotDumpable(t *testing.T) {
 
 // A long run shows a progress bar on a terminal. It fits the width, and is removed at the end.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(dir+"/file", bytes.Repeat([]byte("x"), 3000), 0o600))
 	require.NoError(t, unix.Mkfifo(dir+"/fifo", 0o600))
@@ -514,6 +547,7 @@ func TestProgress(t *testing.T) {
 
 // While inject redact runs, no other process of its user can read its environment.
 func TestRedactNotDumpable(t *testing.T) {
+	t.Parallel()
 	redact := command(t.TempDir(), "redact", "--mask", "visible-text")
 	redact.Env = append(redact.Env, "CANARY=here")
 	var nobody *syscall.SysProcAttr
@@ -543,6 +577,7 @@ func TestRedactNotDumpable(t *testing.T) {
 
 // A signal leaves the file either masked or unchanged, and no temporary file.
 func TestRedactInterrupted(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	whole := append(bytes.Repeat([]byte("0123456789"), 4<<20), "the-value"...)
@@ -583,6 +618,7 @@ func TestRedactInterrupted(t *testing.T) {
 
 // After a signal n while inject waits for the store, inject exits with 128+n and starts nothing.
 func TestStoppedBeforeTheStart(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	store, err := os.Open(filepath.Join(home, ".local/share/inject/secrets.db"))
 	require.NoError(t, err)
@@ -615,6 +651,7 @@ func TestStoppedBeforeTheStart(t *testing.T) {
 // A slow reader gets all output. A reader that never reads does not keep inject from ending after a
 // signal to stop.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	home := homeWithSecret(t)
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -671,6 +708,7 @@ func command(home string, args ...string) *exec.Cmd {
 // On a full file system, create fails and says that nothing was changed. The secrets that were
 // there can still be read.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	script := `set -e
 mkdir -p "$1/full" && mount -t tmpfs -o size=192k none "$1/full"
 export XDG_DATA_HOME="$1/full/data" XDG_CONFIG_HOME="$1/full/config"
@@ -701,6 +739,7 @@ tail -n 2 "$1/err"; echo passed`
 
 // A killed run leaves its files, and the next run removes them.
 func TestSweep(t *testing.T) {
+	t.Parallel()
 	home, dir := homeWithSecret(t), t.TempDir()
 	start := func(args ...string) *exec.Cmd {
 		return command(
