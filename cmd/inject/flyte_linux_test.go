@@ -180,7 +180,7 @@ func outputsInGrace(t *testing.T, script string, code int) {
 	line := make([]byte, 6)
 	_, err = stdout.Read(line)
 	require.NoError(t, err)
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // until a task that ends has ended, and inject checks outputs
 	start := time.Now()
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	require.Error(t, cmd.Wait())

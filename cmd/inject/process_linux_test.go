@@ -621,7 +621,7 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 			} else if still++; still == 10 {
 				break
 			}
-			time.Sleep(40 * time.Millisecond)
+			time.Sleep(40 * time.Millisecond) // until the program draws more
 		}
 		return last
 	}
@@ -638,7 +638,7 @@ func screens(t *testing.T, home, command string, keys [][]string, end []string) 
 			gone = true
 			break
 		}
-		time.Sleep(25 * time.Millisecond)
+		time.Sleep(25 * time.Millisecond) // until the program ends, and its session with it
 	}
 	require.True(t, gone, "the keys in end did not end the command")
 	return all
@@ -651,6 +651,7 @@ func TestNoSignalIsLostOnTheWay(t *testing.T) {
 	for i := 0; i < 150; i += longOrShort(1, 6) {
 		cmd := command(home, "--no-redact", "--secret", "K", "--", "sleep", "5")
 		require.NoError(t, cmd.Start())
+		// Each signal comes a little later in the start than the one before.
 		time.Sleep(2*time.Millisecond + time.Duration(i)*40*time.Microsecond)
 		require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 		timer := time.AfterFunc(4*time.Second, func() { _ = cmd.Process.Kill() })
@@ -697,7 +698,7 @@ func TestClosedIsClosed(t *testing.T) {
 			}
 			require.ErrorIs(t, err, unix.EPIPE)
 		case 2:
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // until tail runs
 			require.NoError(t, errors.Join(w.Close(), r.Close()))
 			_ = cmd.Wait() // tail chooses the exit code
 		default:

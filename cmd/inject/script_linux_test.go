@@ -368,7 +368,7 @@ func TestOwnTerminal(t *testing.T) {
 		{func() error { return cmd.Process.Signal(unix.SIGTERM) }, "term"},
 		{func() error {
 			_, err := tty.WriteString("\x1a")
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) // time for a stop, which must not come
 			return errors.Join(err, cmd.Process.Signal(unix.SIGQUIT))
 		}, "quit"},
 	} {
@@ -420,7 +420,7 @@ func TestStuck(t *testing.T) {
 		5*time.Second,
 		time.Millisecond,
 	)
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond) // until the pipe is full, and inject is stuck
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 	defer timer.Stop()
@@ -531,7 +531,7 @@ func TestProgress(t *testing.T) {
 	tty := startOnTerminal(t, cmd, &pty.Winsize{Rows: 20, Cols: 50})
 	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // inject is reading the fifo now
 	require.NoError(t, err)
-	time.Sleep(700 * time.Millisecond)
+	time.Sleep(700 * time.Millisecond) // until a run is long enough for a bar
 	_, err = fifo.WriteString("a line\n")
 	require.NoError(t, err)
 	bar := readUntil(t, tty, "\x1b[K")
@@ -589,6 +589,7 @@ func TestRedactInterrupted(t *testing.T) {
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		require.NoError(t, cmd.Start())
+		// Until inject is in the midst of its work.
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 		_ = cmd.Process.Signal(unix.SIGTERM) // inject may have ended
 		_ = cmd.Wait()
@@ -660,7 +661,7 @@ func TestSlowReader(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = w, &stderr
 	require.NoError(t, cmd.Start())
 	require.NoError(t, w.Close())
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // longer than package exec reads a pipe that outlives the program
 	b, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.NoError(t, cmd.Wait())
@@ -674,7 +675,7 @@ func TestSlowReader(t *testing.T) {
 	cmd.Stdout = w
 	require.NoError(t, cmd.Start())
 	require.NoError(t, w.Close())
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(300 * time.Millisecond) // until the pipe is full
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	done := make(chan struct{})
 	go func() {
