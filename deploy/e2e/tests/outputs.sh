@@ -82,7 +82,7 @@ for pod in fail binary; do
     case $message in '{'*"$part"*'}') ;; *) fail "the termination message of $pod lacks $part: $message" ;; esac
   done
 done
-ok "an output that cannot be masked is removed, and the task fails"
+ok "a file that cannot be masked is no longer among the outputs, and the task fails"
 
 ready() { [ "$(logs stop -c main 2>/dev/null)" = ready ]; }
 try 60 ready || fail "the task does not start"
