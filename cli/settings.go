@@ -22,7 +22,7 @@ import (
 //	type settings struct {
 //		Store struct {
 //			URL  string        `flag:"store" env:"INJECT_STORE" arg:"URL" help:"URL of the store"`
-//			Wait time.Duration `flag:"wait" env:"INJECT_WAIT" default:"10s" help:"how long to wait"`
+//			Wait time.Duration `flag:"wait" env:"INJECT_WAIT" default:"10s" help:"time to wait"`
 //		} `group:"store"`
 //	}
 //
