@@ -123,6 +123,7 @@ func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) 
 		}
 		path = filepath.Join(dir, "config.json")
 	}
+
 	b, err := os.ReadFile(path) //nolint:gosec // the user's own file
 	if err != nil {
 		return fmt.Errorf("%w: docker's configuration: %w", secret.ErrInvalid, err)
@@ -131,6 +132,7 @@ func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) 
 	if json.Unmarshal(b, &config) != nil { // whose error may quote the file
 		return fmt.Errorf("%w: docker's configuration: %s is not JSON", secret.ErrInvalid, path)
 	}
+
 	var registries []string
 	if r.set.Registries != "" {
 		registries = strings.Split(r.set.Registries, ",")
@@ -145,6 +147,7 @@ func (r *registry) readConfig(ctx context.Context, auths map[string]dockerAuth) 
 		}
 		slices.Sort(registries)
 	}
+
 	var errs []error
 	for _, name := range registries {
 		name = strings.TrimSpace(name)

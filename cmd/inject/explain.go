@@ -59,6 +59,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 		}
 		return printAs(a.stdout, "yaml", annotations(t.Declared))
 	}
+
 	climbs, err := a.explainNow(cmd.Context(), scope, t.Declared)
 	if err != nil {
 		return err
@@ -66,6 +67,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 	if tried := climbs[0].Tried; len(tried) > 0 {
 		scope = tried[0].Scope // the server knows the scope of a task that names none
 	}
+
 	explained := make([]explanation, len(climbs))
 	var failed []resolver.Climb
 	for i, c := range climbs {
@@ -75,6 +77,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 			failed = append(failed, c)
 		}
 	}
+
 	if output == "text" {
 		err = printExplanations(a.stdout, t.Source, scope, explained)
 	} else {

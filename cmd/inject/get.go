@@ -47,6 +47,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 		return err
 	}
 	defer s.Close() //nolint:errcheck // read only
+
 	var infos []store.Info
 	if len(args) == 1 {
 		ref := secret.Ref{Scope: scope, Key: args[0]}
@@ -66,6 +67,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 			infos = append(infos, info)
 		}
 	}
+
 	slices.SortFunc(infos, func(x, y store.Info) int {
 		return cmp.Or(
 			strings.Compare(x.Ref.Project, y.Ref.Project),
@@ -73,6 +75,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 			strings.Compare(x.Ref.Key, y.Ref.Key),
 		)
 	})
+
 	switch output {
 	case "table":
 		return printTable(a.stdout, infos)
@@ -84,6 +87,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 		}
 		return nil
 	}
+
 	messages := make([]secretMessage, len(infos))
 	for i, info := range infos {
 		messages[i] = toMessage(info)

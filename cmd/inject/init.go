@@ -65,6 +65,7 @@ func (a *initVerb) run(ctx context.Context) error {
 	if !f.Files {
 		return nil
 	}
+
 	t, scope, err := a.loadTask()
 	if err != nil {
 		return err
@@ -82,6 +83,7 @@ func (a *initVerb) run(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+
 	if len(declared) == 0 {
 		a.log.Info("no file secret is declared: there is nothing to place")
 		return nil
@@ -105,11 +107,13 @@ func copySelf(path string) (err error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+
 	self, err := os.Open(exec.SelfPath())
 	if err != nil {
 		return fmt.Errorf("read this program: %w", err)
 	}
 	defer self.Close() //nolint:errcheck // read only
+
 	// Remove the temporary files of killed runs, which would fill a small volume.
 	const prefix = ".inject-copy-"
 	entries, _ := os.ReadDir(dir) // a folder that cannot be listed is not swept
@@ -119,6 +123,7 @@ func copySelf(path string) (err error) {
 			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
+
 	temp := filepath.Join(dir, prefix+rand.Text())
 	w, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700) //nolint:gosec // to execute
 	if err != nil {
@@ -129,6 +134,7 @@ func copySelf(path string) (err error) {
 			_ = os.Remove(temp)
 		}
 	}()
+
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{self}, make([]byte, 64<<10))
 	if err == nil {
 		err = w.Chmod(0o755) // the umask may have removed bits
@@ -139,6 +145,7 @@ func copySelf(path string) (err error) {
 	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
+
 	if noexec(temp) {
 		return secret.WithHint(
 			fmt.Errorf("%w: nothing in %s can be executed: it is mounted noexec", secret.ErrInvalid, dir),

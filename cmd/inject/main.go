@@ -73,11 +73,13 @@ func (a *app) main(ctx context.Context, args []string) int {
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})
+
 	err = a.rootCommand(args).ExecuteContext(ctx)
 	if err == nil {
 		a.dieOf(a.status.TerminalSignal)
 		return a.status.Code
 	}
+
 	a.report(err)
 	code := codeFailed
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
@@ -92,6 +94,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if a.status.Code != 0 { // the command's own failure came first
 		code = a.status.Code
 	}
+
 	// A bad flag ends a run before prepare is called; it is reported in the message, too.
 	a.message.path = cmp.Or(a.message.path, a.set.Message.TerminationLog, a.settings.Env(cli.Twin("termination-log")))
 	if a.running && (a.status.Code == 0 || !a.message.isThere()) {

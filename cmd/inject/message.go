@@ -31,6 +31,7 @@ func (m *message) write(err error, mask func(string) string) error {
 	if path == "" {
 		return nil
 	}
+
 	text := struct {
 		Reason    string   `json:"reason"`
 		Retryable bool     `json:"retryable"`
@@ -50,6 +51,7 @@ func (m *message) write(err error, mask func(string) string) error {
 			}
 		}
 	}
+
 	text.Message = mask(err.Error())
 	b, _ := json.Marshal(text) // texts only
 	for len(b) >= maxTermination {
@@ -58,6 +60,7 @@ func (m *message) write(err error, mask func(string) string) error {
 		text.Keys = text.Keys[:len(text.Keys)/2]
 		b, _ = json.Marshal(text)
 	}
+
 	err = m.keep() // unless that was done: flags come first
 	if err == nil && m.file == nil {
 		const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC

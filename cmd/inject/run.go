@@ -59,6 +59,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+
 	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
@@ -67,6 +68,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
 		Grace: s.Run.Grace, Log: a.log,
 	}
+
 	if len(t.Declared) > 0 && !a.hasOwnWork(cmd) {
 		said := t.Org+t.Project+t.Domain != ""
 		placed, err := place.Placed(o.Environ, t.FilesDir, s.Place.FilesDir, scope, said, t.Declared)
@@ -78,6 +80,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 			o.Declared = nil
 		}
 	}
+
 	o.Policy = outputs.Policy(s.Outputs.OnLeak)
 	for _, dir := range s.Outputs.Dirs {
 		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)
@@ -86,12 +89,14 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		}
 		o.Outputs = append(o.Outputs, folder)
 	}
+
 	if len(o.Declared) > 0 || o.Outputs != nil {
 		// Take signals before anything is created that must be cleaned up.
 		ctx, o.Signals = exec.TakeSignals(ctx)
 		defer o.Signals.Release()
 		a.stopped = ctx.Done()
 	}
+
 	if len(o.Declared) > 0 {
 		opening, cancel := context.WithTimeout(ctx, s.Resolve.Timeout)
 		defer cancel()
@@ -101,6 +106,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		}
 		o.Resolver, o.Release = r, r.Close
 	}
+
 	// The time to resolve begins now: a person may have been asked for a passphrase before.
 	o.Deadline = time.Now().Add(s.Resolve.Timeout)
 	if a.message.file == nil { // the command cannot write to a descriptor of inject

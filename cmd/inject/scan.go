@@ -63,11 +63,13 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 		ctx, stop = untilSignal(ctx)
 		defer stop()
 	}
+
 	files, err := outputs.List(slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p == "-" }))
 	errs := []error{err}
 	if slices.Contains(paths, "-") {
 		files = append(files, outputs.File{Path: "-"})
 	}
+
 	bar := newProgress(a.app, files)
 	defer bar.clear()
 	list := []finding{}
@@ -92,6 +94,7 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 			}
 		}
 	}
+
 	for _, f := range files {
 		bar.at(f)
 		switch {
@@ -109,6 +112,7 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 			errs = append(errs, about(f.Path, err))
 		}
 	}
+
 	bar.clear()
 	if r.Output == "json" {
 		sayErr = printAs(a.stdout, "json", list)
