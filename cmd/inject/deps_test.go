@@ -68,6 +68,7 @@ func linked(t *testing.T) map[string][]string {
 	return deps
 }
 
+// inject links none of the forbidden packages.
 func TestDependencies(t *testing.T) {
 	t.Parallel()
 	for dep := range linked(t) {
@@ -153,6 +154,7 @@ func floorOf(t *testing.T, path string) float64 {
 	return -1
 }
 
+// Every import of a package of this module goes to a lower floor.
 func TestFloors(t *testing.T) {
 	t.Parallel()
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "inject/...").Output()

@@ -28,7 +28,8 @@ func awkwardHome(t *testing.T) (home, value string) {
 }
 
 // Launchers such as torchrun start many workers. Here a task has 64 processes (with -short 16), and
-// each starts others through inject. The inner injects look nothing up: the store is gone by then.
+// each starts others through inject. The inner injects look nothing up: the first process moves the
+// store away.
 func TestTree(t *testing.T) {
 	t.Parallel()
 	home, value := awkwardHome(t)
@@ -73,6 +74,8 @@ print(len(os.environ["V"]))
 sys.exit(7)
 `
 
+// A task that the SDK starts through _F_EXEC_WRAPPER gets its secrets and the same arguments, and
+// its exit code is kept.
 func TestExecWrapper(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "python3")

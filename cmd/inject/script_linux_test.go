@@ -238,6 +238,7 @@ func echoes(t *testing.T, tty *os.File) bool {
 	return state.Lflag&unix.ECHO != 0
 }
 
+// On a terminal create asks for the value, which the terminal does not show.
 func TestPrompt(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
@@ -278,6 +279,8 @@ func TestPromptInterrupted(t *testing.T) {
 	require.Empty(t, entries)
 }
 
+// inject asks for the passphrase of a new store twice, and for that of an existing one once. It
+// makes no key file.
 func TestPassphrasePrompt(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
