@@ -468,6 +468,9 @@ func TestProcessLimit(t *testing.T) {
 	home := sharedHome(t, uid)
 	script := `
 import os, sys, time
+# inject reserves its own threads a moment after the start. On a busy machine it may get no CPU
+# before the loop has used up all processes.
+time.sleep(0.5)
 n = 0
 try:
     while True:
