@@ -771,12 +771,12 @@ func TestStoppedJob(t *testing.T) {
 	}
 	for range 5 {
 		do(
-			"inject --secret K -- sh -c 'sleep 0.3 & echo > ~/started; wait; echo $K again' > ~/out 2>&1; echo " +
-				"at-pro''mpt\n",
+			"inject --secret K -- sh -c 'until test -e ~/go; do sleep 0.02; done & echo > ~/started; wait; echo $K " +
+				"again' > ~/out 2>&1; echo at-pro''mpt\n",
 		)
 		require.Eventually(t, func() bool { return os.Remove(home+"/started") == nil }, 5*time.Second, time.Millisecond)
 		do("\x1a", "Stopped", "at-prompt", "prompt> ")
-		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] again", "done", "prompt> ")
+		do("touch ~/go; fg; cat ~/out; rm ~/go; echo do''ne\n", "[redacted:K] again", "done", "prompt> ")
 	}
 }
 
