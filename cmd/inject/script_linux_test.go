@@ -742,8 +742,7 @@ tail -n 2 "$1/err"; echo passed`
 }
 
 // A killed run leaves its files, and the next run removes them.
-func TestSweep(t *testing.T) {
-	t.Parallel()
+func TestSweep(t *testing.T) { // not parallel: the run of another test would remove the files, too
 	home, dir := homeWithSecret(t), t.TempDir()
 	start := func(args ...string) *exec.Cmd {
 		return command(
