@@ -96,14 +96,8 @@ func (r *Report) add(row Row) {
 func (r *Report) note(format string, args ...any) { fmt.Printf("  note: "+format+"\n", args...) }
 
 func (r *Report) about() string {
-	return fmt.Sprintf(
-		"%s, %d cores, %s, %s; medians of %d alternating rounds, with the quartiles",
-		r.Machine,
-		r.Cores,
-		r.Kernel,
-		r.Go,
-		r.Rounds,
-	)
+	return fmt.Sprintf("%s, %d cores, %s, %s; medians of %d alternating rounds, with the quartiles", r.Machine,
+		r.Cores, r.Kernel, r.Go, r.Rounds)
 }
 
 func (r *Report) verdict() string {

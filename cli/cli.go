@@ -19,11 +19,8 @@ import (
 // NoArgs is [cobra.NoArgs], but its error quotes no argument. It wraps [secret.ErrInvalid].
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return secret.WithHint(
-			fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()),
-			"%s --help",
-			cmd.CommandPath(),
-		)
+		return secret.WithHint(fmt.Errorf("%w: %s takes no arguments", secret.ErrInvalid, cmd.CommandPath()),
+			"%s --help", cmd.CommandPath())
 	}
 	return nil
 }

@@ -115,11 +115,8 @@ func TestTwins(t *testing.T) {
 	each := cli.Each(err)
 	require.Len(t, each, 5, "all are told")
 	require.EqualError(t, each[0], "invalid: INJECT_HOW_MANY is not a whole number, as --how-many needs (not shown)")
-	require.EqualError(
-		t,
-		each[1],
-		"invalid: INJECT_PASSPHRASE is neither true nor false, as --passphrase needs (not shown)",
-	)
+	require.EqualError(t, each[1],
+		"invalid: INJECT_PASSPHRASE is neither true nor false, as --passphrase needs (not shown)")
 	require.Contains(t, secret.Hint(each[1]), "INJECT_KEY")
 	require.EqualError(t, each[2], "invalid: --wait is not negative")
 	require.EqualError(t, each[3], "invalid: INJECT_SHARE is not a number, as --share needs (not shown)")

@@ -42,16 +42,8 @@ var forbidden = map[string]string{
 // listed is the output of go list for inject and all that it links. Two tests need it, and it takes
 // a second.
 var listed = sync.OnceValues(func() ([]byte, error) {
-	return exec.Command(
-		"go",
-		"list",
-		"-tags",
-		"grpcnotrace",
-		"-deps",
-		"-f",
-		`{{.ImportPath}} {{join .Imports " "}}`,
-		".",
-	).Output()
+	return exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`,
+		".").Output()
 })
 
 // linked returns the packages that are linked into inject, each with its imports.

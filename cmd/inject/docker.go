@@ -98,11 +98,8 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 		}
 	}
 	if missing != nil {
-		return fmt.Errorf(
-			"%w: an image pull secret needs %s, and there is no terminal to ask on",
-			secret.ErrInvalid,
-			strings.Join(missing, ", "),
-		)
+		return fmt.Errorf("%w: an image pull secret needs %s, and there is no terminal to ask on", secret.ErrInvalid,
+			strings.Join(missing, ", "))
 	}
 	auths[r.set.Registry] = newDockerAuth(r.set.Username, r.set.Password)
 	return nil
@@ -185,12 +182,8 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 	}
 	var got struct{ Username, Secret string }
 	if json.NewDecoder(bytes.NewReader(out)).Decode(&got) != nil {
-		return dockerAuth{}, fmt.Errorf(
-			"%w: credentials for %s: docker-credential-%s gave no JSON",
-			secret.ErrInvalid,
-			registry,
-			helper,
-		)
+		return dockerAuth{}, fmt.Errorf("%w: credentials for %s: docker-credential-%s gave no JSON",
+			secret.ErrInvalid, registry, helper)
 	}
 	return newDockerAuth(got.Username, got.Secret), nil
 }

@@ -112,19 +112,8 @@ func TestChainedEntrypoint(t *testing.T) {
 	home, _ := awkwardHome(t)
 	entrypoint := filepath.Join(home, "entrypoint.sh")
 	require.NoError(t, os.WriteFile(entrypoint, []byte("#!/bin/sh\nexport SET=1\nexec \"$@\"\n"), 0o700))
-	out, err := command(
-		home,
-		"run",
-		"--secret",
-		"K=V",
-		"--",
-		entrypoint,
-		"sh",
-		"-c",
-		`echo "$SET $V $1"; exit 5`,
-		"a0",
-		"--x=$y",
-	).Output()
+	out, err := command(home, "run", "--secret", "K=V", "--", entrypoint, "sh", "-c", `echo "$SET $V $1"; exit 5`,
+		"a0", "--x=$y").Output()
 	require.Error(t, err)
 	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
 }
@@ -232,21 +221,8 @@ func TestMessageIsMaskedFirst(t *testing.T) {
 	home, value := awkwardHome(t)
 	dir, message := filepath.Join(home, "out"), filepath.Join(home, "message")
 	bombs(t, dir, 16)
-	cmd := command(
-		home,
-		"--secret",
-		"K",
-		"--outputs",
-		dir,
-		"--termination-log",
-		message,
-		"--",
-		"sh",
-		"-c",
-		`printf 'it was %s' "$K" > "$1"`,
-		"sh",
-		message,
-	)
+	cmd := command(home, "--secret", "K", "--outputs", dir, "--termination-log", message, "--", "sh",
+		"-c", `printf 'it was %s' "$K" > "$1"`, "sh", message)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Wait() })
 	require.Eventually(t, func() bool {
@@ -309,11 +285,8 @@ func TestInitNoexec(t *testing.T) {
 mount -t tmpfs -o size=64k none "$1" && ` + binary + ` init --copy-to "$1"; echo "code $?"; ls -A "$1"`
 	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
-	require.Contains(
-		t,
-		string(out),
-		"nothing in "+dir+" can be executed: it is mounted noexec\nhint: copy to a volume without",
-	)
+	require.Contains(t, string(out),
+		"nothing in "+dir+" can be executed: it is mounted noexec\nhint: copy to a volume without")
 	require.Contains(t, string(out), "no space left on device")
 	require.Equal(t, 2, strings.Count(string(out), "code 125\n"))
 	require.True(t, strings.HasSuffix(string(out), "code 125\n"), "%s", out)
@@ -340,17 +313,8 @@ func TestInitSwap(t *testing.T) {
 	home, dir := homeWithSecret(t), t.TempDir()
 	require.NoError(t, command(home, "create", "secret", "L", "the-value").Run())
 	place := func() {
-		out, err := command(
-			home,
-			"init",
-			"--files",
-			"--files-dir",
-			dir,
-			"--secret-file",
-			"K",
-			"--secret-file",
-			"L",
-		).CombinedOutput()
+		out, err := command(home, "init", "--files", "--files-dir", dir, "--secret-file", "K", "--secret-file",
+			"L").CombinedOutput()
 		require.NoErrorf(t, err, "%s", out)
 	}
 	place()

@@ -69,11 +69,8 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 	}
 
 	slices.SortFunc(infos, func(x, y store.Info) int {
-		return cmp.Or(
-			strings.Compare(x.Ref.Project, y.Ref.Project),
-			strings.Compare(x.Ref.Domain, y.Ref.Domain),
-			strings.Compare(x.Ref.Key, y.Ref.Key),
-		)
+		return cmp.Or(strings.Compare(x.Ref.Project, y.Ref.Project), strings.Compare(x.Ref.Domain, y.Ref.Domain),
+			strings.Compare(x.Ref.Key, y.Ref.Key))
 	})
 
 	switch output {
@@ -103,17 +100,8 @@ func printTable(w io.Writer, infos []store.Info) error {
 	var b strings.Builder
 	b.WriteString("PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS\n")
 	for _, info := range infos {
-		fmt.Fprintf(
-			&b,
-			"%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			cmp.Or(info.Ref.Project, "-"),
-			cmp.Or(info.Ref.Domain, "-"),
-			info.Ref.Key,
-			info.Type,
-			info.Created.UTC().Format(time.RFC3339),
-			fullyPresent,
-			"-",
-		)
+		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"),
+			info.Ref.Key, info.Type, info.Created.UTC().Format(time.RFC3339), fullyPresent, "-")
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if _, err := io.WriteString(t, b.String()); err != nil {

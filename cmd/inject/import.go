@@ -110,17 +110,11 @@ func existing(ctx context.Context, l store.Lister, secrets []store.New) error {
 func notStored(err error, scope secret.Scope) error {
 	switch {
 	case secret.KindOf(err) == secret.KindUnknown || errors.Is(err, secret.ErrUnavailable): // see [store.Manager]
-		return secret.WithHint(
-			errors.New("either all of the secrets were stored or none"),
-			"inject get secret%s lists what is there",
-			scope.Flags(),
-		)
+		return secret.WithHint(errors.New("either all of the secrets were stored or none"),
+			"inject get secret%s lists what is there", scope.Flags())
 	case errors.Is(err, secret.ErrExists):
-		return secret.WithHint(
-			errNotStored,
-			"inject update secret NAME%s replaces the value of one that exists",
-			scope.Flags(),
-		)
+		return secret.WithHint(errNotStored, "inject update secret NAME%s replaces the value of one that exists",
+			scope.Flags())
 	}
 	return errNotStored
 }

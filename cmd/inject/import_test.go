@@ -43,11 +43,9 @@ func TestImportNeedsAnImporter(t *testing.T) {
 
 	err = a.importAll(t.Context(), struct{ store.Manager }{s}, secrets, nil)
 	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.Equal(
-		t,
+	require.Equal(t,
 		"invalid: this store creates one secret at a time\ninject create secret NAME -p p\nnothing was stored\n\n",
-		tell(err),
-	)
+		tell(err))
 	require.NoFileExists(t, dir+"/secrets.db")
 
 	require.NoError(t, a.importAll(t.Context(), s, secrets, nil))

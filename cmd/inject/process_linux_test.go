@@ -100,12 +100,8 @@ func suiteCases() []suiteCase {
 		unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS,
 	} {
 		cases = append(cases, suiteCase{
-			name: "dumb-init, tini: passes on " + sig.String(),
-			script: fmt.Sprintf(
-				"trap 'echo got; exit 9' %d%s",
-				sig,
-				loop,
-			),
+			name:    "dumb-init, tini: passes on " + sig.String(),
+			script:  fmt.Sprintf("trap 'echo got; exit 9' %d%s", sig, loop),
 			signals: []syscall.Signal{sig},
 			code:    9,
 			out:     "got\n",
@@ -252,27 +248,14 @@ func TestTooLarge(t *testing.T) {
 	create := command(home, "create", "secret", "K", "--from-file", "-")
 	create.Stdin = strings.NewReader(strings.Repeat("x", 60000))
 	require.NoError(t, create.Run())
-	cmd := exec.Command(
-		"sh",
-		"-c",
-		`ulimit -s 512; exec "$@"`,
-		"sh",
-		binary,
-		"--secret",
-		"K=V",
-		"--",
-		"touch",
-		home+"/started",
-	)
+	cmd := exec.Command("sh", "-c", `ulimit -s 512; exec "$@"`, "sh", binary, "--secret", "K=V", "--", "touch",
+		home+"/started")
 	cmd.Env = append(command(home).Env, "LARGEST="+strings.Repeat("x", 100000))
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Equal(t, 126, cmd.ProcessState.ExitCode(), string(out))
-	require.Contains(
-		t,
-		string(out),
-		"and a program takes at most 131072; the largest is the variable LARGEST with 100009",
-	)
+	require.Contains(t, string(out),
+		"and a program takes at most 131072; the largest is the variable LARGEST with 100009")
 	require.NoFileExists(t, home+"/started")
 	require.Contains(t, string(out), "hint: place large secrets in files with --secret-file")
 	require.NotContains(t, string(out), "xxx")
@@ -319,17 +302,8 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o755))
 	}
 	require.NoError(t, exec.Command("chown", "-R", strconv.Itoa(uid), root).Run())
-	cmd := exec.Command(
-		"/inject",
-		"--store=file:///store",
-		"--key-file=/key",
-		"--secret",
-		"K",
-		"--",
-		"/sh",
-		"-c",
-		`[ "$K" = the-value ] && [ ! -e /proc ] && echo "$K" passed; exit 3`,
-	)
+	cmd := exec.Command("/inject", "--store=file:///store", "--key-file=/key", "--secret", "K", "--", "/sh", "-c",
+		`[ "$K" = the-value ] && [ ! -e /proc ] && echo "$K" passed; exit 3`)
 	cmd.Path, cmd.Dir, cmd.Env = "/inject", "/", []string{"PATH=/"}
 	cmd.Err = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -482,28 +456,9 @@ except OSError as e:
     sys.exit(7)
 `
 	for _, limit := range []int{40, 64, 200} {
-		cmd := exec.Command(
-			"unshare",
-			"--pid",
-			"--fork",
-			"--kill-child",
-			"setpriv",
-			fmt.Sprintf("--reuid=%d", uid),
-			"--clear-groups",
-			"prlimit",
-			fmt.Sprintf("--nproc=%d", limit),
-			binary,
-			"--secret",
-			"K",
-			"--secret-file",
-			"K",
-			"--files-dir",
-			home+"/f",
-			"--",
-			"python3",
-			"-c",
-			script,
-		)
+		cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid),
+			"--clear-groups", "prlimit", fmt.Sprintf("--nproc=%d", limit), binary, "--secret", "K",
+			"--secret-file", "K", "--files-dir", home+"/f", "--", "python3", "-c", script)
 		cmd.Env = command(home).Env
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
@@ -517,19 +472,8 @@ except OSError as e:
 		require.NoError(t, err)
 		require.Empty(t, left)
 	}
-	cmd := exec.Command(
-		"setpriv",
-		fmt.Sprintf("--reuid=%d", uid),
-		"--clear-groups",
-		"prlimit",
-		"--nproc=3",
-		binary,
-		"--secret",
-		"K",
-		"--",
-		"echo",
-		"started",
-	)
+	cmd := exec.Command("setpriv", fmt.Sprintf("--reuid=%d", uid), "--clear-groups", "prlimit", "--nproc=3", binary,
+		"--secret", "K", "--", "echo", "started")
 	cmd.Env = command(home).Env
 	out, err := cmd.Output()
 	require.Error(t, err)
@@ -661,11 +605,8 @@ func TestNoSignalIsLostOnTheWay(t *testing.T) {
 		require.Error(t, cmd.Wait(), "the command ran to its end")
 		timer.Stop()
 		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
-		require.True(
-			t,
-			cmd.ProcessState.ExitCode() == 143 || status.Signal() == unix.SIGTERM,
-			cmd.ProcessState.String(),
-		)
+		require.True(t, cmd.ProcessState.ExitCode() == 143 || status.Signal() == unix.SIGTERM,
+			cmd.ProcessState.String())
 	}
 }
 
@@ -736,14 +677,8 @@ func TestTypedForTheJob(t *testing.T) {
 	require.Equal(t, 1, strings.Count(seen, "parent"))
 	require.NoError(t, cmd.Wait())
 
-	cmd, tty = onTerminal(
-		t,
-		home,
-		"--",
-		"sh",
-		"-c",
-		"stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`,
-	)
+	cmd, tty = onTerminal(t, home, "--", "sh", "-c",
+		"stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`)
 	require.Contains(t, readUntil(t, tty, "end"), "<[redacted:TAB]>")
 	require.NoError(t, cmd.Wait())
 }
@@ -792,19 +727,8 @@ func TestPipesOfIdleRuns(t *testing.T) {
 while [ "$(cat ~/started 2> /dev/null | wc -l)" -lt 40 ]; do sleep 0.05; done
 python3 -c 'import fcntl, os; r, w = os.pipe(); print(fcntl.fcntl(w, 1032))'
 inject --secret K -- sh -c 'dd if=/dev/zero bs=1M count=50 status=none; python3 -c "import fcntl; print(fcntl.fcntl(3, 1032))" 3>&1 >&2' 2>&1 > /dev/null | cat`
-	cmd := exec.Command(
-		"unshare",
-		"--pid",
-		"--fork",
-		"--kill-child",
-		"setpriv",
-		fmt.Sprintf("--reuid=%d", uid),
-		"--clear-groups",
-		"--bounding-set=-all",
-		"bash",
-		"-c",
-		script,
-	)
+	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "setpriv", fmt.Sprintf("--reuid=%d", uid),
+		"--clear-groups", "--bounding-set=-all", "bash", "-c", script)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH")}
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)

@@ -85,11 +85,8 @@ func (a *redactVerb) validate(cmd *cobra.Command, paths []string) error {
 	case r.Check && r.InPlace:
 		return wrong("--check and --in-place exclude each other: give one")
 	case r.InPlace && (len(paths) == 0 || slices.Contains(paths, "-")):
-		return secret.WithHint(
-			wrong("--in-place needs files to replace"),
-			"%s --in-place PATH…; without it stdin goes to stdout",
-			cmd.CommandPath(),
-		)
+		return secret.WithHint(wrong("--in-place needs files to replace"),
+			"%s --in-place PATH…; without it stdin goes to stdout", cmd.CommandPath())
 	case cmd.Flags().Changed("output") && !r.Check && a.settings.Env(cli.Twin("output")) == "":
 		// INJECT_OUTPUT alone is no mistake, since it also means other verbs.
 		return wrong("--output needs --check")

@@ -240,16 +240,10 @@ func TestServer(t *testing.T) {
 	s.inject(first, nil, s.as("platform", "create", "secret", "FILE")...).ok()
 	s.inject(second, nil, s.as("platform", "update", "secret", "K", "-p", "p")...).ok().without(second)
 
-	require.Contains(
-		t,
-		s.inject("", nil, s.as("platform", "get", "secret")...).ok().without(first, second).stdout,
-		"p        -       K     regular",
-	)
-	require.Equal(
-		t,
-		"FILE\n",
-		s.inject("", nil, s.as("platform", "get", "secret", "FILE", "-o", "name")...).ok().stdout,
-	)
+	require.Contains(t, s.inject("", nil, s.as("platform", "get", "secret")...).ok().without(first, second).stdout,
+		"p        -       K     regular")
+	require.Equal(t, "FILE\n",
+		s.inject("", nil, s.as("platform", "get", "secret", "FILE", "-o", "name")...).ok().stdout)
 	s.inject(
 		"",
 		nil,
@@ -318,11 +312,8 @@ func TestServer(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, second, string(b))
 
-	require.Equal(
-		t,
-		"<[redacted:K]>",
-		s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout,
-	)
+	require.Equal(t, "<[redacted:K]>",
+		s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout)
 
 	got = s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).ok()
 	require.Equal(t, "deleted secret K at project p\n", got.stdout)
@@ -347,38 +338,17 @@ func TestServerOnLoopback(t *testing.T) {
 	require.Equal(
 		t,
 		"[redacted:K]",
-		s.inject(
-			"",
-			[]string{"INJECT_STORE=" + s.store},
-			"--secret",
-			"K",
-			"--",
-			"sh",
-			"-c",
-			`printf %s "$K"`,
-		).ok().without(
+		s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c",
+			`printf %s "$K"`).ok().without(
 			value,
 		).stdout,
 	)
-	s.inject(
-		"",
-		nil,
-		"--store",
-		"grpcs://"+s.address,
-		"--secret",
-		"K",
-		"--",
-		"true",
-	).failed(
+	s.inject("", nil, "--store", "grpcs://"+s.address, "--secret", "K", "--", "true").failed(
 		"TLS with "+s.address,
 		"hint: the server does not speak TLS on that port",
 	)
-	s.inject(
-		"",
-		[]string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]},
-		"get",
-		"secret",
-	).failed(
+	s.inject("", []string{"INJECT_STORE=" + s.store, "INJECT_TOKEN=" + value[len(value)-26:]}, "get",
+		"secret").failed(
 		"a token or a certificate can only be sent over TLS",
 	).without(
 		value,
@@ -450,11 +420,7 @@ func TestServerRefuses(t *testing.T) {
 				"",
 				nil,
 				append(slices.Concat(c.args...), "--secret", "K", "--", "echo", "started")...).failed(
-				c.told...).without(
-				value,
-				wrong,
-				s.tokens["one-key"],
-			)
+				c.told...).without(value, wrong, s.tokens["one-key"])
 			require.Empty(t, got.stdout)
 		})
 	}
@@ -484,16 +450,7 @@ func TestServerRefuses(t *testing.T) {
 
 	// Flags for a server are refused without its address: otherwise another store would be changed.
 	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file"} {
-		s.inject(
-			"",
-			nil,
-			"create",
-			"secret",
-			flag,
-			s.path("ca.pem"),
-			"K",
-			"v",
-		).failed(
+		s.inject("", nil, "create", "secret", flag, s.path("ca.pem"), "K", "v").failed(
 			flag+" is for a server",
 			"--store grpcs://host:port",
 		)
@@ -531,35 +488,14 @@ func TestTokenGoesNowhereElse(t *testing.T) {
 		}
 		ca := "INJECT_CA_FILE=" + s.path("ca.pem")
 		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store}, "--secret", "K", "--", "true").ok()
-		s.inject(
-			"",
-			[]string{token, ca, "INJECT_STORE=" + s.store},
-			"--store",
-			"GRPCS"+strings.TrimPrefix(s.store, "grpcs"),
-			"--secret",
-			"K",
-			"--",
-			"true",
-		).ok()
+		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store},
+			"--store", "GRPCS"+strings.TrimPrefix(s.store, "grpcs"), "--secret", "K", "--", "true").ok()
 		s.inject("", []string{token, ca}, s.as("platform", "get", "secret")...).ok() // another token, by flag
 		// Variables for a store file are ignored with a server, and those for a server with a file.
-		s.inject(
-			"",
-			[]string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"},
-			"--secret",
-			"K",
-			"--",
-			"true",
-		).ok()
-		s.inject(
-			"v",
-			[]string{token, ca, "INJECT_STORE=" + s.store},
-			"create",
-			"secret",
-			"--store",
-			"file://"+s.path(variable),
-			"K",
-		).ok()
+		s.inject("", []string{token, ca, "INJECT_STORE=" + s.store, "INJECT_KEY_FILE=/nowhere", "INJECT_KEY=nothing"},
+			"--secret", "K", "--", "true").ok()
+		s.inject("v", []string{token, ca, "INJECT_STORE=" + s.store}, "create", "secret",
+			"--store", "file://"+s.path(variable), "K").ok()
 	}
 	require.Empty(t, other.audit.String(), "the other server got a request")
 }
@@ -580,19 +516,7 @@ func TestTokenIsOurs(t *testing.T) {
 		"GRPC_GO_LOG_SEVERITY_LEVEL=info",
 		"GRPC_GO_LOG_VERBOSITY_LEVEL=99",
 	}
-	got := s.inject(
-		"",
-		env,
-		"--secret",
-		"K",
-		"--no-redact",
-		"--",
-		"env",
-		"-u",
-		"K",
-		"-u",
-		"_UNION_K",
-	).ok().without(
+	got := s.inject("", env, "--secret", "K", "--no-redact", "--", "env", "-u", "K", "-u", "_UNION_K").ok().without(
 		value,
 		s.tokens["one-key"],
 	)
@@ -601,14 +525,7 @@ func TestTokenIsOurs(t *testing.T) {
 
 	// A token is masked in errors, too, if it was pasted into an argument.
 	s.inject("", env, "--secret", "K", "--", s.tokens["one-key"]+"/no/such/command")
-	got = s.inject(
-		"",
-		env,
-		"--task",
-		s.path(s.tokens["one-key"]),
-		"--",
-		"true",
-	).failed(
+	got = s.inject("", env, "--task", s.path(s.tokens["one-key"]), "--", "true").failed(
 		"[redacted:INJECT_TOKEN]",
 	).without(
 		s.tokens["one-key"],
@@ -643,19 +560,8 @@ func TestServerIsDown(t *testing.T) {
 		s.inject(
 			"",
 			nil,
-			s.as(
-				"task",
-				"run",
-				"--secret",
-				"K",
-				"--resolve-timeout",
-				c.timeout,
-				"--termination-log",
-				message,
-				"--",
-				"touch",
-				s.path("started"),
-			)...).failed(
+			s.as("task", "run", "--secret", "K", "--resolve-timeout", c.timeout, "--termination-log", message,
+				"--", "touch", s.path("started"))...).failed(
 			c.address,
 			c.text,
 		)
@@ -675,9 +581,6 @@ func TestServerIsDown(t *testing.T) {
 	s.inject(
 		"",
 		nil,
-		s.as("platform", "create", "secret", "L", "value of l")...).failed(
-		"L at org flyte: ",
-		s.address,
-		"hint: is an injectd running there",
-	)
+		s.as("platform", "create", "secret", "L", "value of l")...).failed("L at org flyte: ", s.address,
+		"hint: is an injectd running there")
 }

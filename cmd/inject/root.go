@@ -90,14 +90,8 @@ func versionCommand(*app) *cobra.Command {
 		Short: "Print the version of inject",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(
-				cmd.OutOrStdout(),
-				"inject %s (%s, %s/%s)\n",
-				version,
-				runtime.Version(),
-				runtime.GOOS,
-				runtime.GOARCH,
-			)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "inject %s (%s, %s/%s)\n", version, runtime.Version(),
+				runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

@@ -83,14 +83,8 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 		case r.Check:
 			bar.clear()
 			if sayErr == nil {
-				_, sayErr = fmt.Fprintf(
-					a.masked(a.stdout),
-					"%s:%d: %s (%s)\n",
-					printable.Name(file.Path),
-					f.Offset,
-					f.Name,
-					f.Kind,
-				)
+				_, sayErr = fmt.Fprintf(a.masked(a.stdout), "%s:%d: %s (%s)\n", printable.Name(file.Path), f.Offset,
+					f.Name, f.Kind)
 			}
 		}
 	}

@@ -36,19 +36,8 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.Chmod(dir, 0o755) // for the tests that drop to another user
 	binary = filepath.Join(dir, "inject")
-	build := exec.Command(
-		"go",
-		"build",
-		"-trimpath",
-		"-buildvcs=false",
-		"-tags",
-		"grpcnotrace",
-		"-ldflags",
-		"-s -w -X main.version=v0.0.0-test",
-		"-o",
-		binary,
-		".",
-	)
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags",
+		"-s -w -X main.version=v0.0.0-test", "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%s", out)
@@ -112,11 +101,8 @@ func TestScript(t *testing.T) {
 				"a": "'\"$HOME`\\\n\xff\xfe%s",
 				"b": "$(id)\t\xc3'\n", "bin": "\x00\xff\n",
 			} {
-				if err := os.WriteFile(
-					filepath.Join(e.WorkDir, "v", name),
-					[]byte(awkward+rand.Text()),
-					0o600,
-				); err != nil {
+				if err := os.WriteFile(filepath.Join(e.WorkDir, "v", name), []byte(awkward+rand.Text()),
+					0o600); err != nil {
 					return err
 				}
 			}
@@ -417,12 +403,8 @@ func TestStuck(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = w, w
 	require.NoError(t, cmd.Start())
 	require.NoError(t, w.Close())
-	require.Eventually(
-		t,
-		func() bool { _, err := os.Stat(dir + "/K"); return err == nil },
-		5*time.Second,
-		time.Millisecond,
-	)
+	require.Eventually(t, func() bool { _, err := os.Stat(dir + "/K"); return err == nil }, 5*time.Second,
+		time.Millisecond)
 	time.Sleep(200 * time.Millisecond) // until the pipe is full, and inject is stuck
 	require.NoError(t, cmd.Process.Signal(unix.SIGTERM))
 	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
@@ -607,11 +589,8 @@ func TestRedactInterrupted(t *testing.T) {
 			done, ms = true, 0
 		case 143:
 			stopped++
-			require.Contains(
-				t,
-				stderr.String(),
-				"stopped by a signal (terminated); files that were not done yet are as they were",
-			)
+			require.Contains(t, stderr.String(),
+				"stopped by a signal (terminated); files that were not done yet are as they were")
 			require.True(t, bytes.Equal(text, whole))
 		default:
 			require.Equal(t, -1, code, "the signal ended inject before it was handled")

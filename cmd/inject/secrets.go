@@ -40,11 +40,8 @@ func within(scope secret.Scope) store.Filter {
 func keyArg(more int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return secret.WithHint(
-				fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid),
-				"%s NAME",
-				cmd.CommandPath(),
-			)
+			return secret.WithHint(fmt.Errorf("%w: the secret's name is missing", secret.ErrInvalid), "%s NAME",
+				cmd.CommandPath())
 		}
 		return atMost(1+more)(cmd, args)
 	}
@@ -54,11 +51,8 @@ func keyArg(more int) cobra.PositionalArgs {
 func atMost(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
-			return secret.WithHint(
-				fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)),
-				"put an argument with spaces in quotes: %s",
-				cmd.UseLine(),
-			)
+			return secret.WithHint(fmt.Errorf("%w: %d arguments are too many", secret.ErrInvalid, len(args)),
+				"put an argument with spaces in quotes: %s", cmd.UseLine())
 		}
 		return nil
 	}

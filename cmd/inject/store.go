@@ -90,11 +90,8 @@ func (a *app) openManager(ctx context.Context) (manager, error) {
 	case isServer(u):
 		return a.openServer(u)
 	case u.Scheme == store.SchemeDir:
-		return nil, secret.WithHint(
-			fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid),
-			"change the source of the files in %s",
-			u.Path,
-		)
+		return nil, secret.WithHint(fmt.Errorf("%w: a dir:// store is read-only", secret.ErrInvalid),
+			"change the source of the files in %s", u.Path)
 	}
 	return a.openSealed(ctx, u.Path, true)
 }
@@ -153,12 +150,8 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) &&
 		!sameServer(u, a.settings.Env(cli.Twin("store"))) {
 		return nil, secret.WithHint(
-			fmt.Errorf(
-				"%w: the token of %s goes only to the server in %s, and --store names another one",
-				secret.ErrInvalid,
-				variable,
-				cli.Twin("store"),
-			),
+			fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one",
+				secret.ErrInvalid, variable, cli.Twin("store")),
 			"set %s=%s://%s beside it, or unset it and give --token-file FILE beside --store",
 			cli.Twin("store"),
 			u.Scheme,
@@ -218,11 +211,8 @@ func (a *app) explainNow(
 	scope secret.Scope,
 	declared []secret.Declaration,
 ) ([]resolver.Climb, error) {
-	return fromStore(
-		ctx,
-		a,
-		func(ctx context.Context, s *reader) ([]resolver.Climb, error) { return s.explain(ctx, scope, declared) },
-	)
+	return fromStore(ctx, a,
+		func(ctx context.Context, s *reader) ([]resolver.Climb, error) { return s.explain(ctx, scope, declared) })
 }
 
 // fromStore calls fn with the open store, for --resolve-timeout at most, and closes the store.

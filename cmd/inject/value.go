@@ -30,11 +30,8 @@ func (a *secretsVerb) value(cmd *cobra.Command, args []string, ref secret.Ref) (
 		}
 	}
 	if len(sources) > 1 {
-		return secret.Value{}, typ, fmt.Errorf(
-			"%w: the value comes from one place, not from %v",
-			secret.ErrInvalid,
-			sources,
-		)
+		return secret.Value{}, typ, fmt.Errorf("%w: the value comes from one place, not from %v", secret.ErrInvalid,
+			sources)
 	}
 	if typ == store.ImagePull {
 		r := registry{&a.set.Type, a.set.Found.DockerConfig, a.terminal()}
@@ -107,12 +104,8 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 		return secret.Value{}, fmt.Errorf("%w: read the value from %s: %w", secret.ErrInvalid, name, err)
 	}
 	if len(b) > store.MaxValue {
-		return secret.Value{}, fmt.Errorf(
-			"%w: the value in %s is over %d bytes long",
-			secret.ErrInvalid,
-			name,
-			store.MaxValue,
-		)
+		return secret.Value{}, fmt.Errorf("%w: the value in %s is over %d bytes long", secret.ErrInvalid, name,
+			store.MaxValue)
 	}
 	return secret.NewValue(b), nil
 }
