@@ -110,6 +110,20 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 	return a, errors.Join(errs...)
 }
 
+// wayIn returns nil if a caller may be identified: an issuer's tokens are no way in before its keys
+// were read once. With other ways in, an issuer that does not answer is only logged and counted.
+func (a *access) wayIn() error {
+	var errs []error
+	for _, one := range a.chain {
+		j, ok := one.(*identity.JWT)
+		if !ok || j.HasKeys() {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", j.Issuer(), j.Err()))
+	}
+	return errors.Join(errs...)
+}
+
 // parseJWT parses the argument of --jwt.
 func parseJWT(text string) (o identity.JWTOptions, err error) {
 	seen := map[string]bool{}

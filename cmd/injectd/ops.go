@@ -6,11 +6,16 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
 	"inject/resolver/secret"
 	"inject/resolver/serve"
@@ -22,13 +27,18 @@ type health struct {
 	audit    *serve.Audit
 	access   *access
 	store    store.Lister
+	file     string // the path of the store's file; "" if the store is not a file
+	log      hclog.Logger
 	stopping <-chan struct{}
+
+	probing probe
 }
 
-// probeTime is how long the store may take to answer a probe.
+// probeTime is how long a probe may take.
 const probeTime = 5 * time.Second
 
-// ready returns why no request should be sent to this server, nil if it is ready.
+// ready returns why no request should be sent to this server, nil if it is ready. The error is for
+// strangers: it names neither paths nor secrets. The log has the details.
 func (h *health) ready(ctx context.Context) error {
 	select {
 	case <-h.stopping:
@@ -37,14 +47,113 @@ func (h *health) ready(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	err := h.audit.Probe(ctx)
-	if _, _, err2 := h.store.List(ctx, store.Filter{Org: secret.DefaultOrg}, 1, ""); err2 != nil {
-		err = errors.Join(err, fmt.Errorf("store: %w", err2))
+	return h.probing.ask(ctx, h.look)
+}
+
+// look tries what a request needs. Its cost does not depend on the size of the store.
+func (h *health) look(ctx context.Context) error {
+	var errs, details []error
+	failed := func(what string, err error) {
+		if err == nil {
+			return
+		}
+		details = append(details, fmt.Errorf("%s: %w", what, err))
+		if number, ok := errors.AsType[syscall.Errno](err); ok {
+			what += ": " + number.Error()
+		}
+		errs = append(errs, errors.New(what))
+	}
+	failed("the audit log cannot be written", h.audit.Probe(ctx))
+	failed("the store cannot be read", canRead(ctx, h.store))
+	if h.file != "" {
+		failed("the store's volume cannot be written", canWrite(h.file))
 	}
 	if c := h.access.certificates; c != nil && !time.Now().Before(c.NotAfter()) {
-		err = errors.Join(err, errors.New("the certificate has expired"))
+		failed("the certificate has expired", errors.New(c.NotAfter().Format(time.RFC3339)))
 	}
-	return err
+	failed("no caller can be identified", h.access.wayIn())
+	if err := errors.Join(errs...); err != nil {
+		if was := h.probing.last(); was == nil || was.Error() != err.Error() {
+			h.log.Error("not ready", "error", errors.Join(details...))
+		}
+		return err
+	}
+	if h.probing.last() != nil {
+		h.log.Info("ready again")
+	}
+	return nil
+}
+
+// canRead looks up one secret, which need not exist.
+func canRead(ctx context.Context, s store.Lister) error {
+	ref := secret.Ref{Scope: secret.Scope{Org: secret.DefaultOrg}, Key: "READY"}
+	if _, err := s.Describe(ctx, ref); !errors.Is(err, secret.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// canWrite writes and removes a page beside the store's file, which is what a change needs: the
+// volume may be mounted read-only, full, or failing.
+func canWrite(store string) error {
+	path := store + ".probe"
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600) //nolint:gosec // ours
+	if errors.Is(err, os.ErrNotExist) {
+		return canBeMade(store) // the first secret makes the folder
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, os.Getpagesize()))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(path))
+}
+
+// A probe is a check that runs once at a time, whoever asks and however often. Its result is
+// shared for a second: anyone who reaches the port may ask. It is safe for concurrent use.
+type probe struct {
+	mu      sync.Mutex
+	err     error         // of the last run
+	ended   time.Time     // the last run
+	running chan struct{} // closed when the run under way ends; nil without one
+}
+
+// ask returns the result of the run under way, of the last one, or of a new one with look. It gives
+// up with ctx, while the run goes on: a disk that hangs must not collect goroutines.
+func (p *probe) ask(ctx context.Context, look func(context.Context) error) error {
+	const shared = time.Second
+	p.mu.Lock()
+	if p.running == nil {
+		if !p.ended.IsZero() && time.Since(p.ended) < shared {
+			defer p.mu.Unlock()
+			return p.err
+		}
+		p.running = make(chan struct{})
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
+			defer cancel()
+			err := look(ctx)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.err, p.ended = err, time.Now()
+			close(p.running)
+			p.running = nil
+		}()
+	}
+	running := p.running
+	p.mu.Unlock()
+	select {
+	case <-running:
+		return p.last()
+	case <-ctx.Done():
+		return errors.New("the checks do not end: a disk may hang")
+	}
+}
+
+// last returns the result of the last run, nil before the first.
+func (p *probe) last() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
 }
 
 // register adds the metrics of certificates, policy, tokens and issuers' keys.

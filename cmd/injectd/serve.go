@@ -138,7 +138,10 @@ func (a *app) serve(ctx context.Context) (err error) {
 		o.Authenticator, o.Policy = who.chain, who.policy.Current
 	}
 	handler := serve.New(o).Handler()
-	health := &health{audit: audit, access: who, store: backend, stopping: stopping.Done()}
+	health := &health{audit: audit, access: who, store: backend, log: a.log, stopping: stopping.Done()}
+	if at.Scheme == store.SchemeFile {
+		health.file = at.Path
+	}
 	health.register(registry)
 
 	// The other ports end when the last request has been answered.

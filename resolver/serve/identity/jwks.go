@@ -264,6 +264,9 @@ func (r *keyURL) end(body []byte, err error) bool {
 		keys, err = parseKeys(body, r.log)
 	}
 	switch {
+	case err != nil && r.keys == nil:
+		r.log.Error("the keys cannot be fetched, and there are none yet: no token of this issuer is accepted",
+			"error", err)
 	case err != nil:
 		r.log.Error("the keys cannot be fetched; the previous ones stay in use", "fetched", r.since, "error", err)
 	case !same:

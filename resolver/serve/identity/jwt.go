@@ -147,6 +147,9 @@ func (j *JWT) Issuer() string { return j.o.Issuer }
 // Err returns why the keys could not be read last time, or nil.
 func (j *JWT) Err() error { return j.keys.lastErr() }
 
+// HasKeys reports whether the keys could be read at least once. Without keys no token is accepted.
+func (j *JWT) HasKeys() bool { return j.keys.current() != nil }
+
 // Authenticate implements [Authenticator]. For a bearer token that is not a JWT, or names
 // another issuer, it returns ErrNone.
 func (j *JWT) Authenticate(ctx context.Context, c Credentials) (Identity, error) {
