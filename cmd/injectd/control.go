@@ -25,7 +25,8 @@ import (
 // maintainer is a store that can be backed up, verified and given a new key while it is served.
 type maintainer interface {
 	Backup(ctx context.Context, to string) error
-	Rewrap(ctx context.Context, to sealed.Key) error
+	Rewrap(ctx context.Context, to sealed.Key, accept ...func(wrapped []byte) error) error
+	Wrapped(ctx context.Context) ([]byte, error)
 	Verify(ctx context.Context) (int, error)
 }
 
@@ -36,38 +37,41 @@ type work struct {
 	Do      string `json:"do"`             // backup, rotate or verify
 	Path    string `json:"path,omitempty"` // of the backup, or of the new key file; absolute
 	Secrets int    `json:"secrets,omitempty"`
+	Wrapped []byte `json:"wrapped,omitempty"` // the data key of a store that was verified, encrypted
 	Error   string `json:"error,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 	Kind    string `json:"kind,omitempty"` // of the error: see [secret.Kind]
 }
 
-// do carries w out. It returns the number of secrets if w is to verify the store.
-func (w work) do(
-	ctx context.Context, m maintainer, key func(file string) (sealed.Key, error),
-) (secrets int, err error) {
+// do carries w out and fills in its results. served says that a server does it, which must be able
+// to start again with its own key.
+func (a *app) do(ctx context.Context, m maintainer, w *work, served bool) error {
 	switch w.Do {
 	case "verify":
-		return m.Verify(ctx)
+		var err, err2 error
+		w.Secrets, err = m.Verify(ctx)
+		w.Wrapped, err2 = m.Wrapped(ctx)
+		return errors.Join(err, err2)
 	case "backup":
-		return 0, m.Backup(ctx, w.Path)
+		return m.Backup(ctx, w.Path)
 	case "rotate":
-		k, err := key(w.Path)
+		k, err := a.keyOf(w.Path)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		return 0, m.Rewrap(ctx, k)
+		if served {
+			return m.Rewrap(ctx, k, func(wrapped []byte) error { return a.staysOpen(wrapped, w.Path) })
+		}
+		return m.Rewrap(ctx, k)
 	}
-	return 0, fmt.Errorf("%w: the server knows no maintenance called %q", secret.ErrInvalid, w.Do)
+	return fmt.Errorf("%w: the server knows no maintenance called %q", secret.ErrInvalid, w.Do)
 }
 
 func controlPath(store string) string { return store + ".sock" }
 
-// control answers requests on the control socket of the store at path until ctx ends.
-func (a *app) control(ctx context.Context, path string, m any) {
-	s, ok := m.(maintainer)
-	if !ok {
-		return
-	}
+// control answers requests on the control socket of the store at path until ctx ends. It calls done
+// after each.
+func (a *app) control(ctx context.Context, path string, s maintainer, done func()) {
 	path = controlPath(path)
 	_ = os.Remove(path) // left by a server that was killed; we hold the store's lock
 	config := net.ListenConfig{}
@@ -91,8 +95,9 @@ func (a *app) control(ctx context.Context, path string, m any) {
 			http.Error(rw, "not a request", http.StatusBadRequest)
 			return
 		}
-		secrets, err := w.do(r.Context(), s, a.keyOf)
-		answer := work{Do: w.Do, Secrets: secrets}
+		err := a.do(r.Context(), s, &w, true)
+		done()
+		answer := w
 		if err != nil {
 			answer.Error, answer.Hint, answer.Kind = err.Error(), secret.Hint(err), secret.KindOf(err).String()
 			a.log.Error("maintenance failed", "do", w.Do, "path", w.Path, "error", err)
@@ -129,17 +134,17 @@ func (l ownListener) Accept() (net.Conn, error) {
 // errNotServed means that no server has the store open.
 var errNotServed = errors.New("the store is not being served")
 
-// ask sends w to the server of the store at path and returns the number of secrets in its
-// answer. It returns errNotServed if no server listens.
-func ask(ctx context.Context, path string, w work) (int, error) {
+// ask sends w to the server of the store at path and takes the results of its answer. It returns
+// errNotServed if no server listens.
+func ask(ctx context.Context, path string, w *work) error {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "unix", controlPath(path))
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
-			return 0, secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err),
+			return secret.WithHint(fmt.Errorf("%w: %w", secret.ErrDenied, err),
 				"run it as the user of the server, or as root")
 		}
-		return 0, errNotServed // no socket, or no process listens on it
+		return errNotServed // no socket, or no process listens on it
 	}
 	client := &http.Client{Transport: &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return c, nil },
@@ -147,27 +152,27 @@ func ask(ctx context.Context, path string, w work) (int, error) {
 	}}
 	b, err := json.Marshal(w)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://injectd/", bytes.NewReader(b))
 	if err != nil {
-		return 0, errors.Join(err, c.Close())
+		return errors.Join(err, c.Close())
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("%w: the server did not answer, so it is not known whether it is done: %w",
+		return fmt.Errorf("%w: the server did not answer, so it is not known whether it is done: %w",
 			secret.ErrUnavailable, err)
 	}
 	defer response.Body.Close() //nolint:errcheck // read whole
 	var answer work
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-		return 0, fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
+		return fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
 	}
+	w.Secrets, w.Wrapped = answer.Secrets, answer.Wrapped
 	if answer.Error != "" {
-		return answer.Secrets, secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()},
-			"%s", answer.Hint)
+		return secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()}, "%s", answer.Hint)
 	}
-	return answer.Secrets, nil
+	return nil
 }
 
 // toldError is an error that the server answered with.
@@ -179,26 +184,26 @@ type toldError struct {
 func (e *toldError) Error() string { return e.text }
 func (e *toldError) Unwrap() error { return e.kind }
 
-// maintain carries w out: by asking the server of the store if one runs, else in this
-// process. It returns the number of secrets if w is to verify the store.
-func (a *app) maintain(ctx context.Context, w work) (secrets int, err error) {
+// maintain carries w out, and fills in its results: by asking the server of the store if one runs,
+// else in this process. served says that a server did it.
+func (a *app) maintain(ctx context.Context, w *work) (served bool, err error) {
 	store, err := a.filePath()
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	if w.Path != "" {
 		if w.Path, err = filepath.Abs(w.Path); err != nil {
-			return 0, err
+			return false, err
 		}
 	}
-	secrets, err = ask(ctx, store, w)
+	err = ask(ctx, store, w)
 	if !errors.Is(err, errNotServed) {
-		return secrets, err
+		return true, err
 	}
 	s, err := a.openFile(ctx, w.Do != "verify")
 	if err != nil {
-		return 0, err
+		return false, err
 	}
-	secrets, err = w.do(ctx, s, a.keyOf)
-	return secrets, errors.Join(err, s.Close())
+	err = a.do(ctx, s, w, false)
+	return false, errors.Join(err, s.Close())
 }

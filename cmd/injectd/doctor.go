@@ -53,7 +53,7 @@ func (a *app) doctor(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.log.SetLevel(hclog.Off) // the findings below say it
-	findings := slices.Concat(a.lookAtAccess(ctx), []finding{lookAtAudit(a.set.Listen.Audit), a.lookAtStore(ctx)})
+	findings := slices.Concat(a.lookAtAccess(ctx), []finding{lookAtAudit(a.set.Listen.Audit)}, a.lookAtStore(ctx))
 	var b strings.Builder
 	bad := 0
 	for _, x := range findings {
@@ -177,11 +177,12 @@ func (a *app) keyCanBeMade() error {
 	return canBeMade(key.File)
 }
 
-// lookAtStore opens every secret once: through the server if one runs, else by itself.
-func (a *app) lookAtStore(ctx context.Context) finding {
+// lookAtStore opens every secret once: through the server if one runs, else by itself. The server
+// has a key in memory, so the key of the settings is tried, too: the next start needs it.
+func (a *app) lookAtStore(ctx context.Context) []finding {
 	u, err := a.url()
 	if err != nil {
-		return finding{what: "store", err: err}
+		return []finding{{what: "store", err: err}}
 	}
 	found := finding{what: "store", is: u.Redacted()}
 	if u.Scheme != store.SchemeFile {
@@ -194,22 +195,41 @@ func (a *app) lookAtStore(ctx context.Context) finding {
 			err = errors.Join(err, s.Close())
 		}
 		found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, n), err
-		return found
+		return []finding{found}
 	}
 	path, err := a.filePath()
 	if err != nil {
-		return finding{what: "store", err: err}
+		return []finding{{what: "store", err: err}}
 	}
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		found.warning = found.is + " does not exist yet: the first secret creates it"
 		found.err = errors.Join(canBeMade(path), a.keyCanBeMade())
-		return found
+		return []finding{found}
 	case err == nil && info.Mode().Perm()&0o077 != 0:
 		found.warning = fmt.Sprintf("%s may be read by others (mode %v): chmod 600", found.is, info.Mode().Perm())
 	}
-	n, err := a.maintain(ctx, work{Do: "verify"})
-	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, n), err
+	w := &work{Do: "verify"}
+	served, err := a.maintain(ctx, w)
+	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, w.Secrets), err
+	all := []finding{found}
+	if served && w.Wrapped != nil {
+		all = append(all, a.lookAtKey(w.Wrapped))
+	}
+	return all
+}
+
+// lookAtKey tries whether the key of the settings opens the store that a server has open.
+func (a *app) lookAtKey(wrapped []byte) finding {
+	key, err := a.keyOf(a.set.File.KeyFile)
+	found := finding{what: "key", is: ownKeyName(key) + " opens the store", err: err}
+	if err != nil {
+		return found
+	}
+	tried, err := key.Opens(wrapped)
+	if found.err = err; !tried {
+		found.warning = ownKeyName(key) + " was not tried: it asks for a passphrase, or for a device"
+	}
 	return found
 }

@@ -343,8 +343,8 @@ type step struct {
 }
 
 // newSteps returns n steps of every kind, a backup and a key rotation among them. maintain runs
-// a maintenance command of injectd.
-func newSteps(n int, maintain func(args ...string) error) []step {
+// a maintenance command of injectd in dir.
+func newSteps(n int, dir string, maintain func(args ...string) error) []step {
 	var steps []step
 	state := map[secret.Ref][]byte{}
 	ladder := task.Ladder()
@@ -367,6 +367,10 @@ func newSteps(n int, maintain func(args ...string) error) []step {
 			s.do = func(context.Context, *rpc.Client) error { return maintain("backup", "backup.db") }
 		case i == 2*n/3:
 			s = step{rotate: true, do: func(context.Context, *rpc.Client) error {
+				_ = maintain("keys", "rotate", "--new-key-file", "key2.txt") // is refused, but makes the key
+				if err := addIdentity(filepath.Join(dir, "key2.txt"), filepath.Join(dir, "key.txt")); err != nil {
+					return err
+				}
 				return maintain("keys", "rotate", "--new-key-file", "key2.txt")
 			}}
 		case state[ref] == nil:
@@ -461,7 +465,7 @@ func TestEverySyncPoint(t *testing.T) {
 	if testing.Short() {
 		changes = 10
 	}
-	steps := newSteps(changes, func(args ...string) error {
+	steps := newSteps(changes, dir, func(args ...string) error {
 		cmd := exec.Command(filepath.Join(binaries, "injectd"), append(args, flags...)...)
 		cmd.Dir, cmd.Env = dir, environ
 		out, err := cmd.CombinedOutput()

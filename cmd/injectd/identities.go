@@ -60,10 +60,10 @@ type access struct {
 // open reads every file and URL that the settings name, and follows their changes until ctx
 // ends. The error names every one that cannot be used.
 func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {
-	if err := f.check(); err != nil || f.Insecure {
-		return &access{}, err
-	}
 	a := &access{sources: map[string]interface{ Err() error }{}}
+	if err := f.check(); err != nil || f.Insecure {
+		return a, err
+	}
 	var errs []error
 	failed := func(flag string, err error) bool {
 		if err != nil {

@@ -26,11 +26,14 @@ func (a *app) keysCommand() *cobra.Command {
 	rotate := &cobra.Command{
 		Use:   "rotate --new-key-file FILE",
 		Short: "Replace the key that opens the store",
-		Long: `rotate wraps the store's data key for the identity in --new-key-file, which is created
-if it does not exist. The secrets themselves stay sealed as they are. It may run while
-the store is served, and the server goes on. The next start needs the new key, so change
-the server's --key-file now. Backups made before still need the old key: keep it as long
-as you keep them.
+		Long: `rotate wraps the store's data key for the identities in --new-key-file, which is created
+if it does not exist. The secrets themselves stay sealed as they are.
+
+It may run while the store is served. A server opens the store with its own key at its
+next start, so it refuses an identity that its key file does not hold. The safe order:
+make the new key (a refused rotate makes it), add it to the server's key file with
+cat key-2.txt >> key.txt, rotate, and then remove the old identity from key.txt. Backups
+made before still need the old key: keep it as long as you keep them.
 
 Someone with the old key and an old copy of the store can still read that copy's data
 key. To lock them out, create the secrets anew in a new store.`,
@@ -42,7 +45,7 @@ key. To lock them out, create the secrets anew in a new store.`,
 				return secret.WithHint(fmt.Errorf("%w: --new-key-file is missing", secret.ErrInvalid),
 					"%s --new-key-file key-2.txt; it is created if it does not exist", cmd.CommandPath())
 			}
-			if _, err := a.maintain(cmd.Context(), work{Do: "rotate", Path: to}); err != nil {
+			if _, err := a.maintain(cmd.Context(), &work{Do: "rotate", Path: to}); err != nil {
 				return err
 			}
 			a.say("the store now opens with --key-file %s", to)
@@ -63,7 +66,7 @@ copy is sealed for the same key, so keep the key somewhere else.`,
 		Example: "  injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets-2.db",
 		Args:    oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := a.maintain(cmd.Context(), work{Do: "backup", Path: args[0]})
+			_, err := a.maintain(cmd.Context(), &work{Do: "backup", Path: args[0]})
 			return err
 		},
 	}

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
 
@@ -31,6 +33,28 @@ func issuer(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 	ts.Setenv(args[0], s.URL)
 	ts.Defer(s.Close)
+}
+
+// addIdentity adds the age identity in the file key, which is made if it does not exist, to the
+// key file own.
+func addIdentity(key, own string) error {
+	text, err := os.ReadFile(key)
+	if errors.Is(err, os.ErrNotExist) {
+		var id *age.X25519Identity
+		if id, err = age.GenerateX25519Identity(); err == nil {
+			text = []byte(id.String() + "\n")
+			err = os.WriteFile(key, text, 0o600)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(own, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }
 
 // A server whose volume is full is not ready, says so without its paths, and is ready again by

@@ -139,8 +139,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	handler := serve.New(o).Handler()
 	health := &health{audit: audit, access: who, store: backend, log: a.log, stopping: stopping.Done()}
-	if at.Scheme == store.SchemeFile {
+	file, isFile := backend.(maintainer)
+	own := newKeyWatch(a, file)
+	if isFile {
 		health.file = at.Path
+		who.sources["key-file"] = own
 	}
 	health.register(registry)
 
@@ -161,8 +164,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 		group.Go(func() error { return serveUntil(running, opsServer(health, registry), ops) })
 		a.log.Info("operations are served", "address", ops.Addr().String())
 	}
-	if at.Scheme == store.SchemeFile {
-		group.Go(func() error { a.control(running, at.Path, backend); return nil })
+	if isFile {
+		group.Go(func() error { a.control(running, at.Path, file, own.soon); return nil })
+		group.Go(func() error { own.run(running); return nil })
 	}
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
 	a.log.Info("serving", "address", address, "store", at.Redacted(), "version", version)

@@ -318,8 +318,9 @@ func (c *conductor) all() []fault {
 			c.injectd(append([]string{"backup", filepath.Join(c.dir, fmt.Sprintf("backup%d.db", c.rounds))},
 				file...)...)
 			c.keyFile = filepath.Join(c.dir, fmt.Sprintf("key%d.txt", c.rounds))
+			require.NoError(c.t, addIdentity(c.keyFile, filepath.Join(c.dir, "key.txt")))
 			c.injectd(append([]string{"keys", "rotate", "--new-key-file", c.keyFile}, file...)...)
-			c.injectd(append([]string{"doctor", "--insecure"}, file...)...)
+			c.injectd(append([]string{"doctor", "--insecure", "--key-file", c.keyFile}, file...)...)
 		}},
 	}
 }

@@ -247,14 +247,17 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 // old key opens. It cannot overwrite other copies of them: backups, snapshots and the journal of
 // the file system, spare blocks of a flash disk. If overwriting fails the error says so, but the
 // key has been changed. A store without a file is [secret.ErrInvalid].
-func (s *Store) Rewrap(ctx context.Context, to Key) error {
-	if err := s.rewrap(ctx, to); err != nil {
+//
+// Each of accept is called with the data key wrapped for the new key, before the store is changed.
+// Its error ends Rewrap; only the new key file has then been made.
+func (s *Store) Rewrap(ctx context.Context, to Key, accept ...func(wrapped []byte) error) error {
+	if err := s.rewrap(ctx, to, accept); err != nil {
 		return fmt.Errorf("rewrap: %w", err)
 	}
 	return nil
 }
 
-func (s *Store) rewrap(ctx context.Context, to Key) error {
+func (s *Store) rewrap(ctx context.Context, to Key, accept []func(wrapped []byte) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -270,6 +273,11 @@ func (s *Store) rewrap(ctx context.Context, to Key) error {
 	made, err := to.wrap(key, "the store from now on")
 	if err == nil {
 		err = ctx.Err() // it may have ended while a person typed a passphrase
+	}
+	for _, check := range accept {
+		if err == nil {
+			err = check(made.wrapped)
+		}
 	}
 	if err != nil {
 		return err
