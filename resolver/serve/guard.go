@@ -25,6 +25,9 @@ type caller struct {
 	large    int64  // bytes of Server.large that its answer holds
 }
 
+// name is the key of the caller in every limit of identities.
+func (c *caller) name() string { return c.identity.Method + " " + c.identity.Name }
+
 // record begins a line of the audit log.
 func (c *caller) record(verb string, scope secret.Scope) *record {
 	return &record{

@@ -35,11 +35,16 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		c := &caller{request: newRequest(), client: clientRequest(r), remote: remoteAddress(r)}
 		w.Header().Set(requestHeader, c.request)
 		err := s.admit(r, c)
+		var held *hold
+		if err == nil {
+			held, err = s.charge(r, c)
+		}
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
 			_ = refusals.Write(w, r, err) // an error means that the client is gone
 			return
 		}
+		defer held.close()
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
 		defer cancel()
 		// The library refuses a message that is too large, but reads it to its end. The limit
@@ -58,12 +63,8 @@ func (s *Server) identify(next http.Handler) http.Handler {
 // admit fills in the identity and the grant of c.
 func (s *Server) admit(r *http.Request, c *caller) error {
 	if s.o.Authenticator == nil {
-		// A web page can make a browser connect to loopback through a host name that resolves
-		// to it (DNS rebinding). The Host header still has that name.
-		if !asksLoopback(r.Host) {
-			return connect.NewError(
-				connect.CodePermissionDenied, errors.New("this server answers only requests to localhost"),
-			)
+		if err := s.local(r); err != nil {
+			return err
 		}
 		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
 		return nil
@@ -73,7 +74,7 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		return s.unidentified(r, c, err)
 	}
 	c.identity = who
-	if !s.limits.allow(who.Method + " " + who.Name) {
+	if !s.limits.allow(c.name()) {
 		if s.warnings.Allow() {
 			s.o.Log.Warn("too many requests from one identity", "identity", who.Name)
 		}
@@ -82,6 +83,29 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		)
 	}
 	c.grant = s.o.Policy().For(who)
+	return nil
+}
+
+// local returns an error if the server takes requests without credentials, and a web page may
+// have made a browser send r.
+func (s *Server) local(r *http.Request) error {
+	if s.o.Authenticator != nil {
+		return nil
+	}
+	// A web page can make a browser connect to loopback through a host name that resolves
+	// to it (DNS rebinding). The Host header still has that name.
+	if !asksLoopback(r.Host) {
+		return connect.NewError(
+			connect.CodePermissionDenied, errors.New("this server answers only requests to localhost"),
+		)
+	}
+	// Browsers name the page that sends a request, and a page on this machine may be
+	// anybody's: only one that this server sent itself would have its own address.
+	if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+		return connect.NewError(
+			connect.CodePermissionDenied, errors.New("this server answers no requests of web pages"),
+		)
+	}
 	return nil
 }
 

@@ -12,12 +12,12 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// messageOptions limit the size of messages, and keep errors from quoting them.
-func messageOptions() connect.HandlerOption {
+// messageOptions limit the size of messages to limit bytes, and keep errors from quoting them.
+func messageOptions(limit int) connect.HandlerOption {
 	return connect.WithHandlerOptions(
-		connect.WithReadMaxBytes(maxMessage),
+		connect.WithReadMaxBytes(limit),
 		connect.WithCompression(
-			"gzip", func() connect.Decompressor { return &inflater{} },
+			"gzip", func() connect.Decompressor { return &inflater{limit: limit} },
 			func() connect.Compressor { return gzip.NewWriter(io.Discard) },
 		),
 		connect.WithCodec(jsonCodec("json")),
@@ -30,7 +30,7 @@ func messageOptions() connect.HandlerOption {
 type inflater struct {
 	gzip.Reader
 
-	left int
+	limit, left int
 }
 
 var errTooLong = errors.New("the message is too large")
@@ -47,7 +47,7 @@ func (i *inflater) Read(p []byte) (int, error) {
 
 // Reset implements [connect.Decompressor].
 func (i *inflater) Reset(r io.Reader) error {
-	i.left = maxMessage + 1 // the extra byte makes the library refuse the message
+	i.left = i.limit + 1 // the extra byte makes the library refuse the message
 	return i.Reader.Reset(r)
 }
 

@@ -21,7 +21,7 @@ import (
 // that cannot be decoded is not quoted, since it may contain a value.
 func TestMessages(t *testing.T) {
 	path, handler := secretconnect.NewSecretServiceHandler(
-		secretconnect.UnimplementedSecretServiceHandler{}, messageOptions(),
+		secretconnect.UnimplementedSecretServiceHandler{}, messageOptions(maxMessage),
 	)
 	mux := http.NewServeMux()
 	mux.Handle(path, handler)
@@ -82,7 +82,7 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	// An endless message is read up to the limit only.
-	i := &inflater{}
+	i := &inflater{limit: maxMessage}
 	endless := &counting{r: strings.NewReader(zip(8 * maxMessage))}
 	require.NoError(t, i.Reset(endless))
 	n, err := io.Copy(io.Discard, i)

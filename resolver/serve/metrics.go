@@ -14,6 +14,7 @@ type metrics struct {
 	inFlight    prometheus.Gauge
 	seconds     *prometheus.HistogramVec
 	refusals    *prometheus.CounterVec
+	exhausted   *prometheus.CounterVec
 	decisions   *prometheus.CounterVec
 	operations  *prometheus.CounterVec
 	backendTime *prometheus.HistogramVec
@@ -44,6 +45,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		refusals: counter(
 			"refusals_total", "Requests that were refused before their body was read, by status code.", "code",
 		),
+		exhausted: counter(
+			"exhausted_total", "Requests that were refused because a share was used up, by what it was a share of.",
+			"resource",
+		),
 		decisions: counter("decisions_total", "Lines of the audit log, by verb and decision.", "verb", "decision"),
 		operations: counter(
 			"backend_operations_total", "Operations on the store, by outcome.", "operation", "outcome",
@@ -57,7 +62,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		),
 	}
 	r.MustRegister(
-		m.requests, m.inFlight, m.seconds, m.refusals, m.decisions, m.operations, m.backendTime, m.auditErrors,
+		m.requests, m.inFlight, m.seconds, m.refusals, m.exhausted, m.decisions, m.operations, m.backendTime,
+		m.auditErrors,
 	)
 	return m
 }

@@ -90,6 +90,9 @@ type Server struct {
 	helping   chan struct{}       // full while a search for other scopes is under way
 	climbing  chan struct{}       // one element for each Resolve that runs
 	large     *semaphore.Weighted // bytes of large answers that are being sent
+	// bodies are the bytes of requests, by identity, and openBodies those of requests that
+	// need no credentials, by network.
+	bodies, openBodies *shares
 }
 
 // New returns a server.
@@ -102,6 +105,8 @@ func New(o Options) *Server {
 		helping: make(
 			chan struct{}, 1,
 		), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),
+		bodies:     newShares("body", maxBodies, maxOwnBodies),
+		openBodies: newShares("open", maxOpenBodies, maxNetBodies),
 	}
 	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
 	s.backend = s.flights.Store()
@@ -115,7 +120,7 @@ func New(o Options) *Server {
 // nothing about secrets.
 func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
-		messageOptions(),
+		messageOptions(maxMessage),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.intercept)),
 	}
@@ -129,10 +134,11 @@ func (s *Server) Handler() http.Handler {
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
 		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName,
 	}
-	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions()))
+	open := func(path string, h http.Handler) { mux.Handle(path, s.open(h)) }
+	open(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions(openMessage)))
 	reflector := grpcreflect.NewStaticReflector(names...)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector, messageOptions()))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions()))
+	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))
+	open(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions(openMessage)))
 	return mux
 }
 

@@ -40,13 +40,15 @@ const (
 
 // The limits of a connection.
 const (
-	headerTime   = 10 * time.Second
-	idleTime     = 3 * time.Minute
-	maxHeader    = 16 << 10 // bytes
-	pingAfter    = 30 * time.Second
-	pingTime     = 15 * time.Second
-	maxFrame     = 64 << 10 // bytes; each connection may keep one
-	maxConnInput = 4 * MaxMessage
+	headerTime = 10 * time.Second
+	idleTime   = 3 * time.Minute
+	maxHeader  = 16 << 10 // bytes
+	pingAfter  = 30 * time.Second
+	pingTime   = 15 * time.Second
+	maxFrame   = 64 << 10 // bytes; each connection may keep one
+	// The bytes of bodies that a client may send before a handler reads them.
+	maxConnInput   = 1 << 20
+	maxStreamInput = 64 << 10
 )
 
 // Listen opens a port for TLS. Without certificates it takes only a loopback address,
@@ -106,7 +108,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 		MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,
-			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: MaxMessage,
+			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: maxStreamInput,
 			SendPingTimeout: pingAfter, PingTimeout: pingTime,
 		},
 		ErrorLog: log.New(httpLog{logger}, "", 0),

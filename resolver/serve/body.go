@@ -1,0 +1,112 @@
+package serve
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"inject/resolver/serve/transport"
+)
+
+// The bounds of the bodies that are held at the same time, in bytes. While a body is read and
+// decoded it takes about three times its size.
+const (
+	maxBodies     = 32 << 20       // of all identified callers
+	maxOwnBodies  = 2 * maxMessage // of one identity
+	maxOpenBodies = 2 << 20        // of all requests for services that need no credentials
+	maxNetBodies  = 256 << 10      // of those of one network
+	openMessage   = 4 << 10        // a message of such a service
+	openBody      = 2 * openMessage
+	openTime      = 5 * time.Second // for such a request
+)
+
+// bodySteps are the sizes that a body is charged with: the smallest that it fits into.
+// Growing in few steps lets few requests wait for more while they hold a part.
+var bodySteps = []int64{4 << 10, 64 << 10, maxMessage}
+
+// A chargedBody takes the share of its bytes before it reads them.
+type chargedBody struct {
+	io.ReadCloser
+
+	s    *Server
+	ctx  context.Context //nolint:containedctx // of the request that the body belongs to
+	held *hold
+	read int64
+}
+
+// charge takes the first step of a body's share, or all of it if the length is known or the
+// body is compressed: then its length says nothing. The caller must close the hold.
+func (s *Server) charge(r *http.Request, c *caller) (*hold, error) {
+	b := &chargedBody{ReadCloser: r.Body, s: s, ctx: r.Context(), held: s.bodies.hold(c.name())}
+	size := max(r.ContentLength, 1)
+	for _, h := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
+		if e := r.Header.Get(h); e != "" && !strings.EqualFold(e, "identity") {
+			size = maxMessage
+		}
+	}
+	if err := b.room(size); err != nil {
+		b.held.close()
+		return nil, err
+	}
+	r.Body = b
+	return b.held, nil
+}
+
+// room grows the hold to the step for size bytes.
+func (b *chargedBody) room(size int64) error {
+	step := int64(maxMessage)
+	for _, n := range bodySteps {
+		if size <= n {
+			step = n
+			break
+		}
+	}
+	if b.held.grow(b.ctx, step-b.held.n) != nil {
+		return b.s.exhausted("body", "the server holds too many requests at the moment")
+	}
+	return nil
+}
+
+// Read implements [io.Reader]. What is over maxMessage is not charged, because it is dropped.
+func (b *chargedBody) Read(p []byte) (int, error) {
+	if b.read < maxMessage {
+		if b.read >= b.held.n {
+			if err := b.room(b.read + 1); err != nil {
+				return 0, err
+			}
+		}
+		p = p[:min(int64(len(p)), b.held.n-b.read)]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
+	return n, err
+}
+
+// open bounds the requests for services that need no credentials: a few KiB, for a few
+// seconds, and few at a time for each network.
+func (s *Server) open(next http.Handler) http.Handler {
+	refusals := connect.NewErrorWriter()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := s.local(r)
+		held := s.openBodies.hold(transport.Network(r.RemoteAddr))
+		defer held.close()
+		if err == nil && held.grow(r.Context(), openBody) != nil {
+			err = s.exhausted("open", "too many requests without credentials at the same time")
+		}
+		if err != nil {
+			s.metrics.refused(connect.CodeOf(err))
+			_ = refusals.Write(w, r, err) // an error means that the client is gone
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), openTime)
+		defer cancel()
+		// The context does not end a read of the body.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(openTime))
+		r.Body = http.MaxBytesReader(w, r.Body, openBody)
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}

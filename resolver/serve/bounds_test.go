@@ -1,0 +1,158 @@
+package serve_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/resolver/serve"
+)
+
+// stuck is the body of a request that stops before its end until ctx has ended.
+type stuck struct {
+	ctx  context.Context //nolint:containedctx // of the attack
+	left int
+}
+
+func (s *stuck) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		<-s.ctx.Done()
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := min(len(p), s.left)
+	for i := range p[:n] {
+		p[i] = ' '
+	}
+	s.left -= n
+	return n, nil
+}
+
+// withstands sends n requests at once, again and again, while another identity is served. Each
+// request of that identity must be answered within a second. It returns how many requests of
+// the attack had which status, and by how many bytes the heap has grown at most.
+func (r *running) withstands(
+	t *testing.T, client *http.Client, n int, attack func(context.Context) *http.Request,
+) (answers map[int]int, grown uint64) {
+	t.Helper()
+	victim := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/victim"))
+	require.Equal(t, http.StatusOK, r.ask(victim, secrets+"ListSecrets", `{"limit":1}`).status)
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	before := m.HeapInuse + m.StackInuse
+
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	answers = map[int]int{}
+	for range n {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				status := 0
+				answer, err := client.Do(attack(ctx))
+				if err == nil {
+					status = answer.StatusCode
+					_, _ = io.Copy(io.Discard, answer.Body)
+					_ = answer.Body.Close()
+				}
+				mu.Lock()
+				answers[status]++
+				mu.Unlock()
+				time.Sleep(10 * time.Millisecond) // the attacker has a processor of its own elsewhere
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	for range 20 {
+		start := time.Now()
+		require.Equal(t, http.StatusOK, r.ask(victim, secrets+"ListSecrets", `{"limit":1}`).status)
+		require.Less(t, time.Since(start), time.Second)
+		runtime.ReadMemStats(&m)
+		grown = max(grown, m.HeapInuse+m.StackInuse-min(before, m.HeapInuse+m.StackInuse))
+		time.Sleep(50 * time.Millisecond)
+	}
+	stop()
+	all.Wait()
+	return answers, grown
+}
+
+// Services without credentials hold a few KiB of each request, of a few requests.
+func TestOpenServicesAreBounded(t *testing.T) {
+	for _, method := range []string{
+		"grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+	} {
+		t.Run(method, func(t *testing.T) {
+			r := start(t, matrixPolicy, nil)
+			kind := map[bool]string{true: "application/grpc", false: "application/json"}[method[5] == 'r']
+			_, grown := r.withstands(t, r.client(nil), 100, func(ctx context.Context) *http.Request {
+				request := r.request(method, "").WithContext(ctx)
+				request.Header.Set("Content-Type", kind)
+				request.Body, request.ContentLength = io.NopCloser(&stuck{ctx, 4<<20 - 1}), -1
+				return request
+			})
+			require.Less(t, grown, uint64(64<<20), "a hundred bodies of 4 MiB")
+
+			// Also without a body, so that only the number of requests is bounded.
+			answers, _ := r.withstands(t, r.client(nil), 100, func(ctx context.Context) *http.Request {
+				request := r.request(method, "").WithContext(ctx)
+				request.Header.Set("Content-Type", kind)
+				request.Body, request.ContentLength = io.NopCloser(&stuck{ctx, 1}), -1
+				return request
+			})
+			t.Log(answers)
+			require.Positive(t, metric(t, r.registry, "inject_exhausted_total", "resource=open"))
+		})
+	}
+}
+
+// The bodies of one identity have a bound together, whether they end or not.
+func TestBodiesAreBounded(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	task := r.client(certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t"))
+	_, grown := r.withstands(t, task, 90, func(ctx context.Context) *http.Request {
+		request := r.request(resolve, "").WithContext(ctx)
+		request.Body, request.ContentLength = io.NopCloser(&stuck{ctx, 4<<20 - 1}), -1
+		return request
+	})
+	require.Less(t, grown, uint64(100<<20), "ninety bodies of 4 MiB")
+	require.Positive(t, metric(t, r.registry, "inject_exhausted_total", "resource=body"))
+	require.Eventually(t, func() bool { return r.ask(task, resolve, `{"secrets":[{"key":"K"}]}`).status == 200 },
+		5*time.Second, 50*time.Millisecond)
+}
+
+// A server without credentials answers no web page, by whatever name the page was loaded.
+func TestWebPagesAreRefused(t *testing.T) {
+	r := start(t, matrixPolicy, func(o *serve.Options) { o.Authenticator = nil })
+	client := r.client(nil)
+	for name, test := range map[string]struct {
+		header, value string
+		want          int
+	}{
+		"a program":                  {"X-Any", "1", http.StatusOK},
+		"its own address":            {"Origin", "http://" + r.address, http.StatusOK},
+		"a page of elsewhere":        {"Origin", "https://attacker.example", http.StatusForbidden},
+		"a page of another port":     {"Origin", "http://127.0.0.1:1", http.StatusForbidden},
+		"a page of a file":           {"Origin", "null", http.StatusForbidden},
+		"a name of this machine":     {"Host", "localhost:1", http.StatusOK},
+		"a name that was pointed at": {"Host", "attacker.example", http.StatusForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, method := range []string{secrets + "ListSecrets", "grpc.health.v1.Health/Check"} {
+				request := r.request(method, `{}`, test.header, test.value)
+				if test.header == "Host" {
+					request.Host = test.value
+				}
+				answer, err := client.Do(request)
+				require.NoError(t, err)
+				_ = answer.Body.Close()
+				require.Equal(t, test.want, answer.StatusCode, method)
+			}
+		})
+	}
+}
