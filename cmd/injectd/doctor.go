@@ -111,6 +111,13 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 	if f.ClientCAFile != "" {
 		all = append(all, finding{what: "mtls", is: f.ClientCAFile})
 	}
+	if f.ClientCRL != "" {
+		n, warnings := who.certificates.Revoked()
+		all = append(all, finding{
+			what: "revoked", is: fmt.Sprintf("%s, %d certificates", f.ClientCRL, n),
+			warning: strings.Join(warnings, "; "),
+		})
+	}
 	if f.TokenFile != "" {
 		all = append(all, finding{what: "tokens", is: f.TokenFile})
 	}

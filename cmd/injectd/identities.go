@@ -24,9 +24,12 @@ func (f *accessSettings) check() error {
 	given := map[string]bool{
 		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
 		"jwt": f.JWT != nil, "token-file": f.TokenFile != "", "policy": f.Policy != "",
+		"client-crl-file": f.ClientCRL != "",
 	}
 	if f.Insecure {
-		for _, name := range []string{"cert-file", "cert-key-file", "client-ca-file", "jwt", "token-file", "policy"} {
+		for _, name := range []string{
+			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "token-file", "policy",
+		} {
 			if given[name] {
 				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them",
 					name)
@@ -40,6 +43,10 @@ func (f *accessSettings) check() error {
 	}
 	if !given["client-ca-file"] && !given["jwt"] && !given["token-file"] {
 		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "no caller could be identified")
+	}
+	if given["client-crl-file"] && !given["client-ca-file"] {
+		refuse("name the CAs that sign the lists with --client-ca-file",
+			"--client-crl-file revokes client certificates, and no CA of such certificates is given")
 	}
 	if !given["policy"] {
 		refuse("docs/reference/policy.md is its format; injectd policy prints its schema",
@@ -71,7 +78,9 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 		}
 		return err != nil
 	}
-	files := transport.CertificateFiles{Cert: f.CertFile, Key: f.CertKeyFile, ClientCA: f.ClientCAFile}
+	files := transport.CertificateFiles{
+		Cert: f.CertFile, Key: f.CertKeyFile, ClientCA: f.ClientCAFile, ClientCRL: f.ClientCRL,
+	}
 	var err error
 	if a.certificates, err = transport.LoadCertificates(ctx, files, log.Named("certificates")); err == nil {
 		a.sources["cert-file"] = a.certificates

@@ -152,8 +152,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
 		defer answered()
-		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay),
-			transport.HTTP(handler, limits, a.log.Named("http")), port, f.Listen.Drain)
+		server := transport.HTTP(handler, limits, a.log.Named("http"))
+		who.certificates.Guard(server)
+		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), server, port, f.Listen.Drain)
 	})
 	if f.Listen.Ops != "" {
 		ops, err := opsPort(ctx, f.Listen.Ops)

@@ -66,6 +66,7 @@ type accessSettings struct {
 	CertFile     string   `flag:"cert-file" env:"INJECT_CERT_FILE" arg:"FILE" complete:"file" help:"FILE with the server's certificate and those between it and its CA, PEM"`
 	CertKeyFile  string   `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
 	ClientCAFile string   `flag:"client-ca-file" env:"INJECT_CLIENT_CA_FILE" arg:"FILE" complete:"file" help:"FILE with the authorities that sign the certificates of clients, PEM"`
+	ClientCRL    string   `flag:"client-crl-file" env:"INJECT_CLIENT_CRL_FILE" arg:"FILE" complete:"file" help:"FILE with lists of revoked client certificates (CRL), PEM or DER"`
 	JWT          []string `flag:"jwt" env:"INJECT_JWT" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,algorithms=RS256+ES256]"`
 	TokenFile    string   `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"FILE with names and hashes of tokens, as injectd token makes them"`
 	Policy       string   `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE that says which identity may do what where (see docs/reference/policy.md)"`

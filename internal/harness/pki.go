@@ -37,7 +37,7 @@ func NewAuthority(t T, dir string) *Authority {
 	check(t, err)
 	a.Cert = &x509.Certificate{
 		Subject: pkix.Name{CommonName: "test CA"},
-		IsCA:    true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		IsCA:    true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der := a.Sign(a.Cert, a.Key.Public())
 	a.Cert, err = x509.ParseCertificate(der)
@@ -101,6 +101,27 @@ func (a *Authority) Pair(name string, changes ...func(*x509.Certificate)) tls.Ce
 	pair, err := tls.LoadX509KeyPair(a.Issue(name, changes...))
 	check(a.t, err)
 	return pair
+}
+
+// Revoke returns the DER of the authority's list of revoked certificates, with those that
+// [Authority.Issue] made under names.
+func (a *Authority) Revoke(names ...string) []byte {
+	list := &x509.RevocationList{
+		Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now().Add(-time.Hour),
+		NextUpdate: time.Now().Add(time.Hour),
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(a.Path(name + ".pem"))
+		check(a.t, err)
+		block, _ := pem.Decode(text)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		check(a.t, err)
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: cert.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, a.Cert, a.Key)
+	check(a.t, err)
+	return der
 }
 
 func (a *Authority) write(name, kind string, der []byte) {

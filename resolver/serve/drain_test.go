@@ -57,7 +57,7 @@ func replace(t *testing.T, from, to string) {
 }
 
 // New connections get the new certificate as soon as its key is replaced, too. Existing
-// connections go on.
+// connections go on, until the CA of their client is no longer trusted.
 func TestCertificatesReload(t *testing.T) {
 	t.Parallel()
 	r := start(t, matrixPolicy, nil)
@@ -87,8 +87,13 @@ func TestCertificatesReload(t *testing.T) {
 	require.Equal(t, pair.Leaf.SerialNumber, r.shown().SerialNumber)
 	require.NotEqual(t, old.SerialNumber, pair.Leaf.SerialNumber)
 	require.Equal(t, pair.Leaf.NotAfter, r.certificates.NotAfter())
+	for _, c := range clients {
+		status, reused := r.askReused(c, secrets+"ListSecrets", `{}`)
+		require.Equal(t, http.StatusOK, status)
+		require.True(t, reused, "it is the connection from before")
+	}
 
-	// After a change of the client CA, new connections need the new one; existing ones stay.
+	// After a change of the client CA only the new one admits: connections of the old one end.
 	other := harness.NewAuthority(t, t.TempDir())
 	replace(t, other.Path("ca.pem"), r.files.ClientCA)
 	fresh := r.client(certOf(other, "platform", platform))
@@ -106,9 +111,11 @@ func TestCertificatesReload(t *testing.T) {
 	}
 	require.Error(t, err)
 	for _, c := range clients {
-		status, reused := r.askReused(c, secrets+"ListSecrets", `{}`)
-		require.Equal(t, http.StatusOK, status)
-		require.True(t, reused, "it is the connection from before")
+		answer, err := c.Do(r.request(secrets+"ListSecrets", `{}`))
+		if err == nil {
+			_ = answer.Body.Close()
+		}
+		require.Error(t, err)
 	}
 }
 

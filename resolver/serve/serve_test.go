@@ -177,8 +177,9 @@ func (s setup) start(t testing.TB) *running {
 	r.address = port.Addr().String()
 	done := make(chan error, 1)
 	go func() {
-		done <- transport.Serve(ctx, transport.HTTP(serve.New(o).Handler(), limits, logger), port,
-			cmp.Or(s.drain, 5*time.Second))
+		server := transport.HTTP(serve.New(o).Handler(), limits, logger)
+		r.certificates.Guard(server)
+		done <- transport.Serve(ctx, server, port, cmp.Or(s.drain, 5*time.Second))
 	}()
 	r.ended = sync.OnceValue(func() error {
 		cancel()

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync"
@@ -22,19 +21,23 @@ type CertificateFiles struct {
 	Cert     string // PEM: the certificate and the intermediate ones up to its CA
 	Key      string // PEM: the private key; "" if Cert holds it, too
 	ClientCA string // PEM: the CAs of client certificates; "" to ask for none
+	// ClientCRL holds lists of revoked client certificates, PEM or DER, each signed by one of
+	// the CAs; "" for none. It needs ClientCA.
+	ClientCRL string
 }
 
-// Certificates follow changes of the files: a new connection uses their current contents,
-// and existing connections stay open. It is safe for concurrent use.
+// Certificates follow changes of the files: a new connection uses their current contents.
+// Existing connections stay open, but those of clients that are no longer trusted; see
+// [Certificates.Guard]. It is safe for concurrent use.
 type Certificates struct {
-	log               hclog.Logger
-	cert, key, client *watch.Watched[[]byte] // client is nil to ask for none
+	log       hclog.Logger
+	cert, key *watch.Watched[[]byte]
+	clients   *clients // nil to ask for no client certificate
 
 	mu        sync.Mutex
 	pair      *tls.Certificate
-	ca        *x509.CertPool
-	made      [3][]byte // the files that pair and ca were made from
-	refused   [3][]byte // the files that could not be used
+	made      [2][]byte // the files that pair was made from
+	refused   [2][]byte // the files that could not be used
 	lastError error
 }
 
@@ -54,82 +57,73 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	c.cert, err = keep("--cert-file", files.Cert)
 	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert))
 	if files.ClientCA != "" {
-		c.client, err3 = keep("--client-ca-file", files.ClientCA)
+		c.clients, err3 = loadClients(ctx, files.ClientCA, files.ClientCRL, log)
 	}
 	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
-	if _, _, err := c.current(); err != nil {
+	if _, err := c.current(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// current returns the certificate and the CAs in use. The error says why they are not those
-// in the files.
-func (c *Certificates) current() (*tls.Certificate, *x509.CertPool, error) {
+// current returns the certificate in use. The error says why it is not that of the files.
+func (c *Certificates) current() (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := [3][]byte{c.cert.Current(), c.key.Current()}
-	if c.client != nil {
-		now[2] = c.client.Current()
-	}
-	same := func(a, b [3][]byte) bool {
-		return bytes.Equal(a[0], b[0]) && bytes.Equal(a[1], b[1]) && bytes.Equal(a[2], b[2])
-	}
+	now := [2][]byte{c.cert.Current(), c.key.Current()}
+	same := func(a, b [2][]byte) bool { return bytes.Equal(a[0], b[0]) && bytes.Equal(a[1], b[1]) }
 	switch {
 	case c.pair != nil && same(now, c.made):
 		c.lastError = nil
-		return c.pair, c.ca, nil
+		return c.pair, nil
 	case c.lastError != nil && same(now, c.refused):
-		return c.pair, c.ca, c.lastError
+		return c.pair, c.lastError
 	}
-	pair, ca, err := parseCertificates(now)
+	pair, err := tls.X509KeyPair(now[0], now[1])
 	if err != nil {
+		err = fmt.Errorf("%w: the server's certificate and key: %w", secret.ErrInvalid, err)
 		c.refused, c.lastError = now, err
 		if c.pair != nil {
 			c.log.Error("the certificates cannot be used, so the previous ones stay in use", "error", err)
 		}
-		return c.pair, c.ca, err
+		return c.pair, err
 	}
 	if c.pair != nil {
 		c.log.Info("the certificates were replaced", "expires", pair.Leaf.NotAfter)
 	}
-	c.pair, c.ca, c.made, c.lastError = pair, ca, now, nil
-	return pair, ca, nil
-}
-
-func parseCertificates(files [3][]byte) (*tls.Certificate, *x509.CertPool, error) {
-	pair, err := tls.X509KeyPair(files[0], files[1])
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: the server's certificate and key: %w", secret.ErrInvalid, err)
-	}
-	if files[2] == nil {
-		return &pair, nil, nil
-	}
-	ca := x509.NewCertPool()
-	if !ca.AppendCertsFromPEM(files[2]) {
-		return nil, nil, fmt.Errorf("%w: the file of client CAs holds no certificate", secret.ErrInvalid)
-	}
-	return &pair, ca, nil
+	c.pair, c.made, c.lastError = &pair, now, nil
+	return &pair, nil
 }
 
 // Err returns why the contents of the files are not in use, or nil if they are.
 func (c *Certificates) Err() error {
-	_, _, err := c.current()
-	watched := []*watch.Watched[[]byte]{c.cert, c.key}
-	if c.client != nil {
-		watched = append(watched, c.client)
-	}
-	for _, w := range watched {
-		err = errors.Join(err, w.Err())
+	_, err := c.current()
+	err = errors.Join(err, c.cert.Err(), c.key.Err())
+	if c.clients != nil {
+		err = errors.Join(err, c.clients.authorities.Err())
+		if c.clients.revocations != nil {
+			err = errors.Join(err, c.clients.revocations.Err())
+		}
 	}
 	return err
 }
 
+// Revoked returns how many client certificates the lists revoke, and what is wrong with a
+// list although it can be read: its CA is not trusted, or it should have been renewed. Such
+// a list of a trusted CA stays in force.
+func (c *Certificates) Revoked() (certificates int, warnings []string) {
+	if c.clients == nil {
+		return 0, nil
+	}
+	t := c.clients.current()
+	return len(t.revoked), t.warnings
+}
+
 // NotAfter returns when the server's certificate expires.
 func (c *Certificates) NotAfter() time.Time {
-	pair, _, _ := c.current()
+	pair, _ := c.current()
 	return pair.Leaf.NotAfter
 }
 
@@ -140,16 +134,27 @@ func (c *Certificates) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2", "http/1.1"},
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			pair, ca, _ := c.current()
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			pair, _ := c.current()
 			one := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
 				Certificates: []tls.Certificate{*pair},
 				// A session ticket would still admit a client after its CA is removed.
 				SessionTicketsDisabled: true,
 			}
-			if ca != nil {
-				one.ClientAuth, one.ClientCAs = tls.VerifyClientCertIfGiven, ca
+			if c.clients == nil {
+				return one, nil
+			}
+			one.ClientAuth, one.ClientCAs = tls.VerifyClientCertIfGiven, c.clients.current().authorities.pool
+			one.VerifyConnection = func(s tls.ConnectionState) error {
+				peer, ok := hello.Conn.(*peerConn)
+				if !ok {
+					return errors.New("a port that Listen did not open")
+				}
+				if len(s.PeerCertificates) == 0 {
+					return nil
+				}
+				return c.clients.admit(peer, s.PeerCertificates)
 			}
 			return one, nil
 		},

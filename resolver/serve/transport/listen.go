@@ -66,6 +66,9 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	}
 	port = netutil.LimitListener(port, l.Connections)
 	if certificates != nil {
+		if certificates.clients != nil {
+			port = peerListener{port, certificates.clients}
+		}
 		port = tls.NewListener(port, certificates.TLS())
 	}
 	return port, nil

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -51,6 +52,21 @@ func (w *Watched[T]) Current() T { return w.state.Load().value }
 // parse refused it. The error names the file. It is nil if they are.
 func (w *Watched[T]) Err() error { return w.state.Load().err }
 
+type noticeKey struct{}
+
+// Notify returns a context with which [Load] calls notice after each change of a file that it
+// follows: with its path, and with nil if the change is in use or the reason why it is not.
+// A notice of ctx itself is called first. It is called in the file's own goroutine, so it
+// must not block for long.
+func Notify(ctx context.Context, notice func(path string, err error)) context.Context {
+	return context.WithValue(ctx, noticeKey{}, append(noticesOf(ctx), notice))
+}
+
+func noticesOf(ctx context.Context) []func(string, error) {
+	notices, _ := ctx.Value(noticeKey{}).([]func(string, error))
+	return slices.Clip(notices)
+}
+
 // Load reads the file at path with parse and follows its changes until ctx ends. It returns
 // an error if the file cannot be read, is over [MaxSize], is not a regular file, or parse
 // refuses it. After that, such failures go to log and to [Watched.Err], and the previous
@@ -71,7 +87,7 @@ func Load[T any](
 	}
 	w := &Watched[T]{}
 	w.state.Store(&state[T]{value: value})
-	k := &keeper[T]{Watched: w, path: path, parse: parse, log: log, last: seen}
+	k := &keeper[T]{Watched: w, path: path, parse: parse, log: log, notices: noticesOf(ctx), last: seen}
 	events, err := fsnotify.NewWatcher()
 	if err != nil { // no more inotify instances for this user
 		log.Warn(
@@ -142,13 +158,14 @@ func taken[T any](path string, data []byte, err error, parse func([]byte) (T, er
 type keeper[T any] struct {
 	*Watched[T]
 
-	path   string
-	parse  func([]byte) (T, error)
-	log    hclog.Logger
-	events *fsnotify.Watcher // nil if there are no events
-	last   snapshot          // the one that was taken or refused last
-	next   snapshot          // the one to take if the file stays the same
-	deaf   string            // the last logged reason why the folder has no events
+	path    string
+	parse   func([]byte) (T, error)
+	log     hclog.Logger
+	notices []func(path string, err error)
+	events  *fsnotify.Watcher // nil if there are no events
+	last    snapshot          // the one that was taken or refused last
+	next    snapshot          // the one to take if the file stays the same
+	deaf    string            // the last logged reason why the folder has no events
 }
 
 // listen asks for the events of the folder, because those of the file end when it is
@@ -217,13 +234,21 @@ func (k *keeper[T]) check() (again bool) {
 	k.last, k.next = now, now
 	value, err := taken(k.path, data, err, k.parse)
 	if err != nil {
-		if old.err == nil || old.err.Error() != err.Error() { // otherwise it is logged already
-			k.log.Error("the file cannot be used; its previous contents stay in use", "path", k.path, "error", err)
-		}
 		k.state.Store(&state[T]{value: old.value, err: err})
+		if old.err == nil || old.err.Error() != err.Error() { // otherwise it is known already
+			k.log.Error("the file cannot be used; its previous contents stay in use", "path", k.path, "error", err)
+			k.notify(err)
+		}
 		return false
 	}
 	k.state.Store(&state[T]{value: value})
 	k.log.Info("the changed file is in use", "path", k.path)
+	k.notify(nil)
 	return false
+}
+
+func (k *keeper[T]) notify(err error) {
+	for _, notice := range k.notices {
+		notice(k.path, err)
+	}
 }
