@@ -25,6 +25,7 @@ import (
 // maintainer is a store that can be backed up, verified and given a new key while it is served.
 type maintainer interface {
 	Backup(ctx context.Context, to string) error
+	BackupTo(ctx context.Context, w io.Writer) error
 	Rewrap(ctx context.Context, to sealed.Key, accept ...func(wrapped []byte) error) error
 	Wrapped(ctx context.Context) ([]byte, error)
 	Verify(ctx context.Context) (int, error)
@@ -34,14 +35,19 @@ var _ maintainer = (*sealed.Store)(nil)
 
 // work is a request on the control socket, and the answer to it.
 type work struct {
-	Do      string `json:"do"`             // backup, rotate or verify
+	Do      string `json:"do"`             // backup, copy, rotate or verify
 	Path    string `json:"path,omitempty"` // of the backup, or of the new key file; absolute
 	Secrets int    `json:"secrets,omitempty"`
 	Wrapped []byte `json:"wrapped,omitempty"` // the data key of a store that was verified, encrypted
 	Error   string `json:"error,omitempty"`
 	Hint    string `json:"hint,omitempty"`
 	Kind    string `json:"kind,omitempty"` // of the error: see [secret.Kind]
+
+	out io.Writer // gets the copy
 }
+
+// resultTrailer is the trailer with the answer to a copy, whose body is the copy itself.
+const resultTrailer = "Inject-Result"
 
 // do carries w out and fills in its results. served says that a server does it, which must be able
 // to start again with its own key.
@@ -53,7 +59,14 @@ func (a *app) do(ctx context.Context, m maintainer, w *work, served bool) error 
 		w.Wrapped, err2 = m.Wrapped(ctx)
 		return errors.Join(err, err2)
 	case "backup":
+		// The missing folder is most likely one that is not mounted, and the disk below it another.
+		if _, err := os.Stat(filepath.Dir(w.Path)); err != nil {
+			return secret.WithHint(fmt.Errorf("%w: backup: %w", secret.ErrInvalid, err),
+				"make the folder, or mount it")
+		}
 		return m.Backup(ctx, w.Path)
+	case "copy":
+		return m.BackupTo(ctx, w.out)
 	case "rotate":
 		k, err := a.keyOf(w.Path)
 		if err != nil {
@@ -95,16 +108,26 @@ func (a *app) control(ctx context.Context, path string, s maintainer, done func(
 			http.Error(rw, "not a request", http.StatusBadRequest)
 			return
 		}
+		if w.out = rw; w.Do == "copy" {
+			rw.Header().Set("Trailer", resultTrailer)
+		}
 		err := a.do(r.Context(), s, &w, true)
 		done()
-		answer := w
 		if err != nil {
-			answer.Error, answer.Hint, answer.Kind = err.Error(), secret.Hint(err), secret.KindOf(err).String()
+			w.Error, w.Hint, w.Kind = err.Error(), secret.Hint(err), secret.KindOf(err).String()
 			a.log.Error("maintenance failed", "do", w.Do, "path", w.Path, "error", err)
 		} else {
 			a.log.Info("maintenance done", "do", w.Do, "path", w.Path)
 		}
-		_ = json.NewEncoder(rw).Encode(answer) // an error here means that the client has gone
+		answer, err := json.Marshal(w)
+		if err != nil {
+			return // a bug: the client reports that there is no answer
+		}
+		if w.Do == "copy" {
+			rw.Header().Set(resultTrailer, string(answer))
+			return
+		}
+		_, _ = rw.Write(answer) // an error here means that the client has gone
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second}
 	if err := serveUntil(ctx, server, ownListener{l}); err != nil {
@@ -165,7 +188,15 @@ func ask(ctx context.Context, path string, w *work) error {
 	}
 	defer response.Body.Close() //nolint:errcheck // read whole
 	var answer work
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+	if _, copies := response.Trailer[resultTrailer]; copies {
+		if _, err := io.Copy(w.out, response.Body); err != nil {
+			return fmt.Errorf("%w: backup: the copy is cut short: %w", secret.ErrUnavailable, err)
+		}
+		err = json.Unmarshal([]byte(response.Trailer.Get(resultTrailer)), &answer)
+	} else {
+		err = json.NewDecoder(response.Body).Decode(&answer)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
 	}
 	w.Secrets, w.Wrapped = answer.Secrets, answer.Wrapped

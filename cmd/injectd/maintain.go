@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"inject/cli"
+	"inject/internal/tty"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -59,30 +63,57 @@ key. To lock them out, create the secrets anew in a new store.`,
 
 func (a *app) backupCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "backup [flags] FILE",
+		Use:   "backup [flags] FILE|-",
 		Short: "Copy the store, still sealed, to a new file",
 		Long: `backup writes a copy of the store as it is at one moment, even while it is served. The
-copy is sealed for the same key, so keep the key somewhere else.`,
-		Example: "  injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets-2.db",
-		Args:    oneFile,
+copy is sealed for the same key, so keep the key somewhere else. FILE must not exist, but
+its folder must. - writes the copy to stdout; it is whole only if the exit code is 0, and
+restore refuses one that is cut short.`,
+		Example: `  injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets-2.db
+  kubectl exec injectd-0 -- /injectd backup - > secrets-2.db`,
+		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, err := a.maintain(cmd.Context(), &work{Do: "backup", Path: args[0]})
-			return err
+			if args[0] == "-" {
+				return a.backupToStdout(cmd.Context())
+			}
+			if _, err := a.maintain(cmd.Context(), &work{Do: "backup", Path: args[0]}); err != nil {
+				return err
+			}
+			if tty.Is(a.stderr) {
+				a.say("copied the store to %s", args[0])
+			}
+			return nil
 		},
 	}
 	a.settings.AddFlags(cmd, &a.set.File)
 	return cmd
 }
 
+// backupToStdout writes the copy of the store to stdout.
+func (a *app) backupToStdout(ctx context.Context) error {
+	if tty.Is(a.stdout) {
+		return secret.WithHint(fmt.Errorf("%w: backup: stdout is a terminal, and the copy is not text",
+			secret.ErrInvalid), "injectd backup - > FILE")
+	}
+	if _, err := a.maintain(ctx, &work{Do: "copy", out: a.stdout}); err != nil {
+		return err
+	}
+	if tty.Is(a.stderr) {
+		a.say("copied the store to stdout")
+	}
+	return nil
+}
+
 func (a *app) restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "restore [flags] FILE",
+		Use:   "restore [flags] FILE|-",
 		Short: "Restore the store from a backup, after checking every secret",
 		Long: `restore puts a backup where the store should be. It refuses if a store exists there. It
 opens every secret of the backup first, and restores nothing if one is damaged or the key
-is another.`,
-		Example: "  injectd restore --store file:///var/lib/inject/secrets.db /backups/secrets-2.db",
-		Args:    oneFile,
+is another. - reads the backup from stdin.`,
+		Example: `  injectd restore --store file:///var/lib/inject/secrets.db /backups/secrets-2.db
+  kubectl exec -i injectd-0 -- /injectd restore - < secrets-2.db`,
+		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := a.filePath()
 			if err != nil {
@@ -92,7 +123,15 @@ is another.`,
 			if err != nil {
 				return err
 			}
-			n, err := sealed.Restore(cmd.Context(), o, args[0])
+			from := args[0]
+			if from == "-" {
+				var drop func()
+				if from, drop, err = a.spool(path); err != nil {
+					return fmt.Errorf("restore: %w", err)
+				}
+				defer drop()
+			}
+			n, err := sealed.Restore(cmd.Context(), o, from)
 			if err != nil {
 				return err
 			}
@@ -102,6 +141,32 @@ is another.`,
 	}
 	a.settings.AddFlags(cmd, &a.set.File)
 	return cmd
+}
+
+// spool copies stdin to a file beside store, because a backup is not read from its first byte to
+// its last. drop removes the file.
+func (a *app) spool(store string) (path string, drop func(), err error) {
+	if tty.Is(a.stdin) {
+		return "", nil, secret.WithHint(fmt.Errorf("%w: stdin is a terminal", secret.ErrInvalid),
+			"injectd restore - < FILE")
+	}
+	if _, err := os.Lstat(store); err == nil { // said before a large backup is read
+		return store, func() {}, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(store), 0o700); err != nil {
+		return "", nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(store), "."+filepath.Base(store)+"-stdin-*")
+	if err != nil {
+		return "", nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	drop = func() { _ = os.Remove(f.Name()) }
+	_, err = io.Copy(f, a.stdin)
+	if err = errors.Join(err, f.Close()); err != nil {
+		drop()
+		return "", nil, fmt.Errorf("%w: copy stdin: %w", secret.ErrUnavailable, err)
+	}
+	return f.Name(), drop, nil
 }
 
 func oneFile(cmd *cobra.Command, args []string) error {

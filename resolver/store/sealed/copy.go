@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -52,9 +53,43 @@ func (f *openFile) readHead() (m page.Meta, head []byte, err error) {
 // chunk is how many bytes are copied or overwritten at once.
 const chunk = 1 << 20
 
+// A target takes a copy of a file. Its parts are written in order, and zeros are between them.
+type target interface {
+	io.WriterAt
+	Truncate(size int64) error
+}
+
+// stream is a target that writes the copy from its first byte to its last.
+type stream struct {
+	w  io.Writer
+	at int64
+}
+
+func (s *stream) WriteAt(p []byte, at int64) (int, error) {
+	if err := s.Truncate(at); err != nil {
+		return 0, err
+	}
+	n, err := s.w.Write(p)
+	s.at += int64(n)
+	return n, err
+}
+
+// Truncate writes zeros up to size, which is not less than what was written.
+func (s *stream) Truncate(size int64) error {
+	zeros := make([]byte, min(size-s.at, chunk))
+	for s.at < size {
+		n, err := s.w.Write(zeros[:min(size-s.at, chunk)])
+		s.at += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // copyTo copies the pages in use to the new file to. Free pages are not copied, because they may
 // contain deleted secrets.
-func (f *openFile) copyTo(ctx context.Context, to *os.File) error {
+func (f *openFile) copyTo(ctx context.Context, to target) error {
 	return f.snapshot(func(_ *tx, m page.Meta, head []byte) error {
 		used, err := page.Survey(ctx, f.file, m, bucketName, func([]byte) {})
 		if err != nil {
@@ -150,6 +185,26 @@ func (s *Store) Backup(ctx context.Context, to string) error {
 		return fmt.Errorf("backup: %w", err)
 	}
 	return nil
+}
+
+// BackupTo writes what Backup would put into a file to w. If it fails, what w got is useless: it is
+// cut short, which Restore notices.
+func (s *Store) BackupTo(ctx context.Context, w io.Writer) error {
+	s.long.RLock()
+	defer s.long.RUnlock()
+	err := ctx.Err()
+	if err == nil {
+		err = s.use(ctx, errNoFile, func() error { return s.copyTo(ctx, &stream{w: w}) })
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, secret.ErrCorrupt):
+		err = fileError(s.o.Path, err)
+	case secret.KindOf(err) == secret.KindUnknown: // of w
+		err = fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
+	}
+	return fmt.Errorf("backup: %w", err)
 }
 
 // vacant returns an error that wraps [secret.ErrExists] if path exists.
