@@ -1,6 +1,8 @@
 package serve_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"io"
 	"net/http"
@@ -155,4 +157,39 @@ func TestWebPagesAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Bodies of an identity that no rule matches are not read.
+func TestUnmatchedIsNotRead(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	stranger := r.client(certOf(r.Authority, "elsewhere", "spiffe://example.org/elsewhere"))
+	answers, grown := r.withstands(t, stranger, 90, func(ctx context.Context) *http.Request {
+		request := r.request(resolve, "").WithContext(ctx)
+		request.Body, request.ContentLength = io.NopCloser(&stuck{ctx, 4<<20 - 1}), -1
+		return request
+	})
+	require.Less(t, grown, uint64(64<<20), "ninety bodies of 4 MiB")
+	require.Positive(t, answers[http.StatusForbidden], answers)
+	require.Positive(t, answers[http.StatusTooManyRequests], answers)
+	require.Zero(t, metric(t, r.registry, "inject_requests_total", "method=/inject"))
+	require.Less(t, len(r.audit.lines(t, 0)), 1500)
+}
+
+// Small compressed bodies that are large lists do not take memory.
+func TestListsAreCountedBeforeTheyAreDecoded(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, err := w.Write(bytes.Repeat([]byte{0x12, 0}, 2<<20-100))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	task := r.client(certOf(r.Authority, "task", "spiffe://example.org/project/web/domain/development/task/t"))
+	answers, grown := r.withstands(t, task, 12, func(ctx context.Context) *http.Request {
+		request := r.request(resolve, z.String(), "Content-Encoding", "gzip").WithContext(ctx)
+		request.Header.Set("Content-Type", "application/proto")
+		return request
+	})
+	require.Less(t, grown, uint64(100<<20))
+	require.Positive(t, answers[http.StatusBadRequest], answers)
+	require.Contains(t, r.audit.String(), "declarations")
 }

@@ -14,6 +14,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/serve"
+	"inject/resolver/serve/identity"
 	"inject/resolver/store"
 	"inject/resolver/store/dir"
 )
@@ -123,11 +124,12 @@ func TestImportOfTooMany(t *testing.T) {
 // Unauthenticated requests do not fill the disk of the audit log, and other requests are
 // answered meanwhile, even from the same address.
 func TestStrangersAreBounded(t *testing.T) {
-	r := start(t, rules, nil)
+	known, _ := tokenFile(t, t.TempDir()+"/tokens", "alice")
+	r := start(t, rules, nil, identity.MTLS{}, known)
 	nobody, platform := r.client(nil), r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform"))
 	counts := map[int]int{}
 	for range 1300 {
-		counts[r.ask(nobody, secrets+"ListSecrets", `{}`).status]++
+		counts[r.ask(nobody, secrets+"ListSecrets", `{}`, "Authorization", "Bearer wrong").status]++
 	}
 	require.GreaterOrEqual(t, counts[http.StatusUnauthorized], 1000)
 	require.Positive(t, counts[http.StatusTooManyRequests])

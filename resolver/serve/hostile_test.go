@@ -86,7 +86,6 @@ func TestHostileCredentials(t *testing.T) {
 		"no token of the file":  {"inj_" + rand.Text(), "unknown"},
 		"half a token":          {tokens["writer"][:20], "unknown"},
 		"nothing that is known": {rand.Text(), "unknown"},
-		"empty":                 {"", "none"},
 	}
 	for name, test := range bearers {
 		before := len(r.audit.lines(t, 0))
@@ -101,11 +100,16 @@ func TestHostileCredentials(t *testing.T) {
 			require.NotContainsf(t, r.audit.String()+r.log.String()+a.raw, test.bearer, name)
 		}
 	}
+	// Without credentials a request is counted, and not audited.
+	before := len(r.audit.lines(t, 0))
+	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask, "Authorization", "Bearer ").status)
 	require.Equal(t, http.StatusUnauthorized, r.ask(client, resolve, ask).status)
 	require.Equal(
 		t, http.StatusUnauthorized,
 		r.ask(client, resolve, ask, "Authorization", "Basic "+jwts.token(good)).status,
 	)
+	require.Len(t, r.audit.lines(t, 0), before)
+	require.InDelta(t, 3+len(bearers), metric(t, r.registry, "inject_refusals_total", "code=unauthenticated"), 0)
 
 	// A certificate of another CA, or one that is not for clients, fails in the handshake.
 	stranger := harness.NewAuthority(t, t.TempDir())
@@ -302,15 +306,14 @@ func TestHostileNames(t *testing.T) {
 		`{"id":{"name":"`+mark+`","project":"web"},"secretSpec":{"stringValue":"v"}}`,
 	)
 	require.Equal(t, http.StatusOK, a.status, a.raw)
-	odd := jwts.token(map[string]any{"sub": "eve\n{\"who\":\"platform\"}\x1b[2J\u202e"})
+	odd := jwts.token(map[string]any{"repository": "acme/web", "sub": "eve\n{\"who\":\"platform\"}\x1b[2J\u202e"})
 	a = r.ask(
 		r.client(nil), secrets+"GetSecret", `{"id":{"name":"`+mark+`","project":"web"}}`, "Authorization",
 		"Bearer "+odd, "X-Request-Id", "{}\u00e9",
 	)
 	require.Equal(t, http.StatusNotFound, a.status)
 	// An unauthenticated request to a path that is not a method.
-	answer, err := r.client(nil).
-		Post("https://"+r.address+"/"+secrets+"%0a%1b"+mark, "application/json", strings.NewReader("{}"))
+	answer, err := r.client(nil).Do(r.request(secrets+"%0a%1b"+mark, "{}", "Authorization", "Bearer x"))
 	require.NoError(t, err)
 	_ = answer.Body.Close()
 	require.Equal(t, http.StatusUnauthorized, answer.StatusCode)

@@ -18,6 +18,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 )
 
@@ -82,8 +83,51 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 			connect.CodeResourceExhausted, errors.New("too many requests from this identity: try again later"),
 		)
 	}
-	c.grant = s.o.Policy().For(who)
+	if c.grant = s.o.Policy().For(who); c.grant.Rule() == "" {
+		return s.unmatched(r, c)
+	}
 	return nil
+}
+
+// unmatched returns the error for a request of an identity that no rule of the policy matches.
+// Any task of a cluster may be one, so its lines count with those of strangers.
+func (s *Server) unmatched(r *http.Request, c *caller) error {
+	if !s.stranger(c) {
+		return s.exhausted("stranger", "too many requests that no rule of the policy allows")
+	}
+	record := c.record(verbOf(r), secret.Scope{})
+	record.Reason = "no rule matches the identity"
+	s.metrics.decided("identify", denied)
+	record.Decision = denied
+	if err := s.log(r.Context(), record); err != nil {
+		return connect.NewError(connect.CodeUnavailable, secret.ErrUnavailable)
+	}
+	s.o.Log.Info("no rule of the policy matches a caller", "request", c.request, "remote", c.remote)
+	return connect.NewError(connect.CodePermissionDenied,
+		fmt.Errorf("%w: no rule of the policy matches this identity; hint: ask the server's operator for one",
+			secret.ErrDenied)) // package rpc splits off the hint
+}
+
+// stranger reports whether a line about a request of a caller without rights may be logged.
+// Without a limit any client that reaches the port could fill the disk of the audit log, and
+// then no request would be answered.
+func (s *Server) stranger(c *caller) bool {
+	if s.strangers.allow(transport.Network(c.remote)) && s.allStrangers.Allow() {
+		return true
+	}
+	if s.warnings.Allow() {
+		s.o.Log.Warn("too many unauthenticated requests: the logs leave out the rest", "remote", c.remote)
+	}
+	return false
+}
+
+// verbOf returns the method that r asks for, for the audit log, if it looks like one.
+func verbOf(r *http.Request) string {
+	verb := strings.TrimPrefix(r.URL.Path, "/")
+	if len(verb) > 100 || strings.ContainsFunc(verb, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "unknown"
+	}
+	return verb
 }
 
 // local returns an error if the server takes requests without credentials, and a web page may
@@ -112,32 +156,25 @@ func (s *Server) local(r *http.Request) error {
 // unidentified returns the error for a request without valid credentials. Only our log says
 // what is wrong with them, so that an attacker learns nothing.
 func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
-	record := c.record(strings.TrimPrefix(r.URL.Path, "/"), secret.Scope{})
-	if len(record.Verb) > 100 || strings.ContainsFunc(record.Verb, func(r rune) bool { return r < ' ' || r > '~' }) {
-		record.Verb = "unknown"
+	if errors.Is(err, identity.ErrNone) { // counted, not audited: nobody has claimed to be anyone
+		return connect.NewError(
+			connect.CodeUnauthenticated, errors.New("no credentials: send a client certificate or a bearer token"),
+		)
 	}
+	allowed := s.stranger(c)
 	if errors.Is(err, secret.ErrUnavailable) {
-		s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
+		if allowed {
+			s.o.Log.Error("a caller could not be identified", "request", c.request, "remote", c.remote, "error", err)
+		}
 		return connect.NewError(
 			connect.CodeUnavailable,
 			errors.New("the caller cannot be identified now (request "+c.request+": the server's log says more)"),
 		)
 	}
-	// Without a limit any client that reaches the port could fill the disk of the audit log,
-	// and then no request would be answered.
-	host, _, _ := net.SplitHostPort(c.remote)
-	if !s.strangers.allow(host) {
-		if s.warnings.Allow() {
-			s.o.Log.Warn(
-				"too many unauthenticated requests from one address: the audit log leaves out the rest",
-				"remote", c.remote,
-			)
-		}
-		return connect.NewError(
-			connect.CodeResourceExhausted,
-			errors.New("too many requests without valid credentials: try again later"),
-		)
+	if !allowed {
+		return s.exhausted("stranger", "too many requests without valid credentials")
 	}
+	record := c.record(verbOf(r), secret.Scope{})
 	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
 	s.metrics.decided("identify", unauthenticated)
 	if err := s.log(r.Context(), record); err != nil {
@@ -145,9 +182,6 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	}
 	s.o.Log.Info("a caller was refused", "request", c.request, "remote", c.remote, "error", err)
 	text := "the credentials were refused (request " + c.request + ": the server's log says why)"
-	if errors.Is(err, identity.ErrNone) {
-		text = "no credentials: send a client certificate or a bearer token"
-	}
 	return connect.NewError(connect.CodeUnauthenticated, errors.New(text))
 }
 

@@ -176,8 +176,8 @@ type importService struct{ *Server }
 func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (*injectv1.ImportResponse, error) {
 	g := s.guard(ctx)
 	scope := scopeOf(r.GetScope())
-	if n := len(r.GetSecrets()); n > maxDeclared {
-		line := g.caller.record("import", scope)
+	if n := length(r, len(r.GetSecrets())); n > maxDeclared {
+		line := g.caller.record("import", secret.Scope{})
 		line.Reason = fmt.Sprintf("%d secrets", n)
 		return nil, g.answer(g.decided(
 			ctx, line, invalid,

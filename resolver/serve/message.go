@@ -20,6 +20,7 @@ func messageOptions(limit int) connect.HandlerOption {
 			"gzip", func() connect.Decompressor { return &inflater{limit: limit} },
 			func() connect.Compressor { return gzip.NewWriter(io.Discard) },
 		),
+		connect.WithCodec(binaryCodec{}),
 		connect.WithCodec(jsonCodec("json")),
 		connect.WithCodec(jsonCodec("json; charset=utf-8")),
 	)
@@ -76,6 +77,11 @@ func (jsonCodec) Unmarshal(b []byte, message any) error {
 	m, ok := message.(proto.Message)
 	if !ok {
 		return fmt.Errorf("%T is not a message", message)
+	}
+	var t tally
+	t.json(b)
+	if decode, err := t.check(m); !decode {
+		return err
 	}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	if err == nil {

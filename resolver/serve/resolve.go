@@ -48,7 +48,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		Project: req.GetScope().GetProject(),
 	}
 	r := g.caller.record(verb, secret.Scope{})
-	if n := len(req.GetSecrets()); n == 0 || n > maxDeclared {
+	if n := length(req, len(req.GetSecrets())); n == 0 || n > maxDeclared {
 		r.Reason = fmt.Sprintf("%d declarations", n)
 		return nil, g.decided(ctx, r, invalid,
 			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are allowed)", secret.ErrInvalid, n, maxDeclared))

@@ -67,11 +67,13 @@ const (
 	maxElsewhere = 20
 )
 
-// How many unauthenticated requests from one address are in the audit log: per second, and
-// at once.
+// How many requests of callers without rights are in the logs: per second, and at once, from
+// one network and from all.
 const (
-	strangerRate  = 2
-	strangerBurst = 1000
+	strangerRate      = 2
+	strangerBurst     = 1000
+	allStrangersRate  = 20
+	allStrangersBurst = 5000
 )
 
 // A Server answers requests. It is safe for concurrent use.
@@ -83,13 +85,15 @@ type Server struct {
 	importer store.Importer // nil if the backend has none
 	metrics  *metrics
 	limits   *limits
-	// strangers bounds how many unauthenticated requests are audited, by address; warnings
-	// bounds how often a warning about too many requests is logged.
-	strangers *limits
-	warnings  *rate.Limiter
-	helping   chan struct{}       // full while a search for other scopes is under way
-	climbing  chan struct{}       // one element for each Resolve that runs
-	large     *semaphore.Weighted // bytes of large answers that are being sent
+	// strangers bounds how many requests of callers without rights are audited, by network, and
+	// allStrangers those of all networks. warnings bounds how often a warning about too many
+	// requests is logged.
+	strangers    *limits
+	allStrangers *rate.Limiter
+	warnings     *rate.Limiter
+	helping      chan struct{}       // full while a search for other scopes is under way
+	climbing     chan struct{}       // one element for each Resolve that runs
+	large        *semaphore.Weighted // bytes of large answers that are being sent
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
 	// need no credentials, by network.
 	bodies, openBodies *shares
@@ -102,6 +106,7 @@ func New(o Options) *Server {
 		limits: newLimits(
 			o.Rate, o.Burst,
 		), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
+		allStrangers: rate.NewLimiter(allStrangersRate, allStrangersBurst),
 		helping: make(
 			chan struct{}, 1,
 		), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),

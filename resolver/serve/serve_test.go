@@ -300,7 +300,7 @@ func TestDecisions(t *testing.T) {
 	}
 	require.Equal(
 		t,
-		[]any{"denied", "allowed", "allowed", "denied", "denied", "allowed", "unauthenticated", "allowed", "denied"},
+		[]any{"denied", "allowed", "allowed", "denied", "denied", "allowed", "allowed", "denied"},
 		decisions,
 	)
 	require.Contains(t, r.audit.String()+value, value, "the search finds what is there")
