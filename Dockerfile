@@ -45,6 +45,8 @@ VOLUME /var/lib/inject
 EXPOSE 8093 8094
 # Numbers, because Kubernetes cannot tell whether a user's name is root (runAsNonRoot).
 USER 65532:65532
+# For Docker; Kubernetes probes /livez and /readyz itself.
+HEALTHCHECK --interval=10s --timeout=10s CMD ["/injectd", "health"]
 ENTRYPOINT ["/injectd"]
 CMD ["serve"]
 

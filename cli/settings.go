@@ -38,7 +38,7 @@ import (
 //	complete what a shell completes its argument with: file or dir
 //	hint     what to do about a variable whose text does not fit
 //	twin     "no" if the variable does not stand for one argument of the flag; the program
-//	         reads it by [Settings.Env]
+//	         reads it by [Settings.Env]; "words" if it holds several, separated by white space
 //
 // and other tags that only the program reads. The type of a setting is string,
 // [secret.Value] (of a variable without a flag), bool, int, float64, [time.Duration], or
@@ -251,9 +251,15 @@ func (s *Settings) Apply(cmd *cobra.Command) error {
 		variable := tag.Get("env")
 		text := s.env[variable]
 		if !flag.Changed && text != "" && tag.Get("twin") != "no" {
-			if flag.Value.Set(text) != nil { // its error quotes the text
-				refuse(tag.Get("hint"), "%s, as --%s needs (not shown)", mismatch(variable, flag.Value), flag.Name)
-				return
+			texts := []string{text}
+			if tag.Get("twin") == "words" {
+				texts = strings.Fields(text)
+			}
+			for _, text := range texts {
+				if flag.Value.Set(text) != nil { // its error quotes the text
+					refuse(tag.Get("hint"), "%s, as --%s needs (not shown)", mismatch(variable, flag.Value), flag.Name)
+					return
+				}
 			}
 			flag.Changed = true
 		}

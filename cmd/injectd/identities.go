@@ -151,6 +151,8 @@ func parseJWT(text string) (o identity.JWTOptions, err error) {
 			o.Keys = value
 		case "ca":
 			o.CAFile = value
+		case "token":
+			o.TokenFile = value
 		case "algorithms":
 			o.Algorithms = strings.Split(value, "+")
 		default:

@@ -124,8 +124,8 @@ and every decision is a line of the audit log.`,
 	root.SetErr(&messages{a.key, a.stderr})
 	root.SetFlagErrorFunc(cli.FlagError)
 	a.settings.AddFlags(root)
-	root.AddCommand(a.serveCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(), a.restoreCommand(),
-		a.tokenCommand(), a.policyCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(),
+		a.restoreCommand(), a.tokenCommand(), a.policyCommand(), a.versionCommand())
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
 }

@@ -41,6 +41,15 @@ type settings struct {
 		Burst       int     `flag:"rate-burst" env:"INJECT_RATE_BURST" default:"20000" help:"requests of one identity at once"`
 	} `group:"limits"`
 
+	// Health is what injectd health asks.
+	Health struct {
+		Ops string `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of the server's port for operations"`
+	} `group:"ask"`
+
+	Form struct {
+		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" arg:"FORM" choice:"text|json" help:"the FORM of what is printed: text or json"`
+	} `group:"output"`
+
 	Rotate struct {
 		NewKeyFile string `flag:"new-key-file" env:"INJECT_NEW_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that will open the store"`
 	} `group:"key"`
@@ -67,7 +76,7 @@ type accessSettings struct {
 	CertKeyFile  string   `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
 	ClientCAFile string   `flag:"client-ca-file" env:"INJECT_CLIENT_CA_FILE" arg:"FILE" complete:"file" help:"FILE with the authorities that sign the certificates of clients, PEM"`
 	ClientCRL    string   `flag:"client-crl-file" env:"INJECT_CLIENT_CRL_FILE" arg:"FILE" complete:"file" help:"FILE with lists of revoked client certificates (CRL), PEM or DER"`
-	JWT          []string `flag:"jwt" env:"INJECT_JWT" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,algorithms=RS256+ES256]"`
+	JWT          []string `flag:"jwt" env:"INJECT_JWT" twin:"words" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,token=FILE][,algorithms=RS256+ES256]; the variable may hold several, separated by white space"`
 	TokenFile    string   `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"FILE with names and hashes of tokens, as injectd token makes them"`
 	Policy       string   `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE that says which identity may do what where (see docs/reference/policy.md)"`
 	Insecure     bool     `flag:"insecure" env:"INJECT_INSECURE" help:"for development: no TLS, and everyone on this machine may do everything"`

@@ -20,6 +20,7 @@ import (
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/hashicorp/go-hclog"
 
+	"inject/resolver/secret"
 	"inject/resolver/serve/watch"
 	"inject/resolver/store"
 )
@@ -129,7 +130,7 @@ func (f keyFile) lastErr() error                         { return f.file.Err() }
 // that goroutine and share the fetch.
 type keyURL struct {
 	url               *url.URL
-	caFile            string
+	caFile, tokenFile string
 	interval, between time.Duration // from one regular fetch to the next; the least between any two
 	log               hclog.Logger
 	wake              chan struct{} // asks for a fetch; has room for one element
@@ -158,11 +159,13 @@ func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 		)
 	}
 	r := &keyURL{
-		url: u, caFile: o.CAFile, interval: o.Refresh, between: o.Cooldown, log: o.Log.With("keys",
-			u.Host+u.EscapedPath()),
+		url: u, caFile: o.CAFile, tokenFile: o.TokenFile, interval: o.Refresh, between: o.Cooldown,
+		log:  o.Log.With("keys", u.Host+u.EscapedPath()),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
-	if _, err := r.roots(); err != nil {
+	_, err = r.roots()
+	_, err2 := r.token()
+	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
 	go r.run(ctx)
@@ -302,10 +305,37 @@ func (r *keyURL) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// token returns the bearer token for the URL, an empty one without a file. The error does not quote
+// the file's content.
+func (r *keyURL) token() (secret.Value, error) {
+	if r.tokenFile == "" {
+		return secret.Value{}, nil
+	}
+	f, err := os.Open(r.tokenFile)
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("token file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	b, err := io.ReadAll(io.LimitReader(f, defaultMaxSize+1))
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("token file: %w", err)
+	}
+	b = bytes.TrimSpace(b)
+	unfit := func(c byte) bool { return c <= ' ' || c > '~' } // in a header
+	if len(b) == 0 || len(b) > defaultMaxSize || slices.ContainsFunc(b, unfit) {
+		return secret.Value{}, fmt.Errorf("token file: %s holds no token", r.tokenFile)
+	}
+	return secret.NewValue(b), nil
+}
+
 // fetch returns the body of the URL. The error does not quote the URL, whose query may be
 // secret.
 func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 	roots, err := r.roots()
+	if err != nil {
+		return nil, err
+	}
+	token, err := r.token()
 	if err != nil {
 		return nil, err
 	}
@@ -316,6 +346,9 @@ func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
 		return nil, errors.New("the URL cannot be requested")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
+	if token.Len() > 0 { // a redirect to another host is refused, so it goes to this one only
+		request.Header.Set("Authorization", "Bearer "+string(token.Reveal()))
+	}
 	transport := &http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		DisableKeepAlives:      true, // the next fetch is minutes away

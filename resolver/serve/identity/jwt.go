@@ -49,6 +49,9 @@ type JWTOptions struct {
 	// when it changes, or an https URL; http is allowed on loopback only.
 	Keys   string
 	CAFile string // PEM: the CAs for the certificate of the URL; "" for those of the system
+	// TokenFile holds a bearer token for the URL, "" for none. Kubernetes needs one: it answers
+	// 403 to anonymous callers. The file is read for each fetch, because such tokens are replaced.
+	TokenFile string
 
 	Algorithms  []string      // of RS*, PS*, ES* and EdDSA; nil for RS256, PS256, ES256 and EdDSA
 	Leeway      time.Duration // how far the issuer's clock may be ahead (nbf, iat); 0 for 30 s, negative for none
@@ -134,6 +137,9 @@ func (j *JWT) complete() (errs []error) {
 	}
 	if o.CAFile != "" && !strings.HasPrefix(o.Keys, "https://") {
 		errs = append(errs, errors.New("a CA file needs keys at an https URL"))
+	}
+	if o.TokenFile != "" && !strings.Contains(o.Keys, "://") {
+		errs = append(errs, errors.New("a token file needs keys at a URL"))
 	}
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
