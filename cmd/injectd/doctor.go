@@ -1,13 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,17 +26,21 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [flags]",
 		Short: "Check everything that serve would need, and every secret of the store",
-		Long: `doctor takes the flags of serve and checks everything that they name: certificates and
-when they expire, policy, tokens, issuers' keys, the audit log and the store. It opens
-every secret once. It changes nothing, and may run beside a server. It exits with 1 if
-serve would fail or a secret is damaged.`,
+		Long: `doctor takes the flags of serve and checks everything that they name, in one pass:
+certificates, their use and when they expire, policy, tokens, issuers' keys, the audit
+log, the modes of files, the key and the store. It opens every secret once. It changes
+nothing, and may run beside a server. It exits with 1 if serve would fail, clients would
+refuse the server, or a secret is damaged.
+
+With --store-only it checks the store and its key alone, as a drill of a restore needs.`,
 		Example: `  injectd doctor --store file:///var/lib/inject/secrets.db \
-      --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem`,
+      --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem
+  injectd doctor --store-only --store file:///tmp/restored.db --key-file key.txt`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -46,6 +51,14 @@ type finding struct {
 	err      error
 }
 
+// warn adds a warning, unless it is empty.
+func (f *finding) warn(text string) {
+	if f.warning != "" && text != "" {
+		text = f.warning + "; " + text
+	}
+	f.warning = cmp.Or(text, f.warning)
+}
+
 // soon is how long before its expiry a certificate is warned of.
 const soon = 14 * 24 * time.Hour
 
@@ -53,24 +66,48 @@ func (a *app) doctor(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.log.SetLevel(hclog.Off) // the findings below say it
-	findings := slices.Concat(a.lookAtAccess(ctx), []finding{lookAtAudit(a.set.Listen.Audit)}, a.lookAtStore(ctx))
-	var b strings.Builder
+	var findings []finding
+	if !a.set.Doctor.StoreOnly {
+		findings = append(a.lookAtAccess(ctx), lookAtAudit(a.set.Listen.Audit))
+	}
+	findings = append(findings, a.lookAtStore(ctx)...)
+
+	type result struct {
+		Check string `json:"check"`
+		State string `json:"state"` // ok, warn or fail
+		Text  string `json:"text"`
+		Hint  string `json:"hint,omitempty"`
+	}
+	results := make([]result, 0, len(findings))
 	bad := 0
 	for _, x := range findings {
-		state := "ok"
+		r := result{x.what, "ok", x.is, secret.Hint(x.err)}
 		switch {
 		case x.err != nil:
-			state, x.is = "fail", strings.ReplaceAll(x.err.Error(), "\n", "; ")
+			r.State, r.Text = "fail", strings.ReplaceAll(x.err.Error(), "\n", "; ")
 			bad++
 		case x.warning != "":
-			state, x.is = "warn", x.warning
+			r.State, r.Text = "warn", x.warning
 		}
-		fmt.Fprintf(&b, "%-5s %-14s %s\n", state, x.what, x.is)
-		if hint := secret.Hint(x.err); hint != "" {
-			fmt.Fprintf(&b, "%20s hint: %s\n", "", hint)
+		results = append(results, r)
+	}
+	var b bytes.Buffer
+	if a.set.Form.Output == "json" {
+		encoder := json.NewEncoder(&b)
+		encoder.SetIndent("", "  ")
+		answer := map[string]any{"ok": bad == 0, "checks": results}
+		if err := encoder.Encode(answer); err != nil {
+			return err
+		}
+	} else {
+		for _, r := range results {
+			fmt.Fprintf(&b, "%-5s %-14s %s\n", r.State, r.Check, r.Text)
+			if r.Hint != "" {
+				fmt.Fprintf(&b, "%20s hint: %s\n", "", r.Hint)
+			}
 		}
 	}
-	if _, err := io.WriteString(&messages{a.key, a.stdout}, b.String()); err != nil {
+	if _, err := (&messages{a.key, a.stdout}).Write(b.Bytes()); err != nil {
 		return err
 	}
 	if bad > 0 {
@@ -79,53 +116,50 @@ func (a *app) doctor(ctx context.Context) error {
 	return nil
 }
 
+// lookAtAccess checks everything that is given, whatever is missing or wrong beside it.
 func (a *app) lookAtAccess(ctx context.Context) []finding {
 	f := &a.set.Access
-	if f.Insecure {
-		found := finding{what: "access", warning: "--insecure: everyone on this machine may do everything"}
-		found.err = a.set.check()
-		return []finding{found}
-	}
-	err := a.set.check()
-	var who *access
-	if err == nil {
-		who, err = f.open(ctx, a.log)
-	}
-	if err != nil {
-		var all []finding
+	var all []finding
+	failed := func(err error) {
 		for _, e := range cli.Each(err) {
 			all = append(all, finding{what: "access", err: e})
 		}
-		return all
 	}
-	all := []finding{{what: "policy", is: f.Policy}}
-	left := time.Until(who.certificates.NotAfter())
-	certificate := finding{what: "certificate", is: "expires " + who.certificates.NotAfter().Format(time.RFC3339)}
-	switch {
-	case left <= 0:
-		certificate.err = errors.New("has expired " + who.certificates.NotAfter().Format(time.RFC3339))
-	case left < soon:
-		certificate.warning = certificate.is
+	failed(a.set.check())
+	if f.Insecure {
+		return append(all, finding{what: "access", warning: "--insecure: everyone on this machine may do everything"})
 	}
-	all = append(all, certificate)
+	who, err := f.load(ctx, a.log)
+	failed(err)
+	if who.policy != nil {
+		all = append(all, finding{what: "policy", is: f.Policy, warning: writableByOthers(f.Policy)})
+	}
+	if who.certificates != nil {
+		certificate := lookAtCertificate(f.CertFile)
+		certificate.warn(readableByOthers(cmp.Or(f.CertKeyFile, f.CertFile)))
+		all = append(all, certificate)
+	}
 	if f.ClientCAFile != "" {
-		all = append(all, finding{what: "mtls", is: f.ClientCAFile})
+		if ca, ok := lookAtAuthorities(f.ClientCAFile, time.Now()); ok {
+			all = append(all, ca)
+		}
 	}
-	if f.ClientCRL != "" {
+	if f.ClientCRL != "" && who.certificates != nil {
 		n, warnings := who.certificates.Revoked()
 		all = append(all, finding{
 			what: "revoked", is: fmt.Sprintf("%s, %d certificates", f.ClientCRL, n),
 			warning: strings.Join(warnings, "; "),
 		})
 	}
-	if f.TokenFile != "" {
+	if who.sources["token-file"] != nil {
 		all = append(all, finding{what: "tokens", is: f.TokenFile})
 	}
 	for _, one := range who.chain {
 		if j, ok := one.(*identity.JWT); ok {
-			found := finding{what: "jwt", is: j.Issuer()}
-			if err := j.Err(); err != nil {
-				found.err = err
+			found := finding{what: "jwt", is: j.Issuer(), err: j.Err()}
+			o := j.Options() // Stat finds no file of a URL
+			if found.warn(writableByOthers(o.Keys)); o.CAFile != "" {
+				found.warn(writableByOthers(o.CAFile))
 			}
 			all = append(all, found)
 		}
@@ -220,23 +254,29 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 	w := &work{Do: "verify"}
 	served, err := a.maintain(ctx, w)
 	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, w.Secrets), err
-	all := []finding{found}
-	if served && w.Wrapped != nil {
-		all = append(all, a.lookAtKey(w.Wrapped))
-	}
-	return all
+	return []finding{found, a.lookAtKey(served, w.Wrapped)}
 }
 
-// lookAtKey tries whether the key of the settings opens the store that a server has open.
-func (a *app) lookAtKey(wrapped []byte) finding {
+// lookAtKey checks the key of the settings. If the store is served, the server has opened it, so
+// the key is tried here; wrapped is nil if the store could not be read.
+func (a *app) lookAtKey(served bool, wrapped []byte) finding {
 	key, err := a.keyOf(a.set.File.KeyFile)
-	found := finding{what: "key", is: ownKeyName(key) + " opens the store", err: err}
+	name := ownKeyName(key)
+	found := finding{what: "key", is: name, err: err}
 	if err != nil {
 		return found
 	}
-	tried, err := key.Opens(wrapped)
-	if found.err = err; !tried {
-		found.warning = ownKeyName(key) + " was not tried: it asks for a passphrase, or for a device"
+	if key.Text.Len() == 0 {
+		found.warn(readableByOthers(key.File))
+	}
+	tried := !served // by reading the store
+	if served && wrapped != nil {
+		if tried, found.err = key.Opens(wrapped); !tried {
+			found.warn(name + " was not tried: it asks for a passphrase, or for a device")
+		}
+	}
+	if tried && wrapped != nil {
+		found.is += " opens the store"
 	}
 	return found
 }

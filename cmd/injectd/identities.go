@@ -67,10 +67,15 @@ type access struct {
 // open reads every file and URL that the settings name, and follows their changes until ctx
 // ends. The error names every one that cannot be used.
 func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {
-	a := &access{sources: map[string]interface{ Err() error }{}}
 	if err := f.check(); err != nil || f.Insecure {
-		return a, err
+		return &access{sources: map[string]interface{ Err() error }{}}, err
 	}
+	return f.load(ctx, log)
+}
+
+// load is open without a check of what is missing: it opens what is given.
+func (f *accessSettings) load(ctx context.Context, log hclog.Logger) (*access, error) {
+	a := &access{sources: map[string]interface{ Err() error }{}}
 	var errs []error
 	failed := func(flag string, err error) bool {
 		if err != nil {
@@ -81,11 +86,13 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 	files := transport.CertificateFiles{
 		Cert: f.CertFile, Key: f.CertKeyFile, ClientCA: f.ClientCAFile, ClientCRL: f.ClientCRL,
 	}
-	var err error
-	if a.certificates, err = transport.LoadCertificates(ctx, files, log.Named("certificates")); err == nil {
-		a.sources["cert-file"] = a.certificates
+	if f.CertFile != "" {
+		certificates, err := transport.LoadCertificates(ctx, files, log.Named("certificates"))
+		if err == nil {
+			a.certificates, a.sources["cert-file"] = certificates, certificates
+		}
+		errs = append(errs, err) // the error names the file
 	}
-	errs = append(errs, err) // the error names the file
 	if f.ClientCAFile != "" {
 		a.chain = append(a.chain, identity.MTLS{})
 	}
@@ -113,8 +120,11 @@ func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, e
 			a.sources["token-file"] = tokens
 		}
 	}
-	if a.policy, err = policy.Open(ctx, f.Policy, log.Named("policy")); !failed("policy", err) {
-		a.sources["policy"] = a.policy
+	if f.Policy != "" {
+		file, err := policy.Open(ctx, f.Policy, log.Named("policy"))
+		if !failed("policy", err) {
+			a.policy, a.sources["policy"] = file, file
+		}
 	}
 	return a, errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"os"
@@ -16,13 +17,28 @@ import (
 	"inject/internal/harness"
 )
 
-// makePKI makes a CA, certificates of a server and of clients, and an issuer of tokens in dir.
+// makePKI makes a CA, certificates of a server and of clients, and an issuer of tokens in dir; and
+// for doctor, certificates that are good for a year (year, yearca) and others with a flaw.
 func makePKI(t harness.T, dir string) error {
 	a := harness.NewAuthority(t, dir)
 	a.Issue("server", harness.Local)
 	a.Issue("platform", a.SPIFFE("spiffe://example.org/platform"))
 	a.Issue("task", a.SPIFFE("spiffe://example.org/project/p/domain/d"))
 	a.Issue("other", a.SPIFFE("spiffe://example.org/other"))
+	old := time.Now().Add(-time.Hour)
+	year := harness.Expires(time.Now().AddDate(1, 0, 0))
+	a.Issue("year", harness.Local, year)
+	a.Issue("clientonly", harness.Local, year, func(c *x509.Certificate) {
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	})
+	a.Issue("nameless", year)
+	a.Issue("expired", harness.Local, harness.Expires(old))
+	ca := func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.ExtKeyUsage = true, true, nil
+		c.KeyUsage = x509.KeyUsageCertSign
+	}
+	a.Issue("yearca", ca, year)
+	a.Issue("expiredca", ca, harness.Expires(old))
 	return makeIssuer(dir)
 }
 

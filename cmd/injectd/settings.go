@@ -46,6 +46,10 @@ type settings struct {
 		Ops string `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of the server's port for operations"`
 	} `group:"ask"`
 
+	Doctor struct {
+		StoreOnly bool `flag:"store-only" env:"INJECT_STORE_ONLY" help:"check the store and its key, and nothing else"`
+	} `group:"doctor"`
+
 	Form struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" arg:"FORM" choice:"text|json" help:"the FORM of what is printed: text or json"`
 	} `group:"output"`

@@ -150,6 +150,9 @@ func (j *JWT) complete() (errs []error) {
 // Issuer returns the issuer of the tokens that j accepts.
 func (j *JWT) Issuer() string { return j.o.Issuer }
 
+// Options returns what j was made from, with the defaults filled in.
+func (j *JWT) Options() JWTOptions { return j.o }
+
 // Err returns why the keys could not be read last time, or nil.
 func (j *JWT) Err() error { return j.keys.lastErr() }
 

@@ -59,10 +59,10 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	if files.ClientCA != "" {
 		c.clients, err3 = loadClients(ctx, files.ClientCA, files.ClientCRL, log)
 	}
-	if err := errors.Join(err, err2, err3); err != nil {
-		return nil, err
+	if err == nil && err2 == nil { // also beside an error of the CAs, so that all are reported at once
+		_, err = c.current()
 	}
-	if _, err := c.current(); err != nil {
+	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
 	return c, nil
