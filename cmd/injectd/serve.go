@@ -56,6 +56,10 @@ func (f *settings) check() error {
 	if f.Limits.Rate < 0 || f.Limits.Rate > 0 && f.Limits.Burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
+	if f.Limits.AuditRate < 0 || f.Limits.AuditRate > 0 && f.Limits.AuditBurst < 16<<10 {
+		errs = append(errs, fmt.Errorf(
+			"%w: --audit-rate is not negative, and --audit-burst at least 16384, which is one line", secret.ErrInvalid))
+	}
 	listen := checkAddress("listen", f.Listen.Address)
 	if listen == nil && f.Access.Insecure {
 		listen = transport.CheckLoopback(f.Listen.Address)
@@ -130,6 +134,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	o := serve.Options{
 		Store: backend, Audit: audit, Log: a.log, Metrics: registry, Cluster: f.Listen.Cluster,
 		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
+		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
 	}
 	if f.Access.Insecure {
 		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+

@@ -37,8 +37,10 @@ type settings struct {
 	Limits struct {
 		Connections int     `flag:"max-connections" env:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
 		Streams     int     `flag:"max-streams" env:"INJECT_MAX_STREAMS" default:"250" help:"requests at the same time on one connection"`
-		Rate        float64 `flag:"rate" env:"INJECT_RATE" default:"1000" help:"requests a second of one identity in the long run; 0 for any number"`
-		Burst       int     `flag:"rate-burst" env:"INJECT_RATE_BURST" default:"20000" help:"requests of one identity at once"`
+		Rate        float64 `flag:"rate" env:"INJECT_RATE" default:"5000" help:"keys a second that one identity may ask for in the long run, a request being one at least; 0 for any number"`
+		Burst       int     `flag:"rate-burst" env:"INJECT_RATE_BURST" default:"60000" help:"keys that one identity may ask for at once"`
+		AuditRate   int     `flag:"audit-rate" env:"INJECT_AUDIT_RATE" default:"2097152" arg:"BYTES" help:"BYTES of the audit log a second that one identity may cause in the long run; 0 for any number"`
+		AuditBurst  int     `flag:"audit-burst" env:"INJECT_AUDIT_BURST" default:"33554432" arg:"BYTES" help:"BYTES of the audit log that one identity may cause at once"`
 	} `group:"limits"`
 
 	// Health is what injectd health asks.

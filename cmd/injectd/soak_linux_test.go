@@ -77,7 +77,8 @@ func TestSoak(t *testing.T) {
 	s.server, err = startServer(dir, []string{"HOME=" + dir}, "--store", "file://"+s.storePath(),
 		"--key-file", c.keyFile, "--policy", "policy.yaml",
 		"--cert-file", "server.pem", "--cert-key-file", "server.key", "--client-ca-file", "ca.pem",
-		"--audit-log", filepath.Join(s.auditDir, "audit.log"), "--rate", "0", "--log-level", "debug")
+		"--audit-log", filepath.Join(s.auditDir, "audit.log"), "--rate", "0", "--audit-rate", "0",
+		"--log-level", "debug")
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = s.server.cmd.Process.Kill()

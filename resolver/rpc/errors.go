@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -68,7 +70,9 @@ func (c *Client) invoke(
 		opts = append(opts, grpc.PerRPCCredentials(bearer{token}))
 	}
 
-	err := call(ctx, method, request, reply, conn, opts...)
+	err := patiently(ctx, method, func(opt grpc.CallOption) error {
+		return call(ctx, method, request, reply, conn, append(opts, opt)...)
+	})
 	if err == nil {
 		return nil
 	}
@@ -86,6 +90,36 @@ func (c *Client) invoke(
 		}
 	}
 	return c.explain(ctx, code, message)
+}
+
+// retryHeader is in the answer of a server that is too busy for a request now.
+const retryHeader = "retry-after"
+
+// maxPause is the longest wait before a request is repeated that the server was too busy for.
+const maxPause = 5 * time.Second
+
+// patiently makes a call, and repeats it while the server says that it is too busy and that the
+// request can be sent again. It gives up when ctx would end before the next attempt. Many tasks
+// that start at the same time must not come back at the same time, so each wait is random. A
+// change is not repeated: its caller is a person, who should see that.
+func patiently(ctx context.Context, method string, call func(grpc.CallOption) error) error {
+	for wait := retryAfter; ; wait = min(2*wait, maxPause) {
+		var trailer metadata.MD
+		err := call(grpc.Trailer(&trailer))
+		if status.Code(err) != codes.ResourceExhausted || len(trailer.Get(retryHeader)) == 0 ||
+			method != injectv1.ResolveService_Resolve_FullMethodName {
+			return err
+		}
+		pause := wait/2 + rand.N(wait) //nolint:gosec // it only spreads the attempts
+		if end, ok := ctx.Deadline(); ok && time.Until(end) <= pause {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // explain returns the error for a gRPC status, with a hint.

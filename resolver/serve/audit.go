@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type record struct {
 	Outcome  string          `json:"outcome,omitempty"` // how an allowed operation ended
 	Reason   string          `json:"reason,omitempty"`  // why it was denied or invalid
 	Count    int             `json:"count,omitempty"`   // how many secrets were listed
+	Omitted  int             `json:"omitted,omitempty"` // how many of Secrets the line has no room for
 	Claimed  *auditScope     `json:"claimed,omitempty"` // the scope in the request, if it is not the caller's
 }
 
@@ -187,9 +189,46 @@ func (e *notWaited) Error() string { return "the request ended before it was log
 
 func (e *notWaited) Unwrap() []error { return []error{secret.ErrUnavailable, e.err} }
 
+// keep leaves the first n secrets in r, and counts the rest.
+func (r *record) keep(n int) {
+	if len(r.Secrets) > n {
+		r.Secrets, r.Omitted = r.Secrets[:n], len(r.Secrets)-n
+	}
+}
+
+// The bounds of a line, in bytes. Container runtimes cut lines of 16 KiB.
+const (
+	maxLine  = 16 << 10
+	restLine = 6 << 10 // for all but the secrets
+	maxWho   = 512     // each of which JSON may write in six bytes
+	// lineCost is what a line without a list counts, and keyCost what each of its keys counts
+	// beside its own length.
+	lineCost = 1 << 10
+	keyCost  = 128
+)
+
+// line returns r as JSON. What exceeds maxLine is left out, and counted in the line.
+func (r *record) line() ([]byte, error) {
+	short := *r
+	if len(short.Who) > maxWho {
+		short.Who = strings.ToValidUTF8(short.Who[:maxWho], "") + "..."
+	}
+	for i, room := 0, maxLine-restLine; i < len(r.Secrets); i++ {
+		b, err := json.Marshal(r.Secrets[i])
+		if err != nil {
+			return nil, err
+		}
+		if room -= len(b) + 1; room < 0 {
+			short.Secrets, short.Omitted = r.Secrets[:i], r.Omitted+len(r.Secrets)-i
+			break
+		}
+	}
+	return json.Marshal(&short)
+}
+
 // write appends r. If it fails, the caller must neither do nor answer what r records.
 func (a *Audit) write(ctx context.Context, r *record) error {
-	line, err := json.Marshal(r)
+	line, err := r.line()
 	if err != nil {
 		return fmt.Errorf("%w: audit log: %w", secret.ErrUnavailable, err)
 	}

@@ -66,6 +66,9 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	if err == nil {
 		return nil
 	}
+	if refused, ok := errors.AsType[*connect.Error](err); ok { // a share is used up
+		return refused
+	}
 	k := endingOf(err)
 	var text string
 	switch k.code {

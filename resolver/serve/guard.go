@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
+	"sync"
 	"time"
 
 	"inject/resolver/secret"
@@ -22,7 +24,7 @@ type caller struct {
 	request  string // our id of the request
 	client   string // the client's id of the request
 	remote   string // address
-	large    int64  // bytes of Server.large that its answer holds
+	large    *hold  // of Server.large, for its answer; nil if it is small
 }
 
 // name is the key of the caller in every limit of identities.
@@ -36,6 +38,28 @@ func (c *caller) record(verb string, scope secret.Scope) *record {
 		Verb: verb, Scope: auditedScope(scope),
 	}
 }
+
+// afford takes the rest of what a request costs that asks for keys. It is called before the
+// request does anything.
+func (g *guard) afford(keys iter.Seq[string]) error {
+	if g.o.Authenticator == nil {
+		return nil
+	}
+	n, bytes := 0, 0
+	for key := range keys {
+		n, bytes = n+1, bytes+keyCost+len(key)
+	}
+	if n > 1 && !g.limits.allow(g.caller.name(), n-1) { // one was taken with the request
+		return g.tooMany(g.caller)
+	}
+	if !g.audited.allow(g.caller.name(), min(bytes, maxLine)) {
+		return g.tooLoud(g.caller)
+	}
+	return nil
+}
+
+// shownOfDenied is how many keys are in the line of a denial of a whole list.
+const shownOfDenied = 8
 
 // A guard is the store for one request: it decides and audits every operation before it is
 // done, and hides what the caller may not know.
@@ -154,6 +178,16 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 		r.Reason = "0 secrets"
 		return g.decided(ctx, r, invalid, fmt.Errorf("%w: the import has no secrets", secret.ErrInvalid))
 	}
+	err := g.afford(func(yield func(string) bool) {
+		for _, n := range secrets {
+			if !yield(n.Ref.Key) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
 	scope := secrets[0].Ref.Scope
 	r := g.caller.record("import", scope)
 	var errs []error
@@ -173,7 +207,6 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	var err error
 	if g.importer == nil {
 		err = errReadOnly
 	} else {
@@ -235,6 +268,11 @@ func (g *guard) List(
 	r.Scope = &auditScope{f.Org, f.Domain, f.Project}
 	if !g.caller.grant.MayAny(policy.List, f) {
 		return nil, "", g.decided(ctx, r, denied, fmt.Errorf("list: %w", secret.ErrDenied))
+	}
+	scan := g.scanning.hold(g.caller.name())
+	defer scan.close()
+	if scan.grow(ctx, 1) != nil {
+		return nil, "", g.exhausted("scan", "too many lists at the same time")
 	}
 	err = g.timed("list", func() (err error) {
 		page, next, err = g.visible(ctx, f, limit, token)
@@ -314,12 +352,58 @@ func upTo(all []store.Info, n int, may func(store.Info) bool) int {
 // taskReader is the store of the ladder of one Resolve. It decides on each key; the request
 // is audited as a whole before it is answered. It is not a [store.Lister], as the guard is,
 // because the ladder would use it to list secrets that the task may not list.
-type taskReader struct{ g *guard }
+type taskReader struct {
+	g      *guard
+	values *values
+}
+
+// values are those that a Resolve has read. Reading stops when they are more than one answer may
+// have. A nil values is that of a request for names alone: it keeps none.
+type values struct {
+	mu    sync.Mutex
+	bytes int
+	held  *hold // of Server.large
+	err   error // of all further reads
+}
+
+// add counts v, which takes its share if it makes the answer a large one.
+func (s *values) add(ctx context.Context, g *guard, v secret.Value) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes += v.Len()
+	switch {
+	case s.err != nil:
+	case s.bytes > maxAnswer:
+		s.err = fmt.Errorf(
+			"%w: the values have more than %d bytes together", secret.ErrInvalid, maxAnswer)
+	case s.bytes > largeAnswer && int64(s.bytes) > s.held.n:
+		step := int64(maxAnswer)
+		if s.bytes <= maxAnswer/8 {
+			step = maxAnswer / 8
+		}
+		if s.held.grow(ctx, step-s.held.n) != nil {
+			s.err = g.exhausted("answer", "too many large answers at the same time")
+		}
+	}
+	return s.err
+}
+
+func (s *values) failed() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
 
 // Get implements [store.Reader].
 func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
 	if err := ref.Validate(); err != nil { // reveals nothing: the caller can check that, too
 		return v, info, t.g.opError("get", ref, err)
+	}
+	if err := t.values.failed(); err != nil {
+		return v, info, err
 	}
 	at := ref
 	may := t.g.caller.grant.MayResolve(ref.Key)
@@ -332,6 +416,14 @@ func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, in
 	}
 	if e, ok := errors.AsType[*secret.Error](err); ok && !may { // the error names the decoy
 		err = e.Err
+	}
+	if t.values == nil {
+		return secret.Value{}, info, err
+	}
+	if err == nil {
+		if err := t.values.add(ctx, t.g, v); err != nil {
+			return secret.Value{}, store.Info{}, err
+		}
 	}
 	return v, info, err
 }

@@ -53,8 +53,8 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		// earlier would not get the answer.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
 		defer func() {
-			if c.large > 0 { // avoids the lock of the semaphore for most requests
-				s.large.Release(c.large)
+			if c.large != nil {
+				c.large.close()
 			}
 		}()
 		next.ServeHTTP(w, r.WithContext(ctx))
@@ -75,18 +75,32 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		return s.unidentified(r, c, err)
 	}
 	c.identity = who
-	if !s.limits.allow(c.name()) {
-		if s.warnings.Allow() {
-			s.o.Log.Warn("too many requests from one identity", "identity", who.Name)
-		}
-		return connect.NewError(
-			connect.CodeResourceExhausted, errors.New("too many requests from this identity: try again later"),
-		)
+	if !s.limits.allow(c.name(), 1) {
+		return s.tooMany(c)
 	}
 	if c.grant = s.o.Policy().For(who); c.grant.Rule() == "" {
 		return s.unmatched(r, c)
 	}
+	if !s.audited.allow(c.name(), lineCost) {
+		return s.tooLoud(c)
+	}
 	return nil
+}
+
+// tooMany returns the error for a request of c that asks for more keys than its rate allows.
+func (s *Server) tooMany(c *caller) error {
+	if s.warnings.Allow() {
+		s.o.Log.Warn("too many requests from one identity", "identity", c.identity.Name)
+	}
+	return s.exhausted("rate", "too many requests from this identity")
+}
+
+// tooLoud returns the error for a request of c whose line exceeds its share of the audit log.
+func (s *Server) tooLoud(c *caller) error {
+	if s.warnings.Allow() {
+		s.o.Log.Warn("the requests of one identity use up its share of the audit log", "identity", c.identity.Name)
+	}
+	return s.exhausted("audit", "this identity's share of the audit log is used up")
 }
 
 // unmatched returns the error for a request of an identity that no rule of the policy matches.
@@ -112,7 +126,7 @@ func (s *Server) unmatched(r *http.Request, c *caller) error {
 // Without a limit any client that reaches the port could fill the disk of the audit log, and
 // then no request would be answered.
 func (s *Server) stranger(c *caller) bool {
-	if s.strangers.allow(transport.Network(c.remote)) && s.allStrangers.Allow() {
+	if s.strangers.allow(transport.Network(c.remote), 1) && s.allStrangers.Allow() {
 		return true
 	}
 	if s.warnings.Allow() {

@@ -2,11 +2,12 @@ package serve
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
 
-// limits bounds the rate of each identity.
+// limits bounds the rate of something for each identity. With rate 0 there is no limit.
 type limits struct {
 	rate  rate.Limit
 	burst int
@@ -22,8 +23,9 @@ func newLimits(perSecond float64, burst int) *limits {
 	return &limits{rate: rate.Limit(perSecond), burst: burst, all: map[string]*rate.Limiter{}}
 }
 
-// allow reports whether the identity who may call now.
-func (l *limits) allow(who string) bool {
+// allow reports whether the identity who may have n of what is limited now, and takes them. If n
+// is more than a full bucket has, a full bucket is enough.
+func (l *limits) allow(who string, n int) bool {
 	if l.rate == 0 {
 		return true
 	}
@@ -37,7 +39,7 @@ func (l *limits) allow(who string) bool {
 		l.all[who] = limiter
 	}
 	l.mu.Unlock()
-	return limiter.Allow()
+	return limiter.AllowN(time.Now(), min(n, l.burst))
 }
 
 // forget drops limiters that are full again, since a new one is equal. If too few are, it

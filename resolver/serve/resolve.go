@@ -2,8 +2,10 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"inject/resolver"
@@ -57,6 +59,16 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
 	}
+	err := g.afford(func(yield func(string) bool) {
+		for _, d := range req.GetSecrets() {
+			if !yield(d.GetKey()) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, d := range req.GetSecrets() {
 		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(d.GetKey())})
 	}
@@ -70,6 +82,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		if !g.caller.grant.MayAny(policy.Resolve, store.Filter{}) {
 			r.Reason = "not a task"
 		}
+		r.keep(shownOfDenied)
 		return nil, g.decided(ctx, r, denied, &shownDenial{err})
 	}
 	r.Scope = auditedScope(scope)
@@ -79,11 +92,21 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		declared[i] = secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()}
 	}
 
-	var reader store.Reader = taskReader{g}
-	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
-		reader = listingReader{taskReader{g}}
+	climbing := g.climbing.hold(g.caller.name())
+	defer climbing.close()
+	if climbing.grow(ctx, 1) != nil {
+		return nil, g.exhausted("climb", "too many declared lists are resolved at the same time")
 	}
-	climbs, err := g.climb(ctx, reader, scope, declared)
+	task := taskReader{g: g}
+	if !req.GetNamesOnly() {
+		g.caller.large = g.large.hold(g.caller.name()) // identify closes it after the answer
+		task.values = &values{held: g.caller.large}
+	}
+	var reader store.Reader = task
+	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
+		reader = listingReader{task}
+	}
+	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
@@ -101,38 +124,27 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		}
 	}
 
-	if bytes > maxAnswer && !req.GetNamesOnly() {
+	var busy *connect.Error
+	switch err := task.values.failed(); {
+	case errors.As(err, &busy):
+		return nil, busy
+	case err != nil || bytes > maxAnswer && !req.GetNamesOnly(): // a key may be declared many times
 		r.Reason = "the answer is too large"
-		return nil, g.decided(ctx, r, invalid,
-			fmt.Errorf("%w: the values have %d bytes together (at most %d)", secret.ErrInvalid, bytes, maxAnswer))
-	}
-	if bytes > largeAnswer && !req.GetNamesOnly() {
-		if err := g.large.Acquire(ctx, int64(bytes)); err != nil {
-			return nil, g.decided(
-				ctx, r, decision,
-				fmt.Errorf("%w: the server is busy with other large answers: %w", secret.ErrUnavailable, err),
-			)
-		}
-		g.caller.large = int64(bytes)
+		return nil, g.decided(ctx, r, invalid, fmt.Errorf(
+			"%w: the values have more than %d bytes together", secret.ErrInvalid, maxAnswer))
 	}
 
+	if !req.GetNamesOnly() {
+		g.caller.large.shrink(int64(bytes))
+		if bytes > largeAnswer && g.caller.large.grow(ctx, int64(bytes)-g.caller.large.n) != nil {
+			return nil, g.exhausted("answer", "too many large answers at the same time")
+		}
+	}
 	if err := g.decide(ctx, r, decision); err != nil {
 		return nil, err
 	}
 	// After the deadline the whole request fails, instead of each secret on its own.
 	return climbs, ctx.Err()
-}
-
-// climb resolves the declared list. It waits while maxClimbing others are being resolved.
-func (g *guard) climb(
-	ctx context.Context, reader store.Reader, task secret.Scope, declared []secret.Declaration,
-) ([]resolver.Climb, error) {
-	select {
-	case g.climbing <- struct{}{}:
-		defer func() { <-g.climbing }()
-	case <-ctx.Done(): // every read below fails with that
-	}
-	return resolver.Over(reader).Climb(ctx, task, declared)
 }
 
 // climbed returns c in the form of the wire, with its value if values is true.

@@ -12,7 +12,6 @@ import (
 	"connectrpc.com/grpcreflect"
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
@@ -44,10 +43,14 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// Cluster is the name of the cluster of every secret, for Flyte's clients.
 	Cluster string
-	// Rate is how many requests per second each identity may send on average, and Burst
-	// how many at once. With Rate 0 there is no limit.
+	// Rate is how many keys per second each identity may ask for on average, and Burst how many
+	// at once. A request without a list counts as one key. With Rate 0 there is no limit.
 	Rate  float64
 	Burst int
+	// AuditRate is how many bytes of the audit log per second each identity may cause on
+	// average, and AuditBurst how many at once. With AuditRate 0 there is no limit.
+	AuditRate  float64
+	AuditBurst int
 }
 
 // The limits of a request.
@@ -56,13 +59,21 @@ const (
 	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB); and in one Import
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = transport.RequestTime
-	// maxClimbing is how many Resolves run at the same time. A thousand that run take
-	// 100 MiB; one that waits takes little more than its request.
+	// maxClimbing is how many Resolves run at the same time, and ownClimbing how many of one
+	// identity. A thousand that run take 100 MiB; one that waits takes little more than its
+	// request.
 	maxClimbing = 64
-	// Answers over largeAnswer are sent only while their sum is at most maxLarge. Otherwise
-	// clients that do not read their answers could exhaust the memory.
-	largeAnswer = 1 << 20   // bytes
-	maxLarge    = 256 << 20 // bytes
+	ownClimbing = 8
+	// maxScanning is how many lists are read at the same time, and ownScanning how many of one
+	// identity.
+	maxScanning = 8
+	ownScanning = 2
+	// Answers over largeAnswer are read and sent only while their sum is at most maxLarge, and
+	// ownLarge for one identity. Otherwise clients that do not read their answers could exhaust
+	// the memory.
+	largeAnswer = 1 << 20       // bytes
+	maxLarge    = 3 * maxAnswer // bytes
+	ownLarge    = maxAnswer     // bytes
 	// maxElsewhere is how many other scopes of a missing key are named.
 	maxElsewhere = 20
 )
@@ -91,9 +102,11 @@ type Server struct {
 	strangers    *limits
 	allStrangers *rate.Limiter
 	warnings     *rate.Limiter
-	helping      chan struct{}       // full while a search for other scopes is under way
-	climbing     chan struct{}       // one element for each Resolve that runs
-	large        *semaphore.Weighted // bytes of large answers that are being sent
+	helping      chan struct{} // full while a search for other scopes is under way
+	audited      *limits       // bytes of the audit log
+	climbing     *shares       // Resolves that run
+	scanning     *shares       // lists that are read
+	large        *shares       // bytes of large answers that are read or sent
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
 	// need no credentials, by network.
 	bodies, openBodies *shares
@@ -109,7 +122,11 @@ func New(o Options) *Server {
 		allStrangers: rate.NewLimiter(allStrangersRate, allStrangersBurst),
 		helping: make(
 			chan struct{}, 1,
-		), climbing: make(chan struct{}, maxClimbing), large: semaphore.NewWeighted(maxLarge),
+		),
+		audited:    newLimits(o.AuditRate, o.AuditBurst),
+		climbing:   newShares("climb", maxClimbing, ownClimbing),
+		scanning:   newShares("scan", maxScanning, ownScanning),
+		large:      newShares("answer", maxLarge, ownLarge),
 		bodies:     newShares("body", maxBodies, maxOwnBodies),
 		openBodies: newShares("open", maxOpenBodies, maxNetBodies),
 	}

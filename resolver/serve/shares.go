@@ -87,6 +87,15 @@ func (h *hold) grow(ctx context.Context, n int64) error {
 	return nil
 }
 
+// shrink releases what h holds over n.
+func (h *hold) shrink(n int64) {
+	if over := h.n - n; over > 0 {
+		h.of.all.Release(over)
+		h.share.Release(over)
+		h.n = n
+	}
+}
+
 // close releases what h holds.
 func (h *hold) close() {
 	if h.n > 0 {
