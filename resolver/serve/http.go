@@ -75,6 +75,7 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		return s.unidentified(r, c, err)
 	}
 	c.identity = who
+	transport.Accepted(r.Context())
 	if !s.limits.allow(c.name(), 1) {
 		return s.tooMany(c)
 	}

@@ -25,11 +25,16 @@ import (
 type Limits struct {
 	Connections int // at the same time; further ones wait to be accepted
 	Streams     int // concurrent requests on one connection
+	// Newcomers are the connections of one network at the same time that have no accepted
+	// credentials yet; further ones are closed. Zero for a quarter of Connections. Without TLS
+	// there is no limit.
+	Newcomers int
 
 	// How long a client may take before it is disconnected; zero for the default.
-	HeaderTime  time.Duration // for the TLS handshake, and for the header of a request: 10 s
-	RequestTime time.Duration // for sending the whole request: 30 s
-	IdleTime    time.Duration // until the next request: 3 min
+	NewcomerTime time.Duration // from being accepted to the first good credentials: 10 s
+	HeaderTime   time.Duration // for the TLS handshake, and for the header of a request: 10 s
+	RequestTime  time.Duration // for sending the whole request: 30 s
+	IdleTime     time.Duration // until the next request: 3 min
 }
 
 // The limits of a request. The handler enforces them, too.
@@ -40,12 +45,13 @@ const (
 
 // The limits of a connection.
 const (
-	headerTime = 10 * time.Second
-	idleTime   = 3 * time.Minute
-	maxHeader  = 16 << 10 // bytes
-	pingAfter  = 30 * time.Second
-	pingTime   = 15 * time.Second
-	maxFrame   = 64 << 10 // bytes; each connection may keep one
+	headerTime   = 10 * time.Second
+	newcomerTime = 10 * time.Second
+	idleTime     = 3 * time.Minute
+	maxHeader    = 16 << 10 // bytes
+	pingAfter    = 30 * time.Second
+	pingTime     = 15 * time.Second
+	maxFrame     = 64 << 10 // bytes; each connection may keep one
 	// The bytes of bodies that a client may send before a handler reads them.
 	maxConnInput   = 1 << 20
 	maxStreamInput = 64 << 10
@@ -66,6 +72,9 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	}
 	port = netutil.LimitListener(port, l.Connections)
 	if certificates != nil {
+		port = &newcomers{
+			Listener: port, each: l.share(), time: cmp.Or(l.NewcomerTime, newcomerTime), by: map[string]int{},
+		}
 		if certificates.clients != nil {
 			port = peerListener{port, certificates.clients}
 		}
@@ -109,6 +118,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 		ReadHeaderTimeout: cmp.Or(l.HeaderTime, headerTime), ReadTimeout: requestTime,
 		WriteTimeout: requestTime + 10*time.Second, IdleTimeout: cmp.Or(l.IdleTime, idleTime),
 		MaxHeaderBytes: maxHeader,
+		ConnContext:    withConn,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,
 			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: maxStreamInput,
