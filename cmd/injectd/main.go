@@ -34,6 +34,32 @@ func main() {
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }
 
+// withoutHTTP2Debug starts the program again, as the same process, if debug, which is $GODEBUG, has
+// http2debug: with it package net/http writes the headers and bodies of requests to stderr, tokens
+// and values among them. The package reads the variable before main, so it is too late to change it
+// here.
+func withoutHTTP2Debug(debug string) error {
+	const variable, unwanted = "GODEBUG", "http2debug="
+	var kept []string
+	for setting := range strings.SplitSeq(debug, ",") {
+		if !strings.HasPrefix(setting, unwanted) {
+			kept = append(kept, setting)
+		}
+	}
+	if without := strings.Join(kept, ","); without != debug {
+		program, err := os.Executable()
+		if err == nil {
+			err = os.Setenv(variable, without)
+		}
+		if err == nil {
+			err = unix.Exec(program, os.Args, os.Environ())
+		}
+		return fmt.Errorf("it cannot start without %s in %s, which would write tokens and values to stderr: %w",
+			unwanted, variable, err)
+	}
+	return nil
+}
+
 // app is one run of the program.
 type app struct {
 	stdin, stdout, stderr *os.File
@@ -49,7 +75,10 @@ type app struct {
 // main runs the program and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
 	var err error
-	if a.settings, err = cli.Load(&a.set); err != nil {
+	if a.settings, err = cli.Load(&a.set); err == nil {
+		err = withoutHTTP2Debug(a.set.Found.GoDebug)
+	}
+	if err != nil {
 		_, _ = fmt.Fprintln(a.stderr, "injectd:", err)
 		return 1
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"inject/cli"
+	"inject/internal/durable"
 	"inject/internal/tty"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
-	"inject/resolver/serve/policy"
 	"inject/resolver/store/sealed"
 )
 
@@ -181,9 +181,10 @@ func (a *app) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token [flags] NAME",
 		Short: "Make a token for the token file of serve",
-		Long: `token makes a token and prints it once, on stdout. The line that lets its holder in as
-NAME, with the token's hash, goes to stderr, or to the end of --token-file.`,
-		Example: "  injectd token --token-file tokens alice > alice.token",
+		Long: `token makes a token and prints it once, on stdout, or writes it to a new file that only
+its owner can read (--out). The line that lets its holder in as NAME, with the token's
+hash, goes to stderr, or to the end of --token-file.`,
+		Example: "  injectd token --token-file tokens --out alice.token alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return secret.WithHint(fmt.Errorf("%w: a token has one name", secret.ErrInvalid), "%s", cmd.UseLine())
@@ -192,17 +193,40 @@ NAME, with the token's hash, goes to stderr, or to the end of --token-file.`,
 			if err != nil {
 				return err
 			}
+			text := append(token.Reveal(), '\n')   // the token is made to be shown once
+			if out := a.set.Token.Out; out != "" { // before its hash is added, which would be of no use alone
+				if err := writeToken(out, text); err != nil {
+					return err
+				}
+			}
 			if a.set.Token.File == "" {
 				a.say("add this line to the token file:\n%s", line)
 			} else if err := addToken(a.set.Token.File, line); err != nil {
+				if a.set.Token.Out != "" {
+					err = errors.Join(err, os.Remove(a.set.Token.Out))
+				}
 				return fmt.Errorf("--token-file: %w", err)
 			}
-			_, err = a.stdout.Write(append(token.Reveal(), '\n')) // the token is made to be shown once
+			if a.set.Token.Out == "" {
+				_, err = a.stdout.Write(text)
+			}
 			return err
 		},
 	}
 	a.settings.AddFlags(cmd, &a.set.Token)
 	return cmd
+}
+
+// writeToken writes a token to a new file for its owner alone, whatever the umask.
+func writeToken(path string, text []byte) error {
+	err := durable.WriteNew(path, func(f *os.File) error { _, err := f.Write(text); return err })
+	if errors.Is(err, fs.ErrExist) {
+		return secret.WithHint(fmt.Errorf("--out: %w: %s", secret.ErrExists, path), "choose another file")
+	}
+	if err != nil {
+		return fmt.Errorf("--out: %w: %w", secret.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // addToken adds the line of a token to a token file. It refuses if the file is invalid before
@@ -238,16 +262,4 @@ func appendLine(path, line string) error {
 		return err
 	}
 	return f.Sync()
-}
-
-func (*app) policyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "policy",
-		Short: "Print the JSON Schema of a policy file, for editors",
-		Args:  cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(policy.Schema())
-			return err
-		},
-	}
 }

@@ -56,12 +56,18 @@ type settings struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" arg:"FORM" choice:"text|json" help:"the FORM of what is printed: text or json"`
 	} `group:"output"`
 
+	// Try is the policy that injectd policy may tries.
+	Try struct {
+		Policy string `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE with the policy"`
+	} `group:"policy"`
+
 	Rotate struct {
 		NewKeyFile string `flag:"new-key-file" env:"INJECT_NEW_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that will open the store"`
 	} `group:"key"`
 
 	Token struct {
 		File string `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"add the hash to FILE, which is created if it does not exist"`
+		Out  string `flag:"out" env:"INJECT_OUT" arg:"FILE" complete:"file" help:"write the token to the new FILE, which only its owner can read, instead of to stdout"`
 	} `group:"token"`
 
 	// What opens the store has no flag: others can read a command line.
@@ -73,6 +79,7 @@ type settings struct {
 	Found struct {
 		DataHome   string `env:"XDG_DATA_HOME" help:"the folder of your own store file, inject/secrets.db (default: ~/.local/share)"`
 		ConfigHome string `env:"XDG_CONFIG_HOME" help:"the folder of your own key file, inject/key.txt (default: ~/.config)"`
+		GoDebug    string `env:"GODEBUG" help:"settings of Go's runtime; http2debug is taken away, because it would write tokens and values to stderr"`
 	} `group:"variables of others"`
 }
 
