@@ -269,14 +269,17 @@ func (a *app) lookAtKey(served bool, wrapped []byte) finding {
 	if key.Text.Len() == 0 {
 		found.warn(readableByOthers(key.File))
 	}
-	tried := !served // by reading the store
-	if served && wrapped != nil {
-		if tried, found.err = key.Opens(wrapped); !tried {
-			found.warn(name + " was not tried: it asks for a passphrase, or for a device")
-		}
+	if wrapped == nil {
+		found.warn(name + " was not tried, because the store could not be read")
+		return found
 	}
-	if tried && wrapped != nil {
-		found.is += " opens the store"
+	found.is += " opens the store"
+	if !served {
+		return found // reading the store has tried it
+	}
+	tried, err := key.Opens(wrapped)
+	if found.err = err; !tried {
+		found.warn(name + " was not tried: it asks for a passphrase, or for a device")
 	}
 	return found
 }

@@ -397,3 +397,49 @@ func TestJWKSServerEnds(t *testing.T) {
 	unavailable(t, j, signedBy(t, key, "other"))
 	accepts(t, j, signedBy(t, key, "k"))
 }
+
+// A server of keys that asks for a token gets the one in the file, also after it was replaced.
+func TestJWKSServerToken(t *testing.T) {
+	t.Parallel()
+	key := ecOf(t, elliptic.P256())
+	body := jwks(t, jwkOf(t, key.Public(), object{"kid": "1"}))
+	var want atomic.Pointer[string]
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+*want.Load() {
+			http.Error(w, "forbidden", http.StatusForbidden)
+			return
+		}
+		_, _ = w.Write([]byte(body))
+	}
+	s := serveJWKS(t, httptest.NewServer, "")
+	s.does(answer)
+	path := filepath.Join(t.TempDir(), "token")
+	replace := func(token string) { require.NoError(t, os.WriteFile(path, []byte(token+"\n"), 0o600)) }
+	first, second := "first-token", "second-token"
+	want.Store(&first)
+	replace(first)
+	log, out := harness.Logger()
+	j := newJWT(t, s.URL, func(o *identity.JWTOptions) {
+		o.TokenFile, o.Log = path, log
+		o.Refresh, o.Cooldown = 20*time.Millisecond, 10*time.Millisecond
+	})
+	require.NoError(t, j.Err())
+	require.True(t, j.HasKeys())
+
+	want.Store(&second)
+	require.Eventually(t, func() bool { return j.Err() != nil }, 10*time.Second, time.Millisecond)
+	require.ErrorContains(t, j.Err(), "403")
+	accepts(t, j, signedBy(t, key, "1")) // by the keys from before
+	replace(second)
+	require.Eventually(t, func() bool { return j.Err() == nil }, 10*time.Second, time.Millisecond)
+
+	for _, bad := range []string{"", "two words", "tab\there", "\x7f", strings.Repeat("x", 20<<10)} {
+		replace(bad)
+		require.Eventually(t, func() bool { return j.Err() != nil }, 10*time.Second, time.Millisecond)
+		require.ErrorContains(t, j.Err(), path+" holds no token")
+		replace(second)
+		require.Eventually(t, func() bool { return j.Err() == nil }, 10*time.Second, time.Millisecond)
+	}
+	require.Empty(t, leaks(out.String(), first))
+	require.Empty(t, leaks(out.String(), second))
+}
