@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"inject/resolver/secret"
+	"inject/resolver/serve"
 	"inject/resolver/store/sealed"
 )
 
@@ -84,7 +85,7 @@ func controlPath(store string) string { return store + ".sock" }
 
 // control answers requests on the control socket of the store at path until ctx ends. It calls done
 // after each.
-func (a *app) control(ctx context.Context, path string, s maintainer, done func()) {
+func (a *app) control(ctx context.Context, path string, s maintainer, audit *serve.Audit, done func()) {
 	path = controlPath(path)
 	_ = os.Remove(path) // left by a server that was killed; we hold the store's lock
 	config := net.ListenConfig{}
@@ -111,7 +112,8 @@ func (a *app) control(ctx context.Context, path string, s maintainer, done func(
 		if w.out = rw; w.Do == "copy" {
 			rw.Header().Set("Trailer", resultTrailer)
 		}
-		err := a.do(r.Context(), s, &w, true)
+		user, _ := r.Context().Value(userKey{}).(int)
+		err := audited(r.Context(), audit, w.maintenance(user), func() error { return a.do(r.Context(), s, &w, true) })
 		done()
 		if err != nil {
 			w.Error, w.Hint, w.Kind = err.Error(), secret.Hint(err), secret.KindOf(err).String()
@@ -129,11 +131,66 @@ func (a *app) control(ctx context.Context, path string, s maintainer, done func(
 		}
 		_, _ = rw.Write(answer) // an error here means that the client has gone
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second}
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if o, ok := c.(ownConn); ok {
+				ctx = context.WithValue(ctx, userKey{}, o.user)
+			}
+			return ctx
+		},
+	}
 	if err := serveUntil(ctx, server, ownListener{l}); err != nil {
 		a.log.Error("the control socket has failed: backup, key rotation and doctor cannot work until a restart",
 			"error", err)
 	}
+}
+
+// maintenance returns w for the audit log, as done by a user.
+func (w work) maintenance(user int) serve.Maintenance {
+	m := serve.Maintenance{Verb: w.Do, User: user, Path: w.Path}
+	if w.Do == "copy" {
+		m.Verb, m.Path = "backup", "-"
+	}
+	return m
+}
+
+// audited calls do between the lines of the audit log that say who asked for m, and how it ended.
+// Nothing is done if the first one cannot be written. Reading the store has no lines.
+func audited(ctx context.Context, audit *serve.Audit, m serve.Maintenance, do func() error) error {
+	if m.Verb == "verify" {
+		return do()
+	}
+	end, err := audit.Begin(ctx, m)
+	if err != nil {
+		return err
+	}
+	err = do()
+	end(err)
+	return err
+}
+
+// recorded calls do as audited does, with the lines in --audit-log if that is a file. It is for
+// what is done without a server.
+func (a *app) recorded(ctx context.Context, m serve.Maintenance, do func() error) error {
+	if a.set.Audit.Log == "-" || m.Verb == "verify" {
+		return do()
+	}
+	audit, err := serve.OpenAudit(a.set.Audit.Log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(audited(ctx, audit, m, do), audit.Close())
+}
+
+// userKey is that of the user at the other end of the control socket.
+type userKey struct{}
+
+// An ownConn is a connection of our own user or root.
+type ownConn struct {
+	net.Conn
+
+	user int
 }
 
 // ownListener closes connections of users other than our own and root. Between bind and
@@ -147,8 +204,8 @@ func (l ownListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if own(c) {
-			return c, nil
+		if user, ok := own(c); ok {
+			return ownConn{c, user}, nil
 		}
 		_ = c.Close()
 	}
@@ -235,6 +292,6 @@ func (a *app) maintain(ctx context.Context, w *work) (served bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	err = a.do(ctx, s, w, false)
+	err = a.recorded(ctx, w.maintenance(os.Getuid()), func() error { return a.do(ctx, s, w, false) })
 	return false, errors.Join(err, s.Close())
 }

@@ -40,7 +40,7 @@ With --store-only it checks the store and its key alone, as a drill of a restore
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -68,7 +68,7 @@ func (a *app) doctor(ctx context.Context) error {
 	a.log.SetLevel(hclog.Off) // the findings below say it
 	var findings []finding
 	if !a.set.Doctor.StoreOnly {
-		findings = append(a.lookAtAccess(ctx), lookAtAudit(a.set.Listen.Audit))
+		findings = append(a.lookAtAccess(ctx), lookAtAudit(a.set.Audit.Log))
 	}
 	findings = append(findings, a.lookAtStore(ctx)...)
 

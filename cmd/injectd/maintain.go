@@ -15,6 +15,7 @@ import (
 	"inject/internal/durable"
 	"inject/internal/tty"
 	"inject/resolver/secret"
+	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/store/sealed"
 )
@@ -56,7 +57,7 @@ key. To lock them out, create the secrets anew in a new store.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(rotate, &a.set.Rotate, &a.set.File)
+	a.settings.AddFlags(rotate, &a.set.Rotate, &a.set.File, &a.set.Audit)
 	keys.AddCommand(rotate)
 	return keys
 }
@@ -85,7 +86,7 @@ restore refuses one that is cut short.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(cmd, &a.set.File)
+	a.settings.AddFlags(cmd, &a.set.File, &a.set.Audit)
 	return cmd
 }
 
@@ -131,7 +132,12 @@ is another. - reads the backup from stdin.`,
 				}
 				defer drop()
 			}
-			n, err := sealed.Restore(cmd.Context(), o, from)
+			n := 0
+			m := serve.Maintenance{Verb: "restore", User: os.Getuid(), Path: args[0]}
+			err = a.recorded(cmd.Context(), m, func() (err error) {
+				n, err = sealed.Restore(cmd.Context(), o, from)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -139,7 +145,7 @@ is another. - reads the backup from stdin.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(cmd, &a.set.File)
+	a.settings.AddFlags(cmd, &a.set.File, &a.set.Audit)
 	return cmd
 }
 
@@ -193,28 +199,35 @@ hash, goes to stderr, or to the end of --token-file.`,
 			if err != nil {
 				return err
 			}
-			text := append(token.Reveal(), '\n')   // the token is made to be shown once
-			if out := a.set.Token.Out; out != "" { // before its hash is added, which would be of no use alone
-				if err := writeToken(out, text); err != nil {
-					return err
-				}
-			}
-			if a.set.Token.File == "" {
-				a.say("add this line to the token file:\n%s", line)
-			} else if err := addToken(a.set.Token.File, line); err != nil {
-				if a.set.Token.Out != "" {
-					err = errors.Join(err, os.Remove(a.set.Token.Out))
-				}
-				return fmt.Errorf("--token-file: %w", err)
-			}
-			if a.set.Token.Out == "" {
-				_, err = a.stdout.Write(text)
-			}
-			return err
+			m := serve.Maintenance{Verb: "token", User: os.Getuid(), Path: a.set.Token.File, Token: args[0]}
+			return a.recorded(cmd.Context(), m, func() error { return a.handOut(token, line) })
 		},
 	}
-	a.settings.AddFlags(cmd, &a.set.Token)
+	a.settings.AddFlags(cmd, &a.set.Token, &a.set.Audit)
 	return cmd
+}
+
+// handOut writes a new token to --out or stdout, and its line to --token-file or stderr.
+func (a *app) handOut(token secret.Value, line string) error {
+	text := append(token.Reveal(), '\n')   // the token is made to be shown once
+	if out := a.set.Token.Out; out != "" { // before its hash is added, which would be of no use alone
+		if err := writeToken(out, text); err != nil {
+			return err
+		}
+	}
+	if a.set.Token.File == "" {
+		a.say("add this line to the token file:\n%s", line)
+	} else if err := addToken(a.set.Token.File, line); err != nil {
+		if a.set.Token.Out != "" {
+			err = errors.Join(err, os.Remove(a.set.Token.Out))
+		}
+		return fmt.Errorf("--token-file: %w", err)
+	}
+	if a.set.Token.Out == "" {
+		_, err := a.stdout.Write(text)
+		return err
+	}
+	return nil
 }
 
 // writeToken writes a token to a new file for its owner alone, whatever the umask.

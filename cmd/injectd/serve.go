@@ -21,6 +21,7 @@ import (
 	"inject/resolver/secret"
 	"inject/resolver/serve"
 	"inject/resolver/serve/transport"
+	"inject/resolver/serve/watch"
 	"inject/resolver/store"
 )
 
@@ -43,7 +44,7 @@ keys again when their files change; after a bad edit the old content stays in fo
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Listen, &s.File, &s.Served, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -103,16 +104,20 @@ func (a *app) serve(ctx context.Context) (err error) {
 	stopping, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 
-	who, err := f.Access.open(ctx, a.log)
-	if err != nil {
-		return err
-	}
 	audit := serve.NewAudit(a.stdout)
-	if f.Listen.Audit != "-" {
-		if audit, err = serve.OpenAudit(f.Listen.Audit); err != nil {
+	if f.Audit.Log != "-" {
+		if audit, err = serve.OpenAudit(f.Audit.Log); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, audit.Close()) }()
+	}
+	who, err := f.Access.open(watch.Notify(ctx, func(path string, why error) {
+		if err := audit.Reloaded(ctx, path, why); err != nil {
+			a.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
+		}
+	}), a.log)
+	if err != nil {
+		return err
 	}
 	limits := transport.Limits{Connections: f.Limits.Connections, Streams: f.Limits.Streams}
 	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
@@ -171,7 +176,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		a.log.Info("operations are served", "address", ops.Addr().String())
 	}
 	if isFile {
-		group.Go(func() error { a.control(running, at.Path, file, own.soon); return nil })
+		group.Go(func() error { a.control(running, at.Path, file, audit, own.soon); return nil })
 		group.Go(func() error { own.run(running); return nil })
 	}
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })

@@ -13,11 +13,14 @@ type settings struct {
 	Listen struct {
 		Address    string        `flag:"listen" env:"INJECT_LISTEN" default:"127.0.0.1:8093" arg:"HOST:PORT" help:"HOST:PORT to serve on"`
 		Ops        string        `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of /livez, /readyz and /metrics; empty for none"`
-		Audit      string        `flag:"audit-log" env:"INJECT_AUDIT_LOG" default:"-" arg:"FILE" complete:"file" help:"FILE to append the audit log to; - is stdout"`
 		Cluster    string        `flag:"cluster-name" env:"INJECT_CLUSTER_NAME" default:"inject" help:"the name that Flyte's clients are told for the cluster with the secrets"`
 		Drain      time.Duration `flag:"drain" env:"INJECT_DRAIN" default:"25s" help:"time for requests that have begun when the server is asked to stop"`
 		DrainDelay time.Duration `flag:"drain-delay" env:"INJECT_DRAIN_DELAY" default:"0s" help:"time from not being ready to taking no more connections, so that load balancers learn of it"`
 	} `group:"listen"`
+
+	Audit struct {
+		Log string `flag:"audit-log" env:"INJECT_AUDIT_LOG" default:"-" arg:"FILE" complete:"file" help:"FILE to append the audit log to; - is stdout of serve, and none of other verbs"`
+	} `group:"audit"`
 
 	File struct {
 		Store       string        `flag:"store" env:"INJECT_STORE" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH (default: your own sealed file)"`

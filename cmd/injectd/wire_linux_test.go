@@ -314,7 +314,7 @@ func audited(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: audited LOG...")
 	}
-	type line struct{ Request, Client, Verb, Decision, Outcome string }
+	type line struct{ Event, Request, Client, Verb, Decision, Outcome string }
 	lines := map[string][]line{}
 	for _, log := range args {
 		for text := range strings.Lines(ts.ReadFile(log)) {
@@ -334,7 +334,7 @@ func audited(ts *testscript.TestScript, neg bool, args []string) {
 		if n.namesOnly {
 			verb = "explain"
 		}
-		want := []line{{Verb: verb}}
+		want := []line{{Event: "decision", Verb: verb}}
 		switch {
 		case n.code == "unauthenticated": // without credentials: counted, not audited
 			want = nil
@@ -353,8 +353,8 @@ func audited(ts *testscript.TestScript, neg bool, args []string) {
 			case "resolve", "explain": // tell it of each secret
 			case "get", "list":
 				want[0].Outcome = ended
-			default: // once when it was decided, and once when it was done
-				want = append(want, line{Verb: verb, Decision: "allowed", Outcome: ended})
+			default: // one line of the decision, and one of its outcome
+				want = append(want, line{Event: "outcome", Verb: verb, Outcome: ended})
 			}
 		}
 		got := lines[n.id]

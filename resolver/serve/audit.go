@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,28 +22,43 @@ const (
 	unauthenticated = "unauthenticated" // the caller could not be identified
 )
 
+// The events of the audit log. Each decision has one line; a change that was allowed has a
+// second one with its outcome, and the same request.
+const (
+	eventDecision = "decision"
+	eventOutcome  = "outcome"
+	eventReload   = "reload" // a file of the server has changed, and is in use or was refused
+	eventProbe    = "probe"  // the log could not be written, and the server tries again
+)
+
 // A record is a line of the audit log: the caller, the operation, the secret and the
 // decision. It holds only names that are valid, because an invalid one may be a value that
 // was given in place of a name.
 type record struct {
 	Time     time.Time       `json:"time"`
-	Request  string          `json:"request"`           // our own id of the request
+	Event    string          `json:"event"`             // one of those above
+	Request  string          `json:"request,omitempty"` // our own id of the request
 	Client   string          `json:"client,omitempty"`  // the client's id of the request
 	Remote   string          `json:"remote,omitempty"`  // address
 	Method   string          `json:"method,omitempty"`  // how the caller was identified
 	Who      string          `json:"who,omitempty"`     // the caller
+	Claims   auditedClaims   `json:"claims,omitempty"`  // of the caller's JWT: those that the policy names, and the pod
 	Rule     string          `json:"rule,omitempty"`    // of the policy
-	Verb     string          `json:"verb"`              // create, update, delete, import, get, list, resolve, explain
+	Verb     string          `json:"verb,omitempty"`    // create, update, delete, import, get, list, resolve, explain
 	Scope    *auditScope     `json:"scope,omitempty"`   // of the secret, the filter or the task
 	Key      string          `json:"key,omitempty"`     // of the secret
 	Secrets  []auditedSecret `json:"secrets,omitempty"` // of a declared list or an import
-	Decision string          `json:"decision"`          // one of those above
+	Path     string          `json:"path,omitempty"`    // of a file: a backup, a new key, what was reloaded
+	Token    string          `json:"token,omitempty"`   // the name of a new token
+	Decision string          `json:"decision,omitempty"`
 	Outcome  string          `json:"outcome,omitempty"` // how an allowed operation ended
 	Reason   string          `json:"reason,omitempty"`  // why it was denied or invalid
 	Count    int             `json:"count,omitempty"`   // how many secrets were listed
 	Omitted  int             `json:"omitted,omitempty"` // how many of Secrets the line has no room for
 	Claimed  *auditScope     `json:"claimed,omitempty"` // the scope in the request, if it is not the caller's
 }
+
+type auditedClaims map[string][]string
 
 type auditScope struct {
 	Org     string `json:"org,omitempty"`
@@ -178,7 +194,44 @@ func (a *Audit) Probe(ctx context.Context) error {
 	if a.Err() == nil {
 		return nil
 	}
-	return a.write(ctx, &record{Time: time.Now().UTC(), Request: newRequest(), Verb: "probe", Decision: allowed})
+	return a.write(ctx, &record{Time: time.Now().UTC(), Event: eventProbe, Request: newRequest()})
+}
+
+// Maintenance is what a user of this machine does to the store or the access of the server.
+type Maintenance struct {
+	Verb  string // backup, restore, rotate or token
+	User  int    // the number of the user (uid)
+	Path  string // of the backup, the new key or the token file
+	Token string // the name of a new token
+}
+
+// Begin writes the line of m before it is done. If that fails, it must not be done. The
+// returned function writes the line of the outcome.
+func (a *Audit) Begin(ctx context.Context, m Maintenance) (end func(error), err error) {
+	r := &record{
+		Time: time.Now().UTC(), Event: eventDecision, Request: newRequest(),
+		Method: "uid", Who: strconv.Itoa(m.User), Verb: m.Verb, Path: m.Path, Token: m.Token, Decision: allowed,
+	}
+	if err := a.write(ctx, r); err != nil {
+		return nil, err
+	}
+	return func(err error) {
+		r.ended(err)
+		_ = a.write(context.WithoutCancel(ctx), r)
+	}, nil
+}
+
+// ended turns the line of a decision into that of its outcome.
+func (r *record) ended(err error) {
+	r.Time, r.Event, r.Decision, r.Outcome = time.Now().UTC(), eventOutcome, "", outcome(err)
+	r.Secrets, r.Claims = nil, nil // the line of the decision has them
+}
+
+// Reloaded writes the line of a file that has changed: with nil if the change is in use, else
+// with why it is not. The line has no more than the kind of err, because its text may quote
+// the file.
+func (a *Audit) Reloaded(ctx context.Context, path string, err error) error {
+	return a.write(ctx, &record{Time: time.Now().UTC(), Event: eventReload, Path: path, Outcome: outcome(err)})
 }
 
 // notWaited is the error of a request that ended before its line was written. It does not

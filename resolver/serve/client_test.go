@@ -109,10 +109,9 @@ func TestClientScope(t *testing.T) {
 	}} {
 		_, err := c.Resolve(t.Context(), task, resolvertest.Declare("K"))
 		require.ErrorIs(t, err, secret.ErrDenied)
-		require.EqualError(
-			t, err,
-			"resolve: access denied: this identity resolves as a task of project web, domain development and of "+
-				"no other scope",
+		require.Regexp(
+			t, "^resolve: access denied: this identity resolves as a task of project web, domain development and of "+
+				`no other scope \(request [0-9a-f]{16}, caller mtls spiffe://example.org/.*\)$`, err.Error(),
 		)
 		require.Equal(t, "leave the scope out of the request, or give -p web -d development", secret.Hint(err))
 	}

@@ -78,9 +78,9 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	case connect.CodeInvalidArgument:
 		text = causes(err)
 	case connect.CodePermissionDenied:
-		text = k.err.Error()
+		text = k.err.Error() + g.caller.asked()
 		if t, ok := errors.AsType[*shownDenial](err); ok {
-			text = t.Error()
+			text = t.Error() + g.caller.asked()
 			if hint := secret.Hint(t); hint != "" {
 				text += "; hint: " + hint // package rpc splits it off
 			}

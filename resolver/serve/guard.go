@@ -21,6 +21,7 @@ import (
 type caller struct {
 	identity identity.Identity
 	grant    policy.Grant
+	claims   auditedClaims
 	request  string // our id of the request
 	client   string // the client's id of the request
 	remote   string // address
@@ -30,11 +31,16 @@ type caller struct {
 // name is the key of the caller in every limit of identities.
 func (c *caller) name() string { return c.identity.Method + " " + c.identity.Name }
 
+// asked is the end of the text of a denial. The request's id finds the line of the audit log,
+// and the name of the caller is often the whole answer: another certificate or token was sent
+// than the one that was meant.
+func (c *caller) asked() string { return " (request " + c.request + ", caller " + c.name() + ")" }
+
 // record begins a line of the audit log.
 func (c *caller) record(verb string, scope secret.Scope) *record {
 	return &record{
-		Time: time.Now().UTC(), Request: c.request, Client: c.client, Remote: c.remote,
-		Method: c.identity.Method, Who: c.identity.Name, Rule: c.grant.Rule(),
+		Time: time.Now().UTC(), Event: eventDecision, Request: c.request, Client: c.client, Remote: c.remote,
+		Method: c.identity.Method, Who: c.identity.Name, Claims: c.claims, Rule: c.grant.Rule(),
 		Verb: verb, Scope: auditedScope(scope),
 	}
 }
@@ -143,7 +149,7 @@ func (g *guard) change(
 // ended writes a second line with the outcome of an allowed change. The change is made and
 // its decision logged, so an error of the log now is only counted.
 func (g *guard) ended(ctx context.Context, r *record, err error) {
-	r.Time, r.Outcome = time.Now().UTC(), outcome(err)
+	r.ended(err)
 	_ = g.log(context.WithoutCancel(ctx), r)
 }
 

@@ -139,6 +139,13 @@ func TestStrangersAreBounded(t *testing.T) {
 	require.Positive(t, warnings)
 	require.LessOrEqual(t, warnings, 50)
 	require.Equal(t, http.StatusOK, r.ask(platform, secrets+"ListSecrets", `{}`).status)
+
+	// A request without any credentials is counted, and has no line.
+	before := len(r.audit.lines(t, 0))
+	refused := metric(t, r.registry, "inject_refusals_total", "unauthenticated")
+	require.Equal(t, http.StatusUnauthorized, r.ask(nobody, secrets+"ListSecrets", `{}`).status)
+	require.Len(t, r.audit.lines(t, 0), before)
+	require.InDelta(t, refused+1, metric(t, r.registry, "inject_refusals_total", "unauthenticated"), 0)
 }
 
 // An invalid key is reported as invalid, not as a denial; a key that the policy does not list

@@ -92,6 +92,10 @@ func TestHostileCredentials(t *testing.T) {
 		a := r.ask(client, resolve, ask, "Authorization", "Bearer "+test.bearer)
 		require.Equalf(t, http.StatusUnauthorized, a.status, "%s: %s", name, a.raw)
 		lines := r.audit.lines(t, before)
+		if test.reason == "none" {
+			require.Empty(t, lines, name)
+			continue
+		}
 		require.Lenf(t, lines, 1, name)
 		require.Equalf(t, "unauthenticated", lines[0]["decision"], name)
 		require.Equalf(t, test.reason, lines[0]["reason"], name)

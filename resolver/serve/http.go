@@ -10,11 +10,13 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"inject/internal/printable"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -79,7 +81,9 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 	if !s.limits.allow(c.name(), 1) {
 		return s.tooMany(c)
 	}
-	if c.grant = s.o.Policy().For(who); c.grant.Rule() == "" {
+	in := s.o.Policy()
+	c.claims = claimsOf(in, who)
+	if c.grant = in.For(who); c.grant.Rule() == "" {
 		return s.unmatched(r, c)
 	}
 	if !s.audited.allow(c.name(), lineCost) {
@@ -119,8 +123,8 @@ func (s *Server) unmatched(r *http.Request, c *caller) error {
 	}
 	s.o.Log.Info("no rule of the policy matches a caller", "request", c.request, "remote", c.remote)
 	return connect.NewError(connect.CodePermissionDenied,
-		fmt.Errorf("%w: no rule of the policy matches this identity; hint: ask the server's operator for one",
-			secret.ErrDenied)) // package rpc splits off the hint
+		fmt.Errorf("%w: no rule of the policy matches this identity%s; hint: ask the server's operator for one",
+			secret.ErrDenied, c.asked())) // package rpc splits off the hint
 }
 
 // stranger reports whether a line about a request of a caller without rights may be logged.
@@ -143,6 +147,33 @@ func verbOf(r *http.Request) string {
 		return "unknown"
 	}
 	return verb
+}
+
+// podClaims say which pod a token of Kubernetes is for. They are audited whether the policy
+// names them or not: the subject is the service account, which many pods share.
+var podClaims = []string{`claim.kubernetes\.io.pod.name`, `claim.kubernetes\.io.pod.uid`}
+
+const (
+	maxClaimValues = 8   // of one claim that are audited
+	maxClaim       = 200 // bytes of each
+)
+
+// claimsOf returns the claims of a JWT for the audit log.
+func claimsOf(p *policy.Policy, who identity.Identity) auditedClaims {
+	if who.Method != "jwt" {
+		return nil
+	}
+	claims := auditedClaims{}
+	for _, name := range append(p.Claims(), podClaims...) {
+		values := who.Attribute(name)
+		for _, v := range values[:min(len(values), maxClaimValues)] {
+			name := strings.TrimPrefix(name, "claim.")
+			if v = printable.Text(v, maxClaim); !slices.Contains(claims[name], v) {
+				claims[name] = append(claims[name], v)
+			}
+		}
+	}
+	return claims
 }
 
 // local returns an error if the server takes requests without credentials, and a web page may

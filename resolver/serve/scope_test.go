@@ -2,7 +2,9 @@ package serve_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -106,7 +108,8 @@ rules:
 							continue
 						}
 						require.Equalf(t, http.StatusForbidden, a.status, "%+v: %s", asked, a.raw)
-						require.Equal(t, map[string]any{"code": "permission_denied", "message": test.denial}, a.body)
+						require.Equal(t, "permission_denied", a.body["code"])
+						require.Equal(t, test.denial, withoutCaller(t, a, "mtls spiffe://example.org/"+test.caller))
 						require.Equal(t, "denied", lines[0]["decision"])
 						require.NotContains(t, lines[0], "scope")
 						if asked != (secret.Scope{}) {
@@ -173,3 +176,23 @@ func TestOpenScope(t *testing.T) {
 		})
 	}
 }
+
+// caller is what a denial says of the caller, with the request's id.
+var caller = regexp.MustCompile(` \(request ([0-9a-f]{16}), caller ([^)]+)\)`)
+
+// withoutCaller returns the message of a denial without the caller, which must be the one
+// given, unless that is "". Its request must be the one of the answer's header.
+func withoutCaller(t *testing.T, a answered, name string) string {
+	t.Helper()
+	text := fmt.Sprint(a.body["message"])
+	found := caller.FindStringSubmatch(text)
+	require.NotNil(t, found, text)
+	require.Equal(t, a.header.Get("X-Request-Id"), found[1])
+	if name != "" {
+		require.Equal(t, name, found[2])
+	}
+	return caller.ReplaceAllString(text, "")
+}
+
+// withoutRequest returns the body of an answer without the request's id.
+func withoutRequest(a answered) string { return caller.ReplaceAllString(a.raw, " (caller $2)") }

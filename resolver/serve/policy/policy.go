@@ -10,6 +10,7 @@ package policy
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -102,6 +103,17 @@ func (p *Policy) For(s Subject) Grant {
 		}
 	}
 	return Grant{}
+}
+
+// Claims returns the claims that the rules match, each as an attribute of a [Subject].
+func (p *Policy) Claims() []string {
+	var claims []string
+	for _, name := range p.attributes {
+		if strings.HasPrefix(name, "claim.") {
+			claims = append(claims, name)
+		}
+	}
+	return claims
 }
 
 func (r *rule) match(values [][]string) (Grant, bool) {
