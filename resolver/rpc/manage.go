@@ -19,7 +19,7 @@ var _ store.Importer = (*Client)(nil)
 
 // Create implements [store.Manager].
 func (c *Client) Create(ctx context.Context, ref secret.Ref, v secret.Value, t store.Type) error {
-	return do("create", ref, store.Writable(ref, v), func() error {
+	return do("create", ref, store.Creatable(ref, v), func() error {
 		_, err := c.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: toID(ref), SecretSpec: spec(v, t)})
 		return err
 	})

@@ -117,7 +117,11 @@ func (g *guard) change(
 ) error {
 	r := g.caller.record(verb, ref.Scope)
 	r.Key = auditedKey(ref.Key)
-	err := store.Writable(ref, v)
+	valid := store.Writable
+	if verb == "create" {
+		valid = store.Creatable
+	}
+	err := valid(ref, v)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return g.decided(ctx, r, invalid, g.opError(verb, ref, err))
@@ -199,7 +203,7 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	var errs []error
 	for _, n := range secrets {
 		r.Secrets = append(r.Secrets, auditedSecret{Key: auditedKey(n.Ref.Key)})
-		if err := store.Writable(n.Ref, n.Value); err != nil {
+		if err := store.Creatable(n.Ref, n.Value); err != nil {
 			errs = append(errs, g.opError("create", n.Ref, err))
 		}
 	}

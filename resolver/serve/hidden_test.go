@@ -200,3 +200,38 @@ func (deniedStore) Describe(_ context.Context, ref secret.Ref) (store.Info, erro
 func (deniedStore) List(context.Context, store.Filter, int, string) ([]store.Info, string, error) {
 	return nil, "", errDeniedStore
 }
+
+// No secret is stored under a project that looks like another one. One that is there can be
+// read, changed and deleted.
+func TestNamesThatMislead(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	platform := r.client(certOf(r.Authority, "platform", "spiffe://example.org/platform/p"))
+	for name, project := range map[string]string{
+		"not seen": "web\u200b", "right to left": "\u202ebew", "full width": "\uff57eb",
+		"wildcard": "*",
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := secret.Scope{Org: "flyte", Project: project, Domain: "development"}
+			body := func(more map[string]any) string {
+				b, err := json.Marshal(more)
+				require.NoError(t, err)
+				return string(b)
+			}
+			with := body(map[string]any{"id": idJSON(at, "K"), "secretSpec": map[string]any{"stringValue": "v"}})
+			a := r.ask(platform, secrets+"CreateSecret", with)
+			require.Equal(t, http.StatusBadRequest, a.status, a.raw)
+			require.Contains(t, a.raw, "has the character")
+			a = r.ask(platform, imported, body(map[string]any{
+				"scope": scopeJSON(at), "secrets": []any{map[string]any{"name": "K", "value": "dg=="}},
+			}))
+			require.Contains(t, a.raw, "has the character")
+			require.Empty(t, everything(t, r))
+
+			r.seedAt(secret.Ref{Scope: at, Key: "K"})
+			id := body(map[string]any{"id": idJSON(at, "K")})
+			require.Equal(t, http.StatusOK, r.ask(platform, secrets+"GetSecret", id).status)
+			require.Equal(t, http.StatusOK, r.ask(platform, secrets+"UpdateSecret", with).status)
+			require.Equal(t, http.StatusOK, r.ask(platform, secrets+"DeleteSecret", id).status)
+		})
+	}
+}

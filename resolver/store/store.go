@@ -104,13 +104,13 @@ type New struct {
 }
 
 // Importable returns an error for each of secrets that no store can import, and nil for the others:
-// the error of [Writable], or [secret.ErrInvalid] for a secret at the ref of an earlier one. Every
+// the error of [Creatable], or [secret.ErrInvalid] for a secret at the ref of an earlier one. Every
 // Import calls it first.
 func Importable(secrets []New) []error {
 	errs := make([]error, len(secrets))
 	seen := make(map[secret.Ref]bool, len(secrets))
 	for i, n := range secrets {
-		err := Writable(n.Ref, n.Value)
+		err := Creatable(n.Ref, n.Value)
 		if err == nil && seen[n.Ref] {
 			err = fmt.Errorf("%w: it is listed twice", secret.ErrInvalid)
 		}
@@ -157,8 +157,17 @@ func All(ctx context.Context, l Lister, f Filter) iter.Seq2[Info, error] {
 	}
 }
 
+// Creatable is [Writable] for a secret that is new: its scope must also be plain, which
+// [secret.PlainName] describes. Every Create calls it first.
+func Creatable(ref secret.Ref, v secret.Value) error {
+	if err := Writable(ref, v); err != nil {
+		return err
+	}
+	return ref.Plain()
+}
+
 // Writable returns nil if ref is valid and v has at most [MaxValue] bytes, and otherwise an error
-// that wraps [secret.ErrInvalid]. Every Create and Update calls it first.
+// that wraps [secret.ErrInvalid]. Every Update calls it first.
 func Writable(ref secret.Ref, v secret.Value) error {
 	if err := ref.Validate(); err != nil {
 		return err

@@ -257,6 +257,11 @@ func compileLevel(tokens []token, stars bool, index func(name string) int) (leve
 				`ends, and is not "." or ".."`,
 		)
 	}
+	for _, text := range l.pieces {
+		if err := secret.PlainName(text); err != nil {
+			return level{}, errors.New(strings.TrimPrefix(err.Error(), secret.ErrInvalid.Error()+": "))
+		}
+	}
 	return l, nil
 }
 

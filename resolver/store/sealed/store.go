@@ -252,7 +252,11 @@ var errReading = fmt.Errorf("%w: the store is open for reading only", secret.Err
 
 // change checks ref and v, makes the file if op is "create", and calls fn in a write transaction.
 func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.Value, fn func(*tx) error) error {
-	err := errors.Join(ctx.Err(), store.Writable(ref, v))
+	allowed := store.Writable
+	if op == "create" {
+		allowed = store.Creatable
+	}
+	err := errors.Join(ctx.Err(), allowed(ref, v))
 	if err == nil && !s.o.Write {
 		err = errReading
 	}
