@@ -333,7 +333,7 @@ var bad = []struct{ text, want string }{
 	{below("list: [{project: '{me}'}, {project: '..'}]"), ": line 6: rules[1].list[1].project: " + noName},
 	{below("list: [{project: '{me}'}, {project: 'a b'}]"), ": line 6: rules[1].list[1].project: " + noName},
 	{
-		below(`list: [{project: '{me}'}, {project: "we\u200bb"}]`),
+		beyond + below(`list: [{project: '{me}'}, {project: "we\u200bb"}]`),
 		`: line 6: rules[1].list[1].project: the name "we\u200bb" has the character U+200B, which cannot be seen`,
 	},
 	{below("list: [{project: '{me}'}, {domain: '{me}__'}]"), ": line 6: rules[1].list[1].domain: " + noName},
