@@ -35,6 +35,14 @@
 // the last transaction alone, an old meta page is enough), and that it was removed. A store in one
 // file has no other place to remember its state.
 //
+// Nor is a forged file detected. age encrypts for a recipient and does not say by whom, so a user
+// who can write the file and knows the public key of the identity, which key files have in a
+// comment, can put a store of their own in its place, with a data key wrapped for that identity.
+// Its values are then believed. What is sealed is authenticated against changes without the data
+// key, and not against such a replacement. A passphrase has no public key: it must be known to
+// forge a store. Who may write the file is therefore as much a matter of trust as who may read
+// the key.
+//
 // # Hostile files
 //
 // bbolt trusts the pages of its file. It maps the file, so reading a file that was cut is a fault.
