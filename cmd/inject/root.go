@@ -24,6 +24,8 @@ func verbs() []namedVerb {
 		{"get", getCommand},
 		{"delete", deleteCommand},
 		{"explain", explainCommand},
+		{"whoami", whoamiCommand},
+		{"status", statusCommand},
 		{"init", initCommand},
 		{"redact", redactCommand},
 		{"version", versionCommand},

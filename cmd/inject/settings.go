@@ -91,6 +91,10 @@ type settings struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"table" choice:"table|json|yaml|name" help:"the format of the list"`
 	} `group:"output"`
 
+	Known struct {
+		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" choice:"text|json|yaml" help:"the format of the answer"`
+	} `group:"output"`
+
 	Explain struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" choice:"text|json|yaml|annotations" help:"the format of the explanation"`
 	} `group:"output"`

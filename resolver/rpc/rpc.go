@@ -55,6 +55,7 @@ func serviceConfig() string {
 	return fmt.Sprintf(`{"methodConfig": [{
 	"name": [
 		{"service": "inject.v1.ResolveService"},
+		{"service": "inject.v1.WhoAmIService"},
 		{"service": "flyteidl2.secret.SecretService", "method": "GetSecret"},
 		{"service": "flyteidl2.secret.SecretService", "method": "ListSecrets"}
 	],
@@ -110,6 +111,7 @@ type Client struct {
 
 	resolving injectv1.ResolveServiceClient
 	importing injectv1.ImportServiceClient
+	knowing   injectv1.WhoAmIServiceClient
 	secrets   secretpb.SecretServiceClient
 }
 
@@ -151,6 +153,7 @@ func Open(o Options) (*Client, error) {
 		return nil, fmt.Errorf("%w: the address of the server: %w", secret.ErrInvalid, err)
 	}
 	c.resolving, c.importing = injectv1.NewResolveServiceClient(c.conn), injectv1.NewImportServiceClient(c.conn)
+	c.knowing = injectv1.NewWhoAmIServiceClient(c.conn)
 	c.secrets = secretpb.NewSecretServiceClient(c.conn)
 	return c, nil
 }

@@ -152,9 +152,12 @@ func (s *Server) Handler() http.Handler {
 	handle(clusterconnect.NewClusterServiceHandler(clusterService{}, options...))
 	handle(injectv1connect.NewResolveServiceHandler(&resolveService{s}, options...))
 	handle(injectv1connect.NewImportServiceHandler(&importService{s}, options...))
+	path, whoami := injectv1connect.NewWhoAmIServiceHandler(
+		&whoAmIService{s}, append(options, messageOptions(openMessage))...)
+	handle(path, small(whoami))
 	names := []string{
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
-		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName,
+		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName,
 	}
 	open := func(path string, h http.Handler) { mux.Handle(path, s.open(h)) }
 	open(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions(openMessage)))

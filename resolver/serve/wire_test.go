@@ -658,7 +658,7 @@ func TestHealthAndReflection(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	services := []string{
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName, injectv1connect.ResolveServiceName,
-		injectv1connect.ImportServiceName,
+		injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName,
 	}
 	conn := r.grpcConn(nil)
 	health := grpc_health_v1.NewHealthClient(conn)

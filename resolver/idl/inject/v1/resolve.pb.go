@@ -761,6 +761,214 @@ func (x *ImportFailure) GetFailure() *Failure {
 	return nil
 }
 
+type WhoAmIRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIRequest) Reset() {
+	*x = WhoAmIRequest{}
+	mi := &file_inject_v1_resolve_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIRequest) ProtoMessage() {}
+
+func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_inject_v1_resolve_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
+func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
+	return file_inject_v1_resolve_proto_rawDescGZIP(), []int{11}
+}
+
+type WhoAmIResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the caller was authenticated: mtls, jwt or token; none if the server checks no
+	// credentials.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// The name of the identity, as in the audit log; anyone if the server checks no credentials.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The rule of the policy that matches; empty if there is none, so that nothing is allowed.
+	Rule string `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Whether everything is allowed, because the server checks no credentials.
+	Everything bool `protobuf:"varint,4,opt,name=everything,proto3" json:"everything,omitempty"`
+	// What the rule allows. At most a few KiB of it are listed.
+	Permissions []*Permission `protobuf:"bytes,5,rep,name=permissions,proto3" json:"permissions,omitempty"`
+	// Whether the list was cut.
+	Truncated     bool `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoAmIResponse) Reset() {
+	*x = WhoAmIResponse{}
+	mi := &file_inject_v1_resolve_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoAmIResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoAmIResponse) ProtoMessage() {}
+
+func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_inject_v1_resolve_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
+func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
+	return file_inject_v1_resolve_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *WhoAmIResponse) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetEverything() bool {
+	if x != nil {
+		return x.Everything
+	}
+	return false
+}
+
+func (x *WhoAmIResponse) GetPermissions() []*Permission {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+func (x *WhoAmIResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// A verb that is allowed at the scopes that the patterns match.
+type Permission struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// manage, list or resolve.
+	Verb string `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`
+	// Patterns of the policy, with the captures of the identity filled in: * is any name and
+	// none, and "" is none.
+	Organization string `protobuf:"bytes,2,opt,name=organization,proto3" json:"organization,omitempty"`
+	Domain       string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	Project      string `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	// Of resolve: the keys that are allowed; empty for all.
+	Keys          []string `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Permission) Reset() {
+	*x = Permission{}
+	mi := &file_inject_v1_resolve_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Permission) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Permission) ProtoMessage() {}
+
+func (x *Permission) ProtoReflect() protoreflect.Message {
+	mi := &file_inject_v1_resolve_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Permission.ProtoReflect.Descriptor instead.
+func (*Permission) Descriptor() ([]byte, []int) {
+	return file_inject_v1_resolve_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Permission) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *Permission) GetOrganization() string {
+	if x != nil {
+		return x.Organization
+	}
+	return ""
+}
+
+func (x *Permission) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Permission) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *Permission) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 var File_inject_v1_resolve_proto protoreflect.FileDescriptor
 
 const file_inject_v1_resolve_proto_rawDesc = "" +
@@ -814,11 +1022,30 @@ const file_inject_v1_resolve_proto_rawDesc = "" +
 	"\bfailures\x18\x01 \x03(\v2\x18.inject.v1.ImportFailureR\bfailures\"Q\n" +
 	"\rImportFailure\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
-	"\afailure\x18\x02 \x01(\v2\x12.inject.v1.FailureR\afailure2R\n" +
+	"\afailure\x18\x02 \x01(\v2\x12.inject.v1.FailureR\afailure\"\x0f\n" +
+	"\rWhoAmIRequest\"\xc7\x01\n" +
+	"\x0eWhoAmIResponse\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x1e\n" +
+	"\n" +
+	"everything\x18\x04 \x01(\bR\n" +
+	"everything\x127\n" +
+	"\vpermissions\x18\x05 \x03(\v2\x15.inject.v1.PermissionR\vpermissions\x12\x1c\n" +
+	"\ttruncated\x18\x06 \x01(\bR\ttruncated\"\x8a\x01\n" +
+	"\n" +
+	"Permission\x12\x12\n" +
+	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\"\n" +
+	"\forganization\x18\x02 \x01(\tR\forganization\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x18\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\x12\x12\n" +
+	"\x04keys\x18\x05 \x03(\tR\x04keys2R\n" +
 	"\x0eResolveService\x12@\n" +
 	"\aResolve\x12\x19.inject.v1.ResolveRequest\x1a\x1a.inject.v1.ResolveResponse2N\n" +
 	"\rImportService\x12=\n" +
-	"\x06Import\x12\x18.inject.v1.ImportRequest\x1a\x19.inject.v1.ImportResponseB(Z&inject/resolver/idl/inject/v1;injectv1b\x06proto3"
+	"\x06Import\x12\x18.inject.v1.ImportRequest\x1a\x19.inject.v1.ImportResponse2N\n" +
+	"\rWhoAmIService\x12=\n" +
+	"\x06WhoAmI\x12\x18.inject.v1.WhoAmIRequest\x1a\x19.inject.v1.WhoAmIResponseB(Z&inject/resolver/idl/inject/v1;injectv1b\x06proto3"
 
 var (
 	file_inject_v1_resolve_proto_rawDescOnce sync.Once
@@ -833,7 +1060,7 @@ func file_inject_v1_resolve_proto_rawDescGZIP() []byte {
 }
 
 var file_inject_v1_resolve_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_inject_v1_resolve_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_inject_v1_resolve_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_inject_v1_resolve_proto_goTypes = []any{
 	(Failure_Code)(0),             // 0: inject.v1.Failure.Code
 	(*Scope)(nil),                 // 1: inject.v1.Scope
@@ -847,39 +1074,45 @@ var file_inject_v1_resolve_proto_goTypes = []any{
 	(*ImportedSecret)(nil),        // 9: inject.v1.ImportedSecret
 	(*ImportResponse)(nil),        // 10: inject.v1.ImportResponse
 	(*ImportFailure)(nil),         // 11: inject.v1.ImportFailure
-	(*core.Secret)(nil),           // 12: flyteidl2.core.Secret
-	(secret.SecretType)(0),        // 13: flyteidl2.secret.SecretType
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*WhoAmIRequest)(nil),         // 12: inject.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),        // 13: inject.v1.WhoAmIResponse
+	(*Permission)(nil),            // 14: inject.v1.Permission
+	(*core.Secret)(nil),           // 15: flyteidl2.core.Secret
+	(secret.SecretType)(0),        // 16: flyteidl2.secret.SecretType
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_inject_v1_resolve_proto_depIdxs = []int32{
 	1,  // 0: inject.v1.ResolveRequest.scope:type_name -> inject.v1.Scope
-	12, // 1: inject.v1.ResolveRequest.secrets:type_name -> flyteidl2.core.Secret
+	15, // 1: inject.v1.ResolveRequest.secrets:type_name -> flyteidl2.core.Secret
 	4,  // 2: inject.v1.ResolveResponse.climbs:type_name -> inject.v1.Climb
 	5,  // 3: inject.v1.Climb.found:type_name -> inject.v1.Found
 	7,  // 4: inject.v1.Climb.failure:type_name -> inject.v1.Failure
 	6,  // 5: inject.v1.Climb.tried:type_name -> inject.v1.Rung
 	1,  // 6: inject.v1.Climb.elsewhere:type_name -> inject.v1.Scope
 	1,  // 7: inject.v1.Found.scope:type_name -> inject.v1.Scope
-	13, // 8: inject.v1.Found.type:type_name -> flyteidl2.secret.SecretType
-	14, // 9: inject.v1.Found.created_time:type_name -> google.protobuf.Timestamp
-	14, // 10: inject.v1.Found.updated_time:type_name -> google.protobuf.Timestamp
+	16, // 8: inject.v1.Found.type:type_name -> flyteidl2.secret.SecretType
+	17, // 9: inject.v1.Found.created_time:type_name -> google.protobuf.Timestamp
+	17, // 10: inject.v1.Found.updated_time:type_name -> google.protobuf.Timestamp
 	1,  // 11: inject.v1.Rung.scope:type_name -> inject.v1.Scope
 	7,  // 12: inject.v1.Rung.failure:type_name -> inject.v1.Failure
 	0,  // 13: inject.v1.Failure.code:type_name -> inject.v1.Failure.Code
 	1,  // 14: inject.v1.ImportRequest.scope:type_name -> inject.v1.Scope
 	9,  // 15: inject.v1.ImportRequest.secrets:type_name -> inject.v1.ImportedSecret
-	13, // 16: inject.v1.ImportedSecret.type:type_name -> flyteidl2.secret.SecretType
+	16, // 16: inject.v1.ImportedSecret.type:type_name -> flyteidl2.secret.SecretType
 	11, // 17: inject.v1.ImportResponse.failures:type_name -> inject.v1.ImportFailure
 	7,  // 18: inject.v1.ImportFailure.failure:type_name -> inject.v1.Failure
-	2,  // 19: inject.v1.ResolveService.Resolve:input_type -> inject.v1.ResolveRequest
-	8,  // 20: inject.v1.ImportService.Import:input_type -> inject.v1.ImportRequest
-	3,  // 21: inject.v1.ResolveService.Resolve:output_type -> inject.v1.ResolveResponse
-	10, // 22: inject.v1.ImportService.Import:output_type -> inject.v1.ImportResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 19: inject.v1.WhoAmIResponse.permissions:type_name -> inject.v1.Permission
+	2,  // 20: inject.v1.ResolveService.Resolve:input_type -> inject.v1.ResolveRequest
+	8,  // 21: inject.v1.ImportService.Import:input_type -> inject.v1.ImportRequest
+	12, // 22: inject.v1.WhoAmIService.WhoAmI:input_type -> inject.v1.WhoAmIRequest
+	3,  // 23: inject.v1.ResolveService.Resolve:output_type -> inject.v1.ResolveResponse
+	10, // 24: inject.v1.ImportService.Import:output_type -> inject.v1.ImportResponse
+	13, // 25: inject.v1.WhoAmIService.WhoAmI:output_type -> inject.v1.WhoAmIResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_inject_v1_resolve_proto_init() }
@@ -897,9 +1130,9 @@ func file_inject_v1_resolve_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_inject_v1_resolve_proto_rawDesc), len(file_inject_v1_resolve_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_inject_v1_resolve_proto_goTypes,
 		DependencyIndexes: file_inject_v1_resolve_proto_depIdxs,

@@ -232,3 +232,109 @@ var ImportService_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "inject/v1/resolve.proto",
 }
+
+const (
+	WhoAmIService_WhoAmI_FullMethodName = "/inject.v1.WhoAmIService/WhoAmI"
+)
+
+// WhoAmIServiceClient is the client API for WhoAmIService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+type WhoAmIServiceClient interface {
+	// WhoAmI tells as whom the server knows the caller, and what the caller may do. It also
+	// answers a caller that no rule of the policy matches.
+	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
+}
+
+type whoAmIServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewWhoAmIServiceClient(cc grpc.ClientConnInterface) WhoAmIServiceClient {
+	return &whoAmIServiceClient{cc}
+}
+
+func (c *whoAmIServiceClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WhoAmIResponse)
+	err := c.cc.Invoke(ctx, WhoAmIService_WhoAmI_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// WhoAmIServiceServer is the server API for WhoAmIService service.
+// All implementations must embed UnimplementedWhoAmIServiceServer
+// for forward compatibility.
+type WhoAmIServiceServer interface {
+	// WhoAmI tells as whom the server knows the caller, and what the caller may do. It also
+	// answers a caller that no rule of the policy matches.
+	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
+	mustEmbedUnimplementedWhoAmIServiceServer()
+}
+
+// UnimplementedWhoAmIServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedWhoAmIServiceServer struct{}
+
+func (UnimplementedWhoAmIServiceServer) WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method WhoAmI not implemented")
+}
+func (UnimplementedWhoAmIServiceServer) mustEmbedUnimplementedWhoAmIServiceServer() {}
+func (UnimplementedWhoAmIServiceServer) testEmbeddedByValue()                       {}
+
+// UnsafeWhoAmIServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to WhoAmIServiceServer will
+// result in compilation errors.
+type UnsafeWhoAmIServiceServer interface {
+	mustEmbedUnimplementedWhoAmIServiceServer()
+}
+
+func RegisterWhoAmIServiceServer(s grpc.ServiceRegistrar, srv WhoAmIServiceServer) {
+	// If the following call panics, it indicates UnimplementedWhoAmIServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&WhoAmIService_ServiceDesc, srv)
+}
+
+func _WhoAmIService_WhoAmI_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WhoAmIRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WhoAmIServiceServer).WhoAmI(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: WhoAmIService_WhoAmI_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WhoAmIServiceServer).WhoAmI(ctx, req.(*WhoAmIRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// WhoAmIService_ServiceDesc is the grpc.ServiceDesc for WhoAmIService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var WhoAmIService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "inject.v1.WhoAmIService",
+	HandlerType: (*WhoAmIServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "WhoAmI",
+			Handler:    _WhoAmIService_WhoAmI_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "inject/v1/resolve.proto",
+}

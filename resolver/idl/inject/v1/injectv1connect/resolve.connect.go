@@ -28,6 +28,8 @@ const (
 	ResolveServiceName = "inject.v1.ResolveService"
 	// ImportServiceName is the fully-qualified name of the ImportService service.
 	ImportServiceName = "inject.v1.ImportService"
+	// WhoAmIServiceName is the fully-qualified name of the WhoAmIService service.
+	WhoAmIServiceName = "inject.v1.WhoAmIService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -42,6 +44,8 @@ const (
 	ResolveServiceResolveProcedure = "/inject.v1.ResolveService/Resolve"
 	// ImportServiceImportProcedure is the fully-qualified name of the ImportService's Import RPC.
 	ImportServiceImportProcedure = "/inject.v1.ImportService/Import"
+	// WhoAmIServiceWhoAmIProcedure is the fully-qualified name of the WhoAmIService's WhoAmI RPC.
+	WhoAmIServiceWhoAmIProcedure = "/inject.v1.WhoAmIService/WhoAmI"
 )
 
 // ResolveServiceClient is a client for the inject.v1.ResolveService service.
@@ -198,4 +202,82 @@ type UnimplementedImportServiceHandler struct{}
 
 func (UnimplementedImportServiceHandler) Import(context.Context, *v1.ImportRequest) (*v1.ImportResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("inject.v1.ImportService.Import is not implemented"))
+}
+
+// WhoAmIServiceClient is a client for the inject.v1.WhoAmIService service.
+type WhoAmIServiceClient interface {
+	// WhoAmI tells as whom the server knows the caller, and what the caller may do. It also
+	// answers a caller that no rule of the policy matches.
+	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
+}
+
+// NewWhoAmIServiceClient constructs a client for the inject.v1.WhoAmIService service. By default,
+// it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and
+// sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC()
+// or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewWhoAmIServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) WhoAmIServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	whoAmIServiceMethods := v1.File_inject_v1_resolve_proto.Services().ByName("WhoAmIService").Methods()
+	return &whoAmIServiceClient{
+		whoAmI: connect.NewClient[v1.WhoAmIRequest, v1.WhoAmIResponse](
+			httpClient,
+			baseURL+WhoAmIServiceWhoAmIProcedure,
+			connect.WithSchema(whoAmIServiceMethods.ByName("WhoAmI")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// whoAmIServiceClient implements WhoAmIServiceClient.
+type whoAmIServiceClient struct {
+	whoAmI *connect.Client[v1.WhoAmIRequest, v1.WhoAmIResponse]
+}
+
+// WhoAmI calls inject.v1.WhoAmIService.WhoAmI.
+func (c *whoAmIServiceClient) WhoAmI(ctx context.Context, req *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error) {
+	response, err := c.whoAmI.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// WhoAmIServiceHandler is an implementation of the inject.v1.WhoAmIService service.
+type WhoAmIServiceHandler interface {
+	// WhoAmI tells as whom the server knows the caller, and what the caller may do. It also
+	// answers a caller that no rule of the policy matches.
+	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
+}
+
+// NewWhoAmIServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewWhoAmIServiceHandler(svc WhoAmIServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	whoAmIServiceMethods := v1.File_inject_v1_resolve_proto.Services().ByName("WhoAmIService").Methods()
+	whoAmIServiceWhoAmIHandler := connect.NewUnaryHandlerSimple(
+		WhoAmIServiceWhoAmIProcedure,
+		svc.WhoAmI,
+		connect.WithSchema(whoAmIServiceMethods.ByName("WhoAmI")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/inject.v1.WhoAmIService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case WhoAmIServiceWhoAmIProcedure:
+			whoAmIServiceWhoAmIHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedWhoAmIServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedWhoAmIServiceHandler struct{}
+
+func (UnimplementedWhoAmIServiceHandler) WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("inject.v1.WhoAmIService.WhoAmI is not implemented"))
 }
