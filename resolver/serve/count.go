@@ -31,7 +31,7 @@ func (t *tally) binary(b []byte, d protoreflect.MessageDescriptor, depth int) {
 		t.fields = maxFields + 1
 		return
 	}
-	lists := map[protowire.Number]int{}
+	var lists [32]int // ours have fewer fields; a higher number counts as one of these, too
 	for len(b) > 0 {
 		number, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -44,8 +44,9 @@ func (t *tally) binary(b []byte, d protoreflect.MessageDescriptor, depth int) {
 		field := d.Fields().ByNumber(number)
 		t.fields++
 		if field != nil && field.Cardinality() == protoreflect.Repeated { // also a map
-			lists[number]++
-			t.longest = max(t.longest, lists[number])
+			list := int(number) % len(lists)
+			lists[list]++
+			t.longest = max(t.longest, lists[list])
 		}
 		if field != nil && kind == protowire.BytesType {
 			switch inner, _ := protowire.ConsumeBytes(b); {
