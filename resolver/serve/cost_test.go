@@ -33,14 +33,24 @@ const attacker = "spiffe://example.org/project/web/domain/development/task/t"
 type costly struct {
 	serve.Backend
 
-	reads atomic.Int64 // of large values
+	reads atomic.Int64  // of large values
+	ended chan struct{} // closed when the test has ended
+}
+
+// wait takes as long as the request, whose reads outlive it, or the test.
+func (c *costly) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.ended:
+		return secret.ErrUnavailable
+	}
 }
 
 func (c *costly) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
 	switch {
 	case strings.HasPrefix(ref.Key, "SLOW"):
-		<-ctx.Done()
-		return secret.Value{}, store.Info{}, ctx.Err()
+		return secret.Value{}, store.Info{}, c.wait(ctx)
 	case strings.HasPrefix(ref.Key, "LARGE"):
 		c.reads.Add(1)
 		return secret.NewValue(make([]byte, store.MaxValue)), store.Info{Ref: ref}, nil
@@ -52,18 +62,23 @@ func (c *costly) List(
 	ctx context.Context, f store.Filter, limit int, token string,
 ) ([]store.Info, string, error) {
 	if f.Project == "slow" {
-		<-ctx.Done()
-		return nil, "", ctx.Err()
+		return nil, "", c.wait(ctx)
 	}
 	return c.Backend.List(ctx, f, limit, token)
 }
 
-func overCostly(o *serve.Options) { o.Store = &costly{Backend: o.Store} }
+// overCostly makes the store of a server a costly one.
+func overCostly(t *testing.T) func(*serve.Options) {
+	t.Helper()
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
+	return func(o *serve.Options) { o.Store = &costly{Backend: o.Store, ended: ended} }
+}
 
 // The lists of one identity that are resolved at the same time are few, so that others are.
 func TestClimbsAreShared(t *testing.T) {
 	t.Parallel()
-	r := start(t, matrixPolicy, overCostly)
+	r := start(t, matrixPolicy, overCostly(t))
 	task := r.client(certOf(r.Authority, "task", attacker))
 	answers, _ := r.withstands(t, task, 90, func(ctx context.Context) *http.Request {
 		return r.request(resolve, keysOf("SLOW", 4)).WithContext(ctx)
@@ -75,7 +90,7 @@ func TestClimbsAreShared(t *testing.T) {
 // So are the lists of secrets that are read.
 func TestScansAreShared(t *testing.T) {
 	t.Parallel()
-	r := start(t, matrixPolicy, overCostly)
+	r := start(t, matrixPolicy, overCostly(t))
 	lister := r.client(certOf(r.Authority, "lister", "spiffe://example.org/platform/lister"))
 	answers, _ := r.withstands(t, lister, 20, func(ctx context.Context) *http.Request {
 		return r.request(secrets+"ListSecrets", `{"project":"slow"}`).WithContext(ctx)
@@ -88,7 +103,7 @@ func TestScansAreShared(t *testing.T) {
 func TestLargeAnswersStopWhileTheyAreRead(t *testing.T) {
 	var all *costly
 	r := start(t, matrixPolicy, func(o *serve.Options) {
-		overCostly(o)
+		overCostly(t)(o)
 		all, _ = o.Store.(*costly)
 	})
 	task := r.client(certOf(r.Authority, "task", attacker))
