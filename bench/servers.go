@@ -69,7 +69,8 @@ func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) 
 	s.cmd = exec.CommandContext(b.ctx, b.injectd, //nolint:gosec // the server that is measured
 		"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
 		"--store", "file://"+path, "--key-file", key, "--cert-file", cert.cert, "--cert-key-file", cert.key,
-		"--client-ca-file", a.file, "--policy", policy, "--audit-log", path+".audit", "--rate", "0", "--audit-rate", "0")
+		"--client-ca-file", a.file, "--policy", policy, "--audit-log", path+".audit",
+		"--rate", "0", "--audit-rate", "0")
 	said, err := s.start()
 	if err != nil {
 		return nil, err
