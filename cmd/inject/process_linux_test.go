@@ -435,7 +435,7 @@ func inMemory(t *testing.T, pid int, text []byte) bool {
 // If a task reaches its limit of processes, only the task fails: inject returns its exit code and
 // removes its files. If the limit is too low for Go's runtime, the task is not started.
 func TestProcessLimit(t *testing.T) {
-	// Not parallel: if the machine is busy, Go's runtime may want more threads than inject reserves.
+	// Not parallel: on a busy machine Go's runtime may want more threads than inject reserves.
 	harness.NeedRoot(t)
 	harness.Need(t, "unshare", "setpriv", "prlimit", "python3")
 	const uid = 54321 // no other process of this user may count

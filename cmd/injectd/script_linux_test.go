@@ -162,7 +162,8 @@ func (p *process) stop(sig os.Signal) error {
 //	noleak [FILE...]      no value of v/ is in stdout, stderr or FILE in any form of harness.Forms
 //	nobody CMD...         runs CMD as the user 65534, who owns no file; it must exit with 0
 //	flip FILE N           changes byte N of each page of a store but its first two, the meta pages
-//	issuer NAME           serves pki/jwks.json at $NAME, to callers with the bearer token in pki/reader.token
+//	issuer NAME           serves pki/jwks.json at $NAME to callers with the bearer token that is in
+//	                      pki/reader.token
 //	rows, pages, audited  send requests by other projects' clients: see wire_linux_test.go
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
