@@ -54,13 +54,15 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// soakPolicy is a policy in which other may list, or nothing.
+// soakPolicy is a policy in which other may list everything, or may do nothing that it tries.
 func soakPolicy(other bool) string {
-	text := policyFile
-	if other {
-		text += `  - name: other
+	// Without a rule, other's requests would be among the few that callers without rights may make.
+	text := policyFile + `  - name: other
     identity: {spiffe: "spiffe://example.org/other"}
-    list: [{project: "*", domain: "*"}]
+    resolve: {project: elsewhere, domain: elsewhere}
+`
+	if other {
+		text += `    list: [{project: "*", domain: "*"}]
 `
 	}
 	return text
