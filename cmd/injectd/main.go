@@ -2,7 +2,9 @@
 // does the maintenance of the store file. See docs/how-to/server.md.
 //
 // This package holds settings, files and the lifetime of the process. Package serve decides what
-// each caller is answered; package store and its backends keep the secrets.
+// each caller is answered; package store and its backends keep the secrets. It has more than 1500
+// lines, because its verbs (serve, doctor, maintenance, policy) share the settings, the control
+// socket and the messages, and no package above them could be of use without those.
 package main
 
 import (
