@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/exec/redact"
+	"inject/internal/harness"
 )
 
 const secret = "s3cr3t-v\"lue"
@@ -99,32 +100,6 @@ func (in *searching) search(ctx context.Context, at io.ReaderAt, size int64) (re
 	return result{found: in.found, why: why}, err
 }
 
-func gzipped(t testing.TB, data []byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	_, err := w.Write(data)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return b.Bytes()
-}
-
-func tarball(t testing.TB, files map[string][]byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		require.NoError(t, w.WriteHeader(&tar.Header{
-			Name: name, Size: int64(len(files[name])), Mode: 0o600,
-			Format: tar.FormatUSTAR,
-		}))
-		_, err := w.Write(files[name])
-		require.NoError(t, err)
-	}
-	require.NoError(t, w.Close())
-	return b.Bytes()
-}
-
 // zipped returns a zip archive of compressed members, given as pairs of name and content.
 func zipped(t testing.TB, members ...string) []byte {
 	t.Helper()
@@ -149,9 +124,9 @@ var hidden = strings.Repeat("some text ", 30) + secret + strings.Repeat(" and mo
 
 func TestArchives(t *testing.T) {
 	in := searches(secret)
-	gz := func(data []byte) []byte { return gzipped(t, data) }
+	gz := func(data []byte) []byte { return harness.Gzip(t, data) }
 	one := func(name string, data []byte) []byte {
-		return tarball(t, map[string][]byte{"a": []byte("x"), name: data})
+		return harness.Tar(t, map[string][]byte{"a": []byte("x"), name: data})
 	}
 	for why, data := range map[string][]byte{
 		"a gzip archive":                              gz([]byte(hidden)),
@@ -207,7 +182,7 @@ func TestTarFormats(t *testing.T) {
 		})
 	}
 	// The oldest format has no mark, and some programs summed signed bytes.
-	b := tarball(t, map[string][]byte{"m": z})
+	b := harness.Tar(t, map[string][]byte{"m": z})
 	clear(b[257:512])
 	for name, want := range map[string]bool{"m": true, "\xe4": true, "": false} {
 		t.Run(fmt.Sprintf("old, name %q", name), func(t *testing.T) {
@@ -237,22 +212,22 @@ func TestTarFormats(t *testing.T) {
 // A value may begin in one member of a gzip archive and end in the next: gzip joins them.
 func TestGzipMembers(t *testing.T) {
 	in := searches(secret)
-	data := slices.Concat(gzipped(t, []byte("a "+secret[:4])), gzipped(t, nil), gzipped(t, []byte(secret[4:]+" b")))
+	data := slices.Concat(harness.Gzip(t, []byte("a "+secret[:4])), harness.Gzip(t, nil), harness.Gzip(t, []byte(secret[4:]+" b")))
 	require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, in.look(t, data))
 	// The same holds for a tar archive that is compressed in parts.
-	tarred := tarball(t, map[string][]byte{"m": zipped(t, "m", hidden)})
+	tarred := harness.Tar(t, map[string][]byte{"m": zipped(t, "m", hidden)})
 	data = nil
 	for part := range slices.Chunk(tarred, 100) {
-		data = append(data, gzipped(t, part)...)
+		data = append(data, harness.Gzip(t, part)...)
 	}
 	require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive in a gzip archive", in.look(t, data).why)
 	// Bytes behind the last member are searched, too.
 	for _, behind := range []string{"garbage " + secret, strings.Repeat("\x00", 600) + secret, "\x1f\x8b" + secret} {
-		c := in.look(t, append(gzipped(t, []byte("text")), behind...))
+		c := in.look(t, append(harness.Gzip(t, []byte("text")), behind...))
 		require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, c)
 	}
 	// A damaged member is a member: the archive is unchecked.
-	c := in.look(t, slices.Concat(gzipped(t, []byte("text")), gzipped(t, []byte(hidden))[:40]))
+	c := in.look(t, slices.Concat(harness.Gzip(t, []byte("text")), harness.Gzip(t, []byte(hidden))[:40]))
 	require.True(t, c.unchecked)
 }
 
@@ -270,7 +245,7 @@ func TestArchiveNames(t *testing.T) {
 				require.NotContains(t, b.String(), "s3cr3t/in/the/middle")
 			}
 			require.Contains(t, in.look(t, b.Bytes()).found, "A", f)
-			require.Contains(t, in.look(t, gzipped(t, b.Bytes())).found, "A", f)
+			require.Contains(t, in.look(t, harness.Gzip(t, b.Bytes())).found, "A", f)
 		})
 	}
 	var b bytes.Buffer
@@ -280,7 +255,7 @@ func TestArchiveNames(t *testing.T) {
 		Typeflag: tar.TypeSymlink,
 	}))
 	require.NoError(t, w.Close())
-	require.Contains(t, in.look(t, gzipped(t, b.Bytes())).found, "A")
+	require.Contains(t, in.look(t, harness.Gzip(t, b.Bytes())).found, "A")
 	require.Contains(t, in.look(t, zipped(t, "s3cr3t/in/the/middle", "")).found, "A")
 	require.Contains(t, in.look(t, zipped(t, "in", string(zipped(t, "s3cr3t/in/the/middle", "")))).found, "A")
 	b.Reset()
@@ -292,7 +267,7 @@ func TestArchiveNames(t *testing.T) {
 	g := gzip.NewWriter(&b)
 	g.Comment = "s3cr3t/in/the/middle"
 	require.NoError(t, g.Close())
-	require.Contains(t, in.look(t, gzipped(t, b.Bytes())).found, "A")
+	require.Contains(t, in.look(t, harness.Gzip(t, b.Bytes())).found, "A")
 }
 
 // A zip archive with a member that cannot be read is unchecked, for the reason that is given.
@@ -321,7 +296,7 @@ func TestZipThatCannotBeRead(t *testing.T) {
 			got := in.look(t, c.data)
 			require.Equal(t, c.why, got.why)
 			require.True(t, got.unchecked)
-			got = in.look(t, gzipped(t, c.data))
+			got = in.look(t, harness.Gzip(t, c.data))
 			require.Equal(t, c.why+" in a gzip archive", got.why)
 			require.True(t, got.unchecked)
 		})
@@ -450,10 +425,10 @@ func seen(t testing.TB, in *searching, data []byte) {
 func TestDamagedArchives(t *testing.T) {
 	in := searches(secret)
 	for name, data := range map[string][]byte{
-		"gzip": gzipped(t, []byte(hidden)), "zip": zipped(t, "a", "x", "b", hidden),
-		"members":    slices.Concat(gzipped(t, []byte("x")), gzipped(t, []byte(hidden))),
-		"zip in tgz": gzipped(t, tarball(t, map[string][]byte{"m": zipped(t, "m", hidden)})),
-		"tar":        tarball(t, map[string][]byte{"a": gzipped(t, []byte(hidden)), "b": []byte("x")}),
+		"gzip": harness.Gzip(t, []byte(hidden)), "zip": zipped(t, "a", "x", "b", hidden),
+		"members":    slices.Concat(harness.Gzip(t, []byte("x")), harness.Gzip(t, []byte(hidden))),
+		"zip in tgz": harness.Gzip(t, harness.Tar(t, map[string][]byte{"m": zipped(t, "m", hidden)})),
+		"tar":        harness.Tar(t, map[string][]byte{"a": harness.Gzip(t, []byte(hidden)), "b": []byte("x")}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Contains(t, in.look(t, data).found, "A")
@@ -477,23 +452,23 @@ func TestDamagedArchives(t *testing.T) {
 	}
 	// A file with a damaged first header is not an archive.
 	for name, data := range map[string][]byte{
-		"gzip":                 gzipped(t, []byte("x"))[:9],
+		"gzip":                 harness.Gzip(t, []byte("x"))[:9],
 		"gzip, another method": []byte("\x1f\x8b\x07\x00garbage\x00"), "zip": []byte("PK\x03\x04 \x00"),
 		"zip, an end somewhere": append([]byte(strings.Repeat("\x00noise", 100)),
 			"PK\x05\x06 and more noise, which is no directory"...),
 		"zip, no name": append([]byte("PK\x03\x04"), make([]byte, 100)...), "zip, end": []byte("PK\x05\x06\x00\x00"),
 		"tar": func() []byte {
-			b := tarball(t, map[string][]byte{"a": []byte("x")})
+			b := harness.Tar(t, map[string][]byte{"a": []byte("x")})
 			b[0]++
 			return b
 		}(),
-		"tar, cut": tarball(t, map[string][]byte{"a": []byte("x")})[:400],
+		"tar, cut": harness.Tar(t, map[string][]byte{"a": []byte("x")})[:400],
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, result{}, in.look(t, data), name)
 		})
 	}
-	c := in.look(t, tarball(t, map[string][]byte{"a": []byte(strings.Repeat("x", 1000))})[:1000])
+	c := in.look(t, harness.Tar(t, map[string][]byte{"a": []byte(strings.Repeat("x", 1000))})[:1000])
 	require.Equal(t, result{why: "damaged: member 1 of a tar archive", unchecked: true}, c)
 }
 
@@ -550,19 +525,19 @@ func TestBombs(t *testing.T) {
 	}, usualBounds)
 	in := searches(secret)
 	in.bounds = bounds{expanded: 32 << 20, expansion: 2, members: 5000, held: 8 << 20, directories: 1 << 20}
-	zeros := gzipped(t, make([]byte, 64<<20))
+	zeros := harness.Gzip(t, make([]byte, 64<<20))
 	ten := repeat{zeros, 160} // 10 GiB
 	quine := []byte(hidden)   // as deep as one likes
 	for range 2 * (maxDepth + 1) {
-		quine = gzipped(t, quine)
+		quine = harness.Gzip(t, quine)
 	}
 	deep := []byte(hidden)
 	for range maxDepth + 1 {
 		deep = zipped(t, "m", string(deep))
 	}
-	large := gzipped(t, zipOf(t, zip.Store, "m", strings.Repeat("\x00", 8<<20)))
+	large := harness.Gzip(t, zipOf(t, zip.Store, "m", strings.Repeat("\x00", 8<<20)))
 	many := sameMember(t, in.bounds.members+1)
-	member := tarball(t, map[string][]byte{"z": nil})[:512]
+	member := harness.Tar(t, map[string][]byte{"z": nil})[:512]
 	for name, c := range map[string]struct {
 		at   repeat
 		grew uint64
@@ -661,9 +636,9 @@ func TestLargeNestedZip(t *testing.T) {
 	_, err = io.WriteString(f, hidden)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	require.True(t, in.look(t, gzipped(t, b.Bytes())).unchecked)
+	require.True(t, in.look(t, harness.Gzip(t, b.Bytes())).unchecked)
 	for why, data := range map[string][]byte{
-		"member 2 of a zip archive in member 1 of a tar archive": tarball(t, map[string][]byte{"model.pt": b.Bytes()}),
+		"member 2 of a zip archive in member 1 of a tar archive": harness.Tar(t, map[string][]byte{"model.pt": b.Bytes()}),
 		"member 2 of a zip archive in member 1 of a zip archive": zipOf(t, zip.Store, "model.pt", b.String()),
 	} {
 		t.Run(why, func(t *testing.T) {
@@ -742,10 +717,10 @@ func TestArchivesAtRandom(t *testing.T) {
 		for range random.IntN(5) {
 			switch random.IntN(4) {
 			case 0:
-				data = gzipped(t, data)
+				data = harness.Gzip(t, data)
 				compressed = true
 			case 1:
-				data = tarball(t, map[string][]byte{"a": []byte("1"), "f": data, "g": {}})
+				data = harness.Tar(t, map[string][]byte{"a": []byte("1"), "f": data, "g": {}})
 			case 2:
 				data = zipped(t, "a", "", "f", string(data))
 				compressed = true
@@ -763,11 +738,11 @@ func TestArchivesAtRandom(t *testing.T) {
 }
 
 func FuzzArchive(f *testing.F) {
-	f.Add(gzipped(f, []byte(hidden)))
+	f.Add(harness.Gzip(f, []byte(hidden)))
 	f.Add(zipped(f, "a", "x", "b", hidden))
 	f.Add(zipOf(f, zip.Store, "a", string(zipped(f, "b", hidden))))
-	f.Add(tarball(f, map[string][]byte{"m": gzipped(f, []byte(hidden))}))
-	f.Add(gzipped(f, tarball(f, map[string][]byte{"m": zipped(f, "m", hidden)})))
+	f.Add(harness.Tar(f, map[string][]byte{"m": harness.Gzip(f, []byte(hidden))}))
+	f.Add(harness.Gzip(f, harness.Tar(f, map[string][]byte{"m": zipped(f, "m", hidden)})))
 	f.Add(zip64(f, "x", hidden))
 	f.Fuzz(func(t *testing.T, data []byte) { seen(t, searches(secret), data) })
 }

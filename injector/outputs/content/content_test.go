@@ -1,10 +1,8 @@
 package content
 
 import (
-	"archive/tar"
 	"archive/zip"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +23,7 @@ import (
 	"inject/exec/redact"
 	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
+	"inject/internal/harness"
 )
 
 const secret = "s3cr3t-v\"lue"
@@ -240,10 +239,10 @@ func TestInspectArchives(t *testing.T) {
 	in := knows(secret)
 	long := []byte(strings.Repeat("some text ", 30) + secret)
 	for why, data := range map[string][]byte{
-		"a gzip archive":                              gzipped(t, long),
+		"a gzip archive":                              harness.Gzip(t, long),
 		"member 1 of a zip archive":                   zipped(t, "m", string(long)),
-		"a tar archive":                               tarball(t, map[string][]byte{"m": long}),
-		"a gzip archive in member 1 of a tar archive": tarball(t, map[string][]byte{"m": gzipped(t, long)}),
+		"a tar archive":                               harness.Tar(t, map[string][]byte{"m": long}),
+		"a gzip archive in member 1 of a tar archive": harness.Tar(t, map[string][]byte{"m": harness.Gzip(t, long)}),
 	} {
 		t.Run(why, func(t *testing.T) {
 			for _, n := range []int{7, whole} {
@@ -255,7 +254,7 @@ func TestInspectArchives(t *testing.T) {
 			require.ErrorContains(t, err, why)
 		})
 	}
-	c := look(t, in, "f", gzipped(t, long)[:30], whole)
+	c := look(t, in, "f", harness.Gzip(t, long)[:30], whole)
 	require.Equal(t, Content{kind: opaque, Why: "damaged: a gzip archive", Unchecked: true}, c)
 }
 
@@ -326,11 +325,11 @@ func TestCanceled(t *testing.T) {
 	for i := range noise {
 		noise[i] = byte(random.Uint32())
 	}
-	tarred := tarball(t, map[string][]byte{"a": noise, "z.zip": zipped(t, "m", string(noise)+secret)})
+	tarred := harness.Tar(t, map[string][]byte{"a": noise, "z.zip": zipped(t, "m", string(noise)+secret)})
 	for name, data := range map[string][]byte{
 		"text": bytes.Repeat([]byte(secret+"\n"), bufferSize/10),
 		"JSON": []byte("[" + strings.Repeat(`"s3cr3t-v\"lue", `, bufferSize/12) + "1]"),
-		"gzip": gzipped(t, tarred),
+		"gzip": harness.Gzip(t, tarred),
 		"tar":  tarred,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -581,32 +580,6 @@ func BenchmarkInspect(b *testing.B) {
 			}
 		})
 	}
-}
-
-func gzipped(t testing.TB, data []byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	_, err := w.Write(data)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return b.Bytes()
-}
-
-func tarball(t testing.TB, files map[string][]byte) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		require.NoError(t, w.WriteHeader(&tar.Header{
-			Name: name, Size: int64(len(files[name])), Mode: 0o600,
-			Format: tar.FormatUSTAR,
-		}))
-		_, err := w.Write(files[name])
-		require.NoError(t, err)
-	}
-	require.NoError(t, w.Close())
-	return b.Bytes()
 }
 
 // zipped returns a zip archive with one compressed member.
