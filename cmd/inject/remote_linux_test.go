@@ -356,7 +356,7 @@ func TestServerOnLoopback(t *testing.T) {
 	s.inject("", nil, "--store", "grpc://injectd.example:443", "--secret", "K", "--", "true").failed("in the clear")
 }
 
-// A caller that the server does not know or does not let in is told why and what to do. A
+// If the server refuses a caller, the error says why and what to do. A
 // wrong server gets no credentials.
 func TestServerRefuses(t *testing.T) {
 	t.Parallel()

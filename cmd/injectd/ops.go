@@ -108,7 +108,7 @@ func canWrite(store string) error {
 	return errors.Join(err, f.Sync(), f.Close(), os.Remove(path))
 }
 
-// A probe is a check that runs once at a time, whoever asks and however often. Its result is
+// A probe is a check that runs once at a time, however many callers ask. Its result is
 // shared for a second: anyone who reaches the port may ask. It is safe for concurrent use.
 type probe struct {
 	mu      sync.Mutex
