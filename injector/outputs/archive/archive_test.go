@@ -212,7 +212,8 @@ func TestTarFormats(t *testing.T) {
 // A value may begin in one member of a gzip archive and end in the next: gzip joins them.
 func TestGzipMembers(t *testing.T) {
 	in := searches(secret)
-	data := slices.Concat(harness.Gzip(t, []byte("a "+secret[:4])), harness.Gzip(t, nil), harness.Gzip(t, []byte(secret[4:]+" b")))
+	data := slices.Concat(harness.Gzip(t, []byte("a "+secret[:4])), harness.Gzip(t, nil),
+		harness.Gzip(t, []byte(secret[4:]+" b")))
 	require.Equal(t, result{found: map[string]int{"A": 1}, why: "a gzip archive"}, in.look(t, data))
 	// The same holds for a tar archive that is compressed in parts.
 	tarred := harness.Tar(t, map[string][]byte{"m": zipped(t, "m", hidden)})
@@ -638,7 +639,8 @@ func TestLargeNestedZip(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.True(t, in.look(t, harness.Gzip(t, b.Bytes())).unchecked)
 	for why, data := range map[string][]byte{
-		"member 2 of a zip archive in member 1 of a tar archive": harness.Tar(t, map[string][]byte{"model.pt": b.Bytes()}),
+		"member 2 of a zip archive in member 1 of a tar archive": harness.Tar(t,
+			map[string][]byte{"model.pt": b.Bytes()}),
 		"member 2 of a zip archive in member 1 of a zip archive": zipOf(t, zip.Store, "model.pt", b.String()),
 	} {
 		t.Run(why, func(t *testing.T) {
