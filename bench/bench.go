@@ -170,7 +170,7 @@ func allForms(values [][]byte) []redacttest.Pattern {
 	var patterns []redacttest.Pattern
 	for i, v := range values {
 		for _, f := range forms.Of(v, minLength) {
-			patterns = append(patterns, redacttest.Pattern{Name: nameOf(i), Value: f.Bytes})
+			patterns = append(patterns, redacttest.Pattern{Mask: redact.Mask(nameOf(i)), Value: f.Bytes})
 		}
 	}
 	return patterns

@@ -129,7 +129,7 @@ func TestPython(t *testing.T) {
 
 	stdout, stderr, code = u.run(command, "")
 	require.Zero(t, code, stderr)
-	require.Equal(t, fmt.Sprintf("The secret has %d characters.\nCarelessly: [redacted:MY_SECRET_KEY]\n",
+	require.Equal(t, fmt.Sprintf("The secret has %d characters.\nCarelessly: [REDACTED:MY_SECRET_KEY]\n",
 		len([]rune(u.value))), stdout)
 	require.Empty(t, stderr)
 	require.False(t, u.holds(stdout))
@@ -154,7 +154,7 @@ class TaskEnvironment:
 	stdout, stderr, code := u.run(commands(t, "task.py")[0], "", "PYTHONPATH="+u.home)
 	require.Zero(t, code, stderr)
 	declared, said, _ := strings.Cut(stdout, "\n")
-	require.Contains(t, said, "Carelessly: [redacted:MY_SECRET_KEY]\n")
+	require.Contains(t, said, "Carelessly: [REDACTED:MY_SECRET_KEY]\n")
 
 	file, err := os.ReadFile("python/task.yaml")
 	require.NoError(t, err)
@@ -175,14 +175,14 @@ func TestRawContainer(t *testing.T) {
 		{
 			2,
 			[]string{
-				"postgres://app:[redacted:MY_SECRET_KEY]@db/orders\n", `{"rows": 3, "authorization": "Basic `,
-				`[redacted:MY_SECRET_KEY]"}` + "\n",
+				"postgres://app:[REDACTED:MY_SECRET_KEY]@db/orders\n", `{"rows": 3, "authorization": "Basic `,
+				`[REDACTED:MY_SECRET_KEY]"}` + "\n",
 			},
 			`outputs: "report": masked (MY_SECRET_KEY 1)`,
 		},
 		{
 			1,
-			[]string{"nobody may not log in with [redacted:MY_SECRET_KEY]\n"},
+			[]string{"nobody may not log in with [REDACTED:MY_SECRET_KEY]\n"},
 			`outputs: "_ERROR": masked (MY_SECRET_KEY 1)`,
 		},
 	} {

@@ -49,7 +49,7 @@ wait
 	out, err := cmd.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 	for rank := range world {
-		require.Contains(t, string(out), fmt.Sprintf("rank %d of %d: [redacted:K]\n", rank+1, world))
+		require.Contains(t, string(out), fmt.Sprintf("rank %d of %d: [REDACTED:K]\n", rank+1, world))
 	}
 	sum := exec.Command("cksum")
 	sum.Stdin = strings.NewReader(value)
@@ -82,7 +82,7 @@ func TestExecWrapper(t *testing.T) {
 	home, value := awkwardHome(t)
 	a0 := filepath.Join(home, "a0.py")
 	require.NoError(t, os.WriteFile(a0, []byte(wrapped), 0o600))
-	want := fmt.Sprintf("args ['--inputs', '$HOME x', '']\n[redacted:K]\n%d\n", len(value))
+	want := fmt.Sprintf("args ['--inputs', '$HOME x', '']\n[REDACTED:K]\n%d\n", len(value))
 	for _, outer := range [][]string{
 		{"python3"},
 		// The image's entrypoint is inject, too.
@@ -115,7 +115,7 @@ func TestChainedEntrypoint(t *testing.T) {
 	out, err := command(home, "run", "--secret", "K=V", "--", entrypoint, "sh", "-c", `echo "$SET $V $1"; exit 5`,
 		"a0", "--x=$y").Output()
 	require.Error(t, err)
-	require.Equal(t, "1 [redacted:K] --x=$y\n", string(out))
+	require.Equal(t, "1 [REDACTED:K] --x=$y\n", string(out))
 }
 
 // bombs writes n files that take long to check: each has a gigabyte of zeros, compressed. To be
@@ -227,7 +227,7 @@ func TestMessageIsMaskedFirst(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Wait() })
 	require.Eventually(t, func() bool {
 		b, _ := os.ReadFile(message)
-		return string(b) == "it was [redacted:K]"
+		return string(b) == "it was [REDACTED:K]"
 	}, 20*time.Second, 5*time.Millisecond)
 	require.NoError(t, cmd.Process.Kill(), "inject was still checking the outputs")
 	b, err := os.ReadFile(message)

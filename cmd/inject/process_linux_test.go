@@ -285,7 +285,7 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 `
 	out, err := exec.Command("unshare", "--mount", "sh", "-c", prepare+script).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
-	require.Equal(t, "[redacted:K] passed\n", string(out))
+	require.Equal(t, "[REDACTED:K] passed\n", string(out))
 
 	// A root with only the binary, a shell and the store: no /proc, no /dev, no /tmp.
 	root, err := os.MkdirTemp("", "inject-root") //nolint:usetesting // as in sharedHome
@@ -310,7 +310,7 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 	out, err = cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Equalf(t, 3, cmd.ProcessState.ExitCode(), "%s", out)
-	require.Equal(t, "[redacted:K] passed\n", string(out))
+	require.Equal(t, "[REDACTED:K] passed\n", string(out))
 }
 
 // inject and the task can open descriptors by name, such as /dev/stdin, although other processes
@@ -335,8 +335,8 @@ inject --termination-log /dev/fd/7 --secret K -- echo lost 7>&1 2>/dev/null > /d
 	_ = cmd.Run()                       // the last command fails
 	require.Equal(
 		t,
-		"key [redacted:K]\ntask [redacted:K]\nout [redacted:K]\nerr [redacted:K]\n"+
-			"fd [redacted:K]\nin [redacted:K]\n1\n"+
+		"key [REDACTED:K]\ntask [REDACTED:K]\nout [REDACTED:K]\nerr [REDACTED:K]\n"+
+			"fd [REDACTED:K]\nin [REDACTED:K]\n1\n"+
 			`{"reason":"command_not_found","retryable":false,"message":"/no/such: command not found"}`+"\n"+
 			`{"reason":"failed","retryable":false,"message":"write the task's output: write /dev/stdout: no space left on device; the rest of it is lost"}`+"\n",
 		out.String(),
@@ -679,7 +679,7 @@ func TestTypedForTheJob(t *testing.T) {
 
 	cmd, tty = onTerminal(t, home, "--", "sh", "-c",
 		"stty tab3; "+binary+` --secret TAB -- sh -c 'printf "<%s>\n" "$TAB"'; echo end`)
-	require.Contains(t, readUntil(t, tty, "end"), "<[redacted:TAB]>")
+	require.Contains(t, readUntil(t, tty, "end"), "<[REDACTED:TAB]>")
 	require.NoError(t, cmd.Wait())
 }
 
@@ -690,7 +690,7 @@ func TestTwoInOneJob(t *testing.T) {
 	script := `stty -g > ~/before; ` + binary + ` --secret K -- sleep 0.3 & ` + binary +
 		` --secret K -- sh -c 'sleep 0.6; echo $K'; wait; stty -g | cmp - ~/before && echo same`
 	cmd, tty := onTerminal(t, home, "--", "sh", "-c", script)
-	require.Contains(t, readUntil(t, tty, "same"), "[redacted:K]")
+	require.Contains(t, readUntil(t, tty, "same"), "[REDACTED:K]")
 	require.NoError(t, cmd.Wait())
 }
 
@@ -702,7 +702,7 @@ func TestStoppedJob(t *testing.T) {
 	do := jobShell(t, home)
 	for _, sig := range []string{"STOP", "TSTP"} {
 		do("inject --secret K -- sh -c 'kill -"+sig+" $$; echo $K back' > ~/out 2>&1\n", "Stopped", "prompt> ")
-		do("fg; cat ~/out; echo do''ne\n", "[redacted:K] back", "done", "prompt> ")
+		do("fg; cat ~/out; echo do''ne\n", "[REDACTED:K] back", "done", "prompt> ")
 	}
 	for range 5 {
 		do(
@@ -711,7 +711,7 @@ func TestStoppedJob(t *testing.T) {
 		)
 		require.Eventually(t, func() bool { return os.Remove(home+"/started") == nil }, 5*time.Second, time.Millisecond)
 		do("\x1a", "Stopped", "at-prompt", "prompt> ")
-		do("touch ~/go; fg; cat ~/out; rm ~/go; echo do''ne\n", "[redacted:K] again", "done", "prompt> ")
+		do("touch ~/go; fg; cat ~/out; rm ~/go; echo do''ne\n", "[REDACTED:K] again", "done", "prompt> ")
 	}
 }
 

@@ -277,8 +277,8 @@ func TestServer(t *testing.T) {
 		first,
 		second,
 	)
-	require.Equal(t, "it is <[redacted:K]>", got.stdout)
-	require.Equal(t, "[redacted:FILE]", got.stderr)
+	require.Equal(t, "it is <[REDACTED:K]>", got.stdout)
+	require.Equal(t, "[REDACTED:FILE]", got.stderr)
 	for name, want := range map[string]string{"k": second, "file": first} {
 		b, err := os.ReadFile(s.path(name))
 		require.NoError(t, err)
@@ -312,7 +312,7 @@ func TestServer(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, second, string(b))
 
-	require.Equal(t, "<[redacted:K]>",
+	require.Equal(t, "<[REDACTED:K]>",
 		s.inject("<"+second+">", nil, s.as("task", "redact", "--secret", "K")...).ok().stdout)
 
 	got = s.inject("", nil, s.as("platform", "delete", "secret", "K", "-p", "p")...).ok()
@@ -337,7 +337,7 @@ func TestServerOnLoopback(t *testing.T) {
 	s.inject(value, nil, "create", "secret", "--store", s.store, "K").ok()
 	require.Equal(
 		t,
-		"[redacted:K]",
+		"[REDACTED:K]",
 		s.inject("", []string{"INJECT_STORE=" + s.store}, "--secret", "K", "--", "sh", "-c",
 			`printf %s "$K"`).ok().without(
 			value,
@@ -526,7 +526,7 @@ func TestTokenIsOurs(t *testing.T) {
 	// A token is masked in errors, too, if it was pasted into an argument.
 	s.inject("", env, "--secret", "K", "--", s.tokens["one-key"]+"/no/such/command")
 	got = s.inject("", env, "--task", s.path(s.tokens["one-key"]), "--", "true").failed(
-		"[redacted:INJECT_TOKEN]",
+		"[REDACTED:INJECT_TOKEN]",
 	).without(
 		s.tokens["one-key"],
 	)

@@ -299,7 +299,7 @@ func TestTerminal(t *testing.T) {
 	cmd, tty := onTerminal(t, home, "--secret", "K", "--", "sh", "-c", script)
 	_, err := tty.WriteString("line\n")
 	require.NoError(t, err)
-	readUntil(t, tty, "read line [redacted:K]")
+	readUntil(t, tty, "read line [REDACTED:K]")
 	_, err = tty.WriteString("\x03")
 	require.NoError(t, err)
 	readUntil(t, tty, "int")
@@ -332,7 +332,7 @@ func TestPromptIsSeen(t *testing.T) {
 		readUntil(t, tty, "Continue [th")
 		_, err := tty.WriteString("yes\n")
 		require.NoError(t, err)
-		readUntil(t, tty, "[redacted:K]] got yes")
+		readUntil(t, tty, "[REDACTED:K]] got yes")
 		require.NoError(t, cmd.Wait())
 	}
 }
@@ -457,12 +457,12 @@ func TestJobControl(t *testing.T) {
 	home := homeWithSecret(t)
 	do := jobShell(t, home)
 	// Another program of the pipeline reads from the terminal, as a pager does.
-	do("inject --secret K -- sh -c 'echo $K; sleep 0.3' | { cat; read x < /dev/tty; echo got-$x; }\n", "[redacted:K]")
+	do("inject --secret K -- sh -c 'echo $K; sleep 0.3' | { cat; read x < /dev/tty; echo got-$x; }\n", "[REDACTED:K]")
 	do("typed\n", "got-typed", "prompt> ")
 	do("inject --secret K -- sh -c 'echo rea''dy; read x; echo $x-$K'\n", "ready")
 	do("\x1a", "Stopped", "prompt> ")
 	do("fg\n", "inject --secret")
-	do("again\n", "again-[redacted:K]", "prompt> ")
+	do("again\n", "again-[REDACTED:K]", "prompt> ")
 	// In the background inject does not change the terminal's modes.
 	do(
 		"stty -g > ~/modes; inject --secret K -- sh -c 'echo sai''d; sleep 0.4' & sleep 0.2; stty -g | cmp - "+
@@ -475,7 +475,7 @@ func TestJobControl(t *testing.T) {
 	// The command tries to read, and is stopped.
 	do("until jobs | grep -q Stop''ped; do sleep 0.02; done; echo sto''od\n", "stood", "prompt> ")
 	do("fg\n", "inject --secret")
-	do("back\n", "back-[redacted:K]", "prompt> ")
+	do("back\n", "back-[REDACTED:K]", "prompt> ")
 	do("inject --secret K -- sh -c 'echo run''s; exec sleep 20' | cat\n", "runs")
 	do("\x03", "prompt> ")
 	do("exit\n", "exit")
@@ -547,10 +547,10 @@ func TestRedactNotDumpable(t *testing.T) {
 	require.NoError(t, redact.Start())
 	_, err = io.WriteString(in, "visible-text")
 	require.NoError(t, err)
-	b := make([]byte, len("[redacted:mask-1]"))
+	b := make([]byte, len("[REDACTED:mask-1]"))
 	_, err = io.ReadFull(out, b) // inject has its values now
 	require.NoError(t, err)
-	require.Equal(t, "[redacted:mask-1]", string(b))
+	require.Equal(t, "[REDACTED:mask-1]", string(b))
 	look := exec.Command("cat", fmt.Sprintf("/proc/%d/environ", redact.Process.Pid))
 	look.SysProcAttr = nobody
 	text, err := look.CombinedOutput()
@@ -585,7 +585,7 @@ func TestRedactInterrupted(t *testing.T) {
 		require.Len(t, entries, 1)
 		switch code := cmd.ProcessState.ExitCode(); code {
 		case 0:
-			require.True(t, bytes.HasSuffix(text, []byte("[redacted:mask-1]")))
+			require.True(t, bytes.HasSuffix(text, []byte("[REDACTED:mask-1]")))
 			done, ms = true, 0
 		case 143:
 			stopped++
@@ -647,7 +647,7 @@ func TestSlowReader(t *testing.T) {
 	b, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.NoError(t, cmd.Wait())
-	require.Len(t, b, 150000+len("[redacted:K]\n"))
+	require.Len(t, b, 150000+len("[REDACTED:K]\n"))
 	require.Empty(t, stderr.String())
 
 	r, w, err = os.Pipe()
@@ -737,7 +737,7 @@ func TestSweep(t *testing.T) { // not parallel: the run of another test would re
 	b := make([]byte, 12)
 	_, err = out.Read(b) // the masked value: the task has its file
 	require.NoError(t, err)
-	require.Equal(t, "[redacted:K]", string(b))
+	require.Equal(t, "[REDACTED:K]", string(b))
 
 	// While the first run lives, another run cannot place a file at the same path.
 	second, err := start("--", "true").CombinedOutput()

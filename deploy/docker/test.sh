@@ -186,7 +186,7 @@ for buildkit in 0 1; do
   inspect '[python3 /task.py]' '{{.Config.Cmd}}' my-task
   # shellcheck disable=SC2016 # for the shell in the container
   got=$("$docker" run --rm "${task[@]}" sh -c 'echo "$MY_SECRET_ENV_VAR"; printf %s "$MY_SECRET_ENV_VAR" | sha256sum; ls /task.py')
-  want="[redacted:MY_SECRET_KEY]
+  want="[REDACTED:MY_SECRET_KEY]
 $(printf %s "$value" | sha256sum)
 /task.py"
   [ "$got" = "$want" ] || fail "the example's task printed '$got', expected '$want'"
@@ -261,7 +261,7 @@ up # the stored secret must still be there
 of task
 # shellcheck disable=SC2016 # for the shell in the container
 got=$("$docker" run --rm "${client[@]}" -e INJECT_SECRETS=MY_SECRET_KEY=MY_SECRET_ENV_VAR my-task sh -c 'echo "$MY_SECRET_ENV_VAR"; printf %s "$MY_SECRET_ENV_VAR" | sha256sum')
-want="[redacted:MY_SECRET_KEY]
+want="[REDACTED:MY_SECRET_KEY]
 $(printf %s "$value" | sha256sum)"
 [ "$got" = "$want" ] || fail "the task printed '$got', expected '$want'"
 ! "$docker" run --rm "${client[@]}" "$image" get secret >"$work/denied" 2>&1 || fail "a task may list: $(cat "$work/denied")"

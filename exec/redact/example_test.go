@@ -21,9 +21,9 @@ func Example() {
 		fmt.Println(err)
 	}
 	// Output:
-	// {"password": "[redacted:DB_PASSWORD]"}
-	// /login?password=[redacted:DB_PASSWORD]
-	// connected with [redacted:DB_PASSWORD]
+	// {"password": "[REDACTED:DB_PASSWORD]"}
+	// /login?password=[REDACTED:DB_PASSWORD]
+	// connected with [REDACTED:DB_PASSWORD]
 }
 
 // Values that are too short are not masked. Their names should be shown to the user.
@@ -68,6 +68,6 @@ func ExampleWriter_ReadFrom() {
 	}
 	fmt.Println(n, err)
 	// Output:
-	// Bearer [redacted:TOKEN]
+	// Bearer [REDACTED:TOKEN]
 	// 22 <nil>
 }

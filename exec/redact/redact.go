@@ -6,7 +6,7 @@
 // No run of bytes that equals a value, or one of its forms (see [forms.Of]), reaches the
 // destination. Everything else does, unchanged, in order, and as soon as it can no longer
 // be the beginning of a form. Runs that overlap, nest or touch are one run, which is
-// replaced by one mask: [redacted:NAME], with the name of the value that began first. A
+// replaced by one mask: [REDACTED:NAME], with the name of the value that began first. A
 // mask shows no length and is never searched again. Bytes at the end of the stream that
 // begin a form and do not finish it are written.
 //
@@ -45,6 +45,12 @@ type Pattern struct {
 	Name  string
 	Value []byte
 }
+
+// Mask returns the mask of the value of that name. Its word is in capitals because programs
+// that print through Python's rich, as Flyte's CLI does, would take a word in small letters
+// behind a bracket for markup and show nothing. Masks in small letters, which were written
+// before, are text like any other.
+func Mask(name string) string { return "[REDACTED:" + name + "]" }
 
 // A Redactor has values, and makes writers that mask them. It is safe for concurrent use,
 // also while its writers are in use.
@@ -131,7 +137,7 @@ func (r *Redactor) automaton() *automaton {
 	a := &automaton{forms: r.forms}
 	for _, p := range r.values {
 		a.names = append(a.names, p.Name)
-		a.masks = append(a.masks, "[redacted:"+p.Name+"]")
+		a.masks = append(a.masks, Mask(p.Name))
 	}
 	sorted := sortForms(a.forms)
 	a.trie, a.filter = newTrie(sorted, len(a.forms)), newFilter(sorted)

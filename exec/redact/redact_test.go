@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,7 @@ func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	var all []redacttest.Pattern
 	for _, p := range patterns {
 		for _, f := range forms.Of(p.Value, minLength) {
-			all = append(all, redacttest.Pattern{Name: p.Name, Value: f.Bytes})
+			all = append(all, redacttest.Pattern{Mask: redact.Mask(p.Name), Value: f.Bytes})
 		}
 	}
 	return all
@@ -95,8 +96,8 @@ var table = []struct {
 	{"a match that reaches back over another", values("bcd", "abcdef"), "1bcdabcdef2bcd3abcde"},
 	{"PEM", values(pem), "key:\n" + pem + "\nend"},
 	{"half at the end is not lost", values("s3cr3t-value"), "the s3cr3t-va"},
-	{"the mask is a value", values("[redacted:A]"), "1[redacted:A]2"},
-	{"mask and tail is a value", values("secret-1", "[redacted:A]tail"), "1secret-1tail2"},
+	{"the mask is a value", values("[REDACTED:A]"), "1[REDACTED:A]2"},
+	{"mask and tail is a value", values("secret-1", "[REDACTED:A]tail"), "1secret-1tail2"},
 	{"binary", values("\x00\xff\xfe\x00bin"), "1\x00\xff\xfe\x00bin\x00\xff2"},
 	{"only the value", values("s3cr3t-value"), "s3cr3t-value"},
 	{"none", values("s3cr3t-value"), "nothing here s3cr3t_value"},
@@ -366,7 +367,7 @@ func TestHeldBack(t *testing.T) {
 	var out strings.Builder
 	w := redact.New(1, redact.Pattern{Name: "K", Value: []byte("s3cr3t")}).Writer(&out)
 	_, _ = io.WriteString(w, "Password: s3cr3t")
-	require.Equal(t, "Password: [redacted:K]", out.String(), "the mask appears with the value's last byte")
+	require.Equal(t, "Password: [REDACTED:K]", out.String(), "the mask appears with the value's last byte")
 	require.NoError(t, w.Close())
 
 	// The same behind texts that the filter skips, split anywhere.
@@ -412,14 +413,14 @@ func decidedPart(text string, all []redacttest.Pattern) string {
 
 func TestForms(t *testing.T) {
 	for _, c := range []struct{ name, value, text, want string }{
-		{"newline behind", "value-1\n", "x value-1 y value-1\nz", "x [redacted:K] y [redacted:K]\nz"},
-		{"blanks around", " \tvalue-1 ", "xvalue-1y", "x[redacted:K]y"},
+		{"newline behind", "value-1\n", "x value-1 y value-1\nz", "x [REDACTED:K] y [REDACTED:K]\nz"},
+		{"blanks around", " \tvalue-1 ", "xvalue-1y", "x[REDACTED:K]y"},
 		{
 			"two lines", "line-1\nline-2\n",
-			"x line-1\r\nline-2\r\n line-1\nline-2\n", "x [redacted:K]\r\n [redacted:K]\n",
+			"x line-1\r\nline-2\r\n line-1\nline-2\n", "x [REDACTED:K]\r\n [REDACTED:K]\n",
 		},
-		{"two lines with CRLF", "line-1\r\nline-2", "x line-1\nline-2 line-1\r\nline-2", "x [redacted:K] [redacted:K]"},
-		{"long enough only with its newlines", "ab\n\n\n\n", "ab\n\n\n\n", "[redacted:K]"},
+		{"two lines with CRLF", "line-1\r\nline-2", "x line-1\nline-2 line-1\r\nline-2", "x [REDACTED:K] [REDACTED:K]"},
+		{"long enough only with its newlines", "ab\n\n\n\n", "ab\n\n\n\n", "[REDACTED:K]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := redact.New(6, redact.Pattern{Name: "K", Value: []byte(c.value)})
@@ -432,9 +433,26 @@ func TestForms(t *testing.T) {
 		redact.Pattern{Name: "BLANK", Value: []byte("\n \t      \n")},
 		redact.Pattern{Name: "OK", Value: []byte("123456")})
 	require.Equal(t, []string{"SHORT", "EMPTY", "BLANK"}, r.Unmasked())
-	require.Equal(t, "12345 \n \t      \n [redacted:OK]", masked(t, r, "12345 \n \t      \n 123456"))
+	require.Equal(t, "12345 \n \t      \n [REDACTED:OK]", masked(t, r, "12345 \n \t      \n 123456"))
 	require.True(t, redact.New(6).Empty())
 	require.False(t, r.Empty())
+}
+
+// A mask must not be markup of Python's rich, through which Flyte's CLI prints: rich shows
+// nothing in its place. The expression is RE_TAGS of rich/markup.py (version 14).
+func TestMaskIsNotMarkup(t *testing.T) {
+	tags := regexp.MustCompile(`((\\*)\[([a-z#/@][^[]*?)])`)
+	require.Regexp(t, tags, "token=[redacted:K]")
+	for _, name := range []string{"K", "key", "value-1", "k.password", "/etc/key", "#1", "@x", `\`, "a]b"} {
+		require.NotRegexp(t, tags, "token="+redact.Mask(name)+" and more]")
+	}
+}
+
+// The masks of files that were masked before the word was in capitals stay as they are.
+func TestOldMasks(t *testing.T) {
+	r := redact.New(6, redact.Pattern{Name: "KEY", Value: []byte("s3cr3t-value")})
+	old := `{"password": "[redacted:KEY]", "[redacted:KEY] 2": 1} token=[redacted:KEY.token]`
+	require.Equal(t, old+"[REDACTED:KEY]", masked(t, r, old+"s3cr3t-value"))
 }
 
 // broken is a writer that fails, or writes too little, after left bytes.
@@ -493,7 +511,7 @@ func TestAdd(t *testing.T) {
 	require.NoError(t, r.Add(redact.Pattern{Name: "Y", Value: []byte("yyy")}))
 	_, _ = io.WriteString(w, "ue xyyyz xyz")
 	require.NoError(t, w.Close())
-	require.Equal(t, "a [redacted:NEW] b [redacted:OLD] x[redacted:Y]z [redacted:X]", out.String())
+	require.Equal(t, "a [REDACTED:NEW] b [REDACTED:OLD] x[REDACTED:Y]z [REDACTED:X]", out.String())
 
 	// A run whose mask has been written goes on across the change.
 	out.Reset()
@@ -503,7 +521,7 @@ func TestAdd(t *testing.T) {
 	require.NoError(t, r.Add(redact.Pattern{Name: "B", Value: []byte("zzz")}))
 	_, _ = io.WriteString(w, "abzzz2")
 	require.NoError(t, w.Close())
-	require.Equal(t, "1[redacted:A]2", out.String())
+	require.Equal(t, "1[REDACTED:A]2", out.String())
 
 	// What was covered before stays covered. Close looks for the new values, too.
 	out.Reset()
@@ -514,7 +532,7 @@ func TestAdd(t *testing.T) {
 	_, _ = io.WriteString(w, "x> <abcd")
 	require.NoError(t, r.Add(redact.Pattern{Name: "D", Value: []byte("abcd")}))
 	require.NoError(t, w.Close())
-	require.Equal(t, "<[redacted:A]x> <[redacted:D]", out.String())
+	require.Equal(t, "<[REDACTED:A]x> <[REDACTED:D]", out.String())
 
 	r = redact.New(1, values("abab")...)
 	var wg sync.WaitGroup
@@ -534,7 +552,7 @@ func TestAdd(t *testing.T) {
 				_, _ = io.WriteString(w, "ab y")
 			}
 			_ = w.Close()
-			if bytes.Contains(out.Bytes(), []byte("abab")) || bytes.Count(out.Bytes(), []byte("[redacted:A]")) != 2000 {
+			if bytes.Contains(out.Bytes(), []byte("abab")) || bytes.Count(out.Bytes(), []byte("[REDACTED:A]")) != 2000 {
 				t.Error("an old value was shown")
 			}
 		})

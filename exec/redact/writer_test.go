@@ -103,7 +103,7 @@ func TestLongWrite(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, text, n)
 	require.NoError(t, w.Close())
-	want := bytes.ReplaceAll(text, patterns[0].Value, []byte("[redacted:A]"))
+	want := bytes.ReplaceAll(text, patterns[0].Value, []byte("[REDACTED:A]"))
 	require.True(t, bytes.Equal(want, out.Bytes()))
 
 	// With an error, the number of bytes is that of the whole pieces before it.
@@ -169,14 +169,14 @@ func TestTerminalWriter(t *testing.T) {
 		write("3")
 		wait(time.Hour)
 		write("t!")
-		require.Equal(t, "Password: s3c[redacted:A]!", out.String())
+		require.Equal(t, "Password: s3c[REDACTED:A]!", out.String())
 	})
 	run("never idle", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		for _, c := range "s3cr3t." {
 			write(string(c))
 			wait(idle - 1)
 		}
-		require.Equal(t, "[redacted:A].", out.String())
+		require.Equal(t, "[REDACTED:A].", out.String())
 	})
 	run("no value after all", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("s3c")
@@ -197,16 +197,16 @@ func TestTerminalWriter(t *testing.T) {
 		write("abcde")
 		require.Equal(t, "s3c", out.String())
 		write("f-")
-		require.Equal(t, "s3c[redacted:B]-", out.String())
+		require.Equal(t, "s3c[REDACTED:B]-", out.String())
 	})
 	run("behind a mask", func(t *testing.T, out *screen, _ *redact.Writer, write func(string)) {
 		write("s3cr3ts")
-		require.Equal(t, "[redacted:A]", out.String())
+		require.Equal(t, "[REDACTED:A]", out.String())
 		wait(idle)
-		require.Equal(t, "[redacted:A]s", out.String())
+		require.Equal(t, "[REDACTED:A]s", out.String())
 		write("3cr3t")
 		write(".")
-		require.Equal(t, "[redacted:A]s[redacted:A].", out.String(), "they touch, and what is shown stands between")
+		require.Equal(t, "[REDACTED:A]s[REDACTED:A].", out.String(), "they touch, and what is shown stands between")
 	})
 	run("closed", func(t *testing.T, out *screen, w *redact.Writer, write func(string)) {
 		write("s3")
@@ -228,11 +228,11 @@ func TestTerminalWriter(t *testing.T) {
 		wait(time.Hour)
 		require.Equal(t, "-", out.String())
 		_, _ = io.WriteString(w, "cx")
-		require.Equal(t, "-[redacted:A]cx", out.String())
+		require.Equal(t, "-[REDACTED:A]cx", out.String())
 		_, _ = io.WriteString(w, "abca")
 		wait(time.Hour)
 		require.NoError(t, w.Close())
-		require.Equal(t, "-[redacted:A]cx[redacted:A]ca", out.String())
+		require.Equal(t, "-[REDACTED:A]cx[REDACTED:A]ca", out.String())
 	})
 
 	// A stream that is not a terminal shows nothing before it is decided.
@@ -421,7 +421,7 @@ func TestExtremes(t *testing.T) {
 		text.WriteString("<")
 		text.Write(many[i].Value)
 		text.WriteString(">\n")
-		want.WriteString("<[redacted:" + many[i].Name + "]>\n")
+		want.WriteString("<[REDACTED:" + many[i].Name + "]>\n")
 	}
 	require.Equal(t, want.String(), masked(t, r, text.String()))
 
@@ -431,18 +431,18 @@ func TestExtremes(t *testing.T) {
 		long[i] = byte(random.Uint32())&0x7f | 0x80 // no line end: lines would be forms of their own
 	}
 	r = redact.New(6, redact.Pattern{Name: "LONG", Value: long})
-	require.Equal(t, "1[redacted:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
+	require.Equal(t, "1[REDACTED:LONG]2", masked(t, r, "1"+string(long[:1000]), string(long[1000:])+"2"))
 	almost := "1" + string(long[:size-1])
 	if masked(t, r, almost[:1000], almost[1000:]) != almost {
 		t.Error("something is lost") // not shown: it is a megabyte
 	}
 
 	for _, v := range []string{
-		"[redacted:A]", "redacted", "[redacted:", "A]", "]", "redacted:A]x[redacted",
+		"[REDACTED:A]", "REDACTED", "[REDACTED:", "A]", "]", "REDACTED:A]x[REDACTED",
 		"\x00", "\xff\xfe", "\u2028", "aaaa", strings.Repeat("a", 5_000),
 	} {
 		r := redact.New(1, values(v, "another-value")...)
-		text := "1" + v + "2 another-value " + v + v + "\x00\xff\xfe[redacted:A][redact"
+		text := "1" + v + "2 another-value " + v + v + "\x00\xff\xfe[REDACTED:A][redact"
 		want := oracle(text, values(v, "another-value")...)
 		require.Equal(t, want, masked(t, r, text), "%.20q", v)
 		if len(text) < 1000 {

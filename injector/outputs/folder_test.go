@@ -111,9 +111,9 @@ func TestFolder(t *testing.T) {
 	}, outcomes(r))
 	require.Equal(t, [4]int{6, 3, 5, 0}, [4]int{r.Files, r.Masked, r.Refused, r.Left})
 
-	require.Equal(t, "it failed with [redacted:KEY]\n", get(t, dir+"/_ERROR"))
-	require.Equal(t, "[redacted:KEY]", get(t, dir+"/a/b/c/deep.txt"))
-	require.JSONEq(t, `{"token":"[redacted:KEY]","n":1}`, get(t, dir+"/o.json"))
+	require.Equal(t, "it failed with [REDACTED:KEY]\n", get(t, dir+"/_ERROR"))
+	require.Equal(t, "[REDACTED:KEY]", get(t, dir+"/a/b/c/deep.txt"))
+	require.JSONEq(t, `{"token":"[REDACTED:KEY]","n":1}`, get(t, dir+"/o.json"))
 	require.Equal(t, "outside "+leak, get(t, outside))
 	info, err := os.Stat(dir + "/_ERROR")
 	require.NoError(t, err)
@@ -163,7 +163,7 @@ func TestPolicies(t *testing.T) {
 	r = checkFolder(t, folderOf(t, dir, Fail))
 	require.True(t, r.Leaks(Fail))
 	require.False(t, r.Leaks(Mask))
-	require.Equal(t, "[redacted:KEY]", get(t, dir+"/text"))
+	require.Equal(t, "[REDACTED:KEY]", get(t, dir+"/text"))
 }
 
 // A binary value in a text does not make the file binary.
@@ -176,7 +176,7 @@ func TestTextAroundAValue(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"text": "masked", "binary": "moved: binary data, which cannot be masked"},
 		outcomes(checkFolder(t, f)))
-	require.Equal(t, "é [redacted:KEY]€ and more", get(t, dir+"/text"))
+	require.Equal(t, "é [REDACTED:KEY]€ and more", get(t, dir+"/text"))
 }
 
 // Files that are not checked in time are taken out, and folders as a whole.
@@ -205,7 +205,7 @@ func TestOutOfTime(t *testing.T) {
 		require.NoError(t, err)
 		if r.Masked == 1 {
 			require.Greater(t, asked, 20)
-			require.Equal(t, "[redacted:KEY]", get(t, dir+"/large")[4<<20:])
+			require.Equal(t, "[REDACTED:KEY]", get(t, dir+"/large")[4<<20:])
 			return
 		}
 		require.Equal(t, 1, r.Refused)
@@ -257,7 +257,7 @@ func TestNoFolder(t *testing.T) {
 	// A link that existed before the task is the operator's.
 	require.NoError(t, os.Symlink("elsewhere", dir+"/alias"))
 	require.Equal(t, 1, checkFolder(t, folderOf(t, dir+"/alias", Mask)).Masked)
-	require.Equal(t, "[redacted:KEY]", get(t, dir+"/elsewhere/x"))
+	require.Equal(t, "[REDACTED:KEY]", get(t, dir+"/elsewhere/x"))
 }
 
 func TestDepth(t *testing.T) {

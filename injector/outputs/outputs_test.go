@@ -113,7 +113,7 @@ func TestMask(t *testing.T) {
 	require.NoError(t, err)
 	defer before.Close() //nolint:errcheck // read only
 	require.NoError(t, scanner().Mask(t.Context(), f))
-	require.Equal(t, "1 [redacted:K] 2", read(t, f.Path))
+	require.Equal(t, "1 [REDACTED:K] 2", read(t, f.Path))
 	old, err := io.ReadAll(before)
 	require.NoError(t, err)
 	require.Equal(t, "1 "+value+" 2", string(old), "who had it open reads on: it was replaced")
@@ -137,7 +137,7 @@ func TestMask(t *testing.T) {
 	write(t, dir+"/sub/target", value)
 	require.NoError(t, os.Symlink("sub/target", dir+"/link"))
 	require.NoError(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/link"}))
-	require.Equal(t, "[redacted:K]", read(t, dir+"/sub/target"))
+	require.Equal(t, "[REDACTED:K]", read(t, dir+"/sub/target"))
 	target, err := os.Readlink(dir + "/link")
 	require.NoError(t, err)
 	require.Equal(t, "sub/target", target)
@@ -146,7 +146,7 @@ func TestMask(t *testing.T) {
 	write(t, dir+"/one", value)
 	require.NoError(t, os.Link(dir+"/one", dir+"/two"))
 	require.ErrorIs(t, scanner().Mask(t.Context(), outputs.File{Path: dir + "/one"}), outputs.ErrLinks)
-	require.Equal(t, "[redacted:K]", read(t, dir+"/one"))
+	require.Equal(t, "[REDACTED:K]", read(t, dir+"/one"))
 	require.Equal(t, value, read(t, dir+"/two"))
 	only(t, dir, "f", "link", "one", "sub", "two")
 
@@ -174,14 +174,14 @@ func TestMaskForms(t *testing.T) {
 		finds            int
 		err              string // if set, the file is unchanged
 	}{
-		{"text", "pin " + number, "pin [redacted:PIN]", 1, ""},
-		{"o.json", `{"pin": 12345678}`, `{"pin": "[redacted:PIN]"}`, 1, ""},
+		{"text", "pin " + number, "pin [REDACTED:PIN]", 1, ""},
+		{"o.json", `{"pin": 12345678}`, `{"pin": "[REDACTED:PIN]"}`, 1, ""},
 		{
-			"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[redacted:PIN]\"]\n{\"a\": \"[redacted:PIN]\"}\n",
+			"lines.json", "[12345678]\n{\"a\": \"12345678\"}\n", "[\"[REDACTED:PIN]\"]\n{\"a\": \"[REDACTED:PIN]\"}\n",
 			2, "",
 		},
-		{"error.pb", message("it is " + number), message("it is [redacted:PIN]"), 1, ""},
-		{"bytes", "\x00\xff" + number + "\xff", "\x00\xff[redacted:PIN]\xff", 1, ""},
+		{"error.pb", message("it is " + number), message("it is [REDACTED:PIN]"), 1, ""},
+		{"bytes", "\x00\xff" + number + "\xff", "\x00\xff[REDACTED:PIN]\xff", 1, ""},
 		{"a.gz", gzipped.String(), "", 0, "a gzip archive, which cannot be masked"},
 		{"cut.gz", gzipped.String()[:gzipped.Len()-5], "", 0, "damaged: a gzip archive"},
 		{"unknown.pb", message("it is " + number), "", 0, "a .pb file of an unknown kind"},
@@ -213,11 +213,11 @@ func TestMaskForms(t *testing.T) {
 func TestMaskMessage(t *testing.T) {
 	r := scanner().Redactor
 	for _, c := range []struct{ name, data, want string }{
-		{"text", "it was " + value, "it was [redacted:K]"},
-		{"JSON", `{"reason": "` + value + `"}`, `{"reason": "[redacted:K]"}`},
+		{"text", "it was " + value, "it was [REDACTED:K]"},
+		{"JSON", `{"reason": "` + value + `"}`, `{"reason": "[REDACTED:K]"}`},
 		{"nothing", "it was nothing", "it was nothing"},
 		{"empty", "", ""},
-		{"long", strings.Repeat(value+" ", 100_000) + "end", "[redacted:K] end"},
+		{"long", strings.Repeat(value+" ", 100_000) + "end", "[REDACTED:K] end"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := t.TempDir() + "/message"
@@ -296,7 +296,7 @@ func TestMaskIsAllOrNothing(t *testing.T) {
 		require.Equal(t, text, read(t, f.Path))
 		require.Zero(t, finds, "nothing was masked")
 	}
-	require.Equal(t, strings.ReplaceAll(text, value, "[redacted:K]"), read(t, f.Path))
+	require.Equal(t, strings.ReplaceAll(text, value, "[REDACTED:K]"), read(t, f.Path))
 }
 
 // countdown is a context that ends when it has been asked left times.
@@ -317,7 +317,7 @@ func TestCopy(t *testing.T) {
 	var out bytes.Buffer
 	s := scanner()
 	require.NoError(t, s.Copy(t.Context(), outputs.File{Path: "-"}, strings.NewReader("1"+value), &out))
-	require.Equal(t, "1[redacted:K]", out.String())
+	require.Equal(t, "1[REDACTED:K]", out.String())
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer full.Close() //nolint:errcheck // nothing is in it

@@ -253,7 +253,7 @@ func TestMask(t *testing.T) {
 	_, err := io.WriteString(w, "long-value more-value 1234")
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
-	require.Equal(t, "[redacted:LONG] [redacted:MORE] 1234", masked.String())
+	require.Equal(t, "[REDACTED:LONG] [REDACTED:MORE] 1234", masked.String())
 	require.Contains(t, lines.String(), "PIN")
 	require.NotContains(t, lines.String(), "LONG")
 	require.NotContains(t, lines.String(), "1234")

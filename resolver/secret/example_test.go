@@ -25,7 +25,7 @@ func ExampleValue() {
 	fmt.Printf("%v %q %d bytes\n", v, v, v.Len())
 	fmt.Println(string(v.Reveal()))
 	// Output:
-	// [redacted] [redacted] 7 bytes
+	// [REDACTED] [REDACTED] 7 bytes
 	// hunter2
 }
 

@@ -8,9 +8,9 @@ import (
 )
 
 // mask is what a Value prints as.
-const mask = "[redacted]"
+const mask = "[REDACTED]"
 
-// A Value is the bytes of a secret. It prints as [redacted] under every fmt verb,
+// A Value is the bytes of a secret. It prints as [REDACTED] under every fmt verb,
 // logger and encoder. It wraps a closure because reflection cannot reach the
 // variables of a closure, while fmt prints bytes in an unexported field under %v and
 // pointers under %q, whatever methods the type has. The zero Value is empty. It is

@@ -115,9 +115,9 @@ func TestValueIsNeverPrinted(t *testing.T) {
 			require.Falsef(t, shows(p.print(x)), "%s of a %T shows the value", p.name, x)
 		}
 	}
-	require.Equal(t, "[redacted]", fmt.Sprint(value))
+	require.Equal(t, "[REDACTED]", fmt.Sprint(value))
 	require.Equal(
-		t, `"[redacted]"`,
+		t, `"[REDACTED]"`,
 		encoder(func(b *bytes.Buffer, x any) error { return json.NewEncoder(b).Encode(x) })(value)[:12],
 	)
 	_, err := xml.Marshal(value)

@@ -634,7 +634,7 @@ func requireNoValue(t *testing.T, values [][]byte, texts map[string]string) {
 		_, err := w.Write([]byte(text))
 		require.NoError(t, err)
 		require.NoError(t, w.Close())
-		return strings.Count(b.String(), "[redacted:value]") - strings.Count(text, "[redacted:value]")
+		return strings.Count(b.String(), "[REDACTED:value]") - strings.Count(text, "[REDACTED:value]")
 	}
 	all := forms.Of(canary, 6)
 	kinds := map[string]bool{}

@@ -40,7 +40,7 @@ func ExampleStore() {
 	_, _, err = s.Get(ctx, project)
 	fmt.Println(errors.Is(err, secret.ErrNotFound))
 	// Output:
-	// [redacted] the org's <nil>
+	// [REDACTED] the org's <nil>
 	// true
 }
 

@@ -45,7 +45,7 @@ spec:
 POD
 wait_done task
 status='Uid: 65532 65532 65532 65532 Gid: 65532 65532 65532 65532 CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2'
-expect "the privileges of inject and of the task" "[redacted:MY_SECRET_KEY]
+expect "the privileges of inject and of the task" "[REDACTED:MY_SECRET_KEY]
 $status
 $status
 touch: /file: Read-only file system" "$(logs task)"

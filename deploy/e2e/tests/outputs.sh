@@ -60,19 +60,19 @@ pod binary mask "$binary"
 # A task that ignores SIGTERM, and has a child that writes one more output on SIGTERM.
 pod stop mask "$texts"'; (trap "echo \$MY_SECRET_KEY >late" TERM; while :; do sleep 0.1; done) & trap "" TERM; echo ready; sleep 1000'
 
-masked='json: {"b": "[redacted:MY_SECRET_KEY]"}
+masked='json: {"b": "[REDACTED:MY_SECRET_KEY]"}
 other: fine
-text: a [redacted:MY_SECRET_KEY]'
+text: a [REDACTED:MY_SECRET_KEY]'
 # left NAME CODE TEXT checks that the task exited with CODE and the sidecar found TEXT.
 left() {
   wait_done "$1"
   expect "the exit code of $1" "$2" "$(ended "$1" exitCode main)"
   expect "the outputs that the sidecar of $1 found" "$3" "$(logs "$1" -c copilot)"
 }
-left warn 0 "${masked//"[redacted:MY_SECRET_KEY]"/"$value"}"
+left warn 0 "${masked//"[REDACTED:MY_SECRET_KEY]"/"$value"}"
 left mask 0 "$masked"
 left fail 125 "$masked"
-left error 3 "_ERROR: no login with [redacted:MY_SECRET_KEY]
+left error 3 "_ERROR: no login with [REDACTED:MY_SECRET_KEY]
 $masked"
 ok "the outputs of a task are masked before the sidecar sees them"
 left binary 125 'other: fine'
@@ -92,7 +92,7 @@ start=$SECONDS
 kube delete pod stop >/dev/null
 took=$((SECONDS - start))
 wait "$follower"
-expect "the outputs that the sidecar found" "${masked/other/late: [redacted:MY_SECRET_KEY]
+expect "the outputs that the sidecar found" "${masked/other/late: [REDACTED:MY_SECRET_KEY]
 other}" "$(cat "$work/followed")"
 [ "$took" -lt 15 ] || fail "the pod took $took s to go"
 ok "a task that does not stop is killed in time to mask its outputs, and its pod is gone in $took s"

@@ -37,8 +37,8 @@ canary=$(random)
 sed -i "s/^  annotations:/&\n    canary: '$canary'/" "$work/pod.yaml"
 run_pod "$work/pod.yaml" my-task
 wait_done my-task
-expect "the log" "[redacted:MY_SECRET_KEY]
-[redacted:tls-key]
+expect "the log" "[REDACTED:MY_SECRET_KEY]
+[REDACTED:tls-key]
 $(printf %s "$variable" | sha256sum)
 $(printf %s "$file" | sha256sum)
 $(printf %s "$file" | sha256sum)
@@ -55,7 +55,7 @@ record my-task
 for part in object logs/audit.log; do
   holds "$canary" "$part" || fail "the search does not find the canary in the record's $part"
 done
-holds '[redacted:tls-key]' output || fail "the search does not find the mask in the record's output"
+holds '[REDACTED:tls-key]' output || fail "the search does not find the mask in the record's output"
 for half in "${halves[@]}"; do
   if holds "$half"; then fail "a value is in the record of the pod"; fi
 done

@@ -65,7 +65,7 @@ $(printf %s "$file" | sha256sum)
 1"
 expect "the digests of both runs" "$seen
 $seen
-[redacted:MY_SECRET_KEY]" "$(logs task -c main)"
+[REDACTED:MY_SECRET_KEY]" "$(logs task -c main)"
 expect "the exit code" 0 "$(ended task exitCode)"
 expect "the restarts of init and of the task" '0 1' "$(kube get pod task -o \
   'jsonpath={.status.initContainerStatuses[0].restartCount} {.status.containerStatuses[0].restartCount}')"

@@ -37,7 +37,7 @@ spec:
       volumeMounts: [{name: secrets, mountPath: /secrets, readOnly: true}]
 POD
 wait_done task
-expect "the log" '[redacted:MY_SECRET_KEY]' "$(logs task)"
+expect "the log" '[REDACTED:MY_SECRET_KEY]' "$(logs task)"
 expect "the exit code" 7 "$(ended task exitCode)"
 expect "the termination message" '' "$(ended task message)"
 ok "the output of a task is masked, and the pod has its exit code"
@@ -55,7 +55,7 @@ for part in object events logs/audit.log; do
   holds "$canary" "$part" || fail "the search does not find the canary in the record's $part"
 done
 for part in output logs/pods; do
-  holds '[redacted:MY_SECRET_KEY]' "$part" || fail "the search does not find the mask in the record's $part"
+  holds '[REDACTED:MY_SECRET_KEY]' "$part" || fail "the search does not find the mask in the record's $part"
 done
 for part in logs/kubelet.log logs/containerd.log; do
   holds "$(kube get pod task -o 'jsonpath={.metadata.uid}')" "$part" ||

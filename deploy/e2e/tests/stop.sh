@@ -36,7 +36,7 @@ kube delete pod task >/dev/null
 took=$((SECONDS - start))
 wait "$follower"
 expect "the log" "ready
-stopping with [redacted:MY_SECRET_KEY]" "$(cat "$work/followed")"
+stopping with [REDACTED:MY_SECRET_KEY]" "$(cat "$work/followed")"
 # Kubernetes waits 30 s before it kills a pod, inject 20 s before it kills the task.
 [ "$took" -lt 15 ] || fail "the pod took $took s to go"
 ok "the task of a deleted pod can stop by itself, and the pod is gone in $took s"

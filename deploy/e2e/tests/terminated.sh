@@ -43,13 +43,13 @@ message() {
   expect "the exit code of $1" "$2" "$(ended task exitCode "$1")"
   expect "the termination message of $1" "$3" "$(ended task message "$1")"
 }
-message own 3 'no login with [redacted:MY_SECRET_KEY]'
-message success 0 'done with [redacted:MY_SECRET_KEY]'
-line='no login with [redacted:MY_SECRET_KEY]'
+message own 3 'no login with [REDACTED:MY_SECRET_KEY]'
+message success 0 'done with [REDACTED:MY_SECRET_KEY]'
+line='no login with [REDACTED:MY_SECRET_KEY]'
 message log 4 "$line
 $line
 $line"
-message both 5 'it was [redacted:MY_SECRET_KEY]'
+message both 5 'it was [REDACTED:MY_SECRET_KEY]'
 message plain 6 fine
 record task
 holds "$line" object || fail "the search does not find the mask"

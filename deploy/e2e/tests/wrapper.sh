@@ -72,7 +72,7 @@ POD
   wait_done "$name"
   expect "the exit code" 7 "$(ended "$name" exitCode)"
 }
-task="[redacted:MY_SECRET_KEY]
+task="[REDACTED:MY_SECRET_KEY]
 $(printf %s "$value" | sha256sum)
 (--inputs)(two words)()
 1"
@@ -83,6 +83,6 @@ $task" "$(logs flyte -c main)"
 ok "Flyte's runtime starts itself again through inject"
 # The inner inject has nothing to do: it replaces itself with the task.
 pod chained '{name: _F_EXEC_WRAPPER, value: /inject-volume/inject run --}'
-expect "the log" "before: [redacted:MY_SECRET_KEY]
+expect "the log" "before: [REDACTED:MY_SECRET_KEY]
 $task" "$(logs chained -c main)"
 ok "the same works in an image whose entrypoint is inject"

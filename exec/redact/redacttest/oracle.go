@@ -8,9 +8,9 @@ import (
 	"bytes"
 )
 
-// A Pattern is bytes to mask, and the name of their mask.
+// A Pattern is bytes to mask, and what is to stand in their place.
 type Pattern struct {
-	Name  string
+	Mask  string
 	Value []byte
 }
 
@@ -48,7 +48,7 @@ func MaskUpTo(text []byte, patterns []Pattern, decided int) []byte {
 		case !covered[i]:
 			out = append(out, text[i])
 		case i == 0 || !covered[i-1]:
-			out = append(out, "[redacted:"+patterns[begins[i]].Name+"]"...)
+			out = append(out, patterns[begins[i]].Mask...)
 		}
 	}
 	return out

@@ -154,7 +154,7 @@ func (w *plainWriter) emit(decided int) error {
 			later = append(later, m)
 		default:
 			copyTo(m.start)
-			w.out = append(w.out, "[redacted:"+w.a.patterns[m.pattern].Name+"]"...)
+			w.out = append(w.out, w.a.patterns[m.pattern].Mask...)
 			w.until = m.end
 		}
 	}

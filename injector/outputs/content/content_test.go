@@ -74,7 +74,7 @@ func finds(t testing.TB, in *Inspector, data string) []redact.Find {
 	w := in.redactor.Writer(io.Discard)
 	w.Found = func(f redact.Find) { found = append(found, f) }
 	for _, name := range "ABCDEFGHIJKLMNOPQRSTUVWXYZ" {
-		data = strings.ReplaceAll(data, "[redacted:"+string(name)+"]", "\x00")
+		data = strings.ReplaceAll(data, "[REDACTED:"+string(name)+"]", "\x00")
 	}
 	_, err := io.WriteString(w, data)
 	require.NoError(t, err)
@@ -228,7 +228,7 @@ func TestInspectLong(t *testing.T) {
 		require.Equal(t, Content{kind: jsonText, Found: map[string]int{"A": 1}}, c)
 		out, err := mask(t, in, c, long, every(whole))
 		require.NoError(t, err)
-		require.Equal(t, `["`+strings.Repeat("x", size)+`", "[redacted:A]"]`, out)
+		require.Equal(t, `["`+strings.Repeat("x", size)+`", "[REDACTED:A]"]`, out)
 		c = look(t, in, "f", long[:len(long)-1], whole)
 		require.Equal(t, Content{kind: text, Found: map[string]int{"A": 1}}, c)
 	}
@@ -361,7 +361,7 @@ func TestMaskText(t *testing.T) {
 		named = append(named, string(v))
 		for _, f := range forms.Of(v, 6) {
 			if utf8.Valid(f.Bytes) && !bytes.ContainsRune(f.Bytes, 0) {
-				all = append(all, redacttest.Pattern{Name: string(rune('A' + i)), Value: f.Bytes})
+				all = append(all, redacttest.Pattern{Mask: redact.Mask(string(rune('A' + i))), Value: f.Bytes})
 			}
 		}
 	}
@@ -392,11 +392,11 @@ func TestMaskEqualsValue(t *testing.T) {
 	in := NewInspector(redact.New(6,
 		redact.Pattern{Name: "password", Value: []byte("password")}, redact.Pattern{
 			Name:  "q\"\\",
-			Value: []byte("redacted"),
+			Value: []byte("REDACTED"),
 		}))
 	for data, want := range map[string]string{
-		"my password":                          "my [redacted:password]",
-		`{"password": 1, "x": "not redacted"}`: `{"[redacted:password]": 1, "x": "not [redacted:q\"\\]"}`,
+		"my password":                          "my [REDACTED:password]",
+		`{"password": 1, "x": "not REDACTED"}`: `{"[REDACTED:password]": 1, "x": "not [REDACTED:q\"\\]"}`,
 	} {
 		t.Run(data, func(t *testing.T) {
 			c := look(t, in, "f", []byte(data), whole)
@@ -411,11 +411,11 @@ func TestMaskEqualsValue(t *testing.T) {
 func TestMaskTextInRunes(t *testing.T) {
 	in := knows("\xa4secret\xe2\x82", "\x98\x80 whole", "aaaaaa")
 	for data, want := range map[string]string{
-		"xäsecret€y":                      "x[redacted:A]y",
-		"äsecret€":                        "[redacted:A]",
-		"ää\xc3\xa4secret€€":              "ää[redacted:A]€",
-		"\U0001f600 whole\U0001f600":      "[redacted:B]\U0001f600",
-		"äsecret€aaaaaa\U0001f600 wholeä": "[redacted:A][redacted:C][redacted:B]ä",
+		"xäsecret€y":                      "x[REDACTED:A]y",
+		"äsecret€":                        "[REDACTED:A]",
+		"ää\xc3\xa4secret€€":              "ää[REDACTED:A]€",
+		"\U0001f600 whole\U0001f600":      "[REDACTED:B]\U0001f600",
+		"äsecret€aaaaaa\U0001f600 wholeä": "[REDACTED:A][REDACTED:C][REDACTED:B]ä",
 		"\xf0\x9f\x98\x80 whol":           "\U0001f600 whol",
 	} {
 		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
@@ -437,12 +437,12 @@ func TestMaskTextInRunes(t *testing.T) {
 func TestMaskBinaryValues(t *testing.T) {
 	in := knows("\xffsecret\xfe\xe2", "\x00\x01secret\x02", "\xf0\x9fsecret\xf0")
 	for data, want := range map[string]string{
-		"a \xffsecret\xfe\xe2 b":               "a [redacted:A] b",
-		"a \xffsecret\xfe\xe2\x82\xac b":       "a [redacted:A] b",
-		"a \xffsecret\xfe\xe2\x82€ b":          "a [redacted:A]€ b",
-		"\x00\x01secret\x02\xffsecret\xfe\xe2": "[redacted:B]",
-		"\xf0\x9fsecret\xf0":                   "[redacted:C]",
-		"\xf0\x9fsecret\xf0\x9f\x98\x80":       "[redacted:C]",
+		"a \xffsecret\xfe\xe2 b":               "a [REDACTED:A] b",
+		"a \xffsecret\xfe\xe2\x82\xac b":       "a [REDACTED:A] b",
+		"a \xffsecret\xfe\xe2\x82€ b":          "a [REDACTED:A]€ b",
+		"\x00\x01secret\x02\xffsecret\xfe\xe2": "[REDACTED:B]",
+		"\xf0\x9fsecret\xf0":                   "[REDACTED:C]",
+		"\xf0\x9fsecret\xf0\x9f\x98\x80":       "[REDACTED:C]",
 	} {
 		t.Run(fmt.Sprintf("%q", data), func(t *testing.T) {
 			for n := 1; n < len(data)+1; n++ {

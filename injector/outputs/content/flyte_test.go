@@ -108,7 +108,7 @@ func TestMaskOutputs(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, outputsPB, c.kind)
 			require.Equal(t, map[string]int{"A": 20}, c.Found)
-			require.Truef(t, proto.Equal(everywhere("[redacted:A]"), got), "%v", got)
+			require.Truef(t, proto.Equal(everywhere("[REDACTED:A]"), got), "%v", got)
 		})
 	}
 }
@@ -124,7 +124,7 @@ func TestMaskError(t *testing.T) {
 		c, err := maskMessage(t, knows(secret), name, m, got)
 		require.NoError(t, err)
 		require.Equal(t, errorPB, c.kind)
-		m.Error.Code, m.Error.Message = "USER:[redacted:A]", "said [redacted:A]"
+		m.Error.Code, m.Error.Message = "USER:[REDACTED:A]", "said [REDACTED:A]"
 		require.True(t, proto.Equal(m, got))
 	}
 }
@@ -178,8 +178,8 @@ func TestMaskNames(t *testing.T) {
 			base64 = string(f.Bytes)
 		}
 	}
-	keys := []string{secret, base64, "[redacted:A]-2", "other", "x" + secret}
-	want := []string{"[redacted:A]", "[redacted:A]-3", "[redacted:A]-2", "other", "x[redacted:A]"}
+	keys := []string{secret, base64, "[REDACTED:A]-2", "other", "x" + secret}
+	want := []string{"[REDACTED:A]", "[REDACTED:A]-3", "[REDACTED:A]-2", "other", "x[REDACTED:A]"}
 	m := &task.Outputs{}
 	inner := &core.LiteralMap{Literals: map[string]*core.Literal{}}
 	for i, key := range keys {
@@ -202,7 +202,7 @@ func TestMaskNames(t *testing.T) {
 	all := map[string]bool{}
 	for key, v := range masked {
 		all[v.GetScalar().GetPrimitive().GetStringValue()] = true
-		if !strings.HasPrefix(key, "[redacted:A]") {
+		if !strings.HasPrefix(key, "[REDACTED:A]") {
 			require.Contains(t, want, key)
 		}
 	}
@@ -219,7 +219,7 @@ func TestMaskOutputsInRunes(t *testing.T) {
 	_, err := maskMessage(t, in, "outputs.pb",
 		&task.Outputs{Literals: []*task.NamedLiteral{{Name: "o0", Value: str("xäsecret€y")}}}, got)
 	require.NoError(t, err)
-	require.Equal(t, "x[redacted:A]y", got.GetLiterals()[0].GetValue().GetScalar().GetPrimitive().GetStringValue())
+	require.Equal(t, "x[REDACTED:A]y", got.GetLiterals()[0].GetValue().GetScalar().GetPrimitive().GetStringValue())
 }
 
 // A mask that holds the bytes of a value is not a find.
@@ -228,7 +228,7 @@ func TestMaskOutputsEqualsValue(t *testing.T) {
 	got := &task.Outputs{}
 	_, err := maskMessage(t, in, "outputs.pb", everywhere("password"), got)
 	require.NoError(t, err)
-	require.True(t, proto.Equal(everywhere("[redacted:password]"), got))
+	require.True(t, proto.Equal(everywhere("[REDACTED:password]"), got))
 }
 
 func TestLongOutputs(t *testing.T) {
@@ -335,7 +335,7 @@ func FuzzFlyte(f *testing.F) {
 	f.Add([]byte{}, []byte(secret))
 	f.Add([]byte("text "+secret), []byte(secret))
 	f.Fuzz(func(t *testing.T, data, value []byte) {
-		if bytes.ContainsAny(value, "[]\x00") || strings.Contains("redacted:A", string(value)) {
+		if bytes.ContainsAny(value, "[]\x00") || strings.Contains("REDACTED:A", string(value)) {
 			return // such a value may be found in a mask, or across one
 		}
 		in := knows(string(value))

@@ -140,44 +140,44 @@ func TestMaskJSON(t *testing.T) {
 		"\U0001f511\U0001f511", "\"quoted\"")
 	for data, want := range map[string]string{
 		// Strings, plain and escaped.
-		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [redacted:A]\n y"}`, // the final white space stays
-		`["87654321", "x87654321"]`:            `["[redacted:B]", "x[redacted:B]"]`,
-		`["\u00c4\u20ac\ud83d\ude00\u00e4"]`:   `["[redacted:C]"]`,
-		`["Ä€` + "\U0001f600" + `ä", "Ä€"]`:    `["[redacted:C]", "Ä€"]`,
-		`["87654321 87654321", "8765432"]`:     `["[redacted:B] [redacted:B]", "8765432"]`,
-		`["8765432187654321"]`:                 `["[redacted:B]"]`,
-		`{"87654321": {"x87654321": []}}`:      `{"[redacted:B]": {"x[redacted:B]": []}}`,
-		mark + `"87654321"` + "\n{}\n":         mark + `"[redacted:B]"` + "\n{}\n",
-		`["sec\"ret\\"]`:                       `["[redacted:A]"]`,
-		`["\"quoted\"", "quoted"]`:             `["[redacted:G]", "[redacted:G]"]`,
-		`["\ud83d\udd11\ud83d\udd11\ud83d"]`:   `["[redacted:F]\ud83d"]`,
-		"[\"\\ud83d\U0001f511\U0001f511\\n\"]": `["\ud83d[redacted:F]\n"]`,
+		`{"a": "x sec\"ret\\\n y"}`:            `{"a": "x [REDACTED:A]\n y"}`, // the final white space stays
+		`["87654321", "x87654321"]`:            `["[REDACTED:B]", "x[REDACTED:B]"]`,
+		`["\u00c4\u20ac\ud83d\ude00\u00e4"]`:   `["[REDACTED:C]"]`,
+		`["Ä€` + "\U0001f600" + `ä", "Ä€"]`:    `["[REDACTED:C]", "Ä€"]`,
+		`["87654321 87654321", "8765432"]`:     `["[REDACTED:B] [REDACTED:B]", "8765432"]`,
+		`["8765432187654321"]`:                 `["[REDACTED:B]"]`,
+		`{"87654321": {"x87654321": []}}`:      `{"[REDACTED:B]": {"x[REDACTED:B]": []}}`,
+		mark + `"87654321"` + "\n{}\n":         mark + `"[REDACTED:B]"` + "\n{}\n",
+		`["sec\"ret\\"]`:                       `["[REDACTED:A]"]`,
+		`["\"quoted\"", "quoted"]`:             `["[REDACTED:G]", "[REDACTED:G]"]`,
+		`["\ud83d\udd11\ud83d\udd11\ud83d"]`:   `["[REDACTED:F]\ud83d"]`,
+		"[\"\\ud83d\U0001f511\U0001f511\\n\"]": `["\ud83d[REDACTED:F]\n"]`,
 
 		// Numbers and literals.
-		`87654321`:                    `"[redacted:B]"`,
-		"87654321\n1 87654321":        "\"[redacted:B]\"\n1 \"[redacted:B]\"",
-		`[-87654321.5e3,1]`:           `["[redacted:B]",1]`,
-		`{"x":187654321,"y":8765432}`: `{"x":"[redacted:B]","y":8765432}`,
-		`[876543210087654321,1]`:      `["[redacted:B]",1]`,
-		`[1.87654321,87654321]`:       `["[redacted:B]","[redacted:B]"]`,
-		`{"a": 12345, "b": 1}`:        `{"[redacted:D]": "[redacted:D]", "b": 1}`,
-		`{"ba": 123456, "b": 1}`:      `{"b[redacted:D]": "[redacted:D]", "b": 1}`,
-		service: "{\n  \"[redacted:E]\": \"[redacted:E]\",\n  \"[redacted:E]-2\": \"[redacted:E]\",\n" +
-			"  \"[redacted:E]-3\": \"[redacted:E]\"\n}",
-		`{"k": ` + service + `, "x": [1]}`: "{\"k\": {\n  \"[redacted:E]\": \"[redacted:E]\",\n" +
-			"  \"[redacted:E]-2\": \"[redacted:E]\",\n  \"[redacted:E]-3\": \"[redacted:E]\"\n}, \"x\": [1]}",
+		`87654321`:                    `"[REDACTED:B]"`,
+		"87654321\n1 87654321":        "\"[REDACTED:B]\"\n1 \"[REDACTED:B]\"",
+		`[-87654321.5e3,1]`:           `["[REDACTED:B]",1]`,
+		`{"x":187654321,"y":8765432}`: `{"x":"[REDACTED:B]","y":8765432}`,
+		`[876543210087654321,1]`:      `["[REDACTED:B]",1]`,
+		`[1.87654321,87654321]`:       `["[REDACTED:B]","[REDACTED:B]"]`,
+		`{"a": 12345, "b": 1}`:        `{"[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
+		`{"ba": 123456, "b": 1}`:      `{"b[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
+		service: "{\n  \"[REDACTED:E]\": \"[REDACTED:E]\",\n  \"[REDACTED:E]-2\": \"[REDACTED:E]\",\n" +
+			"  \"[REDACTED:E]-3\": \"[REDACTED:E]\"\n}",
+		`{"k": ` + service + `, "x": [1]}`: "{\"k\": {\n  \"[REDACTED:E]\": \"[REDACTED:E]\",\n" +
+			"  \"[REDACTED:E]-2\": \"[REDACTED:E]\",\n  \"[REDACTED:E]-3\": \"[REDACTED:E]\"\n}, \"x\": [1]}",
 
 		// Names stay different.
 		`{"87654321": 1, "ODc2NTQzMjE=": 2, "87654321 ": 3, ` +
-			`"x": {"87654321": 4}, "3837363534333231": 5}`: `{"[redacted:B]": 1, "[redacted:B]-2": 2, ` +
-			`"[redacted:B] ": 3, "x": {"[redacted:B]": 4}, "[redacted:B]-3": 5}`,
-		"{\"87654321\": 1}\n{\"87654321\": 1}": `{"[redacted:B]": 1}` + "\n" + `{"[redacted:B]": 1}`,
-		`[{"87654321": "87654321", "87654321-2": "87654321"}]`: `[{"[redacted:B]": "[redacted:B]", ` +
-			`"[redacted:B]-2": "[redacted:B]"}]`,
+			`"x": {"87654321": 4}, "3837363534333231": 5}`: `{"[REDACTED:B]": 1, "[REDACTED:B]-2": 2, ` +
+			`"[REDACTED:B] ": 3, "x": {"[REDACTED:B]": 4}, "[REDACTED:B]-3": 5}`,
+		"{\"87654321\": 1}\n{\"87654321\": 1}": `{"[REDACTED:B]": 1}` + "\n" + `{"[REDACTED:B]": 1}`,
+		`[{"87654321": "87654321", "87654321-2": "87654321"}]`: `[{"[REDACTED:B]": "[REDACTED:B]", ` +
+			`"[REDACTED:B]-2": "[REDACTED:B]"}]`,
 		`{"87654321\u00e9x": 1, "ODc2NTQzMjE=éx": 2, "87654321\u00e9\u0078": 3}`: `{` +
-			`"[redacted:B]\u00e9x": 1, "[redacted:B]éx-2": 2, "[redacted:B]\u00e9\u0078-3": 3}`,
-		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`: `[{"[redacted:B]-2": 1, ` +
-			`"[redacted:B]": 2, "[redacted:B]-3": 3}]`,
+			`"[REDACTED:B]\u00e9x": 1, "[REDACTED:B]éx-2": 2, "[REDACTED:B]\u00e9\u0078-3": 3}`,
+		`[{"87654321-2": 1, "87654321": 2, "ODc2NTQzMjE=": 3}]`: `[{"[REDACTED:B]-2": 1, ` +
+			`"[REDACTED:B]": 2, "[REDACTED:B]-3": 3}]`,
 	} {
 		t.Run(data, func(t *testing.T) {
 			for n := 1; n < len(data); n++ {
@@ -226,7 +226,7 @@ func TestMaskManyNames(t *testing.T) {
 	}
 	out, err := mask(t, in, Content{kind: jsonText}, []byte(b.String()), every(whole))
 	require.NoError(t, err)
-	require.Equal(t, maxMaskedKeys+1, strings.Count(out, "[redacted:A]"))
+	require.Equal(t, maxMaskedKeys+1, strings.Count(out, "[REDACTED:A]"))
 	one := strings.ReplaceAll(b.String(), "}{", ",")
 	_, err = mask(t, in, Content{kind: jsonText}, []byte(one), every(whole))
 	require.ErrorIs(t, err, ErrStill)
@@ -234,7 +234,7 @@ func TestMaskManyNames(t *testing.T) {
 	equal := "{" + strings.Repeat(`"s3cr3t-v\"lue": 1,`, 20_000) + `"": 0}`
 	out, err = mask(t, in, Content{kind: jsonText}, []byte(equal), every(whole))
 	require.NoError(t, err)
-	require.Contains(t, out, `"[redacted:A]-20000"`)
+	require.Contains(t, out, `"[REDACTED:A]-20000"`)
 }
 
 // The same rules as the masker's, said plainly: mark what is covered, then go by tokens and
