@@ -146,8 +146,9 @@ func (c *Certificates) TLS() *tls.Config {
 				return one, nil
 			}
 			one.ClientAuth, one.ClientCAs = tls.VerifyClientCertIfGiven, c.clients.current().authorities.pool
+			// Not hello itself: the connection keeps this function, and with it the 2 KB of hello.
+			peer, ok := hello.Conn.(*peerConn)
 			one.VerifyConnection = func(s tls.ConnectionState) error {
-				peer, ok := hello.Conn.(*peerConn)
 				if !ok {
 					return errors.New("a port that Listen did not open")
 				}

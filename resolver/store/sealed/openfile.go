@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -57,7 +58,9 @@ type openFile struct {
 	unsynced bool
 	// broken is set if bbolt panicked. It may have kept its own locks, so it is not called again.
 	broken atomic.Bool
-	note   *os.File // the note of this server, locked; nil if this process is not one
+	// spare has the scratch of read transactions that have ended.
+	spare sync.Pool
+	note  *os.File // the note of this server, locked; nil if this process is not one
 }
 
 // init checks the file, opens it with bbolt if it may be changed, and returns the wrapped data key.
@@ -118,7 +121,8 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 // wrapped returns the wrapped data key.
 func (f *openFile) wrapped() (wrapped []byte, err error) {
 	err = f.view(func(t *tx) error {
-		wrapped, err = t.get(wrappedKey)
+		v, err := t.get(wrappedKey)
+		wrapped = bytes.Clone(v)
 		return err
 	})
 	return wrapped, err
@@ -153,8 +157,13 @@ func (f *openFile) guard(fn func() error) (err error) {
 // view calls fn in a read transaction. fn reads through package page. If the file may be changed,
 // bbolt's transaction keeps the pages from being reused meanwhile.
 func (f *openFile) view(fn func(*tx) error) error {
+	s, ok := f.spare.Get().(*scratch)
+	if !ok {
+		s = f.newScratch()
+	}
+	defer f.spare.Put(s)
 	if f.db == nil {
-		t, err := f.begin(f.meta.TxID, f.meta.Root, f.meta.TxID)
+		t, err := f.begin(f.meta.TxID, f.meta.Root, f.meta.TxID, s)
 		if err != nil {
 			return err
 		}
@@ -168,7 +177,7 @@ func (f *openFile) view(fn func(*tx) error) error {
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
 			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
-			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id)
+			t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id, s)
 			if err != nil {
 				return err
 			}

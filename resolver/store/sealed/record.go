@@ -71,11 +71,12 @@ func seal(a cipher.AEAD, plain, bound []byte) []byte {
 	return a.Seal(b, b, plain, bound)
 }
 
-func unseal(a cipher.AEAD, b, bound []byte) ([]byte, error) {
+// unseal appends the content of b to plain.
+func unseal(a cipher.AEAD, plain, b, bound []byte) ([]byte, error) {
 	if len(b) < chacha20poly1305.NonceSizeX {
 		return nil, damaged("something sealed is cut short")
 	}
-	plain, err := a.Open(nil, b[:chacha20poly1305.NonceSizeX], b[chacha20poly1305.NonceSizeX:], bound)
+	plain, err := a.Open(plain, b[:chacha20poly1305.NonceSizeX], b[chacha20poly1305.NonceSizeX:], bound)
 	if err != nil {
 		return nil, damaged("something sealed was changed")
 	}
@@ -125,12 +126,12 @@ func (t *tx) loadInfo(e index.Entry) (info store.Info, value []byte, err error) 
 		return info, nil, damaged("a record is cut short")
 	}
 	head, value := b[2:2+binary.BigEndian.Uint16(b)], b[2+binary.BigEndian.Uint16(b):]
-	plain, err := unseal(t.keys.record, head, boundTo(key, e.Version, "info"))
+	t.plain, err = unseal(t.keys.record, t.plain[:0], head, boundTo(key, e.Version, "info"))
 	if err != nil {
 		return info, nil, err
 	}
 	var i sealedInfo
-	if err := json.Unmarshal(plain, &i); err != nil {
+	if err := json.Unmarshal(t.plain, &i); err != nil {
 		return info, nil, damaged("a record is malformed")
 	}
 	ref := secret.Ref{Scope: secret.Scope{Org: i.Org, Domain: i.Domain, Project: i.Project}, Key: i.Key}
@@ -142,7 +143,7 @@ func (t *tx) loadValue(e index.Entry) (secret.Value, store.Info, error) {
 	if err != nil {
 		return secret.Value{}, info, err
 	}
-	plain, err := unseal(t.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value"))
+	plain, err := unseal(t.keys.record, nil, sealedValue, boundTo(recordKey(e.Name), e.Version, "value"))
 	if err != nil {
 		return secret.Value{}, store.Info{}, err
 	}

@@ -16,13 +16,25 @@ type tx struct {
 	root   uint64          // the bucket's root page, as committed
 	bucket *bbolt.Bucket   // nil in a read transaction
 	walked map[string]bool // the keys whose path has been walked
-	pages  *page.Reader
+	*scratch
+}
+
+// scratch is the memory of a transaction, which a later one uses again: a page, and a decrypted
+// part of the index or info of a record. Values are decrypted elsewhere.
+type scratch struct {
+	pages *page.Reader
+	plain []byte
+}
+
+func (f *openFile) newScratch() *scratch {
+	return &scratch{pages: page.NewReader(f.file, f.meta.PageSize)}
 }
 
 // begin returns the transaction id. root is the page of the bucket of buckets. committed is the
-// transaction that wrote the index: id for reads, id-1 for writes.
-func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
-	t = &tx{openFile: f, id: id, pages: page.NewReader(f.file, f.meta.PageSize)}
+// transaction that wrote the index: id for reads, id-1 for writes. No other
+// transaction may use s until this one has ended.
+func (f *openFile) begin(id, root, committed uint64, s *scratch) (t *tx, err error) {
+	t = &tx{openFile: f, id: id, scratch: s}
 	t.index = index.Tree{Root: committed, Now: id, Load: t.loadNode, Save: t.saveNode}
 	t.root, err = t.pages.Bucket(root, bucketName)
 	return t, err
@@ -30,7 +42,7 @@ func (f *openFile) begin(id, root, committed uint64) (t *tx, err error) {
 
 func (f *openFile) beginUpdate(bt *bbolt.Tx) (*tx, error) {
 	id := uint64(bt.ID()) //nolint:gosec // as in view
-	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1)
+	t, err := f.begin(id, uint64(bt.Cursor().Bucket().Root()), id-1, f.newScratch())
 	if err != nil {
 		return nil, err
 	}
@@ -84,14 +96,16 @@ func (t *tx) remove(key []byte) error {
 	return t.bucket.Delete(key)
 }
 
-// loadNode returns the decrypted index node at prefix that was written as version.
+// loadNode returns the decrypted index node at prefix that was written as version. It is valid
+// until the next call of loadNode or loadInfo.
 func (t *tx) loadNode(prefix []byte, version uint64) ([]byte, error) {
 	key := nodeKey(prefix)
 	b, err := t.get(key)
 	if err != nil {
 		return nil, err
 	}
-	return unseal(t.keys.node, b, boundTo(key, version, "node"))
+	t.plain, err = unseal(t.keys.node, t.plain[:0], b, boundTo(key, version, "node"))
+	return t.plain, err
 }
 
 func (t *tx) saveNode(prefix, n []byte) error {

@@ -131,7 +131,7 @@ func (v *verification) record(e index.Entry) error {
 	if err != nil {
 		return fmt.Errorf("a secret whose name cannot be read (%x): %w", e.Name[:8], err)
 	}
-	if _, err := unseal(v.keys.record, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
+	if _, err := unseal(v.keys.record, nil, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
 		return fmt.Errorf("%v: %w", info.Ref, err)
 	}
 	return nil
