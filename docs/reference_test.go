@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 var (
@@ -137,4 +139,38 @@ func TestVariables(t *testing.T) {
 		got[name] = true
 	}
 	require.Equal(t, slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got)))
+}
+
+// Each alert links to its section of the page of alerts, and each section of an alert is about one
+// that exists.
+func TestAlerts(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts.yaml"))
+	require.NoError(t, err)
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Annotations map[string]string
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(text, &rules))
+	const path = "docs/how-to/alerts.md"
+	var alerts, sections []string
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			alerts = append(alerts, r.Alert)
+			anchor, ok := strings.CutPrefix(r.Annotations["runbook"], path+"#")
+			require.True(t, ok, r.Alert)
+			require.Equal(t, strings.ToLower(r.Alert), anchor)
+		}
+	}
+	for _, line := range readPage(t, path).lines {
+		if name, ok := strings.CutPrefix(line, "### "); ok {
+			sections = append(sections, name)
+		}
+	}
+	require.NotEmpty(t, alerts)
+	require.ElementsMatch(t, sections, alerts)
 }

@@ -65,9 +65,9 @@ func (a *app) do(ctx context.Context, m maintainer, w *work, served bool) error 
 			return secret.WithHint(fmt.Errorf("%w: backup: %w", secret.ErrInvalid, err),
 				"make the folder, or mount it")
 		}
-		return m.Backup(ctx, w.Path)
+		return a.stamped(m.Backup(ctx, w.Path))
 	case "copy":
-		return m.BackupTo(ctx, w.out)
+		return a.stamped(m.BackupTo(ctx, w.out))
 	case "rotate":
 		k, err := a.keyOf(w.Path)
 		if err != nil {
@@ -79,6 +79,22 @@ func (a *app) do(ctx context.Context, m maintainer, w *work, served bool) error 
 		return m.Rewrap(ctx, k)
 	}
 	return fmt.Errorf("%w: the server knows no maintenance called %q", secret.ErrInvalid, w.Do)
+}
+
+// stamped notes the time of a backup that has ended with err, and returns err. The backup is good
+// also if that fails.
+func (a *app) stamped(err error) error {
+	if err != nil {
+		return err
+	}
+	path, err := a.filePath()
+	if err == nil {
+		err = os.WriteFile(stampPath(path), nil, 0o600)
+	}
+	if err != nil {
+		a.log.Warn("the time of the backup is not noted, so the metric of the last backup is too old", "error", err)
+	}
+	return nil
 }
 
 func controlPath(store string) string { return store + ".sock" }

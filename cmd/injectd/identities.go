@@ -64,6 +64,17 @@ type access struct {
 	sources map[string]interface{ Err() error }
 }
 
+// files returns the files that are read again when they change, with their names in metrics. That
+// of an issuer's keys is not among them.
+func (f *accessSettings) files() map[string]string {
+	files := map[string]string{
+		f.Policy: "policy", f.TokenFile: "token-file", f.ClientCAFile: "client-ca-file", f.ClientCRL: "client-crl-file",
+		f.CertKeyFile: "cert-key-file", f.CertFile: "cert-file",
+	}
+	delete(files, "") // those that are not given
+	return files
+}
+
 // open reads every file and URL that the settings name, and follows their changes until ctx
 // ends. The error names every one that cannot be used.
 func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {

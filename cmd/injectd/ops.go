@@ -30,6 +30,8 @@ type health struct {
 	file     string // the path of the store's file; "" if the store is not a file
 	log      hclog.Logger
 	stopping <-chan struct{}
+	// auditFile is the path of the audit log; "" if it is not a file.
+	auditFile string
 
 	probing probe
 }
@@ -52,8 +54,9 @@ func (h *health) ready(ctx context.Context) error {
 
 // look tries what a request needs. Its cost does not depend on the size of the store.
 func (h *health) look(ctx context.Context) error {
-	var errs, details []error
-	failed := func(what string, err error) {
+	var errs []*fault
+	var details []error
+	failed := func(c check, what string, err error) {
 		if err == nil {
 			return
 		}
@@ -61,18 +64,19 @@ func (h *health) look(ctx context.Context) error {
 		if number, ok := errors.AsType[syscall.Errno](err); ok {
 			what += ": " + number.Error()
 		}
-		errs = append(errs, errors.New(what))
+		errs = append(errs, &fault{c, what})
 	}
-	failed("the audit log cannot be written", h.audit.Probe(ctx))
-	failed("the store cannot be read", canRead(ctx, h.store))
+	failed(checkAudit, "the audit log cannot be written", h.audit.Probe(ctx))
+	failed(checkRead, "the store cannot be read", canRead(ctx, h.store))
 	if h.file != "" {
-		failed("the store's volume cannot be written", canWrite(h.file))
+		failed(checkWrite, "the store's volume cannot be written", canWrite(h.file))
 	}
 	if c := h.access.certificates; c != nil && !time.Now().Before(c.NotAfter()) {
-		failed("the certificate has expired", errors.New(c.NotAfter().Format(time.RFC3339)))
+		failed(checkCertificate, "the certificate has expired", errors.New(c.NotAfter().Format(time.RFC3339)))
 	}
-	failed("no caller can be identified", h.access.wayIn())
-	if err := errors.Join(errs...); err != nil {
+	failed(checkCallers, "no caller can be identified", h.access.wayIn())
+	if len(errs) > 0 {
+		err := faults(errs)
 		if was := h.probing.last(); was == nil || was.Error() != err.Error() {
 			h.log.Error("not ready", "error", errors.Join(details...))
 		}
@@ -82,6 +86,34 @@ func (h *health) look(ctx context.Context) error {
 		h.log.Info("ready again")
 	}
 	return nil
+}
+
+// A check is one of those that decide whether the server is ready, as a metric names it.
+type check string
+
+const (
+	checkAudit       check = "audit_log"
+	checkRead        check = "store_read"
+	checkWrite       check = "store_write"
+	checkCertificate check = "certificate"
+	checkCallers     check = "callers"
+)
+
+// A fault is why a check failed, for strangers.
+type fault struct {
+	check check
+	what  string
+}
+
+// faults is the error of checks that ended.
+type faults []*fault
+
+func (f faults) Error() string {
+	texts := make([]string, len(f))
+	for i, one := range f {
+		texts[i] = one.what
+	}
+	return strings.Join(texts, "\n")
 }
 
 // canRead looks up one secret, which need not exist.
@@ -154,28 +186,6 @@ func (p *probe) last() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
-}
-
-// register adds the metrics of certificates, policy, tokens and issuers' keys.
-func (h *health) register(r prometheus.Registerer) {
-	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
-		o := prometheus.GaugeOpts{Namespace: "inject", Name: name, Help: help, ConstLabels: labels}
-		r.MustRegister(prometheus.NewGaugeFunc(o, value))
-	}
-	if c := h.access.certificates; c != nil {
-		gauge("certificate_expiry_seconds", "When the server's certificate expires, in seconds since 1970.", nil,
-			func() float64 { return float64(c.NotAfter().Unix()) })
-	}
-	for name, source := range h.access.sources {
-		gauge("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in "+
-			"force.", prometheus.Labels{"source": name},
-			func() float64 {
-				if source.Err() != nil {
-					return 1
-				}
-				return 0
-			})
-	}
 }
 
 // opsPort opens the port for probes and metrics. It serves no secrets and checks no

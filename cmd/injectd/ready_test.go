@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"inject/internal/harness"
@@ -59,6 +60,26 @@ func TestReadyIsShared(t *testing.T) {
 	require.EqualError(t, h.ready(t.Context()), "the store cannot be read")
 	require.Contains(t, lines.String(), "/the/path")
 	require.LessOrEqual(t, s.calls.Load(), int32(3))
+}
+
+// A scrape costs one look-up at most, however often it is done: never a list of the store.
+func TestScrapeCost(t *testing.T) {
+	log, _ := harness.Logger()
+	s := &lookedUp{t: t, err: secret.ErrNotFound}
+	file := filepath.Join(t.TempDir(), "secrets.db")
+	h := &health{
+		audit: serve.NewAudit(&harness.Buffer{}), access: &access{}, store: s, log: log, file: file,
+	}
+	registry := prometheus.NewRegistry()
+	h.register(registry)
+	began := time.Now()
+	for range 50 {
+		families, err := registry.Gather()
+		require.NoError(t, err)
+		require.Greater(t, len(families), 5)
+	}
+	require.Positive(t, s.calls.Load())
+	require.LessOrEqual(t, s.calls.Load(), int32(2+time.Since(began)/time.Second))
 }
 
 // A look that does not end is given up by those who ask, and not begun a second time.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,13 +112,18 @@ func (a *app) serve(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, audit.Close()) }()
 	}
+	files, loads := f.Access.files(), newReloads()
 	who, err := f.Access.open(watch.Notify(ctx, func(path string, why error) {
+		loads.changed(cmp.Or(files[path], "jwt"), why)
 		if err := audit.Reloaded(ctx, path, why); err != nil {
 			a.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
 		}
 	}), a.log)
 	if err != nil {
 		return err
+	}
+	for _, name := range files {
+		loads.begin(name)
 	}
 	limits := transport.Limits{Connections: f.Limits.Connections, Streams: f.Limits.Streams}
 	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
@@ -155,7 +161,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 		health.file = at.Path
 		who.sources["key-file"] = own
 	}
+	if f.Audit.Log != "-" {
+		health.auditFile = f.Audit.Log
+	}
 	health.register(registry)
+	registry.MustRegister(loads.loaded, loads.failures)
 
 	// The other ports end when the last request has been answered.
 	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))

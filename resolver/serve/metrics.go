@@ -5,6 +5,8 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"inject/resolver/secret"
 )
 
 // metrics are the metrics for Prometheus. Labels have a fixed set of values; names that a
@@ -41,7 +43,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 				Help: "Decoded calls that are being answered.",
 			},
 		),
-		seconds: seconds("request_seconds", "How long a call took, by method.", "method"),
+		seconds: seconds("request_duration_seconds", "How long a call took, by method.", "method"),
 		refusals: counter(
 			"refusals_total", "Requests that were refused before their body was read, by status code.", "code",
 		),
@@ -53,7 +55,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		operations: counter(
 			"backend_operations_total", "Operations on the store, by outcome.", "operation", "outcome",
 		),
-		backendTime: seconds("backend_seconds", "How long an operation on the store took.", "operation"),
+		backendTime: seconds(
+			"backend_operation_duration_seconds", "How long an operation on the store took.", "operation",
+		),
 		auditErrors: prometheus.NewCounter(
 			prometheus.CounterOpts{
 				Namespace: "inject", Name: "audit_errors_total",
@@ -65,6 +69,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		m.requests, m.inFlight, m.seconds, m.refusals, m.exhausted, m.decisions, m.operations, m.backendTime,
 		m.auditErrors,
 	)
+	// A counter that first appears as 1 has not grown for Prometheus, so an alert would miss the
+	// first failure.
+	for _, op := range []string{"read", "get", "list", "create", "update", "delete", "import"} {
+		for _, err := range []error{nil, secret.ErrUnavailable, secret.ErrCorrupt} {
+			m.operations.WithLabelValues(op, outcome(err))
+		}
+	}
 	return m
 }
 

@@ -127,6 +127,35 @@ func (c *Certificates) NotAfter() time.Time {
 	return pair.Leaf.NotAfter
 }
 
+// ClientCANotAfter returns when the first of the CAs of client certificates expires, the zero
+// time without such CAs.
+func (c *Certificates) ClientCANotAfter() (first time.Time) {
+	if c.clients == nil {
+		return first
+	}
+	for _, ca := range c.clients.current().authorities.certs {
+		first = earlier(first, ca.NotAfter)
+	}
+	return first
+}
+
+// ClientCRLNextUpdate returns when the first of the lists of revoked certificates that are
+// used should be renewed, the zero time if no list says so.
+func (c *Certificates) ClientCRLNextUpdate() time.Time {
+	if c.clients == nil {
+		return time.Time{}
+	}
+	return c.clients.current().nextUpdate
+}
+
+// earlier returns the earlier of two times, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // TLS returns the configuration of a listener: TLS 1.3 with HTTP/2 or HTTP/1.1. If there is
 // a CA for them, client certificates are requested and verified, but not required, because a
 // client may send a token instead.

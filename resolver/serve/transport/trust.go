@@ -118,6 +118,7 @@ type trust struct {
 	revocations *revocations    // nil without a CRL file
 	revoked     map[string]bool // by issuer and serial number
 	warnings    []string        // about lists
+	nextUpdate  time.Time       // the earliest of the lists that are used; zero for none
 }
 
 func newTrust(a *authorities, r *revocations) *trust {
@@ -133,6 +134,7 @@ func newTrust(a *authorities, r *revocations) *trust {
 				i+1, list.Issuer.String()))
 			continue
 		}
+		t.nextUpdate = earlier(t.nextUpdate, list.NextUpdate)
 		if !list.NextUpdate.IsZero() && time.Now().After(list.NextUpdate) {
 			t.warnings = append(t.warnings, fmt.Sprintf("list %d (of %.100q) should have been renewed by %s",
 				i+1, list.Issuer.String(), list.NextUpdate.UTC().Format(time.RFC3339)))
