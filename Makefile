@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate image wire clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate image wire sdk clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -61,6 +61,15 @@ deploy/wire/node_modules: deploy/wire/package.json deploy/wire/package-lock.json
 	cd deploy/wire && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules
 
 wire: bin/grpcurl deploy/wire/node_modules ## install third-party clients for the tests of the wire (needs npm)
+
+# The tests of what Flyte's SDK and pyarrow write skip without them, too. Pip keeps what it has
+# downloaded in the user's cache, so only the first run on a machine takes long.
+bin/sdk/installed: deploy/sdk/requirements.txt
+	python3 -m venv --clear bin/sdk
+	bin/sdk/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: -r $<
+	touch $@
+
+sdk: bin/sdk/installed ## install Flyte's SDK and pyarrow for the tests of outputs (needs Python's venv)
 
 lint: $(LINT) ## check style, floors and mistakes, and the scripts if shellcheck is installed
 	$(GO) vet ./...

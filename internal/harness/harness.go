@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -91,4 +92,24 @@ func (b *Buffer) String() string {
 func Logger() (hclog.Logger, *Buffer) {
 	out := &Buffer{}
 	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Trace}), out
+}
+
+// SDK returns the path of a program that make sdk installs: Python with Flyte's SDK and pyarrow,
+// or a0, the SDK's runtime. It skips the test without it, and fails it in CI.
+func SDK(t testing.TB, name string) string {
+	t.Helper()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; root != filepath.Dir(root); root = filepath.Dir(root) {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			break
+		}
+	}
+	path := filepath.Join(root, "bin", "sdk", "bin", name)
+	if _, err := os.Stat(filepath.Join(root, "bin", "sdk", "installed")); err != nil {
+		Skip(t, "run make sdk: ", err)
+	}
+	return path
 }

@@ -145,10 +145,10 @@ func (in *Inspector) Inspect(
 		c.kind, c.Why = opaque, in.where
 	case f != "":
 		c.kind, c.Why = opaque, f.String()
-	case filepath.Ext(name) == ".pb" && len(c.Found) > 0:
-		c.kind, c.Why, err = flyteKind(name, at, size)
+	case filepath.Ext(name) == ".pb":
+		return in.message(ctx, name, at, size)
 	}
-	return c, err
+	return c, nil
 }
 
 // scan searches all of r for values and finds out whether it is a text. It leaves the first

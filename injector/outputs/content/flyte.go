@@ -3,6 +3,7 @@ package content
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -23,23 +24,51 @@ const maxMessage = 8 << 20
 // errors.pb instead of error.pb.
 var messageKinds = map[string]kind{"outputs.pb": outputsPB, "error.pb": errorPB, "errors.pb": errorPB}
 
-// flyteKind returns the kind of a .pb file and, for an opaque one, a description.
-func flyteKind(name string, at io.ReaderAt, size int64) (kind, string, error) {
+// message returns the content of the .pb file called name, in which values have been found or
+// not. A number that holds a value is found here: its bytes are not those that a program prints.
+func (in *Inspector) message(ctx context.Context, name string, at io.ReaderAt, size int64) (Content, error) {
+	raw := Content{kind: rawBytes, Found: in.found, Why: "binary data"}
+	because := func(why string) Content { return Content{kind: opaque, Found: in.found, Why: why} }
+	clean := len(in.found) == 0
 	k, ok := messageKinds[name]
-	if !ok {
-		return opaque, "a .pb file of an unknown kind", nil
+	switch {
+	case clean && (!ok || size > maxMessage):
+		return raw, nil
+	case !ok:
+		return because("a .pb file of an unknown kind"), nil
+	case size > maxMessage:
+		return because(fmt.Sprintf("a message of more than %d MiB", maxMessage>>20)), nil
 	}
-	if size > maxMessage {
-		return opaque, fmt.Sprintf("a message of more than %d MiB", maxMessage>>20), nil
-	}
+
 	b := make([]byte, size)
-	if _, err := at.ReadAt(b, 0); err != nil && err != io.EOF {
-		return opaque, "", err
+	n, err := at.ReadAt(b, 0)
+	if err != nil && err != io.EOF {
+		return Content{}, err
 	}
-	if decode(k, b) == nil {
-		return opaque, "not the Flyte message that its name promises", nil
+	m := decode(k, b[:n])
+	if m == nil {
+		if clean {
+			return raw, nil
+		}
+		return because("not the Flyte message that its name promises"), nil
 	}
-	return k, "", nil
+
+	number := false
+	t := texts{done: ctx.Err, check: in.redactor.Writer(io.Discard), numbers: true}
+	t.check.Found = func(f redact.Find) {
+		number = true
+		in.count(f)
+	}
+	if err := t.message(m.ProtoReflect()); err != nil {
+		return Content{}, err
+	}
+	switch {
+	case number:
+		return because("a message with a value in a number"), nil
+	case clean:
+		return raw, nil
+	}
+	return Content{kind: k, Found: in.found, Why: raw.Why}, nil
 }
 
 // decode returns the message in b, or nil. A message in which not a single field is known does
@@ -153,7 +182,7 @@ func distinct(keys, masked []string) []string {
 	return names
 }
 
-// texts masks the texts of a message.
+// texts masks the texts of a message, or shows its numbers to check.
 type texts struct {
 	done     func() error
 	redactor *redact.Redactor
@@ -161,6 +190,8 @@ type texts struct {
 	// check tells cheaply whether a text has anything to mask; most texts have not.
 	check *redact.Writer
 	found bool
+	// numbers is set if only numbers are looked at, as a program would print them.
+	numbers bool
 }
 
 func (t *texts) message(m protoreflect.Message) (err error) {
@@ -225,10 +256,48 @@ func (t *texts) value(f protoreflect.FieldDescriptor, v protoreflect.Value) (pro
 		s, err := t.mask(v.String())
 		return protoreflect.ValueOfString(s), err
 	case protoreflect.MessageKind, protoreflect.GroupKind:
+		if b, ok := v.Message().Interface().(*core.Binary); ok {
+			if err := t.binary(b); err != nil {
+				return v, err
+			}
+		}
 		return v, t.message(v.Message())
-	default:
+	case protoreflect.FloatKind, protoreflect.DoubleKind:
+		return v, t.number(appendFloat(nil, v.Float(), 64))
+	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.BytesKind:
 		return v, nil
+	default:
+		return v, t.number([]byte(v.String()))
 	}
+}
+
+// number shows a number to check.
+func (t *texts) number(text []byte) error {
+	if !t.numbers {
+		return nil
+	}
+	_, err := t.check.Write(append(text, gap...))
+	return err
+}
+
+// binary masks the strings of a structured literal: a dataclass, a pydantic model, a dict. Bytes
+// that are not what the tag promises stay as they are, and a value in them remains.
+func (t *texts) binary(b *core.Binary) error {
+	if b.GetTag() != "msgpack" {
+		return nil
+	}
+	m := msgpackEditor{b: b.GetValue(), text: t.mask}
+	if t.numbers {
+		m.number = t.number
+	}
+	masked, err := m.run()
+	switch {
+	case errors.Is(err, errMsgpack):
+		return nil
+	case err == nil:
+		b.Value = masked
+	}
+	return err
 }
 
 // holdsGap reports whether s has the byte of a gap in it: check may then find a value too late.
@@ -237,8 +306,8 @@ func holdsGap(s string) bool { return strings.Contains(s, string(gap)) }
 // mask returns s masked. A character that is partly covered is dropped with the value, because
 // a text in a message must be valid UTF-8.
 func (t *texts) mask(s string) (string, error) {
-	if err := t.done(); err != nil {
-		return "", err
+	if err := t.done(); err != nil || t.numbers {
+		return s, err
 	}
 	t.found = false
 	if _, err := io.WriteString(t.check, s+string(gap)); err != nil || !t.found && !holdsGap(s) {
