@@ -20,8 +20,9 @@ const (
 
 // A tally counts the elements of a message on the wire.
 type tally struct {
-	fields  int // and elements of lists, in all parts of the message
-	longest int // list
+	fields  int   // and elements of lists, in all parts of the message
+	longest int   // list
+	unknown error // about a field that may say at which scope a secret is
 }
 
 // binary counts in the binary form of a message of type d. It stops where b is not valid,
@@ -43,6 +44,10 @@ func (t *tally) binary(b []byte, d protoreflect.MessageDescriptor, depth int) {
 		}
 		field := d.Fields().ByNumber(number)
 		t.fields++
+		// All fields of a scope are strings. Decoding skips one of another type as it does an unknown one.
+		if isScope(d) && t.unknown == nil && (field == nil || kind != protowire.BytesType) {
+			t.unknown = unknownNumber(d, number)
+		}
 		if field != nil && field.Cardinality() == protoreflect.Repeated { // also a map
 			list := int(number) % len(lists)
 			lists[list]++
@@ -108,7 +113,7 @@ func (t *tally) check(m proto.Message) (decode bool, err error) {
 	if t.fields > maxFields {
 		return false, errors.New("the message has too many fields")
 	}
-	return true, nil
+	return t.unknown == nil, t.unknown
 }
 
 // length returns the length of the list in m: n, its decoded length, unless it was too long

@@ -72,7 +72,7 @@ func (jsonCodec) Marshal(message any) ([]byte, error) {
 var jsonPosition = regexp.MustCompile(`\(line \d+:\d+\)`)
 
 // Unmarshal implements [connect.Codec]. It ignores unknown fields, which a newer client may
-// send.
+// send, but for those that may say at which scope a secret is.
 func (jsonCodec) Unmarshal(b []byte, message any) error {
 	m, ok := message.(proto.Message)
 	if !ok {
@@ -81,6 +81,9 @@ func (jsonCodec) Unmarshal(b []byte, message any) error {
 	var t tally
 	t.json(b)
 	if decode, err := t.check(m); !decode {
+		return err
+	}
+	if err := misspelt(b, m.ProtoReflect().Descriptor()); err != nil {
 		return err
 	}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
