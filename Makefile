@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate image wire sdk clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -103,6 +103,10 @@ generate: ## generate the Go code of the messages in resolver/idl
 		--go_out=. --go_opt=module=inject/resolver/idl \
 		--go-grpc_out=. --go-grpc_opt=module=inject/resolver/idl \
 		--connect-go_out=. --connect-go_opt=module=inject/resolver/idl,simple=true
+
+# Once a release is tagged: the next one is tested against its recording.
+record: ## record what inject and injectd of the release REV say to each other, for the tests of version skew
+	INJECT_TEST_RECORD=$(REV) $(GO) test -count 1 -run '^TestSkewPrograms$$' ./cmd/injectd
 
 image: ## build the container images with docker; GO_IMAGE is the Go image to build in
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) --target injectd -t injectd:$(VERSION) -t injectd .

@@ -78,7 +78,12 @@ func (o *output) String() string {
 
 // startServer starts injectd serve. It returns when the server is ready or has failed.
 func startServer(dir string, environ []string, args ...string) (*process, error) {
-	cmd := exec.Command(filepath.Join(binaries, "injectd"),
+	return startProgram(filepath.Join(binaries, "injectd"), dir, environ, args...)
+}
+
+// startProgram is startServer for the injectd at path.
+func startProgram(path, dir string, environ []string, args ...string) (*process, error) {
+	cmd := exec.Command(path,
 		append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir, cmd.Env = dir, environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
