@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"inject/exec/redact"
-	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
@@ -167,21 +166,21 @@ func nameOf(i int) string { return "value-" + strconv.Itoa(i+1) }
 
 // allForms returns the forms that the product searches for, as patterns of the plain rule.
 func allForms(values [][]byte) []redacttest.Pattern {
-	var patterns []redacttest.Pattern
-	for i, v := range values {
-		for _, f := range forms.Of(v, minLength) {
-			patterns = append(patterns, redacttest.Pattern{Mask: redact.Mask(nameOf(i)), Value: f.Bytes})
-		}
+	var all []redacttest.Pattern
+	for _, f := range redact.Forms(minLength, patterns(values)...) {
+		all = append(all, redacttest.Pattern{Mask: redact.Mask(f.Name), Value: f.Bytes})
 	}
-	return patterns
+	return all
 }
 
-func redactor(values [][]byte) *redact.Redactor {
+func redactor(values [][]byte) *redact.Redactor { return redact.New(minLength, patterns(values)...) }
+
+func patterns(values [][]byte) []redact.Pattern {
 	patterns := make([]redact.Pattern, len(values))
 	for i, v := range values {
 		patterns[i] = redact.Pattern{Name: nameOf(i), Value: v}
 	}
-	return redact.New(minLength, patterns...)
+	return patterns
 }
 
 // want returns the text of a workload of b.check bytes, masked by the plain rule. It keeps the

@@ -127,6 +127,7 @@ var floors = []struct {
 	{-1, "inject/exec/harden"},
 	{-1, "inject/exec/terminal"},
 	{-1, "inject/exec/redact/forms"},
+	{-0.5, "inject/exec/redact/parts"},
 	{-1, "inject/internal/tty"},
 	{0, "inject/internal/durable"},
 	{0, "inject/internal/printable"},

@@ -3,12 +3,13 @@
 //
 // # What is guaranteed
 //
-// No run of bytes that equals a value, or one of its forms (see [forms.Of]), reaches the
-// destination. Everything else does, unchanged, in order, and as soon as it can no longer
-// be the beginning of a form. Runs that overlap, nest or touch are one run, which is
-// replaced by one mask: [REDACTED:NAME], with the name of the value that began first. A
-// mask shows no length and is never searched again. Bytes at the end of the stream that
-// begin a form and do not finish it are written.
+// No run of bytes that equals a value, or one of its forms (see forms.Of of package forms and
+// parts.Of of package parts), reaches the destination. Everything else does, unchanged, in
+// order, and as soon as it can no longer be the beginning of a form. Runs that overlap, nest or
+// touch are one run, which is replaced by one mask: [REDACTED:NAME], with the name of the value
+// that began first. A mask shows no length and is never searched again. Bytes at the end of the
+// stream that begin a form and do not finish it are written. If the forms of large values would
+// take too much memory, some are left out; the plain value never is ([Redactor.Reduced]).
 //
 // # What is not
 //
@@ -36,11 +37,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"inject/exec/redact/forms"
 )
 
-// A Pattern is a value to mask, and a name to show in its place.
+// A Pattern is a value to mask, and a name to show in its place. A part of the value is shown
+// as NAME.part, or by the name of a field of it, such as NAME.password.
 type Pattern struct {
 	Name  string
 	Value []byte
@@ -57,11 +57,10 @@ func Mask(name string) string { return "[REDACTED:" + name + "]" }
 type Redactor struct {
 	minLength int
 
-	mu       sync.Mutex // held while the automaton is replaced
-	values   []Pattern
-	forms    []form // of the values; once current is set, without their bytes
-	unmasked []string
-	current  atomic.Pointer[automaton] // nil until a writer needs it
+	mu      sync.Mutex // held while the automaton is replaced
+	values  []Pattern
+	all     *expansion                // of the values; once current is set, without the bytes of its forms
+	current atomic.Pointer[automaton] // nil until a writer needs it
 }
 
 // automaton is everything a writer needs to know of the values. It does not change: when
@@ -78,47 +77,39 @@ type automaton struct {
 // bytes, because too much innocent text is equal to them, nor empty and blank values:
 // [Redactor.Unmasked] returns their names. New panics where [Redactor.Add] returns an error.
 func New(minLength int, patterns ...Pattern) *Redactor {
-	r := &Redactor{minLength: max(minLength, 1)}
+	r := &Redactor{minLength: max(minLength, 1), all: &expansion{}}
 	if err := r.Add(patterns...); err != nil {
 		panic(err)
 	}
 	return r
 }
 
-// maxBytes bounds the bytes of the forms of all values together. The trie counts its nodes
-// in 31 bits and has at most one for each byte of a form.
+// maxBytes bounds the bytes of all values together. The trie counts its nodes in 31 bits.
 const maxBytes = 1 << 30
 
 // Add adds patterns. Writers mask them from their next Write or Close on, including what
 // they hold back at that time. The next write builds the tables of all values anew, so it
-// is faster to add many values in one call than one by one. Add returns an error, and adds
-// nothing, if the forms of all values had more than 1 GiB.
+// is faster to add many values in one call than one by one. The tables take at most 16 MiB
+// for one value and 64 MiB for all, if the values as they are fit: forms for which there is
+// no room are left out ([Redactor.Reduced]). Add returns an error, and adds nothing, if the
+// values had more than 1 GiB.
 func (r *Redactor) Add(patterns ...Pattern) error {
 	if len(patterns) == 0 {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	values, unmasked := slices.Clip(r.values), []string(nil)
+	values, total := slices.Clip(r.values), 0
 	for _, p := range patterns {
 		p.Value = bytes.Clone(p.Value)
 		values = append(values, p)
 	}
-	var found []form
-	total := 0
-	for i, p := range values {
-		all := forms.Of(p.Value, r.minLength)
-		if len(all) == 0 {
-			unmasked = append(unmasked, p.Name)
-		}
-		for _, f := range all {
-			found = append(found, form{f.Bytes, f.Kind, int32(i)})
-			if total += len(f.Bytes); total > maxBytes {
-				return errors.New("more than 1 GiB of values, in all their forms, cannot be masked")
-			}
+	for _, p := range values {
+		if total += len(p.Value); total > maxBytes {
+			return errors.New("more than 1 GiB of values cannot be masked")
 		}
 	}
-	r.values, r.forms, r.unmasked = values, found, unmasked
+	r.values, r.all = values, newExpansion(r.minLength, values)
 	r.current.Store(nil)
 	return nil
 }
@@ -134,10 +125,9 @@ func (r *Redactor) automaton() *automaton {
 	if a := r.current.Load(); a != nil {
 		return a
 	}
-	a := &automaton{forms: r.forms}
-	for _, p := range r.values {
-		a.names = append(a.names, p.Name)
-		a.masks = append(a.masks, Mask(p.Name))
+	a := &automaton{forms: r.all.forms, names: r.all.names}
+	for _, name := range a.names {
+		a.masks = append(a.masks, Mask(name))
 	}
 	sorted := sortForms(a.forms)
 	a.trie, a.filter = newTrie(sorted, len(a.forms)), newFilter(sorted)
@@ -154,14 +144,30 @@ func (r *Redactor) automaton() *automaton {
 func (r *Redactor) Unmasked() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.unmasked)
+	return slices.Clone(r.all.unmasked)
+}
+
+// Common returns the names of the patterns that are words which most logs have in them. They
+// are masked.
+func (r *Redactor) Common() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all.common)
+}
+
+// Reduced returns the names of the patterns that are not searched for in all forms, because
+// these would take too much memory, or have more parts than are looked at.
+func (r *Redactor) Reduced() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all.reduced)
 }
 
 // Empty reports whether no value is masked.
 func (r *Redactor) Empty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.forms) == 0
+	return len(r.all.forms) == 0
 }
 
 // Writer returns a new stream that writes to dst. The caller must close it, which writes

@@ -15,7 +15,6 @@ import (
 	"go.uber.org/goleak"
 
 	"inject/exec/redact"
-	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
@@ -24,10 +23,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // allForms returns the forms of all patterns, each as a pattern of the plain rule.
 func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	var all []redacttest.Pattern
-	for _, p := range patterns {
-		for _, f := range forms.Of(p.Value, minLength) {
-			all = append(all, redacttest.Pattern{Mask: redact.Mask(p.Name), Value: f.Bytes})
-		}
+	for _, f := range redact.Forms(minLength, patterns...) {
+		all = append(all, redacttest.Pattern{Mask: redact.Mask(f.Name), Value: f.Bytes})
 	}
 	return all
 }

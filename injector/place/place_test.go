@@ -259,6 +259,20 @@ func TestMask(t *testing.T) {
 	require.NotContains(t, lines.String(), "1234")
 }
 
+// Values that garble the output, and those that are not found in all forms, are named.
+func TestMaskWarns(t *testing.T) {
+	r := redact.New(6)
+	log, lines := harness.Logger()
+	require.NoError(t, Mask(r, []Secret{
+		variable("LONG", "long-value"), variable("WORD", " Docker\n"),
+		variable("HUGE", strings.Repeat("'\"<x>", 200_000)),
+	}, log))
+	require.Regexp(t, `many logs have in them.*\["?WORD"?\]`, lines.String())
+	require.Regexp(t, `too large to be masked in all forms.*\["?HUGE"?\]`, lines.String())
+	require.NotContains(t, lines.String(), "LONG")
+	require.NotContains(t, lines.String(), "ocker")
+}
+
 func TestPlaced(t *testing.T) {
 	dir := t.TempDir()
 	at := filepath.Join(dir, "elsewhere")

@@ -9,6 +9,8 @@ import (
 // for each would slow down the start.
 type builder struct {
 	minLength int
+	maxBytes  int  // of the arena
+	full      bool // something was left out, because the arena would have had more
 	arena     []byte
 	spans     []span
 	index     []int32 // open hash table, at most half full: 1 + the index of a span, or 0
@@ -59,17 +61,29 @@ func (b *builder) add(kind string, from, to int) {
 // slot returns where the search for a hash begins in the index.
 func (b *builder) slot(hash uint64) int { return int(hash % uint64(len(b.index))) } //nolint:gosec // below len(b.index)
 
+// room reports whether a form of n bytes or more may be added. Nothing is once one was not.
+func (b *builder) room(n int) bool {
+	b.full = b.full || len(b.arena)+n > b.maxBytes
+	return !b.full
+}
+
 // tail makes a form of arena[from:]. If it does not become one, the arena is cut back to
 // from.
 func (b *builder) tail(kind string, from int) {
 	n := len(b.spans)
-	if b.add(kind, from, len(b.arena)); len(b.spans) == n {
+	if b.room(0) {
+		b.add(kind, from, len(b.arena))
+	}
+	if len(b.spans) == n {
 		b.arena = b.arena[:from]
 	}
 }
 
 // copy appends form to the arena and makes it a form.
 func (b *builder) copy(kind string, form []byte) {
+	if !b.room(len(form)) {
+		return
+	}
 	from := len(b.arena)
 	b.arena = append(b.arena, form...)
 	b.tail(kind, from)

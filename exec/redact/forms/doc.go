@@ -28,7 +28,8 @@
 //     stay visible in the middle of a text: let the regular expression of that line allow it.
 //  4. List the form in the comment of [Of], where it may stand under "What is not" so far,
 //     and in docs/explanation/masking.md, which has a table of kinds and a list of what is
-//     out of reach.
+//     out of reach. The table and order in exec/redact/expand.go have the kinds in the order
+//     in which forms are kept if a value is too large for all of them.
 //  5. Run go test ./exec/redact/... and
 //     go test -run '^$' -fuzz FuzzForms -fuzztime 300000x ./exec/redact/forms.
 //     TestFormsOfLargeValues fails if the forms of a value become too large together: each

@@ -8,6 +8,9 @@ import (
 
 // base64 adds text, and value with the white space around it, in both base64 alphabets.
 func (b *builder) base64(value, text []byte) {
+	if !b.room(len(text)) {
+		return
+	}
 	// Two zeros in front make the three alignments; echo adds a newline behind.
 	padded := append(append(make([]byte, 2, len(text)+3), text...), '\n')
 	b.aligned(padded[:len(padded)-1], true)
@@ -27,6 +30,9 @@ func (b *builder) base64(value, text []byte) {
 // space behind the value, these characters are the same.
 func (b *builder) aligned(padded []byte, inside bool) {
 	for k := range 3 {
+		if !b.room(base64.StdEncoding.EncodedLen(len(padded))) {
+			return
+		}
 		from := len(b.arena)
 		b.arena = base64.StdEncoding.AppendEncode(b.arena, padded[2-k:])
 		n := len(padded) - 2 + k
@@ -73,6 +79,9 @@ func (b *builder) wrapped(value []byte) {
 		}
 		encoded := base64.StdEncoding.AppendEncode(nil, value)
 		for _, end := range []string{"\n", "\r\n"} {
+			if !b.room(len(encoded)) {
+				return
+			}
 			from := len(b.arena)
 			for rest := encoded; len(rest) > 0; {
 				n := min(columns, len(rest))
@@ -89,6 +98,9 @@ func (b *builder) wrapped(value []byte) {
 
 // hex adds text as hexadecimal in small letters and in capitals.
 func (b *builder) hex(text []byte) {
+	if !b.room(2 * len(text)) {
+		return
+	}
 	from := len(b.arena)
 	b.arena = hex.AppendEncode(b.arena, text)
 	upper := bytes.ToUpper(b.arena[from:])

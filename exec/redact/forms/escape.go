@@ -25,12 +25,12 @@ func (b *builder) escaped(text []byte) {
 			b.percent(text, p)
 		}
 		for _, e := range escapers() {
-			if !has.meets(e.changes) {
+			if !has.meets(e.changes) || !b.room(len(text)) {
 				continue
 			}
 			from := len(b.arena)
 			b.arena = e.append(b.arena, text)
-			if e.twice {
+			if e.twice && b.room(len(b.arena)-from) {
 				b.add(e.kind, from, len(b.arena))
 				once := b.arena[from:]
 				from = len(b.arena)

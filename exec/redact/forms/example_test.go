@@ -13,6 +13,7 @@ func ExampleOf() {
 	}
 	// Output:
 	// raw       s3cr3t77
+	// hex       7333637233743737
 	// base64    czNjcjN0Nz
 	// base64    czNjcjN0Nzc
 	// base64    czNjcjN0Nzc=
@@ -25,7 +26,6 @@ func ExampleOf() {
 	// base64    MzY3IzdDc3Cg==
 	// base64    zM2NyM3Q3Nwo
 	// base64    zM2NyM3Q3Nwo=
-	// hex       7333637233743737
 }
 
 // Other characters are escaped, in each program in its own way.

@@ -1,6 +1,9 @@
 package forms
 
-import "bytes"
+import (
+	"bytes"
+	"math"
+)
 
 // The kinds of forms. They are shown to users.
 const (
@@ -28,10 +31,6 @@ const (
 	// minLine is the length in bytes of the shortest line that is a form, unless the line
 	// looks random. Innocent files share shorter lines ("{", "enabled: true").
 	minLine = 16
-	// maxEscaped is the length in bytes of the longest value that gets escaped forms. There
-	// are about fifty ways to escape, so those of a longer value would take hundreds of
-	// megabytes in the automaton. Its lines, base64 and hexadecimal are found all the same.
-	maxEscaped = 64 << 10
 )
 
 // A Form is one way to write a value.
@@ -84,8 +83,7 @@ type Form struct {
 // # What is not
 //
 //   - Forms of fewer than minLength bytes, and lines, case, base64 and hex of fewer than 8.
-//   - Escaped forms (percent, json and below) of values above 64 KiB.
-//   - Parts of a value, except lines.
+//   - Parts of a value, except lines, and what it decodes to: package parts finds them.
 //   - A value with anything inside, such as a colour code, a margin, or a line break where
 //     it had none (fold, xxd, util.inspect of a long value).
 //   - The bytes of a value in groups or in reverse; in another case, except "case".
@@ -95,29 +93,38 @@ type Form struct {
 //     &eacute;, octal dumps.
 //   - Compressed, encrypted or hashed values.
 func Of(value []byte, minLength int) []Form {
+	all, _ := Within(value, minLength, math.MaxInt)
+	return all
+}
+
+// Within is Of, but it stops when the forms have more than maxBytes bytes together. The plain
+// form is always there. Those that are left out are the last of the list above, and whole is
+// false then.
+func Within(value []byte, minLength, maxBytes int) (all []Form, whole bool) {
 	minLength = max(minLength, 1)
 	text := bytes.TrimSpace(value)
 	switch {
 	case len(text) == 0:
-		return nil
+		return nil, true
 	case len(text) >= minLength:
 	case len(value) >= minLength:
 		text = value
 	default:
-		return nil
+		return nil, true
 	}
 
 	// The buffer in multiples of the value's length, and the number of forms, as most
 	// values need them. Both grow if that is too little.
 	times, spans := 24, 32
 	has := setOf(text)
-	escaped := has.meets(special) && len(text) <= maxEscaped
+	escaped := has.meets(special)
 	if escaped {
 		times, spans = 100, 96 // about fifty escapers; many of them write the same
 	}
 	b := &builder{
 		minLength: minLength,
-		arena:     make([]byte, 0, times*len(text)+64),
+		maxBytes:  max(maxBytes, len(text)),
+		arena:     make([]byte, 0, min(times*len(text)+64, max(maxBytes, len(text)))),
 		spans:     make([]span, 0, spans),
 		index:     make([]int32, 4*spans),
 	}
@@ -125,8 +132,8 @@ func Of(value []byte, minLength int) []Form {
 	b.raw(text)
 	b.lines(text)
 	b.otherCase(text)
-	b.base64(value, text)
 	b.hex(text)
+	b.base64(value, text)
 	if escaped {
 		b.escaped(text)
 	}
@@ -134,5 +141,5 @@ func Of(value []byte, minLength int) []Form {
 	for i, s := range b.spans {
 		forms[i] = Form{s.kind, b.arena[s.from:s.to:s.to]}
 	}
-	return forms
+	return forms, !b.full
 }

@@ -187,11 +187,12 @@ func FuzzForms(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte, minLength int) { checkForms(t, value, min(max(minLength, 1), 100)) })
 }
 
-// The forms of a large value are not larger than a fixed multiple of its length.
+// The forms of a large value are not larger than a fixed multiple of its length, and no more
+// than a limit allows.
 func TestFormsOfLargeValues(t *testing.T) {
-	largest := 1 << 20
+	largest := 256 << 10
 	if testing.Short() {
-		largest = 128 << 10
+		largest = 64<<10 + 1
 	}
 	for _, c := range []struct{ name, part string }{
 		{"one line", "Zq3rT9bV"},
@@ -203,15 +204,25 @@ func TestFormsOfLargeValues(t *testing.T) {
 		{"quotes", `'"\`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, size := range []int{64 << 10, 64<<10 + 1, largest} {
+			for _, size := range []int{8 << 10, 64 << 10, largest} {
 				value := bytes.Repeat([]byte(c.part), size/len(c.part)+1)[:size]
-				total := 0
-				for _, f := range forms.Of(value, 6) {
+				all, total := forms.Of(value, 6), 0
+				for _, f := range all {
 					total += len(f.Bytes)
 				}
 				require.Less(t, total, 300*size, "%d bytes", size)
-				if size > 64<<10 {
-					require.Less(t, total, 60*size, "%d bytes", size)
+
+				for _, limit := range []int{0, size, 3 * size, 20 * size} {
+					some, whole := forms.Within(value, 6, limit)
+					require.Equal(t, len(some) == len(all), whole)
+					require.True(t, slices.EqualFunc(some, all[:len(some)], func(a, b forms.Form) bool {
+						return a.Kind == b.Kind && bytes.Equal(a.Bytes, b.Bytes)
+					}), "the others are the last")
+					total := 0
+					for _, f := range some {
+						total += len(f.Bytes)
+					}
+					require.LessOrEqual(t, total, 4*max(limit, size))
 				}
 			}
 		})

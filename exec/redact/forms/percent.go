@@ -37,6 +37,9 @@ func (b *builder) percent(text []byte, p percent) {
 			if i > 0 && !has.has(' ') {
 				break
 			}
+			if !b.room(len(text)) {
+				return
+			}
 			from := len(b.arena)
 			for _, c := range text {
 				switch {

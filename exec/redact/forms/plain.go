@@ -44,7 +44,7 @@ func (b *builder) lines(text []byte) {
 			b.copy(KindLines, body)
 			block, body = false, body[:0]
 		case !block:
-			if len(line) >= minLine || random(line) {
+			if len(line) >= minLine || Random(line) {
 				b.copy(KindLines, line)
 			}
 		case !bytes.Contains(line, []byte(": ")): // not a header, such as DEK-Info: AES-256-CBC
@@ -54,13 +54,13 @@ func (b *builder) lines(text []byte) {
 	}
 }
 
-// random reports whether line looks generated rather than written by a person: no white
-// space, and a digit, a capital and a small letter in it.
-func random(line []byte) bool {
-	return !bytes.ContainsAny(line, " \t\v\f\r") &&
-		bytes.ContainsAny(line, "0123456789") &&
-		bytes.ContainsAny(line, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") &&
-		bytes.ContainsAny(line, "abcdefghijklmnopqrstuvwxyz")
+// Random reports whether text has 8 bytes or more and looks generated rather than written by
+// a person: no white space, and a digit, a capital and a small letter in it.
+func Random(text []byte) bool {
+	return len(text) >= minEncoded && !bytes.ContainsAny(text, " \t\v\f\r") &&
+		bytes.ContainsAny(text, "0123456789") &&
+		bytes.ContainsAny(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") &&
+		bytes.ContainsAny(text, "abcdefghijklmnopqrstuvwxyz")
 }
 
 // otherCase adds a text of hexadecimal digits in small letters and in capitals. The digits

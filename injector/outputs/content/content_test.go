@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/exec/redact"
-	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 	"inject/internal/harness"
 )
@@ -356,13 +355,15 @@ func TestMaskText(t *testing.T) {
 	values := redacttest.Values(6, seed)
 	values = append(values, []byte("line one\nand \"two\" \\\n"), []byte("Ä€\U0001f600-secret"), []byte("password"))
 	var named []string
-	var all []redacttest.Pattern
+	var patterns []redact.Pattern
 	for i, v := range values {
 		named = append(named, string(v))
-		for _, f := range forms.Of(v, 6) {
-			if utf8.Valid(f.Bytes) && !bytes.ContainsRune(f.Bytes, 0) {
-				all = append(all, redacttest.Pattern{Mask: redact.Mask(string(rune('A' + i))), Value: f.Bytes})
-			}
+		patterns = append(patterns, redact.Pattern{Name: string(rune('A' + i)), Value: v})
+	}
+	var all []redacttest.Pattern
+	for _, f := range redact.Forms(6, patterns...) {
+		if utf8.Valid(f.Bytes) && !bytes.ContainsRune(f.Bytes, 0) {
+			all = append(all, redacttest.Pattern{Mask: redact.Mask(f.Name), Value: f.Bytes})
 		}
 	}
 	in := knows(named...)

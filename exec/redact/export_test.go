@@ -1,0 +1,24 @@
+package redact
+
+import "unsafe"
+
+// Size returns the bytes of the tables of the automaton.
+func (r *Redactor) Size() int {
+	a := r.automaton()
+	size := tableBytes(a.trie.next) + tableBytes(a.last) + tableBytes(a.parents) + tableBytes(a.branches) +
+		tableBytes(a.links) + tableBytes(a.outs) + tableBytes(a.lengths) + tableBytes(a.ids) +
+		tableBytes(a.pieces) + tableBytes(a.heads) +
+		tableBytes(a.forms) + tableBytes(a.names) + tableBytes(a.masks)
+	for i, name := range a.names {
+		size += len(name) + len(a.masks[i])
+	}
+	return size
+}
+
+func tableBytes[T any](table []T) int {
+	var one T
+	return cap(table) * int(unsafe.Sizeof(one))
+}
+
+// Order has the kinds of forms in the order in which they are kept.
+var Order = order

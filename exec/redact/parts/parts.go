@@ -1,0 +1,216 @@
+// Package parts finds what else is secret if a value is: the fields of a document, the
+// password of a URL, what the value decodes to, what it is without the quotes around it.
+// Programs print these alone, and then no form of the whole value is in the text. This
+// package is pure: [Of] depends on its argument only, and is safe for concurrent use.
+//
+// # What is looked into
+//
+//   - JSON, YAML (several documents, too), .env and ini files, with those of AWS, .netrc.
+//     So service accounts, kubeconfigs, docker configs and manifests of secrets are.
+//   - URLs: the userinfo and the query. Connection strings of name=value. user:password.
+//   - Tokens: payload and signature of a JWT, and its claims.
+//   - Encodings of text: base64 and base64url, hexadecimal, percent. What comes out is
+//     looked into again, so auth of a docker config is.
+//   - Values in quotes, behind Bearer, with a byte order mark or a semicolon around.
+//
+// # Which fields are secret
+//
+// A field of 8 bytes or more, which is no common word, is secret if it looks random (see
+// [forms.Random]), is a number of 16 hexadecimal digits or more, or is a private key; or if
+// its name has one of the words password, passwd, pwd, passphrase, secret, token, key, auth
+// or credential in it. A name that ends in a word such as type, file or url is about a
+// secret and not the name of one. A host or a user stays readable.
+package parts
+
+import (
+	"bytes"
+	"strings"
+
+	"inject/exec/redact/forms"
+)
+
+// The kinds of parts. They are shown to users.
+const (
+	KindPart     = "part"     // a field
+	KindDocument = "document" // the whole value as JSON with other white space
+	KindDecoded  = "decoded"  // what it is the base64, hexadecimal or percent-encoding of
+	KindBare     = "bare"     // without quotes and the like around it
+)
+
+// A Part is a value that is secret because it is inside another one.
+type Part struct {
+	// Name is that of the field if it is safe to show: it has one of the words of secret
+	// names in it. Else it is "part". It is "" if the part is the whole value in another shape.
+	Name  string
+	Kind  string
+	Value []byte
+}
+
+const (
+	// minPart is the length in bytes of the shortest part: shorter ones are equal to innocent
+	// words. It does not hold for [KindBare], which is the value itself.
+	minPart = 8
+	// maxDepth is how deep encodings and documents may lie in each other.
+	maxDepth = 5
+	// maxWork is how many bytes are looked into, counted again for each encoding and document.
+	maxWork = 8 << 20
+	// maxParts and maxBytes bound the parts of one value, and maxFields all that is looked at.
+	maxParts  = 4096
+	maxFields = 20_000
+	maxBytes  = 2 << 20
+)
+
+// Of returns the parts of value, none twice and none equal to value. whole is false if value
+// is too large or too deep to find all of them: then the first ones are returned. The parts
+// may share memory with value.
+func Of(value []byte) (parts []Part, whole bool) {
+	f := &finder{seen: map[string]bool{string(bytes.TrimSpace(value)): true}}
+	f.inspect("", value, true, 0)
+	return f.parts, !f.lost
+}
+
+// finder is the state of [Of].
+type finder struct {
+	parts               []Part
+	seen                map[string]bool
+	fields, work, bytes int
+	lost                bool // something was left out
+}
+
+// add adds a part, unless it is there already, or equals text that is everywhere.
+func (f *finder) add(name, kind string, value []byte) {
+	value = bytes.TrimSpace(value)
+	if len(value) == 0 || kind != KindBare && len(value) < minPart || f.seen[string(value)] || Common(value) {
+		return
+	}
+	if len(f.parts) == maxParts || f.bytes+len(value) > maxBytes {
+		f.lost = true
+		return
+	}
+	f.seen[string(value)] = true
+	f.bytes += len(value)
+	f.parts = append(f.parts, Part{name, kind, value})
+}
+
+// field adds the value of a field if it is secret, and looks into it.
+func (f *finder) field(name string, value []byte, depth int) {
+	if f.fields++; f.fields > maxFields {
+		f.lost = true
+		return
+	}
+	value = bytes.TrimSpace(value)
+	secret := secretName(name) || forms.Random(value) || longHex(value) || privateKey(value)
+	label := "part"
+	if showable(name) {
+		label = name
+	}
+	if secret {
+		f.add(label, KindPart, value)
+	}
+	f.inspect(label, value, secret && len(value) >= minPart, depth+1)
+}
+
+// inspect looks into a text, which is the value of a field, or the whole value if name is "".
+// secret says that the text itself is masked: then other shapes of it are, too.
+func (f *finder) inspect(name string, text []byte, secret bool, depth int) {
+	text = bytes.TrimSpace(text)
+	if len(text) < minPart {
+		return
+	}
+	if f.work += len(text); f.work > maxWork || depth > maxDepth {
+		f.lost = true
+		return
+	}
+	if bare := undress(text); len(bare) < len(text) {
+		if secret {
+			f.add(name, KindBare, bare)
+		}
+		f.inspect(name, bare, secret, depth+1)
+		return
+	}
+	for _, decoded := range decode(text) {
+		if secret {
+			f.add(name, KindDecoded, decoded)
+		}
+		f.inspect(name, decoded, secret, depth+1)
+	}
+	_ = f.token(text, depth) || f.url(text, depth) || f.json(name, text, secret, depth) ||
+		f.yaml(text, depth) || f.netrc(text, depth) || f.login(name, text, depth) || f.assignments(text, depth)
+}
+
+// words are in the names of secrets.
+var words = []string{"password", "passwd", "pwd", "passphrase", "secret", "token", "key", "auth", "credential"}
+
+// innocent are words that have one of words in them.
+var innocent = []string{"authority", "keyboard", "keycloak", "keyspace", "keystone", "keyword", "monkey", "tokeniz"}
+
+// about ends the names of what a secret has, such as key_type or password-file.
+var about = []string{
+	"algorithm", "dir", "domain", "email", "endpoint", "expires", "expiry", "file", "format", "host", "length",
+	"method", "mode", "name", "path", "port", "realm", "region", "size", "ttl", "type", "uri", "url", "user", "version",
+}
+
+// secretName reports whether a field of that name is secret whatever its value is.
+func secretName(name string) bool {
+	if len(name) < 3 || len(name) > 100 {
+		return false
+	}
+	name = strings.ToLower(name)
+	for _, end := range about {
+		if strings.HasSuffix(name, end) {
+			return false
+		}
+	}
+	return hasWord(name)
+}
+
+// hasWord reports whether name, in small letters, has a word of secret names in it.
+func hasWord(name string) bool {
+	for _, w := range innocent {
+		name = strings.ReplaceAll(name, w, "")
+	}
+	name = strings.ReplaceAll(name, "author", "") // author, but not authorization
+	if strings.Contains(name, "ization") || strings.HasSuffix(name, "pass") {
+		return true
+	}
+	for _, w := range words {
+		if strings.Contains(name, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// showable reports whether name may be shown in a mask. The names of a document may be as
+// secret as its values, such as tokens that lead to users. A name with one of the words in it
+// is not.
+func showable(name string) bool {
+	for _, c := range []byte(name) {
+		if !letter(c) && (c < '0' || c > '9') && c != '_' && c != '-' && c != '.' {
+			return false
+		}
+	}
+	return len(name) <= 40 && hasWord(strings.ToLower(name))
+}
+
+func letter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+
+// longHex reports whether text is a number of 16 hexadecimal digits or more.
+func longHex(text []byte) bool {
+	digits, letters := 0, 0
+	for _, c := range text {
+		switch {
+		case '0' <= c && c <= '9':
+			digits++
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			letters++
+		default:
+			return false
+		}
+	}
+	return digits+letters >= 16 && digits > 0 && letters > 0
+}
+
+func privateKey(text []byte) bool {
+	return bytes.Contains(text, []byte("-----BEGIN")) && bytes.Contains(text, []byte("PRIVATE KEY"))
+}

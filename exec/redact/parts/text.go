@@ -1,0 +1,159 @@
+package parts
+
+import (
+	"bytes"
+	"slices"
+)
+
+// token looks into a JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Its header is
+// the same in all tokens of an issuer, so it is no part.
+func (f *finder) token(text []byte, depth int) bool {
+	if !bytes.HasPrefix(text, []byte("eyJ")) || !encoded(bytes.ReplaceAll(text, []byte("."), nil)) {
+		return false
+	}
+	segments := bytes.Split(text, []byte("."))
+	switch len(segments) {
+	case 3:
+		f.part("payload", segments[1], depth)
+		f.part("signature", segments[2], depth)
+	case 5:
+		for _, s := range segments[1:] {
+			f.part("part", s, depth)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// part adds a part whose name is not that of a field, and looks into it.
+func (f *finder) part(name string, value []byte, depth int) {
+	f.add(name, KindPart, value)
+	f.inspect(name, value, len(value) >= minPart, depth+1)
+}
+
+// url looks into a URL: its password, its user if that looks random, and its query.
+func (f *finder) url(text []byte, depth int) bool {
+	scheme, rest, ok := bytes.Cut(text, []byte("://"))
+	if !ok || len(scheme) == 0 || len(scheme) > 40 || bytes.ContainsAny(text, " \t\n\"") {
+		return false
+	}
+	for i, c := range scheme {
+		if !letter(c) && (i == 0 || bytes.IndexByte([]byte("0123456789+-.:"), c) < 0) {
+			return false
+		}
+	}
+	authority := rest
+	if end := bytes.IndexAny(rest, "/?#"); end >= 0 {
+		authority = rest[:end]
+	}
+	at := bytes.LastIndexByte(authority, '@')
+	if _, port, ok := bytes.Cut(authority, []byte(":")); at < 0 && ok && !digits(port) {
+		at = bytes.LastIndexByte(rest, '@') // a password with a slash, as some libraries take it
+	}
+	if at >= 0 {
+		user, password, _ := bytes.Cut(rest[:at], []byte(":"))
+		f.part("password", password, depth)
+		f.field("user", user, depth)
+		rest = rest[at+1:]
+	}
+	if _, query, ok := bytes.Cut(rest, []byte("?")); ok {
+		query, _, _ = bytes.Cut(query, []byte("#"))
+		for pair := range bytes.SplitSeq(query, []byte("&")) {
+			if name, value, ok := bytes.Cut(pair, []byte("=")); ok {
+				f.field(string(name), value, depth)
+			}
+		}
+	}
+	return true
+}
+
+func digits(text []byte) bool { return len(bytes.Trim(text, "0123456789")) == 0 }
+
+// login looks into user:password. Behind a name of a secret, as auth of a docker config, the
+// password is one; else it must look random.
+func (f *finder) login(name string, text []byte, depth int) bool {
+	at := bytes.IndexAny(text, "=:")
+	if at <= 0 || at > 100 || text[at] != ':' || bytes.ContainsAny(text, " \t\n") {
+		return false
+	}
+	password := text[at+1:]
+	if name != "" && secretName(name) {
+		f.part("password", password, depth)
+	} else {
+		f.field("", password, depth)
+	}
+	return true
+}
+
+// netrc looks into a .netrc file (machine, login and password, in words).
+func (f *finder) netrc(text []byte, depth int) bool {
+	if !bytes.HasPrefix(text, []byte("machine")) && !bytes.HasPrefix(text, []byte("default")) {
+		return false
+	}
+	fields := bytes.Fields(text)
+	for i := 1; i < len(fields); i++ {
+		switch string(fields[i-1]) {
+		case "password", "account":
+			f.part(string(fields[i-1]), fields[i], depth)
+		case "login":
+			f.field("login", fields[i], depth)
+		}
+	}
+	return bytes.Equal(fields[0], []byte("machine")) || bytes.Equal(fields[0], []byte("default"))
+}
+
+// assignments looks into texts of name=value or name: value: .env, ini, properties and htpasswd
+// files, one a line, and connection strings, with semicolons or blanks between them. It reports
+// whether there is one.
+func (f *finder) assignments(text []byte, depth int) bool {
+	lines := bytes.IndexByte(text, '\n') >= 0
+	if bytes.HasPrefix(text, []byte("-----BEGIN")) || !lines && bytes.IndexByte(text, '=') < 0 {
+		return false
+	}
+	found := false
+	separator := []byte("\n")
+	if !lines {
+		separator = []byte(";")
+		if words := bytes.Fields(text); bytes.IndexByte(text, ';') < 0 && everyHas(words, '=') {
+			separator, text = []byte(" "), bytes.Join(words, []byte(" "))
+		}
+	}
+	for len(text) > 0 {
+		item, rest, _ := bytes.Cut(text, separator)
+		item = bytes.TrimPrefix(bytes.TrimSpace(item), []byte("export "))
+		at := bytes.IndexAny(item, "=:")
+		if at <= 0 || item[0] == '#' || item[0] == ';' {
+			text = rest
+			continue
+		}
+		name, value := bytes.TrimSpace(item[:at]), bytes.TrimSpace(item[at+1:])
+		if bytes.HasPrefix(item[at:], []byte("://")) {
+			name, value = nil, item
+		}
+		// A value in quotes may go on in the next lines.
+		if len(value) > 0 && (value[0] == '"' || value[0] == '\'') {
+			if end := bytes.LastIndexByte(value, value[0]); end > 0 {
+				value = value[:end+1] // a comment may follow
+			} else if end := bytes.IndexByte(rest, value[0]); end >= 0 {
+				value = slices.Concat(value, separator, rest[:end+1])
+				rest = rest[end+1:]
+			}
+			value = undress(value)
+		} else if end := bytes.Index(value, []byte(" #")); end >= 0 {
+			value = value[:end]
+		}
+		f.field(string(name), value, depth)
+		found, text = true, rest
+	}
+	return found
+}
+
+func everyHas(words [][]byte, c byte) bool {
+	for _, w := range words {
+		if bytes.IndexByte(w, c) < 0 {
+			return false
+		}
+	}
+	return true
+}
