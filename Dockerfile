@@ -37,10 +37,11 @@ LABEL org.opencontainers.image.title="injectd" \
 COPY --from=build /rootfs/ /
 COPY --from=build /out/injectd /injectd
 COPY --from=build --chown=65532:65532 /state/ /var/lib/
-ENV INJECT_STORE=file:///var/lib/inject/secrets.db \
-    INJECT_KEY_FILE=/var/lib/inject/key.txt \
-    INJECT_LISTEN=:8093 \
-    INJECT_OPS_LISTEN=:8094
+# The store is /var/lib/inject/secrets.db and its key /var/lib/inject/key.txt.
+ENV XDG_DATA_HOME=/var/lib \
+    XDG_CONFIG_HOME=/var/lib \
+    INJECTD_LISTEN=:8093 \
+    INJECTD_OPS_LISTEN=:8094
 VOLUME /var/lib/inject
 EXPOSE 8093 8094
 # Numbers, because Kubernetes cannot tell whether a user's name is root (runAsNonRoot).

@@ -9,7 +9,7 @@ export HOME
 trap 'rm -rf "$HOME"' EXIT
 unset XDG_DATA_HOME XDG_CONFIG_HOME
 # Ignore variables of inject that are set outside.
-for v in $(env | sed -n 's/^\(INJECT_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
+for v in $(env | sed -n 's/^\(INJECTD\{0,1\}_[A-Z_]*\)=.*/\1/p'); do unset "$v"; done
 
 show() {
 	printf '\n$'

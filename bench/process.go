@@ -78,7 +78,9 @@ func pipe(ctx context.Context, out *os.File, stages ...stage) (time.Duration, er
 
 // environ returns our environment without the settings of inject.
 func environ() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "INJECT_") })
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "INJECT_") || strings.HasPrefix(v, "INJECTD_")
+	})
 }
 
 func closeAll(files ...*os.File) {

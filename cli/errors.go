@@ -42,7 +42,11 @@ func FlagError(cmd *cobra.Command, err error) error {
 	what, near := "an unknown flag", ""
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
 		var known []string
-		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden { // an old name
+				known = append(known, f.Name)
+			}
+		})
 		if near = spelling.Nearest(e.GetSpecifiedName(), known); near != "" {
 			near = "; did you mean --" + near + "?"
 		}

@@ -40,14 +40,19 @@ import (
 //	hint     what to do about a variable whose text does not fit
 //	twin     "no" if the variable does not stand for one argument of the flag; the program
 //	         reads it by [Settings.Env]; "words" if it holds several, separated by white space
+//	was      old names that still work, with a warning: a flag with its --, a variable, or both
+//	         with a space between
+//	shared   "yes" if the old variable is also one of another program, so that it may well be
+//	         set beside the new one
 //
 // and other tags that only the program reads. The type of a setting is string,
 // [secret.Value] (of a variable without a flag), bool, int, float64, [time.Duration], or
 // []string for a flag that may be repeated.
 type Settings struct {
-	groups []group
-	env    map[string]string // the text of every variable; "" for one that is not set
-	flags  map[*pflag.Flag]field
+	groups   []group
+	env      map[string]string // the text of every variable; "" for one that is not set
+	flags    map[*pflag.Flag]field
+	warnings []string
 }
 
 type group struct {
@@ -59,6 +64,18 @@ type group struct {
 type field struct {
 	address any
 	tag     reflect.StructTag
+}
+
+// was returns the old names of the setting, "" for none; the flag's is without its --.
+func (f field) was() (flag, variable string) {
+	for name := range strings.FieldsSeq(f.tag.Get("was")) {
+		if old, ok := strings.CutPrefix(name, "--"); ok {
+			flag = old
+		} else {
+			variable = name
+		}
+	}
+	return flag, variable
 }
 
 // Load returns the settings that the struct at settings declares, after it has read the
@@ -77,8 +94,11 @@ func Load(settings any) (*Settings, error) {
 		for j := range part.NumField() {
 			f := field{part.Field(j).Addr().Interface(), part.Type().Field(j).Tag}
 			g.fields = append(g.fields, f)
-			name := f.tag.Get("env")
-			if _, twice := s.env[name]; !twice {
+			_, old := f.was()
+			for _, name := range []string{f.tag.Get("env"), old} {
+				if _, twice := s.env[name]; twice || name == "" {
+					continue
+				}
 				s.env[name] = ""
 				// To make the struct of all variables takes 0.1 ms of each start, and few are set.
 				if _, set := os.LookupEnv(name); set { //nolint:forbidigo // the library reads it
@@ -100,8 +120,11 @@ func Load(settings any) (*Settings, error) {
 	}
 	for _, g := range s.groups {
 		for _, f := range g.fields {
-			text := s.env[f.tag.Get("env")]
-			if f.tag.Get("flag") != "" || text == "" {
+			if f.tag.Get("flag") != "" {
+				continue
+			}
+			_, text := s.variable(f)
+			if text == "" {
 				continue
 			}
 			switch p := f.address.(type) {
@@ -114,6 +137,36 @@ func Load(settings any) (*Settings, error) {
 	}
 	return s, nil
 }
+
+// variable returns the variable that gives the setting f, which may be its old one, and its
+// text: "" if neither is set. An old variable beside the new one is not used: the new one is
+// certainly meant for this program. Each old one that is used, or that only this program has
+// and that says something else, is a warning.
+func (s *Settings) variable(f field) (name, text string) {
+	name = f.tag.Get("env")
+	_, old := f.was()
+	text, before := s.env[name], s.env[old]
+	switch {
+	case before == "":
+	case text == "":
+		s.warn("%s is the old name of %s, and the next release does not read it", old, name)
+		return old, before
+	case text != before && f.tag.Get("shared") == "":
+		s.warn("%s is the old name of %s and not used, because both are set: unset %s", old, name, old)
+	}
+	return name, text
+}
+
+// warn adds a warning, which quotes no text of a variable.
+func (s *Settings) warn(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(s.warnings, text) {
+		s.warnings = append(s.warnings, text)
+	}
+}
+
+// Warnings returns a sentence for each old name that [Load] and [Settings.Apply] found in use.
+// It names the new name and quotes no text.
+func (s *Settings) Warnings() []string { return s.warnings }
 
 // Env returns the text of a variable of the settings, "" if it is not set.
 func (s *Settings) Env(name string) string { return s.env[name] }
@@ -145,6 +198,12 @@ func (s *Settings) AddFlags(cmd *cobra.Command, groups ...any) {
 		}
 		for _, f := range g.fields {
 			flag := f.newFlag(sections[len(sections)-1].flags)
+			if name, _ := f.was(); name != "" {
+				old := *flag // with the same value, and before the new one, as Apply needs
+				old.Name, old.Shorthand, old.Hidden = name, "", true
+				cmd.Flags().AddFlag(&old)
+				s.flags[&old] = f
+			}
 			cmd.Flags().AddFlag(flag)
 			f.complete(cmd, flag.Name)
 			s.flags[flag] = f
@@ -228,7 +287,7 @@ func (c *choice) Set(text string) error {
 	return c.Value.Set(text)
 }
 
-// Twin returns the variable that stands for a flag.
+// Twin returns the variable of inject that stands for a flag.
 func Twin(flag string) string {
 	return "INJECT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
@@ -249,13 +308,23 @@ func (s *Settings) Apply(cmd *cobra.Command) error {
 		errs = append(errs, err)
 	}
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
-		tag := s.flags[flag].tag
-		variable := tag.Get("env")
-		text := s.env[variable]
-		if !flag.Changed && text != "" && tag.Get("twin") != "no" {
-			texts := []string{text}
-			if tag.Get("twin") == "words" {
+		f, ok := s.flags[flag]
+		tag := f.tag
+		if name := tag.Get("flag"); ok && flag.Name != name { // its old name
+			if flag.Changed {
+				s.warn("--%s is the old name of --%s, and the next release does not have it", flag.Name, name)
+				cmd.Flags().Lookup(name).Changed = true
+			}
+			return
+		}
+		if ok && !flag.Changed && tag.Get("twin") != "no" {
+			variable, text := s.variable(f)
+			var texts []string
+			switch {
+			case tag.Get("twin") == "words":
 				texts = strings.Fields(text)
+			case text != "":
+				texts = []string{text}
 			}
 			for _, text := range texts {
 				if flag.Value.Set(text) != nil { // its error quotes the text
@@ -263,7 +332,7 @@ func (s *Settings) Apply(cmd *cobra.Command) error {
 					return
 				}
 			}
-			flag.Changed = true
+			flag.Changed = texts != nil
 		}
 		if flag.Value.Type() == "duration" && strings.HasPrefix(flag.Value.String(), "-") {
 			refuse("", "--%s is not negative", flag.Name)

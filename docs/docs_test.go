@@ -209,7 +209,7 @@ func newShell(t *testing.T) *shell {
 	bash.Env = append(goEnv(t),
 		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "PATH="+bin+":"+os.Getenv("PATH"),
 		// The ports of a server whose command names none.
-		"INJECT_LISTEN=127.0.0.1:"+s.ports[0], "INJECT_OPS_LISTEN=127.0.0.1:"+s.ports[1])
+		"INJECTD_LISTEN=127.0.0.1:"+s.ports[0], "INJECTD_OPS_LISTEN=127.0.0.1:"+s.ports[1])
 	require.NoError(t, bash.Start())
 	for _, f := range []*os.File{in, out, slave} {
 		require.NoError(t, f.Close())

@@ -16,7 +16,7 @@ import (
 
 var (
 	flagName = regexp.MustCompile(`--[a-z][a-z-]+`)
-	variable = regexp.MustCompile(`\bINJECT_[A-Z_]*[A-Z]\b`)
+	variable = regexp.MustCompile(`\bINJECTD?_[A-Z_]*[A-Z]\b`)
 )
 
 // help returns the help text of a verb.
@@ -127,7 +127,9 @@ func TestFlags(t *testing.T) {
 // no other, except those that have no flag.
 func TestVariables(t *testing.T) {
 	t.Parallel()
-	want := map[string]bool{"INJECT_KEY": true, "INJECT_TOKEN": true, "INJECT_PARENT": true}
+	want := map[string]bool{
+		"INJECT_KEY": true, "INJECT_TOKEN": true, "INJECT_PARENT": true, "INJECTD_KEY": true,
+	}
 	for _, verb := range slices.Concat(verbs(t, "inject"), verbs(t, "injectd")) {
 		for _, name := range variable.FindAllString(help(t, verb), -1) {
 			want[name] = true

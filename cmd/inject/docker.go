@@ -175,7 +175,7 @@ func (c *dockerConfig) credentials(ctx context.Context, registry string) (docker
 		return dockerAuth{}, fmt.Errorf("%w: docker has no credentials for %s", secret.ErrInvalid, registry)
 	}
 	// The helper does not get the variables that open the store.
-	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, place.OwnPrefix) })
+	env := slices.DeleteFunc(os.Environ(), place.IsOwn)
 	out, err := exec.Output(ctx, env, registry, "docker-credential-"+helper, "get")
 	if err != nil {
 		return dockerAuth{}, fmt.Errorf("%w: credentials for %s: %w", secret.ErrInvalid, registry, err)

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +166,7 @@ func (s *server) as(name string, args ...string) []string {
 			s.path("ca.pem"),
 			"--cert-file",
 			s.path("task.pem"),
-			"--key-file",
+			"--cert-key-file",
 			s.path("task.key"),
 		}
 	}
@@ -393,18 +394,18 @@ func TestServerRefuses(t *testing.T) {
 			[]string{"TLS with " + s.address, "is signed by none of the authorities in", other.path("ca.pem")},
 		},
 		"another's certificate": {
-			[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--key-file", other.path("task.key")}},
+			[][]string{address, ca, {"--cert-file", other.path("task.pem"), "--cert-key-file", other.path("task.key")}},
 			[]string{s.address + " does not accept the client certificate", "--cert-file"},
 		},
 		"no key": {
 			[][]string{address, ca, {"--cert-file", s.path("task.pem")}},
 			[]string{
 				"the client's certificate and key in " + s.path("task.pem"),
-				"the private key there, too, or in --key-file",
+				"the private key there, too, or in --cert-key-file",
 			},
 		},
 		"no certificate": {
-			[][]string{address, ca, {"--key-file", s.path("task.key")}},
+			[][]string{address, ca, {"--cert-key-file", s.path("task.key")}},
 			[]string{"a private key is given without its certificate", "--cert-file"},
 		},
 		"no TLS": {
@@ -449,7 +450,7 @@ func TestServerRefuses(t *testing.T) {
 	s.inject("", nil, s.as("one-key", "create", "secret", "NEW", "v")...).failed("denied")
 
 	// Flags for a server are refused without its address: otherwise another store would be changed.
-	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file"} {
+	for _, flag := range []string{"--token-file", "--ca-file", "--cert-file", "--cert-key-file"} {
 		s.inject("", nil, "create", "secret", flag, s.path("ca.pem"), "K", "v").failed(
 			flag+" is for a server",
 			"--store grpcs://host:port",
@@ -464,6 +465,63 @@ func TestServerRefuses(t *testing.T) {
 		"--passphrase is for a new store file of your own",
 	)
 	s.inject("", []string{"INJECT_PASSPHRASE=true"}, s.as("platform", "create", "secret", "NEW2", "v")...).ok()
+}
+
+// --key-file was the private key for a server, too. With a server it still is, with a warning; a
+// variable is taken for it only where no other key is.
+func TestOldKeyFile(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, true)
+	value := rand.Text()
+	s.inject(value, nil, s.as("platform", "create", "secret", "K")...).ok()
+	pem := func(name string) string {
+		text, err := os.ReadFile(s.path(name))
+		require.NoError(t, err)
+		return string(text)
+	}
+	both := s.write("both.pem", pem("task.pem")+pem("task.key"))
+	age := s.write("age.txt", "AGE-SECRET-KEY-1"+rand.Text())
+	flag := "--key-file is the old name of --cert-key-file"
+	variable := "INJECT_KEY_FILE is the old name of INJECT_CERT_KEY_FILE"
+	cert, key := s.path("task.pem"), s.path("task.key")
+	for name, c := range map[string]struct {
+		flags, env []string
+		warning    string
+		failed     string
+	}{
+		"present":      {[]string{"--cert-file", cert, "--cert-key-file", key}, nil, "", ""},
+		"both in one":  {[]string{"--cert-file", both}, nil, "", ""},
+		"old flag":     {[]string{"--cert-file", cert, "--key-file", key}, nil, flag, ""},
+		"old variable": {[]string{"--cert-file", cert}, []string{"INJECT_KEY_FILE=" + key}, variable, ""},
+		"old variable beside the new one": {nil, []string{
+			"INJECT_CERT_FILE=" + cert, "INJECT_CERT_KEY_FILE=" + key, "INJECT_KEY_FILE=" + age,
+		}, "", ""},
+		"variable of a store file": {[]string{"--cert-file", both}, []string{"INJECT_KEY_FILE=" + age}, "", ""},
+		"old flag of a store file": {
+			[]string{"--cert-file", both, "--key-file", age},
+			nil, flag,
+			"the client's certificate and key in " + both,
+		},
+		"both flags": {
+			[]string{"--cert-file", cert, "--cert-key-file", key, "--key-file", age},
+			nil, "",
+			"--key-file opens a store file, and the store is a server",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append([]string{"run", "--store", s.store, "--ca-file", s.path("ca.pem")}, c.flags...)
+			got := s.inject("", c.env, append(args, "--secret", "K", "--", "sh", "-c", `printf %s "$K" | wc -c`)...)
+			if c.failed != "" {
+				got.failed(c.failed)
+			} else {
+				got.ok()
+				require.Equal(t, strconv.Itoa(len(value)), strings.TrimSpace(got.stdout))
+			}
+			require.Equal(t, min(1, len(c.warning)), strings.Count(got.stderr, "old name"), got.stderr)
+			require.Contains(t, got.stderr, c.warning)
+			got.without(value)
+		})
+	}
 }
 
 // A token from the environment is sent only to the server of the environment: a person who

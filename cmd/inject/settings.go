@@ -30,9 +30,10 @@ type settings struct {
 
 	Store struct {
 		URL         string        `flag:"store" env:"INJECT_STORE" nested:"work" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH, grpcs://HOST:PORT, grpc://127.0.0.1:PORT (default: your own sealed file)"`
-		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the age identities that open a store file (default: your own), or with the private key of --cert-file; $INJECT_KEY may hold the identity or the passphrase itself"`
+		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the age identities that open a store file (default: your own); $INJECT_KEY may hold the identity or the passphrase itself"`
 		TokenFile   string        `flag:"token-file" env:"INJECT_TOKEN_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the bearer token for a server; $INJECT_TOKEN may hold the token itself; a token from a variable goes only to the server in $INJECT_STORE"`
-		CertFile    string        `flag:"cert-file" env:"INJECT_CERT_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with your certificate for a server, and its private key unless --key-file has it"`
+		CertFile    string        `flag:"cert-file" env:"INJECT_CERT_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with your certificate for a server, PEM"`
+		CertKeyFile string        `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
 		CAFile      string        `flag:"ca-file" env:"INJECT_CA_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the authorities that may sign the certificate of a server (default: the system's)"`
 		LockTimeout time.Duration `flag:"lock-timeout" env:"INJECT_LOCK_TIMEOUT" nested:"pass" default:"10s" help:"how long to wait for others who use the store file"`
 		LogLevel    string        `flag:"log-level" env:"INJECT_LOG_LEVEL" nested:"pass" default:"warn" help:"what to log on stderr: debug, info, warn, error or off"`

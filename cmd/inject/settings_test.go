@@ -26,7 +26,7 @@ func newApp(t *testing.T) *app {
 	return a
 }
 
-func TestSettings(t *testing.T) { harness.Settings(t, &settings{}) }
+func TestSettings(t *testing.T) { harness.Settings(t, &settings{}, "INJECT_") }
 
 // The variables that are constants in the code are settings, too.
 func TestKnownVariables(t *testing.T) {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -111,7 +113,7 @@ func (a *app) storeURL() (*url.URL, error) {
 	}
 	// A user who gives flags for a server but forgot --store must not change the local store.
 	for flag, value := range map[string]string{
-		"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile,
+		"token-file": f.TokenFile, "ca-file": f.CAFile, "cert-file": f.CertFile, "cert-key-file": f.CertKeyFile,
 	} {
 		if a.typed(flag, value) {
 			return nil, secret.WithHint(
@@ -133,12 +135,13 @@ func (a *app) typed(flag, value string) bool {
 // openServer returns a client of the server at u. It does not connect yet.
 func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	f := &a.set.Store
+	key, err := a.certKeyFile()
+	if err != nil {
+		return nil, err
+	}
 	o := rpc.Options{
 		Address: u.Host, TLS: u.Scheme == store.SchemeGRPCS,
-		CAFile: f.CAFile, CertFile: f.CertFile, TokenFile: f.TokenFile, Timeout: answerTime,
-	}
-	if f.CertFile != "" || a.typed("key-file", f.KeyFile) { // else the variable's is of another store
-		o.KeyFile = f.KeyFile
+		CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: key, TokenFile: f.TokenFile, Timeout: answerTime,
 	}
 	variable := cli.Twin("token-file")
 	if f.TokenFile == "" {
@@ -164,6 +167,35 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	return rpc.Open(o)
 }
 
+// certKeyFile returns the file of the private key for a server, "" if --cert-file has it. Before
+// --cert-key-file there was only --key-file, which still gives it, with a warning. A variable is
+// taken for it only where the key is missing: INJECT_KEY_FILE may well be of another store.
+func (a *app) certKeyFile() (string, error) {
+	f := &a.set.Store
+	typed := a.typed("key-file", f.KeyFile)
+	switch {
+	case typed && f.CertKeyFile != "":
+		return "", secret.WithHint(
+			fmt.Errorf("%w: --key-file opens a store file, and the store is a server", secret.ErrInvalid),
+			"leave --key-file out: --cert-key-file is the private key of --cert-file",
+		)
+	case typed:
+		a.log.Warn("--key-file is the old name of --cert-key-file for a server, and the next release does not take it")
+		return f.KeyFile, nil
+	case f.CertKeyFile == "" && f.KeyFile != "" && f.CertFile != "" && !hasPrivateKey(f.CertFile):
+		a.log.Warn("INJECT_KEY_FILE is the old name of INJECT_CERT_KEY_FILE for a server, " +
+			"and the next release does not read it")
+		return f.KeyFile, nil
+	}
+	return f.CertKeyFile, nil
+}
+
+// hasPrivateKey reports whether a PEM file has a private key beside its certificate.
+func hasPrivateKey(path string) bool {
+	text, err := os.ReadFile(path) //nolint:gosec // the user's choice
+	return err == nil && bytes.Contains(text, []byte("PRIVATE KEY-----"))
+}
+
 // sameServer reports whether address names the same server as u.
 func sameServer(u *url.URL, address string) bool {
 	other, err := store.ParseURL(address, store.SchemeGRPCS, store.SchemeGRPC)
@@ -174,6 +206,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	key := sealed.Key{
 		File:       a.set.Store.KeyFile,
 		Passphrase: a.set.NewStore.Passphrase,
+		Variable:   keyVar,
 		Notice:     func(text string) { a.say(text) },
 	}
 	if ask := a.terminal(); ask != nil {

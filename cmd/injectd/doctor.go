@@ -151,7 +151,7 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 			warning: strings.Join(warnings, "; "),
 		})
 	}
-	if who.sources["token-file"] != nil {
+	if who.sources["tokens-file"] != nil {
 		all = append(all, finding{what: "tokens", is: f.TokenFile})
 	}
 	for _, one := range who.chain {

@@ -23,12 +23,12 @@ func (f *accessSettings) check() error {
 	}
 	given := map[string]bool{
 		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
-		"jwt": f.JWT != nil, "token-file": f.TokenFile != "", "policy": f.Policy != "",
+		"jwt": f.JWT != nil, "tokens-file": f.TokenFile != "", "policy": f.Policy != "",
 		"client-crl-file": f.ClientCRL != "",
 	}
 	if f.Insecure {
 		for _, name := range []string{
-			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "token-file", "policy",
+			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "tokens-file", "policy",
 		} {
 			if given[name] {
 				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them",
@@ -41,8 +41,8 @@ func (f *accessSettings) check() error {
 		refuse("give a certificate, or --insecure to develop on this machine alone",
 			"--cert-file is missing: values are only sent over TLS")
 	}
-	if !given["client-ca-file"] && !given["jwt"] && !given["token-file"] {
-		refuse("say how callers are known: --client-ca-file, --jwt or --token-file", "no caller could be identified")
+	if !given["client-ca-file"] && !given["jwt"] && !given["tokens-file"] {
+		refuse("say how callers are known: --client-ca-file, --jwt or --tokens-file", "no caller could be identified")
 	}
 	if given["client-crl-file"] && !given["client-ca-file"] {
 		refuse("name the CAs that sign the lists with --client-ca-file",
@@ -68,8 +68,8 @@ type access struct {
 // of an issuer's keys is not among them.
 func (f *accessSettings) files() map[string]string {
 	files := map[string]string{
-		f.Policy: "policy", f.TokenFile: "token-file", f.ClientCAFile: "client-ca-file", f.ClientCRL: "client-crl-file",
-		f.CertKeyFile: "cert-key-file", f.CertFile: "cert-file",
+		f.Policy: "policy", f.TokenFile: "tokens-file", f.ClientCAFile: "client-ca-file",
+		f.ClientCRL: "client-crl-file", f.CertKeyFile: "cert-key-file", f.CertFile: "cert-file",
 	}
 	delete(files, "") // those that are not given
 	return files
@@ -126,9 +126,9 @@ func (f *accessSettings) load(ctx context.Context, log hclog.Logger) (*access, e
 	}
 	if f.TokenFile != "" {
 		tokens, err := identity.NewTokens(ctx, f.TokenFile, log.Named("tokens"))
-		if !failed("token-file", err) {
+		if !failed("tokens-file", err) {
 			a.chain = append(a.chain, tokens)
-			a.sources["token-file"] = tokens
+			a.sources["tokens-file"] = tokens
 		}
 	}
 	if f.Policy != "" {

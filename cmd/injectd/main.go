@@ -177,6 +177,11 @@ func knownVerb(cmd *cobra.Command, args []string) error {
 
 // prepare runs before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
+	defer func() {
+		for _, text := range a.settings.Warnings() {
+			a.log.Warn(text)
+		}
+	}()
 	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}

@@ -186,11 +186,11 @@ func oneFile(cmd *cobra.Command, args []string) error {
 func (a *app) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token [flags] NAME",
-		Short: "Make a token for the token file of serve",
+		Short: "Make a token for the tokens file of serve",
 		Long: `token makes a token and prints it once, on stdout, or writes it to a new file that only
 its owner can read (--out). The line that lets its holder in as NAME, with the token's
-hash, goes to stderr, or to the end of --token-file.`,
-		Example: "  injectd token --token-file tokens --out alice.token alice",
+hash, goes to stderr, or to the end of --tokens-file.`,
+		Example: "  injectd token --tokens-file tokens --out alice.token alice",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return secret.WithHint(fmt.Errorf("%w: a token has one name", secret.ErrInvalid), "%s", cmd.UseLine())
@@ -207,7 +207,7 @@ hash, goes to stderr, or to the end of --token-file.`,
 	return cmd
 }
 
-// handOut writes a new token to --out or stdout, and its line to --token-file or stderr.
+// handOut writes a new token to --out or stdout, and its line to --tokens-file or stderr.
 func (a *app) handOut(token secret.Value, line string) error {
 	text := append(token.Reveal(), '\n')   // the token is made to be shown once
 	if out := a.set.Token.Out; out != "" { // before its hash is added, which would be of no use alone
@@ -216,12 +216,12 @@ func (a *app) handOut(token secret.Value, line string) error {
 		}
 	}
 	if a.set.Token.File == "" {
-		a.say("add this line to the token file:\n%s", line)
+		a.say("add this line to the tokens file:\n%s", line)
 	} else if err := addToken(a.set.Token.File, line); err != nil {
 		if a.set.Token.Out != "" {
 			err = errors.Join(err, os.Remove(a.set.Token.Out))
 		}
-		return fmt.Errorf("--token-file: %w", err)
+		return fmt.Errorf("--tokens-file: %w", err)
 	}
 	if a.set.Token.Out == "" {
 		_, err := a.stdout.Write(text)
@@ -242,7 +242,7 @@ func writeToken(path string, text []byte) error {
 	return nil
 }
 
-// addToken adds the line of a token to a token file. It refuses if the file is invalid before
+// addToken adds the line of a token to a tokens file. It refuses if the file is invalid before
 // or after, because a running server would then ignore the whole edit.
 func addToken(path, line string) error {
 	there, err := os.ReadFile(path) //nolint:gosec // the operator's file

@@ -103,7 +103,7 @@ func (m *monitored) run(program string, args ...string) error {
 }
 
 func (m *monitored) as(name string, args ...string) error {
-	return m.run("inject", append(args, "--cert-file", m.Path(name+".pem"), "--key-file", m.Path(name+".key"))...)
+	return m.run("inject", append(args, "--cert-file", m.Path(name+".pem"), "--cert-key-file", m.Path(name+".key"))...)
 }
 
 func (m *monitored) backup(to string) {

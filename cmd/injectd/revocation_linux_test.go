@@ -187,7 +187,7 @@ func TestRevoked(t *testing.T) {
 			// New connections.
 			list2 := func(a *harness.Authority, name string) ([]byte, error) {
 				return exec.Command(filepath.Join(binaries, "inject"), "get", "secret", "--store", s.store, "--ca-file",
-					filepath.Join(dir, "a", "ca.pem"), "--cert-file", a.Path(name+".pem"), "--key-file",
+					filepath.Join(dir, "a", "ca.pem"), "--cert-file", a.Path(name+".pem"), "--cert-key-file",
 					a.Path(name+".key")).CombinedOutput()
 			}
 			out, err := list2(a, "alice")

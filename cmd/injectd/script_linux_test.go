@@ -281,7 +281,7 @@ var servers sync.Map
 
 func scriptEnv(ts *testscript.TestScript) []string {
 	var environ []string
-	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "INJECT_KEY", "GODEBUG"} {
+	for _, name := range []string{"PATH", "HOME", "XDG_RUNTIME_DIR", "INJECTD_KEY", "GODEBUG"} {
 		if v := ts.Getenv(name); v != "" {
 			environ = append(environ, name+"="+v)
 		}

@@ -32,7 +32,7 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Serve the store to people and tasks",
 		Long: `serve answers Flyte's own commands for secrets and the requests of inject, over Connect,
 gRPC and gRPC-Web on one port. Client certificates, an issuer's tokens or the tokens of
-a token file identify callers. The policy says what each caller may do; everything else
+a tokens file identify callers. The policy says what each caller may do; everything else
 is denied.
 
 SIGTERM and SIGINT drain: the server answers the requests that have begun, then ends.

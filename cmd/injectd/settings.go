@@ -11,71 +11,71 @@ import (
 // A struct tag is one literal, which Go cannot break: these lines are long.
 type settings struct {
 	Listen struct {
-		Address    string        `flag:"listen" env:"INJECT_LISTEN" default:"127.0.0.1:8093" arg:"HOST:PORT" help:"HOST:PORT to serve on"`
-		Ops        string        `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of /livez, /readyz and /metrics; empty for none"`
-		Cluster    string        `flag:"cluster-name" env:"INJECT_CLUSTER_NAME" default:"inject" help:"the name that Flyte's clients are told for the cluster with the secrets"`
-		Drain      time.Duration `flag:"drain" env:"INJECT_DRAIN" default:"25s" help:"time for requests that have begun when the server is asked to stop"`
-		DrainDelay time.Duration `flag:"drain-delay" env:"INJECT_DRAIN_DELAY" default:"0s" help:"time from not being ready to taking no more connections, so that load balancers learn of it"`
+		Address    string        `flag:"listen" env:"INJECTD_LISTEN" was:"INJECT_LISTEN" default:"127.0.0.1:8093" arg:"HOST:PORT" help:"HOST:PORT to serve on"`
+		Ops        string        `flag:"ops-listen" env:"INJECTD_OPS_LISTEN" was:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of /livez, /readyz and /metrics; empty for none"`
+		Cluster    string        `flag:"cluster-name" env:"INJECTD_CLUSTER_NAME" was:"INJECT_CLUSTER_NAME" default:"inject" help:"the name that Flyte's clients are told for the cluster with the secrets"`
+		Drain      time.Duration `flag:"drain" env:"INJECTD_DRAIN" was:"INJECT_DRAIN" default:"25s" help:"time for requests that have begun when the server is asked to stop"`
+		DrainDelay time.Duration `flag:"drain-delay" env:"INJECTD_DRAIN_DELAY" was:"INJECT_DRAIN_DELAY" default:"0s" help:"time from not being ready to taking no more connections, so that load balancers learn of it"`
 	} `group:"listen"`
 
 	Audit struct {
-		Log string `flag:"audit-log" env:"INJECT_AUDIT_LOG" default:"-" arg:"FILE" complete:"file" help:"FILE to append the audit log to; - is stdout of serve, and none of other verbs"`
+		Log string `flag:"audit-log" env:"INJECTD_AUDIT_LOG" was:"INJECT_AUDIT_LOG" default:"-" arg:"FILE" complete:"file" help:"FILE to append the audit log to; - is stdout of serve, and none of other verbs"`
 	} `group:"audit"`
 
 	File struct {
-		Store       string        `flag:"store" env:"INJECT_STORE" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH (default: your own sealed file)"`
-		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that open the store (default: your own); $INJECT_KEY may hold the identity or the passphrase itself"`
-		LockTimeout time.Duration `flag:"lock-timeout" env:"INJECT_LOCK_TIMEOUT" default:"5s" help:"how long to wait for others who use the store file"`
-		LogLevel    string        `flag:"log-level" env:"INJECT_LOG_LEVEL" default:"info" help:"what to log on stderr: debug, info, warn, error or off"`
+		Store       string        `flag:"store" env:"INJECTD_STORE" was:"INJECT_STORE" shared:"yes" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH (default: your own sealed file)"`
+		KeyFile     string        `flag:"key-file" env:"INJECTD_KEY_FILE" was:"INJECT_KEY_FILE" shared:"yes" arg:"FILE" complete:"file" help:"FILE with the age identities that open the store (default: your own); $INJECTD_KEY may hold the identity or the passphrase itself"`
+		LockTimeout time.Duration `flag:"lock-timeout" env:"INJECTD_LOCK_TIMEOUT" was:"INJECT_LOCK_TIMEOUT" shared:"yes" default:"5s" help:"how long to wait for others who use the store file"`
+		LogLevel    string        `flag:"log-level" env:"INJECTD_LOG_LEVEL" was:"INJECT_LOG_LEVEL" shared:"yes" default:"info" help:"what to log on stderr: debug, info, warn, error or off"`
 	} `group:"store"`
 
 	// Served is what a store that is served needs besides File.
 	Served struct {
-		Passphrase bool   `flag:"passphrase" env:"INJECT_PASSPHRASE" help:"protect a new store by the passphrase in $INJECT_KEY instead of by a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECT_KEY"`
-		Org        string `flag:"org" env:"INJECT_ORG" default:"flyte" help:"the organization whose secrets a dir:// store has"`
+		Passphrase bool   `flag:"passphrase" env:"INJECTD_PASSPHRASE" was:"INJECT_PASSPHRASE" shared:"yes" help:"protect a new store by the passphrase in $INJECTD_KEY instead of by a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECTD_KEY"`
+		Org        string `flag:"org" env:"INJECTD_ORG" was:"INJECT_ORG" shared:"yes" default:"flyte" help:"the organization whose secrets a dir:// store has"`
 	} `group:"store"`
 
 	Access accessSettings `group:"access"`
 
 	Limits struct {
-		Connections int     `flag:"max-connections" env:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
-		Streams     int     `flag:"max-streams" env:"INJECT_MAX_STREAMS" default:"250" help:"requests at the same time on one connection"`
-		Rate        float64 `flag:"rate" env:"INJECT_RATE" default:"5000" help:"keys a second that one identity may ask for in the long run, a request being one at least; 0 for any number"`
-		Burst       int     `flag:"rate-burst" env:"INJECT_RATE_BURST" default:"60000" help:"keys that one identity may ask for at once"`
-		AuditRate   int     `flag:"audit-rate" env:"INJECT_AUDIT_RATE" default:"2097152" arg:"BYTES" help:"BYTES of the audit log a second that one identity may cause in the long run; 0 for any number"`
-		AuditBurst  int     `flag:"audit-burst" env:"INJECT_AUDIT_BURST" default:"33554432" arg:"BYTES" help:"BYTES of the audit log that one identity may cause at once"`
+		Connections int     `flag:"max-connections" env:"INJECTD_MAX_CONNECTIONS" was:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
+		Streams     int     `flag:"max-streams" env:"INJECTD_MAX_STREAMS" was:"INJECT_MAX_STREAMS" default:"250" help:"requests at the same time on one connection"`
+		Rate        float64 `flag:"rate" env:"INJECTD_RATE" was:"INJECT_RATE" default:"5000" help:"keys a second that one identity may ask for in the long run, a request being one at least; 0 for any number"`
+		Burst       int     `flag:"rate-burst" env:"INJECTD_RATE_BURST" was:"INJECT_RATE_BURST" default:"60000" help:"keys that one identity may ask for at once"`
+		AuditRate   int     `flag:"audit-rate" env:"INJECTD_AUDIT_RATE" was:"INJECT_AUDIT_RATE" default:"2097152" arg:"BYTES" help:"BYTES of the audit log a second that one identity may cause in the long run; 0 for any number"`
+		AuditBurst  int     `flag:"audit-burst" env:"INJECTD_AUDIT_BURST" was:"INJECT_AUDIT_BURST" default:"33554432" arg:"BYTES" help:"BYTES of the audit log that one identity may cause at once"`
 	} `group:"limits"`
 
 	// Health is what injectd health asks.
 	Health struct {
-		Ops string `flag:"ops-listen" env:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of the server's port for operations"`
+		Ops string `flag:"ops-listen" env:"INJECTD_OPS_LISTEN" was:"INJECT_OPS_LISTEN" default:"127.0.0.1:8094" arg:"HOST:PORT" help:"HOST:PORT of the server's port for operations"`
 	} `group:"ask"`
 
 	Doctor struct {
-		StoreOnly bool `flag:"store-only" env:"INJECT_STORE_ONLY" help:"check the store and its key, and nothing else"`
+		StoreOnly bool `flag:"store-only" env:"INJECTD_STORE_ONLY" was:"INJECT_STORE_ONLY" help:"check the store and its key, and nothing else"`
 	} `group:"doctor"`
 
 	Form struct {
-		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" arg:"FORM" choice:"text|json" help:"the FORM of what is printed: text or json"`
+		Output string `flag:"output" short:"o" env:"INJECTD_OUTPUT" was:"INJECT_OUTPUT" shared:"yes" default:"text" arg:"FORM" choice:"text|json" help:"the FORM of what is printed: text or json"`
 	} `group:"output"`
 
 	// Try is the policy that injectd policy may tries.
 	Try struct {
-		Policy string `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE with the policy"`
+		Policy string `flag:"policy" env:"INJECTD_POLICY" was:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE with the policy"`
 	} `group:"policy"`
 
 	Rotate struct {
-		NewKeyFile string `flag:"new-key-file" env:"INJECT_NEW_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that will open the store"`
+		NewKeyFile string `flag:"new-key-file" env:"INJECTD_NEW_KEY_FILE" was:"INJECT_NEW_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with the age identities that will open the store"`
 	} `group:"key"`
 
 	Token struct {
-		File string `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"add the hash to FILE, which is created if it does not exist"`
-		Out  string `flag:"out" env:"INJECT_OUT" arg:"FILE" complete:"file" help:"write the token to the new FILE, which only its owner can read, instead of to stdout"`
+		File string `flag:"tokens-file" env:"INJECTD_TOKENS_FILE" was:"--token-file INJECT_TOKEN_FILE" shared:"yes" arg:"FILE" complete:"file" help:"add the hash to FILE, which is created if it does not exist"`
+		Out  string `flag:"out" env:"INJECTD_OUT" was:"INJECT_OUT" arg:"FILE" complete:"file" help:"write the token to the new FILE, which only its owner can read, instead of to stdout"`
 	} `group:"token"`
 
 	// What opens the store has no flag: others can read a command line.
 	Keys struct {
-		Key secret.Value `env:"INJECT_KEY" help:"the age identity or the passphrase that opens the store"`
+		Key secret.Value `env:"INJECTD_KEY" was:"INJECT_KEY" shared:"yes" help:"the age identity or the passphrase that opens the store"`
 	} `group:"keys"`
 
 	// Variables that others set, and injectd reads.
@@ -88,12 +88,12 @@ type settings struct {
 
 // accessSettings say how callers are known and what each may do.
 type accessSettings struct {
-	CertFile     string   `flag:"cert-file" env:"INJECT_CERT_FILE" arg:"FILE" complete:"file" help:"FILE with the server's certificate and those between it and its CA, PEM"`
-	CertKeyFile  string   `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
-	ClientCAFile string   `flag:"client-ca-file" env:"INJECT_CLIENT_CA_FILE" arg:"FILE" complete:"file" help:"FILE with the authorities that sign the certificates of clients, PEM"`
-	ClientCRL    string   `flag:"client-crl-file" env:"INJECT_CLIENT_CRL_FILE" arg:"FILE" complete:"file" help:"FILE with lists of revoked client certificates (CRL), PEM or DER"`
-	JWT          []string `flag:"jwt" env:"INJECT_JWT" twin:"words" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,token=FILE][,algorithms=RS256+ES256]; the variable may hold several, separated by white space"`
-	TokenFile    string   `flag:"token-file" env:"INJECT_TOKEN_FILE" arg:"FILE" complete:"file" help:"FILE with names and hashes of tokens, as injectd token makes them"`
-	Policy       string   `flag:"policy" env:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE that says which identity may do what where (see docs/reference/policy.md)"`
-	Insecure     bool     `flag:"insecure" env:"INJECT_INSECURE" help:"for development: no TLS, and everyone on this machine may do everything"`
+	CertFile     string   `flag:"cert-file" env:"INJECTD_CERT_FILE" was:"INJECT_CERT_FILE" shared:"yes" arg:"FILE" complete:"file" help:"FILE with the server's certificate and those between it and its CA, PEM"`
+	CertKeyFile  string   `flag:"cert-key-file" env:"INJECTD_CERT_KEY_FILE" was:"INJECT_CERT_KEY_FILE" shared:"yes" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
+	ClientCAFile string   `flag:"client-ca-file" env:"INJECTD_CLIENT_CA_FILE" was:"INJECT_CLIENT_CA_FILE" arg:"FILE" complete:"file" help:"FILE with the authorities that sign the certificates of clients, PEM"`
+	ClientCRL    string   `flag:"client-crl-file" env:"INJECTD_CLIENT_CRL_FILE" was:"INJECT_CLIENT_CRL_FILE" arg:"FILE" complete:"file" help:"FILE with lists of revoked client certificates (CRL), PEM or DER"`
+	JWT          []string `flag:"jwt" env:"INJECTD_JWT" was:"INJECT_JWT" twin:"words" arg:"issuer=URL,audience=TEXT,keys=FILE|URL" help:"an issuer of tokens (repeat): issuer=URL,audience=TEXT,keys=FILE|URL[,ca=FILE][,token=FILE][,algorithms=RS256+ES256]; the variable may hold several, separated by white space"`
+	TokenFile    string   `flag:"tokens-file" env:"INJECTD_TOKENS_FILE" was:"--token-file INJECT_TOKEN_FILE" shared:"yes" arg:"FILE" complete:"file" help:"FILE with names and hashes of tokens, as injectd token makes them"`
+	Policy       string   `flag:"policy" env:"INJECTD_POLICY" was:"INJECT_POLICY" arg:"FILE" complete:"file" help:"FILE that says which identity may do what where (see docs/reference/policy.md)"`
+	Insecure     bool     `flag:"insecure" env:"INJECTD_INSECURE" was:"INJECT_INSECURE" help:"for development: no TLS, and everyone on this machine may do everything"`
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // keyVariable is the variable that may hold the store's key: age identities or a passphrase.
-const keyVariable = "INJECT_KEY"
+const keyVariable = "INJECTD_KEY"
 
 // url returns the store's address, which is the user's own file by default.
 func (a *app) url() (*url.URL, error) {
@@ -39,10 +39,13 @@ func (a *app) filePath() (string, error) {
 	return filepath.Abs(u.Path)
 }
 
-// keyOf returns the key in a file. Without a file it is the one in $INJECT_KEY, or else the
+// keyOf returns the key in a file. Without a file it is the one in $INJECTD_KEY, or else the
 // user's own key file.
 func (a *app) keyOf(file string) (sealed.Key, error) {
-	key := sealed.Key{File: file, Passphrase: a.set.Served.Passphrase, Notice: func(text string) { a.log.Info(text) }}
+	key := sealed.Key{
+		File: file, Passphrase: a.set.Served.Passphrase, Variable: keyVariable,
+		Notice: func(text string) { a.log.Info(text) },
+	}
 	if t := cli.OpenTerminal(a.stdin, nil); t != nil {
 		key.Ask = t.Passphrase
 	}

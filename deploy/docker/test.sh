@@ -204,7 +204,7 @@ for name in platform task; do
   "$docker" run --rm --network none "$server" token "$name" >"$work/etc/$name.token" 2>"$work/line"
   sed -n "/^$name sha256:/p" "$work/line" >>"$work/etc/tokens"
 done
-[ "$(wc -l <"$work/etc/tokens")" = 2 ] || fail "injectd token printed no line for the token file: $(cat "$work/line")"
+[ "$(wc -l <"$work/etc/tokens")" = 2 ] || fail "injectd token printed no line for the tokens file: $(cat "$work/line")"
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca \
   -keyout "$work/ca.key" -out "$work/etc/ca.pem" 2>/dev/null
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=injectd \
@@ -228,9 +228,9 @@ port=$((20000 + $$ % 10000))
 up() {
   "$docker" run -d --name injectd --network host --read-only --cap-drop ALL --security-opt no-new-privileges \
     -v state:/var/lib/inject -v "$work/etc:/etc/inject:ro" \
-    -e "INJECT_LISTEN=127.0.0.1:$port" -e "INJECT_OPS_LISTEN=127.0.0.1:$((port + 1))" \
-    -e INJECT_CERT_FILE=/etc/inject/server.pem -e INJECT_CERT_KEY_FILE=/etc/inject/server.key \
-    -e INJECT_TOKEN_FILE=/etc/inject/tokens -e INJECT_POLICY=/etc/inject/policy.yaml "$server" >/dev/null
+    -e "INJECTD_LISTEN=127.0.0.1:$port" -e "INJECTD_OPS_LISTEN=127.0.0.1:$((port + 1))" \
+    -e INJECTD_CERT_FILE=/etc/inject/server.pem -e INJECTD_CERT_KEY_FILE=/etc/inject/server.key \
+    -e INJECTD_TOKENS_FILE=/etc/inject/tokens -e INJECTD_POLICY=/etc/inject/policy.yaml "$server" >/dev/null
   for _ in $(seq 100); do
     if exec 3<>"/dev/tcp/127.0.0.1/$((port + 1))"; then
       printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3

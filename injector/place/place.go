@@ -41,9 +41,11 @@ const FlyteDir = "/etc/flyte/secrets"
 // kernel's MAX_ARG_STRLEN, 32 pages, less the final NUL.
 var maxVariable = 32*os.Getpagesize() - 1
 
-// OwnPrefix begins the names of inject's own variables. They hold the store's credentials, so the
-// task does not get them.
-const OwnPrefix = "INJECT_"
+// IsOwn reports whether a variable is one of inject or injectd. They hold the store's credentials,
+// so the task does not get them.
+func IsOwn(variable string) bool {
+	return strings.HasPrefix(variable, "INJECT_") || strings.HasPrefix(variable, "INJECTD_")
+}
 
 // A Secret is a declaration and its value.
 type Secret struct {
@@ -184,7 +186,7 @@ func inherit(environ []string, keepParent bool) environment {
 		switch {
 		case !ok || name == "":
 			e.others = append(e.others, v)
-		case !strings.HasPrefix(name, OwnPrefix), name == ParentVar && keepParent:
+		case !IsOwn(name), name == ParentVar && keepParent:
 			e.names, e.values[name] = append(e.names, name), value
 		}
 	}

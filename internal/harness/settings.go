@@ -9,9 +9,9 @@ import (
 )
 
 // Settings fails the test unless every setting of the struct at settings, which package cli
-// describes, has what its flag, its variable and its help need: a variable of the flag's
-// name, a help text that names the argument, a heading, and a default of its type.
-func Settings(t *testing.T, settings any) {
+// describes, has what its flag, its variable and its help need: a variable of prefix and the
+// flag's name, a help text that names the argument, a heading, and a default of its type.
+func Settings(t *testing.T, settings any, prefix string) {
 	t.Helper()
 	all := reflect.TypeOf(settings).Elem()
 	for group := range all.Fields() {
@@ -19,18 +19,18 @@ func Settings(t *testing.T, settings any) {
 			t.Errorf("%s has no heading: give it a tag group", group.Name)
 		}
 		for f := range group.Type.Fields() {
-			t.Run(group.Name+"."+f.Name, func(t *testing.T) { setting(t, f) })
+			t.Run(group.Name+"."+f.Name, func(t *testing.T) { setting(t, f, prefix) })
 		}
 	}
 }
 
-func setting(t *testing.T, f reflect.StructField) {
+func setting(t *testing.T, f reflect.StructField, prefix string) {
 	t.Helper()
 	flag, variable, help := f.Tag.Get("flag"), f.Tag.Get("env"), f.Tag.Get("help")
 	if variable == "" || help == "" {
 		t.Error("it needs the tags env and help")
 	}
-	twin := "INJECT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	twin := prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 	if flag != "" && variable != twin && f.Tag.Get("twin") != "no" {
 		t.Errorf("the variable of --%s is %s, or it has the tag twin:\"no\"", flag, twin)
 	}

@@ -209,7 +209,7 @@ func (c *Client) unavailable(message string) error {
 				fmt.Errorf("%w: %s does not accept the client certificate", secret.ErrDenied, c.o.Address),
 				alert,
 			),
-			"name a certificate that the server accepts with --cert-file FILE, and its key with --key-file FILE",
+			"name a certificate that the server accepts with --cert-file FILE, and its key with --cert-key-file FILE",
 		)
 	}
 	hint := "is an injectd running there, and may this machine connect to it?"

@@ -241,7 +241,7 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 		}
 		return nil, secret.WithHint(
 			fmt.Errorf("%w: the client's certificate and key in %s: %w", secret.ErrInvalid, where, err),
-			"both are PEM: the certificate in --cert-file; the private key there, too, or in --key-file",
+			"both are PEM: the certificate in --cert-file; the private key there, too, or in --cert-key-file",
 		)
 	}
 	return &pair, nil

@@ -201,7 +201,7 @@ func (a *Audit) Probe(ctx context.Context) error {
 type Maintenance struct {
 	Verb  string // backup, restore, rotate or token
 	User  int    // the number of the user (uid)
-	Path  string // of the backup, the new key or the token file
+	Path  string // of the backup, the new key or the tokens file
 	Token string // the name of a new token
 }
 

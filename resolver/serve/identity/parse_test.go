@@ -18,7 +18,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// FuzzTokens: a valid token file has unique names and hashes; an invalid one is refused
+// FuzzTokens: a valid tokens file has unique names and hashes; an invalid one is refused
 // without being quoted.
 func FuzzTokens(f *testing.F) {
 	value, line, err := NewToken("name")

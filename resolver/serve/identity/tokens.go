@@ -57,7 +57,7 @@ func NewTokens(ctx context.Context, path string, log hclog.Logger) (*Tokens, err
 		return parseTokens(b)
 	}, log)
 	if err != nil {
-		return nil, fmt.Errorf("%w: token file: %w", secret.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: tokens file: %w", secret.ErrInvalid, err)
 	}
 	return &Tokens{file}, nil
 }
@@ -77,7 +77,7 @@ func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 	// constant time is not needed.
 	found, ok := t.file.Current()[sha256.Sum256(bearer)]
 	if !ok {
-		return Identity{}, refuse("token", ReasonUnknown, "it is not in the token file")
+		return Identity{}, refuse("token", ReasonUnknown, "it is not in the tokens file")
 	}
 	if !found.expires.IsZero() && !time.Now().Before(found.expires) {
 		return Identity{}, refuse(
@@ -87,7 +87,7 @@ func (t *Tokens) Authenticate(_ context.Context, c Credentials) (Identity, error
 	return New("token", found.name, map[string][]string{"token": {found.name}}), nil
 }
 
-// NewToken returns a new token and its line for the token file. The line has no line end and
+// NewToken returns a new token and its line for the tokens file. The line has no line end and
 // no expiry; " expires=RFC3339" may be appended. The error wraps [secret.ErrInvalid] and does
 // not quote name.
 func NewToken(name string) (value secret.Value, line string, err error) {
@@ -118,7 +118,7 @@ func validTokenName(name string) error {
 	return nil
 }
 
-// CheckTokens returns an error if file is not a valid token file. It names lines and quotes
+// CheckTokens returns an error if file is not a valid tokens file. It names lines and quotes
 // none of them.
 func CheckTokens(file []byte) error {
 	if _, err := parseTokens(file); err != nil {
@@ -130,7 +130,7 @@ func CheckTokens(file []byte) error {
 // maxTokenErrors is how many wrong lines one error names.
 const maxTokenErrors = 20
 
-// parseTokens reads a token file. Its error names the lines that are wrong and quotes none of
+// parseTokens reads a tokens file. Its error names the lines that are wrong and quotes none of
 // them, because one may hold a token by mistake.
 func parseTokens(b []byte) (map[[sha256.Size]byte]token, error) {
 	tokens := map[[sha256.Size]byte]token{}

@@ -62,7 +62,7 @@ func TestTokens(t *testing.T) {
 	} {
 		refuses(t, tokens, bearer(odd), identity.ReasonUnknown)
 	}
-	sum := sha256.Sum256([]byte(alice)) // a digest from the token file is not a token
+	sum := sha256.Sum256([]byte(alice)) // a digest from the tokens file is not a token
 	refuses(t, tokens, bearer("inj_"+hex.EncodeToString(sum[:])), identity.ReasonUnknown)
 	for _, other := range []string{"", "x", "INJ_" + alice[4:], alice[4:], " " + alice, "eyJhbGciOiJub25lIn0.e30."} {
 		passesOn(t, tokens, bearer(other))

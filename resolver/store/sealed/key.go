@@ -29,6 +29,8 @@ type Key struct {
 	// Text is age identities, one a line, or a passphrase. It is for machines that have neither a
 	// key file nor a person to ask.
 	Text secret.Value
+	// Variable is the variable that Text is from, or could be from, for messages.
+	Variable string
 	// File is the path of a file of age identities, native ones or of plugins, one a line. The
 	// file may be encrypted with a passphrase. If it does not exist when a store is made, it is
 	// made with a new X25519 identity.
@@ -100,7 +102,7 @@ func (k *Key) open(wrapped []byte) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(wrapped), identities...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, secret.WithHint(fmt.Errorf("%w: %s does not open this store", secret.ErrDenied, k.source(wrapped)),
-			"the store was made with another key: give that one with --key-file or INJECT_KEY")
+			"the store was made with another key: give that one with --key-file or %s", k.Variable)
 	}
 	if err != nil {
 		return nil, secret.WithHint(
@@ -143,7 +145,7 @@ func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("
 func (k *Key) source(wrapped []byte) string {
 	switch {
 	case k.Text.Len() > 0:
-		return "the key in INJECT_KEY"
+		return "the key in " + k.Variable
 	case byPassphrase(wrapped):
 		return "the passphrase"
 	}
@@ -170,7 +172,7 @@ func (k *Key) identities(wrapped []byte) ([]age.Identity, error) {
 func (k *Key) fileError(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return secret.WithHint(fmt.Errorf("%w: key file %s does not exist", secret.ErrDenied, k.File),
-			"the store can only be opened with the key that it was made with: --key-file, or INJECT_KEY")
+			"the store can only be opened with the key that it was made with: --key-file, or %s", k.Variable)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: key file: %w", secret.ErrDenied, err)
@@ -198,7 +200,7 @@ func (k *Key) ask(what string, confirm bool) (secret.Value, error) {
 	if k.Ask == nil {
 		return secret.Value{}, secret.WithHint(
 			fmt.Errorf("%w: %s needs a passphrase, and there is no terminal to ask on", secret.ErrDenied, what),
-			"set INJECT_KEY to it")
+			"set %s to it", k.Variable)
 	}
 	phrase, err := k.Ask("passphrase of "+what, confirm)
 	if err == nil && phrase.Len() == 0 {

@@ -42,7 +42,9 @@ func roundTrip(t *testing.T, dir string, key, again sealed.Key) error {
 	return err
 }
 
-func textKey(text string) sealed.Key { return sealed.Key{Text: secret.NewValue([]byte(text))} }
+func textKey(text string) sealed.Key {
+	return sealed.Key{Text: secret.NewValue([]byte(text)), Variable: "INJECT_KEY"}
+}
 
 func TestKeys(t *testing.T) {
 	t.Parallel()
