@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -198,16 +197,6 @@ func (a *app) serve(ctx context.Context) (err error) {
 	err = group.Wait()
 	a.log.Info("stopped")
 	return err
-}
-
-// tuneCollector lets the heap grow to three times what is alive before a collection. With so
-// little alive Go's default, twice, collects every sixty requests, and the slowest requests
-// wait for that. $GOGC, if set, has the last word.
-func tuneCollector() {
-	const percent, goDefault = 200, 100
-	if set := debug.SetGCPercent(percent); set != goDefault {
-		debug.SetGCPercent(set)
-	}
 }
 
 // afterDelay returns a context that ends with running, or delay after the end of stopping.

@@ -55,6 +55,9 @@ const (
 	// The bytes of bodies that a client may send before a handler reads them.
 	maxConnInput   = 1 << 20
 	maxStreamInput = 64 << 10
+	// The bytes of headers that each side of a connection remembers, to send them shorter. Some
+	// differ in every request, so that they would fill HTTP/2's default, 4096.
+	headerTable = 512
 )
 
 // Listen opens a port for TLS. Without certificates it takes only a loopback address,
@@ -121,6 +124,7 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 		ConnContext:    withConn,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,
+			MaxDecoderHeaderTableSize: headerTable, MaxEncoderHeaderTableSize: headerTable,
 			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: maxStreamInput,
 			SendPingTimeout: pingAfter, PingTimeout: pingTime,
 		},
