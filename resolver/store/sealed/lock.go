@@ -84,8 +84,12 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 		held := findHolder(f, o.Path)
 		// A server holds the lock for as long as it runs, so waiting is no use.
 		if held.Address != "" {
-			return secret.WithHint(fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held),
-				"use its address: --store %s", held.Address)
+			err := fmt.Errorf("%w: %s is held by %s", secret.ErrUnavailable, o.Path, held)
+			end := fmt.Sprintf("end %s first: one process at a time may write a store", held.process())
+			if o.Address != "" { // this process would be a second server
+				return secret.WithHint(err, "%s", end)
+			}
+			return secret.WithHint(err, "use its address: --store %s; to use the file itself, %s", held.Address, end)
 		}
 		if !time.Now().Before(deadline) {
 			return secret.WithHint(
@@ -110,16 +114,26 @@ type holder struct {
 	PID     int    `json:"pid"`
 	Program string `json:"program"`
 	Address string `json:"address"` // where it serves the store; "" if it is not a server
+	// Host is the name of its machine or container, whose processes have numbers of their own.
+	Host string `json:"host,omitempty"`
 }
 
 func (h holder) String() string {
-	switch {
-	case h.PID == 0:
-		return "another process"
-	case h.Program == "":
-		return fmt.Sprintf("process %d", h.PID)
+	if h.PID == 0 || h.Program == "" {
+		return h.process()
 	}
-	return fmt.Sprintf("%s (process %d)", h.Program, h.PID)
+	return fmt.Sprintf("%s (%s)", h.Program, h.process())
+}
+
+// process names the process to end.
+func (h holder) process() string {
+	if h.PID == 0 { // Linux does not tell those of other containers, and other systems tell none
+		return "another process"
+	}
+	if own, err := os.Hostname(); h.Host != "" && err == nil && h.Host != own {
+		return fmt.Sprintf("process %d on %.64q", h.PID, h.Host)
+	}
+	return fmt.Sprintf("process %d", h.PID)
 }
 
 // notePath is the path of the note in which a server leaves its address.
@@ -128,7 +142,8 @@ func notePath(path string) string { return path + ".holder" }
 // writeNote writes the note that this process serves the store at o.Address. Other processes
 // believe the note while its file is locked.
 func writeNote(o Options) (*os.File, error) {
-	b, err := json.Marshal(holder{os.Getpid(), filepath.Base(os.Args[0]), o.Address})
+	host, _ := os.Hostname() // without it the number alone is told
+	b, err := json.Marshal(holder{os.Getpid(), filepath.Base(os.Args[0]), o.Address, host})
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,11 @@ package sealed_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +159,25 @@ func TestHeldByServer(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.Contains(t, secret.Hint(err), "--store grpcs://127.0.0.1:8093")
 	require.Less(t, time.Since(start), o.LockTimeout, "there is no use in waiting for a server")
+	end := fmt.Sprintf("end process %d first", os.Getpid())
+	require.Contains(t, secret.Hint(err), "to use the file itself, "+end)
+
+	// A second server is told to end the first one, which may run on another machine or in another
+	// container: its number alone would be that of another process here.
+	_, err = sealed.Open(t.Context(), served)
+	require.ErrorContains(t, err, fmt.Sprintf("held by sealed.test (process %d)", os.Getpid()))
+	require.True(t, strings.HasPrefix(secret.Hint(err), end), secret.Hint(err))
+	require.NotContains(t, secret.Hint(err), "--store")
+	note, err := os.ReadFile(o.Path + ".holder")
+	require.NoError(t, err)
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	there := strings.Replace(string(note), strconv.Quote(host), `"injectd-0\n"`, 1)
+	require.NotEqual(t, string(note), there)
+	require.NoError(t, os.WriteFile(o.Path+".holder", []byte(there), 0o600))
+	_, err = sealed.Open(t.Context(), served)
+	require.ErrorContains(t, err, fmt.Sprintf(`process %d on "injectd-0`, os.Getpid()))
+	require.NotContains(t, err.Error(), "\n")
 	require.NoError(t, s.Close())
 	require.NoFileExists(t, o.Path+".holder")
 
