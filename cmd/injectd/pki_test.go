@@ -63,6 +63,7 @@ func makeIssuer(dir string) error {
 	now := time.Now()
 	token, err := jwt.Signed(signer).Claims(map[string]any{
 		"iss": "https://ci.example.org", "sub": "job", "aud": "inject", "repository": "acme/p",
+		"name": "CI job", "email": "ci@example.org",
 		"kubernetes.io": map[string]any{"pod": map[string]any{"name": "pod-1"}}, "unnamed": "left out",
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 	}).Serialize()

@@ -7,6 +7,7 @@ import { createInterface } from "node:readline";
 import { fromJson, toJson } from "@bufbuild/protobuf";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { compressionGzip, createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
+import { IdentityService } from "@flyteorg/flyteidl2/flyteidl2/auth/identity_pb.ts";
 import { ClusterService } from "@flyteorg/flyteidl2/flyteidl2/cluster/service_pb.ts";
 import { SecretService } from "@flyteorg/flyteidl2/flyteidl2/secret/secret_pb.ts";
 import { RunService } from "@flyteorg/flyteidl2/flyteidl2/workflow/run_service_pb.ts";
@@ -25,7 +26,7 @@ const transport = {
   grpc: () => createGrpcTransport(options),
   "grpc-web": () => createGrpcWebTransport({ ...options, httpVersion: "2" }),
 }[protocol]();
-const services = new Map([SecretService, ClusterService, RunService].map((s) => [s.typeName, s]));
+const services = new Map([SecretService, IdentityService, ClusterService, RunService].map((s) => [s.typeName, s]));
 
 async function call({ id, method, request }) {
   const [name, rpc] = method.split("/");

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"inject/resolver/idl/flyteidl2/auth"
 	"inject/resolver/idl/flyteidl2/cluster"
 	"inject/resolver/idl/flyteidl2/common"
 	"inject/resolver/idl/flyteidl2/core"
@@ -43,6 +44,7 @@ func TestDescriptors(t *testing.T) {
 		common.File_flyteidl2_common_identifier_proto,
 		secret.File_flyteidl2_secret_definition_proto, secret.File_flyteidl2_secret_payload_proto,
 		secret.File_flyteidl2_secret_secret_proto,
+		auth.File_flyteidl2_auth_identity_proto,
 		cluster.File_flyteidl2_cluster_payload_proto, cluster.File_flyteidl2_cluster_service_proto,
 	} {
 		ours.file(protodesc.ToFileDescriptorProto(f))
@@ -55,7 +57,8 @@ func TestDescriptors(t *testing.T) {
 	// These must be complete: an unknown field is reported as a mistake, and a missing method
 	// would fail for Flyte's clients.
 	for name := range theirs {
-		if strings.HasPrefix(name, ".flyteidl2.core.Secret.") || strings.HasPrefix(name, ".flyteidl2.secret.") {
+		if strings.HasPrefix(name, ".flyteidl2.core.Secret.") || strings.HasPrefix(name, ".flyteidl2.secret.") ||
+			strings.HasPrefix(name, ".flyteidl2.auth.") {
 			require.Contains(t, ours, name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"inject/resolver/idl/flyteidl2/auth/authconnect"
 	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
 	"inject/resolver/idl/inject/v1/injectv1connect"
@@ -152,12 +153,15 @@ func (s *Server) Handler() http.Handler {
 	handle(clusterconnect.NewClusterServiceHandler(clusterService{}, options...))
 	handle(injectv1connect.NewResolveServiceHandler(&resolveService{s}, options...))
 	handle(injectv1connect.NewImportServiceHandler(&importService{s}, options...))
-	path, whoami := injectv1connect.NewWhoAmIServiceHandler(
-		&whoAmIService{s}, append(options, messageOptions(openMessage))...)
+	tiny := append(options, messageOptions(openMessage))
+	path, whoami := injectv1connect.NewWhoAmIServiceHandler(&whoAmIService{s}, tiny...)
+	handle(path, small(whoami))
+	path, whoami = authconnect.NewIdentityServiceHandler(&whoAmIService{s}, tiny...)
 	handle(path, small(whoami))
 	names := []string{
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
 		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName,
+		authconnect.IdentityServiceName,
 	}
 	open := func(path string, h http.Handler) { mux.Handle(path, s.open(h)) }
 	open(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions(openMessage)))

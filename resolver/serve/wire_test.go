@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"inject/resolver/idl/flyteidl2/auth/authconnect"
 	"inject/resolver/idl/flyteidl2/cluster"
 	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
 	"inject/resolver/idl/flyteidl2/core"
@@ -658,7 +659,7 @@ func TestHealthAndReflection(t *testing.T) {
 	r := start(t, wirePolicy, nil)
 	services := []string{
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName, injectv1connect.ResolveServiceName,
-		injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName,
+		injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName, authconnect.IdentityServiceName,
 	}
 	conn := r.grpcConn(nil)
 	health := grpc_health_v1.NewHealthClient(conn)
