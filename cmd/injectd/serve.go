@@ -189,7 +189,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		group.Go(func() error { own.run(running); return nil })
 	}
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
-	a.log.Info("serving", "address", address, "store", at.Redacted(), "version", version)
+	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(), "version", version)
 	go func() {
 		<-stopping.Done()
 		release() // the next signal ends us at once

@@ -165,7 +165,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	open := func(path string, h http.Handler) { mux.Handle(path, s.open(h)) }
 	open(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions(openMessage)))
-	reflector := grpcreflect.NewStaticReflector(names...)
+	reflector := grpcreflect.NewStaticReflector(append(names, grpchealth.HealthV1ServiceName)...)
 	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))
 	open(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions(openMessage)))
 	return mux

@@ -689,6 +689,7 @@ func TestHealthAndReflection(t *testing.T) {
 	for _, s := range answer.GetListServicesResponse().GetService() {
 		names = append(names, s.GetName())
 	}
+	services = append(services, grpc_health_v1.Health_ServiceDesc.ServiceName)
 	require.Subset(t, names, services)
 	for _, service := range services {
 		require.NoError(
