@@ -83,12 +83,9 @@ func (jsonCodec) Unmarshal(b []byte, message any) error {
 	if decode, err := t.check(m); !decode {
 		return err
 	}
-	if err := misspelt(b, m.ProtoReflect().Descriptor()); err != nil {
-		return err
-	}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	if err == nil {
-		return nil
+		return misspelt(b, m.ProtoReflect().Descriptor())
 	}
 	text := "not the JSON of a " + string(m.ProtoReflect().Descriptor().FullName())
 	if at := jsonPosition.FindString(err.Error()); at != "" {

@@ -5,15 +5,19 @@ import (
 	"compress/gzip"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
 
+	secretpb "inject/resolver/idl/flyteidl2/secret"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
 )
 
@@ -119,4 +123,34 @@ func (c *counting) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += n
 	return n, err
+}
+
+// Every JSON that decoding takes can be walked, however it is spaced, nested and escaped.
+func FuzzMisspelt(f *testing.F) {
+	for _, seed := range []string{
+		`{"id":{"name":"K","projct":"p"}}`, " {\t\"id\" :\n{ \"name\" : \"\\\"}\" , \"pro\\u006aect\":null } , \"x\" : [ ] }\r\n",
+		`{"new":[[{"id":{"projct":1}}],-1e9,true,"]"],"secretSpec":{"stringValue":"\\"}}`, `null`, `{}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		err := jsonCodec("json").Unmarshal([]byte(text), &secretpb.CreateSecretRequest{})
+		var loose secretpb.CreateSecretRequest
+		if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal([]byte(text), &loose) != nil {
+			require.Error(t, err)
+			return
+		}
+		var fields struct {
+			ID map[string]any `json:"id"`
+		}
+		_ = json.Unmarshal([]byte(text), &fields)
+		known := true
+		for name := range fields.ID {
+			known = known && slices.Contains([]string{"name", "organization", "domain", "project"}, name)
+		}
+		// encoding/json also takes "ID"
+		if strings.Count(text, `"id"`) == 1 && strings.Count(strings.ToLower(text), "id") == 1 {
+			require.Equal(t, known, err == nil, "%v", err)
+		}
+	})
 }

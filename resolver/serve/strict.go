@@ -3,7 +3,6 @@ package serve
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,34 +42,90 @@ func knowsAll(d protoreflect.MessageDescriptor) bool {
 }
 
 // misspelt returns an error if an unknown field in the JSON b of a message of type d may be one that
-// says where a secret is. Decoding reports what is not JSON.
+// says where a secret is. b must have been decoded before, so that it is valid.
 func misspelt(b []byte, d protoreflect.MessageDescriptor) error {
-	var fields map[string]json.RawMessage
-	_ = json.Unmarshal(b, &fields)
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		field := d.Fields().ByJSONName(name)
-		if field == nil {
-			field = d.Fields().ByTextName(name)
+	w := walker{b: b}
+	return w.value(d)
+}
+
+// A walker goes through valid JSON without a copy of it, which may be large.
+type walker struct {
+	b  []byte
+	at int
+}
+
+// next skips white space, and returns the byte behind it.
+func (w *walker) next() byte {
+	for strings.IndexByte(" \t\r\n", w.b[w.at]) >= 0 {
+		w.at++
+	}
+	return w.b[w.at]
+}
+
+// text returns the string at the position, with its quotes.
+func (w *walker) text() []byte {
+	from := w.at
+	for w.at++; w.b[w.at] != '"'; w.at++ {
+		if w.b[w.at] == '\\' {
+			w.at++
 		}
-		switch {
-		case field == nil && (knowsAll(d) || d == listMessage && isLikeScope(name)):
-			return unknownField(d, name)
-		case field == nil || field.Message() == nil || field.IsMap() || !knowsAll(field.Message()):
-		case field.IsList():
-			var all []json.RawMessage
-			_ = json.Unmarshal(fields[name], &all)
-			for _, one := range all {
-				if err := misspelt(one, field.Message()); err != nil {
+	}
+	w.at++
+	return w.b[from:w.at]
+}
+
+// value goes through one value. d is the message that it is, or whose list it is, and nil for one
+// that may have any field.
+func (w *walker) value(d protoreflect.MessageDescriptor) error {
+	switch c := w.next(); c {
+	case '"':
+		w.text()
+	case '[', '{':
+		for w.at++; w.next() != c+2; { // in ASCII ] and } are two behind [ and {
+			inner := d
+			if c == '{' {
+				var name string
+				var err error
+				_ = json.Unmarshal(w.text(), &name) // valid
+				if inner, err = within(d, name); err != nil {
 					return err
 				}
+				w.next()
+				w.at++ // the colon
 			}
-		default:
-			if err := misspelt(fields[name], field.Message()); err != nil {
+			if err := w.value(inner); err != nil {
 				return err
 			}
+			if w.next() == ',' {
+				w.at++
+			}
+		}
+		w.at++
+	default: // a number or a word
+		for w.at < len(w.b) && strings.IndexByte(",]} \t\r\n", w.b[w.at]) < 0 {
+			w.at++
 		}
 	}
 	return nil
+}
+
+// within returns the message that the field of d with a name in JSON has, nil if that may have any
+// field. It returns an error if d may not have the field.
+func within(d protoreflect.MessageDescriptor, name string) (inner protoreflect.MessageDescriptor, err error) {
+	if d == nil {
+		return inner, err
+	}
+	field := d.Fields().ByJSONName(name)
+	if field == nil {
+		field = d.Fields().ByTextName(name)
+	}
+	switch {
+	case field == nil && (knowsAll(d) || d == listMessage && isLikeScope(name)):
+		err = unknownField(d, name)
+	case field != nil && field.Message() != nil && knowsAll(field.Message()):
+		inner = field.Message()
+	}
+	return inner, err
 }
 
 // isLikeScope reports whether a name may be meant for one of scopeFields, such as org or projectId.
