@@ -99,6 +99,24 @@ func (a *app) stamped(err error) error {
 
 func controlPath(store string) string { return store + ".sock" }
 
+// alone returns an error if another server has the control socket of the store at path. A store
+// without a file has no lock yet, so that two servers of it would start, and the first secret would
+// belong to one of them; and a server goes on with a file that was moved away.
+func alone(ctx context.Context, path string) error {
+	var dialer net.Dialer
+	c, err := dialer.DialContext(ctx, "unix", controlPath(path))
+	if err != nil {
+		return nil // no process listens
+	}
+	defer c.Close() //nolint:errcheck // nothing was sent
+	who := "another process"
+	if p, ok := peerOf(c); ok && p.pid > 0 {
+		who = fmt.Sprintf("process %d", p.pid)
+	}
+	return secret.WithHint(fmt.Errorf("%w: the store at %s is served by %s", secret.ErrUnavailable, path, who),
+		"end %s first: one process at a time may write a store", who)
+}
+
 // control answers requests on the control socket of the store at path until ctx ends. It calls done
 // after each.
 func (a *app) control(ctx context.Context, path string, s maintainer, audit *serve.Audit, done func()) {

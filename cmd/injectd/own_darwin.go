@@ -2,11 +2,12 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// peer returns the user of the process at the other end of the Unix socket fd.
-func peer(fd int) (uid uint32, err error) {
+// peerAt returns the process at the other end of the Unix socket fd.
+func peerAt(fd int) (peer, error) {
 	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
 	if err != nil {
-		return 0, err
+		return peer{}, err
 	}
-	return cred.Uid, nil
+	pid, err := unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
+	return peer{cred.Uid, pid}, err
 }

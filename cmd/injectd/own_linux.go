@@ -2,11 +2,11 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// peer returns the user of the process at the other end of the Unix socket fd.
-func peer(fd int) (uid uint32, err error) {
+// peerAt returns the process at the other end of the Unix socket fd.
+func peerAt(fd int) (peer, error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return 0, err
+		return peer{}, err
 	}
-	return cred.Uid, nil
+	return peer{cred.Uid, int(cred.Pid)}, nil
 }

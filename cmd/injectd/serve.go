@@ -137,6 +137,12 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	// after everything else, because requests use it until they end
 	defer func() { err = errors.Join(err, backend.Close()) }()
+	file, isFile := backend.(maintainer)
+	if isFile {
+		if err := alone(ctx, at.Path); err != nil {
+			return err
+		}
+	}
 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
@@ -154,7 +160,6 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	handler := serve.New(o).Handler()
 	health := &health{audit: audit, access: who, store: backend, log: a.log, stopping: stopping.Done()}
-	file, isFile := backend.(maintainer)
 	own := newKeyWatch(a, file)
 	if isFile {
 		health.file = at.Path
@@ -189,7 +194,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 		group.Go(func() error { own.run(running); return nil })
 	}
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
-	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(), "version", version)
+	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(),
+		"version", version)
 	go func() {
 		<-stopping.Done()
 		release() // the next signal ends us at once
