@@ -84,10 +84,19 @@ func (c *Client) invoke(
 	}](err); ok {
 		code, message = s.GRPCStatus().Code(), s.GRPCStatus().Message()
 	}
+	// A server that is too busy answers with the same code. A short value may be a part of the text.
+	quota := code == codes.ResourceExhausted && strings.HasPrefix(message, secret.ErrQuota.Error())
 	for _, b := range hidden {
 		if len(b) > 0 && strings.Contains(message, string(b)) {
 			message = ""
 		}
+	}
+	if quota {
+		message, hint, ok := strings.Cut(message, "; hint: ")
+		if !ok {
+			hint = "delete secrets that are no longer needed, or ask the operator of " + c.o.Address + " for more"
+		}
+		return secret.WithHint(withMessage(secret.ErrQuota, message), "%s", printable.Text(hint, maxMessage))
 	}
 	return c.explain(ctx, code, message)
 }

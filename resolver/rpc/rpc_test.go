@@ -593,6 +593,10 @@ func TestErrors(t *testing.T) {
 		{codes.Canceled, "stopping", "stopping", secret.ErrUnavailable},
 		{codes.ResourceExhausted, "too many requests", "store unavailable: too many requests", secret.ErrUnavailable},
 		{
+			codes.ResourceExhausted, `quota exceeded: the quota "q" allows 1; hint: delete`,
+			`create K at org flyte: quota exceeded: the quota "q" allows 1`, secret.ErrQuota,
+		},
+		{
 			codes.DataLoss, "store damaged (request 1)", "create K at org flyte: store damaged (request 1)",
 			secret.ErrCorrupt,
 		},
@@ -646,7 +650,7 @@ func TestKinds(t *testing.T) {
 						Climbs: []*injectv1.Climb{{Outcome: &injectv1.Climb_Failure{Failure: failed}}},
 					}, nil
 				}
-				return nil, status.Error(codes.Code(kind.Status()), "said")
+				return nil, status.Error(codes.Code(kind.Status()), kind.Err().Error()+" (so it is said)")
 			}
 			err := c.Create(t.Context(), refK, secret.NewValue([]byte("v")), store.Regular)
 			require.Equal(t, kind, secret.KindOf(err), "%v", err)

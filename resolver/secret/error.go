@@ -20,6 +20,9 @@ var (
 	ErrUnavailable = errors.New("store unavailable")
 	// ErrInvalid: the request can never succeed unless it is changed.
 	ErrInvalid = errors.New("invalid")
+	// ErrQuota: the secrets at a scope would take more than its quota allows. The same change
+	// succeeds only after others were deleted there, or the quota was raised.
+	ErrQuota = errors.New("quota exceeded")
 	// ErrCorrupt: the store holds something that it did not write.
 	ErrCorrupt = errors.New("store damaged")
 )

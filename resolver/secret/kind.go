@@ -18,6 +18,7 @@ const (
 	KindUnavailable // the only kind that is reported as retryable
 	KindCorrupt
 	KindInvalid
+	KindQuota
 )
 
 // kinds is the one table of kinds, the worst first: an error that wraps two sentinels is of
@@ -26,8 +27,10 @@ const (
 //
 // status is the code of gRPC (google.golang.org/grpc/codes) that servers answer with. Each
 // kind has one of its own, because clients tell kinds apart by it. These codes are taken:
-// CANCELED (1), DEADLINE_EXCEEDED (4) and RESOURCE_EXHAUSTED (8), which package rpc reads as
-// unavailable, and UNAUTHENTICATED (16), which it reads as denied.
+// CANCELED (1) and DEADLINE_EXCEEDED (4), which package rpc reads as unavailable, and
+// UNAUTHENTICATED (16), which it reads as denied. A server that is too busy answers with
+// RESOURCE_EXHAUSTED (8), too: package rpc reads it as unavailable unless its text begins with that
+// of [ErrQuota].
 var kinds = []struct {
 	kind   Kind
 	err    error
@@ -37,6 +40,7 @@ var kinds = []struct {
 	{KindCorrupt, ErrCorrupt, "corrupt", 15},             // DATA_LOSS
 	{KindDenied, ErrDenied, "denied", 7},                 // PERMISSION_DENIED
 	{KindInvalid, ErrInvalid, "invalid", 3},              // INVALID_ARGUMENT
+	{KindQuota, ErrQuota, "over quota", 8},               // RESOURCE_EXHAUSTED
 	{KindExists, ErrExists, "exists", 6},                 // ALREADY_EXISTS
 	{KindNotFound, ErrNotFound, "not found", 5},          // NOT_FOUND
 	{KindUnavailable, ErrUnavailable, "unavailable", 14}, // UNAVAILABLE

@@ -96,6 +96,29 @@ type Importer interface {
 	Import(ctx context.Context, secrets []New) error
 }
 
+// Usage is what the secrets at one scope take.
+type Usage struct {
+	Secrets int64 // their number
+	Bytes   int64 // of all values together
+}
+
+// A Limit returns an error if the secrets at a scope may not take as much as then. now is what they
+// take before the change, which is less in one or both. The store does not call it for a change that
+// takes no more. It must not use the store.
+type Limit func(at secret.Scope, now, then Usage) error
+
+// A Limiter is a store that counts what the secrets at each scope take, and can be limited. It is
+// safe for concurrent use.
+type Limiter interface {
+	Reader
+	Importer
+	// WithLimit returns the same store, with a limit on what is created, updated and imported
+	// through the returned value. The store asks it as part of the change, so that changes at the
+	// same time cannot exceed it together. If it refuses, the store changes nothing and returns its
+	// error.
+	WithLimit(limit Limit) Limiter
+}
+
 // New is a secret that will be created.
 type New struct {
 	Ref   secret.Ref

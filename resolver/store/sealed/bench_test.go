@@ -11,16 +11,15 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"inject/resolver"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 	"inject/resolver/store/sealed/index"
 )
 
-// fill makes a store of n secrets at path, in transactions of 50,000. A million transactions of
-// one secret would take hours.
+// fill makes a store of n secrets at path, in few transactions: a million of one secret would take
+// hours. The records come first, in the order of their keys, and the index afterwards in its own
+// order, so that each page is written about once.
 func fill(tb testing.TB, path string, key Key, n int) {
 	tb.Helper()
 	ctx := context.Background()
@@ -33,39 +32,32 @@ func fill(tb testing.TB, path string, key Key, n int) {
 		tb.Fatal(err)
 	}
 
-	type item struct {
-		name index.Name
-		info store.Info
-	}
-	items := make([]item, n)
-	for i := range items {
+	changes := make([]change, n)
+	for i := range changes {
 		ref := benchRef(i)
-		items[i] = item{s.keys.nameOf(ref), store.Info{Ref: ref, Created: time.Now(), Updated: time.Now()}}
+		changes[i] = change{ref: ref, entry: index.Entry{Name: s.keys.nameOf(ref)}}
 	}
-	slices.SortFunc(items, func(a, b item) int { return bytes.Compare(a.name[:], b.name[:]) })
-
-	for batch := range slices.Chunk(items, 50_000) {
-		err := s.db.Update(func(bt *bbolt.Tx) error {
-			t, err := s.beginUpdate(bt)
-			if err != nil {
-				return err
-			}
-			// Skip the walk of each path: these pages were written by this transaction.
-			entries := make([]index.Entry, len(batch))
-			for i, it := range batch {
-				t.walked = map[string]bool{string(recordKey(it.name)): true}
-				if err := t.putRecord(it.name, it.info,
-					secret.NewValue([]byte("the value of a benchmark's secret"))); err != nil {
-					return err
-				}
-				entries[i] = index.Entry{Name: it.name, Version: t.id}
-			}
-			return t.index.SetAll(entries)
+	inParts := func(from int, do func(t *tx, part []change) error) {
+		slices.SortFunc(changes, func(a, b change) int {
+			return bytes.Compare(a.entry.Name[from:], b.entry.Name[from:])
 		})
-		if err != nil {
-			tb.Fatal(err)
+		for part := range slices.Chunk(changes, 20_000) {
+			if err := s.update(ctx, func(t *tx) error { return do(t, part) }); err != nil {
+				tb.Fatal(err)
+			}
 		}
 	}
+	value := secret.NewValue([]byte("the value of a benchmark's secret"))
+	inParts(scopeSize, func(t *tx, part []change) (err error) {
+		for i, c := range part {
+			info := store.Info{Ref: c.ref, Created: time.Now(), Updated: time.Now()}
+			if part[i].entry, err = t.putRecord(c.entry.Name, info, value); err != nil {
+				return err
+			}
+		}
+		return t.enter(nil, nil)
+	})
+	inParts(0, func(t *tx, part []change) error { return t.enter(part, nil) })
 }
 
 func benchRef(i int) secret.Ref {
@@ -73,6 +65,28 @@ func benchRef(i int) secret.Ref {
 		Scope: secret.Scope{Org: secret.DefaultOrg, Project: fmt.Sprintf("p%d", i/10)},
 		Key:   fmt.Sprintf("KEY_%d", i),
 	}
+}
+
+// alternating calls each in turn until b ends, so that other load on the machine affects all of
+// them, and returns the median of the times of each.
+func alternating(b *testing.B, each ...func()) []float64 {
+	b.Helper()
+	times := make([][]time.Duration, len(each))
+	b.ResetTimer()
+	for b.Loop() {
+		for i, do := range each {
+			start := time.Now()
+			do()
+			times[i] = append(times[i], time.Since(start))
+		}
+	}
+	b.ReportMetric(0, "ns/op") // hides the time of all together, which means nothing
+	medians := make([]float64, len(each))
+	for i, t := range times {
+		slices.Sort(t)
+		medians[i] = float64(t[len(t)/2])
+	}
+	return medians
 }
 
 // BenchmarkOpenResolve opens the store, resolves five secrets through the ladder and closes it, as
@@ -107,15 +121,17 @@ func BenchmarkOpenResolve(b *testing.B) {
 	}
 }
 
-// BenchmarkGetMany gets random secrets from a store that is open for writing, as in a server,
-// among a thousand and a million. The two alternate with every call, so that other load on the
-// machine affects both. The results are the ratio of the medians, which should be under 3, and the
-// memory that the store of a million needs.
-func BenchmarkGetMany(b *testing.B) {
+// BenchmarkMany uses stores that are open for writing, as in a server, of a thousand secrets and of a
+// million. It gets random secrets, and lists pages of ten: the secrets of a project, and the first
+// ones of the org. All of them take turns, so that other load on the machine affects all. The
+// results are the ratios of the medians, which should be under 3, and the memory that the store of a
+// million needs.
+func BenchmarkMany(b *testing.B) {
 	dir := b.TempDir()
 	key := Key{File: filepath.Join(dir, "key.txt")}
 	sizes := []int{1000, 1_000_000}
-	stores := map[int]*Store{}
+	var stores []*Store
+	var each []func()
 	for _, n := range sizes {
 		path := filepath.Join(dir, fmt.Sprint(n))
 		fill(b, path, key, n)
@@ -124,27 +140,27 @@ func BenchmarkGetMany(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { _ = s.Close() })
-		stores[n] = s
-	}
-	times := map[int][]time.Duration{}
-	b.ResetTimer()
-	for b.Loop() {
-		for _, n := range sizes {
-			start := time.Now()
-			getRandom(b, stores[n], n)
-			times[n] = append(times[n], time.Since(start))
+		stores = append(stores, s)
+		list := func(f store.Filter) {
+			page, _, err := s.List(context.Background(), f, 10, "")
+			if err != nil || len(page) != 10 {
+				b.Fatal(len(page), err)
+			}
 		}
+		each = append(each,
+			func() { getRandom(b, s, n) },
+			func() { list(store.Filter(benchRef(rand.IntN(n)).Scope)) },
+			func() { list(store.Filter{Org: secret.DefaultOrg}) },
+		)
 	}
-	median := func(n int) float64 {
-		slices.Sort(times[n])
-		return float64(times[n][len(times[n])/2])
+	runtime.GC() // frees what fill has used
+	medians := alternating(b, each...)
+	for i, what := range []string{"get", "list-project", "list-org"} {
+		few, many := medians[i], medians[i+3]
+		b.ReportMetric(few/1e3, "µs-"+what+"-among-1000")
+		b.ReportMetric(many/1e3, "µs-"+what+"-among-1000000")
+		b.ReportMetric(many/few, "x-"+what)
 	}
-	b.ReportMetric(0, "ns/op") // hides the time of both together, which means nothing
-	for _, n := range sizes {
-		b.ReportMetric(median(n)/1e3, fmt.Sprintf("µs-among-%d", n))
-	}
-	b.ReportMetric(median(1_000_000)/median(1000), "x-of-1000-among-1000000")
-	times = nil
 	runtime.GC()
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)

@@ -150,12 +150,37 @@ func damageStore(t *testing.T) (o sealed.Options, file []byte, want map[secret.R
 	return o, file, want
 }
 
-// TestEveryFlippedByte changes every byte of the file in turn, in two ways: its lowest bit, which
+// damageGolden is damageStore for a golden store, whose index has several levels.
+func damageGolden(t *testing.T, name string) (o sealed.Options, file []byte, want map[secret.Ref][]byte) {
+	t.Helper()
+	o = goldenStore(t, name)
+	text, err := os.ReadFile(o.Key.File)
+	require.NoError(t, err)
+	o.Key, o.Write, o.LockTimeout = textKey(string(text)), true, time.Second
+	file, err = os.ReadFile(o.Path)
+	require.NoError(t, err)
+	return o, file, goldenContent(t, name)
+}
+
+// TestEveryFlippedByte changes every byte of a file in turn, in two ways: its lowest bit, which
 // turns a page number into that of a neighbour, and all its bits. With -short it changes every
-// 61st byte.
+// 61st byte. Of the golden stores, which are larger, it changes fewer.
 func TestEveryFlippedByte(t *testing.T) {
 	t.Parallel()
-	o, file, want := damageStore(t)
+	t.Run("small", func(t *testing.T) {
+		o, file, want := damageStore(t)
+		flipBytes(t, o, file, want, 1)
+	})
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			o, file, want := damageGolden(t, name)
+			flipBytes(t, o, file, want, 43)
+		})
+	}
+}
+
+func flipBytes(t *testing.T, o sealed.Options, file []byte, want map[secret.Ref][]byte, stride int) {
+	t.Helper()
 	t.Logf("%d bytes", len(file))
 	var g errgroup.Group
 	workers := runtime.GOMAXPROCS(0)
@@ -171,7 +196,7 @@ func TestEveryFlippedByte(t *testing.T) {
 				return err
 			}
 			defer f.Close() //nolint:errcheck // a copy
-			stride := workers
+			stride := stride * workers
 			if testing.Short() {
 				stride *= 61 // a prime, so that the sample meets every field of the elements of a page
 			}
@@ -360,12 +385,25 @@ func TestCutWhileOpen(t *testing.T) {
 	}
 }
 
-// A change that meets damage must neither crash nor report absence.
+// A change that meets damage must neither crash nor report absence, also if it rewrites the file in
+// a new format.
 func TestWriteToDamaged(t *testing.T) {
 	t.Parallel()
-	o, file, want := damageStore(t)
+	t.Run("small", func(t *testing.T) {
+		o, file, want := damageStore(t)
+		writeDamaged(t, o, file, want, 37)
+	})
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			o, file, want := damageGolden(t, name)
+			writeDamaged(t, o, file, want, 1777)
+		})
+	}
+}
+
+func writeDamaged(t *testing.T, o sealed.Options, file []byte, want map[secret.Ref][]byte, stride int) {
+	t.Helper()
 	ref := secret.Ref{Scope: storetest.Scopes[0], Key: "new"}
-	stride := 37
 	if testing.Short() {
 		stride *= 19
 	}
@@ -405,14 +443,15 @@ func get(o sealed.Options, ref secret.Ref) (secret.Value, store.Info, error) {
 func TestNewerFormat(t *testing.T) {
 	t.Parallel()
 	o, file, _ := damageStore(t)
-	at := bytes.LastIndex(file, []byte("format\x00\x00\x00\x01"))
+	at := bytes.LastIndex(file, []byte("format\x00\x00\x00\x02"))
 	for at >= 0 {
-		copy(file[at:], "format\x00\x00\x00\x02")
-		at = bytes.LastIndex(file, []byte("format\x00\x00\x00\x01"))
+		copy(file[at:], "format\x00\x00\x00\x03")
+		at = bytes.LastIndex(file, []byte("format\x00\x00\x00\x02"))
 	}
 	require.NoError(t, os.WriteFile(o.Path, file, 0o600))
 	_, err := sealed.Open(t.Context(), o)
 	require.ErrorIs(t, err, secret.ErrInvalid)
-	require.ErrorContains(t, err, "format 2")
+	require.ErrorContains(t, err, "format 3")
+	require.ErrorContains(t, err, "formats 1 and 2")
 	require.Contains(t, secret.Hint(err), "upgrade")
 }

@@ -13,12 +13,33 @@
 //	"format"   the version of this layout, 4 bytes, big-endian
 //	"key"      the data key as an age file, so that any age identity can protect it
 //	"padding"  zeros, which make the bucket large enough to have pages of its own
-//	"n"+PREFIX a node of the index, sealed
-//	"r"+NAME   a record: 2 bytes length, sealed info, sealed value
+//	"i"+PREFIX a node of the index, sealed
+//	"r"+HASH   a record: 2 bytes length, sealed info, sealed value
 //
 // Everything sealed is a 24-byte random nonce and an XChaCha20-Poly1305 ciphertext under a key
-// derived from the data key. NAME is a keyed hash (HMAC-SHA256) of the secret's id, so the file
-// reveals neither names nor scopes. It does reveal how many secrets there are and how long each is.
+// derived from the data key. HASH is a keyed hash (HMAC-SHA256) of the secret's id, so the file
+// reveals neither names nor scopes. It does reveal how many secrets there are, how long each is, and
+// by the places of nodes roughly how many secrets each scope of more than a hundred has.
+//
+// # The index
+//
+// The name of a secret in the index is three keyed hashes of 8 bytes, of its org, of its project in
+// the org and of its domain in the org, and then HASH. So the secrets of an org, of a project and of
+// a scope are together, and a list reads the nodes and records of its page, at any size of the
+// store. For a list of a domain in all projects each scope that has secrets has a mark, an entry
+// without a record in the order of domains. Inner nodes have the number and the length of the values
+// below each child, so that a change knows what the secrets of its scope take, which is what limits
+// are compared with: see [Store.WithLimit].
+//
+// # Format 1
+//
+// The index of format 1 knows HASH alone: its nodes have keys "n"+PREFIX, and a list reads every
+// secret of the store. A file of format 1 is read as it is. The first change makes the new index and
+// leaves the records as they are. The new index is written beside the old one, and one transaction
+// puts it in force. Before that transaction the file is whole in format 1, after it in format 2. A
+// binary that knows format 1 alone refuses format 2:
+// "format 2 of the store is unknown". A format 1 file with a damaged secret can be read and not be
+// changed, because the scope of the secret is not known.
 //
 // # Damage never reads as absence
 //
@@ -53,7 +74,7 @@
 //
 // Nothing that was read is kept, so no answer is older than the call that returns it. A lookup
 // among a million secrets takes about twice as long as one among a thousand (see
-// BenchmarkGetMany).
+// BenchmarkMany).
 //
 // Before bbolt maps the file to change it, the length of the file is compared with what the meta
 // pages need. Before bbolt follows a path of pages, package page walks that path. A fault or panic

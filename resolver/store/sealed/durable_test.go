@@ -32,7 +32,14 @@ func runChild() {
 	if dir := os.Getenv("SEALED_TEST_WRITER"); dir != "" {
 		from, _ := strconv.Atoi(os.Getenv("SEALED_TEST_FROM"))
 		to, _ := strconv.Atoi(os.Getenv("SEALED_TEST_TO"))
-		err := writer(dir, from, to)
+		err := error(nil)
+		if os.Getenv("SEALED_TEST_REWRITE") != "" {
+			sealed.RewriteInParts(50)
+			err = rewriter(dir)
+		}
+		if err == nil {
+			err = writer(dir, from, to)
+		}
 		if err == nil && os.Getenv("SEALED_TEST_REWRAP") != "" {
 			err = rewrapper(dir)
 		}

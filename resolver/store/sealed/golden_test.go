@@ -19,10 +19,11 @@ import (
 	"inject/resolver/store/storetest"
 )
 
-// The files testdata/format1.* are a store of format 1 made by an early binary, its key, the key
-// that it had before a rotation, and its content: a line for each secret with org, domain,
-// project, key, type and the SHA-256 of the value. Later binaries must be able to read and change
-// it.
+// The files testdata/format1.* and format2.* are a store of each format made by an early binary, its
+// key, the key that it had before a rotation, and its content: a line for each secret with org,
+// domain, project, key, type and the SHA-256 of the value. Later binaries must be able to read and
+// change them.
+var goldens = []string{"format1", "format2"}
 
 // golden is the expected state of one secret.
 type golden struct {
@@ -30,9 +31,9 @@ type golden struct {
 	digest string
 }
 
-func goldenSecrets(t *testing.T) map[secret.Ref]golden {
+func goldenSecrets(t *testing.T, name string) map[secret.Ref]golden {
 	t.Helper()
-	text, err := os.ReadFile("testdata/format1.txt")
+	text, err := os.ReadFile("testdata/" + name + ".txt")
 	require.NoError(t, err)
 	secrets := map[secret.Ref]golden{}
 	for line := range strings.Lines(string(text)) {
@@ -48,22 +49,48 @@ func goldenSecrets(t *testing.T) map[secret.Ref]golden {
 	return secrets
 }
 
-// goldenStore makes a copy of the golden store and returns options that open it.
-func goldenStore(t *testing.T) sealed.Options {
-	t.Helper()
-	file, err := os.Open("testdata/format1.db.gz")
-	require.NoError(t, err)
+// goldenFile returns the content of a golden store.
+func goldenFile(name string) ([]byte, error) {
+	file, err := os.Open("testdata/" + name + ".db.gz")
+	if err != nil {
+		return nil, err
+	}
 	defer file.Close() //nolint:errcheck // read only
 	unzipped, err := gzip.NewReader(file)
-	require.NoError(t, err)
-	b, err := io.ReadAll(unzipped)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(unzipped)
+}
+
+// goldenStore makes a copy of a golden store and returns options that open it.
+func goldenStore(t *testing.T, name string) sealed.Options {
+	t.Helper()
+	b, err := goldenFile(name)
 	require.NoError(t, err)
 	o := sealed.Options{
 		Path: filepath.Join(t.TempDir(), "secrets.db"),
-		Key:  sealed.Key{File: "testdata/format1.key.txt"},
+		Key:  sealed.Key{File: "testdata/" + name + ".key.txt"},
 	}
 	require.NoError(t, os.WriteFile(o.Path, b, 0o600))
 	return o
+}
+
+// goldenContent returns the values of a golden store, nil for what must be absent.
+func goldenContent(t *testing.T, name string) map[secret.Ref][]byte {
+	t.Helper()
+	s := open(t, goldenStore(t, name))
+	secrets := goldenSecrets(t, name)
+	requireGolden(t, s, secrets)
+	want := map[secret.Ref][]byte{}
+	for ref, g := range secrets {
+		if want[ref] = nil; g.typ != "absent" {
+			v, _, err := s.Get(t.Context(), ref)
+			require.NoError(t, err)
+			want[ref] = append([]byte{}, v.Reveal()...)
+		}
+	}
+	return want
 }
 
 // requireGolden asserts that s contains exactly secrets and that all of it is whole.
@@ -83,43 +110,74 @@ func requireGolden(t *testing.T, s *sealed.Store, secrets map[secret.Ref]golden)
 		require.Equal(t, ref, info.Ref)
 		require.False(t, info.Created.IsZero() || info.Updated.Before(info.Created), ref)
 	}
-	listed := 0
-	for info, err := range store.All(t.Context(), s, store.Filter{}) {
-		require.NoError(t, err)
-		require.NotContains(t, []string{"", "absent"}, secrets[info.Ref].typ, info.Ref)
-		listed++
+	for _, f := range []store.Filter{
+		{},
+		{Org: "flyte"},
+		{Org: "flyte", Domain: "production"},
+		{Org: "flyte", Domain: "staging"},
+		{Org: "flyte", Project: "project-7"},
+		{Org: "flyte", Domain: "development", Project: "my_project"},
+	} {
+		var want, listed []secret.Ref
+		for ref, g := range secrets {
+			if f.Match(ref) && g.typ != "absent" {
+				want = append(want, ref)
+			}
+		}
+		for info, err := range store.All(t.Context(), s, f) {
+			require.NoError(t, err)
+			listed = append(listed, info.Ref)
+		}
+		require.ElementsMatch(t, want, listed, f)
 	}
-	require.Equal(t, present, listed)
 	verified, err := s.Verify(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, present, verified)
 }
 
-// Every secret of the golden store can be read, and reading changes no byte of the file.
+// Every secret of a golden store can be read, and reading changes no byte of the file, also in a
+// process that may change it.
 func TestGoldenRead(t *testing.T) {
 	t.Parallel()
-	o := goldenStore(t)
-	before, err := os.ReadFile(o.Path)
-	require.NoError(t, err)
-	s := open(t, o)
-	requireGolden(t, s, goldenSecrets(t))
-	require.NoError(t, s.Close())
-	after, err := os.ReadFile(o.Path)
-	require.NoError(t, err)
-	require.True(t, bytes.Equal(before, after))
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			for _, write := range []bool{false, true} {
+				o := goldenStore(t, name)
+				o.Write = write
+				before, err := os.ReadFile(o.Path)
+				require.NoError(t, err)
+				s := open(t, o)
+				requireGolden(t, s, goldenSecrets(t, name))
+				format, err := s.Format()
+				require.NoError(t, err)
+				require.Equal(t, name, fmt.Sprintf("format%d", format))
+				require.NoError(t, s.Close())
+				after, err := os.ReadFile(o.Path)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(before, after))
 
-	o.Key.File = "testdata/format1.old-key.txt"
-	_, err = sealed.Open(t.Context(), o)
-	require.ErrorIs(t, err, secret.ErrDenied, "the key from before the rotation")
+				o.Key.File = "testdata/" + name + ".old-key.txt"
+				_, err = sealed.Open(t.Context(), o)
+				require.ErrorIs(t, err, secret.ErrDenied, "the key from before the rotation")
+			}
+		})
+	}
 }
 
-// The golden store can be changed in every way, and what is not changed stays as it is.
+// A golden store can be changed in every way, and what is not changed stays as it is.
 func TestGoldenWrite(t *testing.T) {
 	t.Parallel()
-	o := goldenStore(t)
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) { testGoldenWrite(t, name) })
+	}
+}
+
+func testGoldenWrite(t *testing.T, name string) {
+	t.Helper()
+	o := goldenStore(t, name)
 	o.Write = true
 	s := open(t, o)
-	secrets := goldenSecrets(t)
+	secrets := goldenSecrets(t, name)
 	digest := func(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 
 	var absent, present []secret.Ref

@@ -16,12 +16,16 @@ import (
 // Import implements [store.Importer] in one transaction of the file: readers see all of secrets or
 // none, also after a power cut. The first Import makes the store file, as the first Create does.
 func (s *Store) Import(ctx context.Context, secrets []store.New) error {
+	return s.importLimited(ctx, secrets, nil)
+}
+
+func (s *Store) importLimited(ctx context.Context, secrets []store.New, limit store.Limit) error {
 	err := ctx.Err()
 	if err == nil && !s.o.Write {
 		err = errReading
 	}
 	if err == nil && len(secrets) > 0 {
-		err = s.importAll(ctx, secrets)
+		err = s.importAll(ctx, secrets, limit)
 	}
 	if _, ok := errors.AsType[*secret.Error](err); err == nil || ok {
 		return err
@@ -32,7 +36,7 @@ func (s *Store) Import(ctx context.Context, secrets []store.New) error {
 	return fmt.Errorf("import: %w", err)
 }
 
-func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
+func (s *Store) importAll(ctx context.Context, secrets []store.New, limit store.Limit) error {
 	refused := store.Importable(secrets)
 	if err := errors.Join(refused...); err != nil {
 		// Nothing will be stored, and no file is made. Report the secrets that exist, too.
@@ -52,7 +56,7 @@ func (s *Store) importAll(ctx context.Context, secrets []store.New) error {
 			if err != nil {
 				return err
 			}
-			return t.saveNew(ctx, free)
+			return t.saveNew(ctx, free, limit)
 		})
 	})
 }
@@ -87,20 +91,21 @@ func (t *tx) findFree(ctx context.Context, secrets []store.New, refused []error)
 }
 
 // saveNew stores secrets. None of them may exist yet.
-func (t *tx) saveNew(ctx context.Context, secrets []named) error {
-	// In the order of the index, so that neighbours are written to the same pages.
-	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[:], b.name[:]) })
+func (t *tx) saveNew(ctx context.Context, secrets []named, limit store.Limit) error {
+	// In the order of their keys, so that neighbours are written to the same pages.
+	slices.SortFunc(secrets, func(a, b named) int { return bytes.Compare(a.name[scopeSize:], b.name[scopeSize:]) })
 	now := time.Now().UTC().Round(0)
-	entries := make([]index.Entry, len(secrets))
+	changes := make([]change, len(secrets))
 	for i, n := range secrets {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		info := store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}
-		if err := t.putRecord(n.name, info, n.Value); err != nil {
+		e, err := t.putRecord(n.name, info, n.Value)
+		if err != nil {
 			return err
 		}
-		entries[i] = index.Entry{Name: n.name, Version: t.id}
+		changes[i] = change{ref: n.Ref, entry: e}
 	}
-	return t.index.SetAll(entries)
+	return t.enter(changes, limit)
 }

@@ -15,7 +15,9 @@ import (
 // listPage is the number of secrets on a page of List if the caller sets no limit.
 const listPage = 1000
 
-// List implements [store.Lister]. Secrets are in the order of the hashes of their names.
+// List implements [store.Lister]. Secrets are in the order of their names in the index, which keeps
+// those of a scope together. A list reads the nodes and records of its page alone, at any size of
+// the store; in a store of format 1, and with a filter that has no org, it reads what it skips, too.
 func (s *Store) List(
 	ctx context.Context, f store.Filter, limit int, token string,
 ) (page []store.Info, next string, err error) {
@@ -38,13 +40,18 @@ func (s *Store) List(
 		}
 
 		var last index.Name
+		var size int // of the part of a name that a token has in this format
 		err = s.view(func(t *tx) error {
-			return t.index.Walk(after, func(e index.Entry) (bool, error) {
+			size = t.nameSize()
+			if after != nil && len(after) != size {
+				return errOldToken
+			}
+			return t.walkFilter(f, after, func(e index.Entry) (bool, error) {
 				if err := ctx.Err(); err != nil {
 					return false, err
 				}
 				if len(page) == limit {
-					next = s.keys.newToken(last)
+					next = s.keys.newToken(last[index.NameSize-size:])
 					return false, nil
 				}
 				info, _, err := t.loadInfo(e)
@@ -66,29 +73,39 @@ func (s *Store) List(
 	return page, next, nil
 }
 
-var errNotOurToken = fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
+var (
+	errNotOurToken = fmt.Errorf("%w: the token is not of this store", secret.ErrInvalid)
+	errOldToken    = secret.WithHint(
+		fmt.Errorf("%w: the store was rewritten since it gave this token", secret.ErrInvalid),
+		"list again from the beginning")
+)
 
 // newToken returns the token of the page that begins after the name n: the name and a tag. Without
-// the tag, any 32 bytes would be accepted as a token.
-func (k *keys) newToken(n index.Name) string {
-	return base64.RawURLEncoding.EncodeToString(append(n[:], k.tag(n)...))
+// the tag, any bytes of its length would be accepted as a token.
+func (k *keys) newToken(n []byte) string {
+	return base64.RawURLEncoding.EncodeToString(append(n, k.tag(n)...))
 }
 
-func (k *keys) tag(n index.Name) []byte {
+func (k *keys) tag(n []byte) []byte {
 	h := hmac.New(sha256.New, k.token)
-	_, _ = h.Write(n[:])
-	return h.Sum(nil)[:16]
+	_, _ = h.Write(n)
+	return h.Sum(nil)[:tagSize]
 }
 
-func (k *keys) parseToken(token string) (*index.Name, error) {
+const tagSize = 16 // bytes
+
+// parseToken returns the name in a token, or nil if token is empty.
+func (k *keys) parseToken(token string) ([]byte, error) {
 	if token == "" {
-		return nil, nil //nolint:nilnil // without a token the listing begins with the first secret
+		return nil, nil
 	}
 	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != index.NameSize+16 ||
-		!hmac.Equal(b[index.NameSize:], k.tag(index.Name(b[:index.NameSize]))) {
+	if err != nil || len(b) < tagSize {
 		return nil, errNotOurToken
 	}
-	n := index.Name(b[:index.NameSize])
-	return &n, nil
+	n, tag := b[:len(b)-tagSize], b[len(b)-tagSize:]
+	if !hmac.Equal(tag, k.tag(n)) {
+		return nil, errNotOurToken
+	}
+	return n, nil
 }

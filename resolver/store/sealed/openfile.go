@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -20,9 +21,9 @@ import (
 	"inject/resolver/store/sealed/page"
 )
 
-// format is the version of the layout that the package comment describes. A file of another version
-// is refused.
-const format = 1
+// format is the version of the layout that the package comment describes. A file of version 1 is
+// opened, too, and rewritten by the first change: see rewrite. A file of another version is refused.
+const format = 2
 
 var (
 	bucketName = []byte("inject")
@@ -46,6 +47,9 @@ type openFile struct {
 	meta page.Meta // as it was when the file was opened
 	db   *bbolt.DB // nil if the file was opened for reading only: package page reads without bbolt
 	keys keys
+	// rewritten is the first transaction whose format is the current one: 0 if the file had it when
+	// it was opened, math.MaxUint64 while it is of format 1.
+	rewritten atomic.Uint64
 	// writing is held during a write transaction, and by readers of the meta pages, which a
 	// transaction changes.
 	writing sync.Mutex
@@ -104,9 +108,13 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 		if len(v) != 4 {
 			return damaged("the format is malformed")
 		}
-		if v := binary.BigEndian.Uint32(v); v != format {
+		switch v := binary.BigEndian.Uint32(v); v {
+		case format:
+		case 1:
+			f.rewritten.Store(math.MaxUint64)
+		default:
 			return secret.WithHint(
-				fmt.Errorf("%w: format %d of the store is unknown (this inject knows format %d)",
+				fmt.Errorf("%w: format %d of the store is unknown (this inject knows formats 1 and %d)",
 					secret.ErrInvalid, v, format),
 				"a newer inject made this store: upgrade this one")
 		}
@@ -187,7 +195,9 @@ func (f *openFile) view(fn func(*tx) error) error {
 }
 
 // update calls fn in a write transaction when its turn comes. If ctx has ended by then, fn is not
-// called: a change must not appear minutes after its caller gave up.
+// called: a change must not appear minutes after its caller gave up. A file of format 1 is rewritten
+// first, even if ctx ends meanwhile: otherwise callers that do not wait long enough would make the
+// rewriting begin again and again.
 func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 	f.writing.Lock()
 	defer f.writing.Unlock()
@@ -203,7 +213,19 @@ func (f *openFile) update(ctx context.Context, fn func(*tx) error) error {
 				"see that its disk works")
 		}
 	}
+	if f.rewritten.Load() > 0 {
+		if err := f.rewrite(); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return f.commit(fn)
+}
 
+// commit calls fn in a write transaction. f.writing must be held.
+func (f *openFile) commit(fn func(*tx) error) error {
 	var refused error
 	var id uint64
 	err := f.guard(func() error {

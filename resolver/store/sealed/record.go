@@ -3,7 +3,6 @@ package sealed
 import (
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -17,23 +16,26 @@ import (
 	"inject/resolver/store/sealed/index"
 )
 
-// The first byte of the keys of nodes and of records.
+// The first byte of the keys of nodes of the index, of those in format 1, and of records.
 const (
-	nodePrefix   = 'n'
+	nodePrefix   = 'i'
+	node1Prefix  = 'n'
 	recordPrefix = 'r'
 )
 
 // keys are the keys derived from the data key, one for each use.
 type keys struct {
 	name   []byte
+	scope  []byte
 	token  []byte
 	node   cipher.AEAD
+	node1  cipher.AEAD // of format 1
 	record cipher.AEAD
 }
 
 func deriveKeys(dataKey []byte) keys {
 	derive := func(use string) []byte {
-		key, err := hkdf.Key(sha256.New, dataKey, nil, "inject sealed store v1 "+use, chacha20poly1305.KeySize)
+		key, err := hkdf.Key(sha256.New, dataKey, nil, "inject sealed store "+use, chacha20poly1305.KeySize)
 		if err != nil {
 			panic(err) // only for lengths that are too large for SHA-256
 		}
@@ -46,18 +48,18 @@ func deriveKeys(dataKey []byte) keys {
 		}
 		return a
 	}
-	return keys{name: derive("name"), token: derive("token"), node: aead("node"), record: aead("record")}
-}
-
-func (k *keys) nameOf(ref secret.Ref) index.Name {
-	h := hmac.New(sha256.New, k.name)
-	_, _ = h.Write([]byte(ref.ID()))
-	return index.Name(h.Sum(nil))
+	return keys{
+		name: derive("v1 name"), scope: derive("v2 scope"), token: derive("v1 token"),
+		node: aead("v2 node"), node1: aead("v1 node"), record: aead("v1 record"),
+	}
 }
 
 func nodeKey(prefix []byte) []byte { return append([]byte{nodePrefix}, prefix...) }
 
-func recordKey(n index.Name) []byte { return append([]byte{recordPrefix}, n[:]...) }
+func node1Key(prefix []byte) []byte { return append([]byte{node1Prefix}, prefix...) }
+
+// recordKey returns the key of the record of n, in which the scope has no part.
+func recordKey(n index.Name) []byte { return append([]byte{recordPrefix}, n[scopeSize:]...) }
 
 // boundTo returns the associated data of a sealed part: its kind, the version that it was written
 // as and the key that it is stored under. A part that is moved or that is old does not open.
@@ -94,26 +96,27 @@ type sealedInfo struct {
 	Updated time.Time  `json:"updated"`
 }
 
-// saveRecord stores a secret as version t.id and enters its name into the index.
-func (t *tx) saveRecord(n index.Name, info store.Info, v secret.Value) error {
-	if err := t.putRecord(n, info, v); err != nil {
-		return err
-	}
-	return t.index.Set(index.Entry{Name: n, Version: t.id})
-}
-
-func (t *tx) putRecord(n index.Name, info store.Info, v secret.Value) error {
+// putRecord stores a secret as version t.id, and returns its entry for the index.
+func (t *tx) putRecord(n index.Name, info store.Info, v secret.Value) (index.Entry, error) {
+	e := index.Entry{Name: n, Version: t.id, Weight: weightOf(v.Len())}
 	r := info.Ref
 	plain, err := json.Marshal(sealedInfo{r.Org, r.Domain, r.Project, r.Key, info.Type, info.Created, info.Updated})
 	if err != nil {
-		return err
+		return e, err
 	}
 	key := recordKey(n)
 	head := seal(t.keys.record, plain, boundTo(key, t.id, "info"))
 	b := binary.BigEndian.AppendUint16(nil, uint16(len(head))) //nolint:gosec // names are short: head is under 1 KiB
 	b = append(append(b, head...), seal(t.keys.record, v.Reveal(), boundTo(key, t.id, "value"))...)
-	return t.put(key, b)
+	return e, t.put(key, b)
 }
+
+func weightOf(valueLen int) index.Weight {
+	return index.Weight{Secrets: 1, Bytes: uint64(valueLen)} //nolint:gosec // a length
+}
+
+// sealedOverhead is how many bytes longer something is once it is sealed.
+const sealedOverhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
 
 // loadInfo returns the decrypted info of the record e, and its value, which is still sealed.
 func (t *tx) loadInfo(e index.Entry) (info store.Info, value []byte, err error) {
@@ -151,11 +154,16 @@ func (t *tx) loadValue(e index.Entry) (secret.Value, store.Info, error) {
 }
 
 // find returns the index entry of ref, or [secret.ErrNotFound] with the name in the entry.
-func (t *tx) find(ref secret.Ref) (index.Entry, error) {
+func (t *tx) find(ref secret.Ref) (e index.Entry, err error) {
 	n := t.keys.nameOf(ref)
-	version, err := t.index.Find(n)
-	if err == nil && version == 0 {
+	if t.format == 1 {
+		e.Name = n
+		e.Version, err = t.index1.Find(index.Name1(n[scopeSize:]))
+	} else {
+		e, err = t.index.Find(n)
+	}
+	if err == nil && e.Version == 0 {
 		err = secret.ErrNotFound
 	}
-	return index.Entry{Name: n, Version: version}, err
+	return e, err
 }

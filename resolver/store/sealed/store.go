@@ -327,6 +327,12 @@ func (s *Store) make(ctx context.Context) error {
 // Create implements [store.Manager]. The first Create makes the key file, unless it exists, and
 // then the store file.
 func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ store.Type) error {
+	return s.create(ctx, ref, v, typ, nil)
+}
+
+func (s *Store) create(
+	ctx context.Context, ref secret.Ref, v secret.Value, typ store.Type, limit store.Limit,
+) error {
 	return s.change(ctx, "create", ref, v, func(t *tx) error {
 		e, err := t.find(ref)
 		if err == nil {
@@ -336,12 +342,20 @@ func (s *Store) Create(ctx context.Context, ref secret.Ref, v secret.Value, typ 
 			return err
 		}
 		now := time.Now().UTC().Round(0)
-		return t.saveRecord(e.Name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
+		e, err = t.putRecord(e.Name, store.Info{Ref: ref, Type: typ, Created: now, Updated: now}, v)
+		if err != nil {
+			return err
+		}
+		return t.enter([]change{{ref: ref, entry: e}}, limit)
 	})
 }
 
 // Update implements [store.Manager].
 func (s *Store) Update(ctx context.Context, ref secret.Ref, v secret.Value) error {
+	return s.replace(ctx, ref, v, nil)
+}
+
+func (s *Store) replace(ctx context.Context, ref secret.Ref, v secret.Value, limit store.Limit) error {
 	return s.change(ctx, "update", ref, v, func(t *tx) error {
 		e, err := t.find(ref)
 		if err != nil {
@@ -352,7 +366,11 @@ func (s *Store) Update(ctx context.Context, ref secret.Ref, v secret.Value) erro
 			return err
 		}
 		info.Updated = time.Now().UTC().Round(0)
-		return t.saveRecord(e.Name, info, v)
+		now, err := t.putRecord(e.Name, info, v)
+		if err != nil {
+			return err
+		}
+		return t.enter([]change{{ref: ref, entry: now, was: e.Weight}}, limit)
 	})
 }
 
@@ -366,6 +384,6 @@ func (s *Store) Delete(ctx context.Context, ref secret.Ref) error {
 		if err := t.remove(recordKey(e.Name)); err != nil {
 			return err
 		}
-		return t.index.Set(index.Entry{Name: e.Name})
+		return t.enter([]change{{ref: ref, entry: index.Entry{Name: e.Name}, was: e.Weight}}, nil)
 	})
 }

@@ -1,6 +1,8 @@
 package sealed
 
 import (
+	"crypto/cipher"
+
 	"go.etcd.io/bbolt"
 
 	"inject/resolver/store/sealed/index"
@@ -12,7 +14,9 @@ type tx struct {
 	*openFile
 
 	id     uint64
-	index  index.Tree
+	format int             // of what was committed before
+	index  index.Tree      // of format 2
+	index1 index.Tree1     // of format 1
 	root   uint64          // the bucket's root page, as committed
 	bucket *bbolt.Bucket   // nil in a read transaction
 	walked map[string]bool // the keys whose path has been walked
@@ -31,11 +35,15 @@ func (f *openFile) newScratch() *scratch {
 }
 
 // begin returns the transaction id. root is the page of the bucket of buckets. committed is the
-// transaction that wrote the index: id for reads, id-1 for writes. No other
-// transaction may use s until this one has ended.
+// transaction that wrote the index: id for reads, id-1 for writes. No other transaction may use s
+// until this one has ended.
 func (f *openFile) begin(id, root, committed uint64, s *scratch) (t *tx, err error) {
-	t = &tx{openFile: f, id: id, scratch: s}
+	t = &tx{openFile: f, id: id, scratch: s, format: format}
+	if committed < f.rewritten.Load() {
+		t.format = 1
+	}
 	t.index = index.Tree{Root: committed, Now: id, Load: t.loadNode, Save: t.saveNode}
+	t.index1 = index.Tree1{Root: committed, Load: t.loadNode1}
 	t.root, err = t.pages.Bucket(root, bucketName)
 	return t, err
 }
@@ -99,12 +107,20 @@ func (t *tx) remove(key []byte) error {
 // loadNode returns the decrypted index node at prefix that was written as version. It is valid
 // until the next call of loadNode or loadInfo.
 func (t *tx) loadNode(prefix []byte, version uint64) ([]byte, error) {
-	key := nodeKey(prefix)
+	return t.loadSealed(t.keys.node, nodeKey(prefix), version)
+}
+
+// loadNode1 is loadNode for format 1.
+func (t *tx) loadNode1(prefix []byte, version uint64) ([]byte, error) {
+	return t.loadSealed(t.keys.node1, node1Key(prefix), version)
+}
+
+func (t *tx) loadSealed(a cipher.AEAD, key []byte, version uint64) ([]byte, error) {
 	b, err := t.get(key)
 	if err != nil {
 		return nil, err
 	}
-	t.plain, err = unseal(t.keys.node, t.plain[:0], b, boundTo(key, version, "node"))
+	t.plain, err = unseal(a, t.plain[:0], b, boundTo(key, version, "node"))
 	return t.plain, err
 }
 

@@ -43,10 +43,10 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		v := verification{tx: t}
 		nodes, records := 0, 0
 		_, err := page.Survey(ctx, t.file, m, bucketName, func(key []byte) {
-			switch key[0] {
-			case nodePrefix:
+			switch {
+			case key[0] == node1Prefix, key[0] == nodePrefix && t.format > 1: // see rewrite
 				nodes++
-			case recordPrefix:
+			case key[0] == recordPrefix:
 				records++
 			}
 		})
@@ -57,7 +57,7 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 			v.note(damaged("the wrapped data key was changed"))
 		}
 
-		err = t.index.Visit(func(prefix []byte, entries []index.Entry, err error) error {
+		err = t.visit(func(prefix []byte, entries []index.Entry, err error) error {
 			return v.node(ctx, prefix, entries, err)
 		})
 		secrets = v.secrets
@@ -67,6 +67,8 @@ func (s *Store) verify(ctx context.Context) (secrets int, err error) {
 		case v.damage == 0 && (v.nodes != nodes || v.secrets != records):
 			v.note(damaged("there are %d nodes and %d records that the index does not know",
 				nodes-v.nodes, records-v.secrets))
+		case v.damage == 0 && v.marks != v.scopes && t.format > 1:
+			v.note(damaged("the index knows the domains of %d scopes, but there are %d", v.marks, v.scopes))
 		}
 		return v.err()
 	})
@@ -78,6 +80,8 @@ type verification struct {
 	*tx
 
 	nodes, secrets int     // the number of each that are whole
+	scopes, marks  int     // the number of scopes with secrets, and of those that mark knows
+	last           []byte  // the scope of the last secret
 	damage         int     // the number of damaged parts
 	errs           []error // of the first maxDamage of them
 }
@@ -114,6 +118,13 @@ func (v *verification) node(ctx context.Context, prefix []byte, entries []index.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if v.format > 1 && e.Secrets == 0 {
+			v.marks++
+			continue
+		}
+		if v.format > 1 && !bytes.HasPrefix(e.Name[:], v.last) || v.last == nil {
+			v.scopes, v.last = v.scopes+1, bytes.Clone(e.Name[:scopeSize])
+		}
 		err := v.record(e)
 		switch {
 		case err == nil:
@@ -129,9 +140,13 @@ func (v *verification) node(ctx context.Context, prefix []byte, entries []index.
 func (v *verification) record(e index.Entry) error {
 	info, sealedValue, err := v.loadInfo(e)
 	if err != nil {
-		return fmt.Errorf("a secret whose name cannot be read (%x): %w", e.Name[:8], err)
+		return fmt.Errorf("a secret whose name cannot be read (%x): %w", e.Name[scopeSize:][:8], err)
 	}
-	if _, err := unseal(v.keys.record, nil, sealedValue, boundTo(recordKey(e.Name), e.Version, "value")); err != nil {
+	value, err := unseal(v.keys.record, nil, sealedValue, boundTo(recordKey(e.Name), e.Version, "value"))
+	if err == nil && v.format > 1 && (v.keys.nameOf(info.Ref) != e.Name || weightOf(len(value)) != e.Weight) {
+		err = damaged("the index has another scope or length for it")
+	}
+	if err != nil {
 		return fmt.Errorf("%v: %w", info.Ref, err)
 	}
 	return nil

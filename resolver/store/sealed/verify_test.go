@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,21 @@ func heldUnder(t *testing.T, s *Store, key []byte) (held []byte) {
 	return held
 }
 
+// leafOf returns the prefix of the leaf of the index that has n.
+func leafOf(t *testing.T, s *Store, n index.Name) (leaf []byte) {
+	t.Helper()
+	require.NoError(t, s.view(func(tx *tx) error {
+		return tx.index.Visit(func(prefix []byte, entries []index.Entry, err error) error {
+			if slices.ContainsFunc(entries, func(e index.Entry) bool { return e.Name == n }) {
+				leaf = bytes.Clone(prefix)
+			}
+			return err
+		})
+	}))
+	require.NotEmpty(t, leaf)
+	return leaf
+}
+
 // spoil changes the byte at of held, wherever held is in the file b: bbolt leaves old copies.
 func spoil(b, held []byte, at int) {
 	for i := bytes.Index(b, held); i >= 0; i = bytes.Index(b, held) {
@@ -148,7 +164,7 @@ func TestVerifyNames(t *testing.T) {
 			require.Equal(t, 2, strings.Count(err.Error(), "sealed was changed"))
 
 			// With a node, all secrets below it are lost.
-			prefix := record(5)[1:2]
+			prefix := leafOf(t, s, s.keys.nameOf(benchRef(5)))
 			node := heldUnder(t, s, nodeKey(prefix))
 			tamper(t, o.Path, func(b []byte) { spoil(b, node, 30) })
 			n, err = s.Verify(t.Context())
@@ -275,4 +291,57 @@ func TestAbandonedChange(t *testing.T) {
 	_, _, err := s.Get(t.Context(), ref)
 	require.ErrorIs(t, err, secret.ErrNotFound)
 	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
+}
+
+// A list loads the nodes of its page, and an index without damage knows the usage of each scope,
+// among many secrets.
+func TestListCost(t *testing.T) {
+	t.Parallel()
+	_, s := newStore(t, 0)
+	for first := 0; first < 3000; first += 1000 { // of which benchRef puts ten into each project
+		require.NoError(t, s.Import(t.Context(), someSecrets(t, first, 1000)))
+	}
+	domain := secret.Scope{Org: secret.DefaultOrg, Domain: "rare"}
+	var rare []store.New
+	for i := range 10 {
+		scope := domain
+		scope.Project = fmt.Sprintf("p%d", i*30)
+		ref := secret.Ref{Scope: scope, Key: "RARE"}
+		rare = append(rare, store.New{Ref: ref, Value: secret.NewValue([]byte("abc"))})
+	}
+	require.NoError(t, s.Import(t.Context(), rare))
+	for name, c := range map[string]struct {
+		f     store.Filter
+		loads int
+	}{
+		"a project":                   {store.Filter{Org: secret.DefaultOrg, Project: "p77"}, 8},
+		"a scope":                     {store.Filter(benchRef(777).Scope), 8},
+		"the org":                     {store.Filter{Org: secret.DefaultOrg}, 8},
+		"a domain in all projects":    {store.Filter(domain), 10 * 6},
+		"a domain without any secret": {store.Filter{Org: secret.DefaultOrg, Domain: "none"}, 3},
+		"an org without any secret":   {store.Filter{Org: "none"}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			loads, walked := 0, 0
+			require.NoError(t, s.view(func(tx *tx) error {
+				load := tx.index.Load
+				tx.index.Load = func(prefix []byte, version uint64) ([]byte, error) {
+					loads++
+					return load(prefix, version)
+				}
+				return tx.walkFilter(c.f, nil, func(index.Entry) (bool, error) { walked++; return walked < 10, nil })
+			}))
+			want := 10
+			if strings.Contains(name, "without") {
+				want = 0
+			}
+			require.Equal(t, want, walked)
+			require.LessOrEqual(t, loads, c.loads)
+		})
+	}
+	require.NoError(t, s.view(func(tx *tx) error {
+		sum, err := tx.index.Sum(tx.keys.scopeOf(benchRef(777).Scope))
+		require.Equal(t, index.Weight{Secrets: 10, Bytes: 400}, sum)
+		return err
+	}))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +16,8 @@ import (
 )
 
 // Memory returns an empty store in memory, for tests of code that needs a store. It is the simplest
-// store that passes the suite. It is also a [store.Importer].
-func Memory() store.Store { return &memory{secrets: map[secret.Ref]entry{}} }
+// store that passes the suite. It is also a [store.Limiter].
+func Memory() store.Store { return &memory{contents: &contents{secrets: map[secret.Ref]entry{}}} }
 
 type entry struct {
 	info  store.Info
@@ -24,8 +25,46 @@ type entry struct {
 }
 
 type memory struct {
+	*contents
+
+	limit store.Limit // or nil
+}
+
+type contents struct {
 	mu      sync.Mutex
 	secrets map[secret.Ref]entry
+}
+
+// WithLimit implements [store.Limiter].
+func (m *memory) WithLimit(limit store.Limit) store.Limiter { return &memory{m.contents, limit} }
+
+// allow asks the limit whether secrets may be stored. m.mu must be held.
+func (m *memory) allow(secrets ...store.New) error {
+	if m.limit == nil {
+		return nil
+	}
+	now, then := map[secret.Scope]store.Usage{}, map[secret.Scope]store.Usage{}
+	add := func(to map[secret.Scope]store.Usage, at secret.Scope, secrets, bytes int) {
+		u := to[at]
+		to[at] = store.Usage{Secrets: u.Secrets + int64(secrets), Bytes: u.Bytes + int64(bytes)}
+	}
+	for ref, e := range m.secrets {
+		add(now, ref.Scope, 1, len(e.value))
+	}
+	maps.Copy(then, now)
+	for _, n := range secrets {
+		if e, ok := m.secrets[n.Ref]; ok {
+			add(then, n.Ref.Scope, -1, -len(e.value))
+		}
+		add(then, n.Ref.Scope, 1, n.Value.Len())
+	}
+	var errs []error
+	for at, u := range then {
+		if u.Secrets > now[at].Secrets || u.Bytes > now[at].Bytes {
+			errs = append(errs, m.limit(at, now[at], u))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // do calls change with the entry of ref while it holds the lock, unless ctx has ended or ref is
@@ -93,6 +132,9 @@ func (m *memory) put(info store.Info, v secret.Value) error {
 	if err := store.Writable(info.Ref, v); err != nil {
 		return err
 	}
+	if err := m.allow(store.New{Ref: info.Ref, Value: v}); err != nil {
+		return err
+	}
 	m.secrets[info.Ref] = entry{info, bytes.Clone(v.Reveal())}
 	return nil
 }
@@ -121,6 +163,9 @@ func (m *memory) Import(ctx context.Context, secrets []store.New) error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
+	}
+	if err := m.allow(secrets...); err != nil {
+		return fmt.Errorf("import: %w", err)
 	}
 	now := time.Now()
 	for _, n := range secrets {

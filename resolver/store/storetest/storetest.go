@@ -73,8 +73,18 @@ func Run(t *testing.T, open func(*testing.T) store.Store) {
 	t.Run("Update", func(t *testing.T) { testUpdate(t, open(t)) })
 	t.Run("Delete", func(t *testing.T) { testDelete(t, open(t)) })
 	t.Run("Refusals", func(t *testing.T) { testRefusals(t, open(t)) })
-	t.Run("TokensSurviveWrites", func(t *testing.T) { testTokens(t, open(t)) })
+	t.Run("TokensSurviveWrites", func(t *testing.T) {
+		for name, f := range map[string]store.Filter{
+			"all": {}, "org": {Org: "flyte"}, "domain": {Org: "flyte", Domain: "development"},
+		} {
+			t.Run(name, func(t *testing.T) { testTokens(t, open(t), f) })
+		}
+	})
 	t.Run("Concurrent", func(t *testing.T) { testConcurrent(t, open(t)) })
+	if _, ok := open(t).(store.Limiter); ok {
+		t.Run("Limit", func(t *testing.T) { testLimit(t, open(t)) })
+		t.Run("ConcurrentLimit", func(t *testing.T) { testConcurrentLimit(t, open(t)) })
+	}
 	if _, ok := open(t).(store.Importer); ok {
 		t.Run("Import", func(t *testing.T) { testImport(t, open(t)) })
 		t.Run("ConcurrentImport", func(t *testing.T) { testConcurrentImport(t, open(t)) })
@@ -139,6 +149,12 @@ func RunReader(t *testing.T, open func(*testing.T, map[secret.Ref][]byte) ReadLi
 			{Project: "my_project"},
 			{Domain: "development", Project: "my_project"},
 			{Domain: "nowhere"},
+			{Org: "flyte", Domain: "development"},
+			{Org: "flyte", Project: "my_project"},
+			{Org: "flyte", Domain: "development", Project: "my_project"},
+			{Org: "other", Domain: "development"},
+			{Org: "flyte", Domain: "nowhere"},
+			{Org: "nowhere"},
 		} {
 			var want []secret.Ref
 			for ref := range seed {
@@ -294,12 +310,17 @@ func testRefusals(t *testing.T, s store.Store) {
 	requireValue(t, s, good, []byte("v"))
 }
 
-// testTokens lists two secrets a page. Between the pages it deletes secrets that were listed, and
-// creates and deletes others.
-func testTokens(t *testing.T, s store.Store) {
+// testTokens lists what f selects, two secrets a page. Between the pages it deletes secrets that
+// were listed, and creates and deletes others. The secrets are in many scopes, so that some scopes
+// come and go.
+func testTokens(t *testing.T, s store.Store, f store.Filter) {
 	stays := map[secret.Ref]int{}
+	made := 0
 	create := func(key string) secret.Ref {
-		ref := secret.Ref{Scope: Scopes[0], Key: key}
+		made++
+		ref := secret.Ref{
+			Scope: secret.Scope{Org: "flyte", Domain: "development", Project: fmt.Sprintf("p%d", made/3)}, Key: key,
+		}
 		require.NoError(t, s.Create(t.Context(), ref, secret.Value{}, store.Regular))
 		return ref
 	}
@@ -309,7 +330,7 @@ func testTokens(t *testing.T, s store.Store) {
 
 	var last secret.Ref
 	for token, n := "", 0; ; n++ {
-		page, next, err := s.List(t.Context(), store.Filter{}, 2, token)
+		page, next, err := s.List(t.Context(), f, 2, token)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(page), 2)
 		for _, info := range page {
@@ -527,6 +548,115 @@ func testConcurrentImport(t *testing.T, s store.Store) {
 		requireValue(t, s, ref(n), fmt.Appendf(nil, "importer %d", winners[0]))
 	}
 	require.Len(t, list(t, s, store.Filter{}, 0), secrets)
+}
+
+// limitTo returns a limit for each scope on its own.
+func limitTo(secrets, bytes int64) store.Limit {
+	return func(at secret.Scope, now, then store.Usage) error {
+		if then.Secrets > secrets || then.Bytes > bytes {
+			return fmt.Errorf("%w: %v has %d secrets and %d bytes", secret.ErrQuota, at, now.Secrets, now.Bytes)
+		}
+		return nil
+	}
+}
+
+// testLimit changes secrets up to a limit and over it. What is refused changes nothing, another
+// scope has a limit of its own, and what takes less is always possible.
+func testLimit(t *testing.T, s store.Store) {
+	l, ok := s.(store.Limiter)
+	require.True(t, ok)
+	limited := l.WithLimit(limitTo(3, 1000))
+	ref := func(key string) secret.Ref { return secret.Ref{Scope: Scopes[0], Key: key} }
+	value := func(n int) secret.Value { return secret.NewValue(Value(t, n)) }
+	create := func(key string, n int) error {
+		return limited.Create(t.Context(), ref(key), value(n), store.Regular)
+	}
+	load := func(scope secret.Scope, sizes ...int) error {
+		var all []store.New
+		for i, n := range sizes {
+			ref := secret.Ref{Scope: scope, Key: fmt.Sprintf("LOADED_%d", i)}
+			all = append(all, store.New{Ref: ref, Value: value(n)})
+		}
+		return limited.Import(t.Context(), all)
+	}
+
+	require.NoError(t, create("A", 400))
+	require.NoError(t, create("B", 600))
+	refused := create("C", 1)
+	requireError(t, refused, secret.ErrQuota, "create", ref("C"))
+	require.ErrorContains(t, refused, "has 2 secrets and 1000 bytes")
+	require.NoError(t, create("C", 0))
+	require.ErrorContains(t, create("D", 0), "has 3 secrets and 1000 bytes")
+	require.ErrorIs(t, create("A", 1), secret.ErrExists, "not a matter of quota")
+
+	requireError(t, limited.Update(t.Context(), ref("A"), value(401)), secret.ErrQuota, "update", ref("A"))
+	require.NoError(t, limited.Update(t.Context(), ref("A"), value(399)))
+	require.NoError(t, limited.Update(t.Context(), ref("C"), value(1)))
+	require.ErrorIs(t, limited.Update(t.Context(), ref("D"), value(1)), secret.ErrNotFound)
+
+	require.ErrorIs(t, load(Scopes[0], 0), secret.ErrQuota)
+	require.ErrorIs(t, load(Scopes[1], 0, 0, 0, 0), secret.ErrQuota)
+	require.ErrorIs(t, load(Scopes[1], 500, 501), secret.ErrQuota)
+	require.Empty(t, list(t, s, store.Filter(Scopes[2]), 0))
+	require.ElementsMatch(t, []secret.Ref{ref("A"), ref("B"), ref("C")}, list(t, s, store.Filter{}, 0))
+	require.NoError(t, load(Scopes[1], 500, 500))
+
+	require.NoError(t, limited.Delete(t.Context(), ref("B")))
+	require.NoError(t, create("E", 600))
+
+	// Over a new limit everything may become less, and nothing more.
+	lower := l.WithLimit(limitTo(1, 10))
+	require.NoError(t, lower.Update(t.Context(), ref("E"), value(599)))
+	require.ErrorIs(t, lower.Update(t.Context(), ref("C"), value(2)), secret.ErrQuota)
+	require.NoError(t, lower.Update(t.Context(), ref("C"), value(1)), "as much as before")
+	require.NoError(t, lower.Delete(t.Context(), ref("E")))
+	require.NoError(t, l.Create(t.Context(), ref("E"), value(5000), store.Regular), "the store itself has no limit")
+}
+
+// testConcurrentLimit has many writers create, grow and import more than a limit allows in all. At
+// no time is more stored.
+func testConcurrentLimit(t *testing.T, s store.Store) {
+	l, ok := s.(store.Limiter)
+	require.True(t, ok)
+	const most, size, writers = 20, 10, 16
+	limited := l.WithLimit(limitTo(most, most*size))
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range 8 {
+				ref := secret.Ref{Scope: Scopes[0], Key: fmt.Sprintf("K_%d_%d", w, i)}
+				var err error
+				switch i % 4 {
+				case 0:
+					more := ref
+					more.Key += "_more"
+					err = limited.Import(t.Context(), []store.New{
+						{Ref: ref, Value: secret.NewValue(Value(t, size))},
+						{Ref: more, Value: secret.NewValue(Value(t, size))},
+					})
+				case 3:
+					ref.Key = fmt.Sprintf("K_%d_%d", w, i-1)
+					err = limited.Update(t.Context(), ref, secret.NewValue(Value(t, 2*size)))
+				default:
+					err = limited.Create(t.Context(), ref, secret.NewValue(Value(t, size)), store.Regular)
+				}
+				if err != nil && !errors.Is(err, secret.ErrQuota) && !errors.Is(err, secret.ErrNotFound) {
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var total int
+	refs := list(t, s, store.Filter(Scopes[0]), 0)
+	for _, ref := range refs {
+		v, _, err := s.Get(t.Context(), ref)
+		require.NoError(t, err)
+		total += v.Len()
+	}
+	require.LessOrEqual(t, len(refs), most)
+	require.LessOrEqual(t, total, most*size)
+	require.Greater(t, total, (most-2)*size, "and the limit is reached")
 }
 
 // joined returns the errors that were joined to err, or nil.

@@ -39,6 +39,7 @@ const (
 	Failure_CODE_UNAVAILABLE Failure_Code = 4
 	Failure_CODE_CORRUPT     Failure_Code = 5
 	Failure_CODE_INVALID     Failure_Code = 6
+	Failure_CODE_OVER_QUOTA  Failure_Code = 7
 )
 
 // Enum value maps for Failure_Code.
@@ -51,6 +52,7 @@ var (
 		4: "CODE_UNAVAILABLE",
 		5: "CODE_CORRUPT",
 		6: "CODE_INVALID",
+		7: "CODE_OVER_QUOTA",
 	}
 	Failure_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED": 0,
@@ -60,6 +62,7 @@ var (
 		"CODE_UNAVAILABLE": 4,
 		"CODE_CORRUPT":     5,
 		"CODE_INVALID":     6,
+		"CODE_OVER_QUOTA":  7,
 	}
 )
 
@@ -999,10 +1002,10 @@ const file_inject_v1_resolve_proto_rawDesc = "" +
 	"\x05value\x18\x05 \x01(\fR\x05value\"\\\n" +
 	"\x04Rung\x12&\n" +
 	"\x05scope\x18\x01 \x01(\v2\x10.inject.v1.ScopeR\x05scope\x12,\n" +
-	"\afailure\x18\x02 \x01(\v2\x12.inject.v1.FailureR\afailure\"\xdf\x01\n" +
+	"\afailure\x18\x02 \x01(\v2\x12.inject.v1.FailureR\afailure\"\xf4\x01\n" +
 	"\aFailure\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.inject.v1.Failure.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x8c\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xa1\x01\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCODE_NOT_FOUND\x10\x01\x12\x0f\n" +
@@ -1010,7 +1013,8 @@ const file_inject_v1_resolve_proto_rawDesc = "" +
 	"\vCODE_DENIED\x10\x03\x12\x14\n" +
 	"\x10CODE_UNAVAILABLE\x10\x04\x12\x10\n" +
 	"\fCODE_CORRUPT\x10\x05\x12\x10\n" +
-	"\fCODE_INVALID\x10\x06\"l\n" +
+	"\fCODE_INVALID\x10\x06\x12\x13\n" +
+	"\x0fCODE_OVER_QUOTA\x10\a\"l\n" +
 	"\rImportRequest\x12&\n" +
 	"\x05scope\x18\x01 \x01(\v2\x10.inject.v1.ScopeR\x05scope\x123\n" +
 	"\asecrets\x18\x02 \x03(\v2\x19.inject.v1.ImportedSecretR\asecrets\"l\n" +
