@@ -135,7 +135,11 @@ func (a *app) may(args []string) (string, error) {
 		return "", secret.WithHint(fmt.Errorf("%w: the rule %q does not allow it to %s the secret %s", secret.ErrDenied,
 			grant.Rule(), what, key), "its keys do not have it")
 	}
-	return fmt.Sprintf("allowed by the rule %q: %s", grant.Rule(), what), nil
+	answer := fmt.Sprintf("allowed by the rule %q: %s", grant.Rule(), what)
+	if q := p.Quota(scope); q != nil && verb == policy.Manage {
+		answer += fmt.Sprintf("\nthe quota %q allows %v there", q.Name, q)
+	}
+	return answer, nil
 }
 
 // subject is an identity that was typed.

@@ -58,6 +58,9 @@ func outcome(err error) string {
 	return endingOf(err).outcome
 }
 
+// hintMark is between a text and its hint. Package rpc splits them there.
+const hintMark = "; hint: "
+
 // answer returns err as the client gets it. Details about the store's files, disks and peers
 // go to our log only; names that the client sent, and what is wrong with them, go back to
 // it. The texts about existing and absent secrets are those of Flyte's server
@@ -82,8 +85,14 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 		if t, ok := errors.AsType[*shownDenial](err); ok {
 			text = t.Error() + g.caller.asked()
 			if hint := secret.Hint(t); hint != "" {
-				text += "; hint: " + hint // package rpc splits it off
+				text += hintMark + hint
 			}
+		}
+	case connect.CodeResourceExhausted: // a quota; package rpc tells it by its text
+		_, text, _ = strings.Cut(err.Error(), secret.ErrQuota.Error())
+		text = secret.ErrQuota.Error() + text
+		if hint := secret.Hint(err); hint != "" {
+			text += hintMark + hint
 		}
 	case connect.CodeAlreadyExists:
 		// Flyte stores a secret as a Kubernetes object, and names that object here.

@@ -141,9 +141,8 @@ func (g *guard) change(
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	if g.manager == nil {
-		err = errReadOnly
-	} else {
+	err = g.changeable(g.manager != nil)
+	if err == nil {
 		err = g.timed(verb, func() error { return on(g.manager, ref) })
 	}
 	g.ended(ctx, r, err)
@@ -217,16 +216,30 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	if g.importer == nil {
-		err = errReadOnly
-	} else {
+	err = g.changeable(g.importer != nil)
+	if err == nil {
 		err = g.timed("import", func() error { return g.importer.Import(ctx, secrets) })
 	}
 	g.ended(ctx, r, err)
 	return err
 }
 
-var errReadOnly = fmt.Errorf("%w: this store is read-only", secret.ErrInvalid)
+var (
+	errReadOnly = fmt.Errorf("%w: this store is read-only", secret.ErrInvalid)
+	errNoQuotas = fmt.Errorf("%w: the policy has quotas, and this store cannot keep them", secret.ErrInvalid)
+)
+
+// changeable returns nil if the backend can be changed, which has says, and keeps the policy's
+// quotas, if it has any.
+func (g *guard) changeable(has bool) error {
+	switch {
+	case !has:
+		return errReadOnly
+	case !g.counts && g.o.Authenticator != nil && g.o.Policy().HasQuotas():
+		return errNoQuotas
+	}
+	return nil
+}
 
 // Describe implements [store.Lister].
 func (g *guard) Describe(ctx context.Context, ref secret.Ref) (store.Info, error) {

@@ -95,6 +95,7 @@ type Server struct {
 	backend  Backend        // reads through flights
 	manager  store.Manager  // nil if the backend is read-only
 	importer store.Importer // nil if the backend has none
+	counts   bool           // whether the backend keeps the quotas of the policy
 	metrics  *metrics
 	limits   *limits
 	// strangers bounds how many requests of callers without rights are audited, by network, and
@@ -130,6 +131,9 @@ func New(o Options) *Server {
 		large:      newShares("answer", maxLarge, ownLarge),
 		bodies:     newShares("body", maxBodies, maxOwnBodies),
 		openBodies: newShares("open", maxOpenBodies, maxNetBodies),
+	}
+	if l, ok := o.Store.(store.Limiter); ok {
+		o.Store, s.counts = l.WithLimit(s.quota), true
 	}
 	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
 	s.backend = s.flights.Store()
@@ -169,6 +173,22 @@ func (s *Server) Handler() http.Handler {
 	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))
 	open(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions(openMessage)))
 	return mux
+}
+
+// quota is the [store.Limit] of the policy in force.
+func (s *Server) quota(at secret.Scope, now, then store.Usage) error {
+	if s.o.Authenticator == nil {
+		return nil
+	}
+	q := s.o.Policy().Quota(at)
+	if q == nil {
+		return nil
+	}
+	err := q.Check(at, now, then)
+	if err != nil {
+		s.metrics.exhausted.WithLabelValues("quota").Inc()
+	}
+	return err
 }
 
 // guard returns the store for the request of ctx.

@@ -41,7 +41,7 @@ func Parse(text []byte) (*Policy, error) {
 	if err != nil {
 		return nil, syntax(err)
 	}
-	p := &parser{policy: &Policy{}, names: map[string]int{}}
+	p := &parser{policy: &Policy{}, names: map[string]int{}, quotaNames: map[string]int{}}
 	p.file(root)
 	if err := mistakes(root); err != nil {
 		return nil, err
@@ -78,8 +78,9 @@ func mistakes(root strictyaml.Node) error {
 }
 
 type parser struct {
-	policy *Policy
-	names  map[string]int // of rules, with their lines
+	policy     *Policy
+	names      map[string]int // of rules, with their lines
+	quotaNames map[string]int // of quotas
 }
 
 // text returns the text of n, which must not be empty.
@@ -98,7 +99,7 @@ func text(n strictyaml.Node) (string, bool) {
 }
 
 func (p *parser) file(n strictyaml.Node) {
-	got, ok := n.Known("version", "rules")
+	got, ok := n.Known("version", "rules", "quotas")
 	if !ok {
 		return
 	}
@@ -116,6 +117,12 @@ func (p *parser) file(n strictyaml.Node) {
 	items, _ := rules.List()
 	for _, item := range items {
 		p.rule(item)
+	}
+	if quotas, given := got["quotas"]; given {
+		items, _ := quotas.List()
+		for _, item := range items {
+			p.quota(item)
+		}
 	}
 }
 
@@ -141,7 +148,7 @@ func (p *parser) rule(n strictyaml.Node) {
 	}
 	r := &rule{}
 	if name, given := got["name"]; given {
-		r.name = p.name(name)
+		r.name = p.name(name, "rule", p.names)
 	} else {
 		n.Below("name").Fail("missing: the audit log names the rule")
 	}
@@ -183,9 +190,10 @@ func (p *parser) rule(n strictyaml.Node) {
 	p.policy.rules = append(p.policy.rules, r)
 }
 
-func (p *parser) name(n strictyaml.Node) string {
+// name returns the name n of a rule or quota, which must not be one of names, and adds it to them.
+func (p *parser) name(n strictyaml.Node, of string, names map[string]int) string {
 	name, ok := text(n)
-	first, taken := p.names[name]
+	first, taken := names[name]
 	switch {
 	case !ok:
 	case len(name) > maxName:
@@ -193,9 +201,9 @@ func (p *parser) name(n strictyaml.Node) string {
 	case !printable.Is(name) || strings.TrimSpace(name) != name:
 		n.Fail("begins or ends with white space, or has a character that cannot be printed")
 	case taken:
-		n.Fail("%q is already the name of the rule in line %d", name, first)
+		n.Fail("%q is already the name of the %s in line %d", name, of, first)
 	default:
-		p.names[name] = n.Line
+		names[name] = n.Line
 	}
 	return name
 }

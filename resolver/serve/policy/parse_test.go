@@ -46,7 +46,15 @@ var good = []string{
 	rule("identity: {token: 'é \\ $ ^ ( ['}\nlist: [{project: 'é.-$'}]"),
 	below("list: [{project: '{me}'}, {project: '*{me}*x*'}]"),
 	below("list: [{project: " + strings.Repeat("x", 62) + "*}, {domain: '{me}'}]"),
+	"version: 1\nrules: []\nquotas: []",
+	quota("{name: q, secrets: 0}"),
+	quota("{name: q, bytes: 12}\n- {name: 'r s', org: 'o*', project: '*', domain: d, secrets: 1, bytes: 64Mi}"),
+	quota("{name: q, bytes: 0Ki}\n- {name: r, bytes: 8388607Ti, secrets: 9223372036854775807}"),
+	rule("identity: {token: b}") + "quotas: [{name: b, project: '*', secrets: 7}]",
 }
+
+// quota returns a policy whose first quota is in line 4.
+func quota(text string) string { return "version: 1\nrules: []\nquotas:\n- " + text + "\n" }
 
 // beyond marks mistakes that a schema cannot express.
 const beyond = "(beyond the schema) "
@@ -55,8 +63,44 @@ const beyond = "(beyond the schema) "
 const noName = `no valid name matches: a name has at most 63 bytes, no "/", "__" or white space, no "_" at its ` +
 	`ends, and is not "." or ".."`
 
+// badCount is the error of a quota's secrets that are no number of secrets, badBytes of its bytes.
+const (
+	badCount = "expected a whole number, such as 100"
+	badBytes = "expected a number of bytes, such as 1000000 or 64Mi"
+)
+
 // bad are invalid files with their errors, without "invalid policy".
 var bad = []struct{ text, want string }{
+	// Quotas.
+	{"version: 1\nrules: []\nquotas: {}", ": line 3: quotas: expected a list, found fields"},
+	{quota("x"), ": line 4: quotas[0]: expected fields, found text"},
+	{quota("{secrets: 1}"), ": line 4: quotas[0].name: missing: errors name the quota"},
+	{quota("{name: q}"), ": line 4: quotas[0]: neither secrets nor bytes: the quota bounds nothing"},
+	{quota("{name: q, secret: 1, bytes: 1}"), ": line 4: quotas[0].secret: unknown field, did you mean secrets? " +
+		"(known: name, org, project, domain, secrets, bytes)"},
+	{quota("{name: q, secrets: -1}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, secrets: 1.5}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, secrets: 1Ki}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, secrets: '1'}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, bytes: '1'}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{quota("{name: q, secrets: [1]}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, secrets: }"), ": line 4: quotas[0].secrets: " + badCount},
+	{beyond + quota("{name: q, secrets: 010}"), ": line 4: quotas[0].secrets: " + badCount},
+	{beyond + quota("{name: q, secrets: 9223372036854775808}"), ": line 4: quotas[0].secrets: " + badCount},
+	{quota("{name: q, bytes: many}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{quota("{name: q, bytes: 1M}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{quota("{name: q, bytes: Mi}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{quota("{name: q, bytes: -1Mi}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{beyond + quota("{name: q, bytes: 8388608Ti}"), ": line 4: quotas[0].bytes: " + badBytes},
+	{
+		quota("{name: q, project: '{p}', secrets: 1}"),
+		": line 4: quotas[0].project: a capture is not allowed: a quota has no identity to capture from",
+	},
+	{quota("{name: q, domain: 'a/b', secrets: 1}"), ": line 4: quotas[0].domain: " + noName},
+	{
+		beyond + quota("{name: q, secrets: 1}\n- {name: q, secrets: 2}"),
+		`: line 5: quotas[1].name: "q" is already the name of the quota in line 4`,
+	},
 	// The file.
 	{"", ": the file is empty"},
 	{"# nothing\n", ": the file is empty"},
@@ -77,11 +121,11 @@ var bad = []struct{ text, want string }{
 	{
 		"version: 1\nrule: []\n",
 		":\n  line 1: rules: missing: to allow nothing, write \"rules: []\"\n  line 2: rule: unknown field, did " +
-			"you mean rules? (known: version, rules)",
+			"you mean rules? (known: version, rules, quotas)",
 	},
 	{"version: 1\nrules: []\n1: x\n", ": line 3: a field's name must be text, found a number"},
 	{"version: 1\nrules: []\n? [a]\n: x\n", ": line 3: a field's name must be text, found a list"},
-	{"version: 1\nrules: []\n\"a\\nb\": x\n", ": line 3: ?: unknown field (known: version, rules)"},
+	{"version: 1\nrules: []\n\"a\\nb\": x\n", ": line 3: ?: unknown field (known: version, rules, quotas)"},
 	{"version: 1\nrules: !!set {}\n", ": line 2: rules: expected a list, found fields"},
 	{"version: 1\nrules: []\n<<: {}\n", ": line 3: a field's name must be text, found something else"},
 
@@ -437,7 +481,7 @@ verson: 1
   line 5: rules[1].name: "a" is already the name of the rule in line 2
   line 6: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer
   line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://
-  line 8: verson: unknown field, did you mean version? (known: version, rules)`)
+  line 8: verson: unknown field, did you mean version? (known: version, rules, quotas)`)
 
 	_, err = policy.Parse([]byte("version: 1\nrules:\n" + strings.Repeat("- x\n", 25)))
 	lines := strings.Split(err.Error(), "\n")

@@ -1,6 +1,7 @@
 // Package policy decides what an identity may do: manage secrets, list them, and resolve
 // those of one task scope. The first rule of the policy file that matches the identity
-// decides; if none matches, nothing is allowed.
+// decides; if none matches, nothing is allowed. It also has the quotas of scopes, which hold
+// for every identity.
 //
 // The identity (a [Subject]) has been authenticated by package identity, and package serve
 // acts on the decision. Claims in a request are never part of a decision. The format for
@@ -55,6 +56,7 @@ func (v Verb) String() string {
 type Policy struct {
 	rules      []*rule
 	attributes []string // every attribute in a rule
+	quotas     []Quota
 }
 
 type rule struct {
@@ -74,6 +76,11 @@ type matcher struct {
 
 // scopes are the scopes at which a verb is allowed.
 type scopes struct{ org, domain, project level }
+
+// match reports whether at is one of s. c may be nil if s has no captures.
+func (s *scopes) match(at secret.Scope, c *captured) bool {
+	return s.org.match(at.Org, c) && s.domain.match(at.Domain, c) && s.project.match(at.Project, c)
+}
 
 // A task is the scope and the keys that a rule lets an identity resolve.
 type task struct {
@@ -196,9 +203,7 @@ func (g Grant) May(v Verb, at secret.Scope) bool {
 			return true
 		}
 		for i := range g.rule.scopes[v] {
-			s := &g.rule.scopes[v][i]
-			if s.org.match(at.Org, &g.captured) && s.domain.match(at.Domain, &g.captured) &&
-				s.project.match(at.Project, &g.captured) {
+			if g.rule.scopes[v][i].match(at, &g.captured) {
 				return true
 			}
 		}

@@ -879,3 +879,69 @@ func BenchmarkFor(b *testing.B) {
 		})
 	}
 }
+
+// The first quota that matches a scope bounds it, and each scope on its own.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	p := parse(t, `
+version: 1
+rules: []
+quotas:
+- {name: big, project: big-*, domain: "*", secrets: 500}
+- {name: production, project: "*", domain: production, bytes: 3Ki}
+- {name: nothing, project: closed, secrets: 0}
+- {name: the rest, project: "*", domain: "*", secrets: 10, bytes: 100}
+`)
+	require.True(t, p.HasQuotas())
+	require.False(t, parse(t, "version: 1\nrules: []").HasQuotas())
+	at := func(project, domain string) secret.Scope {
+		return secret.Scope{Org: secret.DefaultOrg, Project: project, Domain: domain}
+	}
+	for scope, want := range map[secret.Scope]string{
+		at("big-a", "production"):   "big",
+		at("big-b", ""):             "big",
+		at("small", "production"):   "production",
+		at("", "production"):        "production",
+		at("closed", ""):            "nothing",
+		at("closed", "development"): "the rest",
+		at("", ""):                  "the rest",
+		{Org: "other"}:              "",
+	} {
+		if q := p.Quota(scope); want == "" {
+			require.Nil(t, q)
+		} else {
+			require.Equal(t, want, q.Name, scope)
+		}
+	}
+
+	require.Equal(t, "500 secrets", p.Quota(at("big-a", "")).String())
+	require.Equal(t, "10 secrets and 100 bytes of values", p.Quota(at("", "")).String())
+
+	use := func(secrets, bytes int64) store.Usage { return store.Usage{Secrets: secrets, Bytes: bytes} }
+	rest, production := p.Quota(at("", "")), p.Quota(at("", "production"))
+	for _, c := range []struct {
+		q         *policy.Quota
+		now, then store.Usage
+		refused   string
+	}{
+		{rest, use(9, 99), use(10, 100), ""},
+		{rest, use(10, 50), use(11, 50), "allows 10 secrets at org flyte, which has 10, and this would make 11"},
+		{rest, use(2, 50), use(3, 101), "allows 100 bytes of values at org flyte, which has 50"},
+		{rest, use(200, 500), use(199, 500), ""},
+		{rest, use(200, 50), use(200, 60), ""},
+		{rest, use(200, 500), use(199, 501), "which has 500"},
+		{production, use(1000, 3071), use(1001, 3072), ""},
+		{production, use(1000, 3071), use(1001, 3073), "allows 3072 bytes"},
+		{p.Quota(at("closed", "")), use(0, 0), use(1, 0), "allows 0 secrets"},
+	} {
+		err := c.q.Check(at("", ""), c.now, c.then)
+		if c.refused == "" {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, secret.ErrQuota)
+		require.ErrorContains(t, err, c.refused)
+		require.ErrorContains(t, err, fmt.Sprintf("%q", c.q.Name))
+		require.Contains(t, secret.Hint(err), "raise the quota")
+	}
+}
