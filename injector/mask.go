@@ -23,7 +23,7 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 
 	for _, f := range []*os.File{o.Stderr, o.Stdout} {
 		if tty.Is(f) {
-			p.Terminal = o.Redactor.TerminalWriter(f)
+			p.Terminal = o.Redactor.LiveWriter(f)
 		}
 	}
 
@@ -37,12 +37,12 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 	}
 
 	if !tty.Is(o.Stdout) {
-		p.Stdout, p.StdoutTo = o.Redactor.Writer(o.Stdout), o.Stdout
+		p.Stdout, p.StdoutTo = o.Redactor.LiveWriter(o.Stdout), o.Stdout
 	}
 	if !tty.Is(o.Stderr) {
 		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
 		if !same {
-			p.Stderr = o.Redactor.Writer(o.Stderr)
+			p.Stderr = o.Redactor.LiveWriter(o.Stderr)
 		}
 	}
 	return true, nil

@@ -9,7 +9,6 @@ import (
 	"inject/cli"
 	"inject/exec"
 	"inject/exec/redact"
-	"inject/internal/tty"
 )
 
 // open opens a file for reading. The path - means stdin.
@@ -20,14 +19,10 @@ func (a *app) open(path string) (*os.File, error) {
 	return os.Open(path) //nolint:gosec // the user's choice
 }
 
-// stream returns a writer that masks values and writes to f. On a terminal it holds back as
-// little as possible, for a person who reads along. A pipe gets a larger buffer.
+// stream returns a writer that masks values and writes to f. A pipe gets a larger buffer.
 func (a *app) stream(f *os.File) *redact.Writer {
-	if tty.Is(f) {
-		return a.redactor.TerminalWriter(f)
-	}
 	exec.WidenPipe(f)
-	return a.redactor.Writer(f)
+	return a.redactor.LiveWriter(f)
 }
 
 // say prints a message on stderr.

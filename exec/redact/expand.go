@@ -155,7 +155,7 @@ func (e *expansion) owner(name string) int32 {
 
 func (f *found) add(all []forms.Form, owner int32) {
 	for _, one := range all {
-		f.forms = append(f.forms, form{one.Bytes, one.Kind, owner})
+		f.forms = append(f.forms, form{bytes: one.Bytes, kind: one.Kind, owner: owner})
 		f.bytes += len(one.Bytes)
 	}
 	f.memory = nodeMemory*f.bytes + formMemory*len(f.forms)

@@ -11,6 +11,17 @@
 // stream that begin a form and do not finish it are written. If the forms of large values would
 // take too much memory, some are left out; the plain value never is ([Redactor.Reduced]).
 //
+// # Silences
+//
+// A reader may wait for bytes that are held back: a client for the end of an answer, a person
+// for a prompt. So a live stream ([Redactor.LiveWriter]) writes them at a silence, that is
+// when nothing has been written to it for a while: up to three bytes after 30 ms; after a
+// second also a longer beginning, up to a quarter of the form and 16 bytes. What is known to
+// begin many values, such as "ghp_" or the first line of a PEM block, is not counted. A
+// silence changes neither the state of the search nor what is counted: what has been written
+// at one silence counts at the next. So no more than that is ever shown of an occurrence of a
+// form, however many silences interrupt it, and the rest of it is masked.
+//
 // # What is not
 //
 // Only contiguous bytes are matched. A value with a colour code inside passes, and so does
@@ -133,7 +144,9 @@ func (r *Redactor) automaton() *automaton {
 	a.trie, a.filter = newTrie(sorted, len(a.forms)), newFilter(sorted)
 	a.mark(sorted, a.filter)
 	for i := range a.forms {
-		a.forms[i].bytes = nil // they are in the trie now
+		f := &a.forms[i]
+		f.public = publicPart(f.bytes)
+		f.bytes = nil // they are in the trie now
 	}
 	r.current.Store(a)
 	return a
@@ -174,13 +187,13 @@ func (r *Redactor) Empty() bool {
 // what is held back and does not close dst.
 func (r *Redactor) Writer(dst io.Writer) *Writer { return &Writer{r: r, dst: dst} }
 
-// TerminalWriter is like Writer, for a dst that is a terminal, where a person waits to see
-// what they type. If fewer than 4 bytes are held back and no write has come for 30 ms, they
-// are shown. They still count as the beginning of a value: if the rest of it follows, the
-// rest is masked, so a whole value never appears.
-func (r *Redactor) TerminalWriter(dst io.Writer) *Writer {
+// LiveWriter is like Writer, for a dst whose reader may wait for the next bytes: a person at a
+// terminal, or a program at the other end of a pipe. At a silence of the stream it writes what
+// is held back, as long as that tells little of a value; see the package comment. The rest of
+// the value is masked all the same, so a whole value never appears.
+func (r *Redactor) LiveWriter(dst io.Writer) *Writer {
 	w := r.Writer(dst)
-	w.idle = time.AfterFunc(time.Hour, w.show)
-	w.idle.Stop()
+	w.timer = time.AfterFunc(time.Hour, w.silence)
+	w.timer.Stop()
 	return w
 }

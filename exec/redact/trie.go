@@ -11,9 +11,10 @@ import (
 
 // form is one byte string to find.
 type form struct {
-	bytes []byte
-	kind  string
-	owner int32 // the value it belongs to: an index of automaton.names
+	bytes  []byte
+	kind   string
+	owner  int32 // the value it belongs to: an index of automaton.names
+	public int32 // the length of the beginning that is no secret; see publicPart
 }
 
 // trie is the automaton of Aho and Corasick (CACM 18, 1975) over all forms. Its state after

@@ -29,8 +29,8 @@ type Writer struct {
 	// need is how many bytes the automaton must walk before the filter is tried again.
 	need int
 	// buf[begin:] is what is held back: the longest suffix of the stream that may begin a
-	// form. Behind it, ReadFrom reads into the free space of buf. shown is how many of the
-	// bytes that are held back are on the terminal already.
+	// form. Behind it, ReadFrom reads into the free space of buf. The first shown of the bytes
+	// that are held back have been written already, masked or as they are, at a silence.
 	buf          []byte
 	begin, shown int
 	offset       int64 // in the stream, of the first byte that is held back
@@ -38,7 +38,9 @@ type Writer struct {
 	out          []byte
 	err          error // the first error; sticky
 
-	idle *time.Timer // runs show; nil if the destination is not a terminal
+	timer *time.Timer // runs silence; nil if the stream is not a live one
+	armed bool        // the timer runs
+	long  bool        // the short silence is over: the timer runs for the long one
 }
 
 // A Find is a run that was masked.
@@ -63,10 +65,6 @@ const (
 	// readSize is the size of a read in ReadFrom. Smaller reads need more system calls,
 	// larger ones leave the second cache of the processor.
 	readSize = 256 << 10
-	// What is held back on a terminal is shown after idleTime if it is shorter than
-	// shyLength bytes.
-	idleTime  = 30 * time.Millisecond
-	shyLength = 4
 )
 
 // Write implements [io.Writer]. If it returns no error, p has been written, masked or held
@@ -176,7 +174,7 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 		return decided, err
 	}
 	w.offset += int64(decided)
-	if w.idle != nil {
+	if w.timer != nil {
 		w.await(len(text) - decided)
 	}
 	return decided, nil
@@ -275,14 +273,14 @@ func (w *Writer) cover(r run) {
 	w.runs = append(w.runs, r)
 }
 
-// emit writes text[:decided] in one write, with its runs masked and without what a terminal
-// shows already. It keeps the runs that go on behind decided.
+// emit writes text[:decided] in one write, with its runs masked and without what a silence
+// has written already. It keeps the runs that go on behind decided.
 func (w *Writer) emit(text []byte, decided int) error {
 	at := min(w.shown, decided)
 	w.shown -= at
 	out, begin, kept := w.out[:0], at, 0
 	for _, r := range w.runs {
-		if r.start >= decided && !r.shown {
+		if r.start >= decided || at == decided && !r.shown {
 			r.start, r.end = r.start-decided, r.end-decided
 			w.runs[kept] = r
 			kept++
@@ -346,46 +344,13 @@ func (w *Writer) pass(b []byte) error {
 	return err
 }
 
-// await starts the timer of show if there are bytes to show, else it stops the timer.
-func (w *Writer) await(held int) {
-	if held > w.shown && held < shyLength {
-		w.idle.Reset(idleTime)
-	} else {
-		w.idle.Stop()
-	}
-}
-
-// show writes what is held back to the terminal. The idle timer calls it.
-func (w *Writer) show() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	from := w.shown
-	for _, r := range w.runs {
-		if !r.shown {
-			return // a whole value, which may be the beginning of another
-		}
-		from = max(from, r.end) // its mask has been written
-	}
-	held := w.buf[w.begin:]
-	if w.err != nil || len(held) >= shyLength || len(held) <= from {
-		return // a Write came first
-	}
-	if w.pass(held[from:]) == nil {
-		w.shown = len(held)
-		// Start a new run for a value that begins in what is shown, even if it touches the
-		// run before. In one run it would get no mask, and the bytes that are shown would
-		// stand next to what follows the value.
-		w.runs = w.runs[:0]
-	}
-}
-
 // Close writes what is held back, because the stream has ended and no value can follow. It
 // does not close the destination. Later calls of Close and Write return [io.ErrClosedPipe].
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.idle != nil {
-		defer w.idle.Stop()
+	if w.timer != nil {
+		defer w.timer.Stop()
 	}
 	if w.err != nil {
 		return w.err

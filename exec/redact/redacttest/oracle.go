@@ -10,8 +10,9 @@ import (
 
 // A Pattern is bytes to mask, and what is to stand in their place.
 type Pattern struct {
-	Mask  string
-	Value []byte
+	Mask   string
+	Value  []byte
+	Public int // the length in bytes of its beginning that may be shown; see [Live]
 }
 
 // Mask returns text masked by the plain rule: mark every occurrence of every pattern, then

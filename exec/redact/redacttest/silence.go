@@ -1,0 +1,117 @@
+package redacttest
+
+import "bytes"
+
+// Live is a live stream by the plain rule. At a silence every byte is decided, if of each pattern
+// that the text before it may end within, no more than a limit of bytes is there. A byte that is
+// decided is masked if an occurrence that is complete covers it, and is written as it is if none
+// does. At any other time a byte is decided once no pattern that the text may end within reaches
+// back to it. Each run of masked bytes is one mask, that of the pattern that begins
+// first among those that have been completed since the last byte that a silence has shown.
+type Live struct {
+	Patterns []Pattern
+
+	text  []byte
+	found []occurrence
+	fates []fate // of the bytes that are decided
+}
+
+// occurrence is text[start:end], which equals a pattern.
+type occurrence struct{ start, end, pattern int }
+
+// fate is when a byte was decided, whether at a silence, and whether it is masked.
+type fate struct {
+	when           int
+	silent, masked bool
+}
+
+// Write adds text to the stream.
+func (l *Live) Write(text []byte) {
+	for _, b := range text {
+		l.text = append(l.text, b)
+		for n, p := range l.Patterns {
+			if len(p.Value) > 0 && bytes.HasSuffix(l.text, p.Value) {
+				l.found = append(l.found, occurrence{len(l.text) - len(p.Value), len(l.text), n})
+			}
+		}
+		l.decide(len(l.text)-l.begun(nil), false)
+	}
+}
+
+// Silence is a silence of 30 ms, or a long one of a second.
+func (l *Live) Silence(long bool) {
+	within := true
+	l.begun(func(p Pattern, n int) { within = within && n <= p.limit(long) })
+	if within {
+		l.decide(len(l.text), true)
+	}
+}
+
+// decide decides text[:until].
+func (l *Live) decide(until int, silent bool) {
+	for i := len(l.fates); i < until; i++ {
+		f := fate{len(l.text), silent, false}
+		for _, o := range l.found {
+			f.masked = f.masked || o.start <= i && i < o.end
+		}
+		l.fates = append(l.fates, f)
+	}
+}
+
+// begun calls do for each length of a pattern's beginning that the text ends with, and returns
+// the longest.
+func (l *Live) begun(do func(p Pattern, n int)) (longest int) {
+	for _, p := range l.Patterns {
+		for n := 1; n < len(p.Value) && n <= len(l.text); n++ {
+			if p.Value[n-1] == l.text[len(l.text)-1] && bytes.HasSuffix(l.text, p.Value[:n]) {
+				longest = max(longest, n)
+				if do != nil {
+					do(p, n)
+				}
+			}
+		}
+	}
+	return longest
+}
+
+// Output returns what has been written.
+func (l *Live) Output() []byte {
+	var out []byte
+	for i, f := range l.fates {
+		switch {
+		case !f.masked:
+			out = append(out, l.text[i])
+		case i == 0 || !l.fates[i-1].masked:
+			after := 0
+			if i > 0 && l.fates[i-1].silent && l.fates[i-1].when < f.when {
+				after = l.fates[i-1].when
+			}
+			out = append(out, l.Patterns[l.first(i, after, f.when)].Mask...)
+		}
+	}
+	return out
+}
+
+// first returns the pattern that begins first, and is the longest of those, in the run around
+// byte i of the occurrences that end behind after, and not behind now.
+func (l *Live) first(i, after, now int) int {
+	best := occurrence{start: i, end: i, pattern: -1}
+	for again := true; again; {
+		again = false
+		for _, o := range l.found {
+			earlier := o.start < best.start || o.start == best.start && o.end > best.end
+			if o.end > after && o.end <= now && o.start <= i && o.end >= best.start && earlier {
+				best, again = o, true
+			}
+		}
+	}
+	return best.pattern
+}
+
+// limit returns how many bytes of an occurrence of the pattern may be shown at silences.
+func (p Pattern) limit(long bool) int {
+	if long {
+		return p.Public + max(3, min((len(p.Value)-p.Public)/4, 16))
+	}
+	return p.Public + 3
+}

@@ -1,0 +1,142 @@
+package redact
+
+import (
+	"bytes"
+	"slices"
+	"time"
+)
+
+// What may be shown of a form at a silence, apart from its public part. See the package comment.
+const (
+	shortSilence = 30 * time.Millisecond
+	longSilence  = time.Second
+
+	shortLimit = 3 // bytes, after shortSilence
+	longShare  = 4 // one in four bytes, after longSilence,
+	longLimit  = 16
+)
+
+// publicBeginnings are beginnings that many values share, by their first byte: they are printed
+// without the value, too, and tell nothing of it. They are as the vendors document them.
+var publicBeginnings = func() (by [256][]string) {
+	for _, p := range []string{
+		pemBegin, "LS0tLS1CRUdJTi", // the latter is the former in base64
+		"b3BlbnNzaC1rZXktdjEAAAAA", "AGE-SECRET-KEY-1", // a line of an OpenSSH key; age
+		"eyJ", "eyJhbGciOi", "eyJ0eXAiOi", "eyJraWQiOi", // JSON in base64, as a JWT begins
+		"ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", // GitHub
+		"glpat-", "gldt-", "glrt-", "glptt-", "glsa_", // GitLab, Grafana
+		"AKIA", "ASIA", "AIza", "ya29.", "GOCSPX-", // AWS, Google
+		"sk-", "sk-proj-", "sk-ant-", "sk-ant-api03-", "hf_", // OpenAI, Anthropic, Hugging Face
+		"sk_live_", "sk_test_", "pk_live_", "pk_test_", "rk_live_", "rk_test_", "whsec_", // Stripe
+		"xoxb-", "xoxp-", "xoxa-", "xapp-", "xoxe.", "SG.", // Slack, SendGrid
+		"npm_", "pypi-AgE", "dckr_pat_", "shpat_", "dop_v1_", "hvs.", "hvb.",
+		"Bearer ", "Basic ", "token ", "{\"", "http://", "https://", "ssh://",
+		"postgres://", "postgresql://", "mysql://", "mongodb://", "mongodb+srv://", "redis://", "rediss://", "amqp://",
+	} {
+		by[p[0]] = append(by[p[0]], p)
+	}
+	return by
+}()
+
+const (
+	pemBegin = "-----BEGIN"
+	pemLabel = 64 // the bytes of the longest first line of a PEM block
+)
+
+// publicPart returns the length of the beginning of a form that is no secret. It is 0 if fewer
+// than 16 bytes follow it.
+func publicPart(form []byte) int32 {
+	n := 0
+	for _, p := range publicBeginnings[form[0]] {
+		if len(p) > n && len(form) >= len(p) && string(form[:len(p)]) == p {
+			n = len(p)
+		}
+	}
+	if form[0] == '-' && n > 0 { // the kind of key, and the dashes behind it
+		if end := bytes.Index(form[n:min(len(form), pemLabel)], []byte("-----")); end >= 0 {
+			n += end + len("-----")
+		}
+	}
+	if len(form) < n+longLimit {
+		return 0
+	}
+	return int32(n) //nolint:gosec // at most pemLabel
+}
+
+// await starts the timer of silence if there are bytes that it might write, else stops it.
+func (w *Writer) await(held int) {
+	if held > w.shown {
+		w.long, w.armed = false, true
+		w.timer.Reset(shortSilence)
+	} else if w.armed {
+		w.armed = false
+		w.timer.Stop()
+	}
+}
+
+// silence writes what is held back, if that may be shown. The timer calls it: after
+// shortSilence, and again after longSilence if it wrote nothing.
+func (w *Writer) silence() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	long := w.long
+	if w.err != nil {
+		return
+	}
+	// Values may have been added since. The bytes stay where they are in the buffer: ReadFrom
+	// may be reading behind them at this moment.
+	decided, err := w.mask(w.buf[w.begin:], w.held())
+	w.begin += decided
+	held := w.held()
+	w.armed = false
+	w.timer.Stop()
+	if err != nil || held == w.shown {
+		return // in the latter case a Write came first
+	}
+	if !w.a.mayShow(w.state, long) {
+		if !long {
+			w.long, w.armed = true, true
+			w.timer.Reset(longSilence - shortSilence)
+		}
+		return
+	}
+	if w.emit(w.buf[w.begin:], held) != nil {
+		return
+	}
+	// The bytes stay, because the state reaches back to them. A run goes on only if its mask
+	// is the last that was written: behind bytes that are shown, the rest of a value needs a
+	// mask of its own, or they would stand next to what follows the value.
+	w.shown = held
+	for i := range w.runs {
+		w.runs[i].start += held
+		w.runs[i].end += held
+	}
+}
+
+// mayShow reports whether the prefix of a form that s stands for may be shown, and all of its
+// suffixes that are prefixes of forms, too.
+func (a *automaton) mayShow(s state, long bool) bool {
+	for ; s.depth > shortLimit; s = fail(a.link(s.node)) {
+		segment, _ := slices.BinarySearch(a.last, s.node)
+		for i := segment; i < len(a.ids); i++ {
+			id := a.ids[i]
+			length, nodes := a.lengths[id], a.last[i]-a.start(int32(i))+1 //nolint:gosec // a segment
+			if i > segment && length-nodes < s.depth {
+				break // the forms from here on do not begin with the prefix
+			}
+			if length > s.depth && s.depth > a.forms[id].limit(length, long) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// limit returns how many bytes of a form of the given length may be shown.
+func (f *form) limit(length int32, long bool) int32 {
+	n := int32(shortLimit)
+	if long {
+		n = max(n, min((length-f.public)/longShare, longLimit))
+	}
+	return f.public + n
+}
