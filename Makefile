@@ -69,7 +69,7 @@ bin/sdk/installed: deploy/sdk/requirements.txt
 	bin/sdk/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: -r $<
 	touch $@
 
-sdk: bin/sdk/installed ## install Flyte's SDK and pyarrow for the tests of outputs (needs Python's venv)
+sdk: bin/sdk/installed ## install Flyte's SDK and other Python packages for tests (needs Python's venv)
 
 lint: $(LINT) ## check style, floors and mistakes, and the scripts if shellcheck is installed
 	$(GO) vet ./...

@@ -94,8 +94,8 @@ func Logger() (hclog.Logger, *Buffer) {
 	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Trace}), out
 }
 
-// SDK returns the path of a program that make sdk installs: Python with Flyte's SDK and pyarrow,
-// or a0, the SDK's runtime. It skips the test without it, and fails it in CI.
+// SDK returns the path of a program that make sdk installs: Python with Flyte's SDK, pyarrow, rich
+// and others, or a0, the SDK's runtime. It skips the test without it, and fails it in CI.
 func SDK(t testing.TB, name string) string {
 	t.Helper()
 	root, err := os.Getwd()
