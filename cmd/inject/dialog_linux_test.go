@@ -66,7 +66,7 @@ func TestDialogGit(t *testing.T) {
 	t.Parallel()
 	harness.NeedRoot(t) // of sshd
 	sshd := harness.Need(t, "/usr/sbin/sshd", "ssh", "ssh-keygen", "git")
-	require.NoError(t, os.MkdirAll("/run/sshd", 0o755)) //nolint:gosec // as Debian makes it
+	require.NoError(t, os.MkdirAll("/run/sshd", 0o755))
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -74,7 +74,8 @@ func TestDialogGit(t *testing.T) {
 	dir := t.TempDir()
 	script := `set -e; cd "$1"
 ssh-keygen -q -t ed25519 -N '' -f host; ssh-keygen -q -t ed25519 -N '' -f user; cp user.pub authorized
-printf 'HostKey %s/host\nAuthorizedKeysFile %s/authorized\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n' "$1" "$1" > sshd
+printf '%s\n' "HostKey $1/host" "AuthorizedKeysFile $1/authorized" 'StrictModes no' 'UsePAM no' \
+  'PermitRootLogin yes' > sshd
 git init -q repo; cd repo; for i in 1 2 3; do seq $i 999 > $i; git add .; git -c user.name=a -c user.email=a@b commit -qm $i; done`
 	out, err := exec.Command("sh", "-c", script, "sh", dir).CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
@@ -83,13 +84,14 @@ git init -q repo; cd repo; for i in 1 2 3; do seq $i 999 > $i; git add .; git -c
 	for i := range rounds(200, 8) {
 		ctx, cancel := context.WithTimeout(t.Context(), dialogTime)
 		env, values := manySecrets(t, random)
-		cmd := exec.CommandContext(ctx, "git", "clone", "-q", "root@host:"+dir+"/repo", fmt.Sprintf("%s/clone%d", dir, i))
+		clone := fmt.Sprintf("%s/clone%d", dir, i)
+		cmd := exec.CommandContext(ctx, "git", "clone", "-q", "root@host:"+dir+"/repo", clone)
 		cmd.Env = append(env, "GIT_SSH_VARIANT=ssh", "GIT_CONFIG_NOSYSTEM=1", "GIT_SSH_COMMAND=inject -- "+ssh)
 		cmd.WaitDelay = time.Second
 		out, err := cmd.CombinedOutput()
 		cancel()
 		require.NoErrorf(t, err, "run %d, with %q: %s", i, values, out)
-		got, err := os.ReadFile(fmt.Sprintf("%s/clone%d/3", dir, i))
+		got, err := os.ReadFile(filepath.Join(clone, "3"))
 		require.NoError(t, err)
 		require.Len(t, strings.Fields(string(got)), 997)
 	}
@@ -119,10 +121,13 @@ def answer(id):
 send(id=1, method="initialize", params={"processId": None, "rootUri": None, "capabilities": {}})
 assert answer(1)["capabilities"]
 send(method="initialized", params={})
-uri = "file:///x.py"
-send(method="textDocument/didOpen", params={"textDocument": {"uri": uri, "languageId": "python", "version": 1, "text": "".join("def f%d(): pass\n" % i for i in range(40))}})
+doc = {"uri": "file:///x.py"}
+text = "".join("def f%d(): pass\n" % i for i in range(40))
+doc1 = {**doc, "languageId": "python", "version": 1, "text": text}
+send(method="textDocument/didOpen", params={"textDocument": doc1})
 for i in range(2, 42):
-    send(id=i, method="textDocument/definition", params={"textDocument": {"uri": uri}, "position": {"line": i - 2, "character": 4}})
+    at = {"line": i - 2, "character": 4}
+    send(id=i, method="textDocument/definition", params={"textDocument": doc, "position": at})
     assert answer(i)[0]["range"]["start"]["line"] == i - 2
 send(id=99, method="shutdown"); answer(99); send(method="exit"); sys.exit(p.wait())`
 	for i := range rounds(20, 2) {

@@ -60,7 +60,7 @@ func publicPart(form []byte) int32 {
 	if len(form) < n+longLimit {
 		return 0
 	}
-	return int32(n) //nolint:gosec // at most pemLabel
+	return int32(n)
 }
 
 // await starts the timer of silence if there are bytes that it might write, else stops it.

@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -54,7 +54,7 @@ func (l *live) wait(d time.Duration) {
 		time.Sleep(s - 1)
 		synctest.Wait()
 		l.check()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		l.rule.Silence(s != short)
 		l.log = append(l.log, map[bool]string{true: ".", false: ":"}[s == short])
@@ -236,7 +236,7 @@ func TestPublicBeginnings(t *testing.T) {
 	}
 
 	// A short value has no public part, and another value with the same beginning may be short.
-	for _, v := range [][]redact.Pattern{values("AKIAxy"), values("-----BEGIN RSA PRIVATE KEY-----\n"+key, "-----BEGIN!")} {
+	for _, v := range [][]redact.Pattern{values("AKIAxy"), values(key, "-----BEGIN!")} {
 		synctest.Test(t, func(t *testing.T) {
 			var out screen
 			w := redact.New(1, v...).LiveWriter(&out)
@@ -261,12 +261,7 @@ func TestSilenceOfReadFrom(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		_, err := w.ReadFrom(in)
-		done <- slices.MaxFunc([]error{err, w.Close(), to.Close()}, func(a, b error) int {
-			if a == nil {
-				return -1
-			}
-			return 1
-		})
+		done <- errors.Join(err, w.Close(), to.Close())
 	}()
 	reader := bufio.NewReader(from)
 	expect := func(write, want string) {
