@@ -12,6 +12,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
+
+	"inject/resolver/store"
+	"inject/resolver/store/sealed"
 )
 
 // namespace begins the name of each metric of this server.
@@ -53,6 +56,13 @@ func (r *reloads) changed(source string, err error) {
 	}
 	r.loaded.WithLabelValues(source).SetToCurrentTime()
 }
+
+// A counting store knows what its secrets take without reading them.
+type counting interface {
+	Usage(ctx context.Context) (u store.Usage, counted bool, err error)
+}
+
+var _ counting = (*sealed.Store)(nil)
 
 // A gauge is a metric whose values are read when it is scraped. What cannot be read is left out,
 // because a value that is made up would hide an alert.
@@ -101,6 +111,19 @@ func (h *health) register(r prometheus.Registerer) {
 		expiry("client_crl_next_update",
 			"When the first of the lists of revoked certificates that are used should be renewed",
 			c.ClientCRLNextUpdate)
+	}
+	if s, ok := h.store.(counting); ok {
+		usage := func(name, help string, of func(store.Usage) int64) {
+			add(name, help, func(send func(float64, ...string)) {
+				ctx, cancel := context.WithTimeout(context.Background(), probeTime)
+				defer cancel()
+				if u, counted, err := s.Usage(ctx); err == nil && counted {
+					send(float64(of(u)))
+				}
+			})
+		}
+		usage("store_secrets", "Secrets in the store.", func(u store.Usage) int64 { return u.Secrets })
+		usage("store_values_bytes", "The sum of the sizes of all values.", func(u store.Usage) int64 { return u.Bytes })
 	}
 	if h.file == "" {
 		return

@@ -130,6 +130,7 @@ func TestMetrics(t *testing.T) {
 	require.InDelta(t, time.Now().Add(time.Hour).Unix(), at("inject_client_crl_next_update_timestamp_seconds"), 600)
 	require.InDelta(t, 0, at("inject_backup_last_success_timestamp_seconds"), 0)
 	require.NotContains(t, values, "inject_store_size_bytes", "there is no file yet")
+	require.InDelta(t, 0, at("inject_store_secrets"), 0)
 	for _, volume := range []string{"store", "audit_log"} {
 		size := at(`inject_volume_size_bytes{volume="` + volume + `"}`)
 		available := at(`inject_volume_available_bytes{volume="` + volume + `"}`)
@@ -142,6 +143,8 @@ func TestMetrics(t *testing.T) {
 	info, err := os.Stat(m.Path("secrets.db"))
 	require.NoError(t, err)
 	require.InDelta(t, info.Size(), at("inject_store_size_bytes"), 0)
+	require.InDelta(t, 1, at("inject_store_secrets"), 0)
+	require.InDelta(t, len("v"), at("inject_store_values_bytes"), 0)
 
 	// The time of a backup is known after a restart, and if no server made it.
 	began := time.Now().Unix()

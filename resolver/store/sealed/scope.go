@@ -187,3 +187,24 @@ func (l *limited) Update(ctx context.Context, ref secret.Ref, v secret.Value) er
 func (l *limited) Import(ctx context.Context, secrets []store.New) error {
 	return l.importLimited(ctx, secrets, l.limit)
 }
+
+// Usage returns what all secrets of the store take together, which it keeps: none of them is read.
+// counted is false for a store of format 1, which has no counts until its first change.
+func (s *Store) Usage(ctx context.Context) (u store.Usage, counted bool, err error) {
+	counted = true
+	err = s.use(ctx, nil, func() error {
+		return s.view(func(t *tx) error {
+			if t.format == 1 {
+				counted = false
+				return nil
+			}
+			w, err := t.index.Sum(nil)
+			u = used(w)
+			return err
+		})
+	})
+	if err != nil {
+		return u, false, fileError(s.o.Path, err)
+	}
+	return u, counted, nil
+}
