@@ -147,3 +147,27 @@ func TestStructuredOutputsRefused(t *testing.T) {
 		})
 	}
 }
+
+// A data frame without a value is not touched, and one with a value is taken out, although its
+// pages are compressed.
+func TestDataFrames(t *testing.T) {
+	t.Parallel()
+	value := rand.Text()
+	home := homeWith(t, value)
+	out := filepath.Join(home, "out")
+	require.NoError(t, os.Mkdir(out, 0o755))
+	cmd := command(home, "run", "--secret", "V", "--outputs", out, "--", harness.SDK(t, "python"), "-c", `
+import os, pandas, sys
+texts = [f"text {i % 97}" for i in range(100_000)]
+pandas.DataFrame({"text": texts, "n": range(len(texts))}).to_parquet(sys.argv[1] + "/clean.parquet")
+texts[5000] = "text 5 " + os.environ["V"]
+pandas.DataFrame({"text": texts}).to_parquet(sys.argv[1] + "/value.parquet", compression="zstd")
+`, out)
+	said, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equalf(t, 125, cmd.ProcessState.ExitCode(), "%s", said)
+	require.Regexp(t, `"value.parquet": moved to .*: a parquet file, which cannot be masked \(V \d+\)`, string(said))
+	require.NotContains(t, string(said), "clean.parquet")
+	require.FileExists(t, filepath.Join(out, "clean.parquet"))
+	require.NoFileExists(t, filepath.Join(out, "value.parquet"))
+}

@@ -1,8 +1,9 @@
-// Package archive searches gzip, tar and zip archives, and archives nested in them, for known
-// values. It only finds values and never changes a file, because a mask would break an archive.
+// Package archive searches files whose bytes do not show what they hold for known values: archives
+// and other compressed data, parquet and texts in UTF-16, also nested in one another. It only
+// finds values and never changes a file, because a mask would break it.
 //
-// An archive may have been made to do harm, so time and memory are bounded. An archive that
-// cannot be searched completely is reported with an [UncheckedError]; it never passes as clean.
+// A file may have been made to do harm, so time and memory are bounded. A file that cannot be
+// searched completely is reported with an [UncheckedError]; it never passes as clean.
 package archive
 
 import (
@@ -16,6 +17,8 @@ import (
 	"io"
 	"math"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
 
 	"inject/exec/redact"
 )
@@ -31,15 +34,19 @@ type bounds struct {
 	expanded, expansion int64
 	// members is the number of members of all archives in a file.
 	members int
-	// held is how many bytes of zip archives may be kept in memory. A zip archive inside of
-	// compressed data must be kept, because its directory is at its end.
+	// held is how many bytes may be kept in memory: zip archives and parquet files inside of
+	// compressed data, because their directory is at the end, and pages of parquet.
 	held int64
-	// directories is how many bytes the directories of the zip archives that are open at the
-	// same time may have. In memory they take up to five times as much.
+	// window is how many bytes of what came out a compressed stream may refer back to.
+	window uint32
+	// directories is how many bytes the directories of the zip archives and parquet files that
+	// are open at the same time may have. In memory they take up to five times as much.
 	directories int64
 }
 
-var usualBounds = bounds{expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, directories: 16 << 20}
+var usualBounds = bounds{
+	expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, window: 64 << 20, directories: 16 << 20,
+}
 
 // maxPadding is how many bytes behind the end of a tar archive are searched for another one.
 const maxPadding = 16 << 20
@@ -54,28 +61,71 @@ func (e UncheckedError) Error() string { return string(e) }
 // errDamaged is returned for damage for which the package that reads has no error.
 var errDamaged = errors.New("damaged")
 
-// A Format is the kind of an archive; "" if a file is not an archive.
+// A Format is the kind of a file that is looked into; "" if a file is not of such a kind.
 type Format string
 
 const (
-	formatGzip Format = "gzip"
-	formatTar  Format = "tar"
-	formatZip  Format = "zip"
+	formatGzip    Format = "gzip archive"
+	formatTar     Format = "tar archive"
+	formatZip     Format = "zip archive"
+	formatBzip2   Format = "bzip2 archive"
+	formatXz      Format = "xz archive"
+	formatZstd    Format = "zstd archive"
+	formatLz4     Format = "lz4 archive"
+	formatZlib    Format = "zlib stream"
+	formatUTF16   Format = "UTF-16 text"
+	formatParquet Format = "parquet file"
 )
 
 // String implements [fmt.Stringer].
-func (f Format) String() string { return "a " + string(f) + " archive" }
+func (f Format) String() string {
+	if f == formatXz {
+		return "an " + string(f)
+	}
+	return "a " + string(f)
+}
 
 // headSize is how many bytes at the beginning of a file are needed to tell its format: the
 // length of a tar header.
 const headSize = 512
 
+// begins are the formats that a file has if it begins so.
+var begins = []struct {
+	with   string
+	format Format
+}{
+	{"\x1f\x8b\x08", formatGzip},
+	{localHeader, formatZip},
+	{directoryEnd, formatZip},
+	{"\xfd7zXZ\x00", formatXz},
+	{"\x28\xb5\x2f\xfd", formatZstd},
+	{"\x04\x22\x4d\x18", formatLz4},
+	{"\xff\xfe", formatUTF16},
+	{"\xfe\xff", formatUTF16},
+	{parquetMagic, formatParquet},
+	{parquetEncrypted, formatParquet},
+	{"7z\xbc\xaf\x27\x1c", "7z archive"},
+	{"Rar!\x1a\x07", "rar archive"},
+	{"LZIP\x01", "lzip archive"},
+	{"\x89LZO\x00\r\n\x1a\n", "lzop archive"},
+	{"\x1f\x9d\x90", "compress archive"},
+	{"MSCF\x00\x00\x00\x00", "cab archive"},
+	{"\x02\x21\x4c\x18", "legacy lz4 archive"},
+}
+
 func formatOf(head []byte) Format {
+	for _, b := range begins {
+		if len(head) >= len(b.with) && string(head[:len(b.with)]) == b.with {
+			return b.format
+		}
+	}
 	switch {
-	case bytes.HasPrefix(head, []byte("\x1f\x8b\x08")):
-		return formatGzip
-	case bytes.HasPrefix(head, []byte(localHeader)), bytes.HasPrefix(head, []byte(directoryEnd)):
-		return formatZip
+	case isBzip2(head):
+		return formatBzip2
+	case isZlib(head):
+		return formatZlib
+	case isSkippable(head):
+		return formatZstd
 	case isTar(head):
 		return formatTar
 	}
@@ -122,6 +172,7 @@ type Searcher struct {
 	directories int64 // bytes of the directories of the zip archives that are open
 
 	tail []byte // buffer for the end of a file, where a zip archive's directory ends
+	stub []byte // buffer for the beginning of a file, behind which compressed data may follow
 	// fault is the first error that is not the archive's: a failed read, the end of the
 	// context, or a bound that is exceeded. It is kept here because the packages that read
 	// archives may replace an error by one of their own.
@@ -137,15 +188,17 @@ type level struct {
 	head  [headSize]byte
 	in    *bufio.Reader // the data that is being searched
 	gzip  gzip.Reader
+	zstd  *zstd.Decoder // made when it is needed
 	found func(redact.Find)
 }
 
-// release drops references to data that was read, so that up to bounds.held bytes are not
-// kept in memory between files.
+// release drops references to data that was read, so that up to bounds.held bytes and the window
+// of a decoder are not kept in memory between files.
 func (l *level) release() {
 	if l.in != nil {
 		l.in.Reset(nil)
 	}
+	l.zstd = nil
 }
 
 // New returns a Searcher for the values that r knows. It calls found for each value, with a
@@ -242,7 +295,7 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 		}
 	}
 	if f == "" {
-		return "", nil
+		return d.behind(ctx, in, depth)
 	}
 
 	l.format, l.member = f, 0
@@ -251,12 +304,18 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	}
 	is := false
 	switch f {
-	case formatGzip:
-		is, err = d.gzip(ctx, in, depth)
 	case formatTar:
 		is, err = d.tar(ctx, in, depth)
 	case formatZip:
 		is, err = d.zip(ctx, in, depth)
+	case formatParquet:
+		is, err = d.parquet(ctx, in, depth)
+	case formatGzip, formatBzip2, formatXz, formatZstd, formatLz4, formatZlib, formatUTF16:
+		var n int64
+		n, err = d.compressed(ctx, f, l.reader(in), depth)
+		is = err == nil || n > 0 && f != formatZlib || n >= certain
+	default:
+		return f, UncheckedError(f.String() + ", which cannot be looked into")
 	}
 
 	var reason UncheckedError
@@ -265,8 +324,8 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 		return f, d.fault
 	case err == nil && is, errors.As(err, &reason):
 		return f, err
-	case !is:
-		return "", nil // it only begins like an archive: nothing can be extracted from it
+	case !is: // it only begins like an archive: nothing can be extracted from it
+		return d.behind(ctx, in, depth)
 	}
 	return f, UncheckedError("damaged: " + d.where(depth+1))
 }
@@ -301,27 +360,44 @@ func (l *level) buffer(r io.Reader) *bufio.Reader {
 	return l.in
 }
 
+// expanded returns r, which is what comes out of compressed data, so that it is counted and
+// written to w, which searches it.
+func (d *Searcher) expanded(ctx context.Context, r io.Reader, w io.Writer) readFunc {
+	return func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, d.fail(err)
+		}
+		n, err := r.Read(p)
+		if err := d.spend(int64(n)); err != nil {
+			return 0, err
+		}
+		if _, err := w.Write(p[:n]); err != nil {
+			return 0, d.fail(err)
+		}
+		return n, err
+	}
+}
+
+// spend counts bytes that come out of compressed data.
+func (d *Searcher) spend(n int64) error {
+	if d.left -= n; d.left < 0 {
+		return d.fail(UncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size",
+			d.bounds.expanded>>20, d.bounds.expansion)))
+	}
+	return nil
+}
+
 // stream scans r, which is what comes out of compressed data, and searches it for archives.
 // It returns how many bytes it has read.
 func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64, err error) {
 	l := &d.levels[depth]
 	w := d.redactor.Writer(io.Discard)
 	w.Found = l.found
-	in := l.buffer(readFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, d.fail(err)
-		}
+	in := l.buffer(d.expanded(ctx, readFunc(func(p []byte) (int, error) {
 		more, err := r.Read(p)
 		n += int64(more)
-		if d.left -= int64(more); d.left < 0 {
-			return 0, d.fail(UncheckedError(fmt.Sprintf("it expands to more than %d MiB and %d times its size",
-				d.bounds.expanded>>20, d.bounds.expansion)))
-		}
-		if _, err := w.Write(p[:more]); err != nil {
-			return 0, d.fail(err)
-		}
 		return more, err
-	}))
+	}), w))
 	if _, err := d.look(ctx, input{r: in}, depth); err != nil {
 		return n, err
 	}
@@ -333,37 +409,6 @@ func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64,
 		return n, err
 	}
 	return n, w.Close()
-}
-
-// gzip searches a gzip archive, and reports whether in is one.
-func (d *Searcher) gzip(ctx context.Context, in input, depth int) (bool, error) {
-	l := &d.levels[depth]
-	r, z := l.reader(in), &l.gzip
-	if err := z.Reset(r); err != nil {
-		return false, err
-	}
-	z.Multistream(false)
-	// Bytes behind the last member are ignored, as gzip does; they have been scanned with the
-	// file.
-	ended := false
-	members := readFunc(func(p []byte) (int, error) {
-		for {
-			if ended {
-				return 0, io.EOF
-			}
-			n, err := z.Read(p)
-			if err != io.EOF { //nolint:errorlint // as readers return it
-				return n, err
-			}
-			if n > 0 {
-				return n, nil
-			}
-			ended = z.Reset(r) != nil
-			z.Multistream(false)
-		}
-	})
-	n, err := d.stream(ctx, members, depth+1)
-	return n > 0 || err == nil, err
 }
 
 // enter counts a member of the archive at a depth.

@@ -518,14 +518,19 @@ func heap(f func()) uint64 {
 	return max(most.Load(), before.HeapAlloc) - before.HeapAlloc
 }
 
+// smallBounds are bounds that a test can exceed quickly.
+var smallBounds = bounds{
+	expanded: 32 << 20, expansion: 2, members: 5000, held: 8 << 20, window: 8 << 20, directories: 1 << 20,
+}
+
 // A search of an archive that was made to fill the memory, or to take for ever, ends early.
 func TestBombs(t *testing.T) {
 	require.Equal(t, bounds{
-		expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20,
+		expanded: 1 << 30, expansion: 100, members: 1_000_000, held: 64 << 20, window: 64 << 20,
 		directories: 16 << 20,
 	}, usualBounds)
 	in := searches(secret)
-	in.bounds = bounds{expanded: 32 << 20, expansion: 2, members: 5000, held: 8 << 20, directories: 1 << 20}
+	in.bounds = smallBounds
 	zeros := harness.Gzip(t, make([]byte, 64<<20))
 	ten := repeat{zeros, 160} // 10 GiB
 	quine := []byte(hidden)   // as deep as one likes
@@ -746,5 +751,11 @@ func FuzzArchive(f *testing.F) {
 	f.Add(harness.Tar(f, map[string][]byte{"m": harness.Gzip(f, []byte(hidden))}))
 	f.Add(harness.Gzip(f, harness.Tar(f, map[string][]byte{"m": zipped(f, "m", hidden)})))
 	f.Add(zip64(f, "x", hidden))
+	f.Add(deflated(f, []byte(hidden), 9))
+	f.Add(slices.Concat([]byte("MZ\x00"), harness.Gzip(f, []byte(hidden))))
+	f.Add([]byte("\xff\xfea\x00b\x00"))
+	for _, b := range begins {
+		f.Add([]byte(b.with + hidden))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) { seen(t, searches(secret), data) })
 }

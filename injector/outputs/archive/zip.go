@@ -37,7 +37,7 @@ const (
 func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 	if in.at == nil {
 		var err error
-		if in, err = d.hold(in.r); err != nil {
+		if in, err = d.hold(in.r, formatZip); err != nil {
 			return true, err
 		}
 		defer func() { d.held -= in.size }()
@@ -100,8 +100,9 @@ func (d *Searcher) member(ctx context.Context, archive input, f *zip.File, depth
 	}
 }
 
-// hold reads a zip archive that can only be read in order into memory.
-func (d *Searcher) hold(r io.Reader) (input, error) {
+// hold reads a file whose directory is at its end, and which can only be read in order, into
+// memory. The caller returns what it takes of bounds.held.
+func (d *Searcher) hold(r io.Reader, f Format) (input, error) {
 	var all pages
 	var size int64
 	for {
@@ -116,7 +117,7 @@ func (d *Searcher) hold(r io.Reader) (input, error) {
 			return input{}, err
 		}
 		if d.held+size == d.bounds.held {
-			return input{}, UncheckedError(fmt.Sprintf("a zip archive in it has %d MiB or more", d.bounds.held>>20))
+			return input{}, UncheckedError(fmt.Sprintf("%s in it has %d MiB or more", f, d.bounds.held>>20))
 		}
 	}
 }

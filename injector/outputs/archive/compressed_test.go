@@ -1,0 +1,265 @@
+package archive
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf16"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/internal/harness"
+)
+
+// compressors are the programs whose formats are looked into.
+var compressors = map[Format][]string{
+	formatGzip: {"gzip"}, formatBzip2: {"bzip2"}, formatXz: {"xz"}, formatZstd: {"zstd", "-q"},
+	formatLz4: {"lz4", "-q"},
+}
+
+// compress returns data as a program compresses it.
+func compress(t testing.TB, program []string, data []byte) []byte {
+	t.Helper()
+	harness.Need(t, program[0])
+	cmd := exec.Command(program[0], append(program[1:], "-c")...)
+	cmd.Stdin = bytes.NewReader(data)
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	return out
+}
+
+// noise returns bytes that no compressor makes smaller, so that what is behind them is not stored as
+// it is.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // it never fails
+	return b
+}
+
+// behindText returns a value behind so much text that it is compressed with the text.
+func behindText(value string) []byte {
+	return []byte(strings.Repeat("some text with "+value[:4]+" in it\n", 9000) + value[:6] + "x\n" + value + "\nmore")
+}
+
+// What programs compress is searched to its end, in all its parts and wherever it is.
+func TestCompressed(t *testing.T) {
+	value := "k_" + rand.Text()
+	in := searches(value)
+	for f, program := range compressors {
+		t.Run(program[0], func(t *testing.T) {
+			text := compress(t, program, behindText(value))
+			clean := compress(t, program, behindText("k_"+rand.Text()))
+			require.NotContains(t, string(text), value)
+			require.Equal(t, result{map[string]int{"A": 1}, f.String(), false}, in.look(t, text))
+			require.Equal(t, result{why: f.String()}, in.look(t, clean))
+			require.Equal(t, result{map[string]int{"A": 1}, f.String(), false}, in.look(t, slices.Concat(clean, text)),
+				"its readers read all members")
+			require.Equal(t, map[string]int{"A": 2}, in.look(t, slices.Concat(text, clean, text)).found)
+
+			packed := harness.Tar(t, map[string][]byte{"a": []byte("x"), "b": text})
+			require.Equal(t, f.String()+" in member 2 of a tar archive", in.look(t, packed).why)
+			require.Equal(t, f.String()+" in member 2 of a tar archive in "+f.String(),
+				in.look(t, compress(t, program, packed)).why)
+			require.Equal(t, f.String()+" in member 1 of a zip archive", in.look(t, zipped(t, "m", string(text))).why)
+
+			// Of what was cut short, something can be extracted if there is a whole block.
+			long := compress(t, program, bytes.Repeat(behindText(value), 20))
+			got := in.look(t, long[:len(long)*9/10])
+			require.True(t, got.unchecked)
+			require.Equal(t, "damaged: "+f.String(), got.why)
+			got = in.look(t, text[:len(text)-1])
+			require.True(t, got.unchecked)
+			require.Equal(t, "damaged: "+f.String(), got.why)
+			for n := range 40 { // so little may not even begin
+				require.Empty(t, in.look(t, clean[:n]).found)
+			}
+			// Behind the beginning, these are other bytes.
+			require.Equal(t, result{}, in.look(t, slices.Concat(text[:3], noise(5000))))
+
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := in.search(ctx, bytes.NewReader(text), int64(len(text)))
+			require.Error(t, err)
+		})
+	}
+}
+
+// deflated returns data as a zlib stream.
+func deflated(t testing.TB, data []byte, level int) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zlib.NewWriterLevel(&b, level)
+	require.NoError(t, err)
+	_, err = w.Write(data)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	return b.Bytes()
+}
+
+// A stream of zlib has only two bytes that tell it, so it is one if it expands to its end.
+func TestZlib(t *testing.T) {
+	value := "k_" + rand.Text()
+	in := searches(value)
+	for level := -2; level < 10; level++ {
+		text := deflated(t, behindText(value), level)
+		require.Contains(t, in.look(t, text).found, "A")
+		require.Equal(t, "a zlib stream", in.look(t, text).why)
+		require.Equal(t, "damaged: a zlib stream", in.look(t, text[:len(text)-5]).why)
+		small := deflated(t, []byte("short"), level)
+		require.Equal(t, result{why: "a zlib stream"}, in.look(t, small))
+		require.Equal(t, result{}, in.look(t, small[:len(small)-5]), "too little to tell")
+		require.Equal(t, result{}, in.look(t, slices.Concat(text[:2], noise(100_000))))
+	}
+	// Texts in an archive may begin like this, too.
+	for c := range 256 {
+		text := "x" + string([]byte{byte(c)}) + " text"
+		packed := harness.Tar(t, map[string][]byte{"m": []byte(text)})
+		require.Equal(t, result{why: "a tar archive"}, in.look(t, packed), text)
+	}
+}
+
+// Compressed data behind a script or a program is searched, if it is that.
+func TestBehindStub(t *testing.T) {
+	value := "k_" + rand.Text()
+	in := searches(value)
+	stub := []byte("#!/bin/sh\ntail -c +100 \"$0\" | unpack\nexit\n\x00")
+	for f, program := range compressors {
+		t.Run(program[0], func(t *testing.T) {
+			text := compress(t, program, behindText(value))
+			want := result{map[string]int{"A": 1}, f.String(), false}
+			if f == formatLz4 { // its readers have no such use
+				want = result{}
+			}
+			require.Equal(t, want, in.look(t, slices.Concat(stub, text)))
+			require.Equal(t, want, in.look(t, slices.Concat(noise(maxStub-20), text)))
+			require.Equal(t, result{}, in.look(t, slices.Concat(noise(maxStub), text)), "the stub is too long")
+			// What only begins so is no compressed data.
+			require.Equal(t, result{}, in.look(t, slices.Concat(stub, text[:10], noise(10_000))))
+			require.Equal(t, result{}, in.look(t, bytes.Repeat(slices.Concat(stub, text[:10]), 3000)))
+			if f != formatLz4 {
+				require.Equal(t, "damaged: "+f.String(), in.look(t, slices.Concat(stub, text[:len(text)-5])).why)
+				packed := harness.Tar(t, map[string][]byte{"b": zipped(t, "m", string(behindText(value)))})
+				require.Equal(t, "member 1 of a zip archive in member 1 of a tar archive in "+f.String(),
+					in.look(t, slices.Concat(stub, compress(t, program, packed))).why)
+			}
+		})
+	}
+	// Each of several is searched, and a program that has the bytes of the formats in it is none.
+	many := stub
+	for _, program := range [][]string{{"gzip"}, {"xz"}, {"gzip"}} {
+		many = slices.Concat(many, compress(t, program, behindText(value)), noise(10))
+	}
+	require.Equal(t, map[string]int{"A": 3}, in.look(t, many).found)
+	for _, b := range begins {
+		require.Equal(t, result{}, in.look(t, slices.Concat(stub, []byte(b.with+b.with), stub)))
+	}
+}
+
+// A text in UTF-16 is searched for values in the forms that they have there.
+func TestUTF16(t *testing.T) {
+	value := "ä\"k_" + rand.Text()
+	in := searches(value)
+	for name, order := range map[string]binary.AppendByteOrder{"LE": binary.LittleEndian, "BE": binary.BigEndian} {
+		t.Run(name, func(t *testing.T) {
+			encode := func(s string) (b []byte) {
+				for _, unit := range utf16.Encode([]rune("\ufeff" + s)) {
+					b = order.AppendUint16(b, unit)
+				}
+				return b
+			}
+			text := encode("\U0001f600 {\"key\": " + fmt.Sprintf("%q", value) + "}\n" + value)
+			require.Equal(t, "a UTF-16 text", in.look(t, text).why)
+			require.GreaterOrEqual(t, in.look(t, text).found["A"], 2)
+			require.GreaterOrEqual(t, in.look(t, harness.Gzip(t, text)).found["A"], 2)
+			require.Equal(t, result{why: "a UTF-16 text"}, in.look(t, encode("nothing")))
+			require.Equal(t, result{why: "a UTF-16 text"}, in.look(t, append(encode("odd"), 0xdc)))
+		})
+	}
+	require.Equal(t, result{why: "a UTF-16 text"}, in.look(t, append([]byte("\xff\xfe"), noise(1000)...)))
+}
+
+// A file that no library here can look into is unchecked, also in an archive.
+func TestOpaque(t *testing.T) {
+	in := searches(secret)
+	opaque := 0
+	for _, b := range begins {
+		if !strings.Contains(string(b.format), "archive") || b.format == formatZip || compressors[b.format] != nil {
+			continue
+		}
+		opaque++
+		t.Run(string(b.format), func(t *testing.T) {
+			data := append([]byte(b.with), noise(1000)...)
+			want := result{why: "a " + string(b.format) + ", which cannot be looked into", unchecked: true}
+			require.Equal(t, want, in.look(t, data))
+			require.Equal(t, want, in.look(t, harness.Gzip(t, data)))
+			require.Equal(t, want, in.look(t, harness.Tar(t, map[string][]byte{"m": data})))
+		})
+	}
+	require.Equal(t, 7, opaque)
+}
+
+// Decoders are bounded in what they make and in what they hold.
+func TestCompressedBombs(t *testing.T) {
+	in := searches(secret)
+	in.bounds = smallBounds
+	zeros := make([]byte, 64<<20)
+	for f, program := range compressors {
+		t.Run(program[0], func(t *testing.T) {
+			bomb := compress(t, program, zeros)
+			for name, data := range map[string][]byte{
+				"bomb": bomb, "in gzip": harness.Gzip(t, bomb), "behind a stub": append([]byte("MZ\x00"), bomb...),
+			} {
+				if name == "behind a stub" && f == formatLz4 {
+					continue
+				}
+				grew := heap(func() {
+					require.Equal(t, "it expands to more than 32 MiB and 2 times its size", in.look(t, data).why)
+				})
+				require.Less(t, grew, uint64(48<<20), name)
+			}
+			require.Equal(t, result{why: f.String()}, in.look(t, compress(t, program, zeros[:31<<20])))
+		})
+	}
+	for f, programs := range map[Format][2][]string{
+		formatXz:   {{"xz", "--lzma2=dict=16MiB"}, {"xz", "--lzma2=dict=8MiB"}},
+		formatZstd: {{"zstd", "-q", "--long=24"}, {"zstd", "-q", "--long=23"}},
+	} {
+		t.Run(string(f)+" window", func(t *testing.T) {
+			data := behindText(secret)
+			got := in.look(t, compress(t, programs[0], data))
+			require.Equal(t, "it takes more than 8 MiB to expand: "+f.String(), got.why)
+			require.Equal(t, f.String(), in.look(t, compress(t, programs[1], data)).why)
+		})
+	}
+}
+
+// The page about outputs names every format, and the ones that cannot be looked into as such.
+func TestFormatsInDocs(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/reference/outputs.md")
+	require.NoError(t, err)
+	rows := map[bool]string{} // by whether a file without a value is taken out
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "|") {
+			rows[strings.HasSuffix(line, "| taken out |\n")] += line
+		}
+	}
+	named := func(f Format, opaque bool) {
+		name, _, _ := strings.Cut(string(f), " ")
+		require.Contains(t, rows[opaque], name)
+	}
+	for _, b := range begins {
+		_, program := compressors[b.format]
+		named(b.format, !program && !slices.Contains([]Format{formatZip, formatUTF16, formatParquet}, b.format))
+	}
+	for _, f := range []Format{formatTar, formatZlib, formatBzip2} {
+		named(f, false)
+	}
+}
