@@ -102,6 +102,7 @@ func controlPath(store string) string { return store + ".sock" }
 // alone returns an error if another server has the control socket of the store at path. A store
 // without a file has no lock yet, so that two servers of it would start, and the first secret would
 // belong to one of them; and a server goes on with a file that was moved away.
+// The socket appears a moment after a server has begun: two that start at once may both go on.
 func alone(ctx context.Context, path string) error {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "unix", controlPath(path))
