@@ -117,11 +117,13 @@ func (f *finder) json(name string, text []byte, secret bool, depth int) bool {
 func (f *finder) walk(name string, n *node, depth int) {
 	switch {
 	case n.open != 0:
-		for i, item := range n.items {
+		for i, child := range n.items {
 			if n.open == '{' {
 				name = n.names[i]
+			} else if name == "" {
+				name = item
 			}
-			f.walk(name, item, depth)
+			f.walk(name, child, depth)
 		}
 	case n.kind != 0:
 		f.field(name, []byte(n.text), depth)
@@ -276,8 +278,11 @@ func (f *finder) walkYAML(name string, n *yaml.Node, nesting, depth int) {
 			f.walkYAML(n.Content[i].Value, n.Content[i+1], nesting+1, depth)
 		}
 	case yaml.SequenceNode:
-		for _, item := range n.Content {
-			f.walkYAML(name, item, nesting+1, depth)
+		if name == "" {
+			name = item
+		}
+		for _, child := range n.Content {
+			f.walkYAML(name, child, nesting+1, depth)
 		}
 	case yaml.ScalarNode:
 		f.field(name, []byte(n.Value), depth)

@@ -15,6 +15,9 @@
 //
 // # Which fields are secret
 //
+// An item of a list that is the whole value is secret if it has a digit and a letter in it and
+// no white space: the list is one of tokens, one a line, or an array.
+//
 // A field of 8 bytes or more, which is no common word, is secret if it looks random (see
 // [forms.Random]), is a number of 16 hexadecimal digits or more, or is a private key; or if
 // its name has one of the words password, passwd, pwd, passphrase, secret, token, key, auth
@@ -99,7 +102,8 @@ func (f *finder) field(name string, value []byte, depth int) {
 		return
 	}
 	value = bytes.TrimSpace(value)
-	secret := secretName(name) || forms.Random(value) || longHex(value) || privateKey(value)
+	secret := secretName(name) || forms.Random(value) || longHex(value) || privateKey(value) ||
+		name == item && isToken(value)
 	label := "part"
 	if showable(name) {
 		label = name
@@ -135,7 +139,17 @@ func (f *finder) inspect(name string, text []byte, secret bool, depth int) {
 		f.inspect(name, decoded, secret, depth+1)
 	}
 	_ = f.token(text, depth) || f.url(text, depth) || f.json(name, text, secret, depth) ||
-		f.yaml(text, depth) || f.netrc(text, depth) || f.login(name, text, depth) || f.assignments(text, depth)
+		f.yaml(text, depth) || f.netrc(text, depth) || f.login(name, text, depth) || f.assignments(text, depth) ||
+		name == "" && f.list(text, depth)
+}
+
+// item is the name of the items of a list that has no name.
+const item = "[]"
+
+// isToken reports whether text may be a token, though it has no capitals.
+func isToken(text []byte) bool {
+	return !bytes.ContainsAny(text, " \t\r\n") && bytes.ContainsAny(text, "0123456789") &&
+		bytes.ContainsFunc(text, func(r rune) bool { return r < 0x80 && letter(byte(r)) }) //nolint:gosec // ASCII
 }
 
 // words are in the names of secrets.

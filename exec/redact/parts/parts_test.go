@@ -119,6 +119,16 @@ func TestParts(t *testing.T) {
 		},
 		{".netrc in one line", "machine git.example.com login ghp_Ab12Cd34 password x", []string{"part=ghp_Ab12Cd34"}},
 		{
+			"tokens, one a line", "kestrel-4821\nab12cd34ef56\n\nlong-words-only\nshort-1\n",
+			[]string{"part=kestrel-4821", "part=ab12cd34ef56"},
+		},
+		{"words, one a line", "kestrel-4821 and\nab12cd34ef56", nil},
+		{
+			"tokens in an array", `["kestrel-4821", {"id": "kestrel-4822"}, ["kestrel-4823"]]`,
+			[]string{"part=kestrel-4821", "part=kestrel-4823"},
+		},
+		{"tokens in YAML", "- kestrel-4821\n- id: kestrel-4822\n", []string{"part=kestrel-4821"}},
+		{
 			"htpasswd", "alice:$apr1$Ab12Cd34$xyz\nbob:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=\n",
 			[]string{"part=$apr1$Ab12Cd34$xyz", "part={SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE="},
 		},

@@ -149,6 +149,23 @@ func (f *finder) assignments(text []byte, depth int) bool {
 	return found
 }
 
+// list looks into lines that are one word each.
+func (f *finder) list(text []byte, depth int) bool {
+	lines := bytes.Split(text, []byte("\n"))
+	for i, line := range lines {
+		if lines[i] = bytes.TrimSpace(line); bytes.ContainsAny(lines[i], " \t") {
+			return false
+		}
+	}
+	if len(lines) < 2 || bytes.HasPrefix(text, []byte("-----")) {
+		return false
+	}
+	for _, line := range lines {
+		f.field(item, line, depth)
+	}
+	return true
+}
+
 func everyHas(words [][]byte, c byte) bool {
 	for _, w := range words {
 		if bytes.IndexByte(w, c) < 0 {
