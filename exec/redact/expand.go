@@ -105,6 +105,11 @@ func newExpansion(minLength int, patterns []Pattern) *expansion {
 			}
 		}
 	}
+	n := 0
+	for _, f := range all {
+		n += len(f.forms)
+	}
+	e.forms = make([]form, 0, n)
 	for _, f := range all {
 		e.forms = append(e.forms, f.forms...)
 		if f.reduced {
@@ -126,6 +131,9 @@ func (e *expansion) find(p Pattern, minLength int) *found {
 
 	inside, whole := parts.Of(p.Value)
 	f.reduced = f.reduced || !whole
+	if len(inside) == 0 {
+		return f
+	}
 	owners := map[string]int32{"": owner}
 	for _, part := range inside {
 		owner, known := owners[part.Name]

@@ -48,7 +48,7 @@ func undress(text []byte) []byte {
 // decode returns the texts that text is an encoding of.
 func decode(text []byte) (decoded [][]byte) {
 	if bytes.IndexByte(text, '%') >= 0 {
-		if out, ok := unpercent(text, false); ok {
+		if out, ok := unpercent(text, false); ok && readable(out) {
 			decoded = append(decoded, out)
 			if bytes.IndexByte(text, '+') >= 0 {
 				out, _ = unpercent(text, true)

@@ -67,15 +67,16 @@ const (
 // is too large or too deep to find all of them: then the first ones are returned. The parts
 // may share memory with value.
 func Of(value []byte) (parts []Part, whole bool) {
-	f := &finder{seen: map[string]bool{string(bytes.TrimSpace(value)): true}}
+	f := &finder{value: bytes.TrimSpace(value)}
 	f.inspect("", value, true, 0)
 	return f.parts, !f.lost
 }
 
 // finder is the state of [Of].
 type finder struct {
+	value               []byte
 	parts               []Part
-	seen                map[string]bool
+	seen                map[string]bool // what is in parts
 	fields, work, bytes int
 	lost                bool // something was left out
 }
@@ -83,12 +84,16 @@ type finder struct {
 // add adds a part, unless it is there already, or equals text that is everywhere.
 func (f *finder) add(name, kind string, value []byte) {
 	value = bytes.TrimSpace(value)
-	if len(value) == 0 || kind != KindBare && len(value) < minPart || f.seen[string(value)] || Common(value) {
+	if len(value) == 0 || kind != KindBare && len(value) < minPart || f.seen[string(value)] ||
+		bytes.Equal(value, f.value) || Common(value) {
 		return
 	}
 	if len(f.parts) == maxParts || f.bytes+len(value) > maxBytes {
 		f.lost = true
 		return
+	}
+	if f.seen == nil {
+		f.seen = map[string]bool{}
 	}
 	f.seen[string(value)] = true
 	f.bytes += len(value)

@@ -55,6 +55,12 @@ func TestParts(t *testing.T) {
 	}{
 		{"a token", "ghp_Ab12Cd34Ef56Gh78Ij90Kl12Mn34Op56Qr78", nil},
 		{"a password", `p"ss w0rd+1: it's`, nil},
+		{"a password that looks like an assignment", "aZK0Vm%pbe=BDC8XbTm*4Kg", nil},
+		{"a password that looks like several", "v)ClxKgp/Lsd%)1&=2uUaq;ZngWgI1D=xYz12345;", []string{
+			"bare:=v)ClxKgp/Lsd%)1&=2uUaq;ZngWgI1D=xYz12345",
+		}},
+		{"a password that looks like a login", "tJjQZW):HJqq:u8cyPJ_@aCKSjJ1cZ3", nil},
+		{"one assignment", "API_KEY=hunter2 hunter2", []string{"API_KEY=hunter2 hunter2"}},
 		{"text", "The quick brown fox: jumps, over = the lazy dog", nil},
 		{"login of a database", `{"username":"svc-reader","password":"hunter2 is long","host":"db.internal.example",` +
 			`"port":5432,"engine":"postgres-15"}`, []string{"password=hunter2 is long"}},
@@ -173,6 +179,7 @@ func TestParts(t *testing.T) {
 		{"hexadecimal", hex.EncodeToString([]byte("hunter2 & hunter3")), []string{"decoded:=hunter2 & hunter3"}},
 		{"percent", "hunter2%20%26%2bhunter+x", []string{"decoded:=hunter2 &+hunter+x", "decoded:=hunter2 &+hunter x"}},
 		{"a percent sign", "100%hunter2", nil},
+		{"percent of a byte that is no text", "EbTD%15gXk}r6zk{Ojb(Xr?g}", nil},
 		{"quotes", ` "hunter2 \"x\"" `, []string{`bare:=hunter2 "x"`}},
 		{"other quotes", "'hunter2'", []string{"bare:=hunter2"}},
 		{"a header", "Bearer hunter2hunter2", []string{"bare:=hunter2hunter2"}},

@@ -80,10 +80,27 @@ func (f *finder) login(name string, text []byte, depth int) bool {
 	password := text[at+1:]
 	if name != "" && secretName(name) {
 		f.part("password", password, depth)
-	} else {
+	} else if word(text[:at]) {
 		f.field("", password, depth)
 	}
 	return true
+}
+
+// isName reports whether text may be a name in an assignment, and not a piece of a password.
+func isName(text []byte) bool {
+	for i, c := range text {
+		if !letter(c) && c != '_' && (i == 0 || bytes.IndexByte([]byte("0123456789.@+-/ "), c) < 0) {
+			return false
+		}
+	}
+	return len(text) > 0 && len(text) <= 100
+}
+
+// word reports whether text may be the name of one value alone, or of a user: all of its letters
+// but the first are small, or all are capitals; or it is the name of a secret.
+func word(text []byte) bool {
+	return isName(text) && len(text) >= 3 && (bytes.Equal(text, bytes.ToUpper(text)) ||
+		bytes.Equal(text[1:], bytes.ToLower(text[1:])) || showable(string(text)))
 }
 
 // netrc looks into a .netrc file (machine, login and password, in words).
@@ -115,21 +132,30 @@ func (f *finder) assignments(text []byte, depth int) bool {
 	separator := []byte("\n")
 	if !lines {
 		separator = []byte(";")
-		if words := bytes.Fields(text); bytes.IndexByte(text, ';') < 0 && everyHas(words, '=') {
-			separator, text = []byte(" "), bytes.Join(words, []byte(" "))
+		if bytes.IndexByte(text, ';') < 0 {
+			separator, text = []byte(" "), bytes.Join(bytes.Fields(text), []byte(" "))
+		}
+		if !allAssign(bytes.Split(text, separator)) {
+			if separator[0] != ' ' || !allAssign([][]byte{text}) {
+				return false
+			}
+			separator = []byte("\n") // a value with blanks in it
 		}
 	}
 	for len(text) > 0 {
 		item, rest, _ := bytes.Cut(text, separator)
 		item = bytes.TrimPrefix(bytes.TrimSpace(item), []byte("export "))
 		at := bytes.IndexAny(item, "=:")
-		if at <= 0 || item[0] == '#' || item[0] == ';' {
+		if at <= 0 {
 			text = rest
 			continue
 		}
 		name, value := bytes.TrimSpace(item[:at]), bytes.TrimSpace(item[at+1:])
 		if bytes.HasPrefix(item[at:], []byte("://")) {
 			name, value = nil, item
+		} else if !isName(name) { // a comment, too
+			text = rest
+			continue
 		}
 		// A value in quotes may go on in the next lines.
 		if len(value) > 0 && (value[0] == '"' || value[0] == '\'') {
@@ -166,9 +192,12 @@ func (f *finder) list(text []byte, depth int) bool {
 	return true
 }
 
-func everyHas(words [][]byte, c byte) bool {
-	for _, w := range words {
-		if bytes.IndexByte(w, c) < 0 {
+// allAssign reports whether all items are name=value; one alone must have a usual name.
+func allAssign(items [][]byte) bool {
+	for _, item := range items {
+		name, _, ok := bytes.Cut(item, []byte("="))
+		name = bytes.TrimSpace(name)
+		if len(bytes.TrimSpace(item)) > 0 && (!ok || !isName(name) || len(items) == 1 && !word(name)) {
 			return false
 		}
 	}
