@@ -11,7 +11,7 @@ import (
 // and the slowest requests wait for that. With a thousand connections 60 MiB are alive, and twice as
 // much garbage would be most of the server's memory. So the heap grows by growRoom, within bounds:
 // under leastGrowth collecting would take a tenth of the server's time and more. A memory limit
-// (debug.SetMemoryLimit) of 100 MiB had it take most of the time.
+// (debug.SetMemoryLimit) that is near what is alive has it take most of the time.
 const (
 	growRoom    = 32 << 20 // bytes
 	mostGrowth  = 200
