@@ -27,6 +27,7 @@ const (
 type keys struct {
 	name   []byte
 	scope  []byte
+	scopes *scopeHashes
 	token  []byte
 	node   cipher.AEAD
 	node1  cipher.AEAD // of format 1
@@ -49,7 +50,7 @@ func deriveKeys(dataKey []byte) keys {
 		return a
 	}
 	return keys{
-		name: derive("v1 name"), scope: derive("v2 scope"), token: derive("v1 token"),
+		name: derive("v1 name"), scope: derive("v2 scope"), token: derive("v1 token"), scopes: &scopeHashes{},
 		node: aead("v2 node"), node1: aead("v1 node"), record: aead("v1 record"),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"sync"
 
 	"inject/resolver/secret"
 	"inject/resolver/store"
@@ -36,7 +37,38 @@ func (k *keys) markPart(org, domain string) []byte     { return k.part("mark", o
 
 // scopeOf returns the beginning of the names of the secrets at s.
 func (k *keys) scopeOf(s secret.Scope) []byte {
-	return slices.Concat(k.orgPart(s.Org), k.projectPart(s.Org, s.Project), k.domainPart(s.Org, s.Domain))
+	n, ok := k.scopes.get(s)
+	if !ok {
+		copy(n[:], slices.Concat(k.orgPart(s.Org), k.projectPart(s.Org, s.Project), k.domainPart(s.Org, s.Domain)))
+		k.scopes.set(s, n)
+	}
+	return n[:]
+}
+
+// scopeHashes remembers results of scopeOf, each of which takes three hashes: tasks that start read
+// few scopes, again and again. They depend on the names and the key alone, not on the file.
+type scopeHashes struct {
+	mu sync.RWMutex
+	of map[secret.Scope][scopeSize]byte
+}
+
+// maxScopeHashes is how many are remembered, with some 200 bytes each.
+const maxScopeHashes = 4096
+
+func (h *scopeHashes) get(s secret.Scope) (n [scopeSize]byte, ok bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	n, ok = h.of[s]
+	return n, ok
+}
+
+func (h *scopeHashes) set(s secret.Scope, n [scopeSize]byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of == nil || len(h.of) >= maxScopeHashes {
+		h.of = map[secret.Scope][scopeSize]byte{}
+	}
+	h.of[s] = n
 }
 
 func (k *keys) nameOf(ref secret.Ref) (n index.Name) {

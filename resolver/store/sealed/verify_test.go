@@ -345,3 +345,19 @@ func TestListCost(t *testing.T) {
 		return err
 	}))
 }
+
+// The hashes of scopes that are remembered are those that are computed, and few.
+func TestScopeHashes(t *testing.T) {
+	t.Parallel()
+	k, fresh := deriveKeys(make([]byte, dataKeySize)), deriveKeys(make([]byte, dataKeySize))
+	scope := func(i int) secret.Scope { return benchRef(i * 10).Scope }
+	want := fresh.scopeOf(scope(3))
+	for i := range 2*maxScopeHashes + 100 {
+		n := k.scopeOf(scope(i))
+		require.Equal(t, n, k.scopeOf(scope(i)))
+		clear(n) // the caller's own
+		require.LessOrEqual(t, len(k.scopes.of), maxScopeHashes)
+	}
+	require.Equal(t, want, k.scopeOf(scope(3)))
+	require.NotEqual(t, want, k.scopeOf(scope(4)))
+}
