@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -144,17 +145,15 @@ func TestKindsAreDocumented(t *testing.T) {
 	}
 	require.Equal(t, redact.Order, kinds)
 
-	login := `{"password": "it's <\"a\">; $x é} %41%42", "key": "aHVudGVyMiBodW50ZXIy"}`
-	seen := map[string]bool{"base64url": true}
-	for _, value := range []string{
-		login, "Bearer " + login, "Ab12cdEF-1\nAb12cdEF-2", "deadbeef12", "+/+/+/+/????>>>", "a\x01b\"c\xffdef",
-	} {
-		for _, f := range redact.Forms(6, redact.Pattern{Name: "K", Value: []byte(value)}) {
-			seen[f.Kind] = true
+	for _, file := range []string{"forms/forms.go", "parts/parts.go"} {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		constants := regexp.MustCompile(`(?m)^\tKind\w+ += "(\w+)"`).FindAllStringSubmatch(string(source), -1)
+		require.Greater(t, len(constants), 3)
+		for _, c := range constants {
+			if c[1] != "base64url" {
+				require.Contains(t, kinds, c[1])
+			}
 		}
 	}
-	for _, kind := range kinds {
-		require.True(t, seen[kind], "no value has a form of the kind %s", kind)
-	}
-	require.Len(t, seen, len(kinds)+1, "a kind is missing in the order")
 }

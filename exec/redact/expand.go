@@ -36,7 +36,10 @@ func rank(kind string) int {
 	if kind == forms.KindBase64URL {
 		kind = forms.KindBase64
 	}
-	return slices.Index(order, kind)
+	if i := slices.Index(order, kind); i >= 0 {
+		return i
+	}
+	return len(order)
 }
 
 // A Form is a byte string that is masked, and the name and the kind that its finds have.

@@ -445,6 +445,40 @@ func TestMaskIsNotMarkup(t *testing.T) {
 	}
 }
 
+// The forms and parts of documents lie in each other, begin in the same way and touch. They are
+// masked as by the plain rule, however the text is cut.
+func TestPartsByPlainRule(t *testing.T) {
+	patterns := values(
+		`{"username":"svc-reader","password":"hunter2 \"long\"","nested":[{"token":"aHVudGVyMyBodW50ZXI0"}]}`,
+		"postgres://svc-reader:hunter%202%40long@db.example/app",
+		"DB_PASSWORD='hunter2 long'\nAPI_KEY=hunter2\n",
+		`"Bearer hunter2-long";`,
+	)
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	all := allForms(6, patterns...)
+	r := redact.New(6, patterns...)
+	require.Empty(t, r.Reduced())
+	for range 200 {
+		text := ""
+		for range 1 + random.IntN(6) {
+			form := string(all[random.IntN(len(all))].Value)
+			switch random.IntN(4) {
+			case 0:
+				form = form[:random.IntN(len(form))]
+			case 1:
+				form = form[random.IntN(len(form)):]
+			case 2:
+				form += " "
+			}
+			text += form
+		}
+		want := string(redacttest.Mask([]byte(text), all))
+		require.Equal(t, want, masked(t, r, text), "seed %d", seed)
+		require.Equal(t, want, masked(t, r, chunked(text, 20, random)...), "seed %d", seed)
+	}
+}
+
 // The masks of files that were masked before the word was in capitals stay as they are.
 func TestOldMasks(t *testing.T) {
 	r := redact.New(6, redact.Pattern{Name: "KEY", Value: []byte("s3cr3t-value")})

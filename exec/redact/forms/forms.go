@@ -60,13 +60,13 @@ type Form struct {
 //     end a line there, too, as in a key inside JSON.
 //   - case: runs of hexadecimal digits, pairs of digits with colons between them, and
 //     UUIDs, each in small letters and in capitals; UUIDs without dashes, too.
+//   - hex: in small letters and in capitals.
 //   - base64, base64url: anywhere in the encoded text, as in HTTP Basic, so at each of the
 //     three alignments. A character that holds bits of the value and of the text before
 //     or behind it is not covered. If the value ends the text, its last character and the
 //     padding are covered. The same with one newline behind the value, and with the white
 //     space around it. If the value begins the text, also in lines of 64 and 76
 //     characters: whole, and each line of at least 16 characters.
-//   - hex: in small letters and in capitals.
 //   - percent: as Go, Python, JavaScript, PHP, Java and curl write the parts of a URL, and
 //     as forms are sent: with + or %20, %0A or %0D%0A, %2F or %2f.
 //   - json: as JavaScript, Go, Python, PHP, Jackson, Gson and .NET write it, with \/,
