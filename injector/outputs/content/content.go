@@ -143,10 +143,10 @@ func (in *Inspector) Inspect(
 		return Content{}, err
 	case in.where != "":
 		c.kind, c.Why = opaque, in.where
+	case filepath.Ext(name) == ".pb": // also one with an archive in its bytes
+		return in.message(ctx, name, at, size)
 	case f != "":
 		c.kind, c.Why = opaque, f.String()
-	case filepath.Ext(name) == ".pb":
-		return in.message(ctx, name, at, size)
 	}
 	return c, nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"inject/exec/redact"
 	"inject/exec/redact/forms"
+	"inject/internal/harness"
 	"inject/resolver/idl/flyteidl2/core"
 	"inject/resolver/idl/flyteidl2/task"
 )
@@ -262,6 +263,24 @@ func TestMaskNestedMsgpack(t *testing.T) {
 	_, err := maskMessage(t, knows(secret), "outputs.pb", build(secret), got)
 	require.NoError(t, err)
 	require.True(t, proto.Equal(build("[REDACTED:A]"), got))
+}
+
+// An archive in the bytes of a message does not keep the texts beside it from being masked. A value
+// in the archive does.
+func TestMaskBesideArchive(t *testing.T) {
+	build := func(text, member string) *task.Outputs {
+		z := harness.Gzip(t, []byte(strings.Repeat("some text ", 30)+member))
+		b := appendMsgpackString([]byte("\x82\xa1k"), text)
+		return outputsOf(packed("msgpack", []byte(string(b)+"\xa1z"+header(0xc4, 1, len(z))+string(z))))
+	}
+	got := &task.Outputs{}
+	c, err := maskMessage(t, knows(secret), "outputs.pb", build(secret, "x"), got)
+	require.NoError(t, err)
+	require.Equal(t, outputsPB, c.kind)
+	require.True(t, proto.Equal(build("[REDACTED:A]", "x"), got))
+
+	c = look(t, knows(secret), "outputs.pb", encode(t, build("nothing", secret)), whole)
+	require.Equal(t, Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a gzip archive"}, c)
 }
 
 // tree returns the value that d reads next: strings as strings, maps as pairs in order, and
