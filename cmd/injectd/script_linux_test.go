@@ -23,12 +23,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/internal/harness"
+	"inject/internal/harness/attack"
 )
 
 // binaries is a folder with the real injectd and inject, which are built once.
 var binaries string
 
 func TestMain(m *testing.M) {
+	if attack.Main() {
+		return
+	}
 	dir, err := os.MkdirTemp("", "injectd-test")
 	if err != nil {
 		panic(err)

@@ -19,6 +19,7 @@ const (
 	allowed         = "allowed"
 	denied          = "denied"
 	invalid         = "invalid"         // the request could not be understood, so nothing was decided
+	refused         = "refused"         // a rate or a share of the caller was used up, so nothing was decided
 	unauthenticated = "unauthenticated" // the caller could not be identified
 )
 

@@ -24,24 +24,40 @@ const (
 	openTime      = 5 * time.Second // for such a request
 )
 
-// bodySteps are the sizes that a body is charged with: the smallest that it fits into.
-// Growing in few steps lets few requests wait for more while they hold a part.
-var bodySteps = []int64{4 << 10, 64 << 10, maxMessage}
+// Bodies and answers are charged with the smallest of these sizes that they fit into, at most the
+// last. Growing in few steps lets few requests wait for more while they hold a part.
+var (
+	bodySteps   = []int64{4 << 10, 64 << 10, maxMessage}
+	answerSteps = []int64{4 << 10, 64 << 10, 1 << 20, 4 << 20, maxAnswer}
+)
+
+// step returns the step for size bytes.
+func step(steps []int64, size int64) int64 {
+	for _, n := range steps {
+		if size <= n {
+			return n
+		}
+	}
+	return steps[len(steps)-1]
+}
 
 // A chargedBody takes the share of its bytes before it reads them.
 type chargedBody struct {
 	io.ReadCloser
 
 	s    *Server
+	c    *caller
 	ctx  context.Context //nolint:containedctx // of the request that the body belongs to
 	held *hold
 	read int64
 }
 
 // charge takes the first step of a body's share, or all of it if the length is known or the
-// body is compressed: then its length says nothing. The caller must close the hold.
-func (s *Server) charge(r *http.Request, c *caller) (*hold, error) {
-	b := &chargedBody{ReadCloser: r.Body, s: s, ctx: r.Context(), held: s.bodies.hold(c.name())}
+// body is compressed: then its length says nothing. The hold is c.body, which must be closed, also
+// after an error.
+func (s *Server) charge(r *http.Request, c *caller) error {
+	c.body = s.bodies.hold(c.name())
+	b := &chargedBody{ReadCloser: r.Body, s: s, c: c, ctx: r.Context(), held: c.body}
 	size := max(r.ContentLength, 1)
 	for _, h := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
 		if e := r.Header.Get(h); e != "" && !strings.EqualFold(e, "identity") {
@@ -49,24 +65,17 @@ func (s *Server) charge(r *http.Request, c *caller) (*hold, error) {
 		}
 	}
 	if err := b.room(size); err != nil {
-		b.held.close()
-		return nil, err
+		return err
 	}
 	r.Body = b
-	return b.held, nil
+	c.body.mayYield(func() { _ = c.control.SetReadDeadline(time.Unix(1, 0)) })
+	return nil
 }
 
 // room grows the hold to the step for size bytes.
 func (b *chargedBody) room(size int64) error {
-	step := int64(maxMessage)
-	for _, n := range bodySteps {
-		if size <= n {
-			step = n
-			break
-		}
-	}
-	if b.held.grow(b.ctx, step-b.held.n) != nil {
-		return b.s.exhausted("body", "the server holds too many requests at the moment")
+	if b.held.grow(b.ctx, step(bodySteps, size)-b.held.n) != nil {
+		return b.s.exhausted(b.c, "body", "the server holds too many requests at the moment")
 	}
 	return nil
 }
@@ -83,6 +92,10 @@ func (b *chargedBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
+	transport.Explained(b.ctx, n)
+	if err != nil && b.held.yielded.Load() {
+		return n, b.s.exhausted(b.c, "body", "the server gave the place of this slow request to another")
+	}
 	return n, err
 }
 
@@ -92,21 +105,29 @@ func (s *Server) open(next http.Handler) http.Handler {
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := s.local(r)
-		held := s.openBodies.hold(transport.Network(r.RemoteAddr))
+		network := transport.Network(r.RemoteAddr)
+		at, leave := s.arrivals.enter(network)
+		s.drop(at, &caller{})
+		defer leave()
+		held := s.openBodies.hold(network)
 		defer held.close()
-		if err == nil && held.grow(r.Context(), openBody) != nil {
-			err = s.exhausted("open", "too many requests without credentials at the same time")
+		if err == nil && (at != served || held.grow(r.Context(), openBody) != nil) {
+			err = s.exhausted(&caller{}, "open", "too many requests without credentials at the same time")
 		}
+		// The context ends neither a read of the body nor a write of the answer.
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(openTime))
+		_ = control.SetWriteDeadline(time.Now().Add(openTime))
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
 			_ = refusals.Write(w, r, err) // an error means that the client is gone
+			flush(r, control)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), openTime)
 		defer cancel()
-		// The context does not end a read of the body.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(openTime))
 		r.Body = http.MaxBytesReader(w, r.Body, openBody)
 		next.ServeHTTP(w, r.WithContext(ctx))
+		flush(r, control)
 	})
 }

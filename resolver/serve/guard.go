@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -25,7 +26,13 @@ type caller struct {
 	request  string // our id of the request
 	client   string // the client's id of the request
 	remote   string // address
-	large    *hold  // of Server.large, for its answer; nil if it is small
+	control  *http.ResponseController
+	body     *hold // of Server.bodies
+	answer   *hold // of Server.answers
+	// paid is true if the share of the audit log has been charged with the line of the request, and
+	// lined if the line has been written. reason is why the request ends without a decision.
+	paid, lined bool
+	reason      string
 }
 
 // name is the key of the caller in every limit of identities.
@@ -79,6 +86,7 @@ var _ store.Importer = (*guard)(nil)
 
 // decide writes the line of a decision.
 func (g *guard) decide(ctx context.Context, r *record, decision string) error {
+	g.caller.lined = true
 	r.Decision = decision
 	g.metrics.decided(r.Verb, decision)
 	return g.log(ctx, r)
@@ -197,6 +205,9 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if err != nil {
 		return err
 	}
+	if g.reserve(ctx, len(secrets), 0) != nil {
+		return g.exhausted(g.caller, "answer", busyAnswers)
+	}
 	scope := secrets[0].Ref.Scope
 	r := g.caller.record("import", scope)
 	var errs []error
@@ -292,10 +303,13 @@ func (g *guard) List(
 	if !g.caller.grant.MayAny(policy.List, f) {
 		return nil, "", g.decided(ctx, r, denied, fmt.Errorf("list: %w", secret.ErrDenied))
 	}
+	if g.reserve(ctx, limit, 0) != nil {
+		return nil, "", g.exhausted(g.caller, "answer", busyAnswers)
+	}
 	scan := g.scanning.hold(g.caller.name())
 	defer scan.close()
 	if scan.grow(ctx, 1) != nil {
-		return nil, "", g.exhausted("scan", "too many lists at the same time")
+		return nil, "", g.exhausted(g.caller, "scan", "too many lists at the same time")
 	}
 	err = g.timed("list", func() (err error) {
 		page, next, err = g.visible(ctx, f, limit, token)
@@ -384,12 +398,25 @@ type taskReader struct {
 // have. A nil values is that of a request for names alone: it keeps none.
 type values struct {
 	mu    sync.Mutex
+	keys  int
 	bytes int
-	held  *hold // of Server.large
 	err   error // of all further reads
 }
 
-// add counts v, which takes its share if it makes the answer a large one.
+// keyAnswer is how many bytes of an answer each key counts beside its value: for names, scopes and
+// the text of a failure.
+const keyAnswer = 512
+
+const busyAnswers = "too many answers are read or sent at the same time"
+
+// reserve takes the share of the answers for one about so many keys, with values of so many bytes,
+// which are held twice: as they are and encoded.
+func (g *guard) reserve(ctx context.Context, keys, bytes int) error {
+	size := step(answerSteps, int64(keys)*keyAnswer+2*int64(bytes))
+	return g.caller.answer.grow(ctx, size-g.caller.answer.n)
+}
+
+// add counts v, which takes its share.
 func (s *values) add(ctx context.Context, g *guard, v secret.Value) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -399,14 +426,8 @@ func (s *values) add(ctx context.Context, g *guard, v secret.Value) error {
 	case s.bytes > maxAnswer:
 		s.err = fmt.Errorf(
 			"%w: the values have more than %d bytes together", secret.ErrInvalid, maxAnswer)
-	case s.bytes > largeAnswer && int64(s.bytes) > s.held.n:
-		step := int64(maxAnswer)
-		if s.bytes <= maxAnswer/8 {
-			step = maxAnswer / 8
-		}
-		if s.held.grow(ctx, step-s.held.n) != nil {
-			s.err = g.exhausted("answer", "too many large answers at the same time")
-		}
+	case g.reserve(ctx, s.keys, s.bytes) != nil:
+		s.err = g.exhausted(g.caller, "answer", busyAnswers)
 	}
 	return s.err
 }

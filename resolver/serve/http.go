@@ -35,41 +35,110 @@ const requestHeader = "X-Request-Id"
 func (s *Server) identify(next http.Handler) http.Handler {
 	refusals := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &caller{request: newRequest(), client: clientRequest(r), remote: remoteAddress(r)}
+		c := &caller{
+			request: newRequest(), client: clientRequest(r), remote: remoteAddress(r),
+			control: http.NewResponseController(w),
+		}
 		w.Header().Set(requestHeader, c.request)
-		err := s.admit(r, c)
-		var held *hold
+		leave, err := s.enter(r, c)
+		defer leave()
+		if c.identity.Method == "" && transport.Refused(r.Context()) {
+			w.Header().Set("Connection", "close") // with HTTP/2 it becomes a GOAWAY
+		}
 		if err == nil {
-			held, err = s.charge(r, c)
+			err = s.charge(r, c)
+			defer c.body.close()
 		}
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
+			_ = c.control.SetWriteDeadline(time.Now().Add(openTime))
 			_ = refusals.Write(w, r, err) // an error means that the client is gone
+			flush(r, c.control)
+			s.conclude(r, c)
 			return
 		}
-		defer held.close()
 		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callerKey{}, c), maxTime)
 		defer cancel()
 		// The library refuses a message that is too large, but reads it to its end. The limit
 		// sets that end. It is twice the message's, since an HTTP/2 stream that is cut off
 		// earlier would not get the answer.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
-		defer func() {
-			if c.large != nil {
-				c.large.close()
-			}
-		}()
+		c.answer = s.answers.hold(c.name())
+		defer c.answer.close()
 		next.ServeHTTP(w, r.WithContext(ctx))
+		flush(r, c.control)
+		s.conclude(r, c)
+		if r.Context().Err() == nil { // one that the client took back explains nothing
+			transport.Explained(r.Context(), requestInput+len(r.Header.Get("Authorization")))
+		}
 	})
 }
 
-// admit fills in the identity and the grant of c.
-func (s *Server) admit(r *http.Request, c *caller) error {
+// flush sends the rest of an answer over HTTP/2, and waits for the client's window. The library does
+// that only after the handler, when the request is no longer counted anywhere.
+func flush(r *http.Request, w *http.ResponseController) {
+	if r.ProtoMajor == 2 {
+		_ = w.Flush() // an error means that the client is gone
+	}
+}
+
+// requestInput is how many bytes of input a request takes at most, beside its body and its token, in
+// frames and TLS records.
+const requestInput = 512
+
+// conclude writes the line of an identified request that has ended without one: its body was not
+// received or could not be decoded, or a share was used up. A request that exceeds the share of the
+// audit log has none.
+func (s *Server) conclude(r *http.Request, c *caller) {
+	if c.lined || c.identity.Method == "" || !c.paid && !s.audited.allow(c.name(), lineCost) {
+		return
+	}
+	record := c.record(verbOf(r), secret.Scope{})
+	record.Decision, record.Reason = refused, c.reason
+	if c.reason == "" {
+		record.Decision, record.Reason = invalid, "the request could not be read or decoded"
+	}
+	c.lined = true
+	s.metrics.decided("none", record.Decision)
+	_ = s.log(context.WithoutCancel(r.Context()), record)
+}
+
+// enter identifies c and lets its request in, unless too many of its kind are under way: of its
+// network until it is identified, and of its identity from then on. leave must be called at the
+// end, also with an error.
+func (s *Server) enter(r *http.Request, c *caller) (leave func(), err error) {
+	at, leave := s.arrivals.enter(transport.Network(c.remote))
+	s.drop(at, c)
+	if at != served {
+		return leave, s.exhausted(c, "request", "too many requests without accepted credentials")
+	}
+	if err := s.recognize(r, c); err != nil {
+		return leave, err
+	}
+	leave()
+	at, leave = s.requests.enter(c.name())
+	s.drop(at, c)
+	if at != served {
+		return leave, s.exhausted(c, "request", "too many requests of this identity at the same time")
+	}
+	return leave, s.admit(r, c)
+}
+
+// drop ends a request of c without an answer if there are far too many.
+func (s *Server) drop(at place, c *caller) {
+	if at == dropped {
+		_ = s.exhausted(c, "request", "dropped")
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// recognize fills in the identity of c.
+func (s *Server) recognize(r *http.Request, c *caller) error {
 	if s.o.Authenticator == nil {
 		if err := s.local(r); err != nil {
 			return err
 		}
-		c.identity, c.grant = identity.Identity{Method: "none", Name: "anyone"}, policy.Everything()
+		c.identity = identity.Identity{Method: "none", Name: "anyone"}
 		return nil
 	}
 	who, err := s.o.Authenticator.Authenticate(r.Context(), credentials(r))
@@ -77,19 +146,30 @@ func (s *Server) admit(r *http.Request, c *caller) error {
 		return s.unidentified(r, c, err)
 	}
 	c.identity = who
-	transport.Accepted(r.Context())
+	return nil
+}
+
+// admit fills in the grant of c.
+func (s *Server) admit(r *http.Request, c *caller) error {
+	if !transport.Accepted(r.Context(), c.name()) {
+		return s.exhausted(c, "connection", "too many connections of this identity")
+	}
+	if s.o.Authenticator == nil {
+		c.grant, c.paid = policy.Everything(), true
+		return nil
+	}
 	if !s.limits.allow(c.name(), 1) {
 		return s.tooMany(c)
 	}
 	in := s.o.Policy()
-	c.claims = claimsOf(in, who)
-	if c.grant = in.For(who); c.grant.Rule() == "" {
+	c.claims = claimsOf(in, c.identity)
+	if c.grant = in.For(c.identity); c.grant.Rule() == "" {
 		if isWhoAmI(r.URL.Path) && s.stranger(c) {
 			return nil // the answer is that it may do nothing
 		}
 		return s.unmatched(r, c)
 	}
-	if !s.audited.allow(c.name(), lineCost) {
+	if c.paid = s.audited.allow(c.name(), lineCost); !c.paid {
 		return s.tooLoud(c)
 	}
 	return nil
@@ -100,7 +180,7 @@ func (s *Server) tooMany(c *caller) error {
 	if s.warnings.Allow() {
 		s.o.Log.Warn("too many requests from one identity", "identity", c.identity.Name)
 	}
-	return s.exhausted("rate", "too many requests from this identity")
+	return s.exhausted(c, "rate", "too many requests from this identity")
 }
 
 // tooLoud returns the error for a request of c whose line exceeds its share of the audit log.
@@ -108,14 +188,15 @@ func (s *Server) tooLoud(c *caller) error {
 	if s.warnings.Allow() {
 		s.o.Log.Warn("the requests of one identity use up its share of the audit log", "identity", c.identity.Name)
 	}
-	return s.exhausted("audit", "this identity's share of the audit log is used up")
+	return s.exhausted(c, "audit", "this identity's share of the audit log is used up")
 }
 
 // unmatched returns the error for a request of an identity that no rule of the policy matches.
 // Any task of a cluster may be one, so its lines count with those of strangers.
 func (s *Server) unmatched(r *http.Request, c *caller) error {
+	c.lined = true // at most this one, which counts with those of strangers
 	if !s.stranger(c) {
-		return s.exhausted("stranger", "too many requests that no rule of the policy allows")
+		return s.exhausted(c, "stranger", "too many requests that no rule of the policy allows")
 	}
 	record := c.record(verbOf(r), secret.Scope{})
 	record.Reason = "no rule matches the identity"
@@ -221,7 +302,7 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 		)
 	}
 	if !allowed {
-		return s.exhausted("stranger", "too many requests without valid credentials")
+		return s.exhausted(c, "stranger", "too many requests without valid credentials")
 	}
 	record := c.record(verbOf(r), secret.Scope{})
 	record.Decision, record.Reason = unauthenticated, identity.Reason(err)
@@ -283,6 +364,10 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 		start := time.Now()
 		ctx, end := s.flights.Begin(ctx)
 		defer end()
+		if c, ok := ctx.Value(callerKey{}).(*caller); ok {
+			c.body.mayYield(nil) // all of it has been read
+			defer c.answer.mayYield(func() { _ = c.control.SetWriteDeadline(time.Unix(1, 0)) })
+		}
 		s.metrics.inFlight.Inc()
 		defer s.metrics.inFlight.Dec()
 		answer, err := next(ctx, r)
@@ -300,7 +385,7 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header, what any) error {
 	request := ""
 	if c, ok := ctx.Value(callerKey{}).(*caller); ok {
-		request = c.request
+		request, c.reason = c.request, "the server failed"
 	}
 	s.o.Log.Error(
 		"a request's handler panicked", "request", request, "method", spec.Procedure, "type",

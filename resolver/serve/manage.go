@@ -160,13 +160,15 @@ func (s *Server) described(info store.Info) *secretpb.Secret {
 
 // clusterService answers the question that Flyte's clients ask before each call about
 // secrets: which server to use. It is always this one.
-type clusterService struct{}
+type clusterService struct{ *Server }
 
 // SelectCluster implements Flyte's service.
-func (clusterService) SelectCluster(
-	context.Context, *cluster.SelectClusterRequest,
+func (s *clusterService) SelectCluster(
+	ctx context.Context, _ *cluster.SelectClusterRequest,
 ) (*cluster.SelectClusterResponse, error) {
-	return &cluster.SelectClusterResponse{}, nil
+	g := s.guard(ctx)
+	err := g.decide(ctx, g.caller.record("cluster", secret.Scope{}), allowed)
+	return &cluster.SelectClusterResponse{}, g.answer(err, secret.Ref{})
 }
 
 // importService creates many secrets at once.

@@ -94,13 +94,15 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 
 	climbing := g.climbing.hold(g.caller.name())
 	defer climbing.close()
-	if climbing.grow(ctx, 1) != nil {
-		return nil, g.exhausted("climb", "too many declared lists are resolved at the same time")
+	if climbing.grow(ctx, 1+int64(len(declared)/climbKeys)) != nil {
+		return nil, g.exhausted(g.caller, "climb", "too many declared lists are resolved at the same time")
 	}
 	task := taskReader{g: g}
+	if g.reserve(ctx, len(declared), 0) != nil {
+		return nil, g.exhausted(g.caller, "answer", busyAnswers)
+	}
 	if !req.GetNamesOnly() {
-		g.caller.large = g.large.hold(g.caller.name()) // identify closes it after the answer
-		task.values = &values{held: g.caller.large}
+		task.values = &values{keys: len(declared)}
 	}
 	var reader store.Reader = task
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
@@ -135,9 +137,9 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	}
 
 	if !req.GetNamesOnly() {
-		g.caller.large.shrink(int64(bytes))
-		if bytes > largeAnswer && g.caller.large.grow(ctx, int64(bytes)-g.caller.large.n) != nil {
-			return nil, g.exhausted("answer", "too many large answers at the same time")
+		g.caller.answer.shrink(int64(2*bytes + len(declared)*keyAnswer))
+		if g.reserve(ctx, len(declared), bytes) != nil {
+			return nil, g.exhausted(g.caller, "answer", busyAnswers)
 		}
 	}
 	if err := g.decide(ctx, r, decision); err != nil {

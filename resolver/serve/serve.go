@@ -65,16 +65,23 @@ const (
 	// request.
 	maxClimbing = 64
 	ownClimbing = 8
+	climbKeys   = 256 // a longer list counts as several
 	// maxScanning is how many lists are read at the same time, and ownScanning how many of one
 	// identity.
 	maxScanning = 8
 	ownScanning = 2
-	// Answers over largeAnswer are read and sent only while their sum is at most maxLarge, and
-	// ownLarge for one identity. Otherwise clients that do not read their answers could exhaust
-	// the memory.
-	largeAnswer = 1 << 20       // bytes
-	maxLarge    = 3 * maxAnswer // bytes
-	ownLarge    = maxAnswer     // bytes
+	// Answers are read and sent only while their sum is at most maxAnswers, and ownAnswers for one
+	// identity. Otherwise clients that do not read their answers could exhaust the memory.
+	maxAnswers = 2 * maxAnswer // bytes
+	ownAnswers = maxAnswer     // bytes
+	// maxRequests is how many requests are under way at the same time in any state, and
+	// ownRequests how many of one identity. maxArrivals and netArrivals are those that are not yet
+	// identified, of all networks and of one. Each may take 16 KiB for its header and as much
+	// again; as many more are answered with an error, and those beyond are dropped.
+	maxRequests = 8192
+	ownRequests = 512
+	maxArrivals = 1024
+	netArrivals = 256
 	// maxElsewhere is how many other scopes of a missing key are named.
 	maxElsewhere = 20
 )
@@ -108,7 +115,9 @@ type Server struct {
 	audited      *limits       // bytes of the audit log
 	climbing     *shares       // Resolves that run
 	scanning     *shares       // lists that are read
-	large        *shares       // bytes of large answers that are read or sent
+	answers      *shares       // bytes of answers that are read or sent
+	// requests are those under way, by identity, and arrivals those not yet identified, by network.
+	requests, arrivals *crowd
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
 	// need no credentials, by network.
 	bodies, openBodies *shares
@@ -128,7 +137,9 @@ func New(o Options) *Server {
 		audited:    newLimits(o.AuditRate, o.AuditBurst),
 		climbing:   newShares("climb", maxClimbing, ownClimbing),
 		scanning:   newShares("scan", maxScanning, ownScanning),
-		large:      newShares("answer", maxLarge, ownLarge),
+		answers:    newShares("answer", maxAnswers, ownAnswers),
+		requests:   newCrowd(maxRequests, ownRequests),
+		arrivals:   newCrowd(maxArrivals, netArrivals),
 		bodies:     newShares("body", maxBodies, maxOwnBodies),
 		openBodies: newShares("open", maxOpenBodies, maxNetBodies),
 	}
@@ -154,7 +165,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(path string, h http.Handler) { mux.Handle(path, s.identify(h)) }
 	handle(secretconnect.NewSecretServiceHandler(&secretService{s}, options...))
-	handle(clusterconnect.NewClusterServiceHandler(clusterService{}, options...))
+	handle(clusterconnect.NewClusterServiceHandler(&clusterService{s}, options...))
 	handle(injectv1connect.NewResolveServiceHandler(&resolveService{s}, options...))
 	handle(injectv1connect.NewImportServiceHandler(&importService{s}, options...))
 	tiny := append(options, messageOptions(openMessage))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -13,9 +14,14 @@ import (
 // patience is how long a request waits for its share of something before it is refused.
 const patience = 2 * time.Second
 
+// lazy is how long a request may hold what others wait for before it may be told to yield.
+const lazy = 500 * time.Millisecond
+
 // shares bounds what all callers hold of one thing together, and what each of them holds. A
 // caller queues for the whole only with what fits into its own share, so it cannot fill that
-// queue. It is safe for concurrent use.
+// queue. If the whole is used up, the callers with the most must yield to those with less: see
+// [hold.mayYield]. Otherwise a few callers could keep all others from being served. It is safe
+// for concurrent use.
 type shares struct {
 	name string // in the metric of refused requests
 	all  *semaphore.Weighted
@@ -29,7 +35,8 @@ type shares struct {
 type share struct {
 	*semaphore.Weighted
 
-	holds int
+	n     int64 // what is held of it
+	holds map[*hold]struct{}
 }
 
 func newShares(name string, all, each int64) *shares {
@@ -42,6 +49,10 @@ type hold struct {
 	who   string
 	share *share
 	n     int64
+
+	yield   func()    // see mayYield; guarded by of.mu
+	since   time.Time // guarded by of.mu
+	yielded atomic.Bool
 }
 
 // hold returns an empty hold of who. The caller must close it.
@@ -50,11 +61,75 @@ func (s *shares) hold(who string) *hold {
 	defer s.mu.Unlock()
 	one := s.by[who]
 	if one == nil {
-		one = &share{Weighted: semaphore.NewWeighted(s.each)}
+		one = &share{Weighted: semaphore.NewWeighted(s.each), holds: map[*hold]struct{}{}}
 		s.by[who] = one
 	}
-	one.holds++
-	return &hold{of: s, who: who, share: one}
+	h := &hold{of: s, who: who, share: one}
+	one.holds[h] = struct{}{}
+	return h
+}
+
+// mayYield says that h can be given up from now on, because its request waits for its caller: for
+// the rest of a body, or until an answer is read. yield must soon end the wait, so that h is
+// closed. It is called at most once, not after close, and must not use h. With nil, h can no
+// longer be given up.
+func (h *hold) mayYield(yield func()) {
+	h.of.mu.Lock()
+	defer h.of.mu.Unlock()
+	h.yield, h.since = yield, time.Now()
+}
+
+// reclaim makes callers with more than the owner of h would have give up holds until n are free:
+// the caller with the most first, and of it the oldest hold.
+func (s *shares) reclaim(h *hold, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for left := n; left > 0; {
+		var next *hold
+		for _, one := range s.by {
+			if one.n <= h.share.n+n || next != nil && one.n <= next.share.n {
+				continue
+			}
+			if oldest := one.oldest(); oldest != nil {
+				next = oldest
+			}
+		}
+		if next == nil {
+			return
+		}
+		left -= next.n
+		next.yielded.Store(true)
+		next.yield()
+		next.yield = nil
+	}
+}
+
+// oldest returns the oldest hold that may be given up, nil if there is none.
+func (s *share) oldest() (oldest *hold) {
+	for h := range s.holds {
+		if h.yield != nil && h.n > 0 && time.Since(h.since) >= lazy && (oldest == nil || h.since.Before(oldest.since)) {
+			oldest = h
+		}
+	}
+	return oldest
+}
+
+// waits calls reclaim from time to time until the returned function is called.
+func (s *shares) waits(h *hold, n int64) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		again := time.NewTicker(lazy / 10)
+		defer again.Stop()
+		for {
+			s.reclaim(h, n)
+			select {
+			case <-done:
+				return
+			case <-again.C:
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // errBusy is the error of a request that waited in vain for its share.
@@ -69,7 +144,7 @@ func (h *hold) grow(ctx context.Context, n int64) error {
 	}
 	if h.share.TryAcquire(n) { // mostly nothing has to wait, and needs no timer
 		if h.of.all.TryAcquire(n) {
-			h.n += n
+			h.add(n)
 			return nil
 		}
 		h.share.Release(n)
@@ -79,12 +154,22 @@ func (h *hold) grow(ctx context.Context, n int64) error {
 	if h.share.Acquire(ctx, n) != nil {
 		return errBusy
 	}
+	stop := h.of.waits(h, n)
+	defer stop()
 	if h.of.all.Acquire(ctx, n) != nil {
 		h.share.Release(n)
 		return errBusy
 	}
-	h.n += n
+	h.add(n)
 	return nil
+}
+
+// add counts n more that h holds, or less if n is negative.
+func (h *hold) add(n int64) {
+	h.of.mu.Lock()
+	defer h.of.mu.Unlock()
+	h.n += n
+	h.share.n += n
 }
 
 // shrink releases what h holds over n.
@@ -92,20 +177,63 @@ func (h *hold) shrink(n int64) {
 	if over := h.n - n; over > 0 {
 		h.of.all.Release(over)
 		h.share.Release(over)
-		h.n = n
+		h.add(-over)
 	}
 }
 
 // close releases what h holds.
 func (h *hold) close() {
-	if h.n > 0 {
-		h.of.all.Release(h.n)
-		h.share.Release(h.n)
-	}
+	h.shrink(0)
 	h.of.mu.Lock()
 	defer h.of.mu.Unlock()
-	if h.share.holds--; h.share.holds == 0 {
+	h.yield = nil
+	if delete(h.share.holds, h); len(h.share.holds) == 0 {
 		delete(h.of.by, h.who)
+	}
+}
+
+// A crowd counts the requests of each caller that are under way, in whatever state: each takes
+// memory for its header, its goroutine and the input that waits for it. It is safe for concurrent
+// use.
+type crowd struct {
+	all, each int
+
+	mu sync.Mutex
+	n  int
+	by map[string]int
+}
+
+func newCrowd(all, each int) *crowd { return &crowd{all: all, each: each, by: map[string]int{}} }
+
+// A place is that of a request in a crowd.
+type place int
+
+const (
+	served     place = iota
+	turnedAway       // with an answer
+	dropped          // without one, since an answer that the client does not read takes memory, too
+)
+
+// enter returns the place of a request of who. There are as many places to be turned away
+// from as to be served in. Unless it is dropped, leave must be called at its end.
+func (c *crowd) enter(who string) (at place, leave func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch n := c.by[who]; {
+	case n >= 2*c.each || c.n >= 2*c.all:
+		return dropped, nil
+	case n >= c.each || c.n >= c.all:
+		at = turnedAway
+	}
+	c.n++
+	c.by[who]++
+	return at, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.n--
+		if c.by[who]--; c.by[who] == 0 {
+			delete(c.by, who)
+		}
 	}
 }
 
@@ -113,9 +241,10 @@ func (h *hold) close() {
 // header of HTTP (RFC 9110, 10.2.3), in seconds; package rpc tries again because of it.
 const retryHeader = "Retry-After"
 
-// exhausted returns the error for a request that exceeds its share of what, and counts it.
-func (s *Server) exhausted(what, text string) *connect.Error {
+// exhausted returns the error for a request of c that exceeds its share of what, and counts it.
+func (s *Server) exhausted(c *caller, what, text string) *connect.Error {
 	s.metrics.exhausted.WithLabelValues(what).Inc()
+	c.reason = text
 	err := connect.NewError(connect.CodeResourceExhausted, errors.New(text+": try again later"))
 	err.Meta().Set(retryHeader, "1")
 	return err

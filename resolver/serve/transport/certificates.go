@@ -164,6 +164,9 @@ func (c *Certificates) TLS() *tls.Config {
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{"h2", "http/1.1"},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if one := under(hello.Conn); one != nil {
+				one.compute()
+			}
 			pair, _ := c.current()
 			one := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},

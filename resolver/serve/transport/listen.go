@@ -26,15 +26,17 @@ type Limits struct {
 	Connections int // at the same time; further ones wait to be accepted
 	Streams     int // concurrent requests on one connection
 	// Newcomers are the connections of one network at the same time that have no accepted
-	// credentials yet; further ones are closed. Zero for a quarter of Connections. Without TLS
-	// there is no limit.
-	Newcomers int
+	// credentials yet; further ones are closed. OfIdentity are those of one identity; for a further
+	// one an idle one is closed. Zero for the default, but at most a quarter of Connections. Without
+	// TLS there is no limit.
+	Newcomers, OfIdentity int
 
 	// How long a client may take before it is disconnected; zero for the default.
 	NewcomerTime time.Duration // from being accepted to the first good credentials: 10 s
 	HeaderTime   time.Duration // for the TLS handshake, and for the header of a request: 10 s
 	RequestTime  time.Duration // for sending the whole request: 30 s
 	IdleTime     time.Duration // until the next request: 3 min
+	UnreadTime   time.Duration // until it reads what the server has for it: 10 s
 }
 
 // The limits of a request. The handler enforces them, too.
@@ -43,21 +45,40 @@ const (
 	RequestTime = 30 * time.Second // until it is answered, unless Limits say otherwise
 )
 
-// The limits of a connection.
+// The limits of a connection, and the defaults of [Limits].
 const (
-	headerTime   = 10 * time.Second
-	newcomerTime = 10 * time.Second
-	idleTime     = 3 * time.Minute
-	maxHeader    = 16 << 10 // bytes
-	pingAfter    = 30 * time.Second
-	pingTime     = 15 * time.Second
-	maxFrame     = 64 << 10 // bytes; each connection may keep one
-	// The bytes of bodies that a client may send before a handler reads them.
-	maxConnInput   = 1 << 20
-	maxStreamInput = 64 << 10
-	// The bytes of headers that each side of a connection remembers, to send them shorter. Some
-	// differ in every request, so that they would fill HTTP/2's default, 4096.
-	headerTable = 512
+	HeaderTime   = 10 * time.Second
+	NewcomerTime = 10 * time.Second
+	IdleTime     = 3 * time.Minute
+	AnswerTime   = 10 * time.Second // to read an answer, after the longest time for a request
+	Newcomers    = 256
+	OfIdentity   = 1000
+	MaxHeader    = 16 << 10 // bytes
+	PingAfter    = 30 * time.Second
+	PingTime     = 15 * time.Second
+	// UnreadTime is how long a client may leave unread what the server has for it, before its
+	// connection is closed. Acknowledgements of floods would pile up otherwise.
+	UnreadTime = 10 * time.Second
+	// MaxFrame is the size of a frame in bytes, as HTTP/2 sets it. Each connection may keep one.
+	MaxFrame = 16 << 10
+	// MaxConnInput and MaxStreamInput are the bytes of bodies that a client may send before a
+	// handler reads them.
+	MaxConnInput   = 256 << 10
+	MaxStreamInput = 64 << 10
+	// The bytes that a connection without accepted credentials, and all those of one identity, may
+	// send at once and in a second, beside what [Explained] counts.
+	NewcomerBurst = 32 << 10
+	NewcomerRate  = 16 << 10
+	InputBurst    = 256 << 10
+	InputRate     = 256 << 10
+	// Handshakes are those of one network that are computed at the same time.
+	Handshakes = 4
+	// MaxRefused is how many requests may be refused on a connection before credentials are accepted
+	// on it. Then it is ended, since a handshake costs the client more than a request.
+	MaxRefused = 16
+	// HeaderTable is how many bytes of headers each side of a connection remembers, to send them
+	// shorter. Some differ in every request, so that they would fill HTTP/2's default, 4096.
+	HeaderTable = 512
 )
 
 // Listen opens a port for TLS. Without certificates it takes only a loopback address,
@@ -73,11 +94,10 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	if err != nil {
 		return nil, fmt.Errorf("%w: listen: %w", secret.ErrUnavailable, err)
 	}
-	port = netutil.LimitListener(port, l.Connections)
-	if certificates != nil {
-		port = &newcomers{
-			Listener: port, each: l.share(), time: cmp.Or(l.NewcomerTime, newcomerTime), by: map[string]int{},
-		}
+	if certificates == nil {
+		port = netutil.LimitListener(port, l.Connections)
+	} else {
+		port = newConnections(port, l)
 		if certificates.clients != nil {
 			port = peerListener{port, certificates.clients}
 		}
@@ -118,15 +138,16 @@ func HTTP(h http.Handler, l Limits, logger hclog.Logger) *http.Server {
 		Protocols: &protocols,
 		// Requests are short, so a client that sends its body slowly, or does not read its
 		// answer, only holds memory. The handler's own deadline is earlier.
-		ReadHeaderTimeout: cmp.Or(l.HeaderTime, headerTime), ReadTimeout: requestTime,
-		WriteTimeout: requestTime + 10*time.Second, IdleTimeout: cmp.Or(l.IdleTime, idleTime),
-		MaxHeaderBytes: maxHeader,
-		ConnContext:    withConn,
+		ReadHeaderTimeout: cmp.Or(l.HeaderTime, HeaderTime), ReadTimeout: requestTime,
+		WriteTimeout: requestTime + AnswerTime, IdleTimeout: cmp.Or(l.IdleTime, IdleTime),
+		MaxHeaderBytes: MaxHeader,
+		ConnContext:    withConn, ConnState: noteIdle,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: maxFrame,
-			MaxDecoderHeaderTableSize: headerTable, MaxEncoderHeaderTableSize: headerTable,
-			MaxReceiveBufferPerConnection: maxConnInput, MaxReceiveBufferPerStream: maxStreamInput,
-			SendPingTimeout: pingAfter, PingTimeout: pingTime,
+			MaxConcurrentStreams: l.Streams, MaxReadFrameSize: MaxFrame,
+			MaxDecoderHeaderTableSize: HeaderTable, MaxEncoderHeaderTableSize: HeaderTable,
+			MaxReceiveBufferPerConnection: MaxConnInput, MaxReceiveBufferPerStream: MaxStreamInput,
+			SendPingTimeout: PingAfter, PingTimeout: PingTime,
+			WriteByteTimeout: cmp.Or(l.UnreadTime, UnreadTime),
 		},
 		ErrorLog: log.New(httpLog{logger}, "", 0),
 	}

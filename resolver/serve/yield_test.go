@@ -1,0 +1,95 @@
+package serve_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Callers that together hold all that there is of something must give up a part of it for a caller
+// with less: bodies that are not sent on, and answers that are not read.
+func TestCallersWithMuchYield(t *testing.T) {
+	for name, test := range map[string]struct {
+		callers int
+		metric  string
+		ask     func(ctx context.Context, r *running, client *http.Client) error
+	}{
+		"bodies": {4, "resource=body", func(ctx context.Context, r *running, client *http.Client) error {
+			request := r.request(resolve, "").WithContext(ctx)
+			request.Body, request.ContentLength = io.NopCloser(&stuck{ctx, 4<<20 - 1}), -1
+			answer, err := client.Do(request)
+			if err == nil {
+				_ = answer.Body.Close()
+			}
+			return err
+		}},
+		"answers": {2, "resource=answer", func(ctx context.Context, r *running, client *http.Client) error {
+			body := keysOf("LARGE", 16)
+			answer, err := client.Do(r.request(resolve, body).WithContext(ctx))
+			if err != nil {
+				return err
+			}
+			defer answer.Body.Close() //nolint:errcheck // it is not read
+			// The first bytes only, until the server cuts the answer off.
+			if _, err = io.ReadFull(answer.Body, make([]byte, 1)); err == nil && answer.StatusCode == http.StatusOK {
+				<-ctx.Done()
+			}
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, matrixPolicy, overCostly(t))
+			id := "spiffe://example.org/project/shop/domain/production/task/t"
+			victim := r.client(certOf(r.Authority, "victim", id))
+			serves := func() time.Duration {
+				begin := time.Now()
+				a := r.ask(victim, resolve, `{"secrets":[{"key":"K"}]}`)
+				require.Equal(t, http.StatusOK, a.status, a.raw)
+				return time.Since(begin)
+			}
+			serves()
+			ctx, cancel := context.WithCancel(t.Context())
+			var all sync.WaitGroup
+			for i := range test.callers {
+				id := fmt.Sprintf("spiffe://example.org/project/p%d/domain/d/task/t", i)
+				client := r.http1(certOf(r.Authority, fmt.Sprint("caller", i), id))
+				for range 3 {
+					all.Go(func() {
+						for ctx.Err() == nil {
+							_ = test.ask(ctx, r, client)
+							time.Sleep(time.Millisecond)
+						}
+					})
+				}
+			}
+			require.Eventually(t, func() bool { // each has a request too many
+				return metric(t, r.registry, "inject_exhausted_total", test.metric) >= float64(test.callers)
+			}, soon, 10*time.Millisecond)
+			slow := 0
+			for range 20 {
+				took := serves()
+				if took > time.Second {
+					t.Logf("an answer took %v", took)
+					slow++
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			require.LessOrEqual(t, slow, 2, "others wait for those with much")
+			if name == "bodies" {
+				require.Eventually(t, func() bool {
+					return strings.Contains(r.audit.String(), "gave the place of this slow request")
+				}, soon, 10*time.Millisecond)
+			}
+			cancel()
+			all.Wait()
+		})
+	}
+}
