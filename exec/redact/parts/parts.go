@@ -54,7 +54,7 @@ const (
 	// words. It does not hold for [KindBare], which is the value itself.
 	minPart = 8
 	// maxDepth is how deep encodings and documents may lie in each other.
-	maxDepth = 5
+	maxDepth = 8
 	// maxWork is how many bytes are looked into, counted again for each encoding and document.
 	maxWork = 8 << 20
 	// maxParts and maxBytes bound the parts of one value, and maxFields all that is looked at.

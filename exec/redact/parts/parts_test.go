@@ -125,6 +125,16 @@ func TestParts(t *testing.T) {
 		},
 		{".netrc in one line", "machine git.example.com login ghp_Ab12Cd34 password x", []string{"part=ghp_Ab12Cd34"}},
 		{
+			"a manifest of a secret", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: pull-secret-of-it\ndata:\n" +
+				"  .dockerconfigjson: " + encode(`{"auths":{"h":{"auth":"`+encode("alice:hunter2%20hunter2")+`"}}}`) + "\n",
+			[]string{
+				"part=" + encode(`{"auths":{"h":{"auth":"`+encode("alice:hunter2%20hunter2")+`"}}}`),
+				`decoded:part={"auths":{"h":{"auth":"` + encode("alice:hunter2%20hunter2") + `"}}}`,
+				"auth=" + encode("alice:hunter2%20hunter2"), "decoded:auth=alice:hunter2%20hunter2",
+				"decoded:auth=alice:hunter2 hunter2", "password=hunter2%20hunter2", "decoded:password=hunter2 hunter2",
+			},
+		},
+		{
 			"tokens, one a line", "kestrel-4821\nab12cd34ef56\n\nlong-words-only\nshort-1\n",
 			[]string{"part=kestrel-4821", "part=ab12cd34ef56"},
 		},
