@@ -250,10 +250,11 @@ func record(t *testing.T, programs string) *recording {
 		c.reply(rw)
 	})
 	for _, one := range r.Runs {
-		calls = nil
 		one.Exit, one.Stdout, _ = s.play(programs, proxy, one)
-		one.Calls = calls
-		for _, c := range calls {
+		mu.Lock()
+		one.Calls, calls = calls, nil
+		mu.Unlock()
+		for _, c := range one.Calls {
 			c.Request, c.Response = w.json(c.Path, c.Body, true), w.json(c.Path, c.Answer, false)
 		}
 	}
