@@ -130,6 +130,7 @@ var floors = []struct {
 	{-0.5, "inject/exec/redact/parts"},
 	{-1, "inject/internal/tty"},
 	{0, "inject/internal/durable"},
+	{0, "inject/internal/keyfile"},
 	{0, "inject/internal/printable"},
 	{0, "inject/internal/spelling"},
 	{1, "inject/internal/strictyaml"},

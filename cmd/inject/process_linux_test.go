@@ -299,7 +299,7 @@ exec env -i PATH="$PATH" ` + drop + ` /tmp/bin/inject ` + strings.ReplaceAll(sto
 	} {
 		data, err := os.ReadFile(from)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), data, 0o700))
 	}
 	require.NoError(t, exec.Command("chown", "-R", strconv.Itoa(uid), root).Run())
 	cmd := exec.Command("/inject", "--store=file:///store", "--key-file=/key", "--secret", "K", "--", "/sh", "-c",

@@ -376,6 +376,20 @@ func TestServerRefuses(t *testing.T) {
 		"--token-file",
 		s.path("one-key.token"),
 	}
+	read := func(name string) string {
+		text, err := os.ReadFile(s.path(name))
+		require.NoError(t, err)
+		return string(text)
+	}
+	s.write("both.pem", read("task.pem")+read("task.key"))
+	s.inject("", nil, "--store", s.store, "--ca-file", s.path("ca.pem"), "--cert-file", s.path("both.pem"), "--secret",
+		"K", "--", "true").ok()
+	// open returns a copy of a file that everyone may read.
+	open := func(name string) string {
+		path := s.write("open "+name, read(name))
+		require.NoError(t, os.Chmod(path, 0o644))
+		return path
+	}
 	for name, c := range map[string]struct {
 		args [][]string
 		told []string
@@ -407,6 +421,19 @@ func TestServerRefuses(t *testing.T) {
 		"no certificate": {
 			[][]string{address, ca, {"--cert-key-file", s.path("task.key")}},
 			[]string{"a private key is given without its certificate", "--cert-file"},
+		},
+		"a token for all": {
+			[][]string{address, ca, {"--token-file", open("one-key.token")}},
+			[]string{"the file of the token, " + open("one-key.token") + ": it is open to others than its owner " +
+				"(mode 0644): run chmod 600 " + open("one-key.token")},
+		},
+		"a key for all": {
+			[][]string{address, ca, {"--cert-file", s.path("task.pem"), "--cert-key-file", open("task.key")}},
+			[]string{"the file of the private key, " + open("task.key") + ": it is open to others"},
+		},
+		"a certificate with its key for all": {
+			[][]string{address, ca, {"--cert-file", open("both.pem")}},
+			[]string{"the file of the private key, " + open("both.pem") + ": it is open to others"},
 		},
 		"no TLS": {
 			[][]string{{"--store", "grpc://" + s.address}},

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"inject/cli"
+	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/store"
@@ -134,10 +135,8 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 	if who.policy != nil {
 		all = append(all, finding{what: "policy", is: f.Policy, warning: writableByOthers(f.Policy)})
 	}
-	if who.certificates != nil {
-		certificate := lookAtCertificate(f.CertFile)
-		certificate.warn(readableByOthers(cmp.Or(f.CertKeyFile, f.CertFile)))
-		all = append(all, certificate)
+	if who.certificates != nil || keyfile.Check(cmp.Or(f.CertKeyFile, f.CertFile)) != nil {
+		all = append(all, lookAtCertificate(f.CertFile))
 	}
 	if f.ClientCAFile != "" {
 		if ca, ok := lookAtAuthorities(f.ClientCAFile, time.Now()); ok {
@@ -267,7 +266,10 @@ func (a *app) lookAtKey(served bool, wrapped []byte) finding {
 		return found
 	}
 	if key.Text.Len() == 0 {
-		found.warn(readableByOthers(key.File))
+		if err := keyfile.Check(key.File); err != nil { // serve would say the same
+			found.err = fmt.Errorf("%w: %s: %w", secret.ErrInvalid, name, err)
+			return found
+		}
 	}
 	if wrapped == nil {
 		found.warn(name + " was not tried, because the store could not be read")

@@ -9,25 +9,11 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
 // This file has the checks of doctor that look at files more closely than a server does. A server
 // starts with a certificate that every client refuses, and with a policy that others may change.
-
-// readableByOthers warns of a file with a secret that is ours and that others may read. A file of
-// another owner passes, as Kubernetes mounts it for a pod.
-func readableByOthers(path string) string {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o077 == 0 {
-		return ""
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
-		return ""
-	}
-	return fmt.Sprintf("%s is open to others (mode %04o): chmod 600", path, info.Mode().Perm())
-}
 
 // writableByOthers warns of a file that decides who may do what and that others than its owner may
 // change.

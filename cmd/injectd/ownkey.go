@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/store/sealed"
 )
@@ -132,7 +133,7 @@ func (k *keyWatch) check(ctx context.Context) {
 	if key.Text.Len() == 0 && err == nil {
 		content, _ = os.ReadFile(key.File) // Opens reads it again and reports what is wrong
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%x %x", wrapped, sha256.Sum256(content)))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x %x %v", wrapped, sha256.Sum256(content), keyfile.Check(key.File)))
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if sum == k.seen {

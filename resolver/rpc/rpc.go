@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"inject/internal/keyfile"
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/secret"
@@ -225,7 +226,9 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 	cert, err := readFile("certificate", c.o.CertFile, maxFile)
 	key := cert
 	if err == nil && c.o.KeyFile != "" {
-		key, err = readFile("private key", c.o.KeyFile, maxFile)
+		key, err = readSecret("private key", c.o.KeyFile, maxFile)
+	} else if err == nil {
+		err = checkFile("private key", c.o.CertFile)
 	}
 	if err != nil {
 		return nil, err
@@ -254,7 +257,7 @@ func (c *Client) token() (secret.Value, error) {
 	b, where := c.o.Token.Reveal(), "in the options"
 	if c.o.TokenFile != "" {
 		var err error
-		if b, err = readFile("token", c.o.TokenFile, maxToken+2); err != nil {
+		if b, err = readSecret("token", c.o.TokenFile, maxToken+2); err != nil {
 			return secret.Value{}, err
 		}
 		where = "in " + c.o.TokenFile
@@ -280,6 +283,21 @@ func (c *Client) token() (secret.Value, error) {
 		return secret.Value{}, fmt.Errorf("%w: the token %s %s", secret.ErrInvalid, where, why)
 	}
 	return secret.NewValue(b), nil
+}
+
+// readSecret is readFile for a file that others may not read.
+func readSecret(what, path string, limit int64) ([]byte, error) {
+	if err := checkFile(what, path); err != nil {
+		return nil, err
+	}
+	return readFile(what, path, limit)
+}
+
+func checkFile(what, path string) error {
+	if err := keyfile.Check(path); err != nil {
+		return fmt.Errorf("%w: the file of the %s, %s: %w", secret.ErrInvalid, what, path, err)
+	}
+	return nil
 }
 
 // readFile returns the contents of a file of at most limit bytes. Errors name the file by

@@ -20,6 +20,7 @@ import (
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/hashicorp/go-hclog"
 
+	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/serve/watch"
 	"inject/resolver/store"
@@ -310,6 +311,9 @@ func (r *keyURL) roots() (*x509.CertPool, error) {
 func (r *keyURL) token() (secret.Value, error) {
 	if r.tokenFile == "" {
 		return secret.Value{}, nil
+	}
+	if err := keyfile.Check(r.tokenFile); err != nil {
+		return secret.Value{}, fmt.Errorf("token file: %s: %w", r.tokenFile, err)
 	}
 	f, err := os.Open(r.tokenFile)
 	if err != nil {

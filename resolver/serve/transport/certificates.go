@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/serve/watch"
 )
@@ -19,7 +20,7 @@ import (
 // CertificateFiles name the server's certificate and the CAs of its clients.
 type CertificateFiles struct {
 	Cert     string // PEM: the certificate and the intermediate ones up to its CA
-	Key      string // PEM: the private key; "" if Cert holds it, too
+	Key      string // PEM: the private key, not open to others; "" if Cert holds it, too
 	ClientCA string // PEM: the CAs of client certificates; "" to ask for none
 	// ClientCRL holds lists of revoked client certificates, PEM or DER, each signed by one of
 	// the CAs; "" for none. It needs ClientCA.
@@ -45,8 +46,8 @@ type Certificates struct {
 // the key do not match, as happens while they are replaced one after the other, the previous
 // pair stays in use.
 func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Logger) (*Certificates, error) {
-	keep := func(what, path string) (*watch.Watched[[]byte], error) {
-		w, err := watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, nil }, log)
+	keep := func(what, path string, check func(string) error) (*watch.Watched[[]byte], error) {
+		w, err := watch.Load(ctx, path, func(b []byte) ([]byte, error) { return b, check(path) }, log)
 		if err != nil {
 			err = fmt.Errorf("%w: %s: %w", secret.ErrInvalid, what, err)
 		}
@@ -54,8 +55,8 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	}
 	c := &Certificates{log: log}
 	var err, err2, err3 error
-	c.cert, err = keep("--cert-file", files.Cert)
-	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert))
+	c.cert, err = keep("--cert-file", files.Cert, func(string) error { return nil })
+	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert), keyfile.Check)
 	if files.ClientCA != "" {
 		c.clients, err3 = loadClients(ctx, files.ClientCA, files.ClientCRL, log)
 	}

@@ -69,8 +69,7 @@ func goldenStore(t *testing.T, name string) sealed.Options {
 	b, err := goldenFile(name)
 	require.NoError(t, err)
 	o := sealed.Options{
-		Path: filepath.Join(t.TempDir(), "secrets.db"),
-		Key:  sealed.Key{File: "testdata/" + name + ".key.txt"},
+		Path: filepath.Join(t.TempDir(), "secrets.db"), Key: goldenKey(t, "testdata/"+name+".key.txt"),
 	}
 	require.NoError(t, os.WriteFile(o.Path, b, 0o600))
 	return o
@@ -91,6 +90,17 @@ func goldenContent(t *testing.T, name string) map[secret.Ref][]byte {
 		}
 	}
 	return want
+}
+
+// goldenKey returns a copy of the key file at path that only its owner can read: git does not keep
+// such a mode, and a key that is open to others is refused.
+func goldenKey(t *testing.T, path string) sealed.Key {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	key := sealed.Key{File: filepath.Join(t.TempDir(), "key.txt")}
+	require.NoError(t, os.WriteFile(key.File, b, 0o600))
+	return key
 }
 
 // requireGolden asserts that s contains exactly secrets and that all of it is whole.
@@ -156,7 +166,7 @@ func TestGoldenRead(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(before, after))
 
-				o.Key.File = "testdata/" + name + ".old-key.txt"
+				o.Key = goldenKey(t, "testdata/"+name+".old-key.txt")
 				_, err = sealed.Open(t.Context(), o)
 				require.ErrorIs(t, err, secret.ErrDenied, "the key from before the rotation")
 			}

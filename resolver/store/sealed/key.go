@@ -18,6 +18,7 @@ import (
 	"filippo.io/age/plugin"
 
 	"inject/internal/durable"
+	"inject/internal/keyfile"
 	"inject/resolver/secret"
 )
 
@@ -52,12 +53,23 @@ func (k *Key) readFile() ([]byte, error) {
 	if k.file != nil {
 		return k.file, nil
 	}
+	if err := k.checkFile(); err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(k.File)
 	if err != nil {
 		return nil, k.fileError(err)
 	}
 	k.file = b
 	return b, nil
+}
+
+// checkFile refuses a File that others could read.
+func (k *Key) checkFile() error {
+	if err := keyfile.Check(k.File); err != nil {
+		return fmt.Errorf("%w: key file %s: %w", secret.ErrInvalid, k.File, err)
+	}
+	return nil
 }
 
 // newDataKey makes a data key and wraps it.
@@ -260,6 +272,9 @@ func scryptRecipient(phrase string) ([]age.Recipient, error) {
 // lost.
 func (k *Key) readOrMakeFile() ([]age.Identity, error) {
 	for {
+		if err := k.checkFile(); err != nil {
+			return nil, err
+		}
 		b, err := os.ReadFile(k.File)
 		if err == nil {
 			// Another process may have just made the file and not synced it yet.

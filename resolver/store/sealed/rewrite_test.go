@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -64,8 +63,7 @@ func TestRewriteSyncPoints(t *testing.T) {
 	want := goldenContent(t, "format1")
 	dir := t.TempDir()
 	cmd := writerCommand(dir, 0, 0)
-	key, err := filepath.Abs("testdata/format1.key.txt")
-	require.NoError(t, err)
+	key := goldenKey(t, "testdata/format1.key.txt").File
 	cmd.Env = append(cmd.Env, "SEALED_TEST_REWRITE=1", "SEALED_TEST_KEY="+key)
 	formats, created, unfinished := map[int]int{}, 0, 0
 	everySyncPoint(t, dir, cmd, 3, func(state string, acked int) error {

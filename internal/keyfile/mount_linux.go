@@ -1,0 +1,8 @@
+package keyfile
+
+import "golang.org/x/sys/unix"
+
+func onReadOnlyMount(path string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(path, &s) == nil && s.Flags&unix.ST_RDONLY != 0
+}
