@@ -2,6 +2,7 @@ package place
 
 import (
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +15,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
-	"inject/internal/durable"
 	"inject/resolver/secret"
 )
 
@@ -31,14 +31,16 @@ import (
 // If Files fails, a reader finds the files of the earlier call; there may be new names beside
 // them that lead nowhere. Two calls for one folder, of this process or others, take turns.
 func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
-	dir = absolute(dir)
-	if err := durable.MkdirAll(dir, 0o755); err != nil { // other users read it, whatever the umask
+	root, all, err := openAll(absolute(dir))
+	closeMade(all)
+	if err != nil {
 		return cannotPlace(err)
 	}
+	defer root.Close() //nolint:errcheck // a folder
 
 	// With one call at a time, folders of other calls in dir are of calls that have ended or were
 	// killed, and can be removed.
-	lock, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) //nolint:gosec // the operator's choice
+	lock, err := root.Open(".")
 	if err != nil {
 		return cannotPlace(err)
 	}
@@ -59,17 +61,20 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 	}
 
 	// The name is as kubelet's, so that programs that skip its folders skip ours, too.
-	version, err := os.MkdirTemp(dir, time.Now().UTC().Format("..2006_01_02_15_04_05."))
+	version := time.Now().UTC().Format("..2006_01_02_15_04_05.") + rand.Text()
+	in, err := makeOwn(root, version, 0o700)
 	if err != nil {
 		return cannotPlace(err)
 	}
-	a := atomicFolder{dir: dir, version: version, mode: mode, group: group, log: log}
-	err = a.fill(secrets)
-	if err == nil {
+	defer in.Close() //nolint:errcheck // a folder
+	a := atomicFolder{dir: root, version: version, in: in, mode: mode, group: group, log: log}
+	if err = mark(in); err != nil {
+		err = cannotPlace(err)
+	} else if err = a.fill(secrets); err == nil {
 		err = a.publish()
 	}
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(version))
+		return errors.Join(err, removeOwn(root, version, in))
 	}
 
 	// The files are placed: what cannot be cleaned up is no failure.
@@ -81,11 +86,13 @@ func Files(dir string, group int, secrets []Secret, log hclog.Logger) error {
 
 // atomicFolder is one call of [Files].
 type atomicFolder struct {
-	dir, version string // version is the new folder in dir
-	mode         fs.FileMode
-	group        int
-	log          hclog.Logger
-	names        []string // of the links in dir
+	dir     *os.Root
+	version string   // the new folder in dir
+	in      *os.Root // the same
+	mode    fs.FileMode
+	group   int
+	log     hclog.Logger
+	names   []string // of the links in dir
 }
 
 // fill writes the files into the new folder, and links to them for their further names.
@@ -97,30 +104,17 @@ func (a *atomicFolder) fill(secrets []Secret) error {
 			errs = append(errs, err)
 			continue
 		}
-		if err := a.write(filepath.Join(a.version, key), s.Value.Reveal()); err != nil {
+		if err := writeMode(a.in, key, s.Value.Reveal(), a.mode, a.group); err != nil {
 			errs = append(errs, fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, key, err))
 		}
 		a.names = append(a.names, key)
 	}
 	aliasAll(declarations(secrets), a.alias, a.log)
 	// Other users pass through this folder; the modes of the files decide who reads them.
-	if err := os.Chmod(a.version, 0o755); err != nil { //nolint:gosec // as above
+	if err := chmod(a.in, 0o755); err != nil {
 		errs = append(errs, cannotPlace(err))
 	}
 	return errors.Join(errs...)
-}
-
-// write writes the file path with the mode and group of this call.
-func (a *atomicFolder) write(path string, value []byte) error {
-	if err := writeNew(path, value); err != nil {
-		return err
-	}
-	if a.group >= 0 {
-		if err := os.Chown(path, -1, a.group); err != nil {
-			return err
-		}
-	}
-	return os.Chmod(path, a.mode)
 }
 
 // alias makes the file of key appear as name, too.
@@ -129,11 +123,11 @@ func (a *atomicFolder) alias(key, name string) error {
 	if err := a.free(top); err != nil {
 		return err
 	}
-	if err := linkAs(a.version, key, name, 0o755); err != nil {
+	if err := linkAs(a.in, key, name, 0o755); err != nil {
 		return err
 	}
 	if inFolder { // for other users, whatever the umask
-		if err := os.Chmod(filepath.Join(a.version, filepath.Dir(name)), 0o755); err != nil { //nolint:gosec // as above
+		if err := a.in.Chmod(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
 	}
@@ -145,28 +139,26 @@ func (a *atomicFolder) alias(key, name string) error {
 
 // free returns an error if something has name in dir that no call of Files made.
 func (a *atomicFolder) free(name string) error {
-	path := filepath.Join(a.dir, name)
-	switch target, err := os.Readlink(path); {
+	switch target, err := a.dir.Readlink(name); {
 	case errors.Is(err, fs.ErrNotExist), err == nil && filepath.Dir(target) == dataLink:
 		return nil
 	}
 	return secret.WithHint(
-		fmt.Errorf("%w: something else is at %s", secret.ErrInvalid, path),
+		fmt.Errorf("%w: something else is at %s", secret.ErrInvalid, filepath.Join(a.dir.Name(), name)),
 		"remove it, or choose another folder with --files-dir")
 }
 
 // linkAs makes a link to the file key of dir under another name. If name is group/key, the folder
 // group is made in dir with mode.
-func linkAs(dir, key, name string, mode fs.FileMode) error {
-	path := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
+func linkAs(dir *os.Root, key, name string, mode fs.FileMode) error {
+	if err := dir.MkdirAll(filepath.Dir(name), mode); err != nil {
 		return err
 	}
-	target, err := filepath.Rel(filepath.Dir(path), filepath.Join(dir, key))
+	target, err := filepath.Rel(filepath.Dir(name), key)
 	if err != nil {
 		return err
 	}
-	return os.Symlink(target, path)
+	return dir.Symlink(target, name)
 }
 
 // dataLink is the link in dir to the folder of the latest call. Kubelet uses the same name.
@@ -180,10 +172,10 @@ func isAtomic(dir string) bool {
 
 // publish makes readers find the new folder. If it fails, they find the old one.
 func (a *atomicFolder) publish() error {
-	data, next := filepath.Join(a.dir, dataLink), filepath.Join(a.dir, dataLink+"_tmp")
-	if _, err := os.Readlink(data); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := a.dir.Readlink(dataLink); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return secret.WithHint(
-			fmt.Errorf("%w: %s is not a link, as inject init and kubelet make it", secret.ErrInvalid, data),
+			fmt.Errorf("%w: %s is not a link, as inject init and kubelet make it",
+				secret.ErrInvalid, filepath.Join(a.dir.Name(), dataLink)),
 			"choose another folder with --files-dir")
 	}
 	// A new name leads nowhere until the last step, the rename, with which all of them lead to
@@ -193,9 +185,13 @@ func (a *atomicFolder) publish() error {
 			return cannotPlace(err)
 		}
 	}
-	err := cmp.Or(removeLink(next), os.Symlink(filepath.Base(a.version), next))
+	const next = dataLink + "_tmp" // a killed call may have left it
+	err := ignoreGone(a.dir.Remove(next))
 	if err == nil {
-		err = os.Rename(next, data)
+		err = a.dir.Symlink(a.version, next)
+	}
+	if err == nil {
+		err = a.dir.Rename(next, dataLink)
 	}
 	if err != nil {
 		return cannotPlace(err)
@@ -206,35 +202,38 @@ func (a *atomicFolder) publish() error {
 // sweep removes names that this call does not place, and the folders of earlier calls, also of
 // those that were killed.
 func (a *atomicFolder) sweep() error {
-	entries, err := os.ReadDir(a.dir)
+	entries, err := readDir(a.dir)
 	errs := []error{err}
 	for _, e := range entries {
-		path := filepath.Join(a.dir, e.Name())
-		target, err := os.Readlink(path)
+		target, err := a.dir.Readlink(e.Name())
 		switch {
 		case err == nil && filepath.Dir(target) == dataLink && !slices.Contains(a.names, e.Name()):
-			errs = append(errs, os.Remove(path))
-		case e.IsDir() && strings.HasPrefix(e.Name(), "..2") && path != a.version:
-			errs = append(errs, os.RemoveAll(path))
+			errs = append(errs, ignoreGone(a.dir.Remove(e.Name())))
+		case e.IsDir() && strings.HasPrefix(e.Name(), "..2") && e.Name() != a.version:
+			errs = append(errs, a.sweepFolder(e.Name()))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// name makes a link called name into ..data, unless there is one.
-func (a *atomicFolder) name(name string) error {
-	path, target := filepath.Join(a.dir, name), dataLink+"/"+name
-	if now, err := os.Readlink(path); err == nil && now == target {
+// sweepFolder removes the folder of an earlier call. One of another user or of kubelet stays.
+func (a *atomicFolder) sweepFolder(name string) error {
+	in, err := openOwn(a.dir, name)
+	if err != nil {
 		return nil
 	}
-	return os.Symlink(target, path)
+	defer in.Close() //nolint:errcheck // a folder
+	if err := removeOwn(a.dir, name, in); err != nil && isMarked(in) {
+		return err
+	}
+	return nil
 }
 
-// removeLink removes the link at path, which a killed call may have left. No link is no error.
-func removeLink(path string) error {
-	err := unix.Unlink(path)
-	if errors.Is(err, unix.ENOENT) {
+// name makes a link called name into ..data, unless there is one.
+func (a *atomicFolder) name(name string) error {
+	target := dataLink + "/" + name
+	if now, err := a.dir.Readlink(name); err == nil && now == target {
 		return nil
 	}
-	return err
+	return a.dir.Symlink(target, name)
 }

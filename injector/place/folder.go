@@ -2,9 +2,10 @@ package place
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,12 +32,18 @@ const (
 // where there is one, so that values do not reach a disk. A file that must appear elsewhere is a
 // link to the one in the folder, as the files of a Kubernetes volume are. The run holds a lock on
 // the folder as long as it lives: a folder without a lock is left from a run that was killed.
+//
+// Its files are written, and removed at the end, through in, and the links through at and base: see
+// own.go.
 type folder struct {
 	path    string
+	base    *os.Root // the folder that holds it
+	in      *os.Root // the folder itself
+	lock    *os.File // the same, locked
 	appears string   // the folder in which files declared without a path appear
-	lock    *os.File // the folder itself, locked
+	at      *os.Root // the same; nil if it is the private folder
 	links   []string // paths of links into the folder
-	made    []string // folders above appears that this run made, outermost first
+	made    []made   // folders above appears that this run made, outermost first
 }
 
 // absolute returns dir as an absolute path, or dir itself if the working folder is gone.
@@ -71,58 +78,27 @@ func bases(filesDir string) []string {
 // newFolder makes a private folder for files that appear in filesDir, which may be "" as in
 // [Target]. It first removes the folders that killed runs left.
 func newFolder(filesDir string, log hclog.Logger) (*folder, error) {
-	appears := appearsIn(filesDir)
-	made, err := makeAll(appears)
-	if err != nil {
-		removeMade(made)
-		return nil, cannotPlace(err)
+	f := &folder{appears: appearsIn(filesDir)}
+	if f.appears != "" {
+		var err error
+		if f.at, f.made, err = openAll(f.appears); err != nil {
+			removeMade(f.made)
+			return nil, cannotPlace(err)
+		}
 	}
-	all := bases(appears)
+	all := bases(f.appears)
 	sweep(all, log)
 	var errs []error
 	for _, base := range all {
-		path, lock, err := makeLocked(base)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		err := f.makeIn(base)
+		if err == nil {
+			return f, nil
 		}
-		f := &folder{path: path, appears: appears, lock: lock, made: made}
-		if appears == "" {
-			f.appears = path
-		}
-		return f, nil
+		errs = append(errs, err)
 	}
-	removeMade(made)
+	removeMade(f.made)
+	f.close()
 	return nil, cannotPlace(errors.Join(errs...))
-}
-
-// removeMade removes the folders in made, innermost first. One that is not empty stays: its
-// content is not ours.
-func removeMade(made []string) {
-	for _, dir := range slices.Backward(made) {
-		_ = os.Remove(dir)
-	}
-}
-
-// makeAll makes dir and the folders above it that are missing, and returns those that it made,
-// outermost first. Package durable does not return what it made, and a run must remove it again.
-func makeAll(dir string) (made []string, err error) {
-	if dir == "" {
-		return nil, nil
-	}
-	err = os.Mkdir(dir, 0o755) //nolint:gosec // as Flyte's own mount is; it holds links, no values
-	if errors.Is(err, fs.ErrNotExist) {
-		if made, err = makeAll(filepath.Dir(dir)); err == nil {
-			err = os.Mkdir(dir, 0o755) //nolint:gosec // as above
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return made, nil
-	}
-	if err != nil {
-		return made, err
-	}
-	return append(made, dir), nil
 }
 
 func cannotPlace(err error) error {
@@ -131,46 +107,73 @@ func cannotPlace(err error) error {
 		"choose a folder that can be written with --files-dir")
 }
 
-// makeLocked makes a private folder in base and locks it. Until it is locked, the sweep of
-// another run may take it for that of a killed run: then it makes another.
-func makeLocked(base string) (string, *os.File, error) {
-	name := fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime())
-	for {
-		path, err := os.MkdirTemp(base, name)
-		if err != nil {
-			return "", nil, err
-		}
-		lock, err := os.Open(path) //nolint:gosec // just made
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // swept before it was opened
-		}
-		if err == nil {
-			err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		}
-		if err != nil {
-			return "", nil, errors.Join(err, os.Remove(path))
-		}
-		// It may have been swept before it was locked: then path is gone, or another folder.
-		if now, err := os.Stat(path); err == nil {
-			if mine, err := lock.Stat(); err == nil && os.SameFile(now, mine) {
-				return path, lock, nil
-			}
-		}
-		_ = lock.Close()
+// makeIn makes the private folder in base. Until it is locked, the sweep of another run may take it
+// for that of a killed run: then it makes another.
+func (f *folder) makeIn(base string) error {
+	root, err := openRoot(base)
+	if err != nil {
+		return err
 	}
+	prefix := fmt.Sprintf("%s%d-%d-%s-", folderPrefix, os.Geteuid(), os.Getpid(), startTime())
+	for range 100 {
+		var made bool
+		name := prefix + rand.Text()
+		if made, err = f.makeAs(root, name); made {
+			f.path, f.base = filepath.Join(base, name), root
+			if f.appears == "" {
+				f.appears = f.path
+			}
+			return nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return errors.Join(cmp.Or(err, errNotOwn), root.Close())
+}
+
+// makeAs makes the private folder with a name in root, and locks and marks it. It reports false
+// without an error if it was swept before it was locked.
+func (f *folder) makeAs(root *os.Root, name string) (made bool, err error) {
+	in, err := makeOwn(root, name, 0o700)
+	if err != nil {
+		return false, err
+	}
+	lock, err := in.Open(".")
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
+	}
+	if err == nil && isAt(root, name, in) {
+		if err = mark(in); err == nil {
+			f.in, f.lock = in, lock
+			return true, nil
+		}
+	}
+	if err != nil {
+		err = errors.Join(err, ignoreGone(root.Remove(name)))
+	}
+	_, _ = in.Close(), lock.Close()
+	return false, err
+}
+
+// isAt reports whether the folder in is what has the name in root.
+func isAt(root *os.Root, name string, in *os.Root) bool {
+	at, err := root.Lstat(name)
+	is, err2 := in.Stat(".")
+	return err == nil && err2 == nil && os.SameFile(at, is)
 }
 
 // place writes the file of d and returns the path at which it appears.
 func (f *folder) place(d secret.Declaration, value []byte) (string, error) {
-	file := filepath.Join(f.path, d.Key)
-	appears := filepath.Join(f.appears, d.Key)
+	name, appears := d.Key, filepath.Join(f.appears, d.Key)
 	if d.Path != "" {
-		file = filepath.Join(f.path, fmt.Sprintf(".at-%d", len(f.links)))
+		name = fmt.Sprintf(".at-%d", len(f.links))
 		appears = absolute(d.Path) // when the link is removed, the working folder may be another
 	}
-	if err := writeNew(file, value); err != nil {
+	if err := writeNew(f.in, name, value); err != nil {
 		return "", fmt.Errorf("%w: %s: place it in a file: %w", secret.ErrUnavailable, d.Key, err)
 	}
+	file := filepath.Join(f.path, name)
 	if appears == file {
 		return appears, nil
 	}
@@ -204,7 +207,7 @@ func aliasAll(declared []secret.Declaration, alias func(key, name string) error,
 
 // alias makes the file of key appear as name, too.
 func (f *folder) alias(key, name string) error {
-	if err := linkAs(f.path, key, name, 0o700); err != nil {
+	if err := linkAs(f.in, key, name, 0o700); err != nil {
 		return err
 	}
 	// For group/key, it is enough that the folder group appears.
@@ -220,21 +223,11 @@ func (f *folder) alias(key, name string) error {
 	return nil
 }
 
-// writeNew writes b to the file path, which must not exist, with mode 0400.
-func writeNew(path string, b []byte) error {
-	w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400) //nolint:gosec // in our own folder
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(b)
-	return errors.Join(err, w.Close())
-}
-
 // link makes a link at path to file. The path is written to the list of links first, so that a
 // sweep removes the link even if this run is killed right after it made it.
 func (f *folder) link(file, path string) error {
 	f.links = append(f.links, path)
-	list, err := os.OpenFile(filepath.Join(f.path, linksFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	list, err := f.in.OpenFile(linksFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -242,23 +235,43 @@ func (f *folder) link(file, path string) error {
 	if err = errors.Join(err, list.Close()); err != nil {
 		return err
 	}
-	err = os.Symlink(file, path)
-	if errors.Is(err, fs.ErrExist) && leftLink(path) {
-		// The link is left from a run whose folder is gone, as when a container is restarted with
-		// another tmpfs.
-		if err = os.Remove(path); err == nil {
-			err = os.Symlink(file, path)
+	return f.beside(path, func(dir *os.Root, name string) error {
+		err := dir.Symlink(file, name)
+		if errors.Is(err, fs.ErrExist) && leftLink(dir, name) {
+			// The link is left from a run whose folder is gone, as when a container is restarted
+			// with another tmpfs.
+			if err = dir.Remove(name); err == nil {
+				err = dir.Symlink(file, name)
+			}
 		}
+		return err
+	})
+}
+
+// beside calls do with the folder of path and the name in it. It is the folder that was open from
+// the start if path is in that.
+func (f *folder) beside(path string, do func(dir *os.Root, name string) error) error {
+	if f.at != nil && filepath.Dir(path) == f.appears {
+		return do(f.at, filepath.Base(path))
 	}
-	return err
+	return beside(path, do)
+}
+
+func beside(path string, do func(dir *os.Root, name string) error) error {
+	dir, err := openRoot(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // a folder
+	return do(dir, filepath.Base(path))
 }
 
 // isPrivate reports whether dir has the name of a private folder.
 func isPrivate(dir string) bool { return strings.HasPrefix(filepath.Base(dir), folderPrefix) }
 
-// leftLink reports whether path is a link into a private folder that no longer exists.
-func leftLink(path string) bool {
-	target, err := os.Readlink(path)
+// leftLink reports whether a name is a link into a private folder that no longer exists.
+func leftLink(dir *os.Root, name string) bool {
+	target, err := dir.Readlink(name)
 	if err != nil || !isPrivate(filepath.Dir(target)) {
 		return false
 	}
@@ -266,23 +279,39 @@ func leftLink(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// remove removes the folder, the links into it and the folders that the run made, and unlocks it.
-func (f *folder) remove() error {
-	err := removeFolder(f.path, f.links)
-	removeMade(f.made)
-	return errors.Join(err, f.lock.Close())
+// unlink returns a function that removes a name if it is a link into the private folder. Something
+// else may have that name by now, and is not ours to remove.
+func unlink(private string) func(dir *os.Root, name string) error {
+	return func(dir *os.Root, name string) error {
+		if target, err := dir.Readlink(name); err != nil || filepath.Dir(target) != private {
+			return nil //nolint:nilerr // as above
+		}
+		return dir.Remove(name)
+	}
 }
 
-// removeFolder removes the private folder path, and those of links that lead into it.
-func removeFolder(path string, links []string) error {
+// remove removes the folder, the links into it and the folders that the run made, and unlocks it.
+func (f *folder) remove() error {
 	var errs []error
-	for _, link := range links {
-		// Something else may have this path by now, and is not ours to remove.
-		if target, err := os.Readlink(link); err == nil && filepath.Dir(target) == path {
-			errs = append(errs, os.Remove(link))
+	for _, link := range f.links {
+		errs = append(errs, ignoreGone(f.beside(link, unlink(f.path))))
+	}
+	errs = append(errs, removeOwn(f.base, filepath.Base(f.path), f.in))
+	removeMade(f.made)
+	f.close()
+	return errors.Join(errs...)
+}
+
+// close closes what is open, and so unlocks the folder.
+func (f *folder) close() {
+	for _, root := range []*os.Root{f.at, f.base, f.in} {
+		if root != nil {
+			_ = root.Close()
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(path))...)
+	if f.lock != nil {
+		_ = f.lock.Close()
+	}
 }
 
 // sweep removes the private folders that killed runs of this user left in bases. It logs
@@ -290,26 +319,28 @@ func removeFolder(path string, links []string) error {
 func sweep(bases []string, log hclog.Logger) {
 	mine := fmt.Sprintf("%s%d-", folderPrefix, os.Geteuid())
 	for _, base := range bases {
-		entries, err := os.ReadDir(base)
+		root, err := openRoot(base)
 		if err != nil {
 			continue
 		}
+		entries, _ := readDir(root) // those that could be read
 		for _, e := range entries {
 			if e.IsDir() && strings.HasPrefix(e.Name(), mine) {
-				sweepFolder(filepath.Join(base, e.Name()), log)
+				sweepFolder(root, e.Name(), log)
 			}
 		}
+		_ = root.Close()
 	}
 }
 
-// sweepFolder removes the private folder path, unless its run is alive.
-func sweepFolder(path string, log hclog.Logger) {
-	// Another user may have made a folder with a name of ours, as in /dev/shm.
-	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil || int(st.Uid) != os.Geteuid() {
-		return
+// sweepFolder removes a private folder, unless its run is alive.
+func sweepFolder(root *os.Root, name string, log hclog.Logger) {
+	in, err := openOwn(root, name)
+	if err != nil {
+		return // another user made it, as in /dev/shm, or moved something there
 	}
-	lock, err := os.Open(path) //nolint:gosec // ours, as just seen
+	defer in.Close() //nolint:errcheck // a folder
+	lock, err := in.Open(".")
 	if err != nil {
 		return
 	}
@@ -317,33 +348,26 @@ func sweepFolder(path string, log hclog.Logger) {
 	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return // its run is alive
 	}
-	list, err := readLinks(filepath.Join(path, linksFile))
+	if !isMarked(in) {
+		_ = root.Remove(name) // if it is empty: its run was killed before it placed anything
+		return
+	}
+	path := filepath.Join(root.Name(), name)
+	list, err := readSmall(in, linksFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Warn("links to the files of a killed run may be left", "folder", path, "error", err)
 	}
-	var links []string
+	var errs []error
 	for link := range bytes.SplitSeq(list, []byte{0}) {
-		links = append(links, string(link))
+		if len(link) > 0 {
+			errs = append(errs, ignoreGone(beside(string(link), unlink(path))))
+		}
 	}
-	if err := removeFolder(path, links); err != nil {
+	if err := errors.Join(append(errs, removeOwn(root, name, in))...); err != nil {
 		log.Warn("files of a killed run could not be removed", "folder", path, "error", err)
 		return
 	}
 	log.Debug("removed the files of a killed run", "folder", path)
-}
-
-// readLinks reads the list of links at path. A task of the same user may have put anything there,
-// so it must neither hang on a pipe, nor follow a link, nor read without end.
-func readLinks(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) //nolint:gosec // ours
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // read only
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(err, fs.ErrInvalid)
-	}
-	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
 // canWrite reports whether this process may make files in dir.

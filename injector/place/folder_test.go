@@ -185,10 +185,39 @@ func TestSweep(t *testing.T) {
 		needSet bool // the owner of a folder must be changed
 	}{
 		{
-			name: "a dead run's folder",
+			name: "the folder of a run that was killed before it marked it",
 			make: func(t *testing.T, _, _, folder string) {
 				require.NoError(t, os.Mkdir(folder, 0o700))
-				require.NoError(t, os.WriteFile(filepath.Join(folder, "K"), nil, 0o400))
+			},
+		},
+		{
+			name: "a folder without our mark", inBase: []string{mine},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Remove(filepath.Join(folder, markFile)))
+				require.NoError(t, os.Remove(filepath.Join(dir, "K")))
+			},
+		},
+		{
+			name: "a folder that others may write", inBase: []string{mine},
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Chmod(folder, 0o722))
+				require.NoError(t, os.Remove(filepath.Join(dir, "K")))
+			},
+		},
+		{
+			name: "another user's mark", inBase: []string{mine}, needSet: true,
+			make: func(t *testing.T, _, dir, folder string) {
+				leave(t, folder, dir)
+				require.NoError(t, os.Chown(filepath.Join(folder, markFile), 65534, 65534))
+				require.NoError(t, os.Remove(filepath.Join(dir, "K")))
+			},
+		},
+		{
+			name: "a pipe with such a name", inBase: []string{mine},
+			make: func(t *testing.T, _, _, folder string) {
+				require.NoError(t, unix.Mkfifo(folder, 0o600))
 			},
 		},
 		{
@@ -280,8 +309,12 @@ func TestSweep(t *testing.T) {
 func leave(t *testing.T, private, dir string) {
 	t.Helper()
 	require.NoError(t, os.Mkdir(private, 0o700))
-	f := &folder{path: private, appears: dir}
-	_, err := f.place(secret.Declaration{Key: "K", Mount: secret.File}, nil)
+	in, err := os.OpenRoot(private)
+	require.NoError(t, err)
+	defer in.Close() //nolint:errcheck // a folder
+	require.NoError(t, mark(in))
+	f := &folder{path: private, in: in, appears: dir}
+	_, err = f.place(secret.Declaration{Key: "K", Mount: secret.File}, nil)
 	require.NoError(t, err)
 }
 
@@ -319,12 +352,11 @@ func TestSweepSparesTheLiving(t *testing.T) {
 		}
 		runs.Go(func() {
 			for range rounds {
-				path, lock, err := makeLocked(base)
-				if err != nil {
+				f := &folder{appears: dir}
+				if err := f.makeIn(base); err != nil {
 					t.Error(err)
 					return
 				}
-				f := &folder{path: path, appears: dir, lock: lock}
 				at, err := f.place(secret.Declaration{Key: "K", Mount: secret.File}, value)
 				if err != nil {
 					t.Error(err)

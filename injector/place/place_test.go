@@ -52,6 +52,8 @@ var children = map[string]func() error{
 		_, err = io.Copy(io.Discard, os.Stdin)
 		return err
 	},
+	// disturbs is the hostile process of TestHostileProcess.
+	"disturbs": disturb,
 	// publishes places two files with the same text again and again, as many inits do.
 	"publishes": func() error {
 		for i := 0; ; i++ {
@@ -69,7 +71,12 @@ var children = map[string]func() error{
 // startChild starts one of children, and returns it with the line that it prints.
 func startChild(t *testing.T, name, dir string) (*osexec.Cmd, string) {
 	t.Helper()
-	cmd := osexec.Command(os.Args[0])
+	return start(t, osexec.Command(os.Args[0]), name, dir)
+}
+
+// start starts one of children as cmd.
+func start(t *testing.T, cmd *osexec.Cmd, name, dir string) (*osexec.Cmd, string) {
+	t.Helper()
 	cmd.Env, cmd.Dir, cmd.Stderr = append(os.Environ(), role+"="+name), dir, os.Stderr
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
