@@ -8,6 +8,7 @@ import (
 
 	"inject/cli"
 	"inject/exec/redact"
+	"inject/internal/tty"
 	"inject/resolver/secret"
 )
 
@@ -36,6 +37,9 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	}
 	if cmd.Flags().Lookup("redact-min-length") != nil && a.set.Mask.MinLength < 1 {
 		return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
+	}
+	if tty.Is(a.stderr) && len(a.set.Mask.Texts) > 0 && a.settings.Env(cli.Twin("mask")) == "" {
+		a.say("hint: all users can read --mask TEXT in the list of processes; put a secret in INJECT_MASK")
 	}
 	a.redactor = redact.New(max(a.set.Mask.MinLength, 1))
 	var patterns []redact.Pattern

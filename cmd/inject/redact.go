@@ -32,12 +32,12 @@ and is copied as it arrives, not line by line.
 
 With --check it only reports where values are, as PATH:BYTE: NAME (FORM), with BYTE counted
 from 0. It exits with 1 if it finds a value, and with 125 if it could not read everything.
-With --in-place it replaces each file that holds a value by a masked one of the same mode
-and owner; JSON stays valid JSON, and an archive is an error. For both, a folder means all
-files below it, without following links. Without them, several files are one stream, as
-with cat.`,
+With --in-place it replaces each file that holds a value by a masked one of the same
+mode and owner; JSON stays valid JSON. An archive is an error, and so is a file that
+another process is writing. For both, a folder means all files below it, without
+following links. Without them, several files are one stream, as with cat.`,
 		Example: `  make deploy 2>&1 | inject redact --secret API_KEY --secret DB_PASSWORD
-  inject redact --mask "$TOKEN" --stats < build.log > masked.log
+  INJECT_MASK=$TOKEN inject redact --stats < build.log > masked.log
   vault-dump | inject redact --values-from - --check ./artifacts
   inject redact --task task.yaml --in-place core.log /var/log/task`,
 		Args: cobra.ArbitraryArgs,
@@ -124,7 +124,7 @@ func (a *redactVerb) loadPatterns(ctx context.Context, valuesFrom string) error 
 	if a.redactor.Empty() {
 		return secret.WithHint(
 			fmt.Errorf("%w: there is nothing to mask", secret.ErrInvalid),
-			"declare secrets with --secret KEY, or give values with --values-from FILE or --mask TEXT, "+
+			"declare secrets with --secret KEY, or give values with --values-from FILE or INJECT_MASK, "+
 				"of at least --redact-min-length bytes",
 		)
 	}

@@ -240,10 +240,29 @@ func TestPrompt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "typed value\n", string(out))
 
-	// A value in an argument is accepted, with a warning that the shell's history keeps it, too.
+	// A value in an argument is accepted, with a warning that the shell's history keeps it, too, and
+	// that all users can read it.
 	cmd, tty = onTerminal(t, home, "create", "secret", "ARG", "argument value")
-	readUntil(t, tty, "shell's history")
+	require.NotContains(t, readUntil(t, tty, "list of processes"), "argument value")
 	require.NoError(t, cmd.Wait())
+}
+
+// A text to mask that is on the command line is accepted, with the same warning on a terminal; in
+// the variable it is not warned of.
+func TestMaskHint(t *testing.T) {
+	t.Parallel()
+	home, text := t.TempDir(), rand.Text()
+	cmd, tty := onTerminal(t, home, "--mask", text, "--", "echo", text, "done")
+	out := readUntil(t, tty, "[REDACTED:mask-1] done")
+	require.NoError(t, cmd.Wait())
+	require.Contains(t, out, "list of processes; put a secret in INJECT_MASK")
+	require.NotContains(t, out, text)
+	cmd = command(home, "--", "echo", text, "done")
+	cmd.Env = append(cmd.Env, "INJECT_MASK="+text)
+	tty = startOnTerminal(t, cmd, nil)
+	out = readUntil(t, tty, "[REDACTED:mask-1] done")
+	require.NoError(t, cmd.Wait())
+	require.NotContains(t, out, "processes")
 }
 
 // After Ctrl-C at the prompt inject exits with 125, the terminal echoes again and nothing is

@@ -55,7 +55,7 @@ type settings struct {
 	} `group:"place"`
 
 	Mask struct {
-		Texts     []string `flag:"mask" env:"INJECT_MASK" nested:"work" arg:"TEXT" help:"mask this TEXT, too (repeat)"`
+		Texts     []string `flag:"mask" env:"INJECT_MASK" nested:"work" arg:"TEXT" help:"mask this TEXT, too (repeat); all users can read it in the list of processes, but not in $INJECT_MASK"`
 		MinLength int      `flag:"redact-min-length" env:"INJECT_REDACT_MIN_LENGTH" nested:"work" default:"6" arg:"BYTES" help:"values shorter than BYTES are not masked"`
 	} `group:"mask"`
 
@@ -108,7 +108,7 @@ type settings struct {
 	} `group:"prepare"`
 
 	Values struct {
-		From string `flag:"values-from" env:"INJECT_VALUES_FROM" arg:"FILE" complete:"file" help:"mask the values in FILE, too: one a line, or a JSON array of texts; - for stdin"`
+		From string `flag:"values-from" env:"INJECT_VALUES_FROM" arg:"FILE" complete:"file" help:"mask the values in FILE, too: one a line, a JSON array of texts, or a .env file; - for stdin"`
 	} `group:"mask"`
 
 	Redact struct {

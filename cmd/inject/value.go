@@ -110,12 +110,14 @@ func readValue(r io.Reader, name string) (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// historyHint warns a person at a terminal that a shell keeps arguments in its history.
+// historyHint warns a person at a terminal that a shell keeps arguments in its history, and that
+// other users see them while the program runs.
 func (a *secretsVerb) historyHint() {
 	if tty.Is(a.stderr) {
 		_, _ = fmt.Fprintln(
 			a.stderr,
-			"hint: the value is in your shell's history now; inject asks for it if the command line has none",
+			"hint: the value is in your shell's history now, and all users could read it in the list of processes; "+
+				"inject asks for it if the command line has none",
 		)
 	}
 }

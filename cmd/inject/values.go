@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"inject/cli/envfile"
 	"inject/exec/redact"
 	"inject/resolver/secret"
 )
@@ -19,8 +21,9 @@ import (
 // a byte of a value may take a hundred bytes of memory, since all its forms are kept.
 const maxValues = 4 << 20
 
-// readValues reads patterns from a file or stdin: one a line, or a JSON array of strings. The
-// name of a pattern has its line or its place in the array, from 1.
+// readValues reads patterns from a file or stdin: one a line, as a text or a JSON string, a JSON
+// array of strings, or the values of a .env file. The name of a pattern is that in the .env file,
+// else its line or its place in the array, from 1.
 func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	f, err := a.open(path)
 	if err != nil {
@@ -33,6 +36,9 @@ func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	}
 	if len(text) > maxValues {
 		return nil, fmt.Errorf("%w: %s has more than %d MiB", secret.ErrInvalid, path, maxValues>>20)
+	}
+	if line := assignment(text); line > 0 {
+		return readAssignments(path, text, line)
 	}
 	values, err := splitValues(text)
 	if err != nil {
@@ -50,13 +56,47 @@ func (a *redactVerb) readValues(path string) ([]redact.Pattern, error) {
 	return patterns, nil
 }
 
+// assignment returns the number of the first line that looks like NAME=value, which a line of a
+// .env file does, and 0 if there is none. The = at the end of base64 is none.
+func assignment(text []byte) int {
+	n := 0
+	for line := range bytes.Lines(bytes.TrimPrefix(text, bom)) {
+		n++
+		name, value, ok := strings.Cut(strings.TrimSpace(string(line)), "=")
+		if ok && strings.Trim(value, "=") != "" && variable.MatchString(name) {
+			return n
+		}
+	}
+	return 0
+}
+
+var bom = []byte("\xef\xbb\xbf") // the byte order mark of some editors
+
+var variable = regexp.MustCompile(`^(export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*$`)
+
+// readAssignments returns the values of a .env file, in which the given line is an assignment.
+func readAssignments(path string, text []byte, line int) ([]redact.Pattern, error) {
+	secrets, err := envfile.Parse(path, text)
+	if err != nil {
+		err = fmt.Errorf("%w: line %d of %s assigns a value, as in a .env file, and the file is none",
+			secret.ErrInvalid, line, path)
+		return nil, secret.WithHint(err, "inject create secret --from-env-file tells what is wrong in a .env file; "+
+			"a value that looks so goes in a JSON array")
+	}
+	var patterns []redact.Pattern
+	for _, s := range secrets {
+		patterns = append(patterns, redact.Pattern{Name: s.Ref.Key, Value: s.Value.Reveal()})
+	}
+	return patterns, nil
+}
+
 // splitValues returns the values in a list. A text that may be of another format is an error,
 // because a value that is read wrongly would not be masked.
 func splitValues(text []byte) (values [][]byte, err error) {
 	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
 		return nil, fmt.Errorf("is UTF-16, and the text to mask may not be: %w", secret.ErrInvalid)
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // the byte order mark of some editors
+	text = bytes.TrimPrefix(text, bom)
 	trimmed := bytes.TrimSpace(text)
 	switch {
 	case bytes.HasPrefix(trimmed, []byte("[")):
@@ -83,9 +123,25 @@ func splitValues(text []byte) (values [][]byte, err error) {
 			fmt.Errorf("is a JSON object: %w", secret.ErrInvalid),
 			"give the values alone, as an array or one a line: jq '[.[]]'",
 		)
+	case bytes.IndexByte(text, 0) >= 0:
+		return nil, secret.WithHint(
+			fmt.Errorf("has NUL bytes, which separate values in some lists and are in values in others: %w",
+				secret.ErrInvalid),
+			"tr '\\0' '\\n' makes lines of it; values with line breaks go in a JSON array")
 	default:
 		for line := range bytes.Lines(text) {
-			values = append(values, bytes.TrimRight(line, "\r\n"))
+			value := bytes.TrimRight(line, "\r\n")
+			var text string
+			switch {
+			case !json.Valid(value) || !utf8.Valid(value):
+			case value[0] == '{' || value[0] == '[':
+				return nil, secret.WithHint(
+					fmt.Errorf("has JSON in line %d that is not a string: %w", len(values)+1, secret.ErrInvalid),
+					"give the values alone: jq -c '.[]'")
+			case json.Unmarshal(value, &text) == nil && !strings.ContainsRune(text, utf8.RuneError):
+				value = []byte(text)
+			}
+			values = append(values, value)
 		}
 	}
 	return values, nil

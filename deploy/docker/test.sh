@@ -266,6 +266,14 @@ $(printf %s "$value" | sha256sum)"
 [ "$got" = "$want" ] || fail "the task printed '$got', expected '$want'"
 ! "$docker" run --rm "${client[@]}" "$image" get secret >"$work/denied" 2>&1 || fail "a task may list: $(cat "$work/denied")"
 grep -q denied "$work/denied" || fail "the error of a task that lists is not a denial: $(cat "$work/denied")"
+# For root in the container the token, which others may read, is its own file: it passes from a
+# mount that is read-only, as those of secrets are, and is refused from one that is not.
+root_task=(--user 0:0 -e INJECT_SECRETS=MY_SECRET_KEY=MY_SECRET_ENV_VAR my-task true)
+"$docker" run --rm "${client[@]}" "${root_task[@]}" || fail "root may not use a token on a read-only mount"
+code=0
+"$docker" run --rm "${client[@]/:ro/}" "${root_task[@]}" >"$work/open" 2>&1 || code=$?
+{ [ "$code" = 125 ] && grep -q 'task.token: it is open to others' "$work/open"; } ||
+  fail "root used a token that others may read (exit code $code): $(cat "$work/open")"
 down
 ok "the server's image serves the example's task over TLS, keeps its store and ends with 0"
 

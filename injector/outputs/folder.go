@@ -381,7 +381,7 @@ func (c *checker) look(dir int, name, path string) error {
 
 // mask replaces a file by a masked one with the same times, and reports the outcome.
 func (c *checker) mask(dir int, name, path string, f *os.File, seen content.Content, st *unix.Stat_t) error {
-	err := replaceMasked(c.ctx, c.in, dir, name, f, seen, signatureOf(st), st)
+	err := replaceMasked(c.ctx, c.in, dir, name, f, seen, signatureOf(st), st, nil)
 	if err == nil {
 		err = unix.Fsync(dir)
 	}

@@ -41,10 +41,11 @@ func inspectFile(ctx context.Context, in *content.Inspector, f *os.File) (conten
 // replaceMasked replaces f, the file called name in the folder dir, by a masked one with the
 // same mode and owner, and the times of like unless that is nil. Other names, access lists and
 // extended attributes are lost. seen is the result of inspecting f, and before its signature
-// then: a file that has changed since is not replaced, and the error is errAgain.
+// then: a file that has changed since is not replaced, and the error is errAgain. If unwritten is not
+// nil, the file is also not replaced if that returns false, and the error is [ErrWritten].
 func replaceMasked(
 	ctx context.Context, in *content.Inspector, dir int, name string, f *os.File,
-	seen content.Content, before signature, like *unix.Stat_t,
+	seen content.Content, before signature, like *unix.Stat_t, unwritten func() bool,
 ) error {
 	temp := ".inject-" + rand.Text() // without name, which may already have the maximal length
 	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -60,7 +61,7 @@ func replaceMasked(
 		err = w.Sync()
 	}
 	if err == nil {
-		err = replace(dir, temp, name, fd, before)
+		err = replace(dir, temp, name, fd, before, unwritten)
 	}
 	if err2 := w.Close(); err == nil {
 		err = err2
@@ -103,11 +104,11 @@ func keep(fd int, like unix.Stat_t) error {
 
 // replace renames the file temp, which is open as fd, to name, if the file there still has the
 // signature before.
-func replace(dir int, temp, name string, fd int, before signature) error {
+func replace(dir int, temp, name string, fd int, before signature, unwritten func() bool) error {
 	if now, err := statAt(dir, name); err != nil || now != before {
 		return errAgain
 	}
-	if err := unix.Renameat(dir, temp, dir, name); err != nil {
+	if err := rename(dir, temp, name, unwritten); err != nil {
 		return err
 	}
 	// Another process may have put another file under either name in the meantime.
@@ -116,6 +117,24 @@ func replace(dir int, temp, name string, fd int, before signature) error {
 		return errAgain
 	}
 	return nil
+}
+
+// rename renames temp to name, in the folder dir, if unwritten is nil or returns true.
+func rename(dir int, temp, name string, unwritten func() bool) error {
+	if unwritten == nil {
+		return unix.Renameat(dir, temp, dir, name)
+	}
+	if !unwritten() {
+		return ErrWritten
+	}
+	// The files change places, so that they can change back if a process opens the old one just now.
+	if err := exchange(dir, temp, name); err != nil {
+		return unix.Renameat(dir, temp, dir, name) // the file system has no exchange
+	}
+	if !unwritten() {
+		return errors.Join(ErrWritten, exchange(dir, temp, name))
+	}
+	return unix.Unlinkat(dir, temp, 0)
 }
 
 // stat returns the status of fd and its signature.

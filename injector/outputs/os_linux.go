@@ -35,6 +35,29 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 	return unix.Openat(dir, name, flags, 0)
 }
 
+// lease takes a lease on a file that is open for reading (fcntl(2), F_SETLEASE): while it is held,
+// no process has the file open for writing, and one that opens it so waits until fd is closed. It
+// returns a function that reports whether none waits, or always true if the system does not say.
+// If a process has the file open for writing already, the error is [ErrWritten].
+func lease(fd int) (unwritten func() bool, err error) {
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return nil, ErrWritten
+	case err != nil: // neither ours nor CAP_LEASE, or a file system without leases
+		return func() bool { return true }, nil //nolint:nilerr // as documented
+	}
+	return func() bool {
+		kind, err := unix.FcntlInt(uintptr(fd), unix.F_GETLEASE, 0)
+		return err == nil && kind == unix.F_RDLCK
+	}, nil
+}
+
+// exchange makes two files change their names atomically.
+func exchange(dir int, a, b string) error {
+	return unix.Renameat2(dir, a, dir, b, unix.RENAME_EXCHANGE)
+}
+
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{
 		dev: st.Dev, ino: st.Ino,

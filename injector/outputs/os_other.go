@@ -17,6 +17,12 @@ func openBeneath(dir int, name string, flags int) (int, error) {
 	return unix.Openat(dir, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
+// lease knows nothing: this system does not tell whether a process writes a file.
+func lease(int) (unwritten func() bool, err error) { return func() bool { return true }, nil }
+
+// exchange is not available here, and not needed without a lease.
+func exchange(int, string, string) error { return unix.ENOSYS }
+
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{
 		dev: uint64(st.Dev), ino: st.Ino, //nolint:gosec // a device number

@@ -138,6 +138,11 @@ func (r *scanned) Read(p []byte) (int, error) {
 // under one of them, and unchanged under the others.
 var ErrLinks = errors.New("it has other names (hard links), under which the values still are")
 
+// ErrWritten is returned, wrapped, by [Scanner.Mask] for a file that another process may write. What
+// that writes after the file is replaced would go to the old one, which has no name any more.
+var ErrWritten = errors.New("another process has it open for writing: it is left as it is," +
+	" because what that process writes would be lost")
+
 // Mask replaces a regular file that holds values by a masked one with the same mode and owner.
 // The replacement is atomic: a program that opens the file finds either the old or the new one.
 // A file without values is not touched. A link is followed and stays a link.
@@ -145,6 +150,11 @@ var ErrLinks = errors.New("it has other names (hard links), under which the valu
 // A text, JSON and Flyte's messages keep their form. Bytes of no known form are masked byte by
 // byte. A file that cannot be masked, such as an archive, is an error. The times, access lists
 // and extended attributes of the masked file are new.
+//
+// A file that another process has open for writing, or opens meanwhile, is left as it is, and the
+// error is [ErrWritten]; opening it waits until Mask has returned. Linux tells only the owner of the
+// file and root with CAP_LEASE, and not on every file system. Elsewhere only a change is noticed
+// that is made before the file is replaced.
 //
 // If Mask fails or ctx ends, the file is unchanged, with two exceptions: it is masked if the
 // error is [ErrLinks], or if only the sync of the folder has failed.
@@ -168,12 +178,16 @@ func (s *Scanner) Mask(ctx context.Context, f File) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // read only
-	return s.mask(ctx, f, dir, r)
+	defer r.Close() //nolint:errcheck // read only; it ends the lease
+	unwritten, err := lease(int(r.Fd()))
+	if err != nil {
+		return err
+	}
+	return s.mask(ctx, f, dir, r, unwritten)
 }
 
-// mask masks r, a file in the folder dir.
-func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
+// mask masks r, a file in the folder dir. unwritten is as in replaceMasked.
+func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File, unwritten func() bool) error {
 	_, before, err := stat(int(r.Fd()))
 	if err != nil {
 		return err
@@ -197,7 +211,7 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File) error {
 	}
 
 	fd := int(dir.Fd())
-	err = replaceMasked(ctx, s.in, fd, filepath.Base(r.Name()), r, seen, before, nil)
+	err = replaceMasked(ctx, s.in, fd, filepath.Base(r.Name()), r, seen, before, nil, unwritten)
 	if errors.Is(err, errAgain) {
 		return errors.New("it changed while it was being masked, and is left as it is")
 	}
