@@ -35,9 +35,11 @@ func (s *stuck) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// withstands sends n requests at once, again and again, while another identity is served. Each
-// request of that identity must be answered within a second. It returns how many requests of
-// the attack had which status, and by how many bytes the heap has grown at most.
+// withstands sends n requests at once, again and again, while another identity is served: each
+// request of that identity is answered, and within a second if the processors are not busy with
+// other programs. It returns how many requests of the attack had which status, and by how many bytes
+// of heap and stacks more was alive at most. Garbage is not counted, since how much there is depends
+// on when the collector gets a processor.
 func (r *running) withstands(
 	t *testing.T, client *http.Client, n int, attack func(context.Context) *http.Request,
 ) (answers map[int]int, grown uint64) {
@@ -48,17 +50,24 @@ func (r *running) withstands(
 		for client, asked := range map[*http.Client][2]string{
 			victim: {secrets + "ListSecrets", `{"limit":1}`}, task: {resolve, `{"secrets":[{"key":"K"}]}`},
 		} {
-			start := time.Now()
-			a := r.ask(client, asked[0], asked[1])
-			require.Equal(t, http.StatusOK, a.status, a.raw)
-			require.Less(t, time.Since(start), time.Second)
+			// One that waits for the attacker is slow, or refused, each time that it is tried.
+			for try, took := 1, time.Hour; took >= time.Second; try++ {
+				require.LessOrEqual(t, try, 5, "others wait for the attacker")
+				start := time.Now()
+				a := r.ask(client, asked[0], asked[1])
+				require.Equal(t, http.StatusOK, a.status, a.raw)
+				took = time.Since(start)
+			}
 		}
 	}
+	alive := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
 	serves()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	before := m.HeapInuse + m.StackInuse
+	before := alive()
 
 	ctx, stop := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -84,12 +93,13 @@ func (r *running) withstands(
 	time.Sleep(200 * time.Millisecond)
 	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); { // longer than a request waits
 		serves()
-		runtime.ReadMemStats(&m)
-		grown = max(grown, m.HeapInuse+m.StackInuse-min(before, m.HeapInuse+m.StackInuse))
+		now := alive()
+		grown = max(grown, now-min(before, now))
 		time.Sleep(50 * time.Millisecond)
 	}
 	stop()
 	all.Wait()
+	t.Logf("%v; %d MiB", answers, grown>>20)
 	return answers, grown
 }
 
