@@ -11,47 +11,68 @@ import (
 // few connections has so little alive that Go's default, 100, would collect every sixty requests,
 // and the slowest requests wait for that. With a thousand connections 60 MiB are alive, and twice as
 // much garbage would be most of the server's memory. So the heap grows by growRoom, within bounds:
-// under leastGrowth collecting would take a tenth of the server's time and more. A memory limit
-// (debug.SetMemoryLimit) that is near what is alive has it take most of the time.
+// under leastGrowth collecting would take a tenth of the server's time and more.
 const (
 	growRoom    = 32 << 20 // bytes
 	mostGrowth  = 200
 	leastGrowth = 50
 	goDefault   = 100
-	// memoryLimit is for a server under attack, with more than usual alive: near it the collector
-	// works as often as it must. A thousand clients stay below it.
+	// memoryLimit is what the process takes at most, as Go counts it, while that leaves the heap
+	// leastRoom to grow in. It is for a server under attack, which has more alive than usual: with
+	// leastGrowth alone, garbage would take half as much again. A thousand clients stay below it.
 	memoryLimit = 160 << 20 // bytes
+	// leastRoom is the growth that remains if what is alive comes near memoryLimit or exceeds it. A
+	// limit that stayed would have the collector run all the time, and no request would be answered.
+	leastRoom = growRoom / 2
 )
 
 // tuneCollector keeps the growth of the heap right as connections come and go. $GOGC and
 // $GOMEMLIMIT, if set, have the last word.
 func tuneCollector() {
-	if set := debug.SetMemoryLimit(memoryLimit); set != math.MaxInt64 {
+	now := tuning{limit: memoryLimit, growth: mostGrowth}
+	if set := debug.SetMemoryLimit(now.limit); set != math.MaxInt64 {
 		debug.SetMemoryLimit(set)
+		now.limit = 0
 	}
-	if set := debug.SetGCPercent(mostGrowth); set != goDefault {
+	if set := debug.SetGCPercent(now.growth); set != goDefault {
 		debug.SetGCPercent(set)
-		return
+		now.growth = 0
 	}
-	adjustCollector(mostGrowth)
+	adjustCollector(now)
 }
 
-// adjustCollector sets the growth for what is alive now, and again after the next collection. now is
-// the growth that is set. Each change stops the process for some microseconds, so small ones are
-// left out.
-func adjustCollector(now int) {
-	alive := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"},
+// A tuning has the settings of the collector that are set. One of 0 is the user's.
+type tuning struct {
+	limit  int64 // bytes
+	growth int   // percent
+}
+
+// adjustCollector sets what is right for what is alive now, and again after the next collection. now
+// is what is set. Each change stops the process for some microseconds, so small ones are left out.
+func adjustCollector(now tuning) {
+	read := func(name string) int64 {
+		s := []metrics.Sample{{Name: name}}
+		metrics.Read(s)
+		return int64(s[0].Value.Uint64()) //nolint:gosec // less than the memory of any machine
 	}
-	metrics.Read(alive)
-	sum := uint64(1)
-	for _, s := range alive {
-		sum += s.Value.Uint64()
+	live := read("/gc/heap/live:bytes")
+	if sum := live + read("/gc/scan/stack:bytes") + read("/gc/scan/globals:bytes"); now.growth != 0 {
+		want := int(max(leastGrowth, min(mostGrowth, 100*growRoom/(sum+1))))
+		if want < now.growth*9/10 || want > now.growth*11/10 {
+			debug.SetGCPercent(want)
+			now.growth = want
+		}
 	}
-	want := int(max(leastGrowth, min(mostGrowth, 100*growRoom/sum)))
-	if want < now*9/10 || want > now*11/10 {
-		debug.SetGCPercent(want)
-		now = want
+	if now.limit != 0 {
+		// The heap may grow to the limit without what is not heap, less 3 % that the collector
+		// keeps free (gcController.memoryLimitHeapGoal in Go's runtime).
+		beside := read("/memory/classes/total:bytes") - read("/memory/classes/heap/released:bytes") -
+			read("/memory/classes/heap/free:bytes") - read("/memory/classes/heap/objects:bytes")
+		want := max(memoryLimit, (beside+live+leastRoom)*100/97)
+		if want < now.limit*9/10 || want > now.limit*21/20 || want == memoryLimit && now.limit != want {
+			debug.SetMemoryLimit(want)
+			now.limit = want
+		}
 	}
 	// The object is garbage at once, so its cleanup runs after the next collection.
 	runtime.AddCleanup(&struct{ _ *int }{}, adjustCollector, now)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -33,4 +34,30 @@ func TestCollector(t *testing.T) {
 	becomes(leastGrowth)
 	runtime.KeepAlive(ballast) // and no longer
 	becomes(mostGrowth)
+}
+
+// What is alive may exceed the memory limit. Then the heap still grows by some MiB between two
+// collections: with a limit that stayed, each few KiB would cause one.
+func TestCollectorOverTheLimit(t *testing.T) {
+	before := debug.SetGCPercent(goDefault)
+	defer debug.SetGCPercent(before)
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	tuneCollector()
+	var ballast [][]byte
+	for range 2 * memoryLimit >> 20 {
+		ballast = append(ballast, make([]byte, 1<<20))
+	}
+	room := func() uint64 {
+		runtime.GC()
+		s := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}, {Name: "/gc/heap/live:bytes"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64() - min(s[0].Value.Uint64(), s[1].Value.Uint64())
+	}
+	require.Eventually(t, func() bool { return room() > leastRoom*3/4 }, time.Minute, time.Millisecond)
+	require.Less(t, room(), uint64(leastRoom*2), "and not by half of what is alive")
+	runtime.KeepAlive(ballast) // and no longer
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return debug.SetMemoryLimit(-1) == memoryLimit
+	}, time.Minute, time.Millisecond)
 }
