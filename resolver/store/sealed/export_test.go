@@ -1,5 +1,7 @@
 package sealed
 
+import "errors"
+
 // Format returns the format of the file of s as it is now.
 func (s *Store) Format() (format int, err error) {
 	err = s.view(func(t *tx) error { format = t.format; return nil })
@@ -22,4 +24,24 @@ func (s *Store) Stale() (stale bool, err error) {
 		return err
 	})
 	return stale, err
+}
+
+// FailRewrite rewrites format 1, but for the last transaction, which fails.
+func (s *Store) FailRewrite() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	var r rewriting
+	err := s.view(r.read)
+	if err == nil {
+		err = s.commit(func(t *tx) error { return errors.Join(r.add(t, r.entries), t.keepRoot1()) })
+	}
+	if err != nil {
+		return err
+	}
+	failed := errors.New("the disk is full")
+	err = s.commit(func(t *tx) error { return errors.Join(r.finish(t), failed) })
+	if !errors.Is(err, failed) {
+		return errors.Join(errors.New("it did not fail"), err)
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"inject/resolver/secret"
@@ -123,7 +124,11 @@ func (r *rewriting) readStale(t *tx) error {
 	return err
 }
 
+// read reads the old index. t must be of format 1.
 func (r *rewriting) read(t *tx) error {
+	// The last transaction of an earlier rewriting may have failed. Others get its id now, and readers
+	// would take the file for one of the current format.
+	t.rewritten.Store(math.MaxUint64)
 	secrets := 0
 	err := t.visit(func(prefix []byte, entries []index.Entry, err error) error {
 		r.nodes = append(r.nodes, node1Key(prefix))

@@ -210,9 +210,19 @@ func TestFormat1(t *testing.T) {
 	})
 }
 
-// Readers are answered while the store is rewritten, and a token of before is refused as such.
+// Readers are answered while the store is rewritten, also after a rewriting that has failed, and a
+// token of before is refused as such.
 func TestRewriteWhileReading(t *testing.T) {
-	t.Parallel()
+	for _, failures := range []int{0, 1, 2} {
+		t.Run(fmt.Sprintf("after %d failures", failures), func(t *testing.T) {
+			t.Parallel()
+			rewriteWhileReading(t, failures)
+		})
+	}
+}
+
+func rewriteWhileReading(t *testing.T, failures int) {
+	t.Helper()
 	want := goldenContent(t, "format1")
 	o := goldenStore(t, "format1")
 	o.Write = true
@@ -243,6 +253,12 @@ func TestRewriteWhileReading(t *testing.T) {
 		})
 	}
 	<-begun
+	for range failures {
+		require.NoError(t, s.FailRewrite())
+		format, err := s.Format()
+		require.NoError(t, err)
+		require.Equal(t, 1, format)
+	}
 	var gone secret.Ref
 	for ref, b := range want {
 		if b == nil {
