@@ -366,7 +366,10 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 		defer end()
 		if c, ok := ctx.Value(callerKey{}).(*caller); ok {
 			c.body.mayYield(nil) // all of it has been read
-			defer c.answer.mayYield(func() { _ = c.control.SetWriteDeadline(time.Unix(1, 0)) })
+			defer func() {
+				c.body.shrink(0) // from here on there is only the answer, which the client may read slowly
+				c.answer.mayYield(func() { _ = c.control.SetWriteDeadline(time.Unix(1, 0)) })
+			}()
 		}
 		s.metrics.inFlight.Inc()
 		defer s.metrics.inFlight.Dec()

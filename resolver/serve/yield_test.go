@@ -61,6 +61,9 @@ func TestCallersWithMuchYield(t *testing.T) {
 			for i := range test.callers {
 				id := fmt.Sprintf("spiffe://example.org/project/p%d/domain/d/task/t", i)
 				client := r.http1(certOf(r.Authority, fmt.Sprint("caller", i), id))
+				over, ok := client.Transport.(*http.Transport)
+				require.True(t, ok)
+				over.DisableCompression = true // large answers are zeros
 				for range 3 {
 					all.Go(func() {
 						for ctx.Err() == nil {
@@ -92,4 +95,28 @@ func TestCallersWithMuchYield(t *testing.T) {
 			all.Wait()
 		})
 	}
+}
+
+// A request whose answer is not read holds no share of the bodies: its own was read long ago.
+func TestUnreadAnswersHoldNoBodies(t *testing.T) {
+	t.Parallel()
+	r := start(t, matrixPolicy, overCostly(t))
+	victim := r.client(certOf(r.Authority, "victim", "spiffe://example.org/project/shop/domain/production/task/t"))
+	for i := range 4 { // each has two, which together count as all that there may be
+		client := r.client(certOf(r.Authority, fmt.Sprint("caller", i),
+			fmt.Sprintf("spiffe://example.org/project/p%d/domain/d/task/t", i)))
+		over, ok := client.Transport.(*http.Transport)
+		require.True(t, ok)
+		over.DisableCompression = true // the answer is zeros
+		over.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}
+		for range 2 {
+			body := keysOf("LARGE", 1) + strings.Repeat(" ", 65<<10)
+			answer, err := client.Do(r.request(resolve, body))
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = answer.Body.Close() })
+			require.Equal(t, http.StatusOK, answer.StatusCode)
+		}
+	}
+	a := r.ask(victim, resolve, `{"secrets":[{"key":"K"}]}`)
+	require.Equal(t, http.StatusOK, a.status, a.raw)
 }
