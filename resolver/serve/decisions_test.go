@@ -159,3 +159,28 @@ func TestRefusedRequestsHaveADecision(t *testing.T) {
 		})
 	}
 }
+
+// The lines about an identity without a rule are those of strangers, also if its requests are over
+// a rate. Those of an identity with a rule have the larger share of that identity.
+func TestRefusedStrangersHaveFewLines(t *testing.T) {
+	const strangers = 1000 // at once, from one network
+	for who, id := range map[string]string{"no rule": "spiffe://example.org/elsewhere", "task": attacker} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, matrixPolicy, func(o *serve.Options) { o.Rate, o.Burst = 0.001, 1 })
+			client := r.client(certOf(r.Authority, "c", id))
+			begin := time.Now()
+			for range 2 * strangers {
+				require.Contains(t, []int{http.StatusOK, http.StatusForbidden, http.StatusTooManyRequests},
+					r.ask(client, resolve, `{"secrets":[{"key":"K"}]}`).status)
+			}
+			lines := strings.Count(r.audit.String(), "\n")
+			if who == "task" {
+				require.Equal(t, 2*strangers, lines)
+				return
+			}
+			require.GreaterOrEqual(t, lines, strangers)
+			require.LessOrEqual(t, lines, strangers+100+10*int(time.Since(begin).Seconds()))
+		})
+	}
+}

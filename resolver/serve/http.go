@@ -90,7 +90,7 @@ const requestInput = 512
 // received or could not be decoded, or a share was used up. A request that exceeds the share of the
 // audit log has none.
 func (s *Server) conclude(r *http.Request, c *caller) {
-	if c.lined || c.identity.Method == "" || !c.paid && !s.audited.allow(c.name(), lineCost) {
+	if c.lined || c.identity.Method == "" || !c.paid && !s.pays(c) {
 		return
 	}
 	record := c.record(verbOf(r), secret.Scope{})
@@ -101,6 +101,14 @@ func (s *Server) conclude(r *http.Request, c *caller) {
 	c.lined = true
 	s.metrics.decided("none", record.Decision)
 	_ = s.log(context.WithoutCancel(r.Context()), record)
+}
+
+// pays reports whether a line about a request of c may be logged, and charges its share with it.
+func (s *Server) pays(c *caller) bool {
+	if c.grant.Rule() == "" {
+		return s.stranger(c)
+	}
+	return s.audited.allow(c.name(), lineCost)
 }
 
 // enter identifies c and lets its request in, unless too many of its kind are under way: of its
@@ -132,44 +140,43 @@ func (s *Server) drop(at place, c *caller) {
 	}
 }
 
-// recognize fills in the identity of c.
+// recognize fills in the identity of c and its grant.
 func (s *Server) recognize(r *http.Request, c *caller) error {
 	if s.o.Authenticator == nil {
 		if err := s.local(r); err != nil {
 			return err
 		}
 		c.identity = identity.Identity{Method: "none", Name: "anyone"}
+		c.grant, c.paid = policy.Everything(), true
 		return nil
 	}
 	who, err := s.o.Authenticator.Authenticate(r.Context(), credentials(r))
 	if err != nil {
 		return s.unidentified(r, c, err)
 	}
-	c.identity = who
+	in := s.o.Policy()
+	c.identity, c.grant, c.claims = who, in.For(who), claimsOf(in, who)
 	return nil
 }
 
-// admit fills in the grant of c.
+// admit returns an error if c may not ask for anything now.
 func (s *Server) admit(r *http.Request, c *caller) error {
 	if !transport.Accepted(r.Context(), c.name()) {
 		return s.exhausted(c, "connection", "too many connections of this identity")
 	}
 	if s.o.Authenticator == nil {
-		c.grant, c.paid = policy.Everything(), true
 		return nil
 	}
 	if !s.limits.allow(c.name(), 1) {
 		return s.tooMany(c)
 	}
-	in := s.o.Policy()
-	c.claims = claimsOf(in, c.identity)
-	if c.grant = in.For(c.identity); c.grant.Rule() == "" {
+	if c.grant.Rule() == "" {
 		if isWhoAmI(r.URL.Path) && s.stranger(c) {
 			return nil // the answer is that it may do nothing
 		}
 		return s.unmatched(r, c)
 	}
-	if c.paid = s.audited.allow(c.name(), lineCost); !c.paid {
+	if c.paid = s.pays(c); !c.paid {
 		return s.tooLoud(c)
 	}
 	return nil

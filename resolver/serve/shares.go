@@ -199,11 +199,14 @@ type crowd struct {
 	all, each int
 
 	mu sync.Mutex
-	n  int
-	by map[string]int
+	n  inPlace
+	by map[string]*inPlace
 }
 
-func newCrowd(all, each int) *crowd { return &crowd{all: all, each: each, by: map[string]int{}} }
+// inPlace is how many requests are in each place but the last one.
+type inPlace [dropped]int
+
+func newCrowd(all, each int) *crowd { return &crowd{all: all, each: each, by: map[string]*inPlace{}} }
 
 // A place is that of a request in a crowd.
 type place int
@@ -215,23 +218,29 @@ const (
 )
 
 // enter returns the place of a request of who. There are as many places to be turned away
-// from as to be served in. Unless it is dropped, leave must be called at its end.
+// from as to be served in, and those turned away take none of the others. Unless it is dropped,
+// leave must be called at its end.
 func (c *crowd) enter(who string) (at place, leave func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch n := c.by[who]; {
-	case n >= 2*c.each || c.n >= 2*c.all:
-		return dropped, nil
-	case n >= c.each || c.n >= c.all:
-		at = turnedAway
+	one := c.by[who]
+	if one == nil {
+		one = new(inPlace)
 	}
-	c.n++
-	c.by[who]++
+	for one[at] >= c.each || c.n[at] >= c.all {
+		if at++; at == dropped {
+			return dropped, nil
+		}
+	}
+	c.by[who] = one
+	one[at]++
+	c.n[at]++
 	return at, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.n--
-		if c.by[who]--; c.by[who] == 0 {
+		one[at]--
+		c.n[at]--
+		if *one == (inPlace{}) {
 			delete(c.by, who)
 		}
 	}
