@@ -136,11 +136,8 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 			"%w: the values have more than %d bytes together", secret.ErrInvalid, maxAnswer))
 	}
 
-	if !req.GetNamesOnly() {
-		g.caller.answer.shrink(int64(2*bytes + len(declared)*keyAnswer))
-		if g.reserve(ctx, len(declared), bytes) != nil {
-			return nil, g.exhausted(g.caller, "answer", busyAnswers)
-		}
+	if !req.GetNamesOnly() && g.reserve(ctx, len(declared), bytes) != nil {
+		return nil, g.exhausted(g.caller, "answer", busyAnswers)
 	}
 	if err := g.decide(ctx, r, decision); err != nil {
 		return nil, err
