@@ -53,31 +53,27 @@ func newConnections(port net.Listener, l Limits) *connections {
 
 var errClosed = errors.New("the port is closed")
 
-// Accept implements [net.Listener]. If all places are taken it ends an idle connection. It closes
-// connections that exceed the share of their network.
+// roomAgain is after how long a new connection looks again for an idle one that can be ended.
+const roomAgain = 20 * time.Millisecond
+
+// Accept implements [net.Listener]. It closes connections that exceed the share of their network. If
+// all places are taken, it ends idle connections.
 func (n *connections) Accept() (net.Conn, error) {
 	for {
-		select {
-		case n.places <- struct{}{}:
-		default:
-			n.makeRoom()
-			select {
-			case n.places <- struct{}{}:
-			case <-n.closed:
-				return nil, errClosed
-			}
-		}
 		c, err := n.Listener.Accept()
 		if err != nil {
-			<-n.places
 			return nil, err
 		}
 		from := Network(c.RemoteAddr().String())
 		at := n.enter(from)
 		if at == nil {
 			_ = c.Close()
-			<-n.places
 			continue
+		}
+		if !n.takePlace() {
+			n.left(from)
+			_ = c.Close()
+			return nil, errClosed
 		}
 		one := &connection{
 			Conn: c, of: n, at: at, input: newBudget(NewcomerBurst, NewcomerRate),
@@ -125,16 +121,38 @@ func (n *connections) left(from string) {
 	}
 }
 
-// makeRoom ends an idle connection of the identity with the most.
-func (n *connections) makeRoom() {
-	n.mu.Lock()
-	var most map[*connection]struct{}
-	for _, one := range n.known {
-		if len(one.all) > len(most) {
-			most = one.all
+// takePlace waits for a place, and ends idle connections until there is one. It returns false if the
+// port is closed.
+func (n *connections) takePlace() bool {
+	for {
+		select {
+		case n.places <- struct{}{}:
+			return true
+		default:
+			n.makeRoom()
+		}
+		select {
+		case n.places <- struct{}{}:
+			return true
+		case <-n.closed:
+			return false
+		case <-time.After(roomAgain): // all had a request, and one may be idle now
 		}
 	}
-	idle := longestIdle(most)
+}
+
+// makeRoom ends an idle connection, of the identity with the most that has an idle one.
+func (n *connections) makeRoom() {
+	n.mu.Lock()
+	var idle *connection
+	most := 0
+	for _, one := range n.known {
+		if len(one.all) > most {
+			if c := longestIdle(one.all); c != nil {
+				idle, most = c, len(one.all)
+			}
+		}
+	}
 	n.mu.Unlock()
 	if idle != nil {
 		_ = idle.Close()
