@@ -72,6 +72,14 @@ func (f *settings) check() error {
 	return errors.Join(append(errs, f.Access.check())...)
 }
 
+// options returns what f says of the server's options.
+func (f *settings) options() serve.Options {
+	return serve.Options{
+		Cluster: f.Listen.Cluster, Rate: f.Limits.Rate, Burst: f.Limits.Burst,
+		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
+	}
+}
+
 func checkAddress(flag, address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return fmt.Errorf("%w: --%s: an address is HOST:PORT", secret.ErrInvalid, flag)
@@ -104,13 +112,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 	stopping, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 
-	audit := serve.NewAudit(a.stdout)
-	if f.Audit.Log != "-" {
-		if audit, err = serve.OpenAudit(f.Audit.Log); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, audit.Close()) }()
+	audit, err := a.openAudit()
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, audit.Close()) }()
 	files, loads := f.Access.files(), newReloads()
 	who, err := f.Access.open(watch.Notify(ctx, func(path string, why error) {
 		loads.changed(cmp.Or(files[path], "jwt"), why)
@@ -147,11 +153,8 @@ func (a *app) serve(ctx context.Context) (err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	o := serve.Options{
-		Store: backend, Audit: audit, Log: a.log, Metrics: registry, Cluster: f.Listen.Cluster,
-		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
-		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
-	}
+	o := f.options()
+	o.Store, o.Audit, o.Log, o.Metrics = backend, audit, a.log, registry
 	if f.Access.Insecure {
 		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+
 			"encrypted on the way; this is for developing on this machine alone", "address", address)
@@ -180,14 +183,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 		who.certificates.Guard(server)
 		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), server, port, f.Listen.Drain)
 	})
-	if f.Listen.Ops != "" {
-		ops, err := opsPort(ctx, f.Listen.Ops)
-		if err != nil {
-			answered()
-			return errors.Join(err, group.Wait())
-		}
-		group.Go(func() error { return serveUntil(running, opsServer(health, registry), ops) })
-		a.log.Info("operations are served", "address", ops.Addr().String())
+	if err := a.serveOps(running, group, opsServer(health, registry)); err != nil {
+		answered()
+		return errors.Join(err, group.Wait())
 	}
 	if isFile {
 		group.Go(func() error { a.control(running, at.Path, file, audit, own.soon); return nil })
@@ -196,13 +194,32 @@ func (a *app) serve(ctx context.Context) (err error) {
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
 	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(),
 		"version", version)
-	go func() {
-		<-stopping.Done()
-		release() // the next signal ends us at once
-	}()
+	context.AfterFunc(stopping, release) // the next signal ends us at once
 	err = group.Wait()
 	a.log.Info("stopped")
 	return err
+}
+
+// openAudit opens the audit log of the settings.
+func (a *app) openAudit() (*serve.Audit, error) {
+	if a.set.Audit.Log == "-" {
+		return serve.NewAudit(a.stdout), nil
+	}
+	return serve.OpenAudit(a.set.Audit.Log)
+}
+
+// serveOps opens the port for operations, if there is one, and serves it in group until ctx ends.
+func (a *app) serveOps(ctx context.Context, group *errgroup.Group, server *http.Server) error {
+	if a.set.Listen.Ops == "" {
+		return nil
+	}
+	port, err := opsPort(ctx, a.set.Listen.Ops)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return serveUntil(ctx, server, port) })
+	a.log.Info("operations are served", "address", port.Addr().String())
+	return nil
 }
 
 // afterDelay returns a context that ends with running, or delay after the end of stopping.

@@ -114,18 +114,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		return nil, g.decided(ctx, r, invalid, err)
 	}
 
-	decision, bytes := allowed, 0
-	for i, c := range climbs {
-		bytes += c.Value.Len()
-		r.Secrets[i].Outcome = outcome(c.Err)
-		if c.Err == nil {
-			r.Secrets[i].At = auditedScope(c.Info.Ref.Scope)
-		}
-		if secret.ValidKey(c.Declaration.Key) == nil && !g.caller.grant.MayResolve(c.Declaration.Key) {
-			decision, r.Secrets[i].Outcome = denied, denied
-		}
-	}
-
+	decision, bytes := g.judge(r, climbs)
 	var busy *connect.Error
 	switch err := task.values.failed(); {
 	case errors.As(err, &busy):
@@ -144,6 +133,23 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	}
 	// After the deadline the whole request fails, instead of each secret on its own.
 	return climbs, ctx.Err()
+}
+
+// judge enters into r how each climb ended. It returns the decision on all of them, and how many
+// bytes of values they have.
+func (g *guard) judge(r *record, climbs []resolver.Climb) (decision string, bytes int) {
+	decision = allowed
+	for i, c := range climbs {
+		bytes += c.Value.Len()
+		r.Secrets[i].Outcome = outcome(c.Err)
+		if c.Err == nil {
+			r.Secrets[i].At = auditedScope(c.Info.Ref.Scope)
+		}
+		if secret.ValidKey(c.Declaration.Key) == nil && !g.caller.grant.MayResolve(c.Declaration.Key) {
+			decision, r.Secrets[i].Outcome = denied, denied
+		}
+	}
+	return decision, bytes
 }
 
 // climbed returns c in the form of the wire, with its value if values is true.
