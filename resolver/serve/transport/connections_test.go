@@ -13,7 +13,7 @@ import (
 func TestRoomForNewConnections(t *testing.T) {
 	t.Parallel()
 	const all = 4
-	port, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test's
+	port, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	n := newConnections(port, Limits{Connections: all, Newcomers: all + 1, OfIdentity: all})
 	accepted := make(chan *connection, 2*all)
@@ -28,7 +28,7 @@ func TestRoomForNewConnections(t *testing.T) {
 		}
 	}()
 	dial := func() {
-		c, err := net.Dial("tcp", port.Addr().String()) //nolint:noctx // a test's
+		c, err := net.Dial("tcp", port.Addr().String())
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 	}
