@@ -568,3 +568,61 @@ func TestRewrapMeanwhile(t *testing.T) {
 	require.Positive(t, verify(t, o))
 	require.Len(t, stanzas(t, o.Path), 1)
 }
+
+// stalled is a writer that does not take what it gets before end is closed.
+type stalled struct{ begun, end chan struct{} }
+
+func (w *stalled) Write(p []byte) (int, error) {
+	select {
+	case <-w.begun:
+	default:
+		close(w.begun)
+	}
+	<-w.end
+	return len(p), nil
+}
+
+// A backup that nothing reads keeps neither reads nor changes waiting.
+func TestStalledBackup(t *testing.T) {
+	t.Parallel()
+	const soon = 30 * time.Second
+	s := open(t, options(t.TempDir()))
+	ref := func(key string) secret.Ref { return secret.Ref{Scope: storetest.Scopes[0], Key: key} }
+	v := secret.NewValue(storetest.Value(t, 77))
+	require.NoError(t, s.Create(t.Context(), ref("FIRST"), v, store.Regular))
+	w := &stalled{begun: make(chan struct{}), end: make(chan struct{})}
+	backup := make(chan error, 1)
+	go func() { backup <- s.BackupTo(t.Context(), w) }()
+	<-w.begun
+
+	others := map[string]func() error{
+		"create": func() error { return s.Create(t.Context(), ref("SECOND"), v, store.Regular) },
+		"import": func() error {
+			return s.Import(t.Context(), []store.New{{Ref: ref("THIRD"), Value: v}})
+		},
+		"update": func() error { return s.Update(t.Context(), ref("FIRST"), v) },
+	}
+	done := make(chan error, len(others))
+	for name, change := range others {
+		go func() {
+			if err := change(); err != nil {
+				done <- fmt.Errorf("%s: %w", name, err)
+				return
+			}
+			_, _, err := s.Get(t.Context(), ref("FIRST"))
+			done <- err
+		}()
+	}
+	timeout := time.After(soon)
+	for range others {
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-timeout:
+			close(w.end)
+			require.Fail(t, "they wait for the backup")
+		}
+	}
+	close(w.end)
+	require.NoError(t, <-backup)
+}

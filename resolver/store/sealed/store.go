@@ -271,6 +271,14 @@ func (s *Store) change(ctx context.Context, op string, ref secret.Ref, v secret.
 
 // make makes the file, unless it exists, and opens it, unless it is open.
 func (s *Store) make(ctx context.Context) error {
+	// Mostly it is open. Waiting for mu alone would end with the longest operation under way, such as a
+	// Backup, and block all readers meanwhile.
+	s.mu.RLock()
+	isOpen := s.openFile != nil
+	s.mu.RUnlock()
+	if isOpen {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
