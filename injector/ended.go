@@ -51,11 +51,17 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 	return nil
 }
 
-// maskMessage masks the message that the task has left for kubelet. It is no failure of the task
-// if the message had to be removed.
-func maskMessage(ctx context.Context, o Options) error {
+// maskMessage masks the message that the task has left for kubelet, when none of its processes is
+// left. It is no failure of the task if the message had to be removed.
+func maskMessage(ctx context.Context, o Options, status exec.Status) error {
 	if o.NoRedact || o.TerminationMessage == "" {
 		return nil
+	}
+	if status.Survived {
+		tell(func() {
+			o.Log.Warn("a process that the task left behind could not be ended: what it writes to the " +
+				"termination message from now on is not masked")
+		})
 	}
 	err := outputs.MaskMessage(ctx, o.TerminationMessage, o.Redactor)
 	if !errors.Is(err, outputs.ErrRemoved) {

@@ -61,7 +61,8 @@ type Options struct {
 	// If it is nil, Run takes them when it starts the task.
 	Signals *exec.Signals
 	// TerminationMessage is the file in which the task may leave a message for kubelet; ""
-	// for none. It is masked when the task has ended, unless NoRedact is set.
+	// for none. It is masked when the task has ended, unless NoRedact is set. If there is one,
+	// Run ends the processes that the task left behind, which could write it later.
 	TerminationMessage string
 	Log                hclog.Logger
 }
@@ -108,8 +109,9 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		return exec.Status{}, exec.Replace(p)
 	}
 	if checked {
-		p.Reserve, p.EndAll = reserve(o.Grace), true
+		p.Reserve = reserve(o.Grace)
 	}
+	p.EndAll = checked || masked && o.TerminationMessage != ""
 
 	ctx = context.WithoutCancel(ctx)
 	status, err := exec.Run(ctx, p)
@@ -118,7 +120,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if err != nil {
 		return status, err
 	}
-	messageErr := maskMessage(ctx, o)
+	messageErr := maskMessage(ctx, o, status)
 	if checked {
 		err = checkOutputs(ctx, o, status)
 	}
