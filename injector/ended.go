@@ -10,6 +10,7 @@ import (
 
 	"inject/exec"
 	"inject/injector/outputs"
+	"inject/resolver/secret"
 )
 
 // reserve returns the part of grace that is kept for the check of the outputs. Kubelet kills all
@@ -37,6 +38,11 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 
 	o.Log.Debug("outputs", "files", report.Files,
 		"masked", report.Masked, "taken out", report.Refused, "left", report.Left)
+	if status.Code == 0 {
+		for _, path := range report.Missing {
+			errs = append(errs, missing(o, path))
+		}
+	}
 	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
 		errs = append(errs, &outputs.LeakError{Report: report, Survived: status.Survived})
 	}
@@ -48,6 +54,16 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 			o.Log.Warn(line)
 		}
 	})
+	return nil
+}
+
+// missing returns an error about a folder that the task has not made, or only logs that.
+func missing(o Options, path string) error {
+	err := fmt.Errorf("%w: --outputs: there is no folder %s, so nothing in it was checked", secret.ErrInvalid, path)
+	if o.NeedOutputs && o.Policy != outputs.Warn {
+		return secret.WithHint(err, "name the folder that the command writes; in INJECT_OUTPUTS it need not be there")
+	}
+	tell(func() { o.Log.Warn(fmt.Sprintf("outputs: there is no folder %s, so nothing in it was checked", path)) })
 	return nil
 }
 

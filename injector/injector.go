@@ -50,6 +50,9 @@ type Options struct {
 	// Outputs are folders that Run checks when the task and all its processes have ended. A part
 	// of Grace is reserved for that.
 	Outputs []*outputs.Folder
+	// NeedOutputs makes it an error of a task that did not fail if one of Outputs is not there when
+	// it has ended. Otherwise that is a warning: a setting for many tasks may name it.
+	NeedOutputs bool
 	// Policy says what happens if Outputs have a value in them.
 	Policy outputs.Policy
 

@@ -56,8 +56,10 @@ type app struct {
 	log      hclog.Logger
 	status   exec.Status // of the command
 	message  message
-	running  bool            // the verb is run or init, whose failures go to the termination message
-	stopped  <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
+	// outputsFlag is set if --outputs is on the command line, not only its variable set.
+	outputsFlag bool
+	running     bool            // the verb is run or init, whose failures go to the termination message
+	stopped     <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
 
 // main runs the program and returns its exit code.

@@ -15,6 +15,9 @@ import (
 // prepare checks the settings before a verb runs. Cobra calls it when the flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	a.runs(cmd)
+	// Before Apply, which gives a flag the text of its variable.
+	masks := cmd.Flags().Changed("mask")
+	a.outputsFlag = cmd.Flags().Changed("outputs")
 	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}
@@ -38,7 +41,7 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if cmd.Flags().Lookup("redact-min-length") != nil && a.set.Mask.MinLength < 1 {
 		return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)
 	}
-	if tty.Is(a.stderr) && len(a.set.Mask.Texts) > 0 && a.settings.Env(cli.Twin("mask")) == "" {
+	if masks && tty.Is(a.stderr) {
 		a.say("hint: all users can read --mask TEXT in the list of processes; put a secret in INJECT_MASK")
 	}
 	a.redactor = redact.New(max(a.set.Mask.MinLength, 1))

@@ -81,6 +81,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 
+	o.NeedOutputs = a.outputsFlag
 	o.Policy = outputs.Policy(s.Outputs.OnLeak)
 	for _, dir := range s.Outputs.Dirs {
 		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)

@@ -32,6 +32,7 @@ const (
 // A Folder is a folder in which a task leaves its outputs, with all folders below it.
 type Folder struct {
 	path     string
+	given    string   // path as the caller wrote it, for messages
 	above    *os.File // the nearest folder above it that existed when it was opened
 	below    string   // path from above to the folder
 	redactor *redact.Redactor
@@ -58,7 +59,7 @@ func OpenFolder(path string, r *redact.Redactor, policy Policy) (*Folder, error)
 		}
 	}
 
-	f := &Folder{path: abs, redactor: r, policy: policy}
+	f := &Folder{path: abs, given: path, redactor: r, policy: policy}
 	// The folder above is kept open, so that the task cannot replace it.
 	for above := filepath.Dir(abs); ; above = filepath.Dir(above) {
 		fd, err := unix.Open(above, passing|unix.O_CLOEXEC, 0)
@@ -87,8 +88,9 @@ type Finding struct {
 type Report struct {
 	Files    int // checked
 	Masked   int
-	Refused  int // taken out of the folder
-	Left     int // neither masked nor taken out
+	Refused  int      // taken out of the folder
+	Left     int      // neither masked nor taken out
+	Missing  []string // paths of the folders that are not there, as the caller wrote them
 	Findings []Finding
 }
 
@@ -106,6 +108,7 @@ func (r *Report) Add(other Report) {
 	r.Masked += other.Masked
 	r.Refused += other.Refused
 	r.Left += other.Left
+	r.Missing = append(r.Missing, other.Missing...)
 	r.Findings = append(r.Findings, other.Findings[:min(len(other.Findings), maxFindings-len(r.Findings))]...)
 }
 
@@ -134,6 +137,7 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 		dir, err := openAt(parent, filepath.Clean(above), passing)
 		switch {
 		case errors.Is(err, unix.ENOENT):
+			c.report.Missing = []string{f.given}
 			return c.report, nil
 		case err != nil:
 			return c.report, &fs.PathError{Op: "open", Path: filepath.Dir(f.path), Err: err}
@@ -146,6 +150,7 @@ func (f *Folder) Check(ctx context.Context) (Report, error) {
 	root, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT): // the task has no outputs
+		c.report.Missing = []string{f.given}
 		return c.report, nil
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		c.refuse(parent, name, ".", nil, "it is no longer a folder")
