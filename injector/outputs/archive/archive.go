@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 
 	"inject/exec/redact"
 )
@@ -189,16 +190,17 @@ type level struct {
 	in    *bufio.Reader // the data that is being searched
 	gzip  gzip.Reader
 	zstd  *zstd.Decoder // made when it is needed
+	xz    *xz.Reader    // made when it is needed
 	found func(redact.Find)
 }
 
-// release drops references to data that was read, so that up to bounds.held bytes and the window
-// of a decoder are not kept in memory between files.
+// release drops references to data that was read, so that up to bounds.held bytes and the windows
+// of decoders are not kept in memory between files.
 func (l *level) release() {
 	if l.in != nil {
 		l.in.Reset(nil)
 	}
-	l.zstd = nil
+	l.zstd, l.xz = nil, nil
 }
 
 // New returns a Searcher for the values that r knows. It calls found for each value, with a

@@ -54,9 +54,12 @@ func (d *Searcher) compressed(ctx context.Context, f Format, r io.Reader, depth 
 	case formatGzip:
 		out, err = d.gzip(r, depth)
 	case formatBzip2:
+		if err := d.spend(bzip2Start); err != nil {
+			return 0, err
+		}
 		out = bzip2.NewReader(r)
 	case formatXz:
-		out, err = xz.NewReader(r, d.bounds.window)
+		out, err = d.xz(r, depth)
 	case formatZstd:
 		out, err = d.zstd(r, depth)
 	case formatLz4:
@@ -71,6 +74,24 @@ func (d *Searcher) compressed(ctx context.Context, f Format, r io.Reader, depth 
 	}
 	n, err := d.stream(ctx, out, depth+1)
 	return n, d.tooLarge(err, depth)
+}
+
+// bzip2Start is how many bytes a decoder of bzip2 counts as when it begins: it makes and clears
+// 3.6 MB, which takes as long as to expand some 100 KB. If it counted nothing, a small file with
+// many beginnings would take minutes.
+const bzip2Start = 128 << 10
+
+// xz returns what comes out of r. The decoder of a level is used again, because each one makes up
+// to bounds.window bytes for its first block.
+func (d *Searcher) xz(r io.Reader, depth int) (io.Reader, error) {
+	l := &d.levels[depth]
+	if l.xz == nil {
+		var err error
+		if l.xz, err = xz.NewReader(nil, d.bounds.window); err != nil {
+			return nil, err
+		}
+	}
+	return l.xz, l.xz.Reset(r)
 }
 
 // zstd returns what comes out of r, by a decoder in bounded memory and without goroutines.

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"archive/zip"
 	"bytes"
 	"compress/zlib"
 	"context"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -242,6 +244,35 @@ func TestCompressedBombs(t *testing.T) {
 	}
 }
 
+// A small file with many beginnings of compressed data takes neither the time nor the memory that as
+// many decoders would.
+func TestManyBeginnings(t *testing.T) {
+	in := searches(secret)
+	in.bounds = smallBounds
+	in.bounds.expanded, in.bounds.expansion = 4<<20, 1
+	most := int(in.bounds.expanded / bzip2Start)
+	members := func(program []string, n int) []byte {
+		m := []string{"m", string(compress(t, program, []byte("some text")))}
+		return zipOf(t, zip.Store, slices.Repeat(m, n)...)
+	}
+	stub := func(program []string, n int) []byte {
+		begin := append([]byte("MZ\x00"), compress(t, program, []byte("some text"))[:24]...)
+		return bytes.Repeat(begin, n)
+	}
+	const tooMuch = "it expands to more than 4 MiB and 1 times its size"
+	for _, make := range []func([]string, int) []byte{members, stub} {
+		require.Equal(t, tooMuch, in.look(t, make([]string{"bzip2"}, most+1)).why)
+		require.False(t, in.look(t, make([]string{"bzip2"}, most/2)).unchecked)
+
+		xz := make([]string{"xz", "--lzma2=dict=8MiB"}, 100)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.False(t, in.look(t, xz).unchecked)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+	}
+}
+
 // The page about outputs names every format, and the ones that cannot be looked into as such.
 func TestFormatsInDocs(t *testing.T) {
 	page, err := os.ReadFile("../../../docs/reference/outputs.md")
@@ -276,6 +307,9 @@ func FuzzCompressed(f *testing.F) {
 	f.Add(compress(f, []string{"xz", "--delta=dist=4", "--lzma2", "--check=none"}, []byte(hidden)))
 	f.Add(compress(f, []string{"lz4", "-q", "-B4", "-BD", "--content-size"}, behindText(secret)))
 	f.Add(compress(f, []string{"zstd", "-q", "-19"}, behindText(secret)))
+	for _, program := range [][]string{{"bzip2"}, {"xz", "--lzma2=dict=8MiB"}} {
+		f.Add(bytes.Repeat(append([]byte("MZ\x00"), compress(f, program, []byte(hidden))[:24]...), 100))
+	}
 	in := searches(secret)
 	in.bounds = smallBounds
 	f.Fuzz(func(t *testing.T, data []byte) { seen(t, in, data) })
