@@ -48,7 +48,7 @@ const (
 // The sizes of the table of pieces in bytes: a part of a processor's first cache, about all
 // of it, a part of the second, and more than the second. A small table is fast because it
 // stays in the cache; a full one is slow because most pieces of a text seem to be in it. So
-// the smallest size is taken that has at least roomy bytes for each piece. The third may be
+// the smallest size is taken that has at least roomy bytes for each different piece. The third may be
 // fuller, down to crowded, because the fourth leaves the cache.
 //
 // Each size earns its place. Without small, one value takes 2.4 times as long to get ready.
@@ -85,6 +85,9 @@ func newFilter(forms []sortable) *filter {
 			heads++
 		}
 	})
+	if roomy*pieces > small {
+		pieces = f.distinct(forms)
+	}
 	size := huge
 	switch {
 	case roomy*pieces <= small:
@@ -125,6 +128,23 @@ func newFilter(forms []sortable) *filter {
 		}
 	})
 	return f
+}
+
+// distinct returns about how many different pieces are in the table: lists of numbers share most
+// of theirs.
+func (f *filter) distinct(forms []sortable) (n int) {
+	const shift = 12 // a bit for each hash of 20 bits
+	seen := make([]uint64, 1<<(32-shift)/64)
+	f.each(forms, func(form []byte, from, to int, _ bool) {
+		for i := from; i < to; i++ {
+			h := binary.LittleEndian.Uint32(form[i:]) * pieceHash >> shift
+			if bit := uint64(1) << (h % 64); seen[h/64]&bit == 0 {
+				seen[h/64] |= bit
+				n++
+			}
+		}
+	})
+	return n
 }
 
 // long is the least length of a form that has two pieces wherever it is in a text.
