@@ -30,6 +30,7 @@ var order = []string{
 	forms.KindRaw, parts.KindPart, parts.KindBare, parts.KindDecoded, forms.KindLines, forms.KindCase, forms.KindHex,
 	forms.KindBase64, forms.KindPercent, forms.KindJSON, parts.KindDocument, forms.KindPython,
 	forms.KindShell, forms.KindGo, forms.KindXML, forms.KindQuoted, forms.KindCookie,
+	forms.KindCharset, forms.KindNumbers,
 }
 
 func rank(kind string) int {

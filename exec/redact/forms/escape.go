@@ -20,27 +20,33 @@ func (b *builder) escaped(text []byte) {
 		texts = append(texts, valid)
 	}
 	for _, text := range texts {
-		has := setOf(text)
-		for _, p := range percents {
-			b.percent(text, p)
-		}
-		for _, e := range escapers() {
-			if !has.meets(e.changes) || !b.room(len(text)) {
-				continue
-			}
-			from := len(b.arena)
-			b.arena = e.append(b.arena, text)
-			if e.twice && b.room(len(b.arena)-from) {
-				b.add(e.kind, from, len(b.arena))
-				once := b.arena[from:]
-				from = len(b.arena)
-				b.arena = e.append(b.arena, once)
-			}
-			b.tail(e.kind, from)
-		}
+		b.escape(text)
+		b.coreutils(text)
 	}
 	if lf := unix(text); bytes.IndexByte(lf, '\n') >= 0 {
-		b.percent(bytes.ReplaceAll(lf, []byte("\n"), []byte("\r\n")), percents[0])
+		b.percent(bytes.ReplaceAll(lf, []byte("\n"), []byte("\r\n")), setOf(lf), percents[0])
+	}
+}
+
+// escape adds text as percents and rules write it.
+func (b *builder) escape(text []byte) {
+	has, valid := setOf(text), utf8.Valid(text)
+	for _, p := range percents {
+		b.percent(text, has, p)
+	}
+	for _, e := range escapers() {
+		if !has.meets(e.changes) || e.text && !valid || !b.room(len(text)) {
+			continue
+		}
+		from := len(b.arena)
+		b.arena = e.append(b.arena, text)
+		if e.twice && b.room(len(b.arena)-from) {
+			b.add(e.kind, from, len(b.arena))
+			once := b.arena[from:]
+			from = len(b.arena)
+			b.arena = e.append(b.arena, once)
+		}
+		b.tail(e.kind, from)
 	}
 }
 
@@ -71,7 +77,9 @@ const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 
 var (
 	all     = set{1<<64 - 1, 1<<64 - 1, 1<<64 - 1, 1<<64 - 1}
-	special = all.without(setOf(alphanumeric + "-._")) // bytes that some encoder escapes
+	special = all.without(setOf(alphanumeric + "-._")) // bytes that many encoders escape
+	// quotable has also those that only regular expressions escape.
+	quotable = all.without(setOf(alphanumeric + "_"))
 )
 
 const (
@@ -89,8 +97,10 @@ type escaper struct {
 	changes set                   // the bytes that it may write in another way
 	to      [utf8.RuneSelf]string // by ASCII character; "" leaves it
 	wide    wide                  // nil leaves characters that are not ASCII
+	text    bool                  // for UTF-8 only: the program cannot have other bytes in a text
 	twice   bool                  // the escaped text escaped once more is a form, too
 	tilde   bool                  // a backslash before ~ if : or = precedes it
+	hash    bool                  // a backslash before # if {, $ or @ follows
 }
 
 // append appends text as e writes it.
@@ -101,6 +111,8 @@ func (e *escaper) append(dst, text []byte) []byte {
 			dst = append(dst, e.to[c]...)
 		case c == '~' && e.tilde && i > 0 && (text[i-1] == ':' || text[i-1] == '='):
 			dst = append(dst, `\~`...)
+		case c == '#' && e.hash && i+1 < len(text) && strings.IndexByte("{$@", text[i+1]) >= 0:
+			dst = append(dst, `\#`...)
 		case c >= utf8.RuneSelf && e.wide != nil:
 			r, n := utf8.DecodeRune(text[i:])
 			dst = e.wide(dst, r, text[i:i+n])
@@ -121,8 +133,10 @@ type rule struct {
 	control string // the format of the other control characters; "" leaves them
 	wide    wide
 	del     bool // control applies to DEL, too
+	text    bool // as in escaper
 	twice   bool // as in escaper
 	tilde   bool // as in escaper
+	hash    bool // as in escaper
 }
 
 // escapers returns the escapers of rules. They are made once, and only when a value has a
@@ -147,7 +161,7 @@ var escapers = sync.OnceValue(func() []*escaper {
 		}
 
 		e := &escaper{
-			kind: r.kind, wide: r.wide, twice: r.twice, tilde: r.tilde,
+			kind: r.kind, wide: r.wide, text: r.text, twice: r.twice, tilde: r.tilde, hash: r.hash,
 		}
 		copy(e.to[:' '], control[:])
 		if r.del {
@@ -168,7 +182,7 @@ var escapers = sync.OnceValue(func() []*escaper {
 		}
 
 		for c, to := range e.to {
-			if to != "" || c == '~' && e.tilde {
+			if to != "" || c == '~' && e.tilde || c == '#' && e.hash {
 				e.changes[c>>6] |= 1 << (c & 63)
 			}
 		}

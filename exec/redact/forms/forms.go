@@ -15,12 +15,14 @@ const (
 	KindHex       = "hex"       // two digits a byte
 	KindPercent   = "percent"   // in a URL or a form
 	KindJSON      = "json"      // in a JSON string
-	KindGo        = "go"        // in a Go string
-	KindPython    = "python"    // in a Python or JavaScript string
+	KindGo        = "go"        // in a Go or Rust string
+	KindPython    = "python"    // in a Python, JavaScript or Ruby string
 	KindShell     = "shell"     // in a word of a shell
 	KindXML       = "xml"       // in XML or HTML
-	KindQuoted    = "quoted"    // in SQL, CSV, YAML or a connection string
+	KindQuoted    = "quoted"    // in SQL, CSV, YAML, properties, a regular expression or a connection string
 	KindCookie    = "cookie"    // in a quoted cookie
+	KindCharset   = "charset"   // in another character set
+	KindNumbers   = "numbers"   // its bytes in a list or in a dump
 )
 
 const (
@@ -56,8 +58,8 @@ type Form struct {
 //   - lines: each line of a value with several lines, without the space around it, if it
 //     has 16 bytes, or 8 that look random: no white space, and a capital, a small letter
 //     and a digit among them. Between the BEGIN and END lines of a PEM block each line of
-//     8 bytes counts that is not a header, and all lines joined; the two characters \n
-//     end a line there, too, as in a key inside JSON.
+//     8 bytes counts that is not a header; all lines joined, also escaped; and lines of 64, 70
+//     and 76 characters. The two characters \n end a line there, too, as in a key inside JSON.
 //   - case: runs of hexadecimal digits, pairs of digits with colons between them, and
 //     UUIDs, each in small letters and in capitals; UUIDs without dashes, too.
 //   - hex: in small letters and in capitals.
@@ -68,29 +70,43 @@ type Form struct {
 //     space around it. If the value begins the text, also in lines of 64 and 76
 //     characters: whole, and each line of at least 16 characters.
 //   - percent: as Go, Python, JavaScript, PHP, Java and curl write the parts of a URL, and
-//     as forms are sent: with + or %20, %0A or %0D%0A, %2F or %2f.
+//     as forms are sent: with + or %20, %0A or %0D%0A, %2F or %2f; path, query and fragment
+//     as the URL class of browsers and Node writes them, which drops tabs and line ends.
 //   - json: as JavaScript, Go, Python, PHP, Jackson, Gson and .NET write it, with \/,
-//     \u003c, \u00e9 or \u00E9 where they do so; and, as JavaScript and Go write it, in a
-//     JSON string inside a JSON string.
-//   - go: as %q and %+q write it.
-//   - python: repr of str and bytes, and ascii; util.inspect of Node.
-//   - shell: as set -x, printf %q, shlex.quote and zsh quote words, and in double quotes.
+//     \u003c, \u00e9 or \u00E9 where they do so; and, as JavaScript, Go, Python and jq
+//     write it, in a JSON string inside a JSON string.
+//   - go: as %q and %+q write it, and {:?} of Rust.
+//   - python: repr of str and bytes, and ascii; util.inspect of Node; inspect of Ruby.
+//   - shell: as set -x, printf %q, shlex.quote and zsh quote words, and in double quotes, of
+//     PowerShell, too; as set -x shows patterns, with a backslash before each character, if the
+//     value has 4 bytes or more; as ls and cat of coreutils quote names in errors.
 //   - xml: with the entities &amp; &lt; &gt; and those of both quotes, by name, decimal or
-//     hexadecimal; line ends in attributes; what html/template and mustache add.
-//   - quoted: with ', " or } doubled; with ' or both quotes behind a backslash.
+//     hexadecimal; line ends in attributes; what html/template and mustache add; the decimal
+//     number of each character that is not ASCII.
+//   - quoted: with ', " or } doubled; with ' or both quotes behind a backslash; as PyYAML writes
+//     double quotes and Java properties; what re.escape, QuoteMeta and Regexp.escape return.
 //   - cookie: as http.cookies of Python quotes it; other programs use percent.
+//   - charset: in UTF-16 of both byte orders; if it is not ASCII, also in NFC and NFD, Latin-1,
+//     Windows-1252, UTF-8 of UTF-8, and with ? or U+FFFD for each byte or character that is not
+//     ASCII, if 6 characters and half of all are left.
+//   - numbers: its bytes, if there are 8 or more, in decimal numbers with a comma, a space or both
+//     between them, also from -128 to 127; in pairs of digits with a space, a colon or a dash
+//     between them, also the first 50, which is what Node shows; as 0x70, 0x61.
 //
 // # What is not
 //
-//   - Forms of fewer than minLength bytes, and lines, case, base64 and hex of fewer than 8.
+//   - Forms of fewer than minLength bytes, lines, case, base64 and hex of fewer than 8, and
+//     numbers of fewer than 8 bytes.
 //   - Parts of a value, except lines, and what it decodes to: package parts finds them.
 //   - A value with anything inside, such as a colour code, a margin, or a line break where
-//     it had none (fold, xxd, util.inspect of a long value).
-//   - The bytes of a value in groups or in reverse; in another case, except "case".
+//     it had none (fold, util.inspect of a long value, a list of numbers in columns).
+//   - Dumps of xxd, hexdump and od, which break a value at each 16 bytes and have words of two
+//     bytes, octal numbers and text beside them: each layout would take four bytes for each of
+//     the value, and only a dump that begins with the value would be found.
+//   - The bytes of a value in reverse; in another case, except "case".
 //   - Encodings of encodings, except JSON in JSON: base64 with %2B, with \/ or in base64
 //     again; base64 in lines that does not begin with the value.
-//   - Other encodings: UTF-16, base32, base85, Ascii85, quoted-printable, entities such as
-//     &eacute;, octal dumps.
+//   - Other encodings: base32, base85, Ascii85, quoted-printable, entities such as &eacute;.
 //   - Compressed, encrypted or hashed values.
 func Of(value []byte, minLength int) []Form {
 	all, _ := Within(value, minLength, math.MaxInt)
@@ -117,8 +133,7 @@ func Within(value []byte, minLength, maxBytes int) (all []Form, whole bool) {
 	// values need them. Both grow if that is too little.
 	times, spans := 24, 32
 	has := setOf(text)
-	escaped := has.meets(special)
-	if escaped {
+	if has.meets(special) {
 		times, spans = 100, 96 // about fifty escapers; many of them write the same
 	}
 	b := &builder{
@@ -134,9 +149,12 @@ func Within(value []byte, minLength, maxBytes int) (all []Form, whole bool) {
 	b.otherCase(text)
 	b.hex(text)
 	b.base64(value, text)
-	if escaped {
+	b.brackets(text)
+	if has.meets(quotable) {
 		b.escaped(text)
 	}
+	b.charsets(text)
+	b.numbers(text)
 	forms := make([]Form, len(b.spans))
 	for i, s := range b.spans {
 		forms[i] = Form{s.kind, b.arena[s.from:s.to:s.to]}

@@ -84,10 +84,31 @@ func TestFormsOfValue(t *testing.T) {
 		{"123456", forms.KindHex, []string{"313233343536"}},
 		{"<<>>;:", forms.KindHex, []string{"3c3c3e3e3b3a", "3C3C3E3E3B3A"}},
 		{"line 1\nline 2", forms.KindPercent, []string{
-			"line+1%0Aline+2", "line%201%0Aline%202", "line+1%0aline+2", "line%201%0aline%202",
+			"line+1%0Aline+2", "line%201%0Aline%202", "line+1%0aline+2", "line%201%0aline%202", "line%201line%202",
 			"line+1%0D%0Aline+2", "line%201%0D%0Aline%202", "line+1%0d%0aline+2", "line%201%0d%0aline%202",
 		}},
-		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f"}}, // \' is a shell's
+		{"a'b;c}d-e,f", forms.KindQuoted, []string{"a''b;c}d-e,f", "a'b;c}}d-e,f", `a'b;c\}d\-e,f`, `a'b;c\}d-e,f`}}, // \' is a shell's
+		{"pass-\xc3\xa9", forms.KindNumbers, nil},
+		// Arrays.toString of Java; {:?} of Rust for bytes; BitConverter.ToString of .NET.
+		{"pass12\xc3\xa9", forms.KindNumbers, []string{
+			"112, 97, 115, 115, 49, 50, 195, 169", "112 97 115 115 49 50 195 169", "112,97,115,115,49,50,195,169",
+			"112, 97, 115, 115, 49, 50, -61, -87",
+			"70 61 73 73 31 32 c3 a9", "70 61 73 73 31 32 C3 A9", "70:61:73:73:31:32:c3:a9", "70:61:73:73:31:32:C3:A9",
+			"70-61-73-73-31-32-C3-A9", "0x70, 0x61, 0x73, 0x73, 0x31, 0x32, 0xc3, 0xa9",
+		}},
+		// System.out of Java 17 in LC_ALL=C writes a mark for each byte; U+20AC is 0x80 in Windows-1252.
+		{"s\u00e4ssw\u20acrd", forms.KindCharset, []string{
+			"s\x00\xe4\x00s\x00s\x00w\x00\xac\x20r\x00d",
+			"s\x00\xe4\x00s\x00s\x00w\x20\xac\x00r\x00d",
+			"sa\u0308ssw\u20acrd", "s\xe4ssw?rd", "s\xe4ssw\x80rd",
+			"s\u00c3\u00a4ssw\u00e2\u0082\u00acrd", "s\u00c3\u00a4ssw\u00e2\u201a\u00acrd",
+			"s?ssw?rd", "s??ssw???rd", "s\ufffdssw\ufffdrd", "s\ufffd\ufffdssw\ufffd\ufffd\ufffdrd",
+		}},
+		{"\u043f\u0430\u0440\u043e\u043b\u044c", forms.KindCharset, []string{
+			"\x3f\x04\x30\x04\x40\x04\x3e\x04\x3b\x04\x4c\x04", "\x04\x3f\x04\x30\x04\x40\x04\x3e\x04\x3b\x04\x4c",
+			"\u00d0\u00bf\u00d0\u00b0\u00d1\u0080\u00d0\u00be\u00d0\u00bb\u00d1\u008c",
+			"\u00d0\u00bf\u00d0\u00b0\u00d1\u20ac\u00d0\u00be\u00d0\u00bb\u00d1\u0152",
+		}},
 		{"a'b;c}d-e,f", forms.KindCookie, []string{`a'b\073c}d-e\054f`}},
 	} {
 		t.Run(fmt.Sprintf("%s of %.30q", c.kind, c.value), func(t *testing.T) {
@@ -109,6 +130,42 @@ func shortest(kind string) int {
 		return 8
 	}
 	return 1
+}
+
+// Programs that CI does not install. Each line is what the program printed, or what its
+// documentation says.
+func TestFormsOfOtherPrograms(t *testing.T) {
+	for _, c := range []struct{ program, value, want string }{
+		// OpenJDK 17.
+		{
+			"Properties.store", "v a:b=c!d#e\\f\tg\n\b \u00e9\u20ac\x7f~'\"",
+			`v a\:b\=c\!d\#e\\f\tg\n\u0008 \u00E9\u20AC\u007F~'"`,
+		},
+		{
+			"URI.toASCIIString, path", "a^b|c{d}\"e f<g\\h%`'[]\u00e9!(*)~,;:$&+=@/x?y#z.",
+			"a%5Eb%7Cc%7Bd%7D%22e%20f%3Cg%5Ch%25%60'%5B%5D%C3%A9!(*)~,;:$&+=@/x%3Fy%23z.",
+		},
+		{
+			"URI.toASCIIString, query", "a^b|c{d}\"e f<g\\h%`'[]\u00e9!(*)~,;:$&+=@/x?y#z.",
+			"a%5Eb%7Cc%7Bd%7D%22e%20f%3Cg%5Ch%25%60'[]%C3%A9!(*)~,;:$&+=@/x?y%23z.",
+		},
+		{"Arrays.toString", "pass\u00e912", "112, 97, 115, 115, -61, -87, 49, 50"},
+		// PyYAML 6.0.3: yaml.dump, without and with allow_unicode.
+		{
+			"PyYAML", "p\u00e4 \u0085\u00a0\u2028\u2029\ufeff\u200b\x01\x1b\x7f\x00\u20ac\U0001f600\\\"/",
+			`p\xE4 \N\_\L\P\uFEFF\u200B\x01\e\x7F\0\u20AC\U0001F600\\\"/`,
+		},
+		{"PyYAML, allow_unicode", "p\u00e4:\x01\"x", "p\u00e4:\\x01\\\"x"},
+		// Documentation of std: str::escape_debug.
+		{"Rust", "a\"b\\c\td\x01\x7f\u00e9\u200b'", "a\\\"b\\\\c\\td\\u{1}\\u{7f}\u00e9\\u{200b}'"},
+		// about_Special_Characters.
+		{"PowerShell", "a$b`c\"d\te", "a`$b``c`\"d\te"},
+		{"PowerShell", "a$b`c\"d\te", "a`$b``c`\"d`te"},
+		// Node 24, where the URL class escapes ^ in paths.
+		{"URL.pathname", "a^b|c d\\e", "a%5Eb|c%20d/e"},
+	} {
+		t.Run(c.program, func(t *testing.T) { require.Contains(t, ofKind(c.value, 6), c.want) })
+	}
 }
 
 // Text that occurs everywhere is not a form.

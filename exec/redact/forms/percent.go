@@ -1,38 +1,60 @@
 package forms
 
+import "unicode/utf8"
+
 // A percent is an encoder for URLs. It leaves the bytes of safe as they are. spaces has the
 // first characters of what it writes for a space: "+", "%" for %20, or both if there are
 // programs that do the one and programs that do the other.
 type percent struct {
 	safe   set
 	spaces string
+	// text says that it writes UTF-8 only, and capital digits only. url says that it drops tabs and
+	// line ends, path that it makes a slash of a backslash, as the URL class does.
+	text, url, path bool
 }
 
-// percents has one line for each way in which a program encodes parts of a URL. The first
-// is that of HTML forms, which alone write \r\n for a line end: escaped relies on that.
+// percents has one line for each way in which a program encodes parts of a URL. The URL class is
+// that of https://url.spec.whatwg.org/#percent-encoded-bytes. The first is that of HTML forms, which
+// alone write \r\n for a line end: escaped relies on that.
 var percents = []percent{
-	{safe("*-._"), "+%"},                // URLSearchParams, Java
-	{safe("-._~"), "+%"},                // RFC 3986: Go's QueryEscape, Python's quote_plus, curl
-	{safe("-._"), "+"},                  // PHP's urlencode
-	{safe("-._~/"), "%"},                // Python's quote
-	{safe("-._~!*'()"), "%"},            // encodeURIComponent
-	{safe("-._~!*'();,/?:@&=+$#"), "%"}, // encodeURI
-	{safe("-._~$&+=:@"), "%"},           // Go's PathEscape
-	{safe("-._~$&+=:@,/;"), "%"},        // the path of Go's URL
-	{safe("-._~$&+=,;"), "%"},           // Go's UserPassword
-	{safe("-._~!$%&'()*+,"), "%"},       // user and password in the URL class of browsers and Node
+	{safe: safe("*-._"), spaces: "+%"},                // URLSearchParams, Java
+	{safe: safe("-._~"), spaces: "+%"},                // RFC 3986: Go's QueryEscape, quote_plus, curl
+	{safe: safe("-._"), spaces: "+"},                  // PHP's urlencode
+	{safe: safe("-._~/"), spaces: "%"},                // Python's quote
+	{safe: safe("-._~!*'()"), spaces: "%"},            // encodeURIComponent
+	{safe: safe("-._~!*'();,/?:@&=+$#"), spaces: "%"}, // encodeURI
+	{safe: safe("-._~$&+=:@"), spaces: "%"},           // Go's PathEscape
+	{safe: safe("-._~$&+=:@,/;"), spaces: "%"},        // the path of Go's URL
+	{safe: safe("-._~$&+=,;"), spaces: "%"},           // Go's UserPassword
+	{safe: safe("-._~!$%&'()*+,"), spaces: "%"},       // user and password in the URL class
+
+	// The path in the URL class.
+	{safe: safe("-._~!$%&'()*+,/:;=@[]^|"), spaces: "%", text: true, url: true, path: true},
+	// The same since 2024.
+	{safe: safe("-._~!$%&'()*+,/:;=@[]|"), spaces: "%", text: true, url: true, path: true},
+	// The query in the URL class.
+	{safe: safe("-._~!$%&()*+,/:;=@[]^|\\?`{}"), spaces: "%", text: true, url: true},
+	// The fragment in the URL class.
+	{safe: safe("-._~!$%&'()*+,/:;=@[]^|\\?#{}"), spaces: "%", text: true, url: true},
+	// The path of Java's URI.
+	{safe: safe("-._~!*'(),/:;@&=+$"), spaces: "%", text: true},
+	// Query and fragment of Java's URI.
+	{safe: safe("-._~!*'(),/:;@&=+$?[]"), spaces: "%", text: true},
 }
 
 // safe returns letters, digits and marks as a set.
 func safe(marks string) set { return setOf(alphanumeric + marks) }
 
-// percent adds text as p writes it, with each spelling of the digits and of a space.
-func (b *builder) percent(text []byte, p percent) {
-	has := setOf(text)
-	if changed := has.without(p.safe); changed == (set{}) {
+// percent adds text, whose bytes are has, as p writes it, with each spelling of the digits and
+// of a space.
+func (b *builder) percent(text []byte, has set, p percent) {
+	if changed := has.without(p.safe); changed == (set{}) || p.text && !utf8.Valid(text) {
 		return
 	}
 	for _, digits := range []string{upperDigits, lowerDigits} {
+		if p.text && digits == lowerDigits {
+			return
+		}
 		for i, space := range []byte(p.spaces) {
 			if i > 0 && !has.has(' ') {
 				break
@@ -43,6 +65,9 @@ func (b *builder) percent(text []byte, p percent) {
 			from := len(b.arena)
 			for _, c := range text {
 				switch {
+				case p.url && (c == '\t' || c == '\n' || c == '\r'):
+				case p.path && c == '\\':
+					b.arena = append(b.arena, '/')
 				case p.safe.has(c):
 					b.arena = append(b.arena, c)
 				case c == ' ' && space == '+':

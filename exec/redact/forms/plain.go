@@ -41,7 +41,7 @@ func (b *builder) lines(text []byte) {
 		case bytes.Contains(line, begin):
 			block, body = true, body[:0]
 		case bytes.HasPrefix(line, end):
-			b.copy(KindLines, body)
+			b.key(body)
 			block, body = false, body[:0]
 		case !block:
 			if len(line) >= minLine || Random(line) {
@@ -52,6 +52,18 @@ func (b *builder) lines(text []byte) {
 			body = append(body, line...)
 		}
 	}
+}
+
+// key adds the body of a PEM block in one line, also escaped, and in lines of the usual widths: of
+// PEM, of OpenSSH, and of MIME.
+func (b *builder) key(body []byte) {
+	b.copy(KindLines, body)
+	for _, width := range []int{64, 70, 76} {
+		for from := 0; from < len(body); from += width {
+			b.copy(KindLines, body[from:min(from+width, len(body))])
+		}
+	}
+	b.escape(body)
 }
 
 // Random reports whether text has 8 bytes or more and looks generated rather than written by

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"html"
 	"html/template"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -36,7 +37,7 @@ var awkward, binary = []string{
 	"bell\a\b\v\f\x1b[31m", "nul-like\x01\x02\x7f!",
 	"line\u2028sep\u2029arated", "in\u00a0\u00ad\u0085\u009f\u200bvisible", "p@ss:w0rd/with?all#",
 	"C:\\Users\\x\\n'", "`back'tick\"s`",
-	"it's only one", `say "only" double`, "-leading-dash'", "=equals=&and=", "\ufffdreplaced\ufffd",
+	"it's only one", "more than fifty bytes, so that a Buffer cuts off th\u00e9 end", `say "only" double`, "-leading-dash'", "=equals=&and=", "\ufffdreplaced\ufffd",
 }, []string{"\xff\xfe\x80binary\xc3", "half\xe4\xbd of one '\"\\", "\xed\xa0\x80surrogate&", "\xf0\x9f\x98cut<\xc0\xaf"}
 
 // samples returns the awkward values and random ones, which differ in each run.
@@ -139,6 +140,15 @@ func TestFormsOfGo(t *testing.T) {
 		{"quote to ASCII", `""`, strconv.QuoteToASCII},
 		{"%x", ``, func(v string) string { return fmt.Sprintf("%x", v) }},
 		{"%X", ``, func(v string) string { return fmt.Sprintf("%X", v) }},
+		{"%v", `\{\[\]\}`, func(v string) string { return fmt.Sprint(struct{ T []byte }{[]byte(v)}) }},
+		{"%#v", `\[\]byte\{\}`, func(v string) string { return fmt.Sprintf("%#v", []byte(v)) }},
+		{"% x", ``, func(v string) string { return fmt.Sprintf("% x", v) }},
+		{"% X", ``, func(v string) string { return fmt.Sprintf("% X", v) }},
+		{"slog", `time=\S+ level=INFO msg=m v="\{T:\[\]\}"\n`, func(v string) string {
+			var out bytes.Buffer
+			slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", struct{ T []byte }{[]byte(v)})
+			return out.String()
+		}},
 		{"hex", ``, func(v string) string { return hex.EncodeToString([]byte(v)) }},
 		{"query", `a=`, func(v string) string { return url.Values{"a": {v}}.Encode() }},
 		{"path segment", ``, url.PathEscape},
@@ -169,6 +179,7 @@ func TestFormsOfGo(t *testing.T) {
 		{"basic, 6", `Basic .{10}`, func(v string) string { return basic("user12", v) }},
 		{"basic, 7", `Basic .{11}`, func(v string) string { return basic("user123", v) }},
 		{"basic, the user", `Basic .{1,4}`, func(v string) string { return basic(v, "") }},
+		{"regexp", ``, regexp.QuoteMeta},
 		{"SQL", `''`, func(v string) string { return "'" + strings.ReplaceAll(v, "'", "''") + "'" }},
 		{"CSV", `""`, func(v string) string { return `"` + strings.ReplaceAll(v, `"`, `""`) + `"` }},
 		{"ODBC", `\{\}`, func(v string) string { return "{" + strings.ReplaceAll(v, "}", "}}") + "}" }},
@@ -234,6 +245,16 @@ func TestFormsOfPython(t *testing.T) {
 			{"json.dumps(v)", `""`},
 			{"json.dumps(v, ensure_ascii=False)", `""`},
 			{"json.dumps(json.dumps(v, ensure_ascii=False), ensure_ascii=False)", `"\\"\\""`},
+			{"json.dumps(json.dumps({'k': v}))", `"\{\\"k\\": \\"\\"\}"`},
+			{"re.escape(v)", ``},
+			{"v.encode('ascii', 'replace').decode()", `.*`},
+			{"v.encode('cp1252', 'replace')", `.*`},
+			{"v.encode('utf-16be')", `(\x00|)`},
+			{"v.encode('utf-16')", `..\x00?`},
+			{"v.encode().decode('latin-1')", ``},
+			{"unicodedata.normalize('NFD', v)", ``},
+			{"v.encode('ascii', 'xmlcharrefreplace')", ``},
+			{"xml.etree.ElementTree.tostring(element(v))", `<e a="">(</e>|( />))`},
 			{"repr([v])", `\[(''|"")\]`},
 			{"html.escape(v)", ``},
 			{"html.escape(v, quote=False)", ``},
@@ -259,16 +280,24 @@ func TestFormsOfPython(t *testing.T) {
 			{"base64.encodebytes(v)", `\n`},
 			{"base64.encodebytes(v * 10)", `.*`},
 			{"v.hex()", ``},
+			{"str(list(v))", `\[\]`},
+			{"v.hex(' ')", ``},
+			{"v.hex(':').upper()", ``},
 			{"v.hex().upper()", ``},
 			{"v.decode('utf-8', 'replace')", `.*`},
 		}},
 	} {
 		script := `
-import base64, csv, html, http.cookies, io, json, shlex, sys, urllib.parse, xml.sax.saxutils
+import base64, csv, html, http.cookies, io, json, re, shlex, sys, unicodedata, urllib.parse
+import xml.etree.ElementTree, xml.sax.saxutils
 def csv_of(v):
     out = io.StringIO()
     csv.writer(out).writerow([v])
     return out.getvalue()
+def element(v):
+    e = xml.etree.ElementTree.Element('e', a=v)
+    e.text = v
+    return e
 def show(i, out):
     print(i, (out if isinstance(out, bytes) else out.encode()).hex())
 for line in sys.stdin:
@@ -295,15 +324,24 @@ func TestFormsOfNode(t *testing.T) {
 		{"encodeURI(v)", ``},
 		{"new URLSearchParams({a: v}).toString()", `a=`},
 		{"user(v)", "https://x:@h/"},
+		{"url('pathname', v)", "https://h/"},
+		{"url('search', v)", `https://h/\?`},
+		{"url('hash', '#' + v)", "https://h/#"},
 		{"util.inspect(v)", "(''|\"\"|``)"},
 		{"util.inspect([v.replaceAll('\\n', '')])", "\\[ (''|\"\"|``) \\]"},
 		{"Buffer.from(v).toString('base64')", ``},
 		{"Buffer.from(v).toString('base64url')", ``},
 		{"Buffer.from(v).toString('hex')", ``},
+		{"util.inspect(Buffer.from(v))", `<Buffer ( \.\.\. \d+ more bytes?)?>`},
+		{"JSON.stringify(Buffer.from(v))", `\{"type":"Buffer","data":\[\]\}`},
+		{"'[' + [...Buffer.from(v)].join(', ') + ']'", `\[\]`},
+		{"Buffer.from(v).toString('latin1')", ``},
+		{"v.normalize('NFD')", ``},
 	}
 	script := `
 const util = require("util")
 function user(v) { const u = new URL("https://h/"); u.username = "x"; u.password = v; return u.toString() }
+function url(part, v) { const u = new URL("https://h/"); u[part] = v; return u.href }
 for (const line of require("fs").readFileSync(0, "utf8").trim().split("\n")) {
 	const v = Buffer.from(line, "hex").toString()
 `
@@ -323,10 +361,44 @@ for (const line of require("fs").readFileSync(0, "utf8").trim().split("\n")) {
 	}
 }
 
+func TestFormsOfRuby(t *testing.T) {
+	for _, c := range []struct {
+		binary bool
+		ways   []way
+	}{
+		{false, []way{
+			{"v.inspect", `""`},
+			{"[v].to_s", `\[""\]`},
+			{"Regexp.escape(v)", ``},
+			{"JSON.generate(v)", `""`},
+			{"URI.encode_www_form(a: v)", `a=`},
+			{"v.encode('utf-16le')", `\x00?`},
+		}},
+		{true, []way{{"v.inspect", `""`}, {"v.b.inspect", `""`}, {"v.bytes.inspect", `\[\]`}}},
+	} {
+		script := `
+require "json"; require "uri"
+def show(i, out) = puts("#{i} #{out.unpack1("H*")}")
+$stdin.each_line do |line|
+  v = [line.chomp].pack("H*").force_encoding("UTF-8")
+`
+		for i, w := range c.ways {
+			script += fmt.Sprintf("  show(%d, %s)\n", i, w.expression)
+		}
+		values := samples(t, c.binary)
+		cmd := program(t, "ruby", "-EUTF-8", "-e", script+"end")
+		for i, outputs := range answers(t, cmd, values, len(c.ways)) {
+			t.Run(c.ways[i].expression, func(t *testing.T) { covers(t, c.ways[i].frame, values, outputs) })
+		}
+	}
+}
+
 func TestFormsOfShells(t *testing.T) {
 	const quoted = `\$?''|`
 	for _, c := range []struct{ shell, script, frame string }{
 		{"bash", `set -x; : "$V"`, `\+ : (` + quoted + `)\n`},
+		{"bash", `set -x; [[ x == "$V" ]] || [[ x = *"$V"* ]] || :`, `\+ \[\[ x ==  \]\]\n\+ \[\[ x = \*\* \]\]\n\+ :\n`},
+		{"bash", `cat "/$V" || :`, `cat: ('|"|)/(''\$)?('|"|): (No such file or|Is a) directory\n`},
 		{"bash", `set -x; W=$V`, `\+ W=(` + quoted + `)\n`},
 		{"bash", `printf %q "$V" >&2`, `(` + quoted + `|\\)`},
 		{"bash", `printf '%s\n' "${V@Q}" >&2`, `(` + quoted + `)\n`},

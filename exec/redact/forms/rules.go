@@ -13,7 +13,7 @@ var rules = []rule{
 	// JavaScript: JSON.stringify.
 	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, twice: true},
 	// jq.
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, del: true},
+	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, del: true, twice: true},
 	// Go: encoding/json.
 	{kind: KindJSON, marks: `"\`, pairs: angles, short: "btnfr", control: `\u%04x`, wide: wideGoJSON, twice: true},
 	// Go before 1.22: no \b and \f.
@@ -21,7 +21,10 @@ var rules = []rule{
 	// Go: SetEscapeHTML(false).
 	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideGoJSON},
 	// Python: json.dumps.
-	{kind: KindJSON, marks: `"\`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits), del: true},
+	{
+		kind: KindJSON, marks: `"\`, short: "btnfr",
+		control: `\u%04x`, wide: wideUTF16(lowerDigits), del: true, twice: true,
+	},
 	// PHP: json_encode.
 	{kind: KindJSON, marks: `"\/`, short: "btnfr", control: `\u%04x`, wide: wideUTF16(lowerDigits)},
 	// PHP: JSON_UNESCAPED_UNICODE.
@@ -47,6 +50,11 @@ var rules = []rule{
 
 	// %q of package fmt.
 	{kind: KindGo, marks: `"\`, short: "abtnvfr", control: `\x%02x`, wide: wideGo(strconv.AppendQuote), del: true},
+	// Rust: {:?}.
+	{
+		kind: KindGo, marks: `"\`, pairs: "\x00\\0", short: "tnr",
+		control: `\u{%x}`, wide: wideRust, text: true, del: true,
+	},
 	// %+q of package fmt.
 	{
 		kind:    KindGo,
@@ -64,11 +72,24 @@ var rules = []rule{
 	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
 	// Python: repr of bytes, in single and in double quotes.
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
-	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes, del: true},
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: wideBytes(lowerDigits), del: true},
+	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: wideBytes(lowerDigits), del: true},
 	// Node: util.inspect, in single quotes and in others.
 	{kind: KindPython, marks: `'\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
 	{kind: KindPython, marks: `\`, short: "btnfr", control: `\x%02X`, wide: wideNode, del: true},
+	// Ruby: inspect, of UTF-8 before and from 3.4, and of binary strings.
+	{
+		kind: KindPython, marks: `"\`, pairs: "\x1b\\e", short: "abtnvfr", control: `\u%04X`,
+		wide: wideRuby, del: true, hash: true,
+	},
+	{
+		kind: KindPython, marks: `"\`, pairs: "\x1b\\e \x7f\\x7F", short: "abtnvfr", control: `\u%04X`,
+		wide: wideRuby, hash: true,
+	},
+	{
+		kind: KindPython, marks: `"\`, pairs: "\x1b\\e", short: "abtnvfr", control: `\x%02X`,
+		wide: wideBytes(upperDigits), del: true, hash: true,
+	},
 
 	// bash and others: set -x.
 	{kind: KindShell, pairs: `''\''`},
@@ -87,6 +108,9 @@ var rules = []rule{
 	{kind: KindShell, marks: "\"\\$`"},
 	// A word in double quotes, where ! would recall history.
 	{kind: KindShell, marks: "\"\\$`!"},
+	// PowerShell: a word in double quotes, with line ends and tabs as they are and escaped.
+	{kind: KindShell, pairs: "\"`\" $`$ ```"},
+	{kind: KindShell, pairs: "\"`\" $`$ ``` \n`n \r`r \t`t"},
 
 	// The text of an element.
 	{kind: KindXML, pairs: entities},
@@ -115,6 +139,11 @@ var rules = []rule{
 	// mustache.js.
 	{kind: KindXML, pairs: entities + ` "&quot; '&#39; /&#x2F; =&#x3D; ` + "`&#x60;"},
 
+	// Python: xmlcharrefreplace, as it is, in the text of an element and in an attribute.
+	{kind: KindXML, wide: wideReference, text: true},
+	{kind: KindXML, pairs: entities, wide: wideReference, text: true},
+	{kind: KindXML, pairs: entities + " \"&quot; \n&#10; \r&#13; \t&#09;", wide: wideReference, text: true},
+
 	// SQL; YAML in single quotes.
 	{kind: KindQuoted, pairs: `'''`},
 	// CSV (RFC 4180); connection strings of ADO.
@@ -125,6 +154,24 @@ var rules = []rule{
 	{kind: KindQuoted, marks: `'\`},
 	// MySQL: mysql_real_escape_string.
 	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},
+	// YAML in double quotes, as PyYAML writes it, without and with allow_unicode.
+	{
+		kind: KindQuoted, marks: `"\`, pairs: "\x00\\0 \x1b\\e", short: "abtnvfr", control: `\x%02X`,
+		wide: wideYAML(false), text: true, del: true,
+	},
+	{
+		kind: KindQuoted, marks: `"\`, pairs: "\x00\\0 \x1b\\e", short: "abtnvfr", control: `\x%02X`,
+		wide: wideYAML(true), text: true, del: true,
+	},
+	// Java: Properties.store.
+	{
+		kind: KindQuoted, marks: `\=:#!`, short: "tnfr", control: `\u%04X`,
+		wide: wideUTF16(upperDigits), text: true, del: true,
+	},
+	// Regular expressions: re.escape of Python, QuoteMeta of Go, Regexp.escape of Ruby.
+	{kind: KindQuoted, marks: "()[]{}?*+-|^$\\.&~# \t\n\r\v\f"},
+	{kind: KindQuoted, marks: `\.+*?()|[]{}^$`},
+	{kind: KindQuoted, marks: "[]{}()|-*.\\?+^$# ", short: "tnvfr"},
 
 	// Python: http.cookies.
 	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true},

@@ -1,6 +1,7 @@
 package forms
 
 import (
+	"fmt"
 	"strconv"
 	"unicode"
 	"unicode/utf16"
@@ -75,11 +76,13 @@ func widePython(printable bool) wide {
 }
 
 // wideBytes escapes each byte, as repr of bytes does.
-func wideBytes(dst []byte, _ rune, raw []byte) []byte {
-	for _, c := range raw {
-		dst = appendHex(dst, `\x`, rune(c), 2, lowerDigits)
+func wideBytes(digits string) wide {
+	return func(dst []byte, _ rune, raw []byte) []byte {
+		for _, c := range raw {
+			dst = appendHex(dst, `\x`, rune(c), 2, digits)
+		}
+		return dst
 	}
-	return dst
 }
 
 // wideNode escapes the control characters above ASCII, as util.inspect does.
@@ -90,11 +93,64 @@ func wideNode(dst []byte, r rune, raw []byte) []byte {
 	return append(dst, raw...)
 }
 
+// visible reports whether a C library calls the character printable.
+func visible(r rune, raw []byte) bool {
+	return !invalid(r, raw) && (strconv.IsGraphic(r) || unicode.Is(unicode.Cf, r))
+}
+
+// wideRuby escapes as inspect does.
+func wideRuby(dst []byte, r rune, raw []byte) []byte {
+	switch {
+	case invalid(r, raw):
+		return appendHex(dst, `\x`, rune(raw[0]), 2, upperDigits)
+	case visible(r, raw), r == 0x85:
+		return append(dst, raw...)
+	case r < 0x10000:
+		return appendHex(dst, `\u`, r, 4, upperDigits)
+	}
+	return fmt.Appendf(dst, `\u{%X}`, r)
+}
+
+// wideRust escapes what cannot be printed and what is drawn over the character before it.
+func wideRust(dst []byte, r rune, raw []byte) []byte {
+	if strconv.IsPrint(r) && !unicode.Is(unicode.M, r) {
+		return append(dst, raw...)
+	}
+	return fmt.Appendf(dst, `\u{%x}`, r)
+}
+
+// wideYAML escapes as PyYAML does in double quotes. It leaves printable characters if unicode
+// is set.
+func wideYAML(unicode bool) wide {
+	return func(dst []byte, r rune, raw []byte) []byte {
+		switch {
+		case r == 0x85:
+			return append(dst, `\N`...)
+		case r == 0xa0:
+			return append(dst, `\_`...)
+		case r == 0x2028:
+			return append(dst, `\L`...)
+		case r == 0x2029:
+			return append(dst, `\P`...)
+		case unicode && r > 0xa0 && r != '\ufeff':
+			return append(dst, raw...)
+		case r < 0x100:
+			return appendHex(dst, `\x`, r, 2, upperDigits)
+		case r < 0x10000:
+			return appendHex(dst, `\u`, r, 4, upperDigits)
+		}
+		return appendHex(dst, `\U`, r, 8, upperDigits)
+	}
+}
+
+// wideReference writes the number of each character.
+func wideReference(dst []byte, r rune, _ []byte) []byte { return fmt.Appendf(dst, "&#%d;", r) }
+
 // wideShell escapes as $'...' does: all bytes, or with printable set only those that are
 // not part of a printable character.
 func wideShell(printable bool) wide {
 	return func(dst []byte, r rune, raw []byte) []byte {
-		if printable && !invalid(r, raw) && (strconv.IsGraphic(r) || unicode.Is(unicode.Cf, r)) {
+		if printable && visible(r, raw) {
 			return append(dst, raw...)
 		}
 		for _, c := range raw {

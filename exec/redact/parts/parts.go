@@ -9,6 +9,7 @@
 //     So service accounts, kubeconfigs, docker configs and manifests of secrets are.
 //   - URLs: the userinfo and the query. Connection strings of name=value. user:password.
 //   - Tokens: payload and signature of a JWT, and its claims.
+//   - Keys in PEM, whatever has become of their line ends, in the layout of RFC 7468.
 //   - Encodings of text: base64 and base64url, hexadecimal, percent. What comes out is
 //     looked into again, so auth of a docker config is.
 //   - Values in quotes, behind Bearer, with a byte order mark or a semicolon around.
@@ -36,7 +37,7 @@ import (
 const (
 	KindPart     = "part"     // a field
 	KindDocument = "document" // the whole value as JSON with other white space
-	KindDecoded  = "decoded"  // what it is the base64, hexadecimal or percent-encoding of
+	KindDecoded  = "decoded"  // what it is an encoding of: base64, hexadecimal, percent, a key in one line
 	KindBare     = "bare"     // without quotes and the like around it
 )
 
@@ -146,6 +147,7 @@ func (f *finder) inspect(name string, text []byte, secret bool, depth int) {
 	_ = f.token(text, depth) || f.url(text, depth) || f.json(name, text, secret, depth) ||
 		f.yaml(text, depth) || f.netrc(text, depth) || f.login(name, text, depth) || f.assignments(text, depth) ||
 		name == "" && f.list(text, depth)
+	f.keys(name, text, secret)
 }
 
 // item is the name of the items of a list that has no name.
