@@ -334,6 +334,14 @@ func (s *Store) rewrap(ctx context.Context, to Key, accept []func(wrapped []byte
 			err = check(made.wrapped)
 		}
 	}
+	if err == nil { // a store of format 1 is rewritten here, and not below, where readers wait
+		err = s.use(ctx, errNoFile, func() error {
+			if err := s.update(ctx, (*tx).saveRoot); err != nil {
+				return fileError(s.o.Path, err)
+			}
+			return nil
+		})
+	}
 	if err != nil {
 		return err
 	}
@@ -350,7 +358,7 @@ func (s *Store) rewrap(ctx context.Context, to Key, accept []func(wrapped []byte
 		if err := t.put(wrappedKey, made.wrapped); err != nil {
 			return err
 		}
-		return t.index.SetAll(nil) // every transaction must save the root as its own version
+		return t.saveRoot()
 	})
 	if wrapped, err := s.wrapped(); err == nil && bytes.Equal(wrapped, made.wrapped) {
 		s.made = made // also if the commit reported an error but is in the file

@@ -626,3 +626,42 @@ func TestStalledBackup(t *testing.T) {
 	close(w.end)
 	require.NoError(t, <-backup)
 }
+
+// A new key that waits for a long change, such as the rewriting of an old format, keeps no reader
+// waiting.
+func TestRewrapWaitsWithoutReaders(t *testing.T) {
+	t.Parallel()
+	want := goldenContent(t, "format1")
+	o := goldenStore(t, "format1")
+	o.Write = true
+	s := open(t, o)
+	release := s.HoldChanges()
+	rewrapped, read := make(chan error, 1), make(chan error, 1)
+	to := newKey(t.TempDir())
+	go func() { rewrapped <- s.Rewrap(t.Context(), to) }()
+	time.Sleep(300 * time.Millisecond) // until it waits
+	go func() {
+		met, err := answers(s, want)
+		read <- errors.Join(met, err)
+	}()
+	select {
+	case err := <-read:
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		release()
+		require.Fail(t, "readers wait for the key")
+	}
+	select {
+	case err := <-rewrapped:
+		require.Fail(t, "it did not wait", err)
+	default:
+	}
+	release()
+	require.NoError(t, <-rewrapped)
+	format, err := s.Format()
+	require.NoError(t, err)
+	require.Equal(t, 2, format)
+	require.NoError(t, s.Close())
+	o.Key = to
+	require.NoError(t, checkWhole(o, want))
+}

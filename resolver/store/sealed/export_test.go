@@ -45,3 +45,9 @@ func (s *Store) FailRewrite() error {
 	}
 	return nil
 }
+
+// HoldChanges makes changes wait until release is called, as a long one does.
+func (s *Store) HoldChanges() (release func()) {
+	s.writing.Lock()
+	return s.writing.Unlock
+}

@@ -194,7 +194,7 @@ func (r *rewriting) finish(t *tx) error {
 		err = t.put(formatKey, binary.BigEndian.AppendUint32(nil, format))
 	}
 	if err == nil {
-		err = t.index.SetAll(nil)
+		err = t.saveRoot()
 	}
 	t.rewritten.Store(t.id)
 	return err
@@ -209,7 +209,7 @@ func (t *tx) removeAll(keys [][]byte) error {
 	return nil
 }
 
-// keepRoot1 saves the root of format 1 as it is: every transaction must save it as its own version.
+// keepRoot1 is saveRoot for format 1.
 func (t *tx) keepRoot1() error {
 	b, err := t.loadNode1(nil, t.index1.Root)
 	if err != nil {

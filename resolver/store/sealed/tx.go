@@ -131,3 +131,6 @@ func (t *tx) saveNode(prefix, n []byte) error {
 	}
 	return t.put(key, seal(t.keys.node, n, boundTo(key, t.id, "node")))
 }
+
+// saveRoot saves the root as it is: every transaction must save it as its own version.
+func (t *tx) saveRoot() error { return t.index.SetAll(nil) }
