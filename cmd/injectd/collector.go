@@ -27,7 +27,8 @@ const (
 )
 
 // tuneCollector keeps the growth of the heap right as connections come and go. $GOGC and
-// $GOMEMLIMIT, if set, have the last word.
+// $GOMEMLIMIT have the last word, unless they say what is Go's default: that cannot be told from
+// variables that are not set.
 func tuneCollector() {
 	now := tuning{limit: memoryLimit, growth: mostGrowth}
 	if set := debug.SetMemoryLimit(now.limit); set != math.MaxInt64 {
