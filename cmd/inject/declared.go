@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"os"
+	"time"
 
 	"inject/injector/task"
 	"inject/resolver/secret"
@@ -30,7 +31,8 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	t, warnings, err := task.Load(task.Sources{
 		Secrets: from.Secrets, SecretFiles: from.SecretFiles,
 		EnvSecrets: a.settings.Env(task.SecretsEnv), EnvSecretFiles: a.settings.Env(task.SecretFilesEnv),
-		File: from.Task, PodInfo: from.PodInfo, Flyte: task.ReadFlyte(),
+		Deadline: time.Now().Add(cmp.Or(a.set.Resolve.Timeout, time.Minute)), // 0 if the verb has no such flag
+		File:     from.Task, PodInfo: from.PodInfo, Flyte: task.ReadFlyte(),
 		Org: in.Org, Project: in.Project, Domain: in.Domain,
 	})
 	for _, w := range warnings {

@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"inject/resolver/secret"
 )
@@ -26,9 +25,9 @@ const maxPodInfo = 4 * maxAnnotation
 // podInfo returns the task that the pod info in dir describes: the scope from the labels that
 // Flyte gives its pods, and the declared list from the annotations. It ignores all other labels
 // and annotations. One of the two files may be missing.
-func podInfo(dir string) (Task, error) {
-	labels, err := readPodInfo(dir, "labels")
-	annotations, err2 := readPodInfo(dir, "annotations")
+func podInfo(dir string, deadline time.Time) (Task, error) {
+	labels, err := readPodInfo(dir, "labels", deadline)
+	annotations, err2 := readPodInfo(dir, "annotations", deadline)
 	if errors.Is(err, fs.ErrNotExist) && errors.Is(err2, fs.ErrNotExist) {
 		return Task{}, secret.WithHint(
 			fmt.Errorf("%w: %s holds neither labels nor annotations", secret.ErrInvalid, dir),
@@ -73,16 +72,11 @@ func (p *pairs) twice(matters func(name string) bool) (errs []error) {
 
 // readPodInfo reads the file name in dir, of lines NAME="VALUE" with the value quoted as in Go.
 // Kubelet writes it (k8s.io/kubernetes pkg/fieldpath FormatMap).
-func readPodInfo(dir, name string) (*pairs, error) {
+func readPodInfo(dir, name string, deadline time.Time) (*pairs, error) {
 	p := &pairs{path: filepath.Join(dir, name), all: map[string]string{}}
-	f, err := os.Open(p.path)
+	b, err := read("--pod-info", p.path, maxPodInfo, deadline)
 	if err != nil {
-		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrInvalid, err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	b, err := io.ReadAll(io.LimitReader(f, maxPodInfo+1))
-	if err != nil {
-		return p, fmt.Errorf("%w: --pod-info: %w", secret.ErrUnavailable, err)
+		return p, err
 	}
 	if len(b) > maxPodInfo {
 		return p, fmt.Errorf("%w: %s is longer than the %d bytes that Kubernetes accepts",

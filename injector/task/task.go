@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"inject/resolver/secret"
 )
@@ -32,6 +33,8 @@ type Sources struct {
 	// The texts of $INJECT_SECRETS and $INJECT_SECRET_FILES, in which declarations of the same
 	// forms are separated by white space or commas.
 	EnvSecrets, EnvSecretFiles string
+
+	Deadline time.Time // when File and PodInfo must have been read; the zero Time for no limit
 
 	File    string // the path given with --task
 	PodInfo string // the folder given with --pod-info
@@ -73,11 +76,11 @@ func Load(s Sources) (Task, []string, error) {
 
 	var file, pod Task
 	if s.File != "" {
-		file, err = readFile(s.File)
+		file, err = readFile(s.File, s.Deadline)
 		add(file, err)
 	}
 	if s.PodInfo != "" {
-		pod, err = podInfo(s.PodInfo)
+		pod, err = podInfo(s.PodInfo, s.Deadline)
 		add(pod, err)
 	}
 
@@ -253,19 +256,50 @@ func Check(declared []secret.Declaration) error {
 	return errors.Join(errs...)
 }
 
+// read returns the content of a file, at most limit bytes and one more, until the deadline. A pipe
+// that no program writes, and a file system that does not answer, would keep us waiting for ever.
+// Errors name the flag.
+func read(flag, path string, limit int64, deadline time.Time) ([]byte, error) {
+	type result struct {
+		b   []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() { // it is left behind at the deadline: a system call that waits cannot be ended
+		f, err := os.Open(path) //nolint:gosec // the user's own file
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer f.Close() //nolint:errcheck // read only
+		b, err := io.ReadAll(io.LimitReader(f, limit+1))
+		done <- result{b, err}
+	}()
+	var over <-chan time.Time
+	if !deadline.IsZero() {
+		over = time.After(time.Until(deadline))
+	}
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", secret.ErrInvalid, flag, r.err)
+		}
+		return r.b, nil
+	case <-over:
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: %s: %s could not be read in time", secret.ErrInvalid, flag, path),
+			"if it is a pipe, a program must write it; --resolve-timeout is how long that may take")
+	}
+}
+
 // maxFile is the longest task file that is read, in bytes.
 const maxFile = 16 << 20
 
 // readFile reads the file given with --task, in any of its forms.
-func readFile(path string) (Task, error) {
-	f, err := os.Open(path) //nolint:gosec // the user's own file
+func readFile(path string, deadline time.Time) (Task, error) {
+	b, err := read("--task", path, maxFile, deadline)
 	if err != nil {
-		return Task{}, fmt.Errorf("%w: --task: %w", secret.ErrInvalid, err)
-	}
-	defer f.Close() //nolint:errcheck // read only
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return Task{}, fmt.Errorf("%w: --task: %w", secret.ErrInvalid, err)
+		return Task{}, err
 	}
 	if len(b) > maxFile {
 		return Task{}, fmt.Errorf("%w: --task: %s is over %d bytes", secret.ErrInvalid, path, maxFile)
