@@ -315,7 +315,14 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 	case formatGzip, formatBzip2, formatXz, formatZstd, formatLz4, formatZlib, formatUTF16:
 		var n int64
 		n, err = d.compressed(ctx, f, l.reader(in), depth)
-		is = err == nil || n > 0 && f != formatZlib || n >= certain
+		switch f {
+		case formatGzip: // three bytes tell it
+			is = err == nil || n > 0
+		case formatZlib:
+			is = err == nil || n >= certain
+		default:
+			is = true
+		}
 	default:
 		return f, UncheckedError(f.String() + ", which cannot be looked into")
 	}

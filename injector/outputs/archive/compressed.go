@@ -70,10 +70,10 @@ func (d *Searcher) compressed(ctx context.Context, f Format, r io.Reader, depth 
 		out = transform.NewReader(r, unicode.UTF16(unicode.BigEndian, unicode.ExpectBOM).NewDecoder())
 	}
 	if err != nil {
-		return 0, d.tooLarge(err, depth)
+		return 0, d.unreadable(err, depth)
 	}
 	n, err := d.stream(ctx, out, depth+1)
-	return n, d.tooLarge(err, depth)
+	return n, d.unreadable(err, depth)
 }
 
 // bzip2Start is how many bytes a decoder of bzip2 counts as when it begins: it makes and clears
@@ -108,12 +108,16 @@ func (d *Searcher) zstd(r io.Reader, depth int) (io.Reader, error) {
 	return l.zstd, l.zstd.Reset(r)
 }
 
-// tooLarge returns err, and an [UncheckedError] instead of the errors of decoders that would need
-// too much memory.
-func (d *Searcher) tooLarge(err error, depth int) error {
-	if errors.Is(err, xz.ErrMemlimit) || errors.Is(err, zstd.ErrWindowSizeExceeded) {
+// unreadable returns err, and an [UncheckedError] instead of the errors of decoders that other ones
+// may be without: because of too much memory, or of a filter or dictionary that they have.
+func (d *Searcher) unreadable(err error, depth int) error {
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case is(xz.ErrMemlimit), is(zstd.ErrWindowSizeExceeded):
 		return UncheckedError(fmt.Sprintf("it takes more than %d MiB to expand: %s",
 			d.bounds.window>>20, d.where(depth+1)))
+	case is(xz.ErrOptions), is(xz.ErrUnsupportedCheck), is(zstd.ErrUnknownDictionary):
+		return UncheckedError("compressed with an unknown filter or dictionary: " + d.where(depth+1))
 	}
 	return err
 }
@@ -188,7 +192,7 @@ func (d *Searcher) behind(ctx context.Context, in input, depth int) (Format, err
 				return f, d.fault
 			case err == nil:
 				found = f
-			case out > 0 && errors.As(err, &reason):
+			case (out > 0 || f == formatXz) && errors.As(err, &reason): // xz has checked a sum
 				return f, err
 			case out >= certain:
 				return f, UncheckedError("damaged: " + d.where(1))

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
 
 	"inject/internal/harness"
@@ -82,6 +83,12 @@ func TestCompressed(t *testing.T) {
 			require.Equal(t, "damaged: "+f.String(), got.why)
 			for n := range 40 { // so little may not even begin
 				require.Empty(t, in.look(t, clean[:n]).found)
+			}
+			// If nothing can be expanded here, another program may still find the later blocks.
+			if f != formatGzip {
+				got = in.look(t, slices.Concat(text[:14], noise(20), text[34:]))
+				require.Equal(t, "damaged: "+f.String(), got.why)
+				require.True(t, got.unchecked)
 			}
 			// Behind two bytes of the beginning, which a text may have, these are other bytes.
 			require.Equal(t, result{}, in.look(t, slices.Concat(text[:2], noise(5000))))
@@ -270,6 +277,48 @@ func TestManyBeginnings(t *testing.T) {
 		require.False(t, in.look(t, xz).unchecked)
 		runtime.ReadMemStats(&after)
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(64<<20))
+	}
+}
+
+// What only other decoders can expand is unchecked, also where nothing comes out here.
+func TestUnknownFilters(t *testing.T) {
+	in := searches(secret)
+	text := behindText(secret)
+	var withDictionary bytes.Buffer
+	w, err := zstd.NewWriter(&withDictionary, zstd.WithEncoderDictRaw(7, noise(1000)))
+	require.NoError(t, err)
+	_, err = w.Write(text)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	for name, c := range map[string]struct {
+		data []byte
+		why  string
+		stub bool // found behind one, too
+	}{
+		"a filter of xz": {
+			compress(t, []string{"xz", "--arm64", "--lzma2"}, text),
+			"compressed with an unknown filter or dictionary: an xz archive", true,
+		},
+		"a window of xz": {
+			compress(t, []string{"xz", "--lzma2=dict=128MiB"}, text),
+			"it takes more than 64 MiB to expand: an xz archive", true,
+		},
+		"a dictionary of zstd": {
+			withDictionary.Bytes(),
+			"compressed with an unknown filter or dictionary: a zstd archive", false,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NotContains(t, string(c.data), secret)
+			want := result{why: c.why, unchecked: true}
+			require.Equal(t, want, in.look(t, c.data))
+			if c.stub {
+				require.Equal(t, want, in.look(t, append([]byte("#!/bin/sh\n"), c.data...)))
+			}
+			packed := in.look(t, harness.Tar(t, map[string][]byte{"m": c.data}))
+			require.Equal(t, c.why+" in member 1 of a tar archive", packed.why)
+			require.True(t, packed.unchecked)
+		})
 	}
 }
 

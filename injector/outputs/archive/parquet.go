@@ -279,7 +279,7 @@ func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, d
 	w := d.redactor.Writer(io.Discard)
 	w.Found = d.levels[depth+1].found
 	if _, err := io.Copy(io.Discard, d.expanded(ctx, out, w)); err != nil {
-		return d.tooLarge(err, depth)
+		return d.unreadable(err, depth)
 	}
 	return w.Close()
 }
