@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -61,7 +62,16 @@ func (b *bench) prepare(w redacttest.Workload) (piped, error) {
 		"INJECT_LOG_LEVEL=error",
 	}
 	p.run = []string{b.inject, "--"}
-	file, err := b.file("values", append(bytes.Join(w.Values, []byte("\n")), '\n'))
+	// A line such as NAME=value would be refused as one of a .env file; in JSON none is.
+	texts := make([]string, len(w.Values))
+	for i, v := range w.Values {
+		texts[i] = string(v)
+	}
+	list, err := json.Marshal(texts)
+	if err != nil {
+		return p, err
+	}
+	file, err := b.file("values", list)
 	if err != nil {
 		return p, err
 	}
