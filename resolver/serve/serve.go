@@ -135,13 +135,13 @@ func New(o Options) *Server {
 			chan struct{}, 1,
 		),
 		audited:    newLimits(o.AuditRate, o.AuditBurst),
-		climbing:   newShares("climb", maxClimbing, ownClimbing),
-		scanning:   newShares("scan", maxScanning, ownScanning),
-		answers:    newShares("answer", maxAnswers, ownAnswers),
+		climbing:   newShares(maxClimbing, ownClimbing, false),
+		scanning:   newShares(maxScanning, ownScanning, false),
+		answers:    newShares(maxAnswers, ownAnswers, true),
 		requests:   newCrowd(maxRequests, ownRequests),
 		arrivals:   newCrowd(maxArrivals, netArrivals),
-		bodies:     newShares("body", maxBodies, maxOwnBodies),
-		openBodies: newShares("open", maxOpenBodies, maxNetBodies),
+		bodies:     newShares(maxBodies, maxOwnBodies, true),
+		openBodies: newShares(maxOpenBodies, maxNetBodies, false),
 	}
 	if l, ok := o.Store.(store.Limiter); ok {
 		o.Store, s.counts = l.WithLimit(s.quota), true

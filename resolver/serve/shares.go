@@ -23,9 +23,11 @@ const lazy = 500 * time.Millisecond
 // [hold.mayYield]. Otherwise a few callers could keep all others from being served. It is safe
 // for concurrent use.
 type shares struct {
-	name string // in the metric of refused requests
 	all  *semaphore.Weighted
 	each int64
+	// yields is true if there are holds that may yield. Looking for them costs a request that waits
+	// more than its turn does, and with many clients most requests wait for their turn.
+	yields bool
 
 	mu sync.Mutex
 	by map[string]*share
@@ -39,8 +41,8 @@ type share struct {
 	holds map[*hold]struct{}
 }
 
-func newShares(name string, all, each int64) *shares {
-	return &shares{name: name, all: semaphore.NewWeighted(all), each: each, by: map[string]*share{}}
+func newShares(all, each int64, yields bool) *shares {
+	return &shares{all: semaphore.NewWeighted(all), each: each, yields: yields, by: map[string]*share{}}
 }
 
 // A hold is what one request holds. Its methods are not safe for concurrent use.
@@ -116,6 +118,9 @@ func (s *share) oldest() (oldest *hold) {
 
 // waits calls reclaim from time to time until the returned function is called.
 func (s *shares) waits(h *hold, n int64) (stop func()) {
+	if !s.yields {
+		return func() {}
+	}
 	done := make(chan struct{})
 	go func() {
 		again := time.NewTicker(lazy / 10)
