@@ -75,6 +75,9 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 
 	switch output {
 	case "table":
+		if len(infos) == 0 {
+			a.say("there are no secrets at these scopes; inject create secret NAME stores one")
+		}
 		return printTable(a.stdout, infos)
 	case "name":
 		for _, info := range infos {

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net/url"
 	"os"
@@ -68,7 +70,7 @@ func (a *app) openReader(ctx context.Context) (*reader, error) {
 	}
 	if u.Scheme == store.SchemeDir {
 		s, err = dir.Open(u.Path, a.orgName())
-	} else {
+	} else if err = a.madeYet(u); err == nil {
 		s, err = a.openSealed(ctx, u.Path, false)
 	}
 	if err != nil {
@@ -76,6 +78,20 @@ func (a *app) openReader(ctx context.Context) (*reader, error) {
 	}
 	ladder := resolver.Over(s)
 	return &reader{s, ladder, s, ladder.Climb}, nil
+}
+
+// madeYet returns an error if u, which the user gave, is that of a store file that does not exist: a
+// mistyped path would look like a store without secrets. Without a path the store is the user's own,
+// which the first secret makes.
+func (a *app) madeYet(u *url.URL) error {
+	if a.set.Store.URL == "" {
+		return nil
+	}
+	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return secret.WithHint(fmt.Errorf("%w: the store file %s does not exist", secret.ErrInvalid, u.Path),
+		"check --store and INJECT_STORE; inject create secret makes the file with the first secret")
 }
 
 // openManager opens the store for changing it.

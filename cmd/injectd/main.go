@@ -177,8 +177,14 @@ func knownVerb(cmd *cobra.Command, args []string) error {
 
 // prepare runs before every verb, when its flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
+	// Old names of variables that have no flag are known already: those of the key. INJECT_KEY is
+	// right in the shell of a person who uses inject, and a verb that opens no store does not read it.
+	known := len(a.settings.Warnings())
+	if cmd.Flags().Lookup("store") != nil {
+		known = 0
+	}
 	defer func() {
-		for _, text := range a.settings.Warnings() {
+		for _, text := range a.settings.Warnings()[known:] {
 			a.log.Warn(text)
 		}
 	}()
