@@ -87,7 +87,7 @@ func (a *app) madeYet(u *url.URL) error {
 	if a.set.Store.URL == "" {
 		return nil
 	}
-	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the user's own choice
 		return nil
 	}
 	return secret.WithHint(fmt.Errorf("%w: the store file %s does not exist", secret.ErrInvalid, u.Path),
