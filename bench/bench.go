@@ -95,6 +95,7 @@ var sections = []section{
 	{buildName, "Getting ready", (*bench).build},
 	{startName, "To start true", (*bench).start},
 	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", (*bench).resolve},
+	{attackedName, "To resolve five secrets during an attack of another client, beside no attack", (*bench).attacked},
 	{manyName, "To resolve five secrets among many", (*bench).many},
 }
 

@@ -16,6 +16,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"inject/internal/harness/attack"
 )
 
 const usage = `usage: bench measure [flags]   measure and print tables; fails only if an output is wrong
@@ -23,6 +25,9 @@ const usage = `usage: bench measure [flags]   measure and print tables; fails on
 bench measure -h lists the flags`
 
 func main() {
+	if attack.Main() {
+		return
+	}
 	// A signal ends the context, so that the run ends its processes and removes its files.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])

@@ -59,7 +59,7 @@ func (b *bench) issue(a *authority, name, id string) (pair, error) {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
 	if id == "" {
-		cert.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+		cert.IPAddresses, cert.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}
 	} else {
 		u, err := url.Parse(id)
 		if err != nil {
