@@ -7,7 +7,7 @@
 //
 //   - JSON, YAML (several documents, too), .env and ini files, with those of AWS, .netrc.
 //     So service accounts, kubeconfigs, docker configs and manifests of secrets are.
-//   - URLs: the userinfo and the query. Connection strings of name=value. user:password.
+//   - URLs: the userinfo, the path and the query. Connection strings of name=value. user:password.
 //   - Tokens: payload and signature of a JWT, and its claims.
 //   - Keys in PEM, whatever has become of their line ends, in the layout of RFC 7468.
 //   - Encodings of text: base64 and base64url, hexadecimal, percent. What comes out is

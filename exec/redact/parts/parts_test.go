@@ -160,6 +160,13 @@ func TestParts(t *testing.T) {
 			"a query", "https://store.example/blob?sv=2024-01-01&sig=Ab12Cd34Ef&client_secret=hunter2long#top",
 			[]string{"part=Ab12Cd34Ef", "client_secret=hunter2long"},
 		},
+		{"a webhook", "https://hooks.example/services/T0AB12CD3/B0EF45GH6/Ab12Cd34Ef56Gh78#Ab12Cd34Ef56Gh79", []string{
+			"part=Ab12Cd34Ef56Gh78",
+		}},
+		{"a token in a path", "https://api.example/bot123456:Ab12-Cd34_Ef/getUpdates?x=y", []string{
+			"part=bot123456:Ab12-Cd34_Ef", "part=Ab12-Cd34_Ef",
+		}},
+		{"a path", "https://Db12-host-of-It.example/v1beta1/MyProject2024/my-release-12-of-it.tar.gz", nil},
 		{"a slash in a password", "redis://:hunter2/hunter3@cache.example/0", []string{"password=hunter2/hunter3"}},
 		{"no password in a URL", "http://proxy.example:3128/x@y", nil},
 		{"a JWT", jwt(signature), []string{

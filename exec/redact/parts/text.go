@@ -32,7 +32,12 @@ func (f *finder) part(name string, value []byte, depth int) {
 	f.inspect(name, value, len(value) >= minPart, depth+1)
 }
 
-// url looks into a URL: its password, its user if that looks random, and its query.
+// minSegment is how many bytes a segment of a path has that may be secret. Shorter ones that look
+// random are often names, such as MyProject2.
+const minSegment = 16
+
+// url looks into a URL: its password, its query, and what looks random of its user and its path,
+// such as the path of a webhook.
 func (f *finder) url(text []byte, depth int) bool {
 	scheme, rest, ok := bytes.Cut(text, []byte("://"))
 	if !ok || len(scheme) == 0 || len(scheme) > 40 || bytes.ContainsAny(text, " \t\n\"") {
@@ -57,8 +62,14 @@ func (f *finder) url(text []byte, depth int) bool {
 		f.field("user", user, depth)
 		rest = rest[at+1:]
 	}
-	if _, query, ok := bytes.Cut(rest, []byte("?")); ok {
-		query, _, _ = bytes.Cut(query, []byte("#"))
+	rest, _, _ = bytes.Cut(rest, []byte("#"))
+	rest, query, ok := bytes.Cut(rest, []byte("?"))
+	for i, segment := range bytes.Split(rest, []byte("/")) {
+		if i > 0 && len(segment) >= minSegment { // behind the host
+			f.field("", segment, depth)
+		}
+	}
+	if ok {
 		for pair := range bytes.SplitSeq(query, []byte("&")) {
 			if name, value, ok := bytes.Cut(pair, []byte("=")); ok {
 				f.field(string(name), value, depth)
