@@ -2,9 +2,12 @@ package main_test
 
 import (
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -224,6 +227,50 @@ func TestAttacks(t *testing.T) {
 			t.Logf("%d MiB; at most %v; %+v; %v", peak>>20, longest, so, a.exhausted(t))
 			require.Less(t, peak, mostMemory)
 			a.serves(t, victim)
+		})
+	}
+}
+
+// An identity with too many connections loses an idle one, and not with the default bound.
+func TestConnectionsOfAnIdentity(t *testing.T) {
+	for flags, lost := range map[string]bool{"--max-identity-connections=1": true, "--max-streams=100": false} {
+		t.Run(flags, func(t *testing.T) {
+			a := startAttacked(t, flags)
+			pair, err := tls.LoadX509KeyPair(a.pki.Path("victim.pem"), a.pki.Path("victim.key"))
+			require.NoError(t, err)
+			ca, err := os.ReadFile(a.pki.CA())
+			require.NoError(t, err)
+			roots := x509.NewCertPool()
+			require.True(t, roots.AppendCertsFromPEM(ca))
+			first := &http.Transport{TLSClientConfig: &tls.Config{
+				Certificates: []tls.Certificate{pair}, RootCAs: roots, MinVersion: tls.VersionTLS13,
+			}}
+			defer first.CloseIdleConnections()
+			reused := func() (reused bool) {
+				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+					GotConn: func(got httptrace.GotConnInfo) { reused = got.Reused },
+				})
+				r, err := http.NewRequestWithContext(ctx, http.MethodPost,
+					"https://"+a.host()+"/inject.v1.WhoAmIService/WhoAmI", strings.NewReader("{}"))
+				require.NoError(t, err)
+				r.Header.Set("Content-Type", "application/json")
+				answer, err := first.RoundTrip(r)
+				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, answer.Body)
+				require.NoError(t, err)
+				require.NoError(t, answer.Body.Close())
+				require.Equal(t, http.StatusOK, answer.StatusCode)
+				return reused
+			}
+			require.False(t, reused())
+			require.True(t, reused())
+			time.Sleep(100 * time.Millisecond) // until the server sees that the connection is idle
+			second := a.victim(t)
+			defer second.Close() //nolint:errcheck // a test's
+			_, err = second.WhoAmI(t.Context())
+			require.NoError(t, err)
+			time.Sleep(500 * time.Millisecond) // until the client sees that its connection was closed
+			require.Equal(t, !lost, reused())
 		})
 	}
 }

@@ -54,6 +54,9 @@ func (f *settings) check() error {
 	if f.Limits.Connections < 1 || f.Limits.Streams < 1 {
 		errs = append(errs, fmt.Errorf("%w: --max-connections and --max-streams are at least 1", secret.ErrInvalid))
 	}
+	if f.Limits.OfIdentity < 0 {
+		errs = append(errs, fmt.Errorf("%w: --max-identity-connections is not negative", secret.ErrInvalid))
+	}
 	if f.Limits.Rate < 0 || f.Limits.Rate > 0 && f.Limits.Burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
@@ -130,7 +133,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 	for _, name := range files {
 		loads.begin(name)
 	}
-	limits := transport.Limits{Connections: f.Limits.Connections, Streams: f.Limits.Streams}
+	limits := transport.Limits{
+		Connections: f.Limits.Connections, OfIdentity: f.Limits.OfIdentity, Streams: f.Limits.Streams,
+	}
 	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
 	if err != nil {
 		return err

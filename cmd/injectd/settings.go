@@ -39,6 +39,7 @@ type settings struct {
 
 	Limits struct {
 		Connections int     `flag:"max-connections" env:"INJECTD_MAX_CONNECTIONS" was:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
+		OfIdentity  int     `flag:"max-identity-connections" env:"INJECTD_MAX_IDENTITY_CONNECTIONS" default:"0" help:"connections of one identity at the same time; for one more an idle one is closed; 0 for 1000, but at most a quarter of --max-connections"`
 		Streams     int     `flag:"max-streams" env:"INJECTD_MAX_STREAMS" was:"INJECT_MAX_STREAMS" default:"100" help:"requests at the same time on one connection"`
 		Rate        float64 `flag:"rate" env:"INJECTD_RATE" was:"INJECT_RATE" default:"5000" help:"keys a second that one identity may ask for in the long run, a request being one at least; 0 for any number"`
 		Burst       int     `flag:"rate-burst" env:"INJECTD_RATE_BURST" was:"INJECT_RATE_BURST" default:"60000" help:"keys that one identity may ask for at once"`

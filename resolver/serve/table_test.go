@@ -47,8 +47,8 @@ func bounds() []string {
 			maxFields, maxDepth)),
 		row("the header of a request", size(transport.MaxHeader)),
 		flag("connections", "12000, 100 requests at the same time on each", "`--max-connections`, `--max-streams`"),
-		row("connections of one identity", f("%d, and at most a quarter of `--max-connections`; for one more "+
-			"an idle one is closed", transport.OfIdentity)),
+		flag("connections of one identity", f("%d, and at most a quarter of `--max-connections`; for one more "+
+			"an idle one is closed", transport.OfIdentity), "`--max-identity-connections`"),
 		row("from a connection to the first good credentials", seconds(transport.NewcomerTime)+", and "+
 			fmt.Sprint(transport.MaxRefused)+" refused requests"),
 		row("connections of one network without good credentials", f("%d, and at most a quarter of "+
