@@ -162,8 +162,11 @@ func isToken(text []byte) bool {
 // words are in the names of secrets.
 var words = []string{"password", "passwd", "pwd", "passphrase", "secret", "token", "key", "auth", "credential"}
 
-// innocent are words that have one of words in them.
-var innocent = []string{"authority", "keyboard", "keycloak", "keyspace", "keystone", "keyword", "monkey", "tokeniz"}
+// innocent are words that have one of words in them, or end in pass.
+var innocent = []string{
+	"authenticator", "authority", "bypass", "compass", "foreignkey", "hockey", "jockey", "keyboard", "keycloak",
+	"keyspace", "keystone", "keyword", "monkey", "partitionkey", "publickey", "sortkey", "tokeniz", "turkey",
+}
 
 // about ends the names of what a secret has, such as key_type or password-file.
 var about = []string{
@@ -185,13 +188,20 @@ func secretName(name string) bool {
 	return hasWord(name)
 }
 
+// joined joins the words of a name.
+var joined = strings.NewReplacer("_", "", "-", "", ".", "", " ", "")
+
 // hasWord reports whether name, in small letters, has a word of secret names in it.
 func hasWord(name string) bool {
+	name = joined.Replace(name)
+	if strings.Contains(name, "authorization") {
+		return true
+	}
 	for _, w := range innocent {
 		name = strings.ReplaceAll(name, w, "")
 	}
-	name = strings.ReplaceAll(name, "author", "") // author, but not authorization
-	if strings.Contains(name, "ization") || strings.HasSuffix(name, "pass") {
+	name = strings.ReplaceAll(name, "author", "")
+	if strings.HasSuffix(name, "pass") {
 		return true
 	}
 	for _, w := range words {

@@ -73,6 +73,11 @@ func TestParts(t *testing.T) {
 		{"short, common, or about a secret", `{"password":"short-1","token":"postgres","secret":"LocalHost",` +
 			`"key_type":"service_account","token_uri":"https://oauth2.example/token","secretName":"my-app-secret",` +
 			`"password_file":"/run/secrets/password","auth":true,"key":null}`, nil},
+		{"names with such a word in another", `{"organization":"acme-corporation","serialization":"json-lines","bypass":"nothing-at-all",` +
+			`"sort_key":"created_at","hockeyTeam":"red-wings","public-key":"ssh-ed25519 short","authorized":"everybody",` +
+			`"pass_phrase":"lower-case","x-authorization":"lower-case-2"}`, []string{
+			"pass_phrase=lower-case", "x-authorization=lower-case-2",
+		}},
 		{
 			"random under any name", `{"id":"Ab12Cd34Ef","etag":"0123456789abcdef0","word":"abcdefgh1234"}`,
 			[]string{"part=Ab12Cd34Ef", "part=0123456789abcdef0"},
