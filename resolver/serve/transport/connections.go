@@ -30,7 +30,8 @@ type connections struct {
 
 // A network has connections without accepted credentials.
 type network struct {
-	n int
+	n   int
+	all map[*connection]struct{} // those of the n that have a place
 	// turns are handshakes that compute something. The processors are for those of other networks,
 	// too, so few compute at the same time.
 	turns chan struct{}
@@ -57,7 +58,7 @@ var errClosed = errors.New("the port is closed")
 const roomAgain = 20 * time.Millisecond
 
 // Accept implements [net.Listener]. It closes connections that exceed the share of their network. If
-// all places are taken, it ends idle connections.
+// all places are taken, it ends others: see makeRoom.
 func (n *connections) Accept() (net.Conn, error) {
 	for {
 		c, err := n.Listener.Accept()
@@ -70,22 +71,25 @@ func (n *connections) Accept() (net.Conn, error) {
 			_ = c.Close()
 			continue
 		}
+		one := &connection{
+			Conn: c, of: n, at: at, since: time.Now(), input: newBudget(NewcomerBurst, NewcomerRate),
+			known: make(chan struct{}), closed: make(chan struct{}),
+		}
 		if !n.takePlace() {
-			n.left(from)
+			n.left(from, one)
 			_ = c.Close()
 			return nil, errClosed
 		}
-		one := &connection{
-			Conn: c, of: n, at: at, input: newBudget(NewcomerBurst, NewcomerRate),
-			known: make(chan struct{}), closed: make(chan struct{}),
-		}
-		one.leave = sync.OnceFunc(func() { n.left(from) })
+		one.leave = sync.OnceFunc(func() { n.left(from, one) })
 		one.end = sync.OnceFunc(func() {
 			close(one.closed)
 			one.computed()
 			<-n.places
 		})
 		one.timer = time.AfterFunc(cmp.Or(n.limits.NewcomerTime, NewcomerTime), func() { _ = one.Close() })
+		n.mu.Lock()
+		at.all[one] = struct{}{}
+		n.mu.Unlock()
 		return one, nil
 	}
 }
@@ -103,7 +107,7 @@ func (n *connections) enter(from string) *network {
 	at := n.newcomers[from]
 	switch {
 	case at == nil:
-		at = &network{turns: make(chan struct{}, Handshakes)}
+		at = &network{all: map[*connection]struct{}{}, turns: make(chan struct{}, Handshakes)}
 		n.newcomers[from] = at
 	case at.n >= n.limits.newcomers():
 		return nil
@@ -112,16 +116,17 @@ func (n *connections) enter(from string) *network {
 	return at
 }
 
-func (n *connections) left(from string) {
+func (n *connections) left(from string, c *connection) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := n.newcomers[from]
+	delete(at.all, c)
 	if at.n--; at.n == 0 {
 		delete(n.newcomers, from)
 	}
 }
 
-// takePlace waits for a place, and ends idle connections until there is one. It returns false if the
+// takePlace waits for a place, and ends other connections until there is one. It returns false if the
 // port is closed.
 func (n *connections) takePlace() bool {
 	for {
@@ -141,22 +146,44 @@ func (n *connections) takePlace() bool {
 	}
 }
 
-// makeRoom ends an idle connection, of the identity with the most that has an idle one.
+// makeRoom ends a connection. Newcomers that have a quarter of all places or more make room for each
+// other: the oldest of the network with the most is ended, so that no flood of them takes the places
+// of known clients, or of other networks. Otherwise it ends an idle connection, of the identity with
+// the most that has an idle one. A request that the client sends just then is lost: net/http has no
+// GOAWAY for one connection without an answer on it.
 func (n *connections) makeRoom() {
 	n.mu.Lock()
-	var idle *connection
-	most := 0
-	for _, one := range n.known {
-		if len(one.all) > most {
-			if c := longestIdle(one.all); c != nil {
-				idle, most = c, len(one.all)
+	var last *connection
+	most, newcomers := 0, 0
+	for _, at := range n.newcomers {
+		if newcomers += len(at.all); len(at.all) > most {
+			last, most = oldest(at.all), len(at.all)
+		}
+	}
+	if newcomers < n.limits.quarter() {
+		last, most = nil, 0
+		for _, one := range n.known {
+			if len(one.all) > most {
+				if c := longestIdle(one.all); c != nil {
+					last, most = c, len(one.all)
+				}
 			}
 		}
 	}
 	n.mu.Unlock()
-	if idle != nil {
-		_ = idle.Close()
+	if last != nil {
+		_ = last.Close()
 	}
+}
+
+// oldest returns the connection that was accepted first.
+func oldest(all map[*connection]struct{}) (first *connection) {
+	for c := range all {
+		if first == nil || c.since.Before(first.since) {
+			first = c
+		}
+	}
+	return first
 }
 
 // longestIdle returns the connection without a request for the longest time, nil if all have one.
@@ -180,7 +207,8 @@ type connection struct {
 	leave  func() // the newcomers
 	end    func() // gives its place back
 	timer  *time.Timer
-	input  *budget // while it is a newcomer
+	since  time.Time // it was accepted
+	input  *budget   // while it is a newcomer
 	closed chan struct{}
 	idle   atomic.Int64 // since when, in nanoseconds; 0 during a request
 	turn   atomic.Bool  // it has one of at.turns
