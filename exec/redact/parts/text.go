@@ -3,6 +3,8 @@ package parts
 import (
 	"bytes"
 	"slices"
+
+	"inject/exec/redact/forms"
 )
 
 // token looks into a JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Its header is
@@ -65,7 +67,8 @@ func (f *finder) url(text []byte, depth int) bool {
 	rest, _, _ = bytes.Cut(rest, []byte("#"))
 	rest, query, ok := bytes.Cut(rest, []byte("?"))
 	for i, segment := range bytes.Split(rest, []byte("/")) {
-		if i > 0 && len(segment) >= minSegment { // behind the host
+		// Behind the host. A number at the end makes no name random.
+		if i > 0 && len(segment) >= minSegment && forms.Random(bytes.TrimRight(segment, "0123456789")) {
 			f.field("", segment, depth)
 		}
 	}
