@@ -133,7 +133,7 @@ func (s *screen) String() string {
 	return s.b.String()
 }
 
-// TestTerminalWriter: on a terminal the short beginning of a value is shown when nothing
+// TestLiveWriter: on a terminal the short beginning of a value is shown when nothing
 // follows for a while, and the rest of the value is masked all the same.
 func TestLiveWriter(t *testing.T) {
 	const idle = 30 * time.Millisecond

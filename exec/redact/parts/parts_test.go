@@ -171,7 +171,7 @@ func TestParts(t *testing.T) {
 		{"a token in a path", "https://api.example/bot123456:Ab12-Cd34_Ef/getUpdates?x=y", []string{
 			"part=bot123456:Ab12-Cd34_Ef", "part=Ab12-Cd34_Ef",
 		}},
-		{"a path", "https://Db12-host-of-It.example/v1beta1/MyProject2/my-release-12-of-it.tar.gz/Nightly-Build-2024", nil},
+		{"a path", "https://Db12-host-of-It.example/v1beta1/MyProject2/my-build-12-of-it.tgz/Nightly-Build-2024", nil},
 		{"a slash in a password", "redis://:hunter2/hunter3@cache.example/0", []string{"password=hunter2/hunter3"}},
 		{"no password in a URL", "http://proxy.example:3128/x@y", nil},
 		{"a JWT", jwt(signature), []string{
