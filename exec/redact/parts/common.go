@@ -5,13 +5,18 @@ import (
 	"slices"
 )
 
-// Common reports whether value is a word that many logs have in them. If a secret has such a
-// value, masking it makes a log unreadable, and shows in which places the value was.
+// Common reports whether value is a word that many logs have in them, or one character again and
+// again, as in lines and placeholders. If a secret has such a value, masking it makes a log
+// unreadable, and shows in which places the value was.
 func Common(value []byte) bool {
+	value = bytes.TrimSpace(value)
+	if len(value) > 0 && len(bytes.TrimLeft(value, string(value[:1]))) == 0 {
+		return true
+	}
 	if len(value) > 16 {
 		return false
 	}
-	_, found := slices.BinarySearch(common, string(bytes.ToLower(bytes.TrimSpace(value))))
+	_, found := slices.BinarySearch(common, string(bytes.ToLower(value)))
 	return found
 }
 

@@ -73,6 +73,7 @@ func TestParts(t *testing.T) {
 		{"short, common, or about a secret", `{"password":"short-1","token":"postgres","secret":"LocalHost",` +
 			`"key_type":"service_account","token_uri":"https://oauth2.example/token","secretName":"my-app-secret",` +
 			`"password_file":"/run/secrets/password","auth":true,"key":null}`, nil},
+		{"placeholders", `{"password":"********","pass":"xxxxxxxx","token":"--------------------"}`, nil},
 		{"names with such a word in another", `{"organization":"acme-corporation","serialization":"json-lines","bypass":"nothing-at-all",` +
 			`"sort_key":"created_at","hockeyTeam":"red-wings","public-key":"ssh-ed25519 short","authorized":"everybody",` +
 			`"pass_phrase":"lower-case","x-authorization":"lower-case-2"}`, []string{
@@ -245,7 +246,7 @@ func TestPartsOfHostileValues(t *testing.T) {
 			}
 			return b.String()
 		}(), false, 4096},
-		{"large passwords", "PASSWORD=hunter2hunter2\nKEY=" + strings.Repeat("x", 3<<20), false, 1},
+		{"large passwords", "PASSWORD=hunter2hunter2\nKEY=" + strings.Repeat("xy", 3<<19), false, 1},
 		{"deep JSON", strings.Repeat("[", deep) + strings.Repeat("]", deep), false, 0},
 		{"deep JSON objects", strings.Repeat(`{"a":`, deep) + "1" + strings.Repeat("}", deep), false, 0},
 		{"JSON that ends too early", strings.Repeat(`[{"password":"hunter2hunter2"},`, deep), false, 0},
@@ -330,10 +331,10 @@ func FuzzParts(f *testing.F) {
 }
 
 func TestCommon(t *testing.T) {
-	for _, word := range []string{"docker", " Docker\n", "true", "localhost", "PASSWORD"} {
+	for _, word := range []string{"docker", " Docker\n", "true", "localhost", "PASSWORD", "********"} {
 		require.True(t, parts.Common([]byte(word)), word)
 	}
-	for _, value := range []string{"", "docker1", "hunter2", "passwords", strings.Repeat("x", 1000)} {
+	for _, value := range []string{"", "docker1", "hunter2", "passwords", "***x****", strings.Repeat("docker", 3)} {
 		require.False(t, parts.Common([]byte(value)), value)
 	}
 }
