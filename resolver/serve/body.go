@@ -68,7 +68,9 @@ func (s *Server) charge(r *http.Request, c *caller) error {
 		return err
 	}
 	r.Body = b
-	c.body.mayYield(func() { _ = c.control.SetReadDeadline(time.Unix(1, 0)) })
+	late := func() { _ = c.control.SetReadDeadline(time.Unix(1, 0)) }
+	c.body.mayYield(late)
+	c.place.mayYield(late)
 	return nil
 }
 
@@ -93,7 +95,7 @@ func (b *chargedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
 	transport.Explained(b.ctx, n)
-	if err != nil && b.held.yielded.Load() {
+	if err != nil && (b.held.yielded.Load() || b.c.place.yielded.Load()) {
 		return n, b.s.exhausted(b.c, "body", "the server gave the place of this slow request to another")
 	}
 	return n, err
@@ -106,13 +108,13 @@ func (s *Server) open(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := s.local(r)
 		network := transport.Network(r.RemoteAddr)
-		at, leave := s.arrivals.enter(network)
-		s.drop(at, &caller{})
-		defer leave()
+		c := &caller{}
+		served := s.take(r.Context(), s.arrivals, network, c)
+		defer c.place.close()
 		held := s.openBodies.hold(network)
 		defer held.close()
-		if err == nil && (at != served || held.grow(r.Context(), openBody) != nil) {
-			err = s.exhausted(&caller{}, "open", "too many requests without credentials at the same time")
+		if err == nil && (!served || held.grow(r.Context(), openBody) != nil) {
+			err = s.exhausted(c, "open", "too many requests without credentials at the same time")
 		}
 		// The context ends neither a read of the body nor a write of the answer.
 		control := http.NewResponseController(w)

@@ -1,41 +1,110 @@
 package serve
 
 import (
+	"context"
 	"fmt"
+	"net/http/httptest"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
 )
 
-// Requests that are turned away take no place in which those of others are served, and all places
-// are given back.
+// Requests that wait, or are turned away, take no place in which those of others are served, those
+// beyond are dropped, and all places are given back.
 func TestCrowd(t *testing.T) {
+	t.Parallel()
 	const callers, each = 4, 3
 	c := newCrowd(callers*each, each)
-	var leave []func()
-	enter := func(who string) place {
-		at, left := c.enter(who)
-		if at != dropped {
-			leave = append(leave, left)
+	var mu sync.Mutex
+	var holds []*hold
+	outcomes := map[string]int{}
+	var all sync.WaitGroup
+	enter := func(who, kind string) {
+		at, served := c.enter(t.Context(), who)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case served:
+			kind += " served"
+		case at != nil:
+			kind += " turned away"
+		default:
+			kind += " dropped"
 		}
-		return at
+		outcomes[kind]++
+		holds = append(holds, at)
 	}
 	for i := range callers - 1 {
-		for n := range 5 * each {
-			require.Equal(t, min(place(n/each), dropped), enter(fmt.Sprint("greedy ", i)))
+		for range 5 * each {
+			all.Go(func() { enter(fmt.Sprint("greedy ", i), "greedy") })
 		}
 	}
 	for range each {
-		require.Equal(t, served, enter("modest"))
+		enter("modest", "modest")
 	}
-	for i := range callers * each { // all places are taken
-		require.Equal(t, map[bool]place{true: turnedAway, false: dropped}[i < each], enter(fmt.Sprint("late ", i)))
+	all.Wait()
+	for i := range each {
+		all.Go(func() { enter(fmt.Sprint("late ", i), "late") }) // all places are taken
 	}
-	require.Len(t, c.by, callers+each)
-	for _, left := range leave {
-		left()
+	all.Wait()
+	require.Equal(t, map[string]int{
+		"modest served": each, "late turned away": each,
+		"greedy served": (callers - 1) * each, "greedy turned away": (callers - 1) * each,
+		"greedy dropped": (callers - 1) * 3 * each,
+	}, outcomes)
+	for _, at := range holds {
+		at.close()
 	}
-	require.Empty(t, c.by)
-	require.Zero(t, c.n)
-	require.Equal(t, served, enter("modest"))
+	for _, s := range []*shares{c.served, c.waiting} {
+		require.Empty(t, s.by)
+		require.True(t, s.all.TryAcquire(callers*each))
+	}
+}
+
+// One that waits is served as soon as there is a place.
+func TestCrowdWaits(t *testing.T) {
+	t.Parallel()
+	c := newCrowd(2, 1)
+	first, served := c.enter(t.Context(), "one")
+	require.True(t, served)
+	time.AfterFunc(patience/20, first.close)
+	second, served := c.enter(t.Context(), "one")
+	require.True(t, served)
+	second.close()
+}
+
+type panics struct{}
+
+func (panics) Authenticate(context.Context, identity.Credentials) (identity.Identity, error) {
+	panic("an authenticator")
+}
+
+// A panic while a caller is identified, or the policy is asked, gives its place back.
+func TestPanicGivesThePlaceBack(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]Options{
+		"authenticator": {Metrics: prometheus.NewRegistry(), Authenticator: panics{}},
+		"policy":        {Metrics: prometheus.NewRegistry(), Authenticator: known{}, Policy: func() *policy.Policy { panic("a policy") }},
+	} {
+		s := New(o)
+		require.Panics(t, func() {
+			s.identify(nil).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
+		}, name)
+		for _, c := range []*crowd{s.arrivals, s.requests} {
+			require.Empty(t, c.served.by, name)
+			require.Empty(t, c.waiting.by, name)
+		}
+	}
+}
+
+type known struct{}
+
+func (known) Authenticate(context.Context, identity.Credentials) (identity.Identity, error) {
+	return identity.Identity{Method: "mtls", Name: "known"}, nil
 }

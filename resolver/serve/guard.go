@@ -27,6 +27,7 @@ type caller struct {
 	client   string // the client's id of the request
 	remote   string // address
 	control  *http.ResponseController
+	place    *hold // of Server.arrivals, then of Server.requests
 	body     *hold // of Server.bodies
 	answer   *hold // of Server.answers
 	// paid is true if the share of the audit log has been charged with the line of the request, and
@@ -37,6 +38,9 @@ type caller struct {
 
 // name is the key of the caller in every limit of identities.
 func (c *caller) name() string { return c.identity.Method + " " + c.identity.Name }
+
+// cutOff ends an answer that the client reads slowly.
+func (c *caller) cutOff() { _ = c.control.SetWriteDeadline(time.Unix(1, 0)) }
 
 // asked is the end of the text of a denial. The request's id finds the line of the audit log,
 // and the name of the caller is often the whole answer: another certificate or token was sent
@@ -481,16 +485,15 @@ func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info
 	return l.g.Describe(ctx, ref)
 }
 
-// List implements [store.Lister]. It reads a whole org only to improve a hint, so one
-// search runs at a time, and others fail instead of waiting.
+// List implements [store.Lister]. It reads a whole org only to improve a hint, so it fails instead
+// of waiting for its share of the lists.
 func (l listingReader) List(
 	ctx context.Context, f store.Filter, limit int, token string,
 ) (page []store.Info, next string, err error) {
-	select {
-	case l.g.helping <- struct{}{}:
-		defer func() { <-l.g.helping }()
-	default:
-		return nil, "", fmt.Errorf("%w: another search is under way", secret.ErrUnavailable)
+	scan := l.g.scanning.hold(l.g.caller.name())
+	defer scan.close()
+	if !scan.try(1) {
+		return nil, "", fmt.Errorf("%w: other searches are under way", secret.ErrUnavailable)
 	}
 	all, next, err := l.g.backend.List(ctx, f, limit, token)
 	for _, info := range all {

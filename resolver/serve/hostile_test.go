@@ -556,23 +556,7 @@ func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 			}
 		}
 	}()
-	var b bytes.Buffer
-	encoder := hpack.NewEncoder(&b)
-	ask := func(stream uint32) error {
-		b.Reset()
-		for _, f := range []hpack.HeaderField{
-			{Name: ":method", Value: "POST"},
-			{Name: ":scheme", Value: "https"},
-			{Name: ":authority", Value: "localhost"},
-			{Name: ":path", Value: "/" + secrets + "ListSecrets"},
-			{Name: "content-type", Value: "application/json"},
-		} {
-			require.NoError(t, encoder.WriteField(f))
-		}
-		return framer.WriteHeaders(
-			http2.HeadersFrameParam{StreamID: stream, BlockFragment: b.Bytes(), EndHeaders: true},
-		)
-	}
+	ask := newAsker(framer, secrets+"ListSecrets")
 	if n == 0 {
 		require.NoError(t, ask(1))
 		require.NoError(t, framer.WriteData(1, true, []byte("{}")))
@@ -588,4 +572,25 @@ func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {
 		}
 	}
 	return n
+}
+
+// newAsker returns a function that sends the header of a request for path in JSON.
+func newAsker(framer *http2.Framer, path string) func(stream uint32) error {
+	var b bytes.Buffer
+	encoder := hpack.NewEncoder(&b)
+	return func(stream uint32) error {
+		b.Reset()
+		for _, f := range []hpack.HeaderField{
+			{Name: ":method", Value: "POST"},
+			{Name: ":scheme", Value: "https"},
+			{Name: ":authority", Value: "localhost"},
+			{Name: ":path", Value: "/" + path},
+			{Name: "content-type", Value: "application/json"},
+		} {
+			_ = encoder.WriteField(f) // to a buffer
+		}
+		return framer.WriteHeaders(
+			http2.HeadersFrameParam{StreamID: stream, BlockFragment: b.Bytes(), EndHeaders: true},
+		)
+	}
 }

@@ -40,8 +40,8 @@ func (s *Server) identify(next http.Handler) http.Handler {
 			control: http.NewResponseController(w),
 		}
 		w.Header().Set(requestHeader, c.request)
-		leave, err := s.enter(r, c)
-		defer leave()
+		defer func() { c.place.close() }() // also if an authenticator or the policy panics
+		err := s.enter(r, c)
 		if c.identity.Method == "" && transport.Refused(r.Context()) {
 			w.Header().Set("Connection", "close") // with HTTP/2 it becomes a GOAWAY
 		}
@@ -52,6 +52,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
 			_ = c.control.SetWriteDeadline(time.Now().Add(openTime))
+			c.place.mayYield(c.cutOff)
 			_ = refusals.Write(w, r, err) // an error means that the client is gone
 			flush(r, c.control)
 			s.conclude(r, c)
@@ -66,6 +67,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		c.answer = s.answers.hold(c.name())
 		defer c.answer.close()
 		next.ServeHTTP(w, r.WithContext(ctx))
+		c.place.mayYield(c.cutOff)
 		flush(r, c.control)
 		s.conclude(r, c)
 		if r.Context().Err() == nil { // one that the client took back explains nothing
@@ -112,32 +114,30 @@ func (s *Server) pays(c *caller) bool {
 }
 
 // enter identifies c and lets its request in, unless too many of its kind are under way: of its
-// network until it is identified, and of its identity from then on. leave must be called at the
-// end, also with an error.
-func (s *Server) enter(r *http.Request, c *caller) (leave func(), err error) {
-	at, leave := s.arrivals.enter(transport.Network(c.remote))
-	s.drop(at, c)
-	if at != served {
-		return leave, s.exhausted(c, "request", "too many requests without accepted credentials")
+// network until it is identified, and of its identity from then on. c.place must be closed at the
+// end, also after an error.
+func (s *Server) enter(r *http.Request, c *caller) error {
+	if !s.take(r.Context(), s.arrivals, transport.Network(c.remote), c) {
+		return s.exhausted(c, "request", "too many requests without accepted credentials")
 	}
 	if err := s.recognize(r, c); err != nil {
-		return leave, err
+		return err
 	}
-	leave()
-	at, leave = s.requests.enter(c.name())
-	s.drop(at, c)
-	if at != served {
-		return leave, s.exhausted(c, "request", "too many requests of this identity at the same time")
+	c.place.close()
+	if !s.take(r.Context(), s.requests, c.name(), c) {
+		return s.exhausted(c, "request", "too many requests of this identity at the same time")
 	}
-	return leave, s.admit(r, c)
+	return s.admit(r, c)
 }
 
-// drop ends a request of c without an answer if there are far too many.
-func (s *Server) drop(at place, c *caller) {
-	if at == dropped {
+// take makes c.place that of a request of who in all, and returns false if the request must be
+// turned away. It ends one that must be dropped.
+func (s *Server) take(ctx context.Context, all *crowd, who string, c *caller) (served bool) {
+	if c.place, served = all.enter(ctx, who); c.place == nil {
 		_ = s.exhausted(c, "request", "dropped")
 		panic(http.ErrAbortHandler)
 	}
+	return served
 }
 
 // recognize fills in the identity of c and its grant.
@@ -373,9 +373,11 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 		defer end()
 		if c, ok := ctx.Value(callerKey{}).(*caller); ok {
 			c.body.mayYield(nil) // all of it has been read
+			c.place.mayYield(nil)
 			defer func() {
 				c.body.shrink(0) // from here on there is only the answer, which the client may read slowly
-				c.answer.mayYield(func() { _ = c.control.SetWriteDeadline(time.Unix(1, 0)) })
+				c.answer.mayYield(c.cutOff)
+				c.place.mayYield(c.cutOff)
 			}()
 		}
 		s.metrics.inFlight.Inc()

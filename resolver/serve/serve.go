@@ -111,11 +111,10 @@ type Server struct {
 	strangers    *limits
 	allStrangers *rate.Limiter
 	warnings     *rate.Limiter
-	helping      chan struct{} // full while a search for other scopes is under way
-	audited      *limits       // bytes of the audit log
-	climbing     *shares       // Resolves that run
-	scanning     *shares       // lists that are read
-	answers      *shares       // bytes of answers that are read or sent
+	audited      *limits // bytes of the audit log
+	climbing     *shares // Resolves that run
+	scanning     *shares // lists that are read, and searches for other scopes
+	answers      *shares // bytes of answers that are read or sent
 	// requests are those under way, by identity, and arrivals those not yet identified, by network.
 	requests, arrivals *crowd
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
@@ -131,17 +130,14 @@ func New(o Options) *Server {
 			o.Rate, o.Burst,
 		), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
 		allStrangers: rate.NewLimiter(allStrangersRate, allStrangersBurst),
-		helping: make(
-			chan struct{}, 1,
-		),
-		audited:    newLimits(o.AuditRate, o.AuditBurst),
-		climbing:   newShares(maxClimbing, ownClimbing, false),
-		scanning:   newShares(maxScanning, ownScanning, false),
-		answers:    newShares(maxAnswers, ownAnswers, true),
-		requests:   newCrowd(maxRequests, ownRequests),
-		arrivals:   newCrowd(maxArrivals, netArrivals),
-		bodies:     newShares(maxBodies, maxOwnBodies, true),
-		openBodies: newShares(maxOpenBodies, maxNetBodies, false),
+		audited:      newLimits(o.AuditRate, o.AuditBurst),
+		climbing:     newShares(maxClimbing, ownClimbing, false),
+		scanning:     newShares(maxScanning, ownScanning, false),
+		answers:      newShares(maxAnswers, ownAnswers, true),
+		requests:     newCrowd(maxRequests, ownRequests),
+		arrivals:     newCrowd(maxArrivals, netArrivals),
+		bodies:       newShares(maxBodies, maxOwnBodies, true),
+		openBodies:   newShares(maxOpenBodies, maxNetBodies, false),
 	}
 	if l, ok := o.Store.(store.Limiter); ok {
 		o.Store, s.counts = l.WithLimit(s.quota), true

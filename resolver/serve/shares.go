@@ -147,12 +147,8 @@ func (h *hold) grow(ctx context.Context, n int64) error {
 	if n <= 0 {
 		return nil
 	}
-	if h.share.TryAcquire(n) { // mostly nothing has to wait, and needs no timer
-		if h.of.all.TryAcquire(n) {
-			h.add(n)
-			return nil
-		}
-		h.share.Release(n)
+	if h.try(n) { // mostly nothing has to wait, and needs no timer
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -167,6 +163,19 @@ func (h *hold) grow(ctx context.Context, n int64) error {
 	}
 	h.add(n)
 	return nil
+}
+
+// try adds n to h, unless it would have to wait, and reports whether it did.
+func (h *hold) try(n int64) bool {
+	if !h.share.TryAcquire(n) {
+		return false
+	}
+	if !h.of.all.TryAcquire(n) {
+		h.share.Release(n)
+		return false
+	}
+	h.add(n)
+	return true
 }
 
 // add counts n more that h holds, or less if n is negative.
@@ -186,8 +195,11 @@ func (h *hold) shrink(n int64) {
 	}
 }
 
-// close releases what h holds.
+// close releases what h holds, if it is not nil.
 func (h *hold) close() {
+	if h == nil {
+		return
+	}
 	h.shrink(0)
 	h.of.mu.Lock()
 	defer h.of.mu.Unlock()
@@ -197,58 +209,36 @@ func (h *hold) close() {
 	}
 }
 
-// A crowd counts the requests of each caller that are under way, in whatever state: each takes
-// memory for its header, its goroutine and the input that waits for it. It is safe for concurrent
-// use.
-type crowd struct {
-	all, each int
+// A crowd bounds the requests of each caller that are under way, in whatever state: each takes
+// memory for its header, its goroutine and the input that waits for it. As many more may wait to
+// be served, and those beyond are dropped, since an answer that the client does not read takes
+// memory, too. It is safe for concurrent use.
+type crowd struct{ served, waiting *shares }
 
-	mu sync.Mutex
-	n  inPlace
-	by map[string]*inPlace
+func newCrowd(all, each int64) *crowd {
+	return &crowd{newShares(all, each, true), newShares(all, each, false)}
 }
 
-// inPlace is how many requests are in each place but the last one.
-type inPlace [dropped]int
-
-func newCrowd(all, each int) *crowd { return &crowd{all: all, each: each, by: map[string]*inPlace{}} }
-
-// A place is that of a request in a crowd.
-type place int
-
-const (
-	served     place = iota
-	turnedAway       // with an answer
-	dropped          // without one, since an answer that the client does not read takes memory, too
-)
-
-// enter returns the place of a request of who. There are as many places to be turned away
-// from as to be served in, and those turned away take none of the others. Unless it is dropped,
-// leave must be called at its end.
-func (c *crowd) enter(who string) (at place, leave func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	one := c.by[who]
-	if one == nil {
-		one = new(inPlace)
+// enter returns the place of a request of who, which the caller must close. It waits as [hold.grow]
+// does. Then served is false if the request must be turned away. The place is nil if it must be
+// dropped.
+func (c *crowd) enter(ctx context.Context, who string) (at *hold, served bool) {
+	at = c.served.hold(who)
+	if at.try(1) {
+		return at, true
 	}
-	for one[at] >= c.each || c.n[at] >= c.all {
-		if at++; at == dropped {
-			return dropped, nil
-		}
+	waiting := c.waiting.hold(who)
+	if !waiting.try(1) {
+		at.close()
+		waiting.close()
+		return nil, false
 	}
-	c.by[who] = one
-	one[at]++
-	c.n[at]++
-	return at, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		one[at]--
-		c.n[at]--
-		if *one == (inPlace{}) {
-			delete(c.by, who)
-		}
+	if at.grow(ctx, 1) != nil {
+		at.close()
+		return waiting, false
 	}
+	waiting.close()
+	return at, true
 }
 
 // retryHeader is in each refusal for which the same request may succeed later. It is the

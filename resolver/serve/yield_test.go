@@ -10,7 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+
+	"inject/resolver/serve/transport"
 )
 
 // Callers that together hold all that there is of something must give up a part of it for a caller
@@ -94,6 +98,51 @@ func TestCallersWithMuchYield(t *testing.T) {
 			cancel()
 			all.Wait()
 		})
+	}
+}
+
+// Identities that together have all the requests that may be under way, and read no answer, must give
+// up a few for an identity with less.
+func TestUnreadAnswersYieldPlaces(t *testing.T) { // not beside others, which would have to wait
+	const callers, each = 16, 512
+	r := setup{policy: matrixPolicy, change: overCostly(t), limits: transport.Limits{Streams: each}}.start(t)
+	victim := r.client(certOf(r.Authority, "victim", "spiffe://example.org/project/shop/domain/production/task/t"))
+	serves := func() {
+		t.Helper()
+		a := r.ask(victim, resolve, `{"secrets":[{"key":"K"}]}`)
+		require.Equal(t, http.StatusOK, a.status, a.raw)
+	}
+	serves()
+	var all sync.WaitGroup
+	for i := range callers {
+		conn := r.dial(certOf(r.Authority, fmt.Sprint("caller", i),
+			fmt.Sprintf("spiffe://example.org/project/p%d/domain/d/task/t", i)), "h2")
+		t.Cleanup(func() { _ = conn.Close() })
+		framer := http2.NewFramer(conn, conn)
+		go func() { // the rest is not read, but the connection must be
+			for {
+				if _, err := framer.ReadFrame(); err != nil {
+					return
+				}
+			}
+		}()
+		all.Go(func() {
+			_, err := io.WriteString(conn, http2.ClientPreface)
+			assert.NoError(t, err)
+			assert.NoError(t, framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}))
+			ask := newAsker(framer, resolve)
+			for n := range each {
+				assert.NoError(t, ask(uint32(2*n+1)))
+				assert.NoError(t, framer.WriteData(uint32(2*n+1), true, []byte(`{"secrets":[{"key":"K"}]}`)))
+			}
+		})
+	}
+	all.Wait()
+	require.Eventually(t, func() bool {
+		return strings.Count(r.audit.String(), "\n") >= callers*each
+	}, soon, 100*time.Millisecond)
+	for range 3 {
+		serves()
 	}
 }
 
