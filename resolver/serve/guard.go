@@ -153,7 +153,7 @@ func (g *guard) change(
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	err = g.changeable(g.manager != nil)
+	err = g.changeable(g.manager != nil, verb)
 	if err == nil {
 		err = g.timed(verb, func() error { return on(g.manager, ref) })
 	}
@@ -231,7 +231,7 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	err = g.changeable(g.importer != nil)
+	err = g.changeable(g.importer != nil, "import")
 	if err == nil {
 		err = g.timed("import", func() error { return g.importer.Import(ctx, secrets) })
 	}
@@ -245,12 +245,12 @@ var (
 )
 
 // changeable returns nil if the backend can be changed, which has says, and keeps the policy's
-// quotas, if it has any.
-func (g *guard) changeable(has bool) error {
+// quotas, if it has any. A delete, of the verbs, exceeds none.
+func (g *guard) changeable(has bool, verb string) error {
 	switch {
 	case !has:
 		return errReadOnly
-	case !g.counts && g.o.Authenticator != nil && g.o.Policy().HasQuotas():
+	case verb != "delete" && !g.counts && g.o.Authenticator != nil && g.o.Policy().HasQuotas():
 		return errNoQuotas
 	}
 	return nil

@@ -175,11 +175,13 @@ func TestQuotaIsExact(t *testing.T) {
 	require.Positive(t, refused.Load())
 }
 
-// A store that cannot count is not changed while the policy has quotas.
+// A store that cannot count takes nothing more while the policy has quotas, but what it has can be
+// deleted.
 func TestQuotaNeedsCounts(t *testing.T) {
 	t.Parallel()
+	ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "web"}, Key: "K"}
+	memory := storetest.Memory()
 	r := start(t, quotaPolicy, func(o *serve.Options) {
-		memory := storetest.Memory()
 		importer, ok := memory.(store.Importer)
 		require.True(t, ok)
 		o.Store = struct {
@@ -189,9 +191,15 @@ func TestQuotaNeedsCounts(t *testing.T) {
 	})
 	certOf(r.Authority, "web", "spiffe://example.org/team/web")
 	c := r.rpcClient(r.Path("web.pem"), r.Path("web.key"))
-	ref := secret.Ref{Scope: secret.Scope{Org: "flyte", Project: "web"}, Key: "K"}
 	err := c.Create(t.Context(), ref, secret.Value{}, store.Regular)
 	require.ErrorIs(t, err, secret.ErrInvalid)
 	require.ErrorContains(t, err, "quotas")
 	require.ErrorContains(t, c.Import(t.Context(), []store.New{{Ref: ref}}), "quotas")
+
+	kept := secret.Ref{Scope: ref.Scope, Key: "KEPT"}
+	require.NoError(t, memory.Create(t.Context(), kept, secret.Value{}, store.Regular))
+	require.ErrorContains(t, c.Update(t.Context(), kept, secret.Value{}), "quotas")
+	require.NoError(t, c.Delete(t.Context(), kept))
+	_, err = memory.Describe(t.Context(), kept)
+	require.ErrorIs(t, err, secret.ErrNotFound)
 }
