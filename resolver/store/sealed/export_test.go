@@ -51,3 +51,6 @@ func (s *Store) HoldChanges() (release func()) {
 	s.writing.Lock()
 	return s.writing.Unlock
 }
+
+// Descriptor returns the descriptor of the open file.
+func (s *Store) Descriptor() int { return int(s.file.Fd()) }

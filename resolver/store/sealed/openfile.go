@@ -53,10 +53,11 @@ type openFile struct {
 	// writing is held during a write transaction, and by readers of the meta pages, which a
 	// transaction changes.
 	writing sync.Mutex
-	// reading is held (shared) by readers while they rely on pages that bbolt keeps for their
-	// transaction. After a failed commit bbolt may reuse those pages, so update waits for the
-	// readers.
-	reading sync.RWMutex
+	// reading counts the readers that rely on pages that bbolt keeps for their transaction. After a
+	// failed commit bbolt may reuse those pages, so update waits for these readers. Later ones count
+	// in another group, since they may not have to wait, and update not for them.
+	reading   *sync.WaitGroup
+	readingMu sync.Mutex // guards the pointer
 	// unsynced is set if a commit failed that may be on the disk all the same, until the current
 	// meta page has been synced. It is used while writing is held.
 	unsynced bool
@@ -180,8 +181,11 @@ func (f *openFile) view(fn func(*tx) error) error {
 	if f.broken.Load() {
 		return errBroken
 	}
-	f.reading.RLock()
-	defer f.reading.RUnlock()
+	f.readingMu.Lock()
+	reading := f.reading
+	reading.Add(1)
+	f.readingMu.Unlock()
+	defer reading.Done()
 	return f.guard(func() error {
 		return f.db.View(func(bt *bbolt.Tx) error {
 			id := uint64(bt.ID()) //nolint:gosec // transaction ids count from 0
@@ -252,8 +256,11 @@ func (f *openFile) commit(fn func(*tx) error) error {
 			f.unsynced = true
 			// bbolt now reads its list of free pages again, perhaps from the new meta page. Pages
 			// that older readers still use are free on that list, so wait for those readers.
-			f.reading.Lock()
-			f.reading.Unlock() //nolint:staticcheck // empty on purpose: the lock is the wait
+			f.readingMu.Lock()
+			older := f.reading
+			f.reading = new(sync.WaitGroup)
+			f.readingMu.Unlock()
+			older.Wait()
 		}
 		return secret.WithHint(fmt.Errorf("%w: %s: %w", secret.ErrUnavailable, outcome, err),
 			"see that its disk has room and works: df -h")

@@ -82,7 +82,7 @@ func (s *Store) open(ctx context.Context) error {
 			return err
 		}
 
-		opened := &openFile{file: f}
+		opened := &openFile{file: f, reading: new(sync.WaitGroup)}
 		wrapped, err := opened.init(s.o)
 		if err != nil {
 			_ = opened.close()
