@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"sync"
 	"testing"
@@ -90,11 +91,14 @@ func TestPanicGivesThePlaceBack(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]Options{
 		"authenticator": {Metrics: prometheus.NewRegistry(), Authenticator: panics{}},
-		"policy":        {Metrics: prometheus.NewRegistry(), Authenticator: known{}, Policy: func() *policy.Policy { panic("a policy") }},
+		"policy": {
+			Metrics: prometheus.NewRegistry(), Authenticator: known{},
+			Policy: func() *policy.Policy { panic("a policy") },
+		},
 	} {
 		s := New(o)
 		require.Panics(t, func() {
-			s.identify(nil).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil))
+			s.identify(nil).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil))
 		}, name)
 		for _, c := range []*crowd{s.arrivals, s.requests} {
 			require.Empty(t, c.served.by, name)
