@@ -433,7 +433,7 @@ func TestServerRefuses(t *testing.T) {
 		},
 		"a certificate with its key for all": {
 			[][]string{address, ca, {"--cert-file", open("both.pem")}},
-			[]string{"the file of the private key, " + open("both.pem") + ": it is open to others"},
+			[]string{"the file of the private key, " + open("both.pem") + ": it is open to others", "--cert-key-file"},
 		},
 		"no TLS": {
 			[][]string{{"--store", "grpc://" + s.address}},

@@ -194,7 +194,8 @@ func opsPort(ctx context.Context, address string) (net.Listener, error) {
 	var config net.ListenConfig
 	port, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: --ops-listen: %w", secret.ErrUnavailable, err)
+		return nil, secret.WithHint(fmt.Errorf("--ops-listen: %w", err),
+			"if another process has the address, end it or give another --ops-listen")
 	}
 	return port, nil
 }

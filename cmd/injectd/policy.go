@@ -99,8 +99,8 @@ func (a *app) may(args []string) (string, error) {
 	verbs := []policy.Verb{policy.Manage, policy.List, policy.Resolve}
 	at := slices.IndexFunc(verbs, func(v policy.Verb) bool { return v.String() == args[1] })
 	if at < 0 {
-		errs = append(errs, fmt.Errorf("%w: the verb is manage (create, update, delete, import), list or resolve",
-			secret.ErrInvalid))
+		errs = append(errs, secret.WithHint(fmt.Errorf("%w: the verb is manage, list or resolve", secret.ErrInvalid),
+			"create, update, delete and import are manage; get is list"))
 	}
 	scope, err := parseScope(args[2])
 	errs = append(errs, err)

@@ -228,7 +228,9 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 	if err == nil && c.o.KeyFile != "" {
 		key, err = readSecret("private key", c.o.KeyFile, maxFile)
 	} else if err == nil {
-		err = checkFile("private key", c.o.CertFile)
+		if err = checkFile("private key", c.o.CertFile); err != nil { // its hint is for a forgotten flag
+			err = secret.WithHint(err, "if the private key is in a file of its own, give that with --cert-key-file")
+		}
 	}
 	if err != nil {
 		return nil, err

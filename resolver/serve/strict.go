@@ -23,7 +23,9 @@ import (
 var (
 	idMessage   = (&secretpb.SecretIdentifier{}).ProtoReflect().Descriptor()
 	listMessage = (&secretpb.ListSecretsRequest{}).ProtoReflect().Descriptor()
-	ownMessages = injectv1.File_inject_v1_resolve_proto
+	// A declared secret without its misspelt group or key would be another one.
+	declaredMessage = (&injectv1.ResolveRequest{}).ProtoReflect().Descriptor().Fields().ByName("secrets").Message()
+	ownMessages     = injectv1.File_inject_v1_resolve_proto
 )
 
 // scopeFields are the fields that say at which scope a secret is.
@@ -38,7 +40,7 @@ func isScope(d protoreflect.MessageDescriptor) bool {
 // them: a misspelt scope in one of them would be left out as a whole, and their newer clients send
 // the binary form.
 func knowsAll(d protoreflect.MessageDescriptor) bool {
-	return isScope(d) || d.ParentFile() == ownMessages
+	return isScope(d) || d.ParentFile() == ownMessages || d.FullName() == declaredMessage.FullName()
 }
 
 // misspelt returns an error if an unknown field in the JSON b of a message of type d may be one that

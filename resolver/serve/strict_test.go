@@ -84,6 +84,8 @@ func TestMisspeltRequest(t *testing.T) {
 		{"inject.v1.ImportService/Import", `{"at":{"project":"p"},"secrets":[{"name":"A","value":"dg=="}]}`, "at"},
 		{"inject.v1.ImportService/Import", `{"secrets":[{"name":"A","value":"dg=="},{"name":"B","valu":"dg=="}]}`, "valu"},
 		{"inject.v1.ResolveService/Resolve", `{"scop":{"project":"p"},"secrets":[{"key":"A"}]}`, "scop"},
+		{"inject.v1.ResolveService/Resolve", `{"secrets":[{"key":"A"},{"gruop":"g","key":"B"}]}`, "gruop"},
+		{"inject.v1.ResolveService/Resolve", `{"secrets":[{"kye":"A"}]}`, "kye"},
 	} {
 		a := r.ask(c, one.method, one.body)
 		require.Equal(t, http.StatusBadRequest, a.status, a.raw)

@@ -57,6 +57,9 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	var err, err2, err3 error
 	c.cert, err = keep("--cert-file", files.Cert, func(string) error { return nil })
 	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert), keyfile.Check)
+	if err2 != nil && files.Key == "" {
+		err2 = secret.WithHint(err2, "if the private key is in a file of its own, give that with --cert-key-file")
+	}
 	if files.ClientCA != "" {
 		c.clients, err3 = loadClients(ctx, files.ClientCA, files.ClientCRL, log)
 	}

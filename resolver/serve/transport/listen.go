@@ -92,7 +92,8 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 	var config net.ListenConfig
 	port, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("%w: listen: %w", secret.ErrUnavailable, err)
+		return nil, secret.WithHint(fmt.Errorf("--listen: %w", err),
+			"if another process has the address, end it or give another --listen")
 	}
 	if certificates == nil {
 		port = netutil.LimitListener(port, l.Connections)

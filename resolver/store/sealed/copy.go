@@ -181,6 +181,9 @@ func (s *Store) Backup(ctx context.Context, to string) error {
 			}))
 		})
 	}
+	if errors.Is(err, secret.ErrExists) {
+		err = secret.WithHint(err, "a backup replaces no file: give another name, or move that file away")
+	}
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}

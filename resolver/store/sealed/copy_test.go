@@ -103,7 +103,9 @@ func TestBackup(t *testing.T) {
 			}
 		}
 
-		require.ErrorIs(t, s.Backup(t.Context(), to.Path), secret.ErrExists)
+		err = s.Backup(t.Context(), to.Path)
+		require.ErrorIs(t, err, secret.ErrExists)
+		require.Contains(t, secret.Hint(err), "give another name")
 		again, err := os.ReadFile(to.Path)
 		require.NoError(t, err)
 		require.True(t, bytes.Equal(b, again), "the existing backup is not changed")
