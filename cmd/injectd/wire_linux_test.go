@@ -302,8 +302,8 @@ type note struct {
 // sent are the requests of each script, by its folder.
 var sent sync.Map
 
-// verbs are the words of the audit log for methods. Other methods are not logged, because they
-// need no decision.
+// verbs are the words of the audit log for methods. injectd has no other methods: they are answered
+// with "unimplemented" and have no line.
 var verbs = map[string]string{
 	"CreateSecret": "create", "UpdateSecret": "update", "DeleteSecret": "delete", "GetSecret": "get",
 	"ListSecrets": "list", "Import": "import", "Resolve": "resolve", "UserInfo": "whoami", "SelectCluster": "cluster",
@@ -337,6 +337,8 @@ func audited(ts *testscript.TestScript, neg bool, args []string) {
 		want := []line{{Event: "decision", Verb: verb}}
 		switch {
 		case n.code == "unauthenticated": // without credentials: counted, not audited
+			want = nil
+		case verb == "":
 			want = nil
 		case n.identity == "other": // no rule matches it, so its requests are not read
 			want[0].Verb, want[0].Decision = n.method, "denied"
