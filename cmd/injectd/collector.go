@@ -1,7 +1,6 @@
 package main
 
 import (
-	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -16,7 +15,6 @@ const (
 	growRoom    = 32 << 20 // bytes
 	mostGrowth  = 200
 	leastGrowth = 50
-	goDefault   = 100
 	// memoryLimit is what the process takes at most, as Go counts it, while that leaves the heap
 	// leastRoom to grow in. It is for a server under attack, which has more alive than usual: with
 	// leastGrowth alone, garbage would take half as much again. A thousand clients stay below it.
@@ -26,20 +24,21 @@ const (
 	leastRoom = growRoom / 2
 )
 
-// tuneCollector keeps the growth of the heap right as connections come and go. $GOGC and
-// $GOMEMLIMIT have the last word, unless they say what is Go's default: that cannot be told from
-// variables that are not set.
-func tuneCollector() {
-	now := tuning{limit: memoryLimit, growth: mostGrowth}
-	if set := debug.SetMemoryLimit(now.limit); set != math.MaxInt64 {
-		debug.SetMemoryLimit(set)
-		now.limit = 0
+// tuneCollector keeps the growth of the heap right as connections come and go. gogc and limit are
+// $GOGC and $GOMEMLIMIT: Go has set what they say, and they have the last word. "" is none.
+func tuneCollector(gogc, limit string) {
+	var now tuning
+	if limit == "" {
+		now.limit = memoryLimit
+		debug.SetMemoryLimit(now.limit)
 	}
-	if set := debug.SetGCPercent(now.growth); set != goDefault {
-		debug.SetGCPercent(set)
-		now.growth = 0
+	if gogc == "" {
+		now.growth = mostGrowth
+		debug.SetGCPercent(now.growth)
 	}
-	adjustCollector(now)
+	if now != (tuning{}) {
+		adjustCollector(now)
+	}
 }
 
 // A tuning has the settings of the collector that are set. One of 0 is the user's.

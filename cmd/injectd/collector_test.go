@@ -23,12 +23,23 @@ func TestCollector(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool { return growth() == want }, time.Minute, time.Millisecond)
 	}
-	debug.SetGCPercent(50) // as by $GOGC
-	tuneCollector()
-	require.Equal(t, 50, growth())
+	limit := func() int64 { return debug.SetMemoryLimit(-1) }
+	defer debug.SetMemoryLimit(limit())
+	for gogc, percent := range map[string]int{"50": 50, "100": 100} { // 100 is Go's default
+		debug.SetGCPercent(percent) // as Go does
+		tuneCollector(gogc, "off")
+		require.Equal(t, percent, growth())
+		require.Equal(t, int64(math.MaxInt64), limit())
+	}
+	tuneCollector("100", "")
+	require.Equal(t, 100, growth())
+	require.Equal(t, int64(memoryLimit), limit())
+	debug.SetMemoryLimit(math.MaxInt64)
+	tuneCollector("", "off")
+	becomes(mostGrowth)
+	require.Equal(t, int64(math.MaxInt64), limit())
 
-	debug.SetGCPercent(goDefault)
-	tuneCollector()
+	tuneCollector("", "")
 	becomes(mostGrowth)
 	ballast := make([]byte, 100<<20)
 	becomes(leastGrowth)
@@ -39,10 +50,10 @@ func TestCollector(t *testing.T) {
 // What is alive may exceed the memory limit. Then the heap still grows by some MiB between two
 // collections: with a limit that stayed, each few KiB would cause one.
 func TestCollectorOverTheLimit(t *testing.T) {
-	before := debug.SetGCPercent(goDefault)
+	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
-	tuneCollector()
+	tuneCollector("", "")
 	var ballast [][]byte
 	for range 2 * memoryLimit >> 20 {
 		ballast = append(ballast, make([]byte, 1<<20))

@@ -108,7 +108,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}
-	tuneCollector()
+	tuneCollector(f.Found.GoGC, f.Found.GoMemLimit)
 	// Everything that watches a file, and every goroutine, ends with this context.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

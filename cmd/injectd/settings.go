@@ -84,6 +84,8 @@ type settings struct {
 		DataHome   string `env:"XDG_DATA_HOME" help:"the folder of your own store file, inject/secrets.db (default: ~/.local/share)"`
 		ConfigHome string `env:"XDG_CONFIG_HOME" help:"the folder of your own key file, inject/key.txt (default: ~/.config)"`
 		GoDebug    string `env:"GODEBUG" help:"settings of Go's runtime; http2debug is taken away, because it would write tokens and values to stderr"`
+		GoGC       string `env:"GOGC" help:"by how many percent the memory in use may grow before it is collected, instead of the server's own pace"`
+		GoMemLimit string `env:"GOMEMLIMIT" help:"bytes of memory over which Go collects more often, such as 300MiB, or off, instead of the server's own limit"`
 	} `group:"variables of others"`
 }
 
