@@ -16,7 +16,14 @@ import (
 //
 // A form of at least 2*stride+3 bytes has a second piece, one stride behind the first. Both
 // must be in the table: words that a text shares with a form by chance, such as digits,
-// seldom come in such pairs. After a hit, the first bytes of the text at each of the stride
+// seldom come in such pairs.
+//
+// Of a form that may be wrapped (wrap.go), the text may have the first minPiece bytes alone.
+// So if there is such a form, m is at most minPiece, and a lone piece is enough. If there are
+// many forms, lone pieces would be everywhere: then the stride is pairStride, with which
+// minPiece bytes have two pieces.
+//
+// After a hit, the first bytes of the text at each of the stride
 // places where the form may begin are looked up in a second table. Only if they are there,
 // the automaton is asked.
 type filter struct {
@@ -26,7 +33,9 @@ type filter struct {
 	// second ones. A form belongs to one group, so the bits of its two pieces agree.
 	// The last bit of the low half stands for the forms that are too short for a second
 	// piece; the last bit of the high half is always set, so that it agrees with them.
+	// If lone is true, each bit stands for pieces at offsets with that remainder by 8 instead.
 	pieces []byte
+	lone   bool
 	// heads has a bit for each hash of the first bytes of a form, 8 or fewer.
 	heads     []uint64
 	headShift uint
@@ -64,6 +73,12 @@ const (
 	crowded = 4
 
 	bitsPerHead = 64 // so one in 64 of other heads passes
+
+	// Lone pieces need more room: eight places are looked at together, and each may be a hit.
+	// With 64, ten values are searched for at 0.75 of the speed.
+	roomyLone  = 128
+	maxLone    = large / roomyLone
+	pairStride = (minPiece - pieceLen + 1) / 2
 )
 
 // newFilter returns the filter of sorted forms.
@@ -72,32 +87,37 @@ func newFilter(forms []sortable) *filter {
 	m := maxShortest
 	for _, s := range forms {
 		m = min(m, len(s.form.bytes))
+		f.lone = f.lone || wrappable(s.form.bytes)
+	}
+	if f.lone {
+		m = min(m, minPiece)
 	}
 	if m < pieceLen {
 		return f
 	}
 	f.stride = m - pieceLen + 1
-
-	heads, pieces := 0, 0
-	f.each(forms, func(_ []byte, from, to int, isNew bool) {
-		pieces += to - from
-		if isNew {
-			heads++
-		}
-	})
-	if roomy*pieces > small {
-		pieces = f.distinct(forms)
+	f.lone = f.lone && f.long() > minPiece
+	heads, pieces := f.count(forms)
+	if f.lone && pieces > maxLone {
+		f.lone, f.stride = false, pairStride
+		heads, pieces = f.count(forms)
 	}
-	size := huge
+	size, each := huge, roomy
+	if f.lone {
+		each = roomyLone
+	}
 	switch {
-	case roomy*pieces <= small:
+	case each*pieces <= small:
 		size = small
-	case roomy*pieces <= medium:
+	case each*pieces <= medium:
 		size = medium
-	case crowded*pieces <= large:
+	case crowded*pieces <= large, f.lone:
 		size = large
 	}
 	f.pieces = bytes.Repeat([]byte{always}, size)
+	if f.lone {
+		clear(f.pieces)
+	}
 	shift := 33 - bits.Len(uint(size))
 
 	size = tableSize(max(bitsPerHead*heads, 64))
@@ -115,7 +135,10 @@ func newFilter(forms []sortable) *filter {
 		}
 		for i := from; i < to; i++ {
 			bit := group
-			if i >= f.stride {
+			switch {
+			case f.lone:
+				bit = 1 << (i % 8)
+			case i >= f.stride:
 				bit <<= second
 			}
 			f.pieces[binary.LittleEndian.Uint32(form[i:])*pieceHash>>shift] |= bit
@@ -150,6 +173,20 @@ func (f *filter) distinct(forms []sortable) (n int) {
 // long is the least length of a form that has two pieces wherever it is in a text.
 func (f *filter) long() int { return 2*f.stride + pieceLen - 1 }
 
+// count returns about how many different first bytes and pieces the forms have.
+func (f *filter) count(forms []sortable) (heads, pieces int) {
+	f.each(forms, func(_ []byte, from, to int, isNew bool) {
+		pieces += to - from
+		if isNew {
+			heads++
+		}
+	})
+	if roomy*pieces > small {
+		pieces = f.distinct(forms)
+	}
+	return heads, pieces
+}
+
 // each calls do for each form. The pieces at the offsets below from are those of the form
 // before it, and are left out. isNew reports whether the first 8 bytes differ from those of
 // the form before it.
@@ -158,7 +195,10 @@ func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew
 	for _, s := range forms {
 		form, from, to := s.form.bytes, 0, f.stride
 		shared := sharedPrefix(last, form)
-		if len(form) >= f.long() {
+		switch {
+		case f.lone:
+			from = min(to, max(0, shared-pieceLen+1))
+		case len(form) >= f.long():
 			// If the form before it was too short, the shared pieces are in the table as
 			// single, and need no second piece.
 			to *= 2
@@ -174,10 +214,19 @@ func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew
 func (f *filter) next(text []byte, i int) int {
 	switch len(f.pieces) {
 	case small:
+		if f.lone {
+			return searchLone((*[small]byte)(f.pieces), f, text, i)
+		}
 		return search((*[small]byte)(f.pieces), f, text, i)
 	case medium:
+		if f.lone {
+			return searchLone((*[medium]byte)(f.pieces), f, text, i)
+		}
 		return search((*[medium]byte)(f.pieces), f, text, i)
 	case large:
+		if f.lone {
+			return searchLone((*[large]byte)(f.pieces), f, text, i)
+		}
 		return search((*[large]byte)(f.pieces), f, text, i)
 	case huge:
 		return search((*[huge]byte)(f.pieces), f, text, i)
@@ -246,6 +295,43 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 	return f.head(text, max(i, p-2*step+1), p-step) // the second piece cannot be seen
 }
 
+// searchLone is search for a table of lone pieces.
+func searchLone[T [small]byte | [medium]byte | [large]byte](pieces *T, f *filter, text []byte, i int) int {
+	shift := 33 - bits.Len(uint(len(*pieces)))
+	step := f.stride
+	d1, d2, d3, d4 := step&mask, 2*step&mask, 3*step&mask, 4*step&mask
+	d5, d6, d7 := 5*step&mask, 6*step&mask, 7*step&mask
+	p := i + step - 1
+	for p+mask+pieceLen <= len(text) {
+		w := (*[mask + pieceLen]byte)(text[p:])
+		a0 := (*pieces)[binary.LittleEndian.Uint32(w[0:4])*pieceHash>>shift]
+		a1 := (*pieces)[binary.LittleEndian.Uint32(w[d1:d1+4])*pieceHash>>shift]
+		a2 := (*pieces)[binary.LittleEndian.Uint32(w[d2:d2+4])*pieceHash>>shift]
+		a3 := (*pieces)[binary.LittleEndian.Uint32(w[d3:d3+4])*pieceHash>>shift]
+		a4 := (*pieces)[binary.LittleEndian.Uint32(w[d4:d4+4])*pieceHash>>shift]
+		a5 := (*pieces)[binary.LittleEndian.Uint32(w[d5:d5+4])*pieceHash>>shift]
+		a6 := (*pieces)[binary.LittleEndian.Uint32(w[d6:d6+4])*pieceHash>>shift]
+		a7 := (*pieces)[binary.LittleEndian.Uint32(w[d7:d7+4])*pieceHash>>shift]
+		if a0|a1|a2|a3|a4|a5|a6|a7 != 0 {
+			for k, a := range [...]byte{a0, a1, a2, a3, a4, a5, a6, a7} {
+				if at := p + k*step; a != 0 {
+					if from := f.headOf(a, text, max(i, at-step+1), at); from <= at {
+						return from
+					}
+				}
+			}
+		}
+		p += 8 * step
+	}
+	for ; p+pieceLen <= len(text); p += step { // the rest of the text
+		a := (*pieces)[binary.LittleEndian.Uint32(text[p:])*pieceHash>>shift]
+		if from := f.headOf(a, text, max(i, p-step+1), p); from <= p {
+			return from
+		}
+	}
+	return max(i, p-step+1)
+}
+
 // head returns the first place between from and to where the first bytes of a form may be,
 // or which is too near to the end of the text to tell; to+1 if there is none.
 func (f *filter) head(text []byte, from, to int) int {
@@ -259,6 +345,16 @@ func (f *filter) head(text []byte, from, to int) int {
 		}
 	}
 	return from
+}
+
+// headOf is head for a lone piece at to, whose byte of the table is a.
+func (f *filter) headOf(a byte, text []byte, from, to int) int {
+	for ; a != 0 && from <= to; from++ {
+		if a>>((to-from)%8)&1 != 0 && f.head(text, from, from) == from {
+			return from
+		}
+	}
+	return to + 1
 }
 
 func (f *filter) hash(head uint64) uint64 {

@@ -24,17 +24,19 @@
 //
 // # What is not
 //
-// Only contiguous bytes are matched. A value with a colour code inside passes, and so does
-// one that is reversed, compressed, encrypted, printed one character a line, or split
-// between two streams. Masking guards against accidents.
+// Only contiguous bytes are matched, and forms of 32 bytes or more that a program has wrapped, with
+// line ends, margins and colour codes between pieces of 16 bytes or more: each piece is a run then
+// (wrap.go). A value with a colour code inside a line passes, and so does one that is reversed,
+// compressed, encrypted, printed one character a line, or split between two streams. Masking
+// guards against accidents.
 //
 // # How it works
 //
 // A filter rules out most of a text without looking at each byte (filter.go). An automaton
 // searches the rest (trie.go). The [Writer] moves between the two, holds back what may
 // begin a form, and writes (writer.go). The filter looks at 4 bytes in every stride, which
-// is the length of the shortest form minus 3, and at most 17: so values of 20 bytes cost
-// less than values of 6. The number of values matters only because the tables leave the
+// is the length of the shortest form minus 3, and at most 13, so values of 16 bytes cost
+// less than values of 6; 17, if no form can be wrapped. The number of values matters only because the tables leave the
 // caches of the processor. In the worst case a byte costs one step of the automaton, and
 // the time is linear in the length of the text. Package redacttest has the plain rule to
 // which the tests hold all of this; docs/explanation/benchmarks.md has the figures.

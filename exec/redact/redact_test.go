@@ -301,6 +301,9 @@ func TestLargeSets(t *testing.T) {
 			var text []byte
 			for len(text) < length {
 				form := all[random.IntN(len(all))].Value
+				if bytes.IndexByte(form, '\n') >= 0 {
+					continue // it may be another form with a line break inside, which the plain automaton does not find
+				}
 				switch random.IntN(4) {
 				case 0:
 					text = append(text, form...)

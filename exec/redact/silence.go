@@ -93,7 +93,7 @@ func (w *Writer) silence() {
 	if err != nil || held == w.shown {
 		return // in the latter case a Write came first
 	}
-	if !w.a.mayShow(w.state, long) {
+	if !w.mayShow(long) {
 		if !long {
 			w.long, w.armed = true, true
 			w.timer.Reset(longSilence - shortSilence)
@@ -113,20 +113,38 @@ func (w *Writer) silence() {
 	}
 }
 
-// mayShow reports whether the prefix of a form that s stands for may be shown, and all of its
-// suffixes that are prefixes of forms, too.
-func (a *automaton) mayShow(s state, long bool) bool {
-	for ; s.depth > shortLimit; s = fail(a.link(s.node)) {
-		segment, _ := slices.BinarySearch(a.last, s.node)
-		for i := segment; i < len(a.ids); i++ {
-			id := a.ids[i]
-			length, nodes := a.lengths[id], a.last[i]-a.start(int32(i))+1 //nolint:gosec // a segment
-			if i > segment && length-nodes < s.depth {
-				break // the forms from here on do not begin with the prefix
-			}
-			if length > s.depth && s.depth > a.forms[id].limit(length, long) {
-				return false
-			}
+// mayShow reports whether what is held back may be shown: the prefix of a form that the state
+// stands for, all of its suffixes that are prefixes of forms, and what has been seen of wrapped
+// forms. If that is a form itself, it is masked: showing it tells nothing of a longer one.
+func (w *Writer) mayShow(long bool) bool {
+	for _, f := range w.folds {
+		if !f.whole && !w.a.within(f.s, long, true) {
+			return false
+		}
+	}
+	for s := w.state; s.depth > shortLimit; s = fail(w.a.link(s.node)) {
+		if !w.a.within(s, long, false) {
+			return false
+		}
+	}
+	return true
+}
+
+// within reports whether the prefix that s stands for may be shown of each form that begins with
+// it, or of each that may be wrapped.
+func (a *automaton) within(s state, long, wrapped bool) bool {
+	segment, _ := slices.BinarySearch(a.last, s.node)
+	for i := segment; i < len(a.ids); i++ {
+		id := a.ids[i]
+		length, nodes := a.lengths[id], a.last[i]-a.start(int32(i))+1 //nolint:gosec // a segment
+		if i > segment && length-nodes < s.depth {
+			break // the forms from here on do not begin with the prefix
+		}
+		if wrapped && (length < minWrapped || a.trie.next[a.last[i]]&wraps == 0) {
+			continue
+		}
+		if length > s.depth && s.depth > a.forms[id].limit(length, long) {
+			return false
 		}
 	}
 	return true

@@ -30,7 +30,7 @@ type form struct {
 // 1.8 times with 100, and 2.3 times with 10000; with one value of 64 KiB it takes 80 ms more.
 type trie struct {
 	// next has, by node, the label of its first child, which is the next node, and the
-	// flags branch, ends, leaf and root.
+	// flags branch, ends, leaf, root, gaps and wraps.
 	next  []uint16
 	first [256]int32 // the children of the root, 0 for none
 	// A segment is the nodes that one form adds, up to that of its last byte. last and
@@ -63,6 +63,8 @@ const (
 	ends                            // a form ends here: the whole prefix, or a suffix of it
 	leaf                            // it has no child, so there is no label
 	root                            // it is the root, whose children are in first, so there is no label
+	gaps                            // its first child has a label that a gap may begin with; see wrap.go
+	wraps                           // a form that may be wrapped goes through it
 )
 
 // A link of a node is the state of the longest proper suffix of its prefix: the node (31
@@ -124,22 +126,33 @@ func newTrie(sorted []sortable, n int) *trie {
 		case 0:
 			t.first[p[shared]] = node
 		case node - 1:
-			t.next[parent] = t.next[parent]&^leaf | uint16(p[shared])
+			t.next[parent] = t.next[parent]&^leaf | edgeTo(p[shared])
 		default:
 			t.next[parent] |= branch
 			t.insert(int32(k))
 		}
 
 		for _, b := range p[shared+1:] {
-			t.next = append(t.next, uint16(b))
+			t.next = append(t.next, edgeTo(b))
 		}
 		t.next = append(t.next, leaf|ends)
 		path = append(path, place{node, int32(shared) + 1}) //nolint:gosec // see size
 		t.last[k] = int32(len(t.next)) - 1                  //nolint:gosec // see size
 		t.ids[k], t.lengths[s.id] = s.id, int32(len(p))     //nolint:gosec // see size
 		last = p
+		if wrappable(p) {
+			t.markWrapped(k)
+		}
 	}
 	return t
+}
+
+// edgeTo returns what next has of a first child with the label b.
+func edgeTo(b byte) uint16 {
+	if gapByte[b] {
+		return uint16(b) | gaps
+	}
+	return uint16(b)
 }
 
 // mark sets ends at the nodes where a form ends inside another one. It is called once,

@@ -26,6 +26,7 @@ type Writer struct {
 	mu    sync.Mutex
 	a     *automaton
 	state state
+	folds []fold // what may be wrapped forms; see wrap.go
 	// need is how many bytes the automaton must walk before the filter is tried again.
 	need int
 	// buf[begin:] is what is held back: the longest suffix of the stream that may begin a
@@ -54,7 +55,8 @@ type Find struct {
 // been written already, because the run began before the text.
 type run struct {
 	start, end int
-	form       int32 // the one that begins first
+	form       int32 // the one that begins first, the longest of those
+	until      int   // the end of it, or of its piece
 	shown      bool
 }
 
@@ -165,11 +167,18 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 	from := held
 	if a := w.r.automaton(); a != w.a {
 		// Values were added. Search what is held back again: it may begin a new one.
-		from, w.a, w.state = 0, a, state{}
+		from, w.a, w.state, w.folds = 0, a, state{}, w.folds[:0]
 		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
 	}
 	w.search(text, from)
 	decided = len(text) - int(w.state.depth)
+	if len(w.folds) > 0 {
+		w.follow(text)
+		for _, f := range w.folds {
+			decided = min(decided, f.begin)
+		}
+		w.rebase(decided)
+	}
 	if err := w.emit(text, decided); err != nil {
 		return decided, err
 	}
@@ -212,11 +221,16 @@ func (w *Writer) search(text []byte, from int) {
 func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 	next := t.next
 	began, node, alive := i, int(s.node), i-int(s.depth)
+	met := -1 // where folds have begun
 	for i < len(text) {
+		if i-alive >= minPiece && gapByte[text[i]] && i != met {
+			met = i
+			w.meet(text, i, state{int32(node), int32(i - alive)}) //nolint:gosec // below maxNodes
+		}
 		switch b, n := uint16(text[i]), next[node]; {
-		case n&^(branch|ends) == b:
-			// The text follows one form, up to a node where a form ends.
-			for i, node = i+1, node+1; i < len(text) && next[node]&^branch == uint16(text[i]); i++ {
+		case n&^(branch|ends|wraps|gaps) == b:
+			// The text follows one form, up to a node where a form ends or a gap may begin.
+			for i, node = i+1, node+1; i < len(text) && next[node]&^(branch|wraps) == uint16(text[i]); i++ {
 				node++
 			}
 			if next[node]&ends != 0 {
@@ -251,7 +265,7 @@ func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
 	s := state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
 	t.link(s.node)                            // makes outs of the node, too
 	form := t.outs[s.node].Load()
-	w.cover(run{start: i - int(t.lengths[form]), end: i, form: form})
+	w.cover(run{start: i - int(t.lengths[form]), end: i, form: form, until: i})
 	// A form that is not the beginning of a longer one is over: go on with its suffixes, so
 	// that its bytes are not held back.
 	for t.next[s.node]&leaf != 0 {
@@ -260,17 +274,26 @@ func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
 	return int(s.node), i - int(s.depth)
 }
 
-// cover adds the run of a form that ends at the current byte. It merges runs that touch.
+// cover adds the run of a form, or of a piece of it. It merges runs that touch.
 func (w *Writer) cover(r run) {
-	for n := len(w.runs); n > 0 && r.start <= w.runs[n-1].end; n = len(w.runs) {
+	behind := len(w.runs)
+	for behind > 0 && w.runs[behind-1].start > r.end {
+		behind--
+	}
+	n := behind
+	for ; n > 0 && r.start <= w.runs[n-1].end; n-- {
 		last := w.runs[n-1]
-		w.runs = w.runs[:n-1]
 		r.end = max(r.end, last.end) // the run may be known already: see mask
-		if last.shown || last.start < r.start {
-			r.start, r.form, r.shown = last.start, last.form, last.shown
+		if last.shown || last.start < r.start ||
+			last.start == r.start && (last.until > r.until || last.until == r.until && last.form < r.form) {
+			r.start, r.form, r.until, r.shown = last.start, last.form, last.until, last.shown
 		}
 	}
-	w.runs = append(w.runs, r)
+	if behind == len(w.runs) {
+		w.runs = append(w.runs[:n], r)
+	} else {
+		w.runs = slices.Replace(w.runs, n, behind, r)
+	}
 }
 
 // emit writes text[:decided] in one write, with its runs masked and without what a silence
@@ -281,7 +304,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 	out, begin, kept := w.out[:0], at, 0
 	for _, r := range w.runs {
 		if r.start >= decided || at == decided && !r.shown {
-			r.start, r.end = r.start-decided, r.end-decided
+			r.start, r.end, r.until = r.start-decided, r.end-decided, r.until-decided
 			w.runs[kept] = r
 			kept++
 			continue
@@ -309,7 +332,7 @@ func (w *Writer) emit(text []byte, decided int) error {
 		at = end
 		// What is not decided may extend the run, whose mask has been written now.
 		if r.end >= decided {
-			w.runs[kept] = run{0, r.end - decided, r.form, true}
+			w.runs[kept] = run{end: r.end - decided, form: r.form, shown: true}
 			kept++
 		}
 	}

@@ -99,7 +99,8 @@ type Form struct {
 //     numbers of fewer than 8 bytes.
 //   - Parts of a value, except lines, and what it decodes to: package parts finds them.
 //   - A value with anything inside, such as a colour code, a margin, or a line break where
-//     it had none (fold, util.inspect of a long value, a list of numbers in columns).
+//     it had none (fold, util.inspect of a long value, a list of numbers in columns). Package
+//     redact finds a long form that a program has wrapped.
 //   - Dumps of xxd, hexdump and od, which break a value at each 16 bytes and have words of two
 //     bytes, octal numbers and text beside them: each layout would take four bytes for each of
 //     the value, and only a dump that begins with the value would be found.

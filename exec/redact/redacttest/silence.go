@@ -1,6 +1,9 @@
 package redacttest
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // Live is a live stream by the plain rule. At a silence every byte is decided, if of each pattern
 // that the text before it may end within, no more than a limit of bytes is there. A byte that is
@@ -16,8 +19,9 @@ type Live struct {
 	fates []fate // of the bytes that are decided
 }
 
-// occurrence is text[start:end], which equals a pattern.
-type occurrence struct{ start, end, pattern int }
+// occurrence is text[start:end], which equals a pattern or a piece of one that is wrapped. when is
+// the length of the text that had all of the pattern.
+type occurrence struct{ start, end, pattern, when int }
 
 // fate is when a byte was decided, whether at a silence, and whether it is masked.
 type fate struct {
@@ -31,8 +35,15 @@ func (l *Live) Write(text []byte) {
 		l.text = append(l.text, b)
 		for n, p := range l.Patterns {
 			if len(p.Value) > 0 && bytes.HasSuffix(l.text, p.Value) {
-				l.found = append(l.found, occurrence{len(l.text) - len(p.Value), len(l.text), n})
+				l.found = append(l.found, occurrence{len(l.text) - len(p.Value), len(l.text), n, len(l.text)})
 			}
+			wrapped(l.text, p.Value, func(w pieces) {
+				if !w.more && w.at[len(w.at)-1][1] == len(l.text) {
+					for _, piece := range w.at {
+						l.found = append(l.found, occurrence{piece[0], piece[1], n, len(l.text)})
+					}
+				}
+			})
 		}
 		l.decide(len(l.text)-l.begun(nil), false)
 	}
@@ -70,8 +81,23 @@ func (l *Live) begun(do func(p Pattern, n int)) (longest int) {
 				}
 			}
 		}
+		wrapped(l.text, p.Value, func(w pieces) {
+			if w.more {
+				longest = max(longest, len(l.text)-w.at[0][0])
+				if do != nil && !l.whole(p.Value[:w.n], len(w.at)) {
+					do(p, w.n)
+				}
+			}
+		})
 	}
 	return longest
+}
+
+// whole reports whether the beginning of a pattern, in so many pieces, is a pattern itself. Then
+// it is masked, and tells nothing of the longer one.
+func (l *Live) whole(beginning []byte, pieces int) bool {
+	return (pieces == 1 || len(beginning) >= wrapLeast) &&
+		slices.ContainsFunc(l.Patterns, func(p Pattern) bool { return bytes.Equal(p.Value, beginning) })
 }
 
 // Output returns what has been written.
@@ -92,15 +118,16 @@ func (l *Live) Output() []byte {
 	return out
 }
 
-// first returns the pattern that begins first, and is the longest of those, in the run around
-// byte i of the occurrences that end behind after, and not behind now.
+// first returns the pattern that begins first, and is the longest and first of those, in the run around
+// byte i of the occurrences that were complete behind after, and not behind now.
 func (l *Live) first(i, after, now int) int {
 	best := occurrence{start: i, end: i, pattern: -1}
 	for again := true; again; {
 		again = false
 		for _, o := range l.found {
-			earlier := o.start < best.start || o.start == best.start && o.end > best.end
-			if o.end > after && o.end <= now && o.start <= i && o.end >= best.start && earlier {
+			earlier := o.start < best.start || o.start == best.start &&
+				(o.end > best.end || o.end == best.end && o.pattern < best.pattern)
+			if o.when > after && o.when <= now && o.start <= i && o.end >= best.start && earlier {
 				best, again = o, true
 			}
 		}
