@@ -21,7 +21,7 @@ const (
 	maxCode    = 32 // bytes of an SGR code
 	// maxFolds is how many folds a text may be in at a time, which bounds the time for a byte. More
 	// than a few need a value that repeats itself, and a text that repeats it.
-	maxFolds = 32
+	maxFolds = 256
 )
 
 // gapByte says of a byte whether a gap may begin with it.

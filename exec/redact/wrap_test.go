@@ -225,7 +225,7 @@ func TestWrappedSilences(t *testing.T) {
 func TestWrappedRepeats(t *testing.T) {
 	for _, n := range []int{40, 1000, 60_000} {
 		r := redact.New(6, values(strings.Repeat("a", n)+"b")...)
-		text := strings.Repeat(strings.Repeat("a", 100)+" \u2502\n\u2502 ", 3000)
+		text := strings.Repeat(strings.Repeat("a", 100)+" \u2502\n\u2502 ", 300)
 		require.True(t, text == masked(t, r, text, text)[len(text):], "something is lost")
 	}
 }
