@@ -86,17 +86,41 @@ type Scanner struct {
 	// a file.
 	Read func(n int)
 
-	in *content.Inspector // made by the first call of Mask
+	in *content.Inspector // made by the first call of inspect
 }
 
-// Check finds the values in f, and changes nothing.
+// Check finds the values in f, also in archives and compressed files, and changes nothing. Offsets
+// of finds in a member of an archive count in the member. A file that cannot be searched completely
+// is an error.
 func (s *Scanner) Check(ctx context.Context, f File) error {
 	r, err := os.Open(f.Path)
 	if err != nil {
 		return err
 	}
 	defer r.Close() //nolint:errcheck // read only
-	return s.Copy(ctx, f, r, io.Discard)
+	if info, err := r.Stat(); err != nil {
+		return err
+	} else if !info.Mode().IsRegular() { // a pipe cannot be read twice
+		return s.Copy(ctx, f, r, io.Discard)
+	}
+	seen, err := s.inspect(ctx, r, func(find redact.Find) {
+		if s.Found != nil {
+			s.Found(f, find)
+		}
+	})
+	if err == nil && seen.Unchecked {
+		err = fmt.Errorf("%s: it may hold values", seen.Why)
+	}
+	return err
+}
+
+// inspect inspects r and calls found for each value in it.
+func (s *Scanner) inspect(ctx context.Context, r *os.File, found func(redact.Find)) (content.Content, error) {
+	if s.in == nil {
+		s.in = content.NewInspector(s.Redactor)
+	}
+	s.in.Read, s.in.Found = s.Read, found
+	return inspectFile(ctx, s.in, r)
 }
 
 // Copy copies r to w with its values masked byte by byte, whatever the form of r. f names r in
@@ -192,13 +216,8 @@ func (s *Scanner) mask(ctx context.Context, f File, dir, r *os.File, unwritten f
 	if err != nil {
 		return err
 	}
-	if s.in == nil {
-		s.in = content.NewInspector(s.Redactor)
-	}
-
 	var finds []redact.Find // reported only after the file has been masked
-	s.in.Read, s.in.Found = s.Read, func(find redact.Find) { finds = append(finds, find) }
-	seen, err := inspectFile(ctx, s.in, r)
+	seen, err := s.inspect(ctx, r, func(find redact.Find) { finds = append(finds, find) })
 	switch {
 	case err != nil:
 		return err
