@@ -112,7 +112,7 @@ func TestWrapped(t *testing.T) {
 			require.NoError(t, l.w.Close())
 		})
 	}
-	require.Greater(t, wrapped, rounds/4)
+	require.Greater(t, wrapped, rounds/10)
 }
 
 // TestWrappedByPrograms: values that programs wrap at the width of a terminal are masked, in plain
