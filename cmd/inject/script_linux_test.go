@@ -531,7 +531,8 @@ func TestProgress(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(dir+"/file", bytes.Repeat([]byte("x"), 3000), 0o600))
 	require.NoError(t, unix.Mkfifo(dir+"/fifo", 0o600))
-	cmd := command(dir, "redact", "--mask", "visible-text", "--check", dir+"/file", dir+"/fifo")
+	cmd := command(dir, "redact", "--check", dir+"/file", dir+"/fifo")
+	cmd.Env = append(cmd.Env, "INJECT_MASK=visible-text")
 	tty := startOnTerminal(t, cmd, &pty.Winsize{Rows: 20, Cols: 50})
 	fifo, err := os.OpenFile(dir+"/fifo", os.O_WRONLY, 0) // inject is reading the fifo now
 	require.NoError(t, err)
