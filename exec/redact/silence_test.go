@@ -78,7 +78,7 @@ func (l *live) check() {
 func TestSilences(t *testing.T) {
 	rounds := 10_000
 	if testing.Short() {
-		rounds = 1000
+		rounds = 300
 	}
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
