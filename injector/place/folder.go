@@ -33,17 +33,16 @@ const (
 // link to the one in the folder, as the files of a Kubernetes volume are. The run holds a lock on
 // the folder as long as it lives: a folder without a lock is left from a run that was killed.
 //
-// Its files are written, and removed at the end, through in, and the links through at and base: see
-// own.go.
+// Its files are written, and removed at the end, through in, and the links through above: see own.go.
 type folder struct {
 	path    string
-	base    *os.Root // the folder that holds it
-	in      *os.Root // the folder itself
-	lock    *os.File // the same, locked
-	appears string   // the folder in which files declared without a path appear
-	at      *os.Root // the same; nil if it is the private folder
-	links   []string // paths of links into the folder
-	made    []made   // folders above appears that this run made, outermost first
+	base    *os.Root            // the folder that holds it
+	in      *os.Root            // the folder itself
+	lock    *os.File            // the same, locked
+	appears string              // the folder in which files declared without a path appear
+	above   map[string]*os.Root // the folders that links were made in, by their path
+	links   []string            // paths of links into the folder
+	made    []made              // folders above appears that this run made, outermost first
 }
 
 // absolute returns dir as an absolute path, or dir itself if the working folder is gone.
@@ -78,13 +77,15 @@ func bases(filesDir string) []string {
 // newFolder makes a private folder for files that appear in filesDir, which may be "" as in
 // [Target]. It first removes the folders that killed runs left.
 func newFolder(filesDir string, log hclog.Logger) (*folder, error) {
-	f := &folder{appears: appearsIn(filesDir)}
+	f := &folder{appears: appearsIn(filesDir), above: map[string]*os.Root{}}
 	if f.appears != "" {
+		var at *os.Root
 		var err error
-		if f.at, f.made, err = openAll(f.appears); err != nil {
+		if at, f.made, err = openAll(f.appears); err != nil {
 			removeMade(f.made)
 			return nil, cannotPlace(err)
 		}
+		f.above[f.appears] = at
 	}
 	all := bases(f.appears)
 	sweep(all, log)
@@ -248,13 +249,19 @@ func (f *folder) link(file, path string) error {
 	})
 }
 
-// beside calls do with the folder of path and the name in it. It is the folder that was open from
-// the start if path is in that.
+// beside calls do with the folder of path and the name in it. A folder is opened once and stays open,
+// so that a link is removed from where it was made, even if the folder has been moved.
 func (f *folder) beside(path string, do func(dir *os.Root, name string) error) error {
-	if f.at != nil && filepath.Dir(path) == f.appears {
-		return do(f.at, filepath.Base(path))
+	dir := filepath.Dir(path)
+	at := f.above[dir]
+	if at == nil {
+		var err error
+		if at, err = openRoot(dir); err != nil {
+			return err
+		}
+		f.above[dir] = at
 	}
-	return beside(path, do)
+	return do(at, filepath.Base(path))
 }
 
 func beside(path string, do func(dir *os.Root, name string) error) error {
@@ -304,7 +311,10 @@ func (f *folder) remove() error {
 
 // close closes what is open, and so unlocks the folder.
 func (f *folder) close() {
-	for _, root := range []*os.Root{f.at, f.base, f.in} {
+	for _, root := range f.above {
+		_ = root.Close()
+	}
+	for _, root := range []*os.Root{f.base, f.in} {
 		if root != nil {
 			_ = root.Close()
 		}

@@ -313,7 +313,7 @@ func leave(t *testing.T, private, dir string) {
 	require.NoError(t, err)
 	defer in.Close() //nolint:errcheck // a folder
 	require.NoError(t, mark(in))
-	f := &folder{path: private, in: in, appears: dir}
+	f := &folder{path: private, in: in, appears: dir, above: map[string]*os.Root{}}
 	_, err = f.place(secret.Declaration{Key: "K", Mount: secret.File}, nil)
 	require.NoError(t, err)
 }
@@ -352,7 +352,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 		}
 		runs.Go(func() {
 			for range rounds {
-				f := &folder{appears: dir}
+				f := &folder{appears: dir, above: map[string]*os.Root{}}
 				if err := f.makeIn(base); err != nil {
 					t.Error(err)
 					return
@@ -381,4 +381,49 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(base, folderPrefix+"*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// Only links of root and of this user are followed on the way to a folder, wherever they stand.
+func TestLinksOnTheWay(t *testing.T) {
+	harness.NeedRoot(t)
+	dir := t.TempDir()
+	deep := filepath.Join(dir, "real", "deep")
+	require.NoError(t, os.MkdirAll(deep, 0o755))
+	for _, c := range []struct {
+		name, target string
+		foreign      bool
+		err          string
+	}{
+		{name: "absolute", target: filepath.Join(dir, "real")},
+		{name: "relative", target: "real/../real/."},
+		{name: "to a link of root", target: "absolute"},
+		{name: "foreign", target: filepath.Join(dir, "real"), foreign: true, err: "belongs to another user"},
+		{name: "to a foreign link", target: "foreign/.", err: "belongs to another user"},
+		{name: "to itself", target: "to itself", err: "too many levels"},
+		{name: "to nothing", target: "nothing", err: "no such file"},
+	} {
+		link := filepath.Join(dir, c.name)
+		require.NoError(t, os.Symlink(c.target, link))
+		if c.foreign {
+			require.NoError(t, os.Lchown(link, 65534, 65534))
+		}
+		for _, path := range []string{link, link + "//deep/", filepath.Join(link, "deep")} {
+			root, err := openRoot(path)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err, path)
+				continue
+			}
+			require.NoError(t, err, path)
+			want, err := os.Stat(path)
+			require.NoError(t, err)
+			is, err := root.Stat(".")
+			require.NoError(t, err)
+			require.True(t, os.SameFile(want, is), path)
+			require.NoError(t, root.Close())
+		}
+	}
+	t.Chdir(dir)
+	root, err := openRoot("real/deep")
+	require.NoError(t, err)
+	require.NoError(t, root.Close())
 }

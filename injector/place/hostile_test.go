@@ -72,6 +72,10 @@ func TestHostileProcess(t *testing.T) {
 		f, err := newFolder(filepath.Join(volume, "sub", "deep"), hclog.NewNullLogger())
 		if err == nil {
 			_, err = f.place(secret.Declaration{Key: "RUN", Mount: secret.File}, []byte(value))
+			at := secret.Declaration{Key: "AT", Mount: secret.File, Path: filepath.Join(volume, "sub", "AT")}
+			if _, err2 := f.place(at, []byte(value)); err == nil {
+				err = err2
+			}
 			_ = f.remove() // it may have to leave a folder that was moved, not what is in it
 		}
 		count(err, &ran)

@@ -21,10 +21,24 @@ import (
 // whatever its name and owner are. No secret's file has this name, since no key begins with a dot.
 const markFile = "..inject"
 
-var errNotOwn = errors.New("another process has replaced it, or its file system does not keep owners and modes")
+var (
+	errNotOwn      = errors.New("another process has replaced it, or its file system does not keep owners and modes")
+	errForeignLink = errors.New("a link on the way belongs to another user, who could have it lead anywhere")
+)
 
-// openRoot opens the folder dir. Without the dot, a pipe at dir would keep it waiting for a writer.
-func openRoot(dir string) (*os.Root, error) { return os.OpenRoot(dir + "/.") }
+// openRoot opens the folder dir, unless a link on the way to it is another user's: as root we would
+// change whatever folder it leads to. Those of root and of this user are the operator's. Without
+// the dot, a pipe at dir would keep it waiting for a writer.
+func openRoot(dir string) (*os.Root, error) {
+	root, err := os.OpenRoot(dir + "/.")
+	if err != nil {
+		return nil, err
+	}
+	if err := isReached(dir, root); err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "open", Path: dir, Err: err}, root.Close())
+	}
+	return root, nil
+}
 
 // openOwn opens the folder called name in root, if this user made it and nobody else can write it.
 func openOwn(root *os.Root, name string) (*os.Root, error) {
@@ -151,8 +165,8 @@ type made struct {
 }
 
 // openAll opens the folder dir. It makes dir and those above it that are missing, which other
-// users may read whatever the umask, and returns what it made, outermost first. Links above a
-// folder that is there are followed, as the operator may have put them.
+// users may read whatever the umask, and returns what it made, outermost first. Links are followed
+// as by openRoot.
 func openAll(dir string) (root *os.Root, all []made, err error) {
 	root, err = openRoot(dir)
 	if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
@@ -172,7 +186,7 @@ func openAll(dir string) (root *os.Root, all []made, err error) {
 		}
 		return root, all, err
 	case errors.Is(err, fs.ErrExist): // another process has made it meanwhile, or it is a link to nothing
-		root, err = above.OpenRoot(name + "/.")
+		root, err = openRoot(dir)
 	}
 	return root, all, errors.Join(err, above.Close())
 }
