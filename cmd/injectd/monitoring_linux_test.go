@@ -176,6 +176,7 @@ func TestMetrics(t *testing.T) {
 		values, _ = scrape(t, m.server)
 		return values[failures] == 1
 	}, time.Minute, 50*time.Millisecond)
+	values, _ = scrape(t, m.server) // the metrics of one scrape are read one after the other
 	require.InDelta(t, before, at(loaded), 0)
 	require.InDelta(t, 1, at(`inject_source_stale{source="policy"}`), 0)
 	m.write("policy.yaml", []byte(policyFile+"\n"))
@@ -183,6 +184,7 @@ func TestMetrics(t *testing.T) {
 		values, _ = scrape(t, m.server)
 		return values[loaded] > before
 	}, time.Minute, 50*time.Millisecond)
+	values, _ = scrape(t, m.server)
 	require.InDelta(t, 0, at(`inject_source_stale{source="policy"}`), 0)
 	require.InDelta(t, 1, at(failures), 0)
 }
