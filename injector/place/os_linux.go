@@ -85,7 +85,7 @@ func isReached(dir string, root *os.Root) error {
 func openPath(at int, name string) (int, error) {
 	for {
 		fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != unix.EINTR { //nolint:errorlint // a system call returns it as it is
+		if err != unix.EINTR {
 			return fd, err
 		}
 	}
