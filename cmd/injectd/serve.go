@@ -57,6 +57,18 @@ func (f *settings) check() error {
 	if f.Limits.OfIdentity < 0 {
 		errs = append(errs, fmt.Errorf("%w: --max-identity-connections is not negative", secret.ErrInvalid))
 	}
+	for _, one := range []struct {
+		flag             string
+		value, low, high int
+	}{
+		{"max-identity-bodies", f.Limits.Bodies, serve.MaxMessage, serve.MaxBodies},
+		{"max-identity-resolves", f.Limits.Resolves, 1, serve.MaxResolves},
+		{"max-identity-lists", f.Limits.Lists, 1, serve.MaxLists},
+	} {
+		if one.value < one.low || one.value > one.high {
+			errs = append(errs, fmt.Errorf("%w: --%s is from %d to %d", secret.ErrInvalid, one.flag, one.low, one.high))
+		}
+	}
 	if f.Limits.Rate < 0 || f.Limits.Rate > 0 && f.Limits.Burst < 1 {
 		errs = append(errs, fmt.Errorf("%w: --rate is not negative, and --rate-burst at least 1", secret.ErrInvalid))
 	}
@@ -80,6 +92,7 @@ func (f *settings) options() serve.Options {
 	return serve.Options{
 		Cluster: f.Listen.Cluster, Rate: f.Limits.Rate, Burst: f.Limits.Burst,
 		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
+		OwnBodies: f.Limits.Bodies, OwnResolves: f.Limits.Resolves, OwnLists: f.Limits.Lists,
 	}
 }
 

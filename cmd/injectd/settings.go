@@ -40,6 +40,9 @@ type settings struct {
 	Limits struct {
 		Connections int     `flag:"max-connections" env:"INJECTD_MAX_CONNECTIONS" was:"INJECT_MAX_CONNECTIONS" default:"12000" help:"connections at the same time; more wait"`
 		OfIdentity  int     `flag:"max-identity-connections" env:"INJECTD_MAX_IDENTITY_CONNECTIONS" default:"0" help:"connections of one identity at the same time; for one more an idle one is closed; 0 for 1000, but at most a quarter of --max-connections"`
+		Bodies      int     `flag:"max-identity-bodies" env:"INJECTD_MAX_IDENTITY_BODIES" default:"8388608" arg:"BYTES" help:"BYTES of request bodies of one identity that are held at the same time: from 4194304, which the largest body takes, to 33554432, which all identities share"`
+		Resolves    int     `flag:"max-identity-resolves" env:"INJECTD_MAX_IDENTITY_RESOLVES" default:"8" help:"declared lists of one identity that are resolved at the same time, each 256 keys of a list counting as one more: at most 64, which all identities share"`
+		Lists       int     `flag:"max-identity-lists" env:"INJECTD_MAX_IDENTITY_LISTS" default:"2" help:"lists of secrets of one identity that are read at the same time: at most 8, which all identities share"`
 		Streams     int     `flag:"max-streams" env:"INJECTD_MAX_STREAMS" was:"INJECT_MAX_STREAMS" default:"100" help:"requests at the same time on one connection"`
 		Rate        float64 `flag:"rate" env:"INJECTD_RATE" was:"INJECT_RATE" default:"5000" help:"keys a second that one identity may ask for in the long run, a request being one at least; 0 for any number"`
 		Burst       int     `flag:"rate-burst" env:"INJECTD_RATE_BURST" was:"INJECT_RATE_BURST" default:"60000" help:"keys that one identity may ask for at once"`

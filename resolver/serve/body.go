@@ -15,11 +15,9 @@ import (
 // The bounds of the bodies that are held at the same time, in bytes. While a body is read and
 // decoded it takes about three times its size.
 const (
-	maxBodies     = 32 << 20       // of all identified callers
-	maxOwnBodies  = 2 * maxMessage // of one identity
-	maxOpenBodies = 2 << 20        // of all requests for services that need no credentials
-	maxNetBodies  = 256 << 10      // of those of one network
-	openMessage   = 4 << 10        // a message of such a service
+	maxOpenBodies = 2 << 20   // of all requests for services that need no credentials
+	maxNetBodies  = 256 << 10 // of those of one network
+	openMessage   = 4 << 10   // a message of such a service
 	openBody      = 2 * openMessage
 	openTime      = 5 * time.Second // for such a request
 )
@@ -27,7 +25,7 @@ const (
 // Bodies and answers are charged with the smallest of these sizes that they fit into, at most the
 // last. Growing in few steps lets few requests wait for more while they hold a part.
 var (
-	bodySteps   = []int64{4 << 10, 64 << 10, maxMessage}
+	bodySteps   = []int64{4 << 10, 64 << 10, MaxMessage}
 	answerSteps = []int64{4 << 10, 64 << 10, 1 << 20, 4 << 20, maxAnswer}
 )
 
@@ -61,7 +59,7 @@ func (s *Server) charge(r *http.Request, c *caller) error {
 	size := max(r.ContentLength, 1)
 	for _, h := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
 		if e := r.Header.Get(h); e != "" && !strings.EqualFold(e, "identity") {
-			size = maxMessage
+			size = MaxMessage
 		}
 	}
 	if err := b.room(size); err != nil {
@@ -82,9 +80,9 @@ func (b *chargedBody) room(size int64) error {
 	return nil
 }
 
-// Read implements [io.Reader]. What is over maxMessage is not charged, because it is dropped.
+// Read implements [io.Reader]. What is over MaxMessage is not charged, because it is dropped.
 func (b *chargedBody) Read(p []byte) (int, error) {
-	if b.read < maxMessage {
+	if b.read < MaxMessage {
 		if b.read >= b.held.n {
 			if err := b.room(b.read + 1); err != nil {
 				return 0, err

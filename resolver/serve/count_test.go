@@ -50,7 +50,7 @@ func TestCountedBeforeDecoded(t *testing.T) {
 	require.NoError(t, binaryCodec{}.Unmarshal(forged, &m))
 	require.Zero(t, length(&m, 0))
 
-	many := strings.Repeat("\x12\x00", maxMessage/2)
+	many := strings.Repeat("\x12\x00", MaxMessage/2)
 	keys := make(map[string]string, 100_000)
 	for i := range 100_000 {
 		keys[string(rune('a'+i%26))+strings.Repeat("x", i/26%50)+string(rune(i))] = ""
@@ -73,7 +73,7 @@ func TestCountedBeforeDecoded(t *testing.T) {
 		},
 		"JSON": func() error {
 			return jsonCodec("json").Unmarshal(
-				[]byte(`{"secrets":[`+strings.Repeat(`{},`, maxMessage/3-10)+`{}]}`), &injectv1.ResolveRequest{})
+				[]byte(`{"secrets":[`+strings.Repeat(`{},`, MaxMessage/3-10)+`{}]}`), &injectv1.ResolveRequest{})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestCountedBeforeDecoded(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			require.NoError(t, unmarshal())
 			runtime.ReadMemStats(&after)
-			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(3*maxMessage), "as many bytes as were sent")
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(3*MaxMessage), "as many bytes as were sent")
 		})
 	}
 }

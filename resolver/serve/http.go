@@ -63,7 +63,7 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		// The library refuses a message that is too large, but reads it to its end. The limit
 		// sets that end. It is twice the message's, since an HTTP/2 stream that is cut off
 		// earlier would not get the answer.
-		r.Body = http.MaxBytesReader(w, r.Body, 2*maxMessage)
+		r.Body = http.MaxBytesReader(w, r.Body, 2*MaxMessage)
 		c.answer = s.answers.hold(c.name())
 		defer c.answer.close()
 		next.ServeHTTP(w, r.WithContext(ctx))

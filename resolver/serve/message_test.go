@@ -25,7 +25,7 @@ import (
 // that cannot be decoded is not quoted, since it may contain a value.
 func TestMessages(t *testing.T) {
 	path, handler := secretconnect.NewSecretServiceHandler(
-		secretconnect.UnimplementedSecretServiceHandler{}, messageOptions(maxMessage),
+		secretconnect.UnimplementedSecretServiceHandler{}, messageOptions(MaxMessage),
 	)
 	mux := http.NewServeMux()
 	mux.Handle(path, handler)
@@ -70,7 +70,7 @@ func TestMessages(t *testing.T) {
 	}
 	const header = 5
 	for n, want := range map[int]bool{
-		1: true, maxMessage - header: true, maxMessage - header + 1: false, 4 * maxMessage: false,
+		1: true, MaxMessage - header: true, MaxMessage - header + 1: false, 4 * MaxMessage: false,
 	} {
 		small := zip(n)
 		for range 2 { // the second time with what the first has left in pools
@@ -86,13 +86,13 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	// An endless message is read up to the limit only.
-	i := &inflater{limit: maxMessage}
-	endless := &counting{r: strings.NewReader(zip(8 * maxMessage))}
+	i := &inflater{limit: MaxMessage}
+	endless := &counting{r: strings.NewReader(zip(8 * MaxMessage))}
 	require.NoError(t, i.Reset(endless))
 	n, err := io.Copy(io.Discard, i)
 	require.ErrorIs(t, err, errTooLong)
-	require.EqualValues(t, maxMessage+1, n)
-	require.Less(t, 2*endless.n, len(zip(8*maxMessage)))
+	require.EqualValues(t, MaxMessage+1, n)
+	require.Less(t, 2*endless.n, len(zip(8*MaxMessage)))
 
 	value := rand.Text()
 	_, body := send("application/json", "", `{"id":{"name":"K"},"unknown":1,"secretSpec":{"stringValue":"`+value+`"}}`)

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,24 +53,32 @@ type Options struct {
 	// average, and AuditBurst how many at once. With AuditRate 0 there is no limit.
 	AuditRate  float64
 	AuditBurst int
+	// What the requests of one identity may take at the same time. Zero for the default, and at
+	// most what those of all identities together may: [MaxBodies], [MaxResolves] and [MaxLists].
+	OwnBodies   int // bytes of bodies, at least [MaxMessage]
+	OwnResolves int // declared lists
+	OwnLists    int // lists of secrets
 }
+
+// The bounds of what all identities take at the same time, and the defaults of one identity's.
+const (
+	MaxMessage = transport.MaxMessage // bytes of one body
+	MaxBodies  = 32 << 20             // bytes of all bodies
+	OwnBodies  = 2 * MaxMessage
+	// MaxResolves is how many declared lists are resolved at the same time. A thousand of them
+	// take 100 MiB; a request that waits takes little more than its body.
+	MaxResolves = 64
+	OwnResolves = 8
+	MaxLists    = 8 // that are read at the same time
+	OwnLists    = 2
+)
 
 // The limits of a request.
 const (
-	maxMessage  = transport.MaxMessage
 	maxDeclared = 4096     // in one Resolve: more than fits into a pod's annotations (256 KiB); and in one Import
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = transport.RequestTime
-	// maxClimbing is how many Resolves run at the same time, and ownClimbing how many of one
-	// identity. A thousand that run take 100 MiB; one that waits takes little more than its
-	// request.
-	maxClimbing = 64
-	ownClimbing = 8
-	climbKeys   = 256 // a longer list counts as several
-	// maxScanning is how many lists are read at the same time, and ownScanning how many of one
-	// identity.
-	maxScanning = 8
-	ownScanning = 2
+	climbKeys   = 256 // a longer declared list counts as several
 	// Answers are read and sent only while their sum is at most maxAnswers, and ownAnswers for one
 	// identity. Otherwise clients that do not read their answers could exhaust the memory.
 	maxAnswers = 2 * maxAnswer // bytes
@@ -131,12 +140,12 @@ func New(o Options) *Server {
 		), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
 		allStrangers: rate.NewLimiter(allStrangersRate, allStrangersBurst),
 		audited:      newLimits(o.AuditRate, o.AuditBurst),
-		climbing:     newShares(maxClimbing, ownClimbing, false),
-		scanning:     newShares(maxScanning, ownScanning, false),
+		climbing:     newShares(MaxResolves, int64(cmp.Or(o.OwnResolves, OwnResolves)), false),
+		scanning:     newShares(MaxLists, int64(cmp.Or(o.OwnLists, OwnLists)), false),
 		answers:      newShares(maxAnswers, ownAnswers, true),
 		requests:     newCrowd(maxRequests, ownRequests),
 		arrivals:     newCrowd(maxArrivals, netArrivals),
-		bodies:       newShares(maxBodies, maxOwnBodies, true),
+		bodies:       newShares(MaxBodies, int64(cmp.Or(o.OwnBodies, OwnBodies)), true),
 		openBodies:   newShares(maxOpenBodies, maxNetBodies, false),
 	}
 	if l, ok := o.Store.(store.Limiter); ok {
@@ -154,7 +163,7 @@ func New(o Options) *Server {
 // nothing about secrets.
 func (s *Server) Handler() http.Handler {
 	options := []connect.HandlerOption{
-		messageOptions(maxMessage),
+		messageOptions(MaxMessage),
 		connect.WithRecover(s.recovered),
 		connect.WithInterceptors(connect.UnaryInterceptorFunc(s.intercept)),
 	}

@@ -42,7 +42,7 @@ type share struct {
 }
 
 func newShares(all, each int64, yields bool) *shares {
-	return &shares{all: semaphore.NewWeighted(all), each: each, yields: yields, by: map[string]*share{}}
+	return &shares{all: semaphore.NewWeighted(all), each: min(each, all), yields: yields, by: map[string]*share{}}
 }
 
 // A hold is what one request holds. Its methods are not safe for concurrent use.

@@ -39,9 +39,10 @@ func bounds() []string {
 			size(openBody), seconds(openTime), size(openMessage))),
 		row("such requests at the same time", f("%d; %d of one network", maxOpenBodies/openBody,
 			maxNetBodies/openBody)),
-		row("bodies of requests that are held at the same time", f("%s; %s of one identity. A body counts "+
-			"as %s, %s or %s, and a compressed one as %s", size(maxBodies), size(maxOwnBodies), size(int(bodySteps[0])),
-			size(int(bodySteps[1])), size(int(bodySteps[2])), size(maxMessage))),
+		flag("bodies of requests that are held at the same time", f("%s; %s of one identity. A body counts "+
+			"as %s, %s or %s, and a compressed one as %s", size(MaxBodies), size(OwnBodies), size(int(bodySteps[0])),
+			size(int(bodySteps[1])), size(int(bodySteps[2])), size(MaxMessage)),
+			"`--max-identity-bodies`"),
 		row("a declared list, an import", f("%d secrets, counted before they are decoded", maxDeclared)),
 		row("a message", f("%d fields in all its parts, %d messages deep, counted before they are decoded",
 			maxFields, maxDepth)),
@@ -72,10 +73,10 @@ func bounds() []string {
 		flag("the audit log of one identity", "33554432 bytes at once, 2097152 a second. A request counts as "+
 			size(lineCost)+" and what its keys take", "`--audit-burst`, `--audit-rate`"),
 		row("identities and networks whose rates are remembered", fmt.Sprint(maxLimiters)),
-		row("declared lists that are resolved at the same time", f("%d; %d of one identity. Each %d keys count "+
-			"as one more", maxClimbing, ownClimbing, climbKeys)),
-		row("lists of secrets that are read at the same time", f("%d; %d of one identity", maxScanning,
-			ownScanning)),
+		flag("declared lists that are resolved at the same time", f("%d; %d of one identity. Each %d keys count "+
+			"as one more", MaxResolves, OwnResolves, climbKeys), "`--max-identity-resolves`"),
+		flag("lists of secrets that are read at the same time", f("%d; %d of one identity", MaxLists, OwnLists),
+			"`--max-identity-lists`"),
 		row("values in one answer", size(maxAnswer)+"; reading stops there"),
 		flag("secrets at one scope, and the bytes of their values", "none", "[`quotas`](policy.md#quotas) of the policy"),
 		row("answers that are read or sent at the same time", f("%s; %s of one identity. Values count twice, "+
@@ -88,7 +89,7 @@ func bounds() []string {
 // The table of the bounds is what the code does, and the defaults of flags are those of the page of
 // flags, which other tests compare with the programs.
 func TestTableOfBounds(t *testing.T) {
-	page, err := os.ReadFile("../../docs/reference/server.md")
+	page, err := os.ReadFile("../../docs/reference/limits.md")
 	require.NoError(t, err)
 	_, rest, ok := strings.Cut(string(page), "\n| | bound | flag |\n|---|---|---|\n")
 	require.True(t, ok, "the page has the table")
@@ -99,6 +100,10 @@ func TestTableOfBounds(t *testing.T) {
 	require.NoError(t, err)
 	for _, row := range []string{
 		"| `--max-connections N` | `12000` |", "| `--max-streams N` | `100` |",
+		"| `--max-identity-connections N` | `0` |",
+		fmt.Sprintf("| `--max-identity-bodies BYTES` | `%d` |", OwnBodies),
+		fmt.Sprintf("| `--max-identity-resolves N` | `%d` |", OwnResolves),
+		fmt.Sprintf("| `--max-identity-lists N` | `%d` |", OwnLists),
 		"| `--rate N`, `--rate-burst N` | `5000`, `60000` |",
 		"| `--audit-rate BYTES`, `--audit-burst BYTES` | `2097152`, `33554432` |",
 	} {
