@@ -83,6 +83,10 @@ func inPipeline() bool {
 // startOnScreen starts the program on its pseudo-terminal.
 func (s *supervisor) startOnScreen(path string, attr *syscall.ProcAttr) error {
 	sc := s.screen
+	if sc.wants { // a part of a pipeline may share the person's terminal with others, as without us
+		s.p.Env = sc.tty.Rename(s.p.Env)
+		attr.Env = s.p.Env
+	}
 	foreground := sc.wants && sc.tty.Foreground() && sc.tty.Attach() == nil
 	if sc.shared {
 		return s.startMonitored(command{path, s.p.Args, s.p.Env, foreground}, attr)

@@ -261,3 +261,29 @@ func TestHangUp(t *testing.T) {
 		})
 	}
 }
+
+// A variable that names the person's terminal names the program's own, whatever the variable is
+// called. In a pipeline it does not: there the program does not get the typed keys at once, and
+// another process of the job may read them. Other variables stay as they are.
+func TestVariablesNameTheTerminal(t *testing.T) {
+	const (
+		export = `export GPG_TTY=$(tty) SSH_TTY=$(tty) ANY=$(tty) NULL=/dev/null TTY=/dev/tty NONE=/dev/none PART=$(tty)x; `
+		report = `own=$(tty </dev/stderr); for v in GPG_TTY SSH_TTY ANY NULL TTY NONE PART; do eval "value=\$$v"; ` +
+			`case $value in $own) echo own;; /dev/pts/*x) echo part;; /dev/pts/*) echo other;; *) echo "$value";; esac; ` +
+			`done | xargs echo result >&2; echo end >&2`
+		rest = " /dev/null /dev/tty /dev/none part"
+	)
+	for _, c := range []struct{ name, run, want string }{
+		{"own terminal", `exec "$@"`, "result own own own" + rest},
+		{"terminal of a shell", `"$@"; exit $?`, "result own own own" + rest},
+		{"pipeline", `"$@" | cat`, "result other other other" + rest},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cmd := osexec.Command("/bin/sh", "-c", export+c.run, "sh", os.Args[0], "role", "on-screen", "sh", "-c", report)
+			tty, _ := screenOf(t, false, cmd)
+			require.Contains(t, readScreen(t, tty, "end"), c.want)
+			_ = cmd.Wait()
+		})
+	}
+}

@@ -21,6 +21,13 @@ func drainAndSetModes(fd int, m *unix.Termios) error {
 	return unix.IoctlSetTermios(fd, unix.TCSETSW, m)
 }
 
+// device returns the number of the terminal fd, as stat(2) gives it for a path of that terminal.
+// Unlike fstat(2), it gives the number of the terminal itself if fd was opened as /dev/tty.
+func device(fd int) (uint64, error) {
+	n, err := unix.IoctlGetUint32(fd, unix.TIOCGDEV)
+	return uint64(n), err
+}
+
 // BlockSignals blocks SIGTTIN and SIGTTOU in the calling thread, to which the caller must have
 // locked its goroutine. The kernel then does not stop us when this thread uses a terminal in the
 // background: reads fail, and everything else works.

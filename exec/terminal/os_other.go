@@ -23,5 +23,12 @@ func drainAndSetModes(fd int, m *unix.Termios) error {
 	return unix.IoctlSetTermios(fd, unix.TIOCSETAW, m)
 }
 
+// device returns the number of the terminal fd, as stat(2) gives it for a path of that terminal.
+func device(fd int) (uint64, error) {
+	var stat unix.Stat_t
+	err := unix.Fstat(fd, &stat)
+	return uint64(stat.Rdev), err
+}
+
 // BlockSignals does nothing: Go cannot set the signal mask of a thread here.
 func BlockSignals() {}

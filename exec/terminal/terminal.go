@@ -9,6 +9,8 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -116,6 +118,26 @@ func (t *Terminal) Output() (int, error) {
 
 // HungUp returns a channel that is closed when the person's terminal is gone.
 func (t *Terminal) HungUp() <-chan struct{} { return t.hungUp }
+
+// Rename returns env with the pseudo-terminal's path in each variable whose value is a path of the
+// person's terminal, as that of GPG_TTY is. A program that opened the person's terminal by such a
+// path would share the typed keys with the relay: each would get some of them.
+func (t *Terminal) Rename(env []string) []string {
+	user, err := device(t.user)
+	if err != nil {
+		return env
+	}
+	env = slices.Clone(env)
+	for i, e := range env {
+		name, path, _ := strings.Cut(e, "=")
+		var stat unix.Stat_t
+		if strings.HasPrefix(path, "/dev/") && unix.Stat(path, &stat) == nil &&
+			stat.Mode&unix.S_IFMT == unix.S_IFCHR && uint64(stat.Rdev) == user { //nolint:unconvert // an int32 on macOS
+			env[i] = name + "=" + t.program.Name()
+		}
+	}
+	return env
+}
 
 // User returns the descriptor of the person's terminal. The caller must not close it.
 func (t *Terminal) User() int { return t.user }
