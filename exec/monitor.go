@@ -85,6 +85,11 @@ func monitor(connFd, tty int) {
 		tellMain(conn, msgFailed, uint32(unix.ENOTTY))
 		return
 	}
+	// Interactive bash ignores these in what it substitutes, as $(inject -- …). If the program
+	// inherited that, its read of the terminal in the background would fail instead of telling us,
+	// by stopping it, that it needs the terminal.
+	defaultAction(unix.SIGTTIN)
+	defaultAction(unix.SIGTTOU)
 	attr := &syscall.ProcAttr{Env: cmd.env, Files: []uintptr{0, 1, 2}, Sys: childAttr()}
 	attr.Sys.Setpgid, attr.Sys.Foreground, attr.Sys.Ctty = true, cmd.foreground, own
 	pid, err := syscall.ForkExec(cmd.path, cmd.args, attr) //nolint:gosec // the caller's program

@@ -48,23 +48,36 @@ func nameMonitor() {
 	}
 }
 
+// action is the kernel's struct sigaction of one signal. Zeros mean SIG_DFL without flags on every
+// machine, and the first word is the handler's address or SIG_IGN.
+type action [4]uint64
+
+// setAction sets the action of sig, unless to is nil, and returns the former one.
+func setAction(sig syscall.Signal, to *action) (was action, ok bool) {
+	const maskSize = 8
+	//nolint:gosec // rt_sigaction(2) takes pointers
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+		uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&was)), maskSize, 0, 0)
+	return was, errno == 0
+}
+
 // defaultAction gives sig the kernel's default action, and returns a function that restores the
 // former action. Package os/signal cannot do that: after signal.Reset its handler stays, which
 // does nothing at SIGTSTP and prints all goroutines at SIGQUIT.
 func defaultAction(sig syscall.Signal) (restore func()) {
-	const maskSize = 8
-	// Each is the kernel's struct sigaction. Zeros mean SIG_DFL without flags on every machine.
-	var standard, before [4]uint64
-	set := func(to, was *[4]uint64) bool {
-		//nolint:gosec // rt_sigaction(2) takes pointers
-		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
-			uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), maskSize, 0, 0)
-		return errno == 0
-	}
-	if !set(&standard, &before) {
+	before, ok := setAction(sig, &action{})
+	if !ok {
 		return func() {}
 	}
-	return func() { set(&before, &standard) }
+	return func() { setAction(sig, &before) }
+}
+
+// ignored reports whether the kernel ignores sig for us. Package os/signal does not know it of the
+// signals of job control.
+func ignored(sig syscall.Signal) bool {
+	const sigIgn = 1
+	now, ok := setAction(sig, nil)
+	return ok && now[0] == sigIgn
 }
 
 // SelfPath returns a path at which this program can be read and started again.

@@ -34,6 +34,9 @@ func defaultAction(sig syscall.Signal) (restore func()) {
 	return func() {}
 }
 
+// ignored reports whether sig was ignored when we started.
+func ignored(sig syscall.Signal) bool { return signal.Ignored(sig) }
+
 // SelfPath returns a path at which this program can be read and started again.
 func SelfPath() string {
 	path, err := os.Executable()

@@ -115,7 +115,10 @@ func (s *supervisor) startMonitored(c command, attr *syscall.ProcAttr) error {
 		return err
 	}
 	// The program has a session of its own, so signals of job control must be forwarded.
-	take(s.p.Signals.notified, unix.SIGTSTP, unix.SIGCONT)
+	take(s.p.Signals.notified, unix.SIGCONT)
+	if !ignored(unix.SIGTSTP) {
+		take(s.p.Signals.notified, unix.SIGTSTP)
+	}
 	sc := s.screen
 	sc.leader, s.pid = l, int(l.program.Load())
 	sc.tty.SetGroup(s.pid)
@@ -234,10 +237,13 @@ func (s *supervisor) suspend(sig syscall.Signal) {
 	if sig == unix.SIGSTOP { // the shell could not tell it from a SIGSTOP for us alone
 		stop = unix.SIGTSTP
 	}
-	restore := defaultAction(stop)
-	_ = unix.Kill(0, stop)
-	continued := s.awaitContinue()
-	restore()
+	continued := false
+	if !ignored(stop) { // else no shell expects us to stop, and bash waits for what it substitutes
+		restore := defaultAction(stop)
+		_ = unix.Kill(0, stop)
+		continued = s.awaitContinue()
+		restore()
+	}
 	switch {
 	case continued:
 		sc.resume()
