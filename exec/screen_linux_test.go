@@ -270,17 +270,18 @@ func TestVariablesNameTheTerminal(t *testing.T) {
 		export = `export GPG_TTY=$(tty) SSH_TTY=$(tty) ANY=$(tty) NULL=/dev/null TTY=/dev/tty NONE=/dev/none PART=$(tty)x; `
 		report = `own=$(tty </dev/stderr); for v in GPG_TTY SSH_TTY ANY NULL TTY NONE PART; do eval "value=\$$v"; ` +
 			`case $value in $own) echo own;; /dev/pts/*x) echo part;; /dev/pts/*) echo other;; *) echo "$value";; esac; ` +
-			`done | xargs echo result >&2; echo end >&2`
-		rest = " /dev/null /dev/tty /dev/none part"
+			`done | paste -sd, >&2; echo end >&2`
+		rest = ",/dev/null,/dev/tty,/dev/none,part"
 	)
 	for _, c := range []struct{ name, run, want string }{
-		{"own terminal", `exec "$@"`, "result own own own" + rest},
-		{"terminal of a shell", `"$@"; exit $?`, "result own own own" + rest},
-		{"pipeline", `"$@" | cat`, "result other other other" + rest},
+		{"own terminal", `exec "$@"`, "own,own,own" + rest},
+		{"terminal of a shell", `"$@"; exit $?`, "own,own,own" + rest},
+		{"pipeline", `"$@" | cat`, "other,other,other" + rest},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			cmd := osexec.Command("/bin/sh", "-c", export+c.run, "sh", os.Args[0], "role", "on-screen", "sh", "-c", report)
+			args := []string{"-c", export + c.run, "sh", os.Args[0], "role", "on-screen", "sh", "-c", report}
+			cmd := osexec.Command("/bin/sh", args...)
 			tty, _ := screenOf(t, false, cmd)
 			require.Contains(t, readScreen(t, tty, "end"), c.want)
 			_ = cmd.Wait()
