@@ -41,6 +41,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"inject/internal/harness"
+	"inject/resolver/secret"
 	"inject/resolver/serve/policy"
 )
 
@@ -73,7 +74,7 @@ var contents = map[string]func(*testing.T, string){
 		var into any
 		require.NoError(t, yaml.Unmarshal([]byte(text), &into))
 		if fields, ok := into.(map[string]any); ok && fields["rules"] != nil {
-			_, err := policy.Parse([]byte(text))
+			_, err := policy.Parse([]byte(text), secret.DefaultOrg)
 			require.NoError(t, err)
 		}
 	},

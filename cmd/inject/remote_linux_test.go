@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/internal/harness"
+	"inject/resolver/secret"
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -78,7 +79,7 @@ func startServer(t *testing.T, tls bool) *server {
 	t.Cleanup(cancel)
 	o := serve.Options{
 		Store: storetest.Memory(), Audit: serve.NewAudit(s.audit), Log: hclog.NewNullLogger(),
-		Metrics: prometheus.NewRegistry(), Cluster: "test",
+		Metrics: prometheus.NewRegistry(), Cluster: "test", Org: secret.DefaultOrg, AnyOrg: true,
 	}
 	var certificates *transport.Certificates
 	if tls {
@@ -107,7 +108,7 @@ func startServer(t *testing.T, tls bool) *server {
 		tokens, err := identity.NewTokens(ctx, s.write("tokens", lines), o.Log)
 		require.NoError(t, err)
 		o.Authenticator = identity.Chain{identity.MTLS{}, tokens}
-		p, err := policy.Parse([]byte(serverRules))
+		p, err := policy.Parse([]byte(serverRules), secret.DefaultOrg)
 		require.NoError(t, err)
 		o.Policy = func() *policy.Policy { return p }
 	}

@@ -30,19 +30,21 @@ type maintainer interface {
 	Rewrap(ctx context.Context, to sealed.Key, accept ...func(wrapped []byte) error) error
 	Wrapped(ctx context.Context) ([]byte, error)
 	Verify(ctx context.Context) (int, error)
+	Orgs(ctx context.Context, limit int) ([]string, error)
 }
 
 var _ maintainer = (*sealed.Store)(nil)
 
 // work is a request on the control socket, and the answer to it.
 type work struct {
-	Do      string `json:"do"`             // backup, copy, rotate or verify
-	Path    string `json:"path,omitempty"` // of the backup, or of the new key file; absolute
-	Secrets int    `json:"secrets,omitempty"`
-	Wrapped []byte `json:"wrapped,omitempty"` // the data key of a store that was verified, encrypted
-	Error   string `json:"error,omitempty"`
-	Hint    string `json:"hint,omitempty"`
-	Kind    string `json:"kind,omitempty"` // of the error: see [secret.Kind]
+	Do      string   `json:"do"`             // backup, copy, rotate or verify
+	Path    string   `json:"path,omitempty"` // of the backup, or of the new key file; absolute
+	Secrets int      `json:"secrets,omitempty"`
+	Orgs    []string `json:"orgs,omitempty"`    // of a store that was verified, as many as are shown
+	Wrapped []byte   `json:"wrapped,omitempty"` // the data key of a store that was verified, encrypted
+	Error   string   `json:"error,omitempty"`
+	Hint    string   `json:"hint,omitempty"`
+	Kind    string   `json:"kind,omitempty"` // of the error: see [secret.Kind]
 
 	out io.Writer // gets the copy
 }
@@ -55,10 +57,12 @@ const resultTrailer = "Inject-Result"
 func (a *app) do(ctx context.Context, m maintainer, w *work, served bool) error {
 	switch w.Do {
 	case "verify":
-		var err, err2 error
-		w.Secrets, err = m.Verify(ctx)
-		w.Wrapped, err2 = m.Wrapped(ctx)
-		return errors.Join(err, err2)
+		var err, err2, err3 error
+		if w.Secrets, err = m.Verify(ctx); err == nil {
+			w.Orgs, err2 = m.Orgs(ctx, shownOrgs)
+		}
+		w.Wrapped, err3 = m.Wrapped(ctx)
+		return errors.Join(err, err2, err3)
 	case "backup":
 		// The missing folder is most likely one that is not mounted, and the disk below it another.
 		if _, err := os.Stat(filepath.Dir(w.Path)); err != nil {
@@ -291,7 +295,7 @@ func ask(ctx context.Context, path string, w *work) error {
 	if err != nil {
 		return fmt.Errorf("%w: the server's answer cannot be read: %w", secret.ErrUnavailable, err)
 	}
-	w.Secrets, w.Wrapped = answer.Secrets, answer.Wrapped
+	w.Secrets, w.Wrapped, w.Orgs = answer.Secrets, answer.Wrapped, answer.Orgs
 	if answer.Error != "" {
 		return secret.WithHint(&toldError{answer.Error, secret.KindNamed(answer.Kind).Err()}, "%s", answer.Hint)
 	}

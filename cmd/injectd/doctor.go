@@ -41,7 +41,7 @@ With --store-only it checks the store and its key alone, as a drill of a restore
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Orgs, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -130,7 +130,7 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 	if f.Insecure {
 		return append(all, finding{what: "access", warning: "--insecure: everyone on this machine may do everything"})
 	}
-	who, err := f.load(ctx, a.log)
+	who, err := f.load(ctx, a.set.Orgs.Org, a.log)
 	failed(err)
 	if who.policy != nil {
 		all = append(all, finding{what: "policy", is: f.Policy, warning: writableByOthers(f.Policy)})
@@ -253,6 +253,9 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 	w := &work{Do: "verify"}
 	served, err := a.maintain(ctx, w)
 	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, w.Secrets), err
+	if err == nil && !a.set.Doctor.StoreOnly {
+		found.err = a.set.checkOrgs(w.Orgs)
+	}
 	return []finding{found, a.lookAtKey(served, w.Wrapped)}
 }
 

@@ -76,16 +76,17 @@ func (f *accessSettings) files() map[string]string {
 }
 
 // open reads every file and URL that the settings name, and follows their changes until ctx
-// ends. The error names every one that cannot be used.
-func (f *accessSettings) open(ctx context.Context, log hclog.Logger) (*access, error) {
+// ends. org is that of scopes in the policy that name none. The error names every file and URL
+// that cannot be used.
+func (f *accessSettings) open(ctx context.Context, org string, log hclog.Logger) (*access, error) {
 	if err := f.check(); err != nil || f.Insecure {
 		return &access{sources: map[string]interface{ Err() error }{}}, err
 	}
-	return f.load(ctx, log)
+	return f.load(ctx, org, log)
 }
 
 // load is open without a check of what is missing: it opens what is given.
-func (f *accessSettings) load(ctx context.Context, log hclog.Logger) (*access, error) {
+func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger) (*access, error) {
 	a := &access{sources: map[string]interface{ Err() error }{}}
 	var errs []error
 	failed := func(flag string, err error) bool {
@@ -132,7 +133,7 @@ func (f *accessSettings) load(ctx context.Context, log hclog.Logger) (*access, e
 		}
 	}
 	if f.Policy != "" {
-		file, err := policy.Open(ctx, f.Policy, log.Named("policy"))
+		file, err := policy.Open(ctx, f.Policy, org, log.Named("policy"))
 		if !failed("policy", err) {
 			a.policy, a.sources["policy"] = file, file
 		}

@@ -35,14 +35,14 @@ file as serve does, and need no server.`,
 		Example: "  injectd policy check policy.yaml",
 		Args:    oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := readPolicy(args[0]); err != nil {
+			if _, err := a.readPolicy(args[0]); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s is valid\n", args[0])
 			return err
 		},
 	}
-	a.settings.AddFlags(check)
+	a.settings.AddFlags(check, &a.set.Orgs)
 	may := &cobra.Command{
 		Use:   "may [flags] IDENTITY VERB SCOPE [KEY]",
 		Short: "Tell what a policy allows an identity",
@@ -52,7 +52,7 @@ with 1 if it does not.
 IDENTITY is the attributes that the policy can match: NAME=VALUE, with commas between
 several. VERB is manage, list or resolve. SCOPE is PROJECT/DOMAIN; an empty one of the two
 is a wider scope: PROJECT/ is the project in every domain, /DOMAIN the domain with every
-project, and / the org. ORG: before it names another org than flyte. For resolve, SCOPE is
+project, and / the org. ORG: before it names another org than --org. For resolve, SCOPE is
 that of the task, and KEY the secret that it asks for.`,
 		Example: `  injectd policy may --policy policy.yaml spiffe=spiffe://example.org/user/alice manage p1/development
   injectd policy may --policy policy.yaml issuer=https://ci.example.org,claim.repository=acme/p1 \
@@ -69,17 +69,17 @@ that of the task, and KEY the secret that it asks for.`,
 			return err
 		},
 	}
-	a.settings.AddFlags(may, &a.set.Try)
+	a.settings.AddFlags(may, &a.set.Try, &a.set.Orgs)
 	cmd.AddCommand(check, may)
 	return cmd
 }
 
-func readPolicy(path string) (*policy.Policy, error) {
+func (a *app) readPolicy(path string) (*policy.Policy, error) {
 	text, err := os.ReadFile(path) //nolint:gosec // the operator's file
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
 	}
-	p, err := policy.Parse(text)
+	p, err := policy.Parse(text, a.set.Orgs.Org)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -102,7 +102,7 @@ func (a *app) may(args []string) (string, error) {
 		errs = append(errs, secret.WithHint(fmt.Errorf("%w: the verb is manage, list or resolve", secret.ErrInvalid),
 			"create, update, delete and import are manage; get is list"))
 	}
-	scope, err := parseScope(args[2])
+	scope, err := a.parseScope(args[2])
 	errs = append(errs, err)
 	key := ""
 	if len(args) == 4 {
@@ -111,7 +111,7 @@ func (a *app) may(args []string) (string, error) {
 	}
 	var p *policy.Policy
 	if a.set.Try.Policy != "" {
-		p, err = readPolicy(a.set.Try.Policy)
+		p, err = a.readPolicy(a.set.Try.Policy)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -175,8 +175,8 @@ func parseSubject(text string) (subject, error) {
 }
 
 // parseScope parses [ORG:][PROJECT]/[DOMAIN].
-func parseScope(text string) (secret.Scope, error) {
-	scope := secret.Scope{Org: secret.DefaultOrg}
+func (a *app) parseScope(text string) (secret.Scope, error) {
+	scope := secret.Scope{Org: a.set.Orgs.Org}
 	if org, rest, ok := strings.Cut(text, ":"); ok {
 		scope.Org, text = org, rest
 	}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,7 +46,7 @@ keys again when their files change; after a bad edit the old content stays in fo
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Orgs, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -90,11 +92,31 @@ func (f *settings) check() error {
 // options returns what f says of the server's options.
 func (f *settings) options() serve.Options {
 	return serve.Options{
-		Cluster: f.Listen.Cluster, Rate: f.Limits.Rate, Burst: f.Limits.Burst,
+		Cluster: f.Listen.Cluster, Org: f.Orgs.Org, AnyOrg: f.Orgs.Orgs == "requested",
+		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
 		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
 		OwnBodies: f.Limits.Bodies, OwnResolves: f.Limits.Resolves, OwnLists: f.Limits.Lists,
 	}
 }
+
+// checkOrgs returns an error if a store has secrets of an organization that will not be served.
+// orgs are those that it has, shownOrgs of them at most.
+func (f *settings) checkOrgs(orgs []string) error {
+	if f.Orgs.Orgs == "requested" {
+		return nil
+	}
+	orgs = slices.DeleteFunc(orgs, func(org string) bool { return org == f.Orgs.Org })
+	if len(orgs) == 0 {
+		return nil
+	}
+	return secret.WithHint(
+		fmt.Errorf("%w: the store has secrets of %s, which no request could reach: only %s is served",
+			secret.ErrInvalid, strings.Join(orgs, ", "), f.Orgs.Org),
+		"serve all of them with --orgs requested, or another one with --org")
+}
+
+// shownOrgs is how many organizations of a store are named at most.
+const shownOrgs = 10
 
 func checkAddress(flag, address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
@@ -139,7 +161,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		if err := audit.Reloaded(ctx, path, why); err != nil {
 			a.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
 		}
-	}), a.log)
+	}), f.Orgs.Org, a.log)
 	if err != nil {
 		return err
 	}
@@ -164,6 +186,10 @@ func (a *app) serve(ctx context.Context) (err error) {
 	file, isFile := backend.(maintainer)
 	if isFile {
 		if err := alone(ctx, at.Path); err != nil {
+			return err
+		}
+		orgs, err := file.Orgs(ctx, shownOrgs)
+		if err = errors.Join(err, f.checkOrgs(orgs)); err != nil {
 			return err
 		}
 	}

@@ -31,9 +31,13 @@ type settings struct {
 
 	// Served is what a store that is served needs besides File.
 	Served struct {
-		Passphrase bool   `flag:"passphrase" env:"INJECTD_PASSPHRASE" was:"INJECT_PASSPHRASE" shared:"yes" help:"protect a new store by the passphrase in $INJECTD_KEY instead of by a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECTD_KEY"`
-		Org        string `flag:"org" env:"INJECTD_ORG" was:"INJECT_ORG" shared:"yes" default:"flyte" help:"the organization whose secrets a dir:// store has"`
+		Passphrase bool `flag:"passphrase" env:"INJECTD_PASSPHRASE" was:"INJECT_PASSPHRASE" shared:"yes" help:"protect a new store by the passphrase in $INJECTD_KEY instead of by a key file" hint:"it only says whether a new store gets a passphrase; the passphrase itself goes in INJECTD_KEY"`
 	} `group:"store"`
+
+	Orgs struct {
+		Org  string `flag:"org" env:"INJECTD_ORG" was:"INJECT_ORG" shared:"yes" default:"flyte" help:"the organization of all secrets, whichever a request that manages secrets names"`
+		Orgs string `flag:"orgs" env:"INJECTD_ORGS" default:"one" arg:"WHICH" choice:"one|requested" help:"WHICH organizations there are: one, that of --org, or those that are requested"`
+	} `group:"orgs"`
 
 	Access accessSettings `group:"access"`
 

@@ -30,7 +30,7 @@ func TestSettings(t *testing.T) {
 	s, err := cli.Load(&settings{})
 	require.NoError(t, err)
 	require.Contains(t, s.Known("INJECTD_"), keyVariable)
-	f, _ := reflect.TypeFor[settings]().FieldByName("Served")
+	f, _ := reflect.TypeFor[settings]().FieldByName("Orgs")
 	f, _ = f.Type.FieldByName("Org")
 	require.Equal(t, secret.DefaultOrg, f.Tag.Get("default"))
 }

@@ -76,7 +76,7 @@ func (a *app) openServed(ctx context.Context, served string) (all.Store, *url.UR
 	if err != nil {
 		return nil, nil, err
 	}
-	o := all.Options{Org: a.set.Served.Org}
+	o := all.Options{Org: a.set.Orgs.Org}
 	if u.Scheme == store.SchemeFile {
 		if o.Sealed, err = a.sealedOptions(u.Path, served); err != nil {
 			return nil, nil, err

@@ -147,7 +147,7 @@ func (s *Server) recognize(r *http.Request, c *caller) error {
 			return err
 		}
 		c.identity = identity.Identity{Method: "none", Name: "anyone"}
-		c.grant, c.paid = policy.Everything(), true
+		c.grant, c.paid = policy.Everything(s.org("")), true
 		return nil
 	}
 	who, err := s.o.Authenticator.Authenticate(r.Context(), credentials(r))

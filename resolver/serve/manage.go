@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,11 +22,10 @@ const maxPage = 1000
 type secretService struct{ *Server }
 
 // refOf returns the secret that id names. The guard validates it.
-func refOf(id *secretpb.SecretIdentifier) secret.Ref {
+func (s *Server) refOf(id *secretpb.SecretIdentifier) secret.Ref {
 	return secret.Ref{
 		Scope: secret.Scope{
-			Org: cmp.Or(id.GetOrganization(), secret.DefaultOrg), Domain: id.GetDomain(),
-			Project: id.GetProject(),
+			Org: s.org(id.GetOrganization()), Domain: id.GetDomain(), Project: id.GetProject(),
 		},
 		Key: id.GetName(),
 	}
@@ -58,7 +56,7 @@ func typeOf(t secretpb.SecretType) (store.Type, error) {
 func (s *secretService) CreateSecret(
 	ctx context.Context, r *secretpb.CreateSecretRequest,
 ) (*secretpb.CreateSecretResponse, error) {
-	g, ref := s.guard(ctx), refOf(r.GetId())
+	g, ref := s.guard(ctx), s.refOf(r.GetId())
 	v, err := valueOf(r.GetSecretSpec())
 	t, err2 := typeOf(r.GetSecretSpec().GetType())
 	if err = errors.Join(err, err2); err == nil {
@@ -73,7 +71,7 @@ func (s *secretService) CreateSecret(
 func (s *secretService) UpdateSecret(
 	ctx context.Context, r *secretpb.UpdateSecretRequest,
 ) (*secretpb.UpdateSecretResponse, error) {
-	g, ref := s.guard(ctx), refOf(r.GetId())
+	g, ref := s.guard(ctx), s.refOf(r.GetId())
 	v, err := valueOf(r.GetSecretSpec())
 	if err == nil {
 		err = g.Update(ctx, ref, v)
@@ -97,7 +95,7 @@ func (g *guard) refuse(ctx context.Context, verb string, ref secret.Ref, why err
 func (s *secretService) GetSecret(
 	ctx context.Context, r *secretpb.GetSecretRequest,
 ) (*secretpb.GetSecretResponse, error) {
-	g, ref := s.guard(ctx), refOf(r.GetId())
+	g, ref := s.guard(ctx), s.refOf(r.GetId())
 	info, err := g.Describe(ctx, ref)
 	if err != nil {
 		return nil, g.answer(err, ref)
@@ -109,7 +107,7 @@ func (s *secretService) GetSecret(
 func (s *secretService) DeleteSecret(
 	ctx context.Context, r *secretpb.DeleteSecretRequest,
 ) (*secretpb.DeleteSecretResponse, error) {
-	g, ref := s.guard(ctx), refOf(r.GetId())
+	g, ref := s.guard(ctx), s.refOf(r.GetId())
 	return &secretpb.DeleteSecretResponse{}, g.answer(g.Delete(ctx, ref), ref)
 }
 
@@ -119,7 +117,7 @@ func (s *secretService) ListSecrets(
 ) (*secretpb.ListSecretsResponse, error) {
 	g := s.guard(ctx)
 	f := store.Filter{
-		Org: cmp.Or(r.GetOrganization(), secret.DefaultOrg), Domain: r.GetDomain(), Project: r.GetProject(),
+		Org: s.org(r.GetOrganization()), Domain: r.GetDomain(), Project: r.GetProject(),
 	}
 	limit := maxPage
 	if n := int(r.GetLimit()); n > 0 {
@@ -177,7 +175,10 @@ type importService struct{ *Server }
 // Import implements our own service.
 func (s *importService) Import(ctx context.Context, r *injectv1.ImportRequest) (*injectv1.ImportResponse, error) {
 	g := s.guard(ctx)
-	scope := scopeOf(r.GetScope())
+	scope := s.scopeOf(r.GetScope())
+	if err := g.ofThisOrg(ctx, "import", r.GetScope()); err != nil {
+		return nil, g.answer(err, secret.Ref{Scope: scope})
+	}
 	if n := length(r, len(r.GetSecrets())); n > maxDeclared {
 		line := g.caller.record("import", secret.Scope{})
 		line.Reason = fmt.Sprintf("%d secrets", n)
@@ -226,8 +227,23 @@ func (g *guard) importFailures(err error) (failures []*injectv1.ImportFailure, o
 	return nil, false
 }
 
-func scopeOf(s *injectv1.Scope) secret.Scope {
+// ofThisOrg denies a request for an org that the server does not have.
+func (g *guard) ofThisOrg(ctx context.Context, verb string, asked *injectv1.Scope) error {
+	err := g.foreign(asked.GetOrganization())
+	if err == nil {
+		return nil
+	}
+	line := g.caller.record(verb, secret.Scope{})
+	line.Claimed = auditedScope(secret.Scope{
+		Org: asked.GetOrganization(), Domain: asked.GetDomain(), Project: asked.GetProject(),
+	})
+	line.Reason = "not the server's org"
+	return g.decided(ctx, line, denied, &shownDenial{err})
+}
+
+// scopeOf returns the scope that a request names.
+func (s *Server) scopeOf(asked *injectv1.Scope) secret.Scope {
 	return secret.Scope{
-		Org: cmp.Or(s.GetOrganization(), secret.DefaultOrg), Domain: s.GetDomain(), Project: s.GetProject(),
+		Org: s.org(asked.GetOrganization()), Domain: asked.GetDomain(), Project: asked.GetProject(),
 	}
 }

@@ -55,9 +55,12 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		return nil, g.decided(ctx, r, invalid,
 			fmt.Errorf("%w: the declared list has %d secrets (1 to %d are allowed)", secret.ErrInvalid, n, maxDeclared))
 	}
-	if err := scopeOf(req.GetScope()).Validate(); err != nil {
+	if err := g.scopeOf(req.GetScope()).Validate(); err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
+	}
+	if err := g.ofThisOrg(ctx, verb, req.GetScope()); err != nil {
+		return nil, err
 	}
 	err := g.afford(func(yield func(string) bool) {
 		for _, d := range req.GetSecrets() {

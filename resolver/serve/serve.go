@@ -45,6 +45,12 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// Cluster is the name of the cluster of every secret, for Flyte's clients.
 	Cluster string
+	// Org is the organization of every secret, whichever a request to manage secrets names: Flyte's
+	// server does so, and its clients take an organization from the server's address. A request of
+	// a task or an import that names another is denied. With AnyOrg the organization that is named
+	// counts, and Org where none is.
+	Org    string
+	AnyOrg bool
 	// Rate is how many keys per second each identity may ask for on average, and Burst how many
 	// at once. A request without a list counts as one key. With Rate 0 there is no limit.
 	Rate  float64
@@ -189,6 +195,26 @@ func (s *Server) Handler() http.Handler {
 	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))
 	open(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions(openMessage)))
 	return mux
+}
+
+// org returns the organization that a request means by asked.
+func (s *Server) org(asked string) string {
+	if !s.o.AnyOrg {
+		return s.o.Org
+	}
+	return cmp.Or(asked, s.o.Org)
+}
+
+// foreign returns an error for a request that names an organization which the server does not
+// have. The secrets of its own would be the wrong ones for it.
+func (s *Server) foreign(asked string) error {
+	if s.o.AnyOrg || asked == "" || asked == s.o.Org {
+		return nil
+	}
+	return secret.WithHint(
+		fmt.Errorf("%w: this server has the secrets of the org %s and not those of %.80q",
+			secret.ErrDenied, s.o.Org, asked),
+		"leave the org out or give --org %s; a server for several orgs is started with --orgs requested", s.o.Org)
 }
 
 // quota is the [store.Limit] of the policy in force.

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"inject/internal/harness"
+	"inject/resolver/secret"
 	"inject/resolver/serve"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -154,7 +155,7 @@ func (s setup) start(t testing.TB) *running {
 	r.policyPath = r.Path("policy.yaml")
 	require.NoError(t, os.WriteFile(r.policyPath, []byte(s.policy), 0o600))
 	var err error
-	r.policy, err = policy.Open(ctx, r.policyPath, logger)
+	r.policy, err = policy.Open(ctx, r.policyPath, secret.DefaultOrg, logger)
 	require.NoError(t, err)
 	r.files = serverFiles(r.Authority)
 	r.certificates, err = transport.LoadCertificates(ctx, r.files, logger)
@@ -166,6 +167,7 @@ func (s setup) start(t testing.TB) *running {
 	o := serve.Options{
 		Store: r.backend, Authenticator: chain, Policy: r.policy.Current,
 		Audit: serve.NewAudit(r.audit), Log: logger, Metrics: r.registry, Cluster: "test",
+		Org: secret.DefaultOrg, AnyOrg: true,
 	}
 	if s.change != nil {
 		s.change(&o)

@@ -30,10 +30,10 @@ const (
 	maxName = 100
 )
 
-// Parse reads a policy file. Its error wraps [secret.ErrInvalid] and names the line and the
-// field of every mistake, up to 20. It does not quote the patterns of tokens, because a token
-// may stand in their place.
-func Parse(text []byte) (*Policy, error) {
+// Parse reads a policy file. org is that of the scopes that name none. The error wraps
+// [secret.ErrInvalid] and names the line and the field of every mistake, up to 20. It does not
+// quote the patterns of tokens, because a token may stand in their place.
+func Parse(text []byte, org string) (*Policy, error) {
 	if len(text) > maxSize {
 		return nil, fmt.Errorf("%w policy: %d bytes (at most %d)", secret.ErrInvalid, len(text), maxSize)
 	}
@@ -41,7 +41,7 @@ func Parse(text []byte) (*Policy, error) {
 	if err != nil {
 		return nil, syntax(err)
 	}
-	p := &parser{policy: &Policy{}, names: map[string]int{}, quotaNames: map[string]int{}}
+	p := &parser{org: org, policy: &Policy{}, names: map[string]int{}, quotaNames: map[string]int{}}
 	p.file(root)
 	if err := mistakes(root); err != nil {
 		return nil, err
@@ -78,6 +78,7 @@ func mistakes(root strictyaml.Node) error {
 }
 
 type parser struct {
+	org        string
 	policy     *Policy
 	names      map[string]int // of rules, with their lines
 	quotaNames map[string]int // of quotas
@@ -300,7 +301,7 @@ func (p *parser) matcher(attribute string, n strictyaml.Node, c *captures) (matc
 // scopes reads the levels in got. stars allows wildcards, and known says that c has all
 // captures of the identity.
 func (p *parser) scopes(got map[string]strictyaml.Node, stars bool, c captures, known bool) scopes {
-	s := scopes{org: level{pieces: []string{secret.DefaultOrg}}}
+	s := scopes{org: level{pieces: []string{p.org}}}
 	for _, l := range []struct {
 		name string
 		to   *level

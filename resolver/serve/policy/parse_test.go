@@ -453,7 +453,7 @@ func TestParseRefuses(t *testing.T) {
 	for i, c := range bad {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			text := strings.TrimPrefix(c.text, beyond)
-			p, err := policy.Parse([]byte(text))
+			p, err := policy.Parse([]byte(text), secret.DefaultOrg)
 			require.Nil(t, p, text)
 			require.ErrorIs(t, err, secret.ErrInvalid, text)
 			require.EqualError(t, err, "invalid policy"+c.want, text)
@@ -471,7 +471,7 @@ func TestParseTellsAll(t *testing.T) {
   identity: {subject: s, spiffe: x}
   list: [{project: "{p}"}]
 verson: 1
-`))
+`), secret.DefaultOrg)
 	require.EqualError(t, err, `invalid policy:
   line 1: version: missing: the version is 1
   line 3: rules[0].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one `+
@@ -483,7 +483,7 @@ verson: 1
   line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://
   line 8: verson: unknown field, did you mean version? (known: version, rules, quotas)`)
 
-	_, err = policy.Parse([]byte("version: 1\nrules:\n" + strings.Repeat("- x\n", 25)))
+	_, err = policy.Parse([]byte("version: 1\nrules:\n"+strings.Repeat("- x\n", 25)), secret.DefaultOrg)
 	lines := strings.Split(err.Error(), "\n")
 	require.Len(t, lines, 22)
 	require.Equal(t, "  line 22: rules[19]: expected fields, found text", lines[20])
@@ -495,7 +495,7 @@ func TestParseQuotesNoToken(t *testing.T) {
 	for _, token := range []string{
 		"{s3cr3t-t0k3n}", "s3cr3t-t0k3n***", "s3cr3t-t0k3n}", "{a}s3cr3t-t0k3n{b}", "**s3cr3t-t0k3n",
 	} {
-		_, err := policy.Parse([]byte(rule(fmt.Sprintf("identity: {token: %q}", token))))
+		_, err := policy.Parse([]byte(rule(fmt.Sprintf("identity: {token: %q}", token))), secret.DefaultOrg)
 		require.ErrorContains(t, err, "identity.token: ")
 		require.NotContains(t, err.Error(), "s3cr3t")
 	}
@@ -503,9 +503,9 @@ func TestParseQuotesNoToken(t *testing.T) {
 
 // The size of a file is bounded, with its aliases expanded.
 func TestParseIsBounded(t *testing.T) {
-	_, err := policy.Parse([]byte("version: 1\nrules: []\n#" + strings.Repeat("x", 1<<20)))
+	_, err := policy.Parse([]byte("version: 1\nrules: []\n#"+strings.Repeat("x", 1<<20)), secret.DefaultOrg)
 	require.EqualError(t, err, "invalid policy: 1048598 bytes (at most 1048576)")
-	_, err = policy.Parse([]byte("version: 1\nrules: []\n#" + strings.Repeat("x", 1<<20-22)))
+	_, err = policy.Parse([]byte("version: 1\nrules: []\n#"+strings.Repeat("x", 1<<20-22)), secret.DefaultOrg)
 	require.NoError(t, err)
 
 	var b strings.Builder
@@ -514,7 +514,7 @@ func TestParseIsBounded(t *testing.T) {
 	for i := range 1000 { // two million scopes
 		fmt.Fprintf(&b, "- {name: r%d, identity: {token: a}, list: *l}\n", i)
 	}
-	_, err = policy.Parse([]byte(b.String()))
+	_, err = policy.Parse([]byte(b.String()), secret.DefaultOrg)
 	require.EqualError(
 		t, err,
 		"invalid policy: line 3: too large: over 200000 texts, lists and maps, aliases counted as what they stand for",
@@ -524,7 +524,7 @@ func TestParseIsBounded(t *testing.T) {
 		"&a {version: 1, rules: [*a]}", strings.Repeat("[", 20000), strings.Repeat("{a: ", 5000),
 		"version: 1\nrules: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000),
 	} {
-		_, err := policy.Parse([]byte(text))
+		_, err := policy.Parse([]byte(text), secret.DefaultOrg)
 		require.ErrorIs(t, err, secret.ErrInvalid)
 	}
 
@@ -533,7 +533,7 @@ func TestParseIsBounded(t *testing.T) {
 	for i := range 10000 {
 		fmt.Fprintf(&b, "- {name: %d x, identity: {token: t%d}, list: [{project: p}]}\n", i, i)
 	}
-	p, err := policy.Parse([]byte(b.String()))
+	p, err := policy.Parse([]byte(b.String()), secret.DefaultOrg)
 	require.NoError(t, err)
 	require.Equal(t, "9999 x", p.For(subject{"token": {"t9999"}}).Rule())
 }
@@ -618,7 +618,7 @@ func FuzzParse(f *testing.F) {
 		}, {"spiffe": {"spiffe://a/b/c/x-d-y"}}, {"issuer": {"i"}, "subject": {"s"}, "claim.x": {"y"}},
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := policy.Parse(text)
+		p, err := policy.Parse(text, secret.DefaultOrg)
 		if err != nil {
 			if p != nil || !errors.Is(err, secret.ErrInvalid) {
 				t.Fatalf("%v", err)

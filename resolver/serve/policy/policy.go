@@ -178,8 +178,8 @@ type Grant struct {
 var everything = &rule{name: "everything", all: true}
 
 // Everything returns a grant that allows everything, for a server without a policy, such as
-// one for development. Its Rule is "everything".
-func Everything() Grant { return Grant{rule: everything} }
+// one for development. Its Rule is "everything". org is that of a task that names none.
+func Everything(org string) Grant { return Grant{rule: everything, task: secret.Scope{Org: org}} }
 
 // Rule returns the name of the rule that matched, for the audit log, or "" if none did.
 func (g Grant) Rule() string {
@@ -248,13 +248,13 @@ func (g Grant) MayAny(v Verb, f store.Filter) bool {
 //
 // The error wraps [secret.ErrDenied] if the identity may not resolve at all, or not at the
 // scope asked. The grant of [Everything] has no scope of its own, so Bind returns asked, with
-// [secret.DefaultOrg] for an empty Org; the error for an invalid one wraps
+// the org of Everything for an empty Org; the error for an invalid one wraps
 // [secret.ErrInvalid].
 func (g Grant) Bind(asked secret.Scope) (secret.Scope, error) {
 	switch {
 	case g.rule != nil && g.rule.all:
 		if asked.Org == "" {
-			asked.Org = secret.DefaultOrg
+			asked.Org = g.task.Org
 		}
 		if err := asked.Validate(); err != nil {
 			return secret.Scope{}, err
@@ -297,9 +297,10 @@ func (g Grant) MayResolve(key string) bool {
 // that cannot be read or parsed it is the previous one, and Err returns why.
 type File = watch.Watched[*Policy]
 
-// Open reads the policy file at path and follows its changes until ctx ends, as [watch.Load]
-// does. It returns an error if the file cannot be read or is invalid; later such errors go to
-// log and to the File's Err.
-func Open(ctx context.Context, path string, log hclog.Logger) (*File, error) {
-	return watch.Load(ctx, path, Parse, log)
+// Open reads the policy file at path as [Parse] does with org, and follows its changes until ctx
+// ends, as [watch.Load] does. It returns an error if the file cannot be read or is invalid; later
+// such errors go to log and to the File's Err.
+func Open(ctx context.Context, path, org string, log hclog.Logger) (*File, error) {
+	parse := func(text []byte) (*Policy, error) { return Parse(text, org) }
+	return watch.Load(ctx, path, parse, log)
 }

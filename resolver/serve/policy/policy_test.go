@@ -30,7 +30,7 @@ type subject map[string][]string
 func (s subject) Attribute(name string) []string { return s[name] }
 
 func parse(t require.TestingT, text string) *policy.Policy {
-	p, err := policy.Parse([]byte(text))
+	p, err := policy.Parse([]byte(text), secret.DefaultOrg)
 	require.NoError(t, err, text)
 	return p
 }
@@ -369,7 +369,7 @@ resolve: {project: "{me}"}`)
 		require.Falsef(t, policy.Grant{}.MayAny(policy.List, f), "%+v", f)
 		require.Equal(
 			t, secret.Scope{Org: "o", Domain: f.Domain, Project: f.Project}.Validate() == nil,
-			policy.Everything().MayAny(policy.List, f),
+			policy.Everything(secret.DefaultOrg).MayAny(policy.List, f),
 		)
 	}
 	require.True(t, g.MayAny(policy.Resolve, store.Filter{Project: "x"}))
@@ -425,7 +425,7 @@ func TestBind(t *testing.T) {
 }
 
 func TestEverything(t *testing.T) {
-	g := policy.Everything()
+	g := policy.Everything(secret.DefaultOrg)
 	require.Equal(t, "everything", g.Rule())
 	for _, verb := range []policy.Verb{policy.Manage, policy.List, policy.Resolve} {
 		require.True(t, g.May(verb, secret.Scope{Org: "o", Project: "p"}))
@@ -755,10 +755,10 @@ func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.yaml")
 	var out log
 	logger := hclog.New(&hclog.LoggerOptions{Output: &out})
-	_, err := policy.Open(t.Context(), path, logger)
+	_, err := policy.Open(t.Context(), path, secret.DefaultOrg, logger)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoError(t, os.WriteFile(path, []byte("version: 2\nrules: []\n"), 0o600))
-	_, err = policy.Open(t.Context(), path, logger)
+	_, err = policy.Open(t.Context(), path, secret.DefaultOrg, logger)
 	require.ErrorIs(t, err, secret.ErrInvalid)
 	require.EqualError(t, err, path+": invalid policy: line 1: version: not 1, which is the only version")
 
@@ -768,7 +768,7 @@ func TestOpen(t *testing.T) {
 	}
 	const rule = "version: 1\nrules: [{name: %s, identity: {token: %s}, list: [{}]}]\n"
 	write(fmt.Sprintf(rule, "one", "alice"))
-	f, err := policy.Open(t.Context(), path, logger)
+	f, err := policy.Open(t.Context(), path, secret.DefaultOrg, logger)
 	require.NoError(t, err)
 	alice, bob := subject{"token": {"alice"}}, subject{"token": {"bob"}}
 	require.Equal(t, "one", f.Current().For(alice).Rule())

@@ -240,3 +240,43 @@ func (s *Store) Usage(ctx context.Context) (u store.Usage, counted bool, err err
 	}
 	return u, counted, nil
 }
+
+// Orgs returns the names of the organizations that have secrets, in no order, and limit of them at
+// most. It reads one record of each organization; in a store of format 1 it reads all records.
+func (s *Store) Orgs(ctx context.Context, limit int) (orgs []string, err error) {
+	err = s.use(ctx, nil, func() error {
+		return s.view(func(t *tx) error {
+			var after []byte
+			for more := true; more && len(orgs) < limit; {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				more = false
+				err := t.walkFilter(store.Filter{}, after, func(e index.Entry) (bool, error) {
+					info, _, err := t.loadInfo(e)
+					if err != nil {
+						return false, err
+					}
+					if !slices.Contains(orgs, info.Ref.Org) {
+						orgs = append(orgs, info.Ref.Org)
+					}
+					if t.format == 1 {
+						return len(orgs) < limit, ctx.Err()
+					}
+					// The next one is behind all names that begin with this org.
+					more, after = true, slices.Repeat([]byte{0xff}, index.NameSize)
+					copy(after, e.Name[:partSize])
+					return false, nil
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fileError(s.o.Path, err)
+	}
+	return orgs, nil
+}

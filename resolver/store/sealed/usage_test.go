@@ -2,6 +2,8 @@ package sealed_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -60,5 +62,48 @@ func TestUsage(t *testing.T) {
 	require.False(t, counted)
 	require.NoError(t, s.Create(t.Context(), rewrittenRef, secret.NewValue([]byte("v")), store.Regular))
 	requireUsage(s)
+	require.NoError(t, s.Close())
+}
+
+// Orgs returns every organization that has secrets, up to a limit, in both formats.
+func TestOrgs(t *testing.T) {
+	t.Parallel()
+	s := open(t, options(t.TempDir()))
+	requireOrgs := func(s *sealed.Store) {
+		t.Helper()
+		want := map[string]bool{}
+		for info, err := range store.All(t.Context(), s, store.Filter{}) {
+			require.NoError(t, err)
+			want[info.Ref.Org] = true
+		}
+		got, err := s.Orgs(t.Context(), 100)
+		require.NoError(t, err)
+		require.ElementsMatch(t, slices.Collect(maps.Keys(want)), got)
+		got, err = s.Orgs(t.Context(), 1)
+		require.NoError(t, err)
+		require.Len(t, got, min(1, len(want)))
+	}
+	requireOrgs(s) // without a file
+	var refs []secret.Ref
+	for i := range 300 {
+		ref := secret.Ref{Scope: secret.Scope{Org: fmt.Sprintf("o%d", i%9), Project: fmt.Sprint("p", i%4)}}
+		ref.Key = fmt.Sprintf("K%d", i)
+		refs = append(refs, ref)
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v")), store.Regular))
+		if i < 20 {
+			requireOrgs(s)
+		}
+	}
+	requireOrgs(s)
+	for _, ref := range refs { // the last secret of an org takes it away
+		if ref.Org == "o3" {
+			require.NoError(t, s.Delete(t.Context(), ref))
+		}
+	}
+	requireOrgs(s)
+	require.NoError(t, s.Close())
+
+	s = open(t, goldenStore(t, "format1"))
+	requireOrgs(s)
 	require.NoError(t, s.Close())
 }
