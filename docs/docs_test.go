@@ -208,7 +208,7 @@ func newShell(t *testing.T) *shell {
 	bash.ExtraFiles = []*os.File{in, out}
 	bash.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	bash.Env = append(goEnv(t),
-		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "PATH="+bin+":"+os.Getenv("PATH"),
+		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "TERM=dumb", "PATH="+bin+":"+os.Getenv("PATH"),
 		// The ports of a server whose command names none.
 		"INJECTD_LISTEN=127.0.0.1:"+s.ports[0], "INJECTD_OPS_LISTEN=127.0.0.1:"+s.ports[1])
 	require.NoError(t, bash.Start())

@@ -11,7 +11,7 @@ import (
 )
 
 func updateCommand(app *app) *cobra.Command {
-	a := &secretsVerb{app}
+	a := &secretsVerb{app: app}
 	cmd := &cobra.Command{
 		Use:   "secret NAME [VALUE]",
 		Short: "Replace the value of a secret at exactly one scope",
@@ -31,13 +31,19 @@ func updateCommand(app *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.change(cmd, ref, "update", func(s store.Manager) error { return s.Update(cmd.Context(), ref, value) })
+		return a.change(cmd, ref, "update", func(s store.Manager) error {
+			err := s.Update(cmd.Context(), ref, value)
+			if err == nil {
+				a.stored("updated", ref, value)
+			}
+			return err
+		})
 	}
 	return verb("update", "Replace the value of a secret", cmd)
 }
 
 func deleteCommand(app *app) *cobra.Command {
-	a := &secretsVerb{app}
+	a := &secretsVerb{app: app}
 	cmd := &cobra.Command{
 		Use:   "secret NAME",
 		Short: "Delete a secret at exactly one scope",

@@ -9,13 +9,13 @@ import (
 )
 
 func createCommand(app *app) *cobra.Command {
-	a := &secretsVerb{app}
+	a := &secretsVerb{app: app}
 	cmd := &cobra.Command{
 		Use:   "secret {NAME [VALUE] | --from-env-file FILE}",
 		Short: "Create a secret, or all those of a .env file, at exactly one scope",
 		Long: `Create a secret at the scope that -p and -d name: without them, for the whole org. The value
-comes from an argument, a file or a pipe. Otherwise inject asks for it, without echo. Its
-bytes are stored unchanged.
+comes from an argument, a file or a pipe. Otherwise inject asks for it, without echo: type
+a line, or paste anything, such as a whole key. Its bytes are stored unchanged.
 
 --from-env-file creates all secrets of a .env file and prints "KEY created" for each, or it
 creates none and reports every line and secret that prevents it. The file has lines
@@ -62,6 +62,9 @@ func (a *secretsVerb) create(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	err = s.Create(cmd.Context(), ref, value, typ)
+	if err == nil {
+		a.stored("created", ref, value)
+	}
 	if errors.Is(err, secret.ErrExists) {
 		err = secret.WithHint(err, "inject update secret %s%s replaces its value", ref.Key, ref.Scope.Flags())
 	}

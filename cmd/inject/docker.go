@@ -16,6 +16,7 @@ import (
 	"inject/exec"
 	"inject/injector/place"
 	"inject/resolver/secret"
+	"inject/resolver/store"
 )
 
 // dockerConfig is a config.json of Docker, which is also the value of an image pull secret.
@@ -81,7 +82,7 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 		}},
 		{"username", &r.set.Username, func() (string, error) { return r.terminal.Line("Username: ") }},
 		{"password", &r.set.Password, func() (string, error) {
-			value, err := r.terminal.Ask("Password: ")
+			value, err := r.terminal.Ask("Password: ", store.MaxValue)
 			return string(value.Reveal()), err
 		}},
 	} {
@@ -94,7 +95,7 @@ func (r *registry) ask(auths map[string]dockerAuth) error {
 		}
 		var err error
 		if *q.answer, err = q.ask(); err != nil {
-			return err
+			return secret.WithHint(err, "give --%s, or let docker have the credentials: --from-docker-config", q.flag)
 		}
 	}
 	if missing != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 func getCommand(app *app) *cobra.Command {
-	a := &secretsVerb{app}
+	a := &secretsVerb{app: app}
 	cmd := &cobra.Command{
 		Use:   "secret [NAME]",
 		Short: "List secrets, or show one; never a value",

@@ -37,7 +37,7 @@ func TestImportNeedsAnImporter(t *testing.T) {
 	stdout, err := os.Create(dir + "/stdout")
 	require.NoError(t, err)
 	defer stdout.Close() //nolint:errcheck // it is read by its name
-	a := &secretsVerb{&app{stdout: stdout, stderr: stdout, redactor: redact.New(1), key: redact.New(1)}}
+	a := &secretsVerb{app: &app{stdout: stdout, stderr: stdout, redactor: redact.New(1), key: redact.New(1)}}
 	scope := secret.Scope{Org: secret.DefaultOrg, Project: "p"}
 	secrets := []store.New{{Ref: secret.Ref{Scope: scope, Key: "K"}, Value: secret.NewValue([]byte("v"))}}
 

@@ -90,6 +90,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	if e, ok := errors.AsType[*exec.StoppedError](err); ok {
 		code = 128 + int(e.Signal)
 	}
+	if e, ok := errors.AsType[*cli.InterruptedError](err); ok && e.Signal != 0 {
+		code = 128 + int(e.Signal)
+	}
 	if e, ok := errors.AsType[*interruptedError](err); ok {
 		code = 128 + int(e.signal)
 	}

@@ -153,7 +153,8 @@ func explainStart(err error) error {
 func stopped(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*exec.StoppedError](context.Cause(ctx)); ok {
 		_, told := errors.AsType[*exec.StoppedError](err)
-		if told || errors.Is(err, context.Canceled) || errors.Is(err, cli.ErrInterrupted) {
+		_, asked := errors.AsType[*cli.InterruptedError](err)
+		if told || asked || errors.Is(err, context.Canceled) {
 			return e
 		}
 	}

@@ -200,7 +200,7 @@ func startOnTerminal(t *testing.T, cmd *exec.Cmd, size *pty.Winsize) *os.File {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	require.NoError(t, cmd.Start())
-	timer := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	timer := time.AfterFunc(60*time.Second, func() { _ = cmd.Process.Kill(); _ = terminal.Close() }) // ends reads, too
 	t.Cleanup(func() { timer.Stop(); _ = terminal.Close(); _ = tty.Close() })
 	return tty
 }
@@ -265,7 +265,7 @@ func TestMaskHint(t *testing.T) {
 	require.NotContains(t, out, "processes")
 }
 
-// After Ctrl-C at the prompt inject exits with 125, the terminal echoes again and nothing is
+// After Ctrl-C at the prompt inject exits with 130, the terminal echoes again and nothing is
 // created.
 func TestPromptInterrupted(t *testing.T) {
 	t.Parallel()
@@ -278,7 +278,7 @@ func TestPromptInterrupted(t *testing.T) {
 	require.NotContains(t, readUntil(t, tty, "inject: interrupted; nothing was changed"), "half a val")
 	require.True(t, echoes(t, tty))
 	require.Error(t, cmd.Wait())
-	require.Equal(t, 125, cmd.ProcessState.ExitCode())
+	require.Equal(t, 130, cmd.ProcessState.ExitCode())
 	entries, err := os.ReadDir(home)
 	require.NoError(t, err)
 	require.Empty(t, entries)

@@ -13,7 +13,10 @@ import (
 )
 
 // secretsVerb is the verbs that manage secrets: create, update, get and delete.
-type secretsVerb struct{ *app }
+type secretsVerb struct {
+	*app
+	asked bool // a person was asked for the value
+}
 
 // verb returns the command NAME whose only subcommand is "secret", as in Flyte's command line.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {

@@ -61,4 +61,6 @@ func writeAll(w io.WriteCloser, p []byte) (int, error) {
 }
 
 // terminal returns the terminal on which a person can be asked, nil if there is none.
-func (a *app) terminal() *cli.Terminal { return cli.OpenTerminal(a.stdin, a.stopped) }
+func (a *app) terminal() *cli.Terminal {
+	return cli.OpenTerminal(a.stdin, a.stopped, a.set.Found.Terminal == "dumb")
+}

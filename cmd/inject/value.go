@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -86,7 +88,13 @@ func (a *secretsVerb) plainValue(cmd *cobra.Command, args []string, sources []st
 		if t == nil {
 			break
 		}
-		return t.Ask("Enter secret value: ")
+		a.asked = true
+		value, err := t.Ask("Enter secret value: ", store.MaxValue)
+		if errors.Is(err, secret.ErrInvalid) {
+			err = secret.WithHint(err, "--from-file FILE stores the bytes of a file, and --value '' an empty value; "+
+				"a pipe works, too")
+		}
+		return value, err
 	default:
 		value, err := readValue(a.stdin, "stdin")
 		if err != nil || value.Len() > 0 {
@@ -95,6 +103,22 @@ func (a *secretsVerb) plainValue(cmd *cobra.Command, args []string, sources []st
 	}
 	return secret.Value{}, secret.WithHint(fmt.Errorf("%w: no value was given: stdin is empty", secret.ErrInvalid),
 		"pipe it in, name a file with --from-file, or store an empty value with --value ''")
+}
+
+// stored tells a person at a terminal what has been stored: a value that was not shown may not be all
+// that was meant.
+func (a *secretsVerb) stored(what string, ref secret.Ref, value secret.Value) {
+	if !a.asked && !tty.Is(a.stdout) {
+		return
+	}
+	size := fmt.Sprintf("%d bytes", value.Len())
+	if value.Len() == 1 {
+		size = "1 byte"
+	}
+	if n := bytes.Count(value.Reveal(), []byte("\n")); n > 0 {
+		size += fmt.Sprintf(", %d line ends", n)
+	}
+	_, _ = fmt.Fprintf(a.stdout, "%s secret %s at %s (%s)\n", what, ref.Key, ref.Scope, size)
 }
 
 // readValue reads all of r as a value. name is what errors call it.

@@ -46,7 +46,7 @@ func (a *app) keyOf(file string) (sealed.Key, error) {
 		File: file, Passphrase: a.set.Served.Passphrase, Variable: keyVariable,
 		Notice: func(text string) { a.log.Info(text) },
 	}
-	if t := cli.OpenTerminal(a.stdin, nil); t != nil {
+	if t := cli.OpenTerminal(a.stdin, nil, true); t != nil {
 		key.Ask = t.Passphrase
 	}
 	if file != "" {
