@@ -62,8 +62,9 @@ func Forms(minLength int, patterns ...Pattern) []Form {
 
 // expansion is what patterns are made into: all forms of the values and of their parts.
 type expansion struct {
-	forms []form
-	names []string // by form.owner
+	forms     []form
+	described bool
+	names     []string // by form.owner
 	// The names of patterns that are not masked; of those that are words which every log has;
 	// and of those of which some forms or parts are left out.
 	unmasked, common, reduced []string
@@ -121,6 +122,18 @@ func newExpansion(minLength int, patterns []Pattern) *expansion {
 		}
 	}
 	return e
+}
+
+// describe sets what a writer needs to know of the forms. It does so once: writers read it.
+func (e *expansion) describe() {
+	if e.described {
+		return
+	}
+	e.described = true
+	for i := range e.forms {
+		f := &e.forms[i]
+		f.public, f.wraps = publicPart(f.bytes), wrappable(f.bytes)
+	}
 }
 
 // find returns the forms of a pattern and of its parts; nil if it is not masked.

@@ -4,7 +4,7 @@ import "unsafe"
 
 // Size returns the bytes of the tables of the automaton.
 func (r *Redactor) Size() int {
-	a := r.automaton()
+	a := r.whole()
 	size := tableBytes(a.trie.next) + tableBytes(a.last) + tableBytes(a.parents) + tableBytes(a.branches) +
 		tableBytes(a.links) + tableBytes(a.outs) + tableBytes(a.lengths) + tableBytes(a.ids) +
 		tableBytes(a.pieces) + tableBytes(a.heads) +
@@ -22,3 +22,9 @@ func tableBytes[T any](table []T) int {
 
 // Order has the kinds of forms in the order in which they are kept.
 var Order = order
+
+// Stubs makes the first automaton of r have n bytes of each form.
+func (r *Redactor) Stubs(n int) *Redactor {
+	r.stub = n
+	return r
+}

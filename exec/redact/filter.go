@@ -87,7 +87,7 @@ func newFilter(forms []sortable) *filter {
 	m := maxShortest
 	for _, s := range forms {
 		m = min(m, len(s.form.bytes))
-		f.lone = f.lone || wrappable(s.form.bytes)
+		f.lone = f.lone || s.form.wraps
 	}
 	if f.lone {
 		m = min(m, minPiece)
@@ -168,6 +168,14 @@ func (f *filter) distinct(forms []sortable) (n int) {
 		}
 	})
 	return n
+}
+
+// shortest returns the length of the shortest form, or less.
+func (f *filter) shortest() int {
+	if f.stride == 0 {
+		return 1
+	}
+	return f.stride + pieceLen - 1
 }
 
 // long is the least length of a form that has two pieces wherever it is in a text.

@@ -137,21 +137,21 @@ func (a *automaton) within(s state, long, wrapped bool) bool {
 	for i := segment; i < len(a.ids); i++ {
 		id := a.ids[i]
 		length, nodes := a.lengths[id], a.last[i]-a.start(int32(i))+1 //nolint:gosec // a segment
-		if i > segment && length-nodes < s.depth {
+		if i > segment && min(length, a.limit)-nodes < s.depth {
 			break // the forms from here on do not begin with the prefix
 		}
-		if wrapped && (length < minWrapped || a.trie.next[a.last[i]]&wraps == 0) {
+		if wrapped && !a.forms[id].wraps {
 			continue
 		}
-		if length > s.depth && s.depth > a.forms[id].limit(length, long) {
+		if length > s.depth && s.depth > a.forms[id].mayShow(length, long) {
 			return false
 		}
 	}
 	return true
 }
 
-// limit returns how many bytes of a form of the given length may be shown.
-func (f *form) limit(length int32, long bool) int32 {
+// mayShow returns how many bytes of a form of the given length may be shown.
+func (f *form) mayShow(length int32, long bool) int32 {
 	n := int32(shortLimit)
 	if long {
 		n = max(n, min((length-f.public)/longShare, longLimit))

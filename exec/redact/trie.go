@@ -15,6 +15,7 @@ type form struct {
 	kind   string
 	owner  int32 // the value it belongs to: an index of automaton.names
 	public int32 // the length of the beginning that is no secret; see publicPart
+	wraps  bool  // it may be wrapped; see wrap.go
 }
 
 // trie is the automaton of Aho and Corasick (CACM 18, 1975) over all forms. Its state after
@@ -28,9 +29,15 @@ type form struct {
 // The links of a node are made when they are first needed, because most nodes are never
 // visited. Making all of them at once takes 1.3 times as long to get ready with one value,
 // 1.8 times with 100, and 2.3 times with 10000; with one value of 64 KiB it takes 80 ms more.
+//
+// Most texts have not even the beginning of a value. So the first trie has only the first limit bytes
+// of each form. It is exact as long as the text has all of these of no longer form: then no state
+// is at a stub, which are the nodes at that depth. When one is reached, the trie of all bytes is made,
+// and the text is searched again from the first byte that is held back.
 type trie struct {
+	limit int32 // of the length of a prefix
 	// next has, by node, the label of its first child, which is the next node, and the
-	// flags branch, ends, leaf, root, gaps and wraps.
+	// flags branch, ends, leaf, root, gaps, wraps and stub.
 	next  []uint16
 	first [256]int32 // the children of the root, 0 for none
 	// A segment is the nodes that one form adds, up to that of its last byte. last and
@@ -65,6 +72,7 @@ const (
 	root                            // it is the root, whose children are in first, so there is no label
 	gaps                            // its first child has a label that a gap may begin with; see wrap.go
 	wraps                           // a form that may be wrapped goes through it
+	stub                            // a form that is longer than limit goes on here
 )
 
 // A link of a node is the state of the longest proper suffix of its prefix: the node (31
@@ -76,21 +84,23 @@ const (
 	linkBits  = 31
 	linkMask  = 1<<linkBits - 1
 	maxNodes  = 1 << linkBits // maxBytes keeps the nodes below it
+	unlimited = maxNodes - 1
 	rootLink  = hasLink
 	noSegment = -1
 )
 
-// newTrie returns the trie of sorted forms, whose ids are below n.
-func newTrie(sorted []sortable, n int) *trie {
+// newTrie returns the trie of the first limit bytes of sorted forms, whose ids are below n.
+func newTrie(sorted []sortable, n, limit int) *trie {
 	size := 1
-	for i, f := range sorted {
-		size += len(f.form.bytes)
-		if i > 0 {
-			size -= sharedPrefix(sorted[i-1].form.bytes, f.form.bytes)
-		}
+	var last []byte
+	for _, f := range sorted {
+		p := f.form.head(limit)
+		size += len(p) - sharedPrefix(last, p)
+		last = p
 	}
 
 	t := &trie{
+		limit:    int32(limit), //nolint:gosec // at most unlimited
 		next:     make([]uint16, 1, size),
 		last:     make([]int32, len(sorted)),
 		parents:  make([]edge, len(sorted)),
@@ -110,76 +120,126 @@ func newTrie(sorted []sortable, n int) *trie {
 	// their first nodes.
 	type place struct{ node, depth int32 }
 	path := []place{{0, 0}}
-	var last []byte
+	last = nil
 	for k, s := range sorted {
-		p := s.form.bytes
+		p := s.form.head(limit)
 		shared := sharedPrefix(last, p)
-		for path[len(path)-1].depth > int32(shared) { //nolint:gosec // all lengths are below maxNodes
-			path = path[:len(path)-1]
-		}
-
-		top := path[len(path)-1]
-		node := int32(len(t.next))                     //nolint:gosec // see size
-		parent := top.node + int32(shared) - top.depth //nolint:gosec // see size
-		t.parents[k] = edge{parent, p[shared]}
-		switch parent {
-		case 0:
-			t.first[p[shared]] = node
-		case node - 1:
-			t.next[parent] = t.next[parent]&^leaf | edgeTo(p[shared])
-		default:
-			t.next[parent] |= branch
-			t.insert(int32(k))
-		}
-
-		for _, b := range p[shared+1:] {
-			t.next = append(t.next, edgeTo(b))
-		}
-		t.next = append(t.next, leaf|ends)
-		path = append(path, place{node, int32(shared) + 1}) //nolint:gosec // see size
-		t.last[k] = int32(len(t.next)) - 1                  //nolint:gosec // see size
-		t.ids[k], t.lengths[s.id] = s.id, int32(len(p))     //nolint:gosec // see size
 		last = p
-		if wrappable(p) {
-			t.markWrapped(k)
+		t.ids[k], t.lengths[s.id] = s.id, int32(len(s.form.bytes)) //nolint:gosec // see size
+		if shared < len(p) {
+			for path[len(path)-1].depth > int32(shared) { //nolint:gosec // all lengths are below maxNodes
+				path = path[:len(path)-1]
+			}
+			top := path[len(path)-1]
+			node := int32(len(t.next))                     //nolint:gosec // see size
+			parent := top.node + int32(shared) - top.depth //nolint:gosec // see size
+			t.parents[k] = edge{parent, p[shared]}
+			switch parent {
+			case 0:
+				t.first[p[shared]] = node
+			case node - 1:
+				t.next[parent] = t.next[parent]&^leaf | edgeTo[p[shared]]
+			default:
+				t.next[parent] |= branch
+				t.insert(int32(k))
+			}
+			for _, b := range p[shared+1:] {
+				t.next = append(t.next, edgeTo[b])
+			}
+			t.next = append(t.next, leaf|ends)
+			path = append(path, place{node, int32(shared) + 1}) //nolint:gosec // see size
+		}
+		end := int32(len(t.next)) - 1 //nolint:gosec // see size
+		t.last[k] = end
+		if len(p) < len(s.form.bytes) {
+			t.next[end] |= stub
+		}
+		if s.form.wraps {
+			t.markWrapped(end, t.last[:k+1])
 		}
 	}
 	return t
 }
 
-// edgeTo returns what next has of a first child with the label b.
-func edgeTo(b byte) uint16 {
-	if gapByte[b] {
-		return uint16(b) | gaps
+// head returns the first limit bytes of a form.
+func (f *form) head(limit int) []byte { return f.bytes[:min(len(f.bytes), limit)] }
+
+// edgeTo has what next has of a first child, by its label.
+var edgeTo = func() (by [256]uint16) {
+	for b := range by {
+		if by[b] = uint16(b); gapByte[b] {
+			by[b] |= gaps
+		}
 	}
-	return uint16(b)
-}
+	return by
+}()
 
 // mark sets ends at the nodes where a form ends inside another one. It is called once,
-// before the trie is used. f is the filter of the same forms: it skips what holds none.
+// before the trie is used. f is the filter of the same forms.
+//
+// It walks down the trie from each place inside a form where the filter does not rule out that
+// another one begins. Most such walks are over at once, and make no links. A form that repeats
+// itself would take quadratic time, so it is searched by the automaton instead.
 func (t *trie) mark(sorted []sortable, f *filter) {
-	shortest := f.stride + pieceLen - 1
-	if f.stride == 0 {
-		shortest = 1
-	}
 	var before []byte
-	for k, form := range sorted {
-		p := form.form.bytes
+	for k, s := range sorted {
+		p := s.form.head(int(t.limit))
 		shared := sharedPrefix(before, p)
 		before = p
-		first := t.start(int32(k)) - int32(shared) - 1 //nolint:gosec // below maxNodes
-		s := state{}
-		for i := 1; i < len(p); {
-			if s.node == 0 {
-				if i = f.next(p, i); i+shortest >= len(p) {
-					break // nothing that begins there ends before p, whose end is marked
-				}
+		first := int(t.start(int32(k))) - shared - 1
+		if shared == len(p) {
+			continue // the form before has the same stub
+		}
+		for i, work := 1, 0; i < len(p); i++ {
+			if i = f.next(p, i); i+f.shortest() >= len(p) {
+				break // nothing that begins there ends before p, whose end is marked
 			}
-			s = t.step(s, p[i])
-			i++
-			if i > shared && t.link(s.node)&hasOut != 0 {
-				t.next[int(first)+i] |= ends
+			n := t.markFrom(p, i, shared, first)
+			if work += n; work > maxWork*len(p) {
+				t.markAll(p, shared, first)
+				break
 			}
+		}
+	}
+}
+
+// maxWork is how many bytes mark compares for each byte of a form before the automaton is faster.
+const maxWork = 4
+
+// markFrom sets ends at the nodes of p where a form ends that begins at p[i], and that the form
+// before p does not have. The node of p[:n] is first+n if n is more than shared. It returns how
+// many bytes a form has there.
+func (t *trie) markFrom(p []byte, i, shared, first int) int {
+	node := t.first[p[i]]
+	if node == 0 {
+		return 0
+	}
+	n := i + 1
+	for {
+		next := t.next[node]
+		if next&ends != 0 && n > shared {
+			t.next[first+n] |= ends
+		}
+		if n == len(p) {
+			return n - i
+		}
+		if next&leaf == 0 && byte(next&0xff) == p[n] {
+			node++
+		} else if node = t.child(node, p[n]); node == 0 {
+			return n - i
+		}
+		n++
+	}
+}
+
+// markAll does for all places in p, in linear time, what markFrom does for one.
+func (t *trie) markAll(p []byte, shared, first int) {
+	s := state{}
+	for i := 1; i < len(p); {
+		s = t.step(s, p[i])
+		i++
+		if i > shared && t.link(s.node)&hasOut != 0 {
+			t.next[first+i] |= ends
 		}
 	}
 }

@@ -33,16 +33,19 @@ func wrappable(form []byte) bool {
 		!slices.ContainsFunc(form, func(b byte) bool { return gapByte[b] })
 }
 
-// markWrapped sets wraps at the nodes of a form that may be wrapped, which is that of a segment.
-func (t *trie) markWrapped(segment int) {
-	first, last := t.start(int32(segment)), t.last[segment] //nolint:gosec // a segment
-	for last != 0 && t.next[last]&wraps == 0 {
-		for n := last; n >= first && t.next[n]&wraps == 0; n-- {
-			t.next[n] |= wraps
+// markWrapped sets wraps at a node and those above it, unless it is set there. The segment of the
+// node is the last so far.
+func (t *trie) markWrapped(node int32, segments []int32) {
+	for node != 0 && t.next[node]&wraps == 0 {
+		segment, _ := slices.BinarySearch(segments, node)
+		first := t.start(int32(segment)) //nolint:gosec // a segment
+		for ; node >= first && t.next[node]&wraps == 0; node-- {
+			t.next[node] |= wraps
 		}
-		last = t.parents[segment].parent
-		segment, _ = slices.BinarySearch(t.last[:segment], last)
-		first = t.start(int32(segment)) //nolint:gosec // a segment
+		if node >= first {
+			return
+		}
+		node = t.parents[segment].parent
 	}
 }
 
@@ -115,6 +118,10 @@ func (w *Writer) unfold(f *fold, text []byte) bool {
 		if child == 0 || t.next[child]&wraps == 0 || f.gap >= 0 && !f.broken {
 			return false
 		}
+		if t.next[child]&stub != 0 {
+			w.atStub = true
+			return false
+		}
 		if f.gap >= 0 {
 			f.pieces = append(f.pieces, [2]int{f.piece, f.gap})
 			f.piece, f.gap = f.at, -1
@@ -131,8 +138,7 @@ func (w *Writer) unfold(f *fold, text []byte) bool {
 	return true
 }
 
-// unfolded records the pieces of the form that ends at a fold, if there is one. Pieces that have
-// been shown at a silence are not masked any more.
+// unfolded records the pieces of the form that ends at a fold, if there is one.
 func (w *Writer) unfolded(f *fold) {
 	segment, whole := slices.BinarySearch(w.a.last, f.s.node)
 	if !whole || f.s.depth < minWrapped {
@@ -140,9 +146,7 @@ func (w *Writer) unfolded(f *fold) {
 	}
 	f.whole = true
 	for _, p := range append(f.pieces, [2]int{f.piece, f.at}) {
-		if p[1] > w.shown {
-			w.cover(run{start: p[0], end: p[1], form: w.a.ids[segment], until: p[1]})
-		}
+		w.cover(run{start: p[0], end: p[1], form: w.a.ids[segment], until: p[1]})
 	}
 }
 

@@ -23,10 +23,11 @@ type Writer struct {
 	r   *Redactor
 	dst io.Writer
 
-	mu    sync.Mutex
-	a     *automaton
-	state state
-	folds []fold // what may be wrapped forms; see wrap.go
+	mu     sync.Mutex
+	a      *automaton
+	state  state
+	folds  []fold // what may be wrapped forms; see wrap.go
+	atStub bool   // the text has the first bytes of a form of which the automaton has no more
 	// need is how many bytes the automaton must walk before the filter is tried again.
 	need int
 	// buf[begin:] is what is held back: the longest suffix of the stream that may begin a
@@ -164,16 +165,18 @@ func (w *Writer) maskHeld(old int) error {
 // mask masks text, whose first held bytes were held back before. It writes the bytes that are
 // decided, which means that they cannot begin a form, and returns their number.
 func (w *Writer) mask(text []byte, held int) (decided int, err error) {
-	from := held
 	if a := w.r.automaton(); a != w.a {
-		// Values were added. Search what is held back again: it may begin a new one.
-		from, w.a, w.state, w.folds = 0, a, state{}, w.folds[:0]
-		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
+		w.restart(a) // values were added: what is held back may begin one
+		held = 0
 	}
-	w.search(text, from)
+	w.search(text, held)
+	if w.follow(text); w.atStub {
+		w.restart(w.r.whole())
+		w.search(text, 0)
+		w.follow(text)
+	}
 	decided = len(text) - int(w.state.depth)
 	if len(w.folds) > 0 {
-		w.follow(text)
 		for _, f := range w.folds {
 			decided = min(decided, f.begin)
 		}
@@ -187,6 +190,12 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 		w.await(len(text) - decided)
 	}
 	return decided, nil
+}
+
+// restart forgets what has been found in what is held back, which is to be searched again by a.
+func (w *Writer) restart(a *automaton) {
+	w.a, w.state, w.folds, w.atStub = a, state{}, w.folds[:0], false
+	w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
 }
 
 // The automaton walks until the filter may rule out what follows. On a text that is full of
@@ -263,9 +272,13 @@ func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 // go on from, and where in the text the prefix of that node begins.
 func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
 	s := state{int32(node), int32(i - alive)} //nolint:gosec // below maxNodes
-	t.link(s.node)                            // makes outs of the node, too
-	form := t.outs[s.node].Load()
-	w.cover(run{start: i - int(t.lengths[form]), end: i, form: form, until: i})
+	if t.next[s.node]&stub != 0 {
+		w.atStub = true
+	} else {
+		t.link(s.node) // makes outs of the node, too
+		form := t.outs[s.node].Load()
+		w.cover(run{start: i - int(t.lengths[form]), end: i, form: form, until: i})
+	}
 	// A form that is not the beginning of a longer one is over: go on with its suffixes, so
 	// that its bytes are not held back.
 	for t.next[s.node]&leaf != 0 {
@@ -274,8 +287,12 @@ func (w *Writer) arrive(t *trie, node, alive, i int) (int, int) {
 	return int(s.node), i - int(s.depth)
 }
 
-// cover adds the run of a form, or of a piece of it. It merges runs that touch.
+// cover adds the run of a form, or of a piece of it. It merges runs that touch. What has been shown at
+// a silence is not masked any more.
 func (w *Writer) cover(r run) {
+	if r.end <= w.shown {
+		return
+	}
 	behind := len(w.runs)
 	for behind > 0 && w.runs[behind-1].start > r.end {
 		behind--

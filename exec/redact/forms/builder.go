@@ -3,6 +3,7 @@ package forms
 import (
 	"bytes"
 	"hash/maphash"
+	"sync"
 )
 
 // A builder collects forms in one buffer: a value has up to a hundred, and an allocation
@@ -22,6 +23,12 @@ type span struct {
 	from, to int
 	hash     uint64
 }
+
+// builders keeps builders for the next value, without their arena: a thousand values would make
+// garbage of which most is theirs.
+var builders = sync.Pool{New: func() any {
+	return &builder{spans: make([]span, 0, 96), index: make([]int32, 4*96)}
+}}
 
 var seed = maphash.MakeSeed()
 

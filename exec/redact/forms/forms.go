@@ -130,20 +130,19 @@ func Within(value []byte, minLength, maxBytes int) (all []Form, whole bool) {
 		return nil, true
 	}
 
-	// The buffer in multiples of the value's length, and the number of forms, as most
-	// values need them. Both grow if that is too little.
-	times, spans := 24, 32
+	// The buffer in multiples of the value's length, as most values need it. It grows if that is
+	// too little.
+	times := 60
 	has := setOf(text)
 	if has.meets(special) {
-		times, spans = 100, 96 // about fifty escapers; many of them write the same
+		times = 140 // about fifty escapers; many of them write the same
 	}
-	b := &builder{
-		minLength: minLength,
-		maxBytes:  max(maxBytes, len(text)),
-		arena:     make([]byte, 0, min(times*len(text)+64, max(maxBytes, len(text)))),
-		spans:     make([]span, 0, spans),
-		index:     make([]int32, 4*spans),
-	}
+	b := builders.Get().(*builder) //nolint:errcheck // it has no others
+	defer builders.Put(b)
+	b.minLength, b.maxBytes, b.full = minLength, max(maxBytes, len(text)), false
+	b.arena = make([]byte, 0, min(times*len(text)+64, b.maxBytes))
+	b.spans = b.spans[:0]
+	clear(b.index)
 
 	b.raw(text)
 	b.lines(text)
@@ -160,5 +159,6 @@ func Within(value []byte, minLength, maxBytes int) (all []Form, whole bool) {
 	for i, s := range b.spans {
 		forms[i] = Form{s.kind, b.arena[s.from:s.to:s.to]}
 	}
+	b.arena = nil // the forms have it
 	return forms, !b.full
 }
