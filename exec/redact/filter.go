@@ -199,10 +199,8 @@ func (f *filter) count(forms []sortable) (heads, pieces int) {
 // before it, and are left out. isNew reports whether the first 8 bytes differ from those of
 // the form before it.
 func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew bool)) {
-	var last []byte
 	for _, s := range forms {
-		form, from, to := s.form.bytes, 0, f.stride
-		shared := sharedPrefix(last, form)
+		form, shared, from, to := s.form.bytes, int(s.shared), 0, f.stride
 		switch {
 		case f.lone:
 			from = min(to, max(0, shared-pieceLen+1))
@@ -213,7 +211,6 @@ func (f *filter) each(forms []sortable, do func(form []byte, from, to int, isNew
 			from = min(to, max(0, shared-pieceLen+1))
 		}
 		do(form, from, to, shared < 8)
-		last = form
 	}
 }
 

@@ -92,11 +92,9 @@ const (
 // newTrie returns the trie of the first limit bytes of sorted forms, whose ids are below n.
 func newTrie(sorted []sortable, n, limit int) *trie {
 	size := 1
-	var last []byte
-	for _, f := range sorted {
-		p := f.form.head(limit)
-		size += len(p) - sharedPrefix(last, p)
-		last = p
+	for _, s := range sorted {
+		p, shared := s.head(limit)
+		size += len(p) - shared
 	}
 
 	t := &trie{
@@ -120,11 +118,8 @@ func newTrie(sorted []sortable, n, limit int) *trie {
 	// their first nodes.
 	type place struct{ node, depth int32 }
 	path := []place{{0, 0}}
-	last = nil
 	for k, s := range sorted {
-		p := s.form.head(limit)
-		shared := sharedPrefix(last, p)
-		last = p
+		p, shared := s.head(limit)
 		t.ids[k], t.lengths[s.id] = s.id, int32(len(s.form.bytes)) //nolint:gosec // see size
 		if shared < len(p) {
 			for path[len(path)-1].depth > int32(shared) { //nolint:gosec // all lengths are below maxNodes
@@ -161,8 +156,10 @@ func newTrie(sorted []sortable, n, limit int) *trie {
 	return t
 }
 
-// head returns the first limit bytes of a form.
-func (f *form) head(limit int) []byte { return f.bytes[:min(len(f.bytes), limit)] }
+// head returns the first limit bytes of a form, and how many of them the form before it has.
+func (s *sortable) head(limit int) ([]byte, int) {
+	return s.form.bytes[:min(len(s.form.bytes), limit)], min(int(s.shared), limit)
+}
 
 // edgeTo has what next has of a first child, by its label.
 var edgeTo = func() (by [256]uint16) {
@@ -181,11 +178,8 @@ var edgeTo = func() (by [256]uint16) {
 // another one begins. Most such walks are over at once, and make no links. A form that repeats
 // itself would take quadratic time, so it is searched by the automaton instead.
 func (t *trie) mark(sorted []sortable, f *filter) {
-	var before []byte
 	for k, s := range sorted {
-		p := s.form.head(int(t.limit))
-		shared := sharedPrefix(before, p)
-		before = p
+		p, shared := s.head(int(t.limit))
 		first := int(t.start(int32(k))) - shared - 1
 		if shared == len(p) {
 			continue // the form before has the same stub
@@ -244,33 +238,47 @@ func (t *trie) markAll(p []byte, shared, first int) {
 	}
 }
 
-// sortable is a form with its first bytes as a number, which decides nearly all comparisons.
+// sortable is a form in the order of all, and how many of its first bytes the form before it has.
 type sortable struct {
-	prefix uint64
-	id     int32
 	form   *form
+	id     int32
+	shared int32
 }
 
 // sortForms returns the forms in the order of their bytes. It keeps the first of equal forms.
 func sortForms(forms []form) []sortable {
-	sorted := make([]sortable, len(forms))
+	// A key has the first bytes as a number, which decides nearly all comparisons. It has no pointer:
+	// so to move it is quick.
+	type key struct {
+		prefix uint64
+		id     int32
+	}
+	keys := make([]key, len(forms))
 	for i := range forms {
 		var b [8]byte
 		copy(b[:], forms[i].bytes)
-		sorted[i] = sortable{binary.BigEndian.Uint64(b[:]), int32(i), &forms[i]}
+		keys[i] = key{binary.BigEndian.Uint64(b[:]), int32(i)} //nolint:gosec // below maxNodes
 	}
-	slices.SortFunc(sorted, func(a, b sortable) int {
-		if c := cmp.Compare(a.prefix, b.prefix); c != 0 {
-			return c
+	slices.SortFunc(keys, func(a, b key) int {
+		switch {
+		case a.prefix < b.prefix:
+			return -1
+		case a.prefix > b.prefix:
+			return 1
 		}
-		if c := bytes.Compare(a.form.bytes, b.form.bytes); c != 0 {
-			return c
+		return cmp.Or(bytes.Compare(forms[a.id].bytes, forms[b.id].bytes), int(a.id-b.id))
+	})
+	sorted := make([]sortable, 0, len(keys))
+	var before []byte
+	for _, k := range keys {
+		f := &forms[k.id]
+		shared := sharedPrefix(before, f.bytes)
+		if shared < len(f.bytes) || len(sorted) == 0 {
+			sorted = append(sorted, sortable{f, k.id, int32(shared)}) //nolint:gosec // below maxNodes
+			before = f.bytes
 		}
-		return cmp.Compare(a.id, b.id)
-	})
-	return slices.CompactFunc(sorted, func(a, b sortable) bool {
-		return a.prefix == b.prefix && bytes.Equal(a.form.bytes, b.form.bytes)
-	})
+	}
+	return sorted
 }
 
 // sharedPrefix returns the length of the longest common prefix of a and b.

@@ -23,14 +23,15 @@ const minKept = 6
 
 // charsets adds text in other character sets than UTF-8.
 func (b *builder) charsets(text []byte) {
+	if !slices.ContainsFunc(text, func(c byte) bool { return c >= utf8.RuneSelf }) {
+		b.interleaved(text) // it is the same in all others
+		return
+	}
 	if !utf8.Valid(text) {
 		return
 	}
 	b.utf16(text)
 	runes := []rune(string(text))
-	if len(runes) == len(text) {
-		return // it is ASCII, and the same in all others
-	}
 	for _, form := range []norm.Form{norm.NFC, norm.NFD} {
 		if b.room(len(text)) {
 			b.copy(KindCharset, form.Bytes(text))
@@ -138,8 +139,21 @@ func (b *builder) twice(text []byte, decode func(byte) rune) {
 	b.tail(KindCharset, from)
 }
 
-// utf16 adds text in UTF-16, in both byte orders. What both have in common if it is ASCII is one
-// form: the bytes without the zero that is the first of the one and the last of the other.
+// interleaved adds ASCII text in UTF-16. What both byte orders have in common is one form: the bytes
+// without the zero that is the first of the one and the last of the other.
+func (b *builder) interleaved(text []byte) {
+	if !b.room(2 * len(text)) {
+		return
+	}
+	from := len(b.arena)
+	for _, c := range text {
+		b.arena = append(b.arena, c, 0)
+	}
+	b.arena = append(b.arena[:from], bytes.Trim(b.arena[from:], "\x00")...)
+	b.tail(KindCharset, from)
+}
+
+// utf16 adds text in UTF-16, in both byte orders, without zeros at the ends.
 func (b *builder) utf16(text []byte) {
 	units := utf16.Encode([]rune(string(text)))
 	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
@@ -150,9 +164,7 @@ func (b *builder) utf16(text []byte) {
 		for _, u := range units {
 			b.arena = order.AppendUint16(b.arena, u)
 		}
-		form := bytes.Trim(b.arena[from:], "\x00")
-		copy(b.arena[from:], form)
-		b.arena = b.arena[:from+len(form)]
+		b.arena = append(b.arena[:from], bytes.Trim(b.arena[from:], "\x00")...)
 		b.tail(KindCharset, from)
 	}
 }
