@@ -40,7 +40,23 @@ type filter struct {
 	heads     []uint64
 	headShift uint
 	headMask  uint64
+	// starts has a bit for each hash of the first 3 bytes of a form. It is for the ends of texts,
+	// where the others see nothing: without it, a text in short writes takes 1.3 times as long.
+	starts [startBits / 64]uint64
 }
+
+const (
+	startLen  = 3
+	startBits = 1 << 16
+)
+
+// mayStart reports whether a form may begin with the first 3 bytes of text, which must have 4.
+func (f *filter) mayStart(text []byte) bool {
+	h := f.startHash(binary.LittleEndian.Uint32(text))
+	return f.starts[h/64]&(1<<(h%64)) != 0
+}
+
+func (f *filter) startHash(head uint32) uint32 { return head << 8 * pieceHash >> 16 }
 
 const (
 	pieceLen    = 4
@@ -148,6 +164,8 @@ func newFilter(forms []sortable) *filter {
 			copy(b[:], form)
 			h := f.hash(binary.LittleEndian.Uint64(b[:]))
 			f.heads[h/64] |= 1 << (h % 64)
+			s := f.startHash(binary.LittleEndian.Uint32(b[:]))
+			f.starts[s/64] |= 1 << (s % 64)
 		}
 	})
 	return f
@@ -294,10 +312,10 @@ func search[T [small]byte | [medium]byte | [large]byte | [huge]byte](pieces *T, 
 		}
 		last = a
 	}
-	if last&(1<<second-1) == 0 {
-		return max(i, p-step+1)
+	if from := max(i, p-step+1); last&(1<<second-1) == 0 {
+		return f.head(text, from, len(text))
 	}
-	return f.head(text, max(i, p-2*step+1), p-step) // the second piece cannot be seen
+	return f.head(text, max(i, p-2*step+1), len(text)) // the second piece cannot be seen
 }
 
 // searchLone is search for a table of lone pieces.
@@ -334,7 +352,7 @@ func searchLone[T [small]byte | [medium]byte | [large]byte](pieces *T, f *filter
 			return from
 		}
 	}
-	return max(i, p-step+1)
+	return f.head(text, max(i, p-step+1), len(text))
 }
 
 // head returns the first place between from and to where the first bytes of a form may be,

@@ -257,7 +257,7 @@ func sortForms(forms []form) []sortable {
 	for i := range forms {
 		var b [8]byte
 		copy(b[:], forms[i].bytes)
-		keys[i] = key{binary.BigEndian.Uint64(b[:]), int32(i)} //nolint:gosec // below maxNodes
+		keys[i] = key{binary.BigEndian.Uint64(b[:]), int32(i)}
 	}
 	slices.SortFunc(keys, func(a, b key) int {
 		switch {

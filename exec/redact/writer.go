@@ -232,11 +232,15 @@ func (w *Writer) walk(t *trie, text []byte, i int, s state) (int, state) {
 	began, node, alive := i, int(s.node), i-int(s.depth)
 	met := -1 // where folds have begun
 	for i < len(text) {
-		if i-alive >= minPiece && gapByte[text[i]] && i != met {
+		b, n := uint16(text[i]), next[node]
+		if n&(wraps|gaps|branch|leaf) != 0 && gapByte[b&0xff] && i-alive >= minPiece && i != met {
 			met = i
 			w.meet(text, i, state{int32(node), int32(i - alive)}) //nolint:gosec // below maxNodes
 		}
-		switch b, n := uint16(text[i]), next[node]; {
+		switch {
+		case n&root != 0 && w.a.stride > 0 && len(text)-i > startLen && !w.a.mayStart(text[i:]):
+			i++
+			alive = i
 		case n&^(branch|ends|wraps|gaps) == b:
 			// The text follows one form, up to a node where a form ends or a gap may begin.
 			for i, node = i+1, node+1; i < len(text) && next[node]&^(branch|wraps) == uint16(text[i]); i++ {
