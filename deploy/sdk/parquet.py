@@ -16,7 +16,7 @@ golden = sys.argv[1] == "--golden"
 folder, value = sys.argv[-2:]
 random.seed(1)
 rows = 300 if golden else 30_000
-CODECS = ["none", "snappy", "gzip", "zstd", "lz4"]
+CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
 
 
 def column(v: str) -> list[str | None]:
@@ -43,6 +43,12 @@ def table(v: str) -> pyarrow.Table:
     )
 
 
+def paths(t: pyarrow.Table) -> list[str]:
+    """Returns the paths of the columns with texts, as parquet calls them."""
+    found = {"list": "list.list.element", "struct": "struct.a"}
+    return [found.get(c, c) for c in t.column_names]
+
+
 def write(name: str, t: pyarrow.Table, **options) -> None:
     pyarrow.parquet.write_table(t, f"{folder}/{name}.parquet", row_group_size=rows // 3, **options)
 
@@ -56,8 +62,24 @@ for prefix, v in ("found", value), ("clean", "nothing"):
                     continue
                 t = table(v).select(["text"]) if golden else table(v)
                 write(name, t, compression=codec, data_page_version=version, use_dictionary=dictionary)
+    # Texts without what they have in common with the one before: with all in it, and with lists and nulls.
+    for codec in ["none"] if golden else ["none", "zstd"]:
+        for version in "1.0", "2.0":
+            name = f"{prefix}-delta-{codec}-{version}"
+            if golden and version == "2.0":
+                continue
+            t = table(v).select(["text"] if golden else ["text", "binary", "list", "struct"])
+            write(
+                name, t, compression=codec, data_page_version=version, use_dictionary=False,
+                column_encoding={c: "DELTA_BYTE_ARRAY" for c in paths(t)},
+            )
     if golden:
         break
+    ordered = pyarrow.table({"text": pyarrow.array(sorted(filter(None, column(v))))})
+    write(f"{prefix}-delta-sorted", ordered, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
+    fixed = pyarrow.array([f"{i:0{len(v.encode())}}".encode() for i in range(rows)] + [v.encode()] * 2)
+    fixed = pyarrow.table({"fixed": fixed.cast(pyarrow.binary(len(v.encode())))})
+    write(f"{prefix}-delta-fixed", fixed, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
     write(
         f"{prefix}-delta-length",
         table(v).select(["text"]),
@@ -71,14 +93,10 @@ for prefix, v in ("found", value), ("clean", "nothing"):
     deep = [{"a": [{"b": t}]} for t in column(v)]
     write(f"{prefix}-nested", pyarrow.table({"deep": deep}), compression="snappy")
 
-texts = table(value).select(["text"])
-write("unchecked-brotli", texts, compression="brotli")
-if not golden:
-    write("unchecked-delta", texts, use_dictionary=False, column_encoding={"text": "DELTA_BYTE_ARRAY"})
-    fixed = pyarrow.array([b"%016d" % i for i in range(rows)], pyarrow.binary(16))
-    write(
-        "unchecked-split",
-        pyarrow.table({"fixed": fixed}),
-        use_dictionary=False,
-        column_encoding={"fixed": "BYTE_STREAM_SPLIT"},
-    )
+fixed = pyarrow.array([b"%016d" % i for i in range(rows)], pyarrow.binary(16))
+write(
+    "unchecked-split",
+    pyarrow.table({"fixed": fixed}),
+    use_dictionary=False,
+    column_encoding={"fixed": "BYTE_STREAM_SPLIT"},
+)

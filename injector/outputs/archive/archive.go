@@ -18,6 +18,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 	"github.com/xi2/xz"
 
@@ -76,11 +77,12 @@ const (
 	formatZlib    Format = "zlib stream"
 	formatUTF16   Format = "UTF-16 text"
 	formatParquet Format = "parquet file"
+	formatLzma    Format = "lzma archive"
 )
 
 // String implements [fmt.Stringer].
 func (f Format) String() string {
-	if f == formatXz {
+	if f == formatXz || f == formatLzma {
 		return "an " + string(f)
 	}
 	return "a " + string(f)
@@ -129,6 +131,8 @@ func formatOf(head []byte) Format {
 		return formatZstd
 	case isTar(head):
 		return formatTar
+	case isLzma(head):
+		return formatLzma
 	}
 	return ""
 }
@@ -186,12 +190,14 @@ type level struct {
 	format Format
 	member int // number of the member that is being searched; 0 before the first
 
-	head  [headSize]byte
-	in    *bufio.Reader // the data that is being searched
-	gzip  gzip.Reader
-	zstd  *zstd.Decoder // made when it is needed
-	xz    *xz.Reader    // made when it is needed
-	found func(redact.Find)
+	head [headSize]byte
+	in   *bufio.Reader // the data that is being searched
+	gzip gzip.Reader
+	zstd *zstd.Decoder // made when it is needed
+	xz   *xz.Reader    // made when it is needed
+
+	brotli *brotli.Reader // made when it is needed
+	found  func(redact.Find)
 }
 
 // release drops references to data that was read, so that up to bounds.held bytes and the windows
@@ -200,7 +206,7 @@ func (l *level) release() {
 	if l.in != nil {
 		l.in.Reset(nil)
 	}
-	l.zstd, l.xz = nil, nil
+	l.zstd, l.xz, l.brotli = nil, nil, nil
 }
 
 // New returns a Searcher for the values that r knows. It calls found for each value, with a
@@ -283,8 +289,43 @@ func (d *Searcher) fail(err error) error {
 	return d.fault
 }
 
-// look searches an archive at a depth, and returns its format, or "" if in is not an archive.
+// look searches an archive at a depth, and returns its format, or "" if in is not an archive. It goes
+// on with the archives behind the end of a stream of gzip or zlib, as cat puts them there: their
+// readers stop at the end, and those of the other formats see one file.
 func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error) {
+	f, err := d.one(ctx, in, depth)
+	for next := f; err == nil && (next == formatGzip || next == formatZlib); {
+		if in.r == nil {
+			in.r = d.levels[depth].in // the one that was used for in
+		}
+		if more, err := another(ctx, in.r); err != nil || !more {
+			return f, err
+		}
+		if err = d.count(ctx); err == nil {
+			next, err = d.one(ctx, input{r: in.r}, depth)
+		}
+	}
+	return f, err
+}
+
+// another reports whether an archive follows in r, behind zeros.
+func another(ctx context.Context, r *bufio.Reader) (bool, error) {
+	for range maxPadding / headSize {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		head, _ := r.Peek(headSize) // the next read returns the same error
+		zeros := len(head) - len(bytes.TrimLeft(head, "\x00"))
+		if zeros == 0 {
+			return formatOf(head) != "", nil
+		}
+		_, _ = r.Discard(zeros) // they are there
+	}
+	return false, nil
+}
+
+// one is look without what follows.
+func (d *Searcher) one(ctx context.Context, in input, depth int) (Format, error) {
 	l := &d.levels[depth]
 	head, err := d.head(in, l)
 	if err != nil {
@@ -314,10 +355,11 @@ func (d *Searcher) look(ctx context.Context, in input, depth int) (Format, error
 		is, err = d.parquet(ctx, in, depth)
 	case formatGzip, formatBzip2, formatXz, formatZstd, formatLz4, formatZlib, formatUTF16:
 		var n int64
+		plain := isGzip(head) // before more is read
 		n, err = d.compressed(ctx, f, l.reader(in), depth)
 		switch f {
-		case formatGzip: // three bytes tell it
-			is = err == nil || n > 0
+		case formatGzip:
+			is = err == nil || n > 0 || plain
 		case formatZlib:
 			is = err == nil || n >= certain
 		default:
@@ -422,13 +464,21 @@ func (d *Searcher) stream(ctx context.Context, r io.Reader, depth int) (n int64,
 
 // enter counts a member of the archive at a depth.
 func (d *Searcher) enter(ctx context.Context, depth int) error {
+	if err := d.count(ctx); err != nil {
+		return err
+	}
+	d.levels[depth].member++
+	return nil
+}
+
+// count counts a member, or what costs as much as one.
+func (d *Searcher) count(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return d.fail(err)
 	}
 	if d.members++; d.members > d.bounds.members {
 		return UncheckedError(fmt.Sprintf("there are more than %d members in it", d.bounds.members))
 	}
-	d.levels[depth].member++
 	return nil
 }
 
@@ -487,8 +537,8 @@ func (d *Searcher) tar(ctx context.Context, in input, depth int) (is bool, err e
 	}
 }
 
-// behindTar returns an error if another tar archive follows the end of one: some programs
-// read on there, as with tar --ignore-zeros.
+// behindTar returns an error if another archive follows the end of one: some programs read on
+// there, as with tar --ignore-zeros.
 func (d *Searcher) behindTar(ctx context.Context, r io.Reader, places *io.SectionReader) error {
 	if places != nil { // the tar reader may have stopped within a block
 		at, err := places.Seek(0, io.SeekCurrent)
@@ -511,6 +561,8 @@ func (d *Searcher) behindTar(ctx context.Context, r io.Reader, places *io.Sectio
 		switch {
 		case isTar(block[:n]):
 			return UncheckedError("there are several tar archives in it, one behind the other")
+		case formatOf(block[:n]) != "":
+			return UncheckedError("there is " + formatOf(block[:n]).String() + " behind a tar archive in it")
 		case n < headSize, block != [headSize]byte{}:
 			return nil
 		}

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bufio"
 	"bytes"
 	"compress/bzip2"
 	"compress/zlib"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	"github.com/xi2/xz"
@@ -33,6 +35,28 @@ func isBzip2(head []byte) bool {
 	return bytes.HasPrefix(first, []byte("1AY&SY")) || bytes.HasPrefix(first, []byte("\x17\x72\x45\x38\x50\x90"))
 }
 
+// isGzip reports whether head begins with a header of gzip as programs write it (RFC 1952, section
+// 2.3): without flags that have no meaning, and with a level and a system that exist. Three bytes
+// alone may be the beginning of anything.
+func isGzip(head []byte) bool {
+	const size, systems, unknown = 10, 13, 255
+	return len(head) >= size && head[3]&0xe0 == 0 && (head[8] == 0 || head[8] == 2 || head[8] == 4) &&
+		(head[9] <= systems || head[9] == unknown)
+}
+
+// isLzma reports whether head begins with a header of the format before xz: the usual properties, the
+// size of a dictionary that xz makes, a size that is unknown or below 2^38, and the zero that the
+// coded data begin with. Source: is_format_lzma of xz.
+func isLzma(head []byte) bool {
+	const size = 14
+	if len(head) < size || head[0] != 0x5d || head[size-1] != 0 {
+		return false
+	}
+	dictionary, content := le.Uint32(head[1:]), le.Uint64(head[5:])
+	low := dictionary & -dictionary
+	return dictionary >= 1<<12 && (dictionary == low || dictionary == 3*low) && (content < 1<<38 || content == 1<<64-1)
+}
+
 // isZlib reports whether head begins with the header of a zlib stream (RFC 1950, section 2.2).
 func isZlib(head []byte) bool {
 	return len(head) >= 2 && head[0]&0x0f == 8 && head[0]>>4 <= 7 && binary.BigEndian.Uint16(head)%31 == 0
@@ -44,10 +68,9 @@ func isSkippable(head []byte) bool {
 	return len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18"
 }
 
-// compressed searches what comes out of r, and returns how many bytes that is. Bytes behind the
-// last member of gzip and zlib are ignored, as their readers do; they have been scanned with the
-// file.
-func (d *Searcher) compressed(ctx context.Context, f Format, r io.Reader, depth int) (int64, error) {
+// compressed searches what comes out of r, and returns how many bytes that is. Behind the last member
+// of gzip and zlib r is not read.
+func (d *Searcher) compressed(ctx context.Context, f Format, r *bufio.Reader, depth int) (int64, error) {
 	var out io.Reader
 	var err error
 	switch f {
@@ -108,6 +131,16 @@ func (d *Searcher) zstd(r io.Reader, depth int) (io.Reader, error) {
 	return l.zstd, l.zstd.Reset(r)
 }
 
+// brotli returns what comes out of r. The format has windows of 16 MiB at most.
+func (d *Searcher) brotli(r io.Reader, depth int) io.Reader {
+	l := &d.levels[depth]
+	if l.brotli == nil {
+		l.brotli = brotli.NewReader(nil)
+	}
+	_ = l.brotli.Reset(r) // it never fails
+	return l.brotli
+}
+
 // unreadable returns err, and an [UncheckedError] instead of the errors of decoders that other ones
 // may be without: because of too much memory, or of a filter or dictionary that they have.
 func (d *Searcher) unreadable(err error, depth int) error {
@@ -123,18 +156,14 @@ func (d *Searcher) unreadable(err error, depth int) error {
 }
 
 // gzip returns what comes out of all members of a gzip archive.
-func (d *Searcher) gzip(r io.Reader, depth int) (io.Reader, error) {
+func (d *Searcher) gzip(r *bufio.Reader, depth int) (io.Reader, error) {
 	z := &d.levels[depth].gzip
 	if err := z.Reset(r); err != nil {
 		return nil, err
 	}
 	z.Multistream(false)
-	ended := false
 	return readFunc(func(p []byte) (int, error) {
 		for {
-			if ended {
-				return 0, io.EOF
-			}
 			n, err := z.Read(p)
 			if err != io.EOF { //nolint:errorlint // as readers return it
 				return n, err
@@ -142,7 +171,12 @@ func (d *Searcher) gzip(r io.Reader, depth int) (io.Reader, error) {
 			if n > 0 {
 				return n, nil
 			}
-			ended = z.Reset(r) != nil
+			if head, _ := r.Peek(headSize); formatOf(head) != formatGzip {
+				return 0, io.EOF
+			}
+			if err := z.Reset(r); err != nil {
+				return 0, errDamaged
+			}
 			z.Multistream(false)
 		}
 	}), nil
@@ -155,7 +189,7 @@ const maxStub = 256 << 10
 // It counts as such if it expands to its end, or far enough that it cannot be anything else. In
 // archives it does not look.
 func (d *Searcher) behind(ctx context.Context, in input, depth int) (Format, error) {
-	if depth > 0 {
+	if depth > 0 || in.at == nil {
 		return "", nil
 	}
 	if d.stub == nil {

@@ -101,6 +101,92 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
+// What cat puts behind an archive is searched, too: readers of gzip, zlib, zip and tar stop at the end
+// of theirs.
+func TestBehindTheEnd(t *testing.T) {
+	value := "k_" + rand.Text()
+	in := searches(value)
+	first := func(text string) map[string][]byte {
+		return map[string][]byte{
+			"gzip": harness.Gzip(t, []byte(text)), "zlib": deflated(t, []byte(text), 6),
+			"zip": zipped(t, "m", text), "tar": harness.Tar(t, map[string][]byte{"m": []byte(text)}),
+			"gzip, zeros": append(harness.Gzip(t, []byte(text)), make([]byte, 5000)...),
+			"gzip, gzip":  append(harness.Gzip(t, []byte(text)), harness.Gzip(t, []byte(text))...),
+		}
+	}
+	second := func(text []byte) map[string][]byte {
+		all := map[string][]byte{"zlib": deflated(t, text, 6), "tar": harness.Tar(t, map[string][]byte{"m": text})}
+		for f, program := range compressors {
+			all[string(f)] = compress(t, program, text)
+		}
+		all["zip in xz"] = compress(t, []string{"xz"}, zipped(t, "m", string(text)))
+		return all
+	}
+	for a, front := range first("some text") {
+		require.Empty(t, in.look(t, front).found)
+		for b, data := range second(behindText(value)) {
+			t.Run(a+" and "+b, func(t *testing.T) {
+				for _, file := range [][]byte{
+					slices.Concat(front, data), harness.Gzip(t, slices.Concat(front, data)),
+				} {
+					got := in.look(t, file)
+					// Readers of tar differ, and the end of a zip archive is near the end of the file.
+					if a == "tar" || a == "zip" && b == "tar" {
+						require.True(t, got.unchecked)
+						continue
+					}
+					require.NotEmpty(t, got.found)
+					require.False(t, got.unchecked)
+				}
+			})
+		}
+		for b, data := range second([]byte("more text")) {
+			got := in.look(t, slices.Concat(front, data))
+			require.Equal(t, a == "tar", got.unchecked, "%s and %s: %s", a, b, got.why)
+		}
+		got := in.look(t, slices.Concat(front, []byte("text, which programs ignore")))
+		require.False(t, got.unchecked, got.why)
+	}
+	cut := compress(t, []string{"gzip"}, behindText(value))
+	got := in.look(t, slices.Concat(first("some text")["gzip"], cut[:len(cut)-9]))
+	require.Equal(t, "damaged: a gzip archive", got.why)
+	// A million small ones take neither the stack nor the time of as many archives.
+	in.bounds = smallBounds
+	small := deflated(t, nil, 6)
+	require.False(t, in.look(t, bytes.Repeat(small, 4000)).unchecked)
+	require.Equal(t, "there are more than 5000 members in it", in.look(t, bytes.Repeat(small, 6000)).why)
+}
+
+// A gzip archive of which nothing can be expanded does not pass: other programs find its later blocks.
+func TestDamagedGzip(t *testing.T) {
+	in := searches(secret)
+	damaged := result{why: "damaged: a gzip archive", unchecked: true}
+	for level := 1; level <= 9; level++ {
+		text := compress(t, []string{"gzip", fmt.Sprintf("-%d", level)}, behindText(secret))
+		broken := slices.Concat(text[:10], []byte("\xff\xff"), text[12:]) // a block of a type that is not there
+		require.Equal(t, damaged, in.look(t, broken))
+		require.Equal(t, damaged, in.look(t, harness.Gzip(t, broken)).withoutPlace())
+		require.Equal(t, damaged, in.look(t, text[:12]))
+	}
+	require.Equal(t, result{}, in.look(t, slices.Concat([]byte("\x1f\x8b\x08\xff"), noise(1000))), "no header of gzip")
+}
+
+// withoutPlace returns r without the archive in which the one is that it is about.
+func (r result) withoutPlace() result {
+	r.why, _, _ = strings.Cut(r.why, " in ")
+	return r
+}
+
+// The format before xz has no magic number.
+func TestLzma(t *testing.T) {
+	in := searches(secret)
+	for level := range 10 {
+		text := compress(t, []string{"xz", "--format=lzma", fmt.Sprintf("-%d", level)}, behindText(secret))
+		require.Equal(t, result{why: "an lzma archive, which cannot be looked into", unchecked: true}, in.look(t, text))
+	}
+	require.Equal(t, result{}, in.look(t, []byte("] a text that begins like one")))
+}
+
 // deflated returns data as a zlib stream.
 func deflated(t testing.TB, data []byte, level int) []byte {
 	t.Helper()
@@ -343,6 +429,7 @@ func TestFormatsInDocs(t *testing.T) {
 	for _, f := range []Format{formatTar, formatZlib, formatBzip2} {
 		named(f, false)
 	}
+	named(formatLzma, true)
 }
 
 // Decoders of others meet any bytes: none may panic, or take more than the bounds.

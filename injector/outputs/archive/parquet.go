@@ -39,7 +39,7 @@ const (
 	dataEncoding                            = 2          // of DataPageHeader
 	newEncoding, newLevels, newMore, newRaw = 4, 5, 6, 7 // of DataPageHeaderV2
 
-	codecNone, codecSnappy, codecGzip, codecZstd, codecLz4 = 0, 1, 2, 6, 7
+	codecNone, codecSnappy, codecGzip, codecBrotli, codecZstd, codecLz4 = 0, 1, 2, 4, 6, 7
 
 	encodingDeltaBytes, encodingSplit = 7, 9
 
@@ -54,8 +54,9 @@ type column struct {
 }
 
 // parquet searches a parquet file, and reports whether in is one. Its texts are one behind the
-// other in the pages of its columns, so they are found without decoding a page, but for one
-// encoding, which stores what a text has in common with the text before it only once.
+// other in the pages of its columns, so they are found without decoding a page, but for two
+// encodings: one stores what a text has in common with the text before it only once (see prefixed),
+// and one the first bytes of all texts together, then the second ones (BYTE_STREAM_SPLIT).
 func (d *Searcher) parquet(ctx context.Context, in input, depth int) (bool, error) {
 	if in.at == nil {
 		var err error
@@ -168,14 +169,19 @@ func (d *Searcher) column(ctx context.Context, in input, c column, depth int) er
 		if _, err := r.Peek(1); err == io.EOF {
 			return nil
 		}
+		// A small file may have millions of pages, and each costs as much as a member.
+		if err := d.count(ctx); err != nil {
+			return err
+		}
 		p, err := (&thrift{r}).page()
 		if err != nil {
 			return err
 		}
 		bytes := c.kind == typeByteArray || c.kind == typeFixedByteArray
-		if bytes && (p.encoding == encodingDeltaBytes || p.encoding == encodingSplit) {
+		if bytes && p.encoding == encodingSplit {
 			return UncheckedError(fmt.Sprintf("texts in parts (encoding %d): %s", p.encoding, d.where(depth+1)))
 		}
+		p.prefixed = bytes && p.encoding == encodingDeltaBytes
 		page := io.LimitReader(r, p.size)
 		if err := d.page(ctx, page, c.codec, p, depth); err != nil {
 			return err
@@ -192,6 +198,8 @@ type page struct {
 	encoding       int64
 	levels         int64 // bytes in front of the data that are not compressed
 	raw            bool  // nothing in it is compressed
+	second         bool  // its header is a DataPageHeaderV2
+	prefixed       bool  // its texts are encoded as DELTA_BYTE_ARRAY
 }
 
 // page reads a PageHeader.
@@ -211,6 +219,7 @@ func (t *thrift) page() (p page, err error) {
 				return err
 			})
 		case pageNew:
+			p.second = true
 			return t.within(kind, func(field int64, kind byte) error {
 				var n int64
 				switch field {
@@ -240,7 +249,10 @@ func (t *thrift) page() (p page, err error) {
 
 // page searches r, the bytes of a page. What is not compressed has been scanned with the file.
 func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, depth int) error {
-	if p.raw || codec == codecNone || p.size == p.levels {
+	if p.raw {
+		codec = codecNone
+	}
+	if codec == codecNone && !p.prefixed || p.size == p.levels {
 		return nil
 	}
 	if _, err := io.CopyN(io.Discard, r, p.levels); err != nil {
@@ -250,6 +262,8 @@ func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, d
 
 	var out io.Reader
 	switch codec {
+	case codecNone:
+		out = r
 	case codecGzip:
 		z := &d.levels[depth].gzip
 		if z.Reset(bufio.NewReader(r)) != nil {
@@ -261,7 +275,13 @@ func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, d
 		if out, err = d.zstd(r, depth); err != nil {
 			return errDamaged
 		}
+	case codecBrotli:
+		out = d.brotli(r, depth)
 	case codecSnappy, codecLz4:
+		// Neither makes more of a byte. What a page claims is reserved before it is expanded.
+		if p.expanded > maxRatio*p.size {
+			return errDamaged
+		}
 		if d.held+p.size+p.expanded > d.bounds.held {
 			return UncheckedError(fmt.Sprintf("a page of a parquet file in it has more than %d MiB", d.bounds.held>>20))
 		}
@@ -276,6 +296,9 @@ func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, d
 		return UncheckedError(fmt.Sprintf("compressed by codec %d: %s", codec, d.where(depth+1)))
 	}
 
+	if p.prefixed {
+		return d.prefixed(ctx, out, p, depth)
+	}
 	w := d.redactor.Writer(io.Discard)
 	w.Found = d.levels[depth+1].found
 	if _, err := io.Copy(io.Discard, d.expanded(ctx, out, w)); err != nil {
@@ -283,6 +306,9 @@ func (d *Searcher) page(ctx context.Context, r io.Reader, codec int64, p page, d
 	}
 	return w.Close()
 }
+
+// maxRatio is how many bytes come out of one byte of lz4 at most.
+const maxRatio = 255
 
 // block expands a page that is one block of snappy or lz4.
 func block(r io.Reader, codec int64, p page) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,6 +193,47 @@ func TestParquetPages(t *testing.T) {
 			require.Equal(t, "it expands to more than 0 MiB and 1 times its size", in.look(t, data).why)
 			require.Zero(t, in.held)
 		})
+	}
+}
+
+// pagesOf returns a file with a column of texts that has n pages, which are a header and data.
+func pagesOf(n int, codec byte, header, data string) []byte {
+	pages := strings.Repeat(header+data, n)
+	// Row groups, a column, its metadata: type, codec, size and place of the pages.
+	footer := "\x49\x1c\x19\x1c\x3c\x15\x0c\x35" + string([]byte{2 * codec}) +
+		"\x36" + string(binary.AppendVarint(nil, int64(len(pages)))) + "\x26\x08\x00\x00\x00\x00"
+	b := binary.LittleEndian.AppendUint32([]byte(parquetMagic+pages+footer), uint32(len(footer)))
+	return append(b, parquetMagic...)
+}
+
+// pageHeader returns the header of a data page: its sizes, the number of its values, its encoding.
+func pageHeader(expanded, size int, encoding byte) string {
+	b := binary.AppendVarint([]byte("\x15\x00\x15"), int64(expanded))
+	b = binary.AppendVarint(append(b, 0x15), int64(size))
+	return string(append(b, 0x2c, 0x15, 2, 0x15, 2*encoding, 0, 0))
+}
+
+// A small file may have millions of pages, and each may claim to be large.
+func TestParquetManyPages(t *testing.T) {
+	in := searches(secret)
+	in.bounds = smallBounds
+	const tooMany = "there are more than 5000 members in it"
+	for codec, empty := range map[byte]string{
+		codecNone: "x", codecGzip: string(harness.Gzip(t, nil)), codecSnappy: "\x00", codecBrotli: "\x3b",
+		codecZstd: "\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00", codecLz4: "\x00",
+	} {
+		t.Run(fmt.Sprint("codec ", codec), func(t *testing.T) {
+			h := pageHeader(0, len(empty), 0)
+			require.Equal(t, result{why: "a parquet file"}, in.look(t, pagesOf(4000, codec, h, empty)))
+			require.Equal(t, tooMany, in.look(t, pagesOf(6000, codec, h, empty)).why)
+		})
+	}
+	for _, codec := range []byte{codecSnappy, codecLz4} {
+		grew := heap(func() {
+			got := in.look(t, pagesOf(4000, codec, pageHeader(1<<20, 3, 0), "\x80\x80\x40"))
+			require.Equal(t, "damaged: a parquet file", got.why)
+		})
+		require.Less(t, grew, uint64(4<<20))
 	}
 }
 

@@ -68,6 +68,11 @@ func (d *Searcher) zip(ctx context.Context, in input, depth int) (bool, error) {
 			return true, err
 		}
 	}
+	// A comment may be there, or what cat puts there.
+	if at := dir.behind; at < in.size {
+		_, err := d.look(ctx, section(in.at, at, in.size-at), depth)
+		return true, err
+	}
 	return true, nil
 }
 
@@ -158,6 +163,7 @@ var le = binary.LittleEndian
 type directory struct {
 	begin, end int64
 	base       int64 // where the archive begins: a program may be in front of it
+	behind     int64 // where the end record ends
 }
 
 // errTwoWays is returned for an archive in which different programs find different members.
@@ -173,7 +179,7 @@ func (d *Searcher) findDirectory(in input) (directory, error) {
 		return directory{}, errDamaged
 	}
 
-	dir := directory{end: at}
+	dir := directory{end: at, behind: at + directoryEndSize}
 	members, size, offset := uint64(le.Uint16(end[10:])), uint64(le.Uint32(end[12:])), uint64(le.Uint32(end[16:]))
 
 	end64, said, err := findEnd64(in, at)
