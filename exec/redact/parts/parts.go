@@ -5,8 +5,8 @@
 //
 // # What is looked into
 //
-//   - JSON, YAML (several documents, too), .env and ini files, with those of AWS, .netrc.
-//     So service accounts, kubeconfigs, docker configs and manifests of secrets are.
+//   - JSON, YAML (several documents, too), .env and ini files, with those of AWS, .netrc and
+//     .pgpass. So service accounts, kubeconfigs, docker configs and manifests of secrets are.
 //   - URLs: the userinfo, the path and the query. Connection strings of name=value. user:password.
 //   - Tokens: payload and signature of a JWT, and its claims.
 //   - Keys in PEM, whatever has become of their line ends, in the layout of RFC 7468.
@@ -16,18 +16,21 @@
 //
 // # Which fields are secret
 //
-// An item of a list that is the whole value is secret if it has a digit and a letter in it and
-// no white space: the list is one of tokens, one a line, or an array.
+// An item of a list that is the whole value, one a line or an array, is secret if it may be a token: it
+// has a run of letters and digits that is not as in names (see isToken). So is each item of a list with
+// commas, semicolons or blanks between them if all items may be.
 //
 // A field of 8 bytes or more, which is no common word, is secret if it looks random (see
 // [forms.Random]), is a number of 16 hexadecimal digits or more, or is a private key; or if
 // its name has one of the words password, passwd, pwd, passphrase, secret, token, key, auth
 // or credential in it. A name that ends in a word such as type, file or url is about a
-// secret and not the name of one. A host or a user stays readable.
+// secret and not the name of one. If it ends in id, alias, arn or ref, the value must be such as
+// that of an item. A host or a user stays readable.
 package parts
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"inject/exec/redact/forms"
@@ -109,7 +112,7 @@ func (f *finder) field(name string, value []byte, depth int) {
 	}
 	value = bytes.TrimSpace(value)
 	secret := secretName(name) || forms.Random(value) || longHex(value) || privateKey(value) ||
-		name == item && isToken(value)
+		(name == item || identifierName(name)) && isToken(value)
 	label := "part"
 	if showable(name) {
 		label = name
@@ -145,19 +148,46 @@ func (f *finder) inspect(name string, text []byte, secret bool, depth int) {
 		f.inspect(name, decoded, secret, depth+1)
 	}
 	_ = f.token(text, depth) || f.url(text, depth) || f.json(name, text, secret, depth) ||
-		f.yaml(text, depth) || f.netrc(text, depth) || f.login(name, text, depth) || f.assignments(text, depth) ||
-		name == "" && f.list(text, depth)
+		f.yaml(text, depth) || f.netrc(text, depth) || f.pgpass(text, depth) || f.login(name, text, depth) ||
+		f.assignments(text, depth) || (name == "" || secret && bytes.IndexByte(text, '\n') < 0) && f.list(text, depth)
 	f.keys(name, text, secret)
 }
 
 // item is the name of the items of a list that has no name.
 const item = "[]"
 
-// isToken reports whether text may be a token, though it has no capitals.
+// isToken reports whether text may be a token, though it has no capitals: it has letters, no white
+// space, and a run of letters and digits that names do not have. Those of names are letters, in front
+// of at most three digits, as in db1 or worker-001; digits in front of a letter, as in eu-west-1a; and
+// a digit in front of letters, as in 2xlarge.
 func isToken(text []byte) bool {
-	return !bytes.ContainsAny(text, " \t\r\n") && bytes.ContainsAny(text, "0123456789") &&
-		bytes.ContainsFunc(text, func(r rune) bool { return r < 0x80 && letter(byte(r)) }) //nolint:gosec // ASCII
+	letters, odd := false, false
+	for len(text) > 0 {
+		rest := bytes.TrimLeftFunc(text, func(r rune) bool { return r < 0x80 && alphanumeric(byte(r)) }) //nolint:gosec // ASCII
+		run := text[:len(text)-len(rest)]
+		if len(run) == 0 {
+			if bytes.IndexByte([]byte(" \t\r\n"), text[0]) >= 0 {
+				return false
+			}
+			text = text[1:]
+			continue
+		}
+		text = rest
+		tail := bytes.TrimLeft(run, "0123456789") // behind the digits in front
+		front := len(run) - len(tail)
+		behind := len(tail) - len(bytes.TrimRight(tail, "0123456789"))
+		middle := tail[:len(tail)-behind]
+		letters = letters || len(middle) > 0
+		switch {
+		case bytes.ContainsAny(middle, "0123456789"), front > 3, behind > 3,
+			front > 0 && behind > 0, front > 1 && len(middle) > 1:
+			odd = true
+		}
+	}
+	return letters && odd
 }
+
+func alphanumeric(c byte) bool { return letter(c) || '0' <= c && c <= '9' }
 
 // words are in the names of secrets.
 var words = []string{"password", "passwd", "pwd", "passphrase", "secret", "token", "key", "auth", "credential"}
@@ -170,9 +200,14 @@ var innocent = []string{
 
 // about ends the names of what a secret has, such as key_type or password-file.
 var about = []string{
-	"algorithm", "dir", "domain", "email", "endpoint", "expires", "expiry", "file", "format", "host", "length",
-	"method", "mode", "name", "path", "port", "realm", "region", "size", "ttl", "type", "uri", "url", "user", "version",
+	"algorithm", "dir", "domain", "email", "enabled", "endpoint", "expires", "expiry", "file", "format", "host",
+	"issuer", "label", "length", "method", "mode", "name", "namespace", "path", "port", "provider", "realm", "region",
+	"scope", "scopes", "server", "size", "store", "timeout", "ttl", "type", "uri", "url", "user", "vault", "version",
 }
+
+// identifiers ends the names of identifiers, such as key_id or KeyArn. They may be secret, as the
+// secret_id of a login is, or stand in every log, as the alias of a key does.
+var identifiers = []string{"alias", "arn", "id", "ids", "ref"}
 
 // secretName reports whether a field of that name is secret whatever its value is.
 func secretName(name string) bool {
@@ -180,12 +215,17 @@ func secretName(name string) bool {
 		return false
 	}
 	name = strings.ToLower(name)
-	for _, end := range about {
-		if strings.HasSuffix(name, end) {
-			return false
-		}
-	}
-	return hasWord(name)
+	return !endsIn(name, about) && !endsIn(name, identifiers) && hasWord(name)
+}
+
+// identifierName reports whether a field of that name is secret if its value may be a token.
+func identifierName(name string) bool {
+	name = strings.ToLower(name)
+	return len(name) <= 100 && endsIn(name, identifiers) && hasWord(name)
+}
+
+func endsIn(name string, ends []string) bool {
+	return slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(name, end) })
 }
 
 // joined joins the words of a name.

@@ -60,6 +60,7 @@ func TestParts(t *testing.T) {
 			"bare:=v)ClxKgp/Lsd%)1&=2uUaq;ZngWgI1D=xYz12345",
 		}},
 		{"a password that looks like a login", "tJjQZW):HJqq:u8cyPJ_@aCKSjJ1cZ3", nil},
+		{"an assignment of a shell", "export GH=Ab12Cd34Ef", []string{"part=Ab12Cd34Ef"}},
 		{"one assignment", "API_KEY=hunter2 hunter2", []string{"API_KEY=hunter2 hunter2"}},
 		{"text", "The quick brown fox: jumps, over = the lazy dog", nil},
 		{"login of a database", `{"username":"svc-reader","password":"hunter2 is long","host":"db.internal.example",` +
@@ -73,6 +74,18 @@ func TestParts(t *testing.T) {
 		{"short, common, or about a secret", `{"password":"short-1","token":"postgres","secret":"LocalHost",` +
 			`"key_type":"service_account","token_uri":"https://oauth2.example/token","secretName":"my-app-secret",` +
 			`"password_file":"/run/secrets/password","auth":true,"key":null}`, nil},
+		{
+			"identifiers", `{"key_id":"alias/my-app-2","accessKeyId":"key-1 of it","key_vault":"my-vault-prod1","kms_key_arn":"arn:aws:kms:key",` +
+				`"token_ids":"1234567890","keyVaultUrl":"https://my-vault.vault.example/","key_store":"/etc/ssl/app1.jks",` +
+				`"auth_provider":"google-oauth2","auth_scopes":"openid profile"}`, nil,
+		},
+		{
+			"identifiers that are secret", `{"secret_id":"0f8fad5b-d9cb-469f-a165-70867728950e","access_key_id":"AKIAIOSFODNN7EXAMPLE",` +
+				`"client_id":"0f8fad5b-d9cb-469f-a165-708677289501","KeyVault":"Ab12Cd34Ef","tokenId":"ab12cd34ef"}`, []string{
+				"secret_id=0f8fad5b-d9cb-469f-a165-70867728950e", "access_key_id=AKIAIOSFODNN7EXAMPLE",
+				"KeyVault=Ab12Cd34Ef", "tokenId=ab12cd34ef",
+			},
+		},
 		{"placeholders", `{"password":"********","pass":"xxxxxxxx","token":"--------------------"}`, nil},
 		{"names with such a word in another", `{"organization":"acme-corporation","serialization":"json-lines","bypass":"nothing-at-all",` +
 			`"sort_key":"created_at","hockeyTeam":"red-wings","public-key":"ssh-ed25519 short","authorized":"everybody",` +
@@ -129,6 +142,13 @@ func TestParts(t *testing.T) {
 			".netrc", "machine git.example.com\n  login alice-smith\n  password hunter2hunter2\n",
 			[]string{"password=hunter2hunter2"},
 		},
+		{
+			".pgpass", "# of it\ndb.internal.example:5432:app:svc-reader:hunter2\\:hunter2\n\n*:*:*:postgres:hunter3 hunter3\n",
+			[]string{`password=hunter2\:hunter2`, "password=hunter2:hunter2", "password=hunter3 hunter3"},
+		},
+		{".pgpass in one line", "::1:5432:app:svc:hunter2hunter2", nil},
+		{`.pgpass with an IPv6 address`, `\:\:1:5432:app:svc:hunter2hunter2`, []string{"password=hunter2hunter2"}},
+		{"a time and more", "begin:at:00:until:tomorrow", nil},
 		{".netrc in one line", "machine git.example.com login ghp_Ab12Cd34 password x", []string{"part=ghp_Ab12Cd34"}},
 		{
 			"a manifest of a secret", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: pull-secret-of-it\ndata:\n" +
@@ -149,6 +169,20 @@ func TestParts(t *testing.T) {
 			"tokens in an array", `["kestrel-4821", {"id": "kestrel-4822"}, ["kestrel-4823"]]`,
 			[]string{"part=kestrel-4821", "part=kestrel-4823"},
 		},
+		{
+			"names in an array", `["worker-01.example.com", "ip-10-0-1-23.ec2.internal", "eu-west-1a", "m5.2xlarge", "db1.internal",` +
+				`"python3.11", "x86_64-linux", "https://api.example/v2"]`, nil,
+		},
+		{"tokens with commas", "ab12cd34ef56, kestrel-4821,q9w8e7r6t5y4", []string{
+			"part=ab12cd34ef56", "part=kestrel-4821", "part=q9w8e7r6t5y4",
+		}},
+		{"tokens with blanks", "Ab12Cd34Ef ab12cd34ef57", []string{"part=Ab12Cd34Ef", "part=ab12cd34ef57"}},
+		{"tokens in a field", `{"api_keys":"ab12cd34ef56;ab12cd34ef57"}`, []string{
+			"api_keys=ab12cd34ef56;ab12cd34ef57", "part=ab12cd34ef56", "part=ab12cd34ef57",
+		}},
+		{"a token beside words", "ab12cd34ef56 of worker-01", nil},
+		{"a pass phrase", "correct horse 4 battery staple", nil},
+		{"a public key", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI user@host1", nil},
 		{"tokens in YAML", "- kestrel-4821\n- id: kestrel-4822\n", []string{"part=kestrel-4821"}},
 		{
 			"htpasswd", "alice:$apr1$Ab12Cd34$xyz\nbob:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=\n",

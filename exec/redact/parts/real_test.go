@@ -118,6 +118,16 @@ print(dict(c["default"]))`,
 			`\{'git.example.com': \('alice-smith', '?.*'?, '\[REDACTED:K.password\]'\)\}\n`,
 		},
 		{
+			".pgpass", "db.internal.example:5432:app:svc-reader:hunter2hunter2\n*:*:*:postgres:hunter3\\:hunter3\n", "bash",
+			`IFS=: read -r host port db user password rest < "$F"; echo "$host $user $password"
+tail -n 1 "$F" | { IFS=: read host port db user password; echo "$user $password"; }`,
+			`db.internal.example svc-reader \[REDACTED:K.password\]\npostgres \[REDACTED:K.password\]\n`,
+		},
+		{
+			"tokens with commas", "ab12cd34ef56,kestrel-4821", "python3", python + `for token in v.split(","): print(token)`,
+			`\[REDACTED:K.part\]\n\[REDACTED:K.part\]\n`,
+		},
+		{
 			"the password of a URL", url, "python3", python + `from urllib.parse import *
 u = urlsplit(v)
 print(u.username, u.password, unquote(u.password), u.hostname)

@@ -2,6 +2,7 @@ package parts
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 
 	"inject/exec/redact/forms"
@@ -134,6 +135,39 @@ func (f *finder) netrc(text []byte, depth int) bool {
 	return bytes.Equal(fields[0], []byte("machine")) || bytes.Equal(fields[0], []byte("default"))
 }
 
+// pgpass looks into a .pgpass file (host:port:database:user:password, with a backslash before a colon
+// or a backslash in one of them; the first four may be a star).
+func (f *finder) pgpass(text []byte, depth int) bool {
+	var passwords [][]byte
+	for line := range bytes.SplitSeq(text, []byte("\n")) {
+		if line = bytes.TrimSpace(line); len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		var fields [][]byte
+		from := 0
+		for i := 0; i < len(line); i++ {
+			switch {
+			case line[i] == '\\':
+				i++
+			case line[i] == ':':
+				fields = append(fields, line[from:i])
+				from = i + 1
+			}
+		}
+		if len(fields) != 4 || len(fields[1]) == 0 || !digits(fields[1]) && string(fields[1]) != "*" {
+			return false
+		}
+		passwords = append(passwords, line[from:])
+	}
+	for _, p := range passwords {
+		f.part("password", p, depth)
+		f.part("password", pgEscape.ReplaceAll(p, []byte("$1")), depth)
+	}
+	return len(passwords) > 0
+}
+
+var pgEscape = regexp.MustCompile(`\\(.)`)
+
 // assignments looks into texts of name=value or name: value: .env, ini, properties and htpasswd
 // files, one a line, and connection strings, with semicolons or blanks between them. It reports
 // whether there is one.
@@ -143,6 +177,7 @@ func (f *finder) assignments(text []byte, depth int) bool {
 		return false
 	}
 	found := false
+	text, exported := bytes.CutPrefix(text, []byte("export "))
 	separator := []byte("\n")
 	if !lines {
 		separator = []byte(";")
@@ -150,7 +185,7 @@ func (f *finder) assignments(text []byte, depth int) bool {
 			separator, text = []byte(" "), bytes.Join(bytes.Fields(text), []byte(" "))
 		}
 		if !allAssign(bytes.Split(text, separator)) {
-			if separator[0] != ' ' || !allAssign([][]byte{text}) {
+			if !exported && (separator[0] != ' ' || !allAssign([][]byte{text})) {
 				return false
 			}
 			separator = []byte("\n") // a value with blanks in it
@@ -189,19 +224,31 @@ func (f *finder) assignments(text []byte, depth int) bool {
 	return found
 }
 
-// list looks into lines that are one word each.
+// list looks into lines that are one word each, and into tokens in one line.
 func (f *finder) list(text []byte, depth int) bool {
-	lines := bytes.Split(text, []byte("\n"))
-	for i, line := range lines {
-		if lines[i] = bytes.TrimSpace(line); bytes.ContainsAny(lines[i], " \t") {
+	if bytes.HasPrefix(text, []byte("-----")) {
+		return false
+	}
+	lines := bytes.IndexByte(text, '\n') >= 0
+	items := bytes.Split(text, []byte("\n"))
+	if !lines {
+		separator := " "
+		if at := bytes.IndexAny(text, ",;"); at >= 0 {
+			separator = string(text[at : at+1])
+		}
+		items = bytes.Split(text, []byte(separator))
+	}
+	for i, s := range items {
+		s = bytes.TrimSpace(s)
+		if items[i] = s; bytes.ContainsAny(s, " \t") || !lines && (len(s) < minPart || !isToken(s)) {
 			return false
 		}
 	}
-	if len(lines) < 2 || bytes.HasPrefix(text, []byte("-----")) {
+	if len(items) < 2 {
 		return false
 	}
-	for _, line := range lines {
-		f.field(item, line, depth)
+	for _, s := range items {
+		f.field(item, s, depth)
 	}
 	return true
 }
