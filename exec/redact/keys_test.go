@@ -57,7 +57,14 @@ func TestKeysInAnyLayout(t *testing.T) {
 	}
 	printed := maps.Clone(layouts)
 	for _, width := range []int{64, 70, 76} {
-		printed[fmt.Sprint("lines of ", width)] = func(key string) string { return wrap(body(key), width) }
+		lines := func(key string) string { return wrap(body(key), width) }
+		name := fmt.Sprint("lines of ", width)
+		printed[name] = lines
+		printed[name+", JSON"] = func(key string) string { return inJSON(lines(key)) }
+		printed[name+", HTML-safe JSON"] = func(key string) string {
+			return strings.NewReplacer("=", `\u003d`, "/", `\/`).Replace(inJSON(lines(key)))
+		}
+		printed[name+", percent"] = func(key string) string { return url.QueryEscape(lines(key)) }
 	}
 
 	big, err := rsa.GenerateKey(rand.Reader, 2048)

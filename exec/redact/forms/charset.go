@@ -61,8 +61,8 @@ func (b *builder) charsets(text []byte) {
 		return rune(c)
 	})
 
-	// Programs that know only ASCII write a mark for each character or for each byte. A text of
-	// which too little is left would be equal to innocent text.
+	// Programs that know only ASCII write a mark for each character or for each byte, or leave them
+	// out. A text of which too little is left would be equal to innocent text.
 	kept := 0
 	for _, r := range runes {
 		if r < utf8.RuneSelf {
@@ -72,7 +72,13 @@ func (b *builder) charsets(text []byte) {
 	if kept < minKept || 2*kept < len(runes) {
 		return
 	}
-	for _, mark := range []string{"?", "\ufffd"} {
+	marks := []string{"?", "\ufffd"}
+	// What is left of a text with such characters at its ends only may be an innocent word.
+	inner := bytes.TrimFunc(text, func(r rune) bool { return r >= utf8.RuneSelf })
+	if utf8.RuneCount(inner) < len(inner) {
+		marks = append(marks, "")
+	}
+	for _, mark := range marks {
 		for _, bytes := range []bool{false, true} {
 			if !b.room(3 * len(text)) {
 				return

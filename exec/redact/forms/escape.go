@@ -34,6 +34,7 @@ func (b *builder) escape(text []byte) {
 	for _, p := range percents {
 		b.percent(text, has, p)
 	}
+	b.unicodePercent(text)
 	for _, e := range escapers() {
 		if !has.meets(e.changes) || e.text && !valid || !b.room(len(text)) {
 			continue

@@ -58,8 +58,8 @@ type Form struct {
 //   - lines: each line of a value with several lines, without the space around it, if it
 //     has 16 bytes, or 8 that look random: no white space, and a capital, a small letter
 //     and a digit among them. Between the BEGIN and END lines of a PEM block each line of
-//     8 bytes counts that is not a header; all lines joined, also escaped; and lines of 64, 70
-//     and 76 characters. The two characters \n end a line there, too, as in a key inside JSON.
+//     8 bytes counts that is not a header; all lines joined, and lines of 64, 70 and 76
+//     characters, also escaped. The two characters \n end a line there, too, as in a key inside JSON.
 //   - case: runs of hexadecimal digits, pairs of digits with colons between them, and
 //     UUIDs, each in small letters and in capitals; UUIDs without dashes, too.
 //   - hex: in small letters and in capitals.
@@ -71,7 +71,8 @@ type Form struct {
 //     characters: whole, and each line of at least 16 characters.
 //   - percent: as Go, Python, JavaScript, PHP, Java and curl write the parts of a URL, and
 //     as forms are sent: with + or %20, %0A or %0D%0A, %2F or %2f; path, query and fragment
-//     as the URL class of browsers and Node writes them, which drops tabs and line ends.
+//     as the URL class of browsers and Node writes them, which drops tabs and line ends; as
+//     escape of JavaScript.
 //   - json: as JavaScript, Go, Python, PHP, Jackson, Gson and .NET write it, with \/,
 //     \u003c, \u00e9 or \u00E9 where they do so; and, as JavaScript, Go, Python and jq
 //     write it, in a JSON string inside a JSON string.
@@ -79,7 +80,7 @@ type Form struct {
 //   - python: repr of str and bytes, and ascii; util.inspect of Node; inspect of Ruby.
 //   - shell: as set -x, printf %q, shlex.quote and zsh quote words, and in double quotes, of
 //     PowerShell, too; as set -x shows patterns, with a backslash before each character, if the
-//     value has 4 bytes or more; as ls and cat of coreutils quote names in errors.
+//     value has 4 bytes or more, and regular expressions; as ls and cat of coreutils quote names in errors.
 //   - xml: with the entities &amp; &lt; &gt; and those of both quotes, by name, decimal or
 //     hexadecimal; line ends in attributes; what html/template and mustache add; the decimal
 //     number of each character that is not ASCII.
@@ -87,8 +88,8 @@ type Form struct {
 //     double quotes and Java properties; what re.escape, QuoteMeta and Regexp.escape return.
 //   - cookie: as http.cookies of Python quotes it; other programs use percent.
 //   - charset: in UTF-16 of both byte orders; if it is not ASCII, also in NFC and NFD, Latin-1,
-//     Windows-1252, UTF-8 of UTF-8, and with ? or U+FFFD for each byte or character that is not
-//     ASCII, if 6 characters and half of all are left.
+//     Windows-1252, UTF-8 of UTF-8, with ? or U+FFFD for each byte or character that is not
+//     ASCII, and without those, if 6 characters and half of all are left.
 //   - numbers: its bytes, if there are 8 or more, in decimal numbers with a comma, a space or both
 //     between them, also from -128 to 127; in pairs of digits with a space, a colon or a dash
 //     between them, also the first 50, which is what Node shows; as 0x70, 0x61.

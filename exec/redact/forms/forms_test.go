@@ -102,7 +102,7 @@ func TestFormsOfValue(t *testing.T) {
 			"s\x00\xe4\x00s\x00s\x00w\x20\xac\x00r\x00d",
 			"sa\u0308ssw\u20acrd", "s\xe4ssw?rd", "s\xe4ssw\x80rd",
 			"s\u00c3\u00a4ssw\u00e2\u0082\u00acrd", "s\u00c3\u00a4ssw\u00e2\u201a\u00acrd",
-			"s?ssw?rd", "s??ssw???rd", "s\ufffdssw\ufffdrd", "s\ufffd\ufffdssw\ufffd\ufffd\ufffdrd",
+			"s?ssw?rd", "s??ssw???rd", "s\ufffdssw\ufffdrd", "s\ufffd\ufffdssw\ufffd\ufffd\ufffdrd", "ssswrd",
 		}},
 		{"\u043f\u0430\u0440\u043e\u043b\u044c", forms.KindCharset, []string{
 			"\x3f\x04\x30\x04\x40\x04\x3e\x04\x3b\x04\x4c\x04", "\x04\x3f\x04\x30\x04\x40\x04\x3e\x04\x3b\x04\x4c",
@@ -163,6 +163,8 @@ func TestFormsOfOtherPrograms(t *testing.T) {
 		{"PowerShell", "a$b`c\"d\te", "a`$b``c`\"d`te"},
 		// Node 24, where the URL class escapes ^ in paths.
 		{"URL.pathname", "a^b|c d\\e", "a%5Eb|c%20d/e"},
+		// Python: errors="ignore"; iconv -c.
+		{"iconv -c", "p\u00e4sswo\u20acrd-1", "pssword-1"},
 	} {
 		t.Run(c.program, func(t *testing.T) { require.Contains(t, ofKind(c.value, 6), c.want) })
 	}
@@ -185,6 +187,7 @@ func TestFormsAreNotCommon(t *testing.T) {
 	} {
 		require.NotContains(t, found, common)
 	}
+	require.NotContains(t, ofKind("\u00e4password\u20ac", 6), "password")
 	require.Contains(t, found, "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
 }
 

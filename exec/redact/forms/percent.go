@@ -1,6 +1,9 @@
 package forms
 
-import "unicode/utf8"
+import (
+	"unicode/utf16"
+	"unicode/utf8"
+)
 
 // A percent is an encoder for URLs. It leaves the bytes of safe as they are. spaces has the
 // first characters of what it writes for a space: "+", "%" for %20, or both if there are
@@ -40,6 +43,27 @@ var percents = []percent{
 	{safe: safe("-._~!*'(),/:;@&=+$"), spaces: "%", text: true},
 	// Query and fragment of Java's URI.
 	{safe: safe("-._~!*'(),/:;@&=+$?[]"), spaces: "%", text: true},
+}
+
+// unicodePercent adds text as the function escape of JavaScript writes it, in which a character of Latin-1
+// has one %XX and others are %uXXXX (ECMA-262, B.2.1.1).
+func (b *builder) unicodePercent(text []byte) {
+	if !utf8.Valid(text) || !b.room(len(text)) {
+		return
+	}
+	left := safe("@*_+-./")
+	from := len(b.arena)
+	for _, unit := range utf16.Encode([]rune(string(text))) {
+		switch {
+		case unit < utf8.RuneSelf && left.has(byte(unit)):
+			b.arena = append(b.arena, byte(unit))
+		case unit <= 0xff:
+			b.arena = appendHex(b.arena, "%", rune(unit), 2, upperDigits)
+		default:
+			b.arena = appendHex(b.arena, "%u", rune(unit), 4, upperDigits)
+		}
+	}
+	b.tail(KindPercent, from)
 }
 
 // safe returns letters, digits and marks as a set.

@@ -54,8 +54,8 @@ func (b *builder) lines(text []byte) {
 	}
 }
 
-// key adds the body of a PEM block in one line, also escaped, and in lines of the usual widths: of
-// PEM, of OpenSSH, and of MIME.
+// key adds the body of a PEM block in one line, and in lines of the usual widths: of PEM, of OpenSSH,
+// and of MIME; all of them also escaped.
 func (b *builder) key(body []byte) {
 	b.copy(KindLines, body)
 	for _, width := range []int{64, 70, 76} {
@@ -64,6 +64,11 @@ func (b *builder) key(body []byte) {
 		}
 	}
 	b.escape(body)
+	for _, width := range []int{64, 70, 76} {
+		for from := 0; from+minEncoded <= len(body); from += width {
+			b.escape(body[from:min(from+width, len(body))])
+		}
+	}
 }
 
 // Random reports whether text has 8 bytes or more and looks generated rather than written by

@@ -248,6 +248,7 @@ func TestFormsOfPython(t *testing.T) {
 			{"json.dumps(json.dumps({'k': v}))", `"\{\\"k\\": \\"\\"\}"`},
 			{"re.escape(v)", ``},
 			{"v.encode('ascii', 'replace').decode()", `.*`},
+			{"v.encode('ascii', 'ignore').decode()", `.*`},
 			{"v.encode('cp1252', 'replace')", `.*`},
 			{"v.encode('utf-16be')", `(\x00|)`},
 			{"v.encode('utf-16')", `..\x00?`},
@@ -322,6 +323,7 @@ func TestFormsOfNode(t *testing.T) {
 		{"JSON.stringify({a: [v]})", `\{"a":\[""\]\}`},
 		{"encodeURIComponent(v)", ``},
 		{"encodeURI(v)", ``},
+		{"escape(v)", ``},
 		{"new URLSearchParams({a: v}).toString()", `a=`},
 		{"user(v)", "https://x:@h/"},
 		{"url('pathname', v)", "https://h/"},
@@ -398,6 +400,7 @@ func TestFormsOfShells(t *testing.T) {
 	for _, c := range []struct{ shell, script, frame string }{
 		{"bash", `set -x; : "$V"`, `\+ : (` + quoted + `)\n`},
 		{"bash", `set -x; [[ x == "$V" ]] || [[ x = *"$V"* ]] || :`, `\+ \[\[ x ==  \]\]\n\+ \[\[ x = \*\* \]\]\n\+ :\n`},
+		{"bash", `set -x; [[ x =~ "$V" ]] || :`, `\+ \[\[ x =~  \]\]\n\+ :\n`},
 		{"bash", `cat "/$V" || :`, `cat: ('|"|)/(''\$)?('|"|): (No such file or|Is a) directory\n`},
 		{"bash", `set -x; W=$V`, `\+ W=(` + quoted + `)\n`},
 		{"bash", `printf %q "$V" >&2`, `(` + quoted + `|\\)`},

@@ -104,6 +104,9 @@ var rules = []rule{
 	// zsh: ${(q)name}.
 	{kind: KindShell, marks: " \t\"'\\|&;()<>{}*[]?^$`#", pairs: "\n$'\\n'"},
 
+	// bash: set -x of [[ x =~ "$V" ]].
+	{kind: KindShell, marks: "\\.[()*+?{|^$"},
+
 	// A word in double quotes.
 	{kind: KindShell, marks: "\"\\$`"},
 	// A word in double quotes, where ! would recall history.
