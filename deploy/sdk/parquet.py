@@ -15,7 +15,7 @@ import pyarrow.parquet
 golden = sys.argv[1] == "--golden"
 folder, value = sys.argv[-2:]
 random.seed(1)
-rows = 300 if golden else 30_000
+rows = 300 if golden else 12_000
 CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
 
 
