@@ -182,7 +182,7 @@ func TestInspect(t *testing.T) {
 			Content{kind: rawBytes, Found: map[string]int{"A": 1}, Why: "binary data"},
 		},
 		"a .pb": {
-			"x/inputs.pb", secret,
+			"x/other.pb", secret,
 			Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"},
 		},
 		"no outputs": {

@@ -160,8 +160,10 @@ func TestMaskJSON(t *testing.T) {
 		`{"x":187654321,"y":8765432}`: `{"x":"[REDACTED:B]","y":8765432}`,
 		`[876543210087654321,1]`:      `["[REDACTED:B]",1]`,
 		`[1.87654321,87654321]`:       `["[REDACTED:B]","[REDACTED:B]"]`,
-		`{"a": 12345, "b": 1}`:        `{"[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
-		`{"ba": 123456, "b": 1}`:      `{"b[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
+		`{"a":123456789.50,"b":[1.0E+05,-0.0,1000000000000000000000000.10],"c":"87654321"}`: `{"a":123456789.50,` +
+			`"b":[1.0E+05,-0.0,1000000000000000000000000.10],"c":"[REDACTED:B]"}`,
+		`{"a": 12345, "b": 1}`:   `{"[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
+		`{"ba": 123456, "b": 1}`: `{"b[REDACTED:D]": "[REDACTED:D]", "b": 1}`,
 		service: "{\n  \"[REDACTED:E]\": \"[REDACTED:E]\",\n  \"[REDACTED:E]-2\": \"[REDACTED:E]\",\n" +
 			"  \"[REDACTED:E]-3\": \"[REDACTED:E]\"\n}",
 		`{"k": ` + service + `, "x": [1]}`: "{\"k\": {\n  \"[REDACTED:E]\": \"[REDACTED:E]\",\n" +
