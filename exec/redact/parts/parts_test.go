@@ -143,7 +143,8 @@ func TestParts(t *testing.T) {
 			[]string{"password=hunter2hunter2"},
 		},
 		{
-			".pgpass", "# of it\ndb.internal.example:5432:app:svc-reader:hunter2\\:hunter2\n\n*:*:*:postgres:hunter3 hunter3\n",
+			".pgpass", "# of it\ndb.internal.example:5432:app:svc-reader:hunter2\\:hunter2\n\n" +
+				"*:*:*:postgres:hunter3 hunter3\n",
 			[]string{`password=hunter2\:hunter2`, "password=hunter2:hunter2", "password=hunter3 hunter3"},
 		},
 		{".pgpass in one line", "::1:5432:app:svc:hunter2hunter2", nil},

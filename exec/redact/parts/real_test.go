@@ -118,7 +118,8 @@ print(dict(c["default"]))`,
 			`\{'git.example.com': \('alice-smith', '?.*'?, '\[REDACTED:K.password\]'\)\}\n`,
 		},
 		{
-			".pgpass", "db.internal.example:5432:app:svc-reader:hunter2hunter2\n*:*:*:postgres:hunter3\\:hunter3\n", "bash",
+			".pgpass", "db.internal.example:5432:app:svc-reader:hunter2hunter2\n" +
+				"*:*:*:postgres:hunter3\\:hunter3\n", "bash",
 			`IFS=: read -r host port db user password rest < "$F"; echo "$host $user $password"
 tail -n 1 "$F" | { IFS=: read host port db user password; echo "$user $password"; }`,
 			`db.internal.example svc-reader \[REDACTED:K.password\]\npostgres \[REDACTED:K.password\]\n`,

@@ -146,10 +146,10 @@ func (f *finder) pgpass(text []byte, depth int) bool {
 		var fields [][]byte
 		from := 0
 		for i := 0; i < len(line); i++ {
-			switch {
-			case line[i] == '\\':
+			switch line[i] {
+			case '\\':
 				i++
-			case line[i] == ':':
+			case ':':
 				fields = append(fields, line[from:i])
 				from = i + 1
 			}

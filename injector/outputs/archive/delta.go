@@ -33,7 +33,7 @@ func (d *Searcher) prefixed(ctx context.Context, r io.Reader, p page, depth int)
 		}
 		readable = readable || is
 		const size = 4
-		if p.second || len(b) < size || uint64(le.Uint32(b)) > uint64(len(b)-size) {
+		if p.second || len(b) < size || int64(le.Uint32(b)) > int64(len(b)-size) {
 			break
 		}
 		b = b[size+int(le.Uint32(b)):]
@@ -114,7 +114,7 @@ func deltas(b []byte, most int64) (numbers []int64, rest []byte, err error) {
 	b = b[len(b)-r.Len():]
 	for left > 0 {
 		least, n := binary.Varint(b)
-		if n <= 0 || uint64(len(b)-n) < pieces {
+		if n <= 0 || len(b)-n < int(pieces) { //nolint:gosec // at most widest
 			return nil, nil, errDamaged
 		}
 		widths := b[n : n+int(pieces)] //nolint:gosec // at most widest

@@ -92,7 +92,8 @@ func samples(t *testing.T) map[string][]sample {
 		},
 		"7z, rar, lzip, lzma, lzop, compress, cab, legacy lz4": slices.Concat(begins("7z\xbc\xaf\x27\x1c"),
 			begins("Rar!\x1a\x07"), begins("LZIP\x01"), begins("\x5d\x00\x00\x80\x00"+strings.Repeat("\xff", 8)),
-			begins("\x89LZO\x00\r\n\x1a\n"), begins("\x1f\x9d\x90"), begins("MSCF\x00\x00\x00\x00"), begins("\x02\x21\x4c\x18")),
+			begins("\x89LZO\x00\r\n\x1a\n"), begins("\x1f\x9d\x90"), begins("MSCF\x00\x00\x00\x00"),
+			begins("\x02\x21\x4c\x18")),
 		"zip or parquet that is encrypted or compressed in another way": {
 			{"a.zip", stored(zip.Deflate, 1)},
 			{"a.zip", stored(14, 0)}, // LZMA
