@@ -143,8 +143,10 @@ func TestCompletion(t *testing.T) {
 // The errors do not repeat what was typed, because it may be a value.
 func TestMistakes(t *testing.T) {
 	for args, want := range map[string]string{
-		"--how-mny canary":  "invalid: an unknown flag; did you mean --how-many?",
-		"--canary":          "invalid: an unknown flag",
+		"--how-mny canary":  "invalid: an unknown flag: --how-mny; did you mean --how-many?",
+		"--Canary":          "invalid: an unknown flag",
+		"--canary1":         "invalid: an unknown flag",
+		"--canary=canary":   "invalid: an unknown flag: --canary",
 		"-canary":           "invalid: an unknown flag",
 		"--how-many canary": "invalid: the argument of --how-many is not a whole number (not shown)",
 		"--color canary":    "invalid: --color is red, green or blue (not shown)",

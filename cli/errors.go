@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,12 +36,22 @@ func Each(err error) []error {
 	return all
 }
 
+// flagName is a name that is shown although it is of no flag: it is hardly a value.
+var flagName = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+
 // FlagError is for [cobra.Command.SetFlagErrorFunc]. It returns an error that says what is
-// wrong with a flag and which flag was probably meant. It does not quote the argument, which
-// may be a secret value. The error wraps [secret.ErrInvalid].
+// wrong with a flag and which flag was probably meant. It does not quote the argument of a flag, nor
+// a flag that does not look like one: either may be a secret value. The error wraps [secret.ErrInvalid].
 func FlagError(cmd *cobra.Command, err error) error {
 	what, near := "an unknown flag", ""
-	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && e.GetSpecifiedShortnames() == "" {
+	e, unknown := errors.AsType[*pflag.NotExistError](err)
+	if unknown && len(e.GetSpecifiedShortnames()) == 1 {
+		what += ": -" + e.GetSpecifiedShortnames()
+	}
+	if unknown && e.GetSpecifiedShortnames() == "" {
+		if flagName.MatchString(e.GetSpecifiedName()) {
+			what += ": --" + e.GetSpecifiedName()
+		}
 		var known []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden { // an old name

@@ -354,6 +354,8 @@ func mismatch(name string, v pflag.Value) string {
 		return name + " is not a whole number"
 	case "float64":
 		return name + " is not a number"
+	case "duration":
+		return name + " is not a duration such as 5s or 2m"
 	}
 	return name + " is not a " + v.Type()
 }

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
 
 	"inject/cli"
 	"inject/exec"
@@ -27,8 +28,12 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// codeFailed is the exit code if inject itself fails, as of docker run and env(1).
-const codeFailed = 125
+// The exit codes if inject itself fails.
+const (
+	codeFailed       = 1
+	codeRedactFailed = 2   // 1 is a find, as of grep(1)
+	codeRunFailed    = 125 // as of docker run and env(1): others are the command's
+)
 
 // maxProcs bounds the threads that run Go code: the work is two output streams and little
 // else. Without a bound, Go would start a thread for each of a hundred processors.
@@ -58,7 +63,6 @@ type app struct {
 	message  message
 	// outputsFlag is set if --outputs is on the command line, not only its variable set.
 	outputsFlag bool
-	running     bool            // the verb is run or init, whose failures go to the termination message
 	stopped     <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
 
@@ -67,7 +71,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 	var err error
 	if a.settings, err = cli.Load(&a.set); err != nil {
 		_, _ = fmt.Fprintln(a.stderr, "inject:", err)
-		return codeFailed
+		return codeRunFailed
 	}
 	a.key = redact.New(1,
 		redact.Pattern{Name: keyVar, Value: a.set.Keys.Key.Reveal()},
@@ -76,14 +80,14 @@ func (a *app) main(ctx context.Context, args []string) int {
 		Name: "inject", Level: hclog.Warn, Output: a.masked(a.stderr), DisableTime: true,
 	})
 
-	err = a.rootCommand(args).ExecuteContext(ctx)
+	cmd, err := a.rootCommand(args).ExecuteContextC(ctx)
 	if err == nil {
 		a.dieOf(a.status.TerminalSignal)
 		return a.status.Code
 	}
 
 	a.report(err)
-	code := codeFailed
+	code, runs := codeOf(cmd)
 	if e, ok := errors.AsType[*exec.StartError](err); ok {
 		code = e.Code
 	}
@@ -102,12 +106,27 @@ func (a *app) main(ctx context.Context, args []string) int {
 
 	// A bad flag ends a run before prepare is called; it is reported in the message, too.
 	a.message.path = cmp.Or(a.message.path, a.set.Message.TerminationLog, a.settings.Env(cli.Twin("termination-log")))
-	if a.running && (a.status.Code == 0 || !a.message.isThere()) {
+	if runs && (a.status.Code == 0 || !a.message.isThere()) {
 		if err := a.message.write(err, a.mask); err != nil {
 			a.log.Warn("the termination message could not be written", "error", err)
 		}
 	}
 	return code
+}
+
+// codeOf returns the exit code of a failure of cmd, and whether cmd is a verb that a container
+// starts. The failures of such a verb, bad flags included, go to the termination message.
+func codeOf(cmd *cobra.Command) (code int, runs bool) {
+	for cmd.HasParent() && cmd.Parent().HasParent() {
+		cmd = cmd.Parent()
+	}
+	switch {
+	case !cmd.HasParent() || cmd.Name() == "run" || cmd.Name() == "init":
+		return codeRunFailed, true
+	case cmd.Name() == "redact":
+		return codeRedactFailed, false
+	}
+	return codeFailed, false
 }
 
 // dieOf ends this process by the signal that the terminal sent to the command, so that a shell

@@ -6,7 +6,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
-	"inject/cli"
 	"inject/exec/redact"
 	"inject/internal/tty"
 	"inject/resolver/secret"
@@ -14,7 +13,6 @@ import (
 
 // prepare checks the settings before a verb runs. Cobra calls it when the flags are parsed.
 func (a *app) prepare(cmd *cobra.Command, _ []string) error {
-	a.runs(cmd)
 	// Before Apply, which gives a flag the text of its variable.
 	masks := cmd.Flags().Changed("mask")
 	a.outputsFlag = cmd.Flags().Changed("outputs")
@@ -53,16 +51,4 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 		return fmt.Errorf("%w: --mask: %w", secret.ErrInvalid, err)
 	}
 	return nil
-}
-
-// runs notes whether cmd is a verb that a container starts. The failures of such a verb, bad
-// flags included, go to the termination message.
-func (a *app) runs(cmd *cobra.Command) {
-	a.running = !cmd.HasParent() || !cmd.Parent().HasParent() && (cmd.Name() == "run" || cmd.Name() == "init")
-}
-
-// flagError is [cli.FlagError]. Cobra does not call prepare after a bad flag, so it calls runs.
-func (a *app) flagError(cmd *cobra.Command, err error) error {
-	a.runs(cmd)
-	return cli.FlagError(cmd, err)
 }

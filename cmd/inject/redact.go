@@ -32,7 +32,7 @@ and is copied as it arrives, not line by line.
 
 With --check it only reports where values are, as PATH:BYTE: NAME (FORM), with BYTE counted
 from 0, in an archive from the beginning of the member. It exits with 1 if it finds a value,
-and with 125 if it could not look into everything.
+and with 2 if it could not look into everything.
 With --in-place it replaces each file that holds a value by a masked one of the same
 mode and owner; JSON stays valid JSON. An archive is an error, and so is a file that
 another process is writing. For both, a folder means all files below it, without

@@ -77,7 +77,7 @@ with the secrets.`,
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.masked(a.stderr))
-	root.SetFlagErrorFunc(a.flagError)
+	root.SetFlagErrorFunc(cli.FlagError)
 	run.addFlags(root)
 	for _, v := range namedIn(args) {
 		root.AddCommand(v.make(a))

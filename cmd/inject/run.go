@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +50,9 @@ func (a *runVerb) addFlags(cmd *cobra.Command) {
 }
 
 func (a *runVerb) run(cmd *cobra.Command, args []string) error {
+	if !cmd.HasParent() && len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+		return notVerb(args)
+	}
 	if len(args) == 0 {
 		return secret.WithHint(
 			fmt.Errorf("%w: no command to run", secret.ErrInvalid),
@@ -141,12 +146,44 @@ func explainStart(err error) error {
 		return secret.WithHint(&exec.StartError{Name: name + "=… (not shown)", Code: e.Code, Err: e.Err},
 			"a variable is declared with --secret KEY=VARIABLE, or set before inject")
 	}
-	for _, v := range verbs() {
-		if spelling.Nearest(e.Name, []string{v.name}) != "" {
-			return secret.WithHint(err, "did you mean: inject %s", v.name)
-		}
-	}
 	return err
+}
+
+// otherVerbs are the names that verbs have elsewhere.
+var otherVerbs = map[string]string{
+	"add": "create", "set": "create", "put": "create", "new": "create", "import": "create",
+	"edit": "update", "change": "update", "replace": "update",
+	"list": "get", "ls": "get", "show": "get", "describe": "get", "read": "get",
+	"rm": "delete", "remove": "delete", "del": "delete", "unset": "delete",
+	"login": "whoami", "exec": "run", "mask": "redact", "scan": "redact", "why": "explain",
+}
+
+// word is what may be shown of an argument that is no verb: it is hardly a value.
+var word = regexp.MustCompile(`^[a-z][a-z-]{0,19}$`)
+
+// notVerb returns the error of a command line whose first argument is no verb. It is not run as a
+// command: inject rm secret KEY would remove files.
+func notVerb(args []string) error {
+	first := args[0]
+	known := verbs()
+	at := slices.IndexFunc(known, func(v namedVerb) bool { return spelling.Nearest(first, []string{v.name}) != "" })
+	hint := "inject --help lists the verbs."
+	switch other := otherVerbs[first]; {
+	case first == "secret" || first == "secrets":
+		hint = "The verb comes before the noun: inject get secret."
+	case other != "":
+		hint = "did you mean inject " + other + "?"
+	case at >= 0:
+		hint = "did you mean inject " + known[at].name + "?"
+	}
+	shown := "the first argument"
+	if word.MatchString(first) {
+		shown = first
+		hint += " To run the program " + first + ", put -- before it: inject -- " + first + " …"
+	} else {
+		hint += " To run a program, put -- before it: inject -- COMMAND [ARG…]"
+	}
+	return secret.WithHint(fmt.Errorf("%w: %s is not a verb of inject", secret.ErrInvalid, shown), "%s", hint)
 }
 
 // stopped returns the error that names the signal, if a signal is the cause of err, else err.

@@ -717,12 +717,12 @@ mkdir -p "$1/full" && mount -t tmpfs -o size=192k none "$1/full"
 export XDG_DATA_HOME="$1/full/data" XDG_CONFIG_HOME="$1/full/config"
 ` + binary + ` create secret FITS the-value-that-fits
 head -c 400000 /dev/urandom > "$1/large"
-if ` + binary + ` create secret LARGE --from-file "$1/large" 2> "$1/err"; then echo "it fits"; exit 1; else test $? = 125; fi
+if ` + binary + ` create secret LARGE --from-file "$1/large" 2> "$1/err"; then echo "it fits"; exit 1; else test $? = 1; fi
 cat "$1/err"
 ` + binary + ` --secret FITS -- sh -c 'test "$FITS" = the-value-that-fits'
 test "$(` + binary + ` get secret -o name)" = FITS
 dd if=/dev/zero of="$1/full/fill" bs=4k 2>/dev/null || true
-if XDG_DATA_HOME="$1/full/other" ` + binary + ` create secret NONE value 2>> "$1/err"; then exit 1; else test $? = 125; fi
+if XDG_DATA_HOME="$1/full/other" ` + binary + ` create secret NONE value 2>> "$1/err"; then exit 1; else test $? = 1; fi
 test -z "$(find "$1/full" -name new)"
 test -z "$(XDG_DATA_HOME="$1/full/other" ` + binary + ` get secret -o name)"
 tail -n 2 "$1/err"; echo passed`
