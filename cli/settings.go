@@ -183,6 +183,19 @@ func (s *Settings) Known(prefix string) []string {
 	return known
 }
 
+// Unknown returns the names of the variables in environ, whose entries are NAME=TEXT, that begin with
+// prefix and are of no setting: mistyped ones, which would be ignored without a word.
+func (s *Settings) Unknown(environ []string, prefix string) (names []string) {
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if _, known := s.env[name]; !known && strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // AddFlags gives cmd the flags of groups, which are addresses of groups of the settings,
 // and sets the settings to their defaults. The help of cmd shows the flags of each
 // group under its heading, in this order.

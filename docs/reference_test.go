@@ -129,6 +129,7 @@ func TestVariables(t *testing.T) {
 	t.Parallel()
 	want := map[string]bool{
 		"INJECT_KEY": true, "INJECT_TOKEN": true, "INJECT_PARENT": true, "INJECTD_KEY": true,
+		"INJECT_SECRET": true, "INJECT_SECRET_FILE": true,
 	}
 	for _, verb := range slices.Concat(verbs(t, "inject"), verbs(t, "injectd")) {
 		for _, name := range variable.FindAllString(help(t, verb), -1) {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -30,7 +31,9 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	}
 	t, warnings, err := task.Load(task.Sources{
 		Secrets: from.Secrets, SecretFiles: from.SecretFiles,
-		EnvSecrets: a.settings.Env(task.SecretsEnv), EnvSecretFiles: a.settings.Env(task.SecretFilesEnv),
+		EnvSecrets:     a.settings.Env(task.SecretsEnv) + " " + a.set.Found.Secret,
+		EnvSecretFiles: a.settings.Env(task.SecretFilesEnv) + " " + a.set.Found.SecretFile,
+		Also:           from.Also, EnvAlso: a.settings.Env(task.AlsoEnv),
 		Deadline: time.Now().Add(cmp.Or(a.set.Resolve.Timeout, time.Minute)), // 0 if the verb has no such flag
 		File:     from.Task, PodInfo: from.PodInfo, Flyte: task.ReadFlyte(),
 		Org: in.Org, Project: in.Project, Domain: in.Domain,
@@ -45,4 +48,24 @@ func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	}
 	a.log.Debug("declared list", "from", t.Source, "secrets", len(t.Declared), "scope", scope.String())
 	return t, scope, nil
+}
+
+// sourced returns an error if no source of a declared list exists for a run that requires one, and
+// warns in a container of Flyte's: the task would start without its secrets. An inject below
+// another one finds no source where that has taken its flags and variables away.
+func (a *app) sourced(t task.Task) error {
+	if t.Source != task.Nowhere || a.set.Found.Parent != "" {
+		return nil
+	}
+	const what = "no declared list was found: there is no --secret or --task, no INJECT_SECRETS, and no " +
+		task.PodInfoDir
+	const hint = "mount the pod's labels and annotations at " + task.PodInfoDir + " (a downward-API volume), " +
+		"or declare the secrets with --secret"
+	switch {
+	case a.set.Require.Secrets:
+		return secret.WithHint(fmt.Errorf("%w: %s", secret.ErrInvalid, what), hint)
+	case task.ReadFlyte().InContainer():
+		a.log.Warn("the task starts without secrets: " + what + "; " + hint)
+	}
+	return nil
 }

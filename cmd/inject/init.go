@@ -45,7 +45,7 @@ init ends, so that a container can restart without it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Init, &s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Message)
+	a.settings.AddFlags(cmd, &s.Init, &s.Declare, &s.Require, &s.Scope, &s.Store, &s.Resolve, &s.Message)
 	return cmd
 }
 
@@ -68,6 +68,9 @@ func (a *initVerb) run(ctx context.Context) error {
 
 	t, scope, err := a.loadTask()
 	if err != nil {
+		return err
+	}
+	if err := a.sourced(t); err != nil {
 		return err
 	}
 	// Only files outlive this container: the one that starts the task sets the variables.

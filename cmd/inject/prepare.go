@@ -2,11 +2,17 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"regexp"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
 
+	"inject/cli"
 	"inject/exec/redact"
+	"inject/internal/printable"
+	"inject/internal/spelling"
 	"inject/internal/tty"
 	"inject/resolver/secret"
 )
@@ -30,6 +36,7 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 		}
 		a.log.SetLevel(level)
 	}
+	a.warnOfVariables(cmd)
 	if f := cmd.Flags().Lookup("org"); f != nil && f.Changed && a.set.Scope.Org == "" {
 		return fmt.Errorf("%w: the org is empty", secret.ErrInvalid)
 	}
@@ -51,4 +58,29 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 		return fmt.Errorf("%w: --mask: %w", secret.ErrInvalid, err)
 	}
 	return nil
+}
+
+// othersVariable matches variables that begin with INJECT_ and are not settings: those that
+// Kubernetes makes of a Service whose name is or begins with inject, and those of our own tests.
+var othersVariable = regexp.MustCompile(`^INJECT_(TEST_.*|([A-Z0-9_]+_)?` +
+	`(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))$`)
+
+// warnOfVariables warns of variables that were meant for inject and are not read.
+func (a *app) warnOfVariables(cmd *cobra.Command) {
+	if strings.HasPrefix(cmd.Name(), "__") { // a shell asks for completions
+		return
+	}
+	for _, name := range a.settings.Unknown(os.Environ(), "INJECT_") {
+		if othersVariable.MatchString(name) {
+			continue
+		}
+		hint := ""
+		if near := spelling.Nearest(name, a.settings.Known("INJECT_")); near != "" {
+			hint = "; did you mean " + near + "?"
+		}
+		a.log.Warn("the variable " + printable.Name(name) + " is not one of inject's, and is not read" + hint)
+	}
+	if cmd.Flags().Lookup("outputs") != nil && strings.Contains(a.settings.Env(cli.Twin("output")), "/") {
+		a.log.Warn("INJECT_OUTPUT is the format of lists, and not read here; did you mean INJECT_OUTPUTS?")
+	}
 }

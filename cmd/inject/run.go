@@ -42,7 +42,7 @@ func runCommand(app *app) *cobra.Command {
 func (a *runVerb) addFlags(cmd *cobra.Command) {
 	s := &a.set
 	a.settings.AddFlags(cmd,
-		&s.Declare, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Mask, &s.Outputs, &s.Run, &s.Message)
+		&s.Declare, &s.Require, &s.Scope, &s.Store, &s.Resolve, &s.Place, &s.Mask, &s.Outputs, &s.Run, &s.Message)
 	cmd.Flags().SetInterspersed(false)
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -62,6 +62,9 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	s := &a.set
 	t, scope, err := a.loadTask()
 	if err != nil {
+		return err
+	}
+	if err := a.sourced(t); err != nil {
 		return err
 	}
 

@@ -18,8 +18,13 @@ type settings struct {
 	Declare struct {
 		Secrets     []string `flag:"secret" env:"INJECT_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" help:"declare the secret [GROUP/]KEY[=ENV_VAR], placed in a variable (repeat)"`
 		SecretFiles []string `flag:"secret-file" env:"INJECT_SECRET_FILES" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=PATH]" help:"declare the secret [GROUP/]KEY[=PATH], placed in a file (repeat)"`
+		Also        []string `flag:"also-secret" env:"INJECT_ALSO_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" help:"add the secret [GROUP/]KEY[=ENV_VAR] to the declared list, wherever that is from (repeat)"`
 		Task        string   `flag:"task" env:"INJECT_TASK" nested:"pass" arg:"FILE" complete:"file" help:"declared list in FILE: a TaskEnvironment in YAML or JSON, or Flyte's TaskTemplate or SecurityContext, binary or JSON"`
 		PodInfo     string   `flag:"pod-info" env:"INJECT_POD_INFO" nested:"pass" arg:"DIR" complete:"dir" help:"declared list and scope in the downward-API volume DIR, with files labels and annotations (default: /etc/podinfo if it exists)"`
+	} `group:"declare"`
+
+	Require struct {
+		Secrets bool `flag:"require-secrets" env:"INJECT_REQUIRE_SECRETS" nested:"pass" help:"fail if no source of a declared list is there: no flag, variable, file or pod info"`
 	} `group:"declare"`
 
 	Scope struct {
@@ -120,6 +125,8 @@ type settings struct {
 
 	// Variables that others set, and inject reads.
 	Found struct {
+		Secret       string `env:"INJECT_SECRET" help:"read as INJECT_SECRETS is, and added to it"`
+		SecretFile   string `env:"INJECT_SECRET_FILE" help:"read as INJECT_SECRET_FILES is, and added to it"`
 		Parent       string `env:"INJECT_PARENT" help:"set by inject for its command: which secrets are placed already; package place reads it"`
 		DataHome     string `env:"XDG_DATA_HOME" help:"the folder of your own store file, inject/secrets.db (default: ~/.local/share)"`
 		ConfigHome   string `env:"XDG_CONFIG_HOME" help:"the folder of your own key file, inject/key.txt (default: ~/.config)"`

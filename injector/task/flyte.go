@@ -12,10 +12,15 @@ type Flyte struct {
 	// Project and Domain are where the task runs.
 	Project string `env:"FLYTE_INTERNAL_EXECUTION_PROJECT"`
 	Domain  string `env:"FLYTE_INTERNAL_EXECUTION_DOMAIN"`
+	// Execution is the name of the run that the container is of.
+	Execution string `env:"FLYTE_INTERNAL_EXECUTION_ID"`
 	// FilesDir is the folder that holds file secrets already. Flyte sets it, and so does an
 	// inject that started this process.
 	FilesDir string `env:"FLYTE_SECRETS_DEFAULT_DIR"`
 }
+
+// InContainer reports whether this is a container of Flyte's.
+func (f Flyte) InContainer() bool { return f.Project != "" || f.Domain != "" || f.Execution != "" }
 
 // scopeVars names the variables of the scope, for messages.
 const scopeVars = "FLYTE_INTERNAL_EXECUTION_PROJECT and FLYTE_INTERNAL_EXECUTION_DOMAIN"

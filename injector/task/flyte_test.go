@@ -185,7 +185,10 @@ func TestPodInfo(t *testing.T) {
 	dir = podInfo(t, map[string]map[string]string{"annotations": {"a": "b"}})
 	got, _, err = task.Load(task.Sources{PodInfo: dir, Flyte: task.Flyte{Project: "p", Domain: "d"}})
 	require.NoError(t, err)
-	require.Equal(t, task.Task{Source: "nowhere", Project: "p", Domain: "d"}, got)
+	require.Equal(t, task.Task{Source: "pod info " + dir, Project: "p", Domain: "d"}, got)
+	got, _, err = task.Load(task.Sources{Flyte: task.Flyte{Project: "p", Domain: "d"}})
+	require.NoError(t, err)
+	require.Equal(t, task.Task{Source: task.Nowhere, Project: "p", Domain: "d"}, got)
 }
 
 func TestBadPodInfo(t *testing.T) {
@@ -230,7 +233,7 @@ func TestBadPodInfo(t *testing.T) {
 		require.NotContains(t, err.Error(), "hunter2")
 	})
 	// An annotation that is ignored may come twice.
-	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\n")})
+	_, _, err := task.Load(task.Sources{PodInfo: write("a=\"1\"\na=\"2\"\nflyte.secrets/s0=\"" + good + "\"\n")})
 	require.NoError(t, err)
 
 	// If labels are missing, secrets are not looked up at a wider scope: it is an error.

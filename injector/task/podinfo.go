@@ -18,6 +18,10 @@ import (
 // annotations.
 const PodInfoDir = "/etc/podinfo"
 
+// declaresLabel is the label that Flyte gives the pods of tasks that declare secrets, with the text
+// true (flyteplugins/go/tasks/pluginmachinery/utils/secrets at v2.0.43).
+const declaresLabel = "inject-flyte-secrets"
+
 // maxPodInfo is the longest file of pod info that is read, in bytes: the most that Kubernetes
 // accepts in annotations, with each byte quoted as \x00.
 const maxPodInfo = 4 * maxAnnotation
@@ -50,6 +54,12 @@ func podInfo(dir string, deadline time.Time) (Task, error) {
 	errs = append(errs, annotations.twice(isDeclaration)...)
 	var all error
 	t.Declared, all = declaredBy(annotations)
+	if all == nil && len(t.Declared) == 0 && labels.all[declaresLabel] == "true" {
+		all = secret.WithHint(
+			fmt.Errorf("%w: %s: the label %s says that the task declares secrets, and there is no annotation %s0",
+				secret.ErrInvalid, dir, declaresLabel, AnnotationPrefix),
+			"the downward-API volume needs metadata.annotations in a file called annotations")
+	}
 	return t, joinSome(append(errs, all))
 }
 

@@ -22,7 +22,17 @@ import (
 const (
 	SecretsEnv     = "INJECT_SECRETS"
 	SecretFilesEnv = "INJECT_SECRET_FILES"
+	AlsoEnv        = "INJECT_ALSO_SECRETS"
 )
+
+// The Source of a list that flags and variables declare.
+const (
+	flagsSource = "flags"
+	envSource   = "environment"
+)
+
+// Nowhere is the Source of a task for which no source of a declared list exists.
+const Nowhere = "nowhere"
 
 // Sources are all places that may hold a declared list or a part of the scope. The zero value of
 // a field stands for a place that was not given.
@@ -33,6 +43,11 @@ type Sources struct {
 	// The texts of $INJECT_SECRETS and $INJECT_SECRET_FILES, in which declarations of the same
 	// forms are separated by white space or commas.
 	EnvSecrets, EnvSecretFiles string
+
+	// What is added to the declared list, wherever that is from: --also-secret, in the form of
+	// Secrets, and the text of $INJECT_ALSO_SECRETS, in the form of EnvSecrets.
+	Also    []string
+	EnvAlso string
 
 	Deadline time.Time // when File and PodInfo must have been read; the zero Time for no limit
 
@@ -45,7 +60,7 @@ type Sources struct {
 
 // A Task is a declared list and the task that declares it.
 type Task struct {
-	Source               string // the place that has the declared list, for messages
+	Source               string // the place that has the declared list, for messages, or Nowhere
 	Name                 string // "" if it is not known
 	Org, Project, Domain string // the scope; "" for a part that is not known
 	Declared             []secret.Declaration
@@ -53,10 +68,10 @@ type Task struct {
 }
 
 // Load returns the declared list of the first source that has one, in the order flags,
-// environment, file, pod info. It takes each part of the scope from the first source that has it,
-// in the order flags, pod info, Flyte's variables, file. The warnings are for people, and name
-// every two sources that disagree. The error names everything that is wrong with all sources, and
-// quotes no text that may be a value.
+// environment, file, pod info, and what is to be added to it. Equal declarations are one. It takes
+// each part of the scope from the first source that has it, in the order flags, pod info, Flyte's
+// variables, file. The warnings are for people, and name every two sources that disagree. The error
+// names everything that is wrong with all sources, and quotes no text that may be a value.
 func Load(s Sources) (Task, []string, error) {
 	var sources []Task
 	var errs []error
@@ -65,14 +80,9 @@ func Load(s Sources) (Task, []string, error) {
 		sources = append(sources, t)
 	}
 
-	add(parse("flags", "--secret", "--secret-file", s.Secrets, s.SecretFiles))
-	fromEnv, err := parse("environment", SecretsEnv, SecretFilesEnv, split(s.EnvSecrets), split(s.EnvSecretFiles))
-	if list, ok := err.(interface{ Unwrap() []error }); ok {
-		// Only the first mistake: the texts after it may be the rest of a value that has a space
-		// in it.
-		err = list.Unwrap()[0]
-	}
-	add(fromEnv, err)
+	add(parse(flagsSource, "--secret", "--secret-file", s.Secrets, s.SecretFiles))
+	fromEnv, err := parse(envSource, SecretsEnv, SecretFilesEnv, split(s.EnvSecrets), split(s.EnvSecretFiles))
+	add(fromEnv, firstMistake(err))
 
 	var file, pod Task
 	if s.File != "" {
@@ -85,9 +95,13 @@ func Load(s Sources) (Task, []string, error) {
 	}
 
 	t, warnings := agree(sources)
+	also, err := parse(flagsSource, "--also-secret", "", s.Also, nil)
+	alsoEnv, err2 := parse(envSource, AlsoEnv, "", split(s.EnvAlso), nil)
+	errs = append(errs, err, firstMistake(err2))
+	t.Declared = once(slices.Concat(t.Declared, also.Declared, alsoEnv.Declared))
 	t.Name, t.FilesDir = file.Name, s.Flyte.FilesDir
 	warnings = append(warnings, t.locate(
-		Task{Source: "flags", Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
+		Task{Source: flagsSource, Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
 		Task{Source: scopeVars, Project: s.Flyte.Project, Domain: s.Flyte.Domain}, file)...)
 
 	if err := errors.Join(errs...); err != nil {
@@ -103,14 +117,36 @@ func Load(s Sources) (Task, []string, error) {
 	return t, warnings, Check(t.Declared)
 }
 
+// firstMistake returns the first error that err joins: the texts after it in a variable may be the
+// rest of a value that has a space in it.
+func firstMistake(err error) error {
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		return list.Unwrap()[0]
+	}
+	return err
+}
+
+// once returns the declarations without those that equal an earlier one.
+func once(declared []secret.Declaration) (list []secret.Declaration) {
+	for _, d := range declared {
+		if !slices.Contains(list, d) {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
 // agree returns the declared list of the first source that has one, and a warning for each later
 // source whose list differs.
 func agree(sources []Task) (Task, []string) {
-	used := Task{Source: "nowhere"}
+	used := Task{Source: Nowhere}
 	var warnings []string
 	for _, t := range sources {
 		switch {
 		case len(t.Declared) == 0:
+			if isFile := t.Source != flagsSource && t.Source != envSource; isFile && used.Source == Nowhere {
+				used.Source = t.Source // a list that is empty
+			}
 		case len(used.Declared) == 0:
 			used = Task{Source: t.Source, Declared: t.Declared}
 		case !slices.Equal(used.Declared, t.Declared):
@@ -140,7 +176,7 @@ func (t *Task) locate(sources ...Task) []string {
 			case said == "":
 			case *at == "":
 				*at, from = said, source.Source
-			case *at != said && from != "flags":
+			case *at != said && from != flagsSource:
 				warnings = append(warnings, fmt.Sprintf(
 					"the task's %s is said to be %.80q by %s, which is used, and %.80q by %s",
 					level.name, *at, from, said, source.Source))

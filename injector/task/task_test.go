@@ -127,6 +127,7 @@ func TestReadFlyte(t *testing.T) {
 		{"registration", "FLYTE_INTERNAL_TASK_PROJECT", "p", task.Flyte{}},
 		{"project", "FLYTE_INTERNAL_EXECUTION_PROJECT", "p", task.Flyte{Project: "p"}},
 		{"domain", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d", task.Flyte{Domain: "d"}},
+		{"execution", "FLYTE_INTERNAL_EXECUTION_ID", "r1", task.Flyte{Execution: "r1"}},
 		{"files", "FLYTE_SECRETS_DEFAULT_DIR", "/etc/x", task.Flyte{FilesDir: "/etc/x"}},
 		{"as it is", "FLYTE_INTERNAL_EXECUTION_PROJECT", " a,b=${HOME}\n", task.Flyte{Project: " a,b=${HOME}\n"}},
 	} {
@@ -144,10 +145,11 @@ func TestCollisions(t *testing.T) {
 		text           string
 	}{
 		{"a variable", []string{"A=X", "B=X"}, nil, "A and B are both declared for the variable X"},
-		{"a secret twice", []string{"A", "A"}, nil, "the variable A"},
+		{"a secret twice", []string{"A", "A"}, []string{"A", "A", "A=/a", "A=/a"}, ""}, // equal ones are one
+		{"a secret in two groups", []string{"A", "g/A", "A=A"}, nil, "the variable A"},
 		{"a default name", []string{"a-b=V", "a_b", "a-b"}, nil, "a_b and a-b are both declared for the variable A_B"},
 		{"the webhook's variable", []string{"g/a=X", "a", "A=Y", "A"}, nil, "_UNION_A"},
-		{"a file", nil, []string{"A", "A"}, "the file A"},
+		{"a file", nil, []string{"A", "g/A"}, "the file A"},
 		{"a path", nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
 		{"a variable and a file", []string{"B=A"}, []string{"A=/a"}, ""},
 	} {
