@@ -42,11 +42,12 @@ type Process struct {
 	// the program has closed its stdout, StdoutTo is replaced by /dev/null so that its reader
 	// sees the end, unless StderrTo is the same file.
 	StdoutTo, StderrTo *os.File
-	// Terminal, if not nil, receives what the program shows on a pseudo-terminal, which
-	// replaces each of Stdin, Stdout and Stderr that is a terminal. At least one of Stdout and
-	// Stderr must be one. A program that sets Terminal must call [Monitor] first in its main
-	// function.
-	Terminal io.Writer
+	// Terminal, if not nil, gives the program a pseudo-terminal, which replaces each of Stdin,
+	// Stdout and Stderr that is a terminal. At least one of Stdout and Stderr must be one. Run
+	// calls Terminal once, with a writer to the person's terminal. The writer that it returns
+	// receives what the program shows. A program that sets Terminal must call [Monitor] first in
+	// its main function.
+	Terminal func(person io.Writer) io.Writer
 	// Grace is the time from a SIGTERM to us until the program's group gets a SIGKILL and
 	// output whose reader is stuck is given up. 0 means never.
 	Grace time.Duration

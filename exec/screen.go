@@ -51,7 +51,7 @@ func newScreen(p Process) (*screen, error) {
 	sc.tty = own
 	fd, err := own.Output()
 	if err == nil {
-		sc.stream, err = newStream(p.Terminal, own.Program(), fd)
+		sc.stream, err = newStream(p.Terminal(own), own.Program(), fd)
 	}
 	if err != nil {
 		own.Close()

@@ -29,7 +29,7 @@ func init() {
 			to   *io.Writer
 		}{{os.Stdout, &p.Stdout}, {os.Stderr, &p.Stderr}} {
 			if _, err := unix.IoctlGetTermios(int(f.file.Fd()), unix.TCGETS); err == nil {
-				p.Terminal = writer{f.file}
+				p.Terminal = func(person io.Writer) io.Writer { return writer{person} }
 			} else {
 				*f.to = writer{f.file}
 			}

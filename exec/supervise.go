@@ -77,6 +77,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 		}
 	}
 	var piped [2]io.Writer
+	var shown io.Writer // if there is no pseudo-terminal: what the terminal is to show
 	to := [2]*os.File{p.StdoutTo, p.StderrTo}
 	for i, w := range []io.Writer{p.Stdout, p.Stderr} {
 		f, isFile := w.(*os.File)
@@ -85,7 +86,10 @@ func newSupervisor(p Process) (*supervisor, error) {
 			s.files[i+1] = s.screen.stream.child
 			continue
 		case onTerminal:
-			w = p.Terminal
+			if shown == nil {
+				shown = p.Terminal(f)
+			}
+			w = shown
 		case isFile:
 			s.files[i+1] = f
 			continue

@@ -1,6 +1,7 @@
 package injector
 
 import (
+	"io"
 	"os"
 
 	"inject/exec"
@@ -21,10 +22,8 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 		return false, nil
 	}
 
-	for _, f := range []*os.File{o.Stderr, o.Stdout} {
-		if tty.Is(f) {
-			p.Terminal = o.Redactor.LiveWriter(f)
-		}
+	if tty.Is(o.Stdout) || tty.Is(o.Stderr) {
+		p.Terminal = func(person io.Writer) io.Writer { return o.Redactor.LiveWriter(person) }
 	}
 
 	// If both are the same file they share one stream. That keeps the order of what the task

@@ -6,6 +6,17 @@ import "golang.org/x/sys/unix"
 // letters upper case.
 const changesText = unix.TABDLY | unix.OLCUC
 
+// echo is the mode in which a terminal echoes typed text. In raw mode a terminal may have it all the
+// same, because external, by which a program says that it does the work of the terminal's line
+// discipline, has no echo. So the person's terminal can show whether the program's echoes.
+const (
+	echo     = unix.ECHO
+	external = unix.EXTPROC
+)
+
+// disabled stands for a key that does not exist, in a terminal's modes.
+const disabled = 0
+
 func modes(fd int) (unix.Termios, error) {
 	m, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

@@ -8,6 +8,16 @@ import "golang.org/x/sys/unix"
 // <sys/termios.h>).
 const changesText = 0x4
 
+// On Linux these are modes by which the person's terminal shows whether the program's echoes. They
+// are not used here, because nothing has been tried on a terminal of this system.
+const (
+	echo     = 0
+	external = 0
+)
+
+// disabled stands for a key that does not exist, in a terminal's modes.
+const disabled = 0xff
+
 func modes(fd int) (unix.Termios, error) {
 	m, err := unix.IoctlGetTermios(fd, unix.TIOCGETA)
 	if err != nil {
@@ -32,3 +42,11 @@ func device(fd int) (uint64, error) {
 
 // BlockSignals does nothing: Go cannot set the signal mask of a thread here.
 func BlockSignals() {}
+
+// typedAhead are keys that were typed before the person's terminal was in raw mode. Here they stay in
+// the terminal, and the relay reads them.
+type typedAhead struct{}
+
+func (t *Terminal) takeLines() *typedAhead { return nil }
+
+func (t *Terminal) passOn(*typedAhead) {}

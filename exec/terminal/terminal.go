@@ -2,7 +2,7 @@
 // who started it, so that the program's output can be read on its way without the program noticing.
 // It carries typed keys to the program, keeps the size and modes of the two terminals equal, and
 // restores the person's terminal. It starts and stops no process. Package exec does that, and reads
-// the output.
+// the output, which it shows by way of [Terminal.Write].
 package terminal
 
 import (
@@ -19,17 +19,16 @@ import (
 )
 
 // A Terminal is a program's pseudo-terminal, which stands in for a person's terminal. Its methods
-// must not be called by several goroutines at a time.
+// must not be called by several goroutines at a time, but for Write, which one other may call.
 type Terminal struct {
 	user    int      // the person's terminal; opened anew if it is our controlling terminal
+	out     *os.File // the person's terminal, as the caller has it, for output
 	job     bool     // it is our controlling terminal, so a shell may put us into the background
 	master  int      // our end of the pseudo-terminal, which is non-blocking
 	program *os.File // the program's end
 
 	attached bool         // typed keys go to the program
 	began    bool         // the pseudo-terminal has got its modes from the person's terminal
-	raw      bool         // the person's terminal is in raw mode
-	saved    unix.Termios // its modes before that
 	size     unix.Winsize // its last known size
 	group    atomic.Int32 // the program's process group
 	typed    func(unix.Signal)
@@ -38,6 +37,13 @@ type Terminal struct {
 	done     chan struct{} // closed when the relay has ended
 	hungUp   chan struct{} // closed when the person's terminal is gone
 	close    sync.Once
+
+	mu      sync.Mutex   // for what follows, which the relay and Write use, too
+	raw     bool         // the person's terminal is in raw mode
+	saved   unix.Termios // its modes before that
+	agreed  unix.Termios // the modes in which both terminals agreed when they were last compared
+	writing bool         // Write relies on the modes that the person's terminal has
+	ahead   []byte       // keys for the relay that were typed before it was attached
 }
 
 // New returns a pseudo-terminal that stands in for user. It has the size of user from the
@@ -46,7 +52,7 @@ type Terminal struct {
 // the signal.
 func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 	t := &Terminal{
-		user: -1, master: -1, wake: [2]int{-1, -1}, typed: typed,
+		user: -1, out: user, master: -1, wake: [2]int{-1, -1}, typed: typed,
 		detached: make(chan struct{}), done: make(chan struct{}), hungUp: make(chan struct{}),
 	}
 	ptmx, program, err := pty.Open()
@@ -71,7 +77,6 @@ func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 		return nil, err
 	}
 	t.Resize()
-	t.setOutput(false)
 	go t.relay()
 	return t, nil
 }
@@ -143,10 +148,15 @@ func (t *Terminal) Rename(env []string) []string {
 func (t *Terminal) User() int { return t.user }
 
 // End types the key that ends the input, as if the person had done so.
-func (t *Terminal) End() {
-	if m, err := modes(t.master); err == nil {
-		_, _ = unix.Write(t.master, []byte{m.Cc[unix.VEOF]})
+func (t *Terminal) End() { _, _ = unix.Write(t.master, t.endKey()) }
+
+// endKey returns the key that ends the program's input, or nothing if it has none.
+func (t *Terminal) endKey() []byte {
+	m, err := modes(t.master)
+	if err != nil || m.Cc[unix.VEOF] == disabled {
+		return nil
 	}
+	return []byte{m.Cc[unix.VEOF]}
 }
 
 // SetGroup sets the program's own process group, which New's argument typed depends on.
@@ -172,34 +182,13 @@ var ErrTaken = errors.New("another process is attached to the terminal")
 // If another Terminal is attached to the person's terminal, Attach changes nothing there and
 // returns ErrTaken. The two would take keys from each other and restore each other's modes.
 func (t *Terminal) Attach() error {
-	now, err := modes(t.user)
+	t.mu.Lock()
+	err := t.attachModes()
+	t.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	raw := now
-	makeRaw(&raw)
-	if !t.raw {
-		if now == raw {
-			t.setOutput(true)
-			return ErrTaken
-		}
-		t.saved = now
-	}
-	if !t.began {
-		t.began = true
-		inner := t.saved
-		// The pseudo-terminal must pass on the text as it was written. If it replaced tabs by
-		// spaces, a value that contains a tab would not be found in the output.
-		inner.Oflag &^= changesText
-		_ = setModes(t.master, &inner)
-	} else {
-		t.setOutput(true)
-	}
 	t.Resize()
-	t.raw = true
-	if err := setModes(t.user, &raw); err != nil {
-		return err
-	}
 	if !t.attached {
 		t.attached = true
 		t.tell(attach)
@@ -217,49 +206,14 @@ func (t *Terminal) Detach() {
 		case <-t.done:
 		}
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.raw {
 		t.raw = false
 		if t.Foreground() { // in the background the modes are those of another job
 			_ = drainAndSetModes(t.user, &t.saved)
 		}
-		t.setOutput(false)
 	}
-}
-
-// Modes are a terminal's modes before we changed them, and the raw modes that we set.
-type Modes struct{ Before, Raw unix.Termios }
-
-// Modes returns the modes with which the person's terminal can be restored. They are equal if it
-// is not in raw mode and there is nothing to restore.
-func (t *Terminal) Modes() Modes {
-	if !t.raw {
-		return Modes{}
-	}
-	m := Modes{t.saved, t.saved}
-	makeRaw(&m.Raw)
-	return m
-}
-
-// Restore restores the modes of the terminal fd, unless another process has changed them since.
-// It is for a process that outlives the one that set them.
-func (m Modes) Restore(fd int) {
-	if now, err := modes(fd); err == nil && now == m.Raw && m.Raw != m.Before {
-		_ = setModes(fd, &m.Before)
-	}
-}
-
-// setOutput makes the pseudo-terminal translate line ends (OPOST), or leaves that to the person's
-// terminal, which does it unless it is in raw mode.
-func (t *Terminal) setOutput(process bool) {
-	m, err := modes(t.master)
-	if err != nil {
-		return
-	}
-	m.Oflag &^= unix.OPOST
-	if process {
-		m.Oflag |= unix.OPOST
-	}
-	_ = setModes(t.master, &m)
 }
 
 // Resize gives the pseudo-terminal the size of the person's terminal, and reports whether that is a
@@ -320,8 +274,9 @@ func (t *Terminal) relay() {
 			if n, _ := unix.Read(t.wake[0], what[:]); n != 1 || what[0] == quit {
 				return
 			}
-			attached = what[0] == attach
-			if !attached {
+			if attached = what[0] == attach; attached {
+				held = append(slices.Clip(held), t.takeAhead()...)
+			} else {
 				t.detached <- struct{}{}
 			}
 		case keys:
@@ -329,7 +284,10 @@ func (t *Terminal) relay() {
 			switch {
 			case n > 0:
 				held = buf[:n]
+				t.followModes(true) // before the keys are passed on, which were typed after a change
 				t.note(held)
+			case err == nil && !hasHungUp(t.user): // the end of input, in a mode that another process has set
+				held = t.endKey()
 			case again(err):
 			case errors.Is(err, unix.EIO) && !t.Foreground():
 				attached = false // we have been put into the background, and Detach will follow
@@ -337,7 +295,9 @@ func (t *Terminal) relay() {
 				gone = true
 				close(t.hungUp)
 			}
-		case room:
+		case !room:
+			t.followModes(false)
+		default:
 			n, err := unix.Write(t.master, held)
 			if err != nil && !again(err) { // no process has the other end open
 				n = len(held)
@@ -348,12 +308,16 @@ func (t *Terminal) relay() {
 }
 
 // poll waits for a message to the relay; and for room for the keys that are held or, if there are
-// none, for keys if the caller wants some.
+// none, for keys if the caller wants some. It then waits no longer than followEvery.
 func (t *Terminal) poll(wanted, held bool) (told, keys, room bool, err error) {
 	fds := []unix.PollFd{
 		{Fd: int32(t.wake[0]), Events: unix.POLLIN}, //nolint:gosec // a descriptor
 		{Fd: -1, Events: unix.POLLIN},
 		{Fd: -1, Events: unix.POLLOUT},
+	}
+	timeout := -1
+	if wanted {
+		timeout = int(followEvery.Milliseconds())
 	}
 	switch {
 	case held:
@@ -361,10 +325,26 @@ func (t *Terminal) poll(wanted, held bool) (told, keys, room bool, err error) {
 	case wanted:
 		fds[1].Fd = int32(t.user) //nolint:gosec // a descriptor
 	}
-	if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+	if _, err := unix.Poll(fds, timeout); err != nil && !errors.Is(err, unix.EINTR) {
 		return false, false, false, err
 	}
 	return fds[0].Revents != 0, fds[1].Revents != 0, fds[2].Revents != 0, nil
+}
+
+// takeAhead returns the keys that were typed before the relay was attached.
+func (t *Terminal) takeAhead() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	keys := t.ahead
+	t.ahead = nil
+	return keys
+}
+
+// hasHungUp reports whether the terminal fd is gone.
+func hasHungUp(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // a descriptor
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&unix.POLLHUP != 0
 }
 
 func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) }
@@ -390,14 +370,4 @@ func (t *Terminal) note(typed []byte) {
 			}
 		}
 	}
-}
-
-// makeRaw is cfmakeraw(3): every byte is passed on at once and unchanged, in both directions.
-func makeRaw(m *unix.Termios) {
-	m.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	m.Oflag &^= unix.OPOST
-	m.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
-	m.Cflag &^= unix.CSIZE | unix.PARENB
-	m.Cflag |= unix.CS8
-	m.Cc[unix.VMIN], m.Cc[unix.VTIME] = 1, 0
 }

@@ -1,0 +1,139 @@
+package terminal
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// followEvery is how long a change of modes on one terminal may stay unseen on the other while
+// there are neither keys nor output. The kernel reports no such change. Programs that drive a
+// terminal look for one several times a second: pexpect waits so until the echo is off.
+const followEvery = 50 * time.Millisecond
+
+// attachModes puts the person's terminal into raw mode. t.mu is held.
+func (t *Terminal) attachModes() error {
+	now, err := modes(t.user)
+	if err != nil {
+		return err
+	}
+	var typed *typedAhead
+	if !t.raw {
+		if now == rawModes(now) {
+			return ErrTaken
+		}
+		t.saved = now
+		typed = t.takeLines()
+	}
+	inner := t.saved
+	if !t.began {
+		t.began = true
+		// The pseudo-terminal must pass on the text as it was written. If it replaced tabs by
+		// spaces, a value that contains a tab would not be found in the output.
+		inner.Oflag &^= changesText
+		_ = setModes(t.master, &inner)
+	} else if inner, err = modes(t.master); err != nil {
+		return err
+	}
+	agree(&now, &inner)
+	now = rawModes(now)
+	if err := setModes(t.user, &now); err != nil {
+		return err
+	}
+	t.raw, t.agreed = true, inner
+	t.passOn(typed)
+	return nil
+}
+
+// followModes gives each terminal the modes that have changed on the other: whether it echoes, and
+// how it processes written text. So the person's terminal has the modes that the program asks for,
+// which matters to others who write to it and to programs that wait until it does not echo. Such a
+// program may also turn the echo off itself.
+//
+// If the person's terminal is in raw mode no more, another process has set all of its modes. If
+// keys have come since, that process is one that types, and its modes hold for the keys. Otherwise
+// it may be a shell whose job we are, and its modes are not for the program.
+func (t *Terminal) followModes(keys bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.follow(keys)
+}
+
+func (t *Terminal) follow(keys bool) {
+	if !t.raw || t.writing {
+		return
+	}
+	inner, err := modes(t.master)
+	if err != nil {
+		return
+	}
+	outer, err := modes(t.user)
+	if err != nil {
+		return
+	}
+	switch {
+	case !differ(&inner, &outer):
+	case !t.Foreground(): // the modes are those of another job
+		return
+	case differ(&inner, &t.agreed):
+		agree(&outer, &inner)
+		_ = setModes(t.user, &outer)
+	case keys || outer == rawModes(outer):
+		agree(&inner, &outer)
+		_ = setModes(t.master, &inner)
+		agree(&t.saved, &outer) // the wish of a process that may outlive the program
+	default:
+		return
+	}
+	t.agreed = inner
+}
+
+// agree gives to the modes of from in which the two terminals agree.
+func agree(to, from *unix.Termios) {
+	to.Oflag = to.Oflag&changesText | from.Oflag&^changesText
+	to.Lflag = to.Lflag&^echo | from.Lflag&echo
+}
+
+// differ reports whether a and b differ in these modes.
+func differ(a, b *unix.Termios) bool {
+	return (a.Oflag^b.Oflag)&^changesText != 0 || (a.Lflag^b.Lflag)&echo != 0
+}
+
+// rawModes returns the modes in which the terminal passes on every typed byte at once and unchanged,
+// as cfmakeraw(3) does. Written text is processed as before, because other processes write to the
+// terminal, too.
+func rawModes(m unix.Termios) unix.Termios {
+	m.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	m.Lflag &^= (unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN) &^ echo
+	m.Lflag |= external
+	m.Cflag &^= unix.CSIZE | unix.PARENB
+	m.Cflag |= unix.CS8
+	m.Cc[unix.VMIN], m.Cc[unix.VTIME] = 1, 0
+	return m
+}
+
+// Modes are a terminal's modes before we changed them, and the raw modes that we set.
+type Modes struct{ Before, Raw unix.Termios }
+
+// Modes returns the modes with which the person's terminal can be restored. They are equal if it
+// is not in raw mode and there is nothing to restore.
+func (t *Terminal) Modes() Modes {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.raw {
+		return Modes{}
+	}
+	return Modes{t.saved, rawModes(t.saved)}
+}
+
+// Restore restores the modes of the terminal fd, unless another process has changed them since.
+// It is for a process that outlives the one that set them.
+func (m Modes) Restore(fd int) {
+	now, err := modes(fd)
+	if err != nil || m.Raw == m.Before {
+		return
+	}
+	if agree(&now, &m.Raw); now == m.Raw {
+		_ = setModes(fd, &m.Before)
+	}
+}
