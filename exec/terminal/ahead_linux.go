@@ -18,9 +18,9 @@ type typedAhead struct {
 // lineSize is more than the longest line that a terminal keeps.
 const lineSize = 8 << 10
 
-// takeLines reads the complete lines that were typed ahead. From here on the person's terminal does
-// not echo, and keeps an end of input as the byte that was typed, so that none is lost before the
-// raw mode begins. It returns nil if the terminal makes no lines.
+// takeLines reads the complete lines that were typed ahead. From here on the person's terminal keeps
+// an end of input as the byte that was typed, so that none is lost before the raw mode begins. It
+// returns nil if the terminal makes no lines.
 func (t *Terminal) takeLines() *typedAhead {
 	if t.saved.Lflag&unix.ICANON == 0 {
 		return nil
@@ -32,10 +32,10 @@ func (t *Terminal) takeLines() *typedAhead {
 		}
 	}
 	take() // all that was typed before we were here, because poll(2) waits until that is processed
-	quiet := rawModes(t.saved)
-	quiet.Lflag = quiet.Lflag&^(external|echo) | unix.ICANON
-	clear(quiet.Cc[:])
-	if setModes(t.user, &quiet) == nil {
+	keyless := rawModes(t.saved)
+	keyless.Lflag = keyless.Lflag&^external | unix.ICANON
+	clear(keyless.Cc[:])
+	if setModes(t.user, &keyless) == nil {
 		take()
 	}
 	return &typed

@@ -24,6 +24,9 @@ func (t *Terminal) attachModes() error {
 		}
 		t.saved = now
 		typed = t.takeLines()
+		if now, err := modes(t.user); err == nil { // a driver may have changed them meanwhile
+			agree(&t.saved, &now)
+		}
 	}
 	inner := t.saved
 	if !t.began {
