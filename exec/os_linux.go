@@ -1,7 +1,10 @@
 package exec
 
 import (
+	"bytes"
+	"errors"
 	"os"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -78,6 +81,20 @@ func ignored(sig syscall.Signal) bool {
 	const sigIgn = 1
 	now, ok := setAction(sig, nil)
 	return ok && now[0] == sigIgn
+}
+
+// leaderHasEnded reports whether the process that led our session has ended.
+func leaderHasEnded() bool {
+	session, err := unix.Getsid(0)
+	if err != nil || session == 0 { // 0 is one of another PID namespace
+		return false
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(session) + "/stat")
+	if err != nil {
+		return errors.Is(unix.Kill(session, 0), unix.ESRCH)
+	}
+	_, state, _ := bytes.Cut(stat, []byte(") ")) // see proc(5)
+	return bytes.HasPrefix(state, []byte{'Z'})
 }
 
 // SelfPath returns a path at which this program can be read and started again.

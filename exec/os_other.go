@@ -3,6 +3,7 @@
 package exec
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -36,6 +37,12 @@ func defaultAction(sig syscall.Signal) (restore func()) {
 
 // ignored reports whether sig was ignored when we started.
 func ignored(sig syscall.Signal) bool { return signal.Ignored(sig) }
+
+// leaderHasEnded reports whether the process that led our session has ended.
+func leaderHasEnded() bool {
+	session, err := unix.Getsid(0)
+	return err == nil && errors.Is(unix.Kill(session, 0), unix.ESRCH)
+}
 
 // SelfPath returns a path at which this program can be read and started again.
 func SelfPath() string {

@@ -25,6 +25,9 @@ type screen struct {
 	// leader is our side of the monitor, which exists if shared is set. Without a monitor the
 	// program leads its session, and the kernel does not let its terminal stop it.
 	leader *leader
+	// orphan is set if the shell that had started us has ended, and the terminal with it or soon. The
+	// program then has no controlling terminal, or it would get a SIGHUP that we do not get.
+	orphan bool
 	// wants is set if the program gets the person's terminal whenever we have it. In a pipeline
 	// it gets the terminal only when it uses it, since another part may be a pager. If stdin is
 	// something else, the same holds, so that keys typed ahead go to the shell.
@@ -62,7 +65,8 @@ func newScreen(p Process) (*screen, error) {
 	case ownTerminal: // no other process would read it
 		sc.wants = true
 	case noTerminal: // the terminal is another session's, but stdin may be read, as without us
-		sc.wants = tty.Is(p.Stdin)
+		sc.orphan = leaderHasEnded()
+		sc.wants = tty.Is(p.Stdin) && !sc.orphan
 	case sharedTerminal:
 		sc.wants = tty.Is(p.Stdin) && !inPipeline()
 	}
@@ -91,7 +95,7 @@ func (s *supervisor) startOnScreen(path string, attr *syscall.ProcAttr) error {
 	if sc.shared {
 		return s.startMonitored(command{path, s.p.Args, s.p.Env, foreground}, attr)
 	}
-	attr.Sys.Setsid, attr.Sys.Setctty, attr.Sys.Ctty = true, true, sc.descriptor(s.files)
+	attr.Sys.Setsid, attr.Sys.Setctty, attr.Sys.Ctty = true, !sc.orphan, sc.descriptor(s.files)
 	if err := s.startAlone(path, attr); err != nil {
 		return err
 	}

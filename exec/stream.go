@@ -16,6 +16,7 @@ import (
 type stream struct {
 	child    *os.File // the program's end
 	terminal bool
+	person   bool // dst is a terminal, for which the program has a pipe instead of a pseudo-terminal
 	dst      io.Writer
 	to       int  // the descriptor that dst writes to in the end; -1 if it is not known
 	lastUse  bool // no other stream writes to that descriptor
@@ -87,6 +88,10 @@ func pipe(fds *[2]int) error {
 func (st *stream) copy() {
 	defer close(st.done)
 	_, err := io.Copy(st.dst, st)
+	if st.person && errors.Is(err, unix.EIO) {
+		// The terminal is gone. On a terminal the program would live on, and its writes would fail.
+		_, err = io.Copy(io.Discard, st)
+	}
 	if !errors.Is(err, errLeft) {
 		st.err = err
 	}

@@ -104,6 +104,7 @@ func newSupervisor(p Process) (*supervisor, error) {
 			return nil, err
 		}
 		st.lastUse = i == 0 && p.Stdout != p.Stderr
+		st.person = isFile
 		s.files[i+1] = st.child
 		s.streams = append(s.streams, st)
 	}

@@ -35,10 +35,12 @@ func mask(p *exec.Process, o Options, secrets []place.Secret) (masked bool, err 
 		}
 	}
 
-	if !tty.Is(o.Stdout) {
+	// On a terminal that is gone there is nothing to mask. The task's writes to it must fail with EIO,
+	// where a pipe would end the task by a SIGPIPE.
+	if !tty.Is(o.Stdout) && !tty.HungUp(o.Stdout) {
 		p.Stdout, p.StdoutTo = o.Redactor.LiveWriter(o.Stdout), o.Stdout
 	}
-	if !tty.Is(o.Stderr) {
+	if !tty.Is(o.Stderr) && !tty.HungUp(o.Stderr) {
 		p.Stderr, p.StderrTo = p.Stdout, o.Stderr
 		if !same {
 			p.Stderr = o.Redactor.LiveWriter(o.Stderr)

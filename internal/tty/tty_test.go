@@ -22,16 +22,24 @@ func TestIs(t *testing.T) {
 	require.NoError(t, err)
 	defer master.Close() //nolint:errcheck // only asked what it is
 	defer slave.Close()  //nolint:errcheck // only asked what it is
+	master2, gone, err := pty.Open()
+	require.NoError(t, err)
+	defer gone.Close() //nolint:errcheck // only asked what it is
+	require.NoError(t, master2.Close())
 	for _, c := range []struct {
-		name string
-		file *os.File
-		want bool
+		name         string
+		file         *os.File
+		want, hungUp bool
 	}{
-		{"nil", nil, false},
-		{"regular file", file, false},
-		{"character device", null, false},
-		{"terminal", slave, true},
+		{"nil", nil, false, false},
+		{"regular file", file, false, false},
+		{"character device", null, false, false},
+		{"terminal", slave, true, false},
+		{"terminal that is gone", gone, false, true},
 	} {
-		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, tty.Is(c.file)) })
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.want, tty.Is(c.file))
+			require.Equal(t, c.hungUp, tty.HungUp(c.file))
+		})
 	}
 }
