@@ -137,6 +137,38 @@ for n in range(2): print("got", int(signal.sigwait({signal.SIGUSR1, signal.SIGCO
 	require.NoError(t, cmd.Wait())
 }
 
+// Every signal that was blocked when the supervisor started is blocked for the program, but for those
+// that Go's runtime unblocks. docs/reference/limits.md has the same list.
+func TestBlockedSignals(t *testing.T) {
+	t.Parallel()
+	const script = `
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)) - {9, 19, 32, 33})
+os.execv(sys.argv[1], sys.argv[1:])
+`
+	python := harness.Need(t, "python3")
+	var blocked [2]uint64
+	for i, args := range [][]string{
+		{"/bin/cat", "/proc/self/status"},
+		{os.Args[0], "role", "supervise", "/bin/cat", "/proc/self/status"},
+	} {
+		out, err := osexec.Command(python, append([]string{"-c", script}, args...)...).Output()
+		require.NoError(t, err)
+		blocked[i] = signalsOf(t, string(out), "SigBlk")
+	}
+	require.NotZero(t, blocked[0]&blocked[1])
+	var not []syscall.Signal
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		if (blocked[0]&^blocked[1])>>(sig-1)&1 != 0 {
+			not = append(not, sig)
+		}
+	}
+	require.ElementsMatch(t, []syscall.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGABRT, unix.SIGILL, unix.SIGTRAP, unix.SIGBUS,
+		unix.SIGFPE, unix.SIGSEGV, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGCHLD, unix.SIGURG, unix.SIGPROF, 34,
+	}, not)
+}
+
 // A signal that stops the supervisor stops the program first, so that the sender finds both
 // stopped. SIGCONT continues both.
 func TestStopAndContinue(t *testing.T) {

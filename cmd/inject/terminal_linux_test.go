@@ -295,8 +295,8 @@ func TestSuitesOnTerminal(t *testing.T) {
 		{"dumb-init: tac", "1\n2\n3\n\x04\x04", "3\n2\n1\n", []string{"tac"}},
 		{"dumb-init: job control", "echo \"flags [[$-]]\"\nexit 0\n", "m", []string{"bash", "--norc", "-m"}},
 		{
-			"tini: the foreground", "", "same same\n",
-			[]string{"sh", "-c", `set -- $(cat /proc/$$/stat); test $5 = $8 && test $5 = $$ && echo same same`},
+			"tini: the foreground", "", "in it\n",
+			[]string{"sh", "-c", `set -- $(cat /proc/$$/stat); test $5 = $8 && test $5 = $$ && echo in it`},
 		},
 		{"a line at once", "1\n2\n\x04", "2\n1\n", []string{"tac"}},
 		{"only the end", "\x04", "", []string{"cat"}},
