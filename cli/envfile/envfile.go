@@ -146,6 +146,10 @@ var (
 		"a backslash is followed by a character that it does not escape",
 		"the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself",
 	)
+	errExpand = refusal(
+		"the value has ${ or $(, in place of which many programs read another value",
+		"single quotes keep it as it is, and so does \\$ in double quotes; or write the value itself",
+	)
 	errBehind = refusal(
 		"the closing quote is followed by more than a comment",
 		`write a quote in the value as \" in double quotes`,
@@ -178,6 +182,8 @@ func (p *parser) quoted(quote byte, text []byte) (value []byte, err error) {
 			} else {
 				err = errEscape
 			}
+		case expands(text[i:]) && quote == '"':
+			err = errExpand
 		case c == '\n':
 			p.line++
 		case c == '\r':
@@ -199,6 +205,10 @@ func unquoted(rest []byte) ([]byte, error) {
 			return nil, errNUL
 		case '\r':
 			return nil, errReturn
+		case '$':
+			if expands(rest[i:]) {
+				return nil, errExpand
+			}
 		case '#':
 			// After a quote some programs take the # for a part of the value.
 			if i == 0 || rest[i-1] != ' ' && rest[i-1] != '\t' || bytes.ContainsAny(rest[:i], "'\"") {
@@ -212,6 +222,12 @@ func unquoted(rest []byte) ([]byte, error) {
 		return nil, errTick
 	}
 	return value, nil
+}
+
+// expands reports whether text begins with ${ or $(, which shells and many readers of such files
+// replace. A bare $name is part of many hashes, and stays.
+func expands(text []byte) bool {
+	return len(text) > 1 && text[0] == '$' && (text[1] == '{' || text[1] == '(')
 }
 
 // envKey returns the key in the text before the = of a line.

@@ -49,8 +49,9 @@ func TestEnvFile(t *testing.T) {
 		{"K=\nL= \nM=''\nN=\"\"\nO= # c", [][2]string{{"K", ""}, {"L", ""}, {"M", ""}, {"N", ""}, {"O", ""}}},
 		{"K=a=b==", [][2]string{{"K", "a=b=="}}},
 		{"K=a # c\nL=a\t#c\nM=é #é", [][2]string{{"K", "a"}, {"L", "a"}, {"M", "é"}}},
-		{`K=$A${B}$(c)` + "`d`", [][2]string{{"K", "$A${B}$(c)`d`"}}},
-		{`K="$A${B}$(c)` + "`d`\"", [][2]string{{"K", "$A${B}$(c)`d`"}}},
+		{`K='$A${B}$(c)` + "`d`'", [][2]string{{"K", "$A${B}$(c)`d`"}}},
+		{`K="$A\${B}\$(c)` + "`d`\"", [][2]string{{"K", "$A${B}$(c)`d`"}}},
+		{"K=$A$2y$10$x$ # ${B} $(c)\nL=\"$\" # ${B}", [][2]string{{"K", "$A$2y$10$x$"}, {"L", "$"}}},
 		{`K=C:\new\`, [][2]string{{"K", `C:\new\`}}},
 		{`K=it's "so"`, [][2]string{{"K", `it's "so"`}}},
 		{`K={"a": 1}`, [][2]string{{"K", `{"a": 1}`}}},
@@ -90,6 +91,11 @@ func TestEnvFileRefused(t *testing.T) {
 		{"K=é#VALUE", "FILE, line 1: K: " + tell(errHash)},
 		{`K=it's # VALUE`, "FILE, line 1: K: " + tell(errHash)},
 		{"K=`VALUE`", "FILE, line 1: K: " + tell(errTick)},
+		{"K=VALUE${VALUE", "FILE, line 1: K: " + tell(errExpand)},
+		{"K=$(VALUE)", "FILE, line 1: K: " + tell(errExpand)},
+		{`K=\${VALUE}`, "FILE, line 1: K: " + tell(errExpand)}, // a backslash is itself there
+		{`K="VALUE\\${VALUE}"`, "FILE, line 1: K: " + tell(errExpand)},
+		{"K=\"VALUE\n$(VALUE)\"", "FILE, line 1: K: " + tell(errExpand)},
 		{"K=VALUE\x00", "FILE, line 1: K: " + tell(errNUL)},
 		{"K='VALUE\n\x00'", "FILE, line 1: K: " + tell(errNUL)},
 		{"K=VALUE\rL=VALUE", "FILE, line 1: K: " + tell(errReturn)},
@@ -129,7 +135,8 @@ var quotings = []func(value string) string{
 			`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`", "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(v) + `"`
 	},
 	func(v string) string { // only what must be
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\r", `\r`).Replace(v) + `"`
+		v = strings.NewReplacer("${", `\${`, "$(", `\$(`).Replace(strings.ReplaceAll(v, `\`, `\\`))
+		return `"` + strings.NewReplacer(`"`, `\"`, "\r", `\r`).Replace(v) + `"`
 	},
 	func(v string) string {
 		if strings.ContainsAny(v, "'\r") {
@@ -139,7 +146,7 @@ var quotings = []func(value string) string{
 	},
 	func(v string) string {
 		if strings.ContainsAny(v, "#\r\n") || strings.Trim(v, " \t") != v ||
-			v != "" && strings.Contains("'\"`", v[:1]) {
+			v != "" && strings.Contains("'\"`", v[:1]) || strings.Contains(v, "${") || strings.Contains(v, "$(") {
 			return ""
 		}
 		return v

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
 
 	"inject/resolver/secret"
+	"inject/resolver/store"
 )
 
 func createCommand(app *app) *cobra.Command {
@@ -23,9 +25,12 @@ KEY=value, lines export KEY=value, blank lines, and comments that begin with #:
   KEY=value           a comment may follow: white space, then #
   KEY='value'         as it is
   KEY="value"         with \n \r \t \" \\ \$
-A value in quotes may have several lines. Nothing is expanded: $VARIABLE stays
-$VARIABLE. A line that other programs read differently is an error. A server accepts up to
-4096 secrets and 4 MiB at once.`,
+A value in quotes may have several lines. Nothing is expanded: $VARIABLE stays $VARIABLE,
+and ${…} or $(…) outside single quotes is an error, as is any line that other programs
+read differently. A server accepts up to 4096 secrets and 4 MiB at once.
+
+--upsert replaces the value of a secret that exists. Those of a file are then stored one
+after the other.`,
 		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
   inject create secret MY_SECRET_KEY my_secret_value
   inject create secret -p my_project -d development TLS_KEY --from-file tls.key
@@ -36,7 +41,7 @@ $VARIABLE. A line that other programs read differently is an error. A server acc
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if given(cmd, "from-env-file") {
-			return a.importFile(cmd, args)
+			return a.importFile(cmd, args, a.put)
 		}
 		if err := keyArg(1)(cmd, args); err != nil {
 			return err
@@ -44,7 +49,7 @@ $VARIABLE. A line that other programs read differently is an error. A server acc
 		return a.create(cmd, args)
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Value, &s.Many, &s.Scope, &s.Type, &s.Store, &s.NewStore)
+	a.settings.AddFlags(cmd, &s.Value, &s.Many, &s.Upsert, &s.Scope, &s.Type, &s.Store, &s.NewStore)
 	return verb("create", "Create a secret", cmd)
 }
 
@@ -61,12 +66,23 @@ func (a *secretsVerb) create(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	err = s.Create(cmd.Context(), ref, value, typ)
+	did, err := a.put(cmd.Context(), s, store.New{Ref: ref, Value: value, Type: typ})
 	if err == nil {
-		a.stored("created", ref, value)
+		a.stored(did, ref, value)
 	}
 	if errors.Is(err, secret.ErrExists) {
-		err = secret.WithHint(err, "inject update secret %s%s replaces its value", ref.Key, ref.Scope.Flags())
+		err = secret.WithHint(err, "inject update secret %s%s replaces its value, and so does create --upsert",
+			ref.Key, ref.Scope.Flags())
 	}
 	return errors.Join(err, s.Close())
+}
+
+// put creates a secret, or with --upsert replaces the value of one that exists. It returns which of
+// the two it did.
+func (a *secretsVerb) put(ctx context.Context, s store.Manager, n store.New) (did string, err error) {
+	err = s.Create(ctx, n.Ref, n.Value, n.Type)
+	if errors.Is(err, secret.ErrExists) && a.set.Upsert.Upsert {
+		return "updated", s.Update(ctx, n.Ref, n.Value)
+	}
+	return "created", err
 }

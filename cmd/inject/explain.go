@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -106,19 +107,34 @@ func annotations(declared []secret.Declaration) *yaml.Node {
 
 // explanation is the lookup of one secret, as it is printed.
 type explanation struct {
-	Key    string   `json:"key" yaml:"key"`
-	Mount  string   `json:"mount" yaml:"mount"`
-	Place  []string `json:"place" yaml:"place"`
-	Rungs  []rung   `json:"rungs" yaml:"rungs"`
-	Winner string   `json:"winner,omitempty" yaml:"winner,omitempty"`
-	Source string   `json:"declared_in" yaml:"declared_in"`
-	Error  string   `json:"error,omitempty" yaml:"error,omitempty"`
+	Key       string   `json:"key" yaml:"key"`
+	Mount     string   `json:"mount" yaml:"mount"`
+	Place     []string `json:"-" yaml:"-"`
+	Variables []string `json:"variables,omitempty" yaml:"variables,omitempty"`
+	Files     []string `json:"files,omitempty" yaml:"files,omitempty"`
+	Rungs     []rung   `json:"rungs" yaml:"rungs"`
+	Winner    *scopeID `json:"winner,omitempty" yaml:"winner,omitempty"`
+	Source    string   `json:"declared_in" yaml:"declared_in"`
+	Error     string   `json:"error,omitempty" yaml:"error,omitempty"`
 }
 
 type rung struct {
-	Scope  string `json:"scope" yaml:"scope"`
-	Result string `json:"result" yaml:"result"` // found, not found, not tried, or why it failed
+	Scope  scopeID `json:"scope" yaml:"scope"`
+	Result string  `json:"result" yaml:"result"` // found, not found, not tried, or why it failed
 }
+
+// scopeID is a scope with the names that Flyte's messages have for its parts.
+type scopeID struct {
+	Org     string `json:"organization" yaml:"organization"`
+	Domain  string `json:"domain,omitempty" yaml:"domain,omitempty"`
+	Project string `json:"project,omitempty" yaml:"project,omitempty"`
+}
+
+func (s scopeID) String() string {
+	return secret.Scope{Org: s.Org, Domain: s.Domain, Project: s.Project}.String()
+}
+
+func idOf(s secret.Scope) scopeID { return scopeID{Org: s.Org, Domain: s.Domain, Project: s.Project} }
 
 func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
 	e := explanation{
@@ -126,11 +142,18 @@ func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
 		Mount: c.Declaration.Mount.String(),
 		Place: place.Where(c.Declaration, filesDir),
 	}
+	for _, where := range e.Place {
+		if name, isVariable := strings.CutPrefix(where, "$"); isVariable {
+			e.Variables = append(e.Variables, name)
+		} else if path := strings.TrimPrefix(where, "file "); filepath.IsAbs(path) { // not that of a private folder
+			e.Files = append(e.Files, path)
+		}
+	}
 	for _, tried := range c.Tried {
-		r := rung{Scope: tried.Scope.String()}
+		r := rung{Scope: idOf(tried.Scope)}
 		switch {
 		case tried.Err == nil:
-			r.Result, e.Winner = "found", r.Scope
+			r.Result, e.Winner = "found", &r.Scope
 		case errors.Is(tried.Err, secret.ErrNotFound):
 			r.Result = "not found"
 		default:
@@ -140,7 +163,7 @@ func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
 	}
 	for _, scope := range task.Ladder() {
 		if !slices.ContainsFunc(c.Tried, func(tried resolver.Rung) bool { return tried.Scope == scope }) {
-			e.Rungs = append(e.Rungs, rung{scope.String(), "not tried"})
+			e.Rungs = append(e.Rungs, rung{idOf(scope), "not tried"})
 		}
 	}
 	if c.Err != nil {
@@ -156,7 +179,7 @@ func printExplanations(w io.Writer, source string, scope secret.Scope, explained
 		fmt.Fprintf(&b, "\n%s (%s) → %s\n", e.Key, e.Mount, strings.Join(e.Place, ", "))
 		for i, r := range e.Rungs {
 			mark := " "
-			if r.Scope == e.Winner {
+			if e.Winner != nil && r.Scope == *e.Winner {
 				mark = "*"
 			}
 			fmt.Fprintf(&b, "%s %d  %-44s %s\n", mark, i+1, r.Scope, r.Result)

@@ -25,7 +25,10 @@ func getCommand(app *app) *cobra.Command {
 		Short: "List secrets, or show one; never a value",
 		Long: `List the secrets at the scopes that -p and -d select, or at all scopes without them. With
 NAME show the secret of that name at exactly this scope. Values are never shown: only a
-task reads them.`,
+task reads them.
+
+-o name prints for each secret the arguments that name it beside the same -p and -d, for
+xargs -L1. -o wide adds columns.`,
 		Example: `  inject get secret
   inject get secret -p my_project -d development
   inject get secret MY_SECRET_KEY -o json`,
@@ -53,7 +56,7 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 		ref := secret.Ref{Scope: scope, Key: args[0]}
 		info, err := s.Describe(cmd.Context(), ref)
 		if errors.Is(err, secret.ErrNotFound) {
-			err = elsewhere(cmd, s, ref, err, "inject get secret "+ref.Key)
+			err = elsewhere(cmd, s, ref, err, "inject get secret ")
 		}
 		if err != nil {
 			return err
@@ -74,14 +77,25 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 	})
 
 	switch output {
-	case "table":
+	case "table", "wide":
 		if len(infos) == 0 {
-			a.say("there are no secrets at these scopes; inject create secret NAME stores one")
+			none := "there are no secrets at these scopes"
+			if path := a.ownStoreMissing(); path != "" {
+				none = "there is no store at " + path
+			}
+			a.say(none + "; inject create secret NAME stores one")
 		}
-		return printTable(a.stdout, infos)
+		return printTable(a.stdout, infos, output == "wide")
 	case "name":
 		for _, info := range infos {
-			if _, err := fmt.Fprintln(a.stdout, info.Ref.Key); err != nil {
+			more := secret.Scope{Org: secret.DefaultOrg} // what the given flags do not say
+			if scope.Project == "" {
+				more.Project = info.Ref.Project
+			}
+			if scope.Domain == "" {
+				more.Domain = info.Ref.Domain
+			}
+			if _, err := fmt.Fprintln(a.stdout, info.Ref.Key+more.Flags()); err != nil {
 				return err
 			}
 		}
@@ -98,19 +112,45 @@ func (a *secretsVerb) get(cmd *cobra.Command, args []string, output string) erro
 	return printAs(a.stdout, output, messages)
 }
 
-// printTable prints the columns of Flyte's table.
-func printTable(w io.Writer, infos []store.Info) error {
+// printTable prints what fits a terminal of 80 columns, and with wide the columns of Flyte's table,
+// too. Flyte's messages do not tell when a value was changed, so a server's secrets have no such
+// time: then they are shown with the time of their creation.
+func printTable(w io.Writer, infos []store.Info, wide bool) error {
+	updated := func(info store.Info) bool { return !info.Updated.IsZero() }
+	changes := len(infos) == 0 || slices.ContainsFunc(infos, updated)
 	var b strings.Builder
-	b.WriteString("PROJECT\tDOMAIN\tNAME\tTYPE\tCREATED_TIME\tSTATUS\tCLUSTER_STATUS\n")
+	row := func(project, domain, name, typ, created, updated, status, cluster string) {
+		cells := []string{project, domain, name, typ}
+		if wide || changes {
+			cells = append(cells, updated)
+		}
+		if wide || !changes {
+			cells = append(cells, created)
+		}
+		if wide {
+			cells = append(cells, status, cluster)
+		}
+		b.WriteString(strings.Join(cells, "\t") + "\n")
+	}
+	row("PROJECT", "DOMAIN", "NAME", "TYPE", "CREATED_TIME", "UPDATED_TIME", "STATUS", "CLUSTER_STATUS")
 	for _, info := range infos {
-		fmt.Fprintf(&b, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"),
-			info.Ref.Key, info.Type, info.Created.UTC().Format(time.RFC3339), fullyPresent, "-")
+		row(cmp.Or(info.Ref.Project, "-"), cmp.Or(info.Ref.Domain, "-"), info.Ref.Key, info.Type.String(),
+			cmp.Or(timeText(info.Created, time.RFC3339), "-"), cmp.Or(timeText(info.Updated, time.RFC3339), "-"),
+			fullyPresent, "-")
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if _, err := io.WriteString(t, b.String()); err != nil {
 		return err
 	}
 	return t.Flush()
+}
+
+// timeText returns a time in UTC, "" for none.
+func timeText(t time.Time, format string) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(format)
 }
 
 // fullyPresent is Flyte's status of a secret that all clusters have; a store is one place.
@@ -127,6 +167,8 @@ type secretMessage struct {
 	} `json:"id" yaml:"id"`
 	Metadata struct {
 		CreatedTime string `json:"createdTime" yaml:"createdTime"`
+		// UpdatedTime is not of Flyte's message, and left out where it is not known.
+		UpdatedTime string `json:"updatedTime,omitempty" yaml:"updatedTime,omitempty"`
 		Status      struct {
 			Overall string `json:"overallStatus" yaml:"overallStatus"`
 		} `json:"secretStatus" yaml:"secretStatus"`
@@ -138,6 +180,7 @@ func toMessage(info store.Info) (m secretMessage) {
 	m.ID.Name, m.ID.Organization = info.Ref.Key, info.Ref.Org
 	m.ID.Domain, m.ID.Project = info.Ref.Domain, info.Ref.Project
 	m.Metadata.CreatedTime = info.Created.UTC().Format(time.RFC3339Nano)
+	m.Metadata.UpdatedTime = timeText(info.Updated, time.RFC3339Nano)
 	m.Metadata.Status.Overall = fullyPresent
 	m.Metadata.Type = "SECRET_TYPE_GENERIC"
 	if info.Type == store.ImagePull {

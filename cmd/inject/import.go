@@ -15,8 +15,10 @@ import (
 	"inject/resolver/store"
 )
 
-// importFile creates all secrets of an env file at one scope, or none of them.
-func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
+// importFile stores all secrets of an env file at one scope: by put, or, to create them, all or none.
+func (a *secretsVerb) importFile(
+	cmd *cobra.Command, args []string, put func(context.Context, store.Manager, store.New) (string, error),
+) error {
 	if len(args) > 0 { // not quoted: a value may be among them
 		return fmt.Errorf(
 			"%w: --from-env-file names the secrets itself; NAME and VALUE do not go with it",
@@ -51,7 +53,40 @@ func (a *secretsVerb) importFile(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return errors.Join(refused, err, notStored(secret.ErrInvalid, scope))
 	}
-	return errors.Join(a.importAll(cmd.Context(), s, secrets, refused), s.Close())
+	if cmd.Parent().Name() == "create" && !a.set.Upsert.Upsert {
+		return errors.Join(a.importAll(cmd.Context(), s, secrets, refused), s.Close())
+	}
+	if refused != nil {
+		return errors.Join(refused, errNotStored, s.Close())
+	}
+	return errors.Join(a.putAll(cmd, s, secrets, put), s.Close())
+}
+
+// putAll stores secrets by put, one after the other, and prints the keys of those that it stored.
+func (a *secretsVerb) putAll(
+	cmd *cobra.Command, s store.Manager, secrets []store.New,
+	put func(context.Context, store.Manager, store.New) (string, error),
+) error {
+	var done strings.Builder
+	err := newProgress(a.app, nil).during(fmt.Sprintf("storing %d secrets", len(secrets)), func() error {
+		var errs []error
+		for _, n := range secrets {
+			did, err := put(cmd.Context(), s, n)
+			switch {
+			case err == nil:
+				done.WriteString(n.Ref.Key + " " + did + "\n")
+				continue
+			case errors.Is(err, secret.ErrNotFound):
+				err = secret.WithHint(err, "create it: inject create secret --upsert does both")
+			}
+			if errs = append(errs, err); errors.Is(err, secret.ErrUnavailable) {
+				break // each of the others would wait as long
+			}
+		}
+		return errors.Join(errs...)
+	})
+	_, errOut := io.WriteString(a.stdout, done.String())
+	return errors.Join(err, errOut)
 }
 
 // importAll stores secrets and prints their keys. If lines of the file were refused, it stores
@@ -113,8 +148,7 @@ func notStored(err error, scope secret.Scope) error {
 		return secret.WithHint(errors.New("either all of the secrets were stored or none"),
 			"inject get secret%s lists what is there", scope.Flags())
 	case errors.Is(err, secret.ErrExists):
-		return secret.WithHint(errNotStored, "inject update secret NAME%s replaces the value of one that exists",
-			scope.Flags())
+		return secret.WithHint(errNotStored, "--upsert replaces the values of those that exist")
 	}
 	return errNotStored
 }

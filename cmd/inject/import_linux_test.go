@@ -37,7 +37,7 @@ func TestImportOnServer(t *testing.T) {
 	refused := []string{
 		"inject: create B at project p: secret already exists\n",
 		"inject: create A at project p: secret already exists\n",
-		"inject: nothing was stored\nhint: inject update secret NAME -p p replaces the value of one that exists\n",
+		"inject: nothing was stored\nhint: --upsert replaces the values of those that exist\n",
 	}
 	s.inject(
 		file,
@@ -49,7 +49,8 @@ func TestImportOnServer(t *testing.T) {
 	s.inject(file+"NEW=twice\n", nil, s.as("platform", "create", "secret", "--from-env-file", "-", "-p", "p")...).
 		failed(append(refused, // one value has a line end, so this is line 6
 			"inject: stdin, line 6: NEW: invalid: line 1 has the same key\n")...).without(first)
-	require.Equal(t, "A\nB\nEMPTY\n", s.inject("", nil, s.as("platform", "get", "secret", "-o", "name")...).ok().stdout)
+	names := s.as("platform", "get", "secret", "-o", "name")
+	require.Equal(t, "A -p p\nB -p p\nEMPTY -p p\n", s.inject("", nil, names...).ok().stdout)
 
 	// More secrets than fit in one request, and a caller that may not create them.
 	large := ""

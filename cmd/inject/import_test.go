@@ -65,7 +65,7 @@ func TestNotStored(t *testing.T) {
 		{secret.ErrDenied, "nothing was stored\n\n"},
 		{
 			errors.Join(secret.ErrInvalid, secret.ErrExists),
-			"nothing was stored\ninject update secret NAME -d d replaces the value of one that exists\n",
+			"nothing was stored\n--upsert replaces the values of those that exist\n",
 		},
 		{secret.ErrUnavailable, "either all of the secrets were stored or none\ninject get secret -d d lists what " +
 			"is there\n"},

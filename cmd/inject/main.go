@@ -86,6 +86,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 		return a.status.Code
 	}
 
+	a.suggest(ctx, err)
+	err = a.withoutStore(err)
 	a.report(err)
 	code, runs := codeOf(cmd)
 	if e, ok := errors.AsType[*exec.StartError](err); ok {

@@ -179,6 +179,7 @@ func TestPromptAndShell(t *testing.T) {
 			cmd := exec.Command("sh", "-c", "exec "+shell)
 			cmd.Dir, cmd.Env = home, append(command(home).Env, "TERM=xterm", "PS1=> ")
 			p := watch(t, startOnTerminal(t, cmd, nil))
+			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // or it writes files while they are removed
 			p.say(`printf '%s\n' re""ady`+"\r", "ready\r\n")
 			p.say(binary+" create secret PASTED\r", "Enter secret value: ")
 			var lines string

@@ -259,7 +259,8 @@ func TestServer(t *testing.T) {
 		"it is at project p: inject get secret K -p p",
 	)
 	complete := append([]string{"__complete"}, s.as("platform", "delete", "secret")...)
-	require.Contains(t, s.inject("", nil, append(complete, "")...).ok().stdout, "FILE\nK\n")
+	require.Contains(t, s.inject("", nil, append(complete, "")...).ok().stdout, "FILE\n")
+	require.Contains(t, s.inject("", nil, append(complete, "-p", "p", "")...).ok().stdout, "K\n")
 
 	// The task does not give its scope: the server knows it.
 	got := s.inject(
@@ -329,7 +330,7 @@ func TestServer(t *testing.T) {
 		nil,
 		s.as("platform", "delete", "secret", "K", "-p", "p")...).failed(
 		"secret not found",
-		"no scope of org flyte has it",
+		"inject get secret lists the secrets and their scopes",
 	)
 	s.inject("", nil, s.as("task", "run", "--secret", "K", "--secret", "L", "--", "echo", "started")...).failed(
 		"K: secret not found", "L: secret not found", "looked in: project p, domain d; project p; domain d; org flyte")

@@ -69,11 +69,15 @@ func climbFailure(c resolver.Climb) failure {
 	if !errors.Is(c.Err, secret.ErrNotFound) {
 		return f
 	}
-	if len(c.Elsewhere) > 0 {
+	create := "inject create secret " + key + " (for the whole org; -p and -d narrow it)"
+	switch {
+	case len(c.Elsewhere) > 0:
 		f.hint = "it is at " + scopes(c.Elsewhere) + ", which this task does not reach: " +
 			"run it there (-p, -d), or create the secret where it looks"
-	} else {
-		f.hint = "inject create secret " + key + " (for the whole org; -p and -d narrow it)"
+	case f.hint != "": // from suggest
+		f.hint += " Or create it: " + create
+	default:
+		f.hint = create
 	}
 	return f
 }

@@ -82,6 +82,8 @@ with the secrets.`,
 	for _, v := range namedIn(args) {
 		root.AddCommand(v.make(a))
 	}
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
 }
@@ -89,12 +91,15 @@ with the secrets.`,
 func versionCommand(*app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Print the version of inject",
+		Short: "Print the version of inject, as --version does",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "inject %s (%s, %s/%s)\n", version, runtime.Version(),
-				runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
+}
+
+func versionText() string {
+	return fmt.Sprintf("inject %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"inject/internal/spelling"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -21,18 +25,26 @@ type secretsVerb struct {
 // verb returns the command NAME whose only subcommand is "secret", as in Flyte's command line.
 func verb(name, short string, secretCommand *cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: name + " secret …", DisableFlagsInUseLine: true, Short: short, Args: cobra.ArbitraryArgs,
+		Use: name + " secret", DisableFlagsInUseLine: true, Short: short, Args: cobra.ArbitraryArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := fmt.Errorf("%w: %s needs a noun", secret.ErrInvalid, cmd.CommandPath())
+		rest := "…"
 		if len(args) > 0 { // not quoted: a value may be among them
 			err = fmt.Errorf("%w: the noun of %s is secret", secret.ErrInvalid, cmd.CommandPath())
+			if name[0] != 'g' && plainKey.MatchString(args[0]) {
+				rest = args[0]
+			}
 		}
-		return secret.WithHint(err, "%s secret …", cmd.CommandPath())
+		return secret.WithHint(err, "%s secret %s", cmd.CommandPath(), rest)
 	}
+	secretCommand.Aliases = []string{"secrets"}
 	cmd.AddCommand(secretCommand)
 	return cmd
 }
+
+// plainKey is a key that may be shown where a value may stand: it is hardly one.
+var plainKey = regexp.MustCompile(`^[A-Z]+(_[A-Z]+)*$`)
 
 // within selects the secrets at scope and below it.
 func within(scope secret.Scope) store.Filter {
@@ -61,9 +73,12 @@ func atMost(n int) cobra.PositionalArgs {
 	}
 }
 
-// elsewhere adds to err, the error that ref was not found, the scopes that have its key.
+// elsewhere adds to err, the error that ref was not found, the scopes that have its key, or the key
+// at its scope that was probably meant. command is what is tried there, with the key to follow, or
+// "" to delete: a wider scope is not named then, because its secret is also that of others.
 func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, command string) error {
 	var found []secret.Scope
+	var keys []string
 	for info, err2 := range store.All(cmd.Context(), l, store.Filter{Org: ref.Org}) {
 		if err2 != nil {
 			if len(found) == 0 {
@@ -71,14 +86,44 @@ func elsewhere(cmd *cobra.Command, l store.Lister, ref secret.Ref, err error, co
 			}
 			break // the hint names fewer scopes
 		}
-		if info.Ref.Key == ref.Key {
+		if info.Ref.Scope == ref.Scope {
+			keys = append(keys, info.Ref.Key)
+		}
+		wider := slices.Contains(ref.Scope.Ladder(), info.Ref.Scope)
+		if info.Ref.Key == ref.Key && (command != "" || !wider) {
 			found = append(found, info.Ref.Scope)
 		}
 	}
-	if len(found) == 0 {
-		return secret.WithHint(err, "no scope of org %s has it; inject get secret lists the secrets", ref.Org)
+	near := nearKey(ref.Key, keys)
+	switch {
+	case len(found) > 0 && command == "":
+		return secret.WithHint(err, "it is at %s: -p and -d name the scope to delete it at", scopes(found))
+	case len(found) > 0:
+		return secret.WithHint(err, "it is at %s: %s%s%s", scopes(found), command, ref.Key, found[0].Flags())
+	case near != "":
+		return secret.WithHint(err, "did you mean %s?", near)
+	case command == "":
+		return secret.WithHint(err, "inject get secret lists the secrets and their scopes")
 	}
-	return secret.WithHint(err, "it is at %s: %s%s", scopes(found), command, found[0].Flags())
+	return secret.WithHint(err, "no scope of org %s has it; inject get secret lists the secrets", ref.Org)
+}
+
+// nearKey returns the key among known that key is most probably a misspelling of, "" for none. Upper
+// and lower case count as the same, and so do - and _.
+func nearKey(key string, known []string) string {
+	plain := func(key string) string { return strings.ReplaceAll(strings.ToUpper(key), "-", "_") }
+	all := map[string]string{}
+	var list []string
+	for _, k := range known {
+		if k != key {
+			all[plain(k)] = k
+			list = append(list, plain(k))
+		}
+	}
+	if near, same := all[plain(key)]; same || len(key) < 4 { // any short key is near any other
+		return near
+	}
+	return all[spelling.Nearest(plain(key), list)]
 }
 
 func (a *secretsVerb) ref(key string) (secret.Ref, error) {
@@ -98,7 +143,7 @@ const completeTime = 2 * time.Second
 
 // completeKeys completes the name of a secret, if the store opens without a question.
 func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 || a.settings.Apply(cmd) != nil {
+	if len(args) > 0 && cmd.Parent().Name() != "delete" || a.settings.Apply(cmd) != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	a.stdin, a.stderr = nil, nil
@@ -115,7 +160,12 @@ func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) 
 		if err != nil {
 			break
 		}
-		keys = append(keys, info.Ref.Key)
+		// Only get may name a secret that is at another scope: it says where that is.
+		if cmd.Parent().Name() == "get" || info.Ref.Scope == scope {
+			keys = append(keys, info.Ref.Key)
+		}
 	}
-	return keys, cobra.ShellCompDirectiveNoFileComp
+	keys = slices.DeleteFunc(keys, func(key string) bool { return slices.Contains(args, key) })
+	slices.Sort(keys)
+	return slices.Compact(keys), cobra.ShellCompDirectiveNoFileComp
 }

@@ -84,8 +84,12 @@ type settings struct {
 	} `group:"value"`
 
 	Many struct {
-		FromEnvFile string `flag:"from-env-file" env:"INJECT_FROM_ENV_FILE" arg:"FILE" complete:"file" help:"all secrets of FILE, of lines KEY=value, or none if one of them cannot be created; - for stdin"`
+		FromEnvFile string `flag:"from-env-file" env:"INJECT_FROM_ENV_FILE" arg:"FILE" complete:"file" help:"all secrets of FILE, of lines KEY=value; - for stdin"`
 	} `group:"many at once"`
+
+	Upsert struct {
+		Upsert bool `flag:"upsert" env:"INJECT_UPSERT" help:"replace the value of a secret that exists"`
+	} `group:"value"`
 
 	Type typeSettings `group:"type"`
 
@@ -94,7 +98,7 @@ type settings struct {
 	} `group:"key of a new store"`
 
 	Get struct {
-		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"table" choice:"table|json|yaml|name" help:"the format of the list"`
+		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"table" choice:"table|wide|json|yaml|name" help:"the format of the list"`
 	} `group:"output"`
 
 	Known struct {

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,8 +91,68 @@ func (a *app) madeYet(u *url.URL) error {
 	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the user's own choice
 		return nil
 	}
-	return secret.WithHint(fmt.Errorf("%w: the store file %s does not exist", secret.ErrInvalid, u.Path),
+	return secret.WithHint(fmt.Errorf("%w: there is no store at %s", secret.ErrInvalid, u.Path),
 		"check --store and INJECT_STORE; inject create secret makes the file with the first secret")
+}
+
+// ownStoreMissing returns the path of the user's own store file, if that is used and not there.
+func (a *app) ownStoreMissing() string {
+	if a.set.Store.URL != "" {
+		return ""
+	}
+	u, err := a.storeURL()
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Lstat(u.Path); !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return u.Path
+}
+
+// suggest adds to the errors of a declared list which key was probably meant, if the store is one that
+// can be listed at once: a server would note in its audit log what a task may not list.
+func (a *app) suggest(ctx context.Context, err error) {
+	e, ok := errors.AsType[*resolver.Error](err)
+	u, err := a.storeURL()
+	scope, err2 := a.scope()
+	if !ok || errors.Join(err, err2) != nil || isServer(u) {
+		return
+	}
+	a.stdin = nil // nothing is asked for once more
+	ctx, cancel := context.WithTimeout(ctx, completeTime)
+	defer cancel()
+	s, err := a.openReader(ctx)
+	if err != nil {
+		return
+	}
+	defer s.Close() //nolint:errcheck // read only
+	var keys []string
+	for info, err := range store.All(ctx, s, store.Filter{Org: scope.Org}) {
+		if err != nil {
+			break // a guess from fewer keys
+		}
+		if slices.Contains(scope.Ladder(), info.Ref.Scope) {
+			keys = append(keys, info.Ref.Key)
+		}
+	}
+	for i, c := range e.Failed {
+		if near := nearKey(c.Declaration.Key, keys); near != "" && errors.Is(c.Err, secret.ErrNotFound) {
+			e.Failed[i].Err = secret.WithHint(c.Err, "did you mean %s?", near)
+		}
+	}
+}
+
+// withoutStore adds to err, if it is that a secret was not found, that there is no store: after sudo
+// or in a job of cron, HOME is often that of another user.
+func (a *app) withoutStore(err error) error {
+	path := a.ownStoreMissing()
+	if path == "" || !errors.Is(err, secret.ErrNotFound) {
+		return err
+	}
+	return errors.Join(secret.WithHint(fmt.Errorf("there is no store at %s", path),
+		"--store or INJECT_STORE names another one, HOME says where your own is, "+
+			"and inject create secret makes it with the first secret"), err)
 }
 
 // openManager opens the store for changing it.
@@ -238,7 +299,7 @@ func (a *app) openSealed(ctx context.Context, path string, write bool) (*sealed.
 	}
 	return sealed.Open(ctx, sealed.Options{
 		Path: path, Write: write, Key: key, LockTimeout: a.set.Store.LockTimeout,
-		Waiting: func(holder string) { a.say("waiting for " + holder + ", who uses the store") },
+		Waiting: func(holder string) { a.say("waiting for " + holder + ", which uses the store") },
 	})
 }
 

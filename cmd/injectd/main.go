@@ -157,6 +157,8 @@ and every decision is a line of the audit log.`,
 	a.settings.AddFlags(root)
 	root.AddCommand(a.serveCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(),
 		a.restoreCommand(), a.tokenCommand(), a.policyCommand(), a.versionCommand())
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
 }
@@ -204,12 +206,15 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 func (*app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Tell which injectd this is",
+		Short: "Print the version of injectd, as --version does",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "injectd %s (%s, %s/%s)\n", version, runtime.Version(),
-				runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
+}
+
+func versionText() string {
+	return fmt.Sprintf("injectd %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

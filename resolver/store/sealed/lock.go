@@ -69,9 +69,14 @@ func openError(path string, err error) error {
 	return fmt.Errorf("%w: store file: %w", secret.ErrUnavailable, err)
 }
 
-// lock locks f. It waits for at most o.LockTimeout, and calls o.Waiting if it has to wait.
+// patience is how long lock waits before it says so: most waits are over by then, and of many
+// processes that use a store at the same time each would say so.
+const patience = 500 * time.Millisecond
+
+// lock locks f. It waits for at most o.LockTimeout, and calls o.Waiting if that takes long.
 func lock(ctx context.Context, f *os.File, how int, o Options) error {
-	deadline := time.Now().Add(o.LockTimeout)
+	began := time.Now()
+	deadline := began.Add(o.LockTimeout)
 	for told := false; ; {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
@@ -97,7 +102,7 @@ func lock(ctx context.Context, f *os.File, how int, o Options) error {
 				"try again when it has ended, or wait longer with --lock-timeout")
 		}
 
-		if !told && o.Waiting != nil {
+		if !told && o.Waiting != nil && time.Since(began) >= patience {
 			told = true
 			o.Waiting(held.String())
 		}

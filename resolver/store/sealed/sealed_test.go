@@ -133,6 +133,11 @@ func TestLocked(t *testing.T) {
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.ErrorContains(t, err, "held by sealed.test (process ")
 	require.Contains(t, secret.Hint(err), "--lock-timeout")
+	require.Empty(t, waited, "a short wait is not told")
+
+	second.LockTimeout = time.Second // twice as long as the patience
+	_, err = sealed.Open(t.Context(), second)
+	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.Len(t, waited, 1)
 
 	ctx, cancel := context.WithCancel(t.Context())

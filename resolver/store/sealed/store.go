@@ -33,7 +33,7 @@ type Options struct {
 	Key Key
 	// LockTimeout is how long to wait for other processes that use the file.
 	LockTimeout time.Duration
-	// Waiting, if not nil, is called once if Open has to wait, with the name of the process that
+	// Waiting, if not nil, is called once if Open has waited for half a second, with the name of the process that
 	// holds the file.
 	Waiting func(holder string)
 	// Address, if not "", is where this process serves the store. Errors of other processes that
