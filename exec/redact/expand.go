@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 
@@ -132,7 +133,8 @@ func (e *expansion) describe() {
 	e.described = true
 	for i := range e.forms {
 		f := &e.forms[i]
-		f.public, f.wraps = publicPart(f.bytes), wrappable(f.bytes)
+		f.describe()
+		f.wraps = wrappable(f.bytes)
 	}
 }
 
@@ -150,6 +152,14 @@ func (e *expansion) find(p Pattern, minLength int) *found {
 	f.reduced = f.reduced || !whole
 	if len(inside) == 0 {
 		return f
+	}
+	if n := readable(own[0].Bytes, inside); n > 0 {
+		for i := range f.forms {
+			form := &f.forms[i]
+			if len(form.bytes) >= int(n)+longLimit && bytes.HasPrefix(form.bytes, own[0].Bytes[:n]) {
+				form.public = n
+			}
+		}
 	}
 	owners := map[string]int32{"": owner}
 	for _, part := range inside {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"inject/exec/redact"
+	"inject/exec/redact/forms"
 	"inject/exec/redact/redacttest"
 )
 
@@ -24,7 +25,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func allForms(minLength int, patterns ...redact.Pattern) []redacttest.Pattern {
 	var all []redacttest.Pattern
 	for _, f := range redact.Forms(minLength, patterns...) {
-		all = append(all, redacttest.Pattern{Mask: redact.Mask(f.Name), Value: f.Bytes})
+		all = append(all, redacttest.Pattern{
+			Mask: redact.Mask(f.Name), Value: f.Bytes, Numbers: f.Kind == forms.KindNumbers,
+		})
 	}
 	return all
 }

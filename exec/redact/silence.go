@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"slices"
 	"time"
+
+	"inject/exec/redact/forms"
+	"inject/exec/redact/parts"
 )
 
 // What may be shown of a form at a silence, apart from its public part. See the package comment.
@@ -143,18 +146,68 @@ func (a *automaton) within(s state, long, wrapped bool) bool {
 		if wrapped && !a.forms[id].wraps {
 			continue
 		}
-		if length > s.depth && s.depth > a.forms[id].mayShow(length, long) {
+		if length > s.depth && s.depth > a.forms[id].mayShow(long) {
 			return false
 		}
 	}
 	return true
 }
 
-// mayShow returns how many bytes of a form of the given length may be shown.
-func (f *form) mayShow(length int32, long bool) int32 {
-	n := int32(shortLimit)
-	if long {
-		n = max(n, min((length-f.public)/longShare, longLimit))
+// describe sets how many bytes of a form may be shown. Of a list of numbers it is also a quarter of
+// the numbers, with what stands between them: short lists of few digits are common text.
+func (f *form) describe() {
+	f.public = max(f.public, publicPart(f.bytes))
+	f.most = f.public + max(shortLimit, min((int32(len(f.bytes))-f.public)/longShare, longLimit)) //nolint:gosec // see maxBytes
+	if f.kind == forms.KindNumbers {
+		f.most = max(f.most, quarterOfNumbers(f.bytes))
 	}
-	return f.public + n
+}
+
+// quarterOfNumbers returns the length of the first quarter of a list, and of 16 numbers at most, up to
+// the next number. Between the numbers is a space, a comma, both, a colon, or a dash behind two digits.
+func quarterOfNumbers(list []byte) int32 {
+	dashes := list[2] == '-'
+	between := func(b byte) bool { return b == ' ' || b == ',' || b == ':' || dashes && b == '-' }
+	var begins []int32 // of the numbers behind the first
+	for i := 1; i < len(list); i++ {
+		if between(list[i-1]) && !between(list[i]) {
+			begins = append(begins, int32(i))
+		}
+	}
+	n := min((len(begins)+1)/longShare, longLimit)
+	if n == 0 {
+		return 0
+	}
+	return begins[n-1]
+}
+
+// readable returns the length of the beginning of a URL in front of the first part that is secret: the
+// host and the user are printed alone, and stay readable. It is 0 if text is no URL, has no such
+// part, or writes one in another way.
+func readable(text []byte, inside []parts.Part) int32 {
+	scheme := bytes.Index(text[:min(len(text), maxScheme)], []byte("://"))
+	if scheme < 1 || len(text) > maxReadable {
+		return 0
+	}
+	n := len(text)
+	for _, p := range inside {
+		n = min(n, bytes.Index(text, p.Value))
+	}
+	if n < scheme || n == len(text) {
+		return 0
+	}
+	return int32(n) //nolint:gosec // at most maxReadable
+}
+
+const (
+	maxScheme   = 32
+	maxReadable = 4 << 10 // URLs are shorter than that
+)
+
+// mayShow returns how many bytes of a form may be shown.
+func (f *form) mayShow(long bool) int32 {
+	if long {
+		return f.most
+	}
+	return f.public + shortLimit
 }

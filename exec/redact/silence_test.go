@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -165,8 +166,8 @@ func TestSilencesShowLittle(t *testing.T) {
 				shown, _, ok := strings.Cut(out.String()[2:], "[REDACTED:")
 				require.Truef(t, ok, "seed %d: %q became %q", seed, form.Value, out.String())
 				require.Truef(t, strings.HasPrefix(string(form.Value), shown), "%q of %q", shown, form.Value)
-				public := publicPart(string(form.Value))
-				limit := public + max(3, min((len(form.Value)-public)/4, 16))
+				form.Public = publicPart(string(form.Value))
+				limit := form.Limit(true)
 				require.LessOrEqualf(t, len(shown), limit, "seed %d: %q is shown of %q", seed, shown, form.Value)
 				// What follows the mask can only be the end of a longer form that did not come.
 				rest := out.String()[2+len(shown):]
@@ -235,6 +236,31 @@ func TestPublicBeginnings(t *testing.T) {
 		})
 	}
 
+	// A host and a user stay readable, also in front of a secret.
+	for _, c := range []struct{ value, public string }{
+		{"postgres://orders:" + secret(8) + "7a@db.example:5432/orders", "postgres://orders:"},
+		{"https://hooks.example/services/T0/B0/" + secret(12) + "x7abcd", "https://hooks.example/services/T0/B0/"},
+		{"https://login.example/token?client_secret=" + secret(24), "https://login.example/token?client_secret="},
+	} {
+		t.Run(c.public, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out screen
+				w := redact.New(6, redact.Pattern{Name: "K", Value: []byte(c.value)}).LiveWriter(&out)
+				_, _ = io.WriteString(w, c.public)
+				time.Sleep(short)
+				synctest.Wait()
+				require.Equal(t, c.public, out.String())
+				_, _ = io.WriteString(w, c.value[len(c.public):len(c.public)+7])
+				time.Sleep(year)
+				synctest.Wait()
+				require.Equal(t, c.public, out.String(), "no more than a quarter of the part")
+				_, _ = io.WriteString(w, c.value[len(c.public)+7:]+".")
+				require.NoError(t, w.Close())
+				require.Equal(t, c.public+"[REDACTED:K].", out.String())
+			})
+		})
+	}
+
 	// A short value has no public part, and another value with the same beginning may be short.
 	for _, v := range [][]redact.Pattern{values("AKIAxy"), values(key, "-----BEGIN!")} {
 		synctest.Test(t, func(t *testing.T) {
@@ -246,6 +272,43 @@ func TestPublicBeginnings(t *testing.T) {
 			require.Empty(t, out.String())
 			require.NoError(t, w.Close())
 		})
+	}
+}
+
+// TestCommonTextIsShown: what many programs print before they wait goes out, although lists of the
+// bytes of values begin so. The values are of the least length that has such forms.
+func TestCommonTextIsShown(t *testing.T) {
+	random := rand.New(rand.NewPCG(rand.Uint64(), 0))
+	for _, begin := range []string{"12", "09", "af", "gh", "z!", "(1", "Zz", "{}", "01", "AB"} {
+		var patterns []redact.Pattern
+		for i := range 20 {
+			v := []byte(begin)
+			for len(v) < 8+i {
+				v = append(v, '!'+byte(random.IntN(94)))
+			}
+			patterns = append(patterns, redact.Pattern{Name: "V", Value: v})
+		}
+		r := redact.New(6, patterns...)
+		a, b := begin[0], begin[1]
+		for _, text := range []string{
+			"[", "0x", ", ", "[y/N] ", "Password: ", "> ", "\n", "(1, 2", "50%",
+			"06:31:32", "2026-11-29", "127.0.0.1", begin,
+			fmt.Sprintf("%d", a), fmt.Sprintf("[%d, %d", a, b), fmt.Sprintf("[%d, %d, ", a, b),
+			fmt.Sprintf("[%d %d", a, b), fmt.Sprintf("[%d %d ", a, b),
+			fmt.Sprintf("%d,%d", a, b), fmt.Sprintf("%d,%d,", a, b), fmt.Sprintf("%x:%x", a, b),
+			fmt.Sprintf("% X ", begin), fmt.Sprintf("%X-%X-", a, b),
+			fmt.Sprintf("%#x, %#x", a, b), fmt.Sprintf("%x", begin[:1]),
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				var out screen
+				w := r.LiveWriter(&out)
+				_, _ = io.WriteString(w, text)
+				time.Sleep(long)
+				synctest.Wait()
+				require.Equal(t, text, out.String(), "%q", patterns)
+				require.NoError(t, w.Close())
+			})
+		}
 	}
 }
 

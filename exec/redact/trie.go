@@ -15,6 +15,7 @@ type form struct {
 	kind   string
 	owner  int32 // the value it belongs to: an index of automaton.names
 	public int32 // the length of the beginning that is no secret; see publicPart
+	most   int32 // how many bytes may be shown at a long silence; see silence.go
 	wraps  bool  // it may be wrapped; see wrap.go
 }
 

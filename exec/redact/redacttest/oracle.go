@@ -9,6 +9,8 @@ type Pattern struct {
 	Mask   string
 	Value  []byte
 	Public int // the length in bytes of its beginning that may be shown; see [Live]
+	// Numbers says that it is a list of numbers, of which a quarter may be shown.
+	Numbers bool
 }
 
 // Mask returns text masked by the plain rule: mark every occurrence of every pattern, then

@@ -2,6 +2,7 @@ package redacttest
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 )
 
@@ -52,7 +53,7 @@ func (l *Live) Write(text []byte) {
 // Silence is a silence of 30 ms, or a long one of a second.
 func (l *Live) Silence(long bool) {
 	within := true
-	l.begun(func(p Pattern, n int) { within = within && n <= p.limit(long) })
+	l.begun(func(p Pattern, n int) { within = within && n <= p.Limit(long) })
 	if within {
 		l.decide(len(l.text), true)
 	}
@@ -135,10 +136,18 @@ func (l *Live) first(i, after, now int) int {
 	return best.pattern
 }
 
-// limit returns how many bytes of an occurrence of the pattern may be shown at silences.
-func (p Pattern) limit(long bool) int {
-	if long {
-		return p.Public + max(3, min((len(p.Value)-p.Public)/4, 16))
+// Limit returns how many bytes of an occurrence of the pattern may be shown at silences.
+func (p Pattern) Limit(long bool) int {
+	if !long {
+		return p.Public + 3
 	}
-	return p.Public + 3
+	n := p.Public + max(3, min((len(p.Value)-p.Public)/4, 16))
+	if p.Numbers {
+		quarter := min(len(number.FindAll(p.Value, -1))/4, 16)
+		n = max(n, len(bytes.Join(number.FindAll(p.Value, quarter), nil)))
+	}
+	return n
 }
+
+// number is a number of a list and what stands between it and the next one.
+var number = regexp.MustCompile(`-?\w+(?:, ?| |:|-|\z)`)
