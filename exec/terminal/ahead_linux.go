@@ -32,7 +32,7 @@ func (t *Terminal) takeLines() *typedAhead {
 		}
 	}
 	take() // all that was typed before we were here, because poll(2) waits until that is processed
-	keyless := rawModes(t.saved)
+	keyless := t.rawModes(t.saved)
 	keyless.Lflag = keyless.Lflag&^external | unix.ICANON
 	clear(keyless.Cc[:])
 	if setModes(t.user, &keyless) == nil {

@@ -19,13 +19,13 @@ func (t *Terminal) attachModes() error {
 	}
 	var typed *typedAhead
 	if !t.raw {
-		if now == rawModes(now) {
+		if now == t.rawModes(now) {
 			return ErrTaken
 		}
 		t.saved = now
 		typed = t.takeLines()
 		if now, err := modes(t.user); err == nil { // a driver may have changed them meanwhile
-			agree(&t.saved, &now)
+			agree(&t.saved, &now, &t.both)
 		}
 	}
 	inner := t.saved
@@ -38,8 +38,8 @@ func (t *Terminal) attachModes() error {
 	} else if inner, err = modes(t.master); err != nil {
 		return err
 	}
-	agree(&now, &inner)
-	now = rawModes(now)
+	agree(&now, &inner, &t.both)
+	now = t.rawModes(now)
 	if err := setModes(t.user, &now); err != nil {
 		return err
 	}
@@ -75,40 +75,52 @@ func (t *Terminal) follow(keys bool) {
 		return
 	}
 	switch {
-	case !differ(&inner, &outer):
+	case !differ(&inner, &outer, &t.both):
 	case !t.Foreground(): // the modes are those of another job
 		return
-	case differ(&inner, &t.agreed):
-		agree(&outer, &inner)
+	case differ(&inner, &t.agreed, &t.both):
+		agree(&outer, &inner, &t.both)
 		_ = setModes(t.user, &outer)
-	case keys || outer == rawModes(outer):
-		agree(&inner, &outer)
+	case keys || outer == t.rawModes(outer):
+		agree(&inner, &outer, &t.both)
 		_ = setModes(t.master, &inner)
-		agree(&t.saved, &outer) // the wish of a process that may outlive the program
+		agree(&t.saved, &outer, &t.both) // the wish of a process that may outlive the program
 	default:
 		return
 	}
 	t.agreed = inner
 }
 
-// agree gives to the modes of from in which the two terminals agree.
-func agree(to, from *unix.Termios) {
-	to.Oflag = to.Oflag&changesText | from.Oflag&^changesText
-	to.Lflag = to.Lflag&^echo | from.Lflag&echo
+// bothHave returns a bit for each mode in which the two terminals agree. If echoes is not set, whether
+// they echo is none of these.
+func bothHave(echoes bool) (mask unix.Termios) {
+	mask.Oflag = ^mask.Oflag &^ changesText
+	if echoes {
+		mask.Lflag = echo
+	}
+	return mask
 }
 
-// differ reports whether a and b differ in these modes.
-func differ(a, b *unix.Termios) bool {
-	return (a.Oflag^b.Oflag)&^changesText != 0 || (a.Lflag^b.Lflag)&echo != 0
+// agree gives to the modes of from for which mask has a bit.
+func agree(to, from, mask *unix.Termios) {
+	to.Oflag = to.Oflag&^mask.Oflag | from.Oflag&mask.Oflag
+	to.Lflag = to.Lflag&^mask.Lflag | from.Lflag&mask.Lflag
+}
+
+// differ reports whether a and b differ in a mode for which mask has a bit.
+func differ(a, b, mask *unix.Termios) bool {
+	return (a.Oflag^b.Oflag)&mask.Oflag != 0 || (a.Lflag^b.Lflag)&mask.Lflag != 0
 }
 
 // rawModes returns the modes in which the terminal passes on every typed byte at once and unchanged,
 // as cfmakeraw(3) does. Written text is processed as before, because other processes write to the
-// terminal, too.
-func rawModes(m unix.Termios) unix.Termios {
+// terminal, too. Where that stops the echo, the terminal is in external mode.
+func (t *Terminal) rawModes(m unix.Termios) unix.Termios {
 	m.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	m.Lflag &^= (unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN) &^ echo
-	m.Lflag |= external
+	m.Lflag &^= (unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN) &^ t.both.Lflag
+	if t.both.Lflag != 0 {
+		m.Lflag |= external
+	}
 	m.Cflag &^= unix.CSIZE | unix.PARENB
 	m.Cflag |= unix.CS8
 	m.Cc[unix.VMIN], m.Cc[unix.VTIME] = 1, 0
@@ -126,7 +138,7 @@ func (t *Terminal) Modes() Modes {
 	if !t.raw {
 		return Modes{}
 	}
-	return Modes{t.saved, rawModes(t.saved)}
+	return Modes{t.saved, t.rawModes(t.saved)}
 }
 
 // Restore restores the modes of the terminal fd, unless another process has changed them since.
@@ -136,7 +148,8 @@ func (m Modes) Restore(fd int) {
 	if err != nil || m.Raw == m.Before {
 		return
 	}
-	if agree(&now, &m.Raw); now == m.Raw {
+	both := bothHave(m.Raw.Lflag&external != 0)
+	if agree(&now, &m.Raw, &both); now == m.Raw {
 		_ = setModes(fd, &m.Before)
 	}
 }

@@ -14,6 +14,34 @@ const (
 	external = unix.EXTPROC
 )
 
+// echoCanStop reports whether a terminal in external mode does not echo. That of Linux does not, but
+// that of gVisor does. It tries it on a new pseudo-terminal, which is then as before.
+func echoCanStop(master, program int) bool {
+	before, err := modes(program)
+	if err != nil {
+		return false
+	}
+	defer setModes(program, &before) //nolint:errcheck // modes that it had before
+	trial := before
+	trial.Lflag = trial.Lflag&^unix.ICANON | echo | external
+	trial.Cc[unix.VMIN], trial.Cc[unix.VTIME] = 1, 0
+	return setModes(program, &trial) == nil && !echoesKey(master, program)
+}
+
+// echoesKey types a key on a terminal in raw mode, and reports whether the terminal has echoed it. A
+// key can be read once it has been echoed.
+func echoesKey(master, program int) bool {
+	var key [1]byte
+	if _, err := unix.Write(master, []byte{'x'}); err != nil {
+		return true
+	}
+	if n, err := unix.Read(program, key[:]); err != nil || n != 1 {
+		return true
+	}
+	n, err := unix.Read(master, key[:]) // which does not block
+	return n > 0 || !again(err)
+}
+
 // disabled stands for a key that does not exist, in a terminal's modes.
 const disabled = 0
 

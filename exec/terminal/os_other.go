@@ -11,9 +11,12 @@ const changesText = 0x4
 // On Linux these are modes by which the person's terminal shows whether the program's echoes. They
 // are not used here, because nothing has been tried on a terminal of this system.
 const (
-	echo     = 0
-	external = 0
+	echo     = unix.ECHO
+	external = unix.EXTPROC
 )
+
+// echoCanStop returns false: it is not known of this system.
+func echoCanStop(int, int) bool { return false }
 
 // disabled stands for a key that does not exist, in a terminal's modes.
 const disabled = 0xff

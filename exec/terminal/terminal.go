@@ -37,6 +37,7 @@ type Terminal struct {
 	done     chan struct{} // closed when the relay has ended
 	hungUp   chan struct{} // closed when the person's terminal is gone
 	close    sync.Once
+	both     unix.Termios // see bothHave
 
 	mu      sync.Mutex   // for what follows, which the relay and Write use, too
 	raw     bool         // the person's terminal is in raw mode
@@ -76,6 +77,7 @@ func New(user *os.File, typed func(unix.Signal)) (*Terminal, error) {
 		t.closeAll()
 		return nil, err
 	}
+	t.both = bothHave(echoCanStop(t.master, int(t.program.Fd())))
 	t.Resize()
 	go t.relay()
 	return t, nil
