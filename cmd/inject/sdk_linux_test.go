@@ -3,10 +3,14 @@ package main_test
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -148,8 +152,8 @@ func TestStructuredOutputsRefused(t *testing.T) {
 	}
 }
 
-// A data frame without a value is not touched, and one with a value is taken out, although its
-// pages are compressed.
+// A data frame without a value is not touched, whichever of the usual codecs its pages are compressed
+// by, and its twin with a value is taken out.
 func TestDataFrames(t *testing.T) {
 	t.Parallel()
 	value := rand.Text()
@@ -157,17 +161,32 @@ func TestDataFrames(t *testing.T) {
 	out := filepath.Join(home, "out")
 	require.NoError(t, os.Mkdir(out, 0o755))
 	cmd := command(home, "run", "--secret", "V", "--outputs", out, "--", harness.SDK(t, "python"), "-c", `
-import os, pandas, sys
-texts = [f"text {i % 97}" for i in range(100_000)]
-pandas.DataFrame({"text": texts, "n": range(len(texts))}).to_parquet(sys.argv[1] + "/clean.parquet")
-texts[5000] = "text 5 " + os.environ["V"]
-pandas.DataFrame({"text": texts}).to_parquet(sys.argv[1] + "/value.parquet", compression="zstd")
-`, out)
-	said, err := cmd.CombinedOutput()
+import hashlib, os, pandas, sys
+for codec in sys.argv[2:]:
+    texts = [f"text {i % 97} of {i}" for i in range(20_000)]
+    codec = None if codec == "none" else codec
+    clean = f"{sys.argv[1]}/clean-{codec}.parquet"
+    pandas.DataFrame({"text": texts, "n": range(len(texts))}).to_parquet(clean, compression=codec)
+    print("written", os.path.basename(clean), hashlib.sha256(open(clean, "rb").read()).hexdigest())
+    texts[5000] = "text 5 " + os.environ["V"]
+    pandas.DataFrame({"text": texts}).to_parquet(f"{sys.argv[1]}/value-{codec}.parquet", compression=codec)
+`, out, "none", "snappy", "gzip", "zstd", "brotli", "lz4")
+	output, err := cmd.CombinedOutput()
+	said := string(output)
 	require.Error(t, err)
 	require.Equalf(t, 125, cmd.ProcessState.ExitCode(), "%s", said)
-	require.Regexp(t, `"value.parquet": moved to .*: a parquet file, which cannot be masked \(V \d+\)`, string(said))
-	require.NotContains(t, string(said), "clean.parquet")
-	require.FileExists(t, filepath.Join(out, "clean.parquet"))
-	require.NoFileExists(t, filepath.Join(out, "value.parquet"))
+
+	written := regexp.MustCompile(`written (\S+) (\S+)`).FindAllStringSubmatch(said, -1)
+	require.Len(t, written, 6, said)
+	for _, clean := range written {
+		b, err := os.ReadFile(filepath.Join(out, clean[1]))
+		require.NoError(t, err)
+		require.Equal(t, clean[2], fmt.Sprintf("%x", sha256.Sum256(b)), clean[1])
+		twin := strings.Replace(clean[1], "clean", "value", 1)
+		require.NoFileExists(t, filepath.Join(out, twin))
+		require.Regexp(t, `"`+twin+`": moved to .*: a parquet file, which cannot be masked \(V \d+\)`, said)
+	}
+	left, err := os.ReadDir(out)
+	require.NoError(t, err)
+	require.Len(t, left, len(written))
 }
