@@ -23,6 +23,7 @@ func (b *builder) escaped(text []byte) {
 		b.escape(text)
 		b.coreutils(text)
 	}
+	b.eachLine(text, true)
 	if lf := unix(text); bytes.IndexByte(lf, '\n') >= 0 {
 		b.percent(bytes.ReplaceAll(lf, []byte("\n"), []byte("\r\n")), setOf(lf), percents[0])
 	}

@@ -57,9 +57,10 @@ type Form struct {
 //     to 64 KiB.
 //   - lines: each line of a value with several lines, without the space around it, if it
 //     has 16 bytes, or 8 that look random: no white space, and a capital, a small letter
-//     and a digit among them. Between the BEGIN and END lines of a PEM block each line of
-//     8 bytes counts that is not a header; all lines joined, and lines of 64, 70 and 76
-//     characters, also escaped. The two characters \n end a line there, too, as in a key inside JSON.
+//     and a digit among them; also escaped in the ways below. Between the BEGIN and END lines
+//     of a PEM block each line of 8 bytes counts that is not a header; all lines joined, and
+//     lines of 64, 70 and 76 characters, also escaped. The two characters \n end a line there,
+//     too, as in a key inside JSON.
 //   - case: runs of hexadecimal digits, pairs of digits with colons between them, and
 //     UUIDs, each in small letters and in capitals; UUIDs without dashes, too.
 //   - hex: in small letters and in capitals.
@@ -85,7 +86,7 @@ type Form struct {
 //     hexadecimal; line ends in attributes; what html/template and mustache add; the decimal
 //     number of each character that is not ASCII.
 //   - quoted: with ', " or } doubled; with ' or both quotes behind a backslash; as PyYAML writes
-//     double quotes and Java properties; what re.escape, QuoteMeta and Regexp.escape return.
+//     double quotes and Java properties; as cat -v; what re.escape, QuoteMeta and Regexp.escape return.
 //   - cookie: as http.cookies of Python quotes it; other programs use percent.
 //   - charset: in UTF-16 of both byte orders; if it is not ASCII, also in NFC and NFD, Latin-1,
 //     Windows-1252, UTF-8 of UTF-8, with ? or U+FFFD for each byte or character that is not

@@ -25,7 +25,11 @@ func (b *builder) raw(text []byte) {
 }
 
 // lines adds the lines of a text, and for a PEM block also all of its lines joined.
-func (b *builder) lines(text []byte) {
+func (b *builder) lines(text []byte) { b.eachLine(text, false) }
+
+// eachLine adds the lines of a text as they are, or those outside of PEM blocks as programs escape
+// them, which print a line alone or break a text at its line ends.
+func (b *builder) eachLine(text []byte, escaped bool) {
 	begin, end := []byte("-----BEGIN"), []byte("-----END")
 	text = unix(text)
 	if bytes.Contains(text, begin) {
@@ -41,12 +45,20 @@ func (b *builder) lines(text []byte) {
 		case bytes.Contains(line, begin):
 			block, body = true, body[:0]
 		case bytes.HasPrefix(line, end):
-			b.key(body)
+			if !escaped {
+				b.key(body)
+			}
 			block, body = false, body[:0]
 		case !block:
-			if len(line) >= minLine || Random(line) {
+			if len(line) < minLine && !Random(line) {
+				continue
+			}
+			if escaped {
+				b.escape(line)
+			} else {
 				b.copy(KindLines, line)
 			}
+		case escaped:
 		case !bytes.Contains(line, []byte(": ")): // not a header, such as DEK-Info: AES-256-CBC
 			b.copy(KindLines, line)
 			body = append(body, line...)

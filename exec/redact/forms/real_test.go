@@ -402,6 +402,7 @@ func TestFormsOfShells(t *testing.T) {
 		{"bash", `set -x; [[ x == "$V" ]] || [[ x = *"$V"* ]] || :`, `\+ \[\[ x ==  \]\]\n\+ \[\[ x = \*\* \]\]\n\+ :\n`},
 		{"bash", `set -x; [[ x =~ "$V" ]] || :`, `\+ \[\[ x =~  \]\]\n\+ :\n`},
 		{"bash", `cat "/$V" || :`, `cat: ('|"|)/(''\$)?('|"|): (No such file or|Is a) directory\n`},
+		{"bash", `printf %s "$V" | cat -v >&2`, ``},
 		{"bash", `set -x; W=$V`, `\+ W=(` + quoted + `)\n`},
 		{"bash", `printf %q "$V" >&2`, `(` + quoted + `|\\)`},
 		{"bash", `printf '%s\n' "${V@Q}" >&2`, `(` + quoted + `)\n`},
@@ -424,6 +425,42 @@ func TestFormsOfShells(t *testing.T) {
 				}
 				covers(t, c.frame, values, outputs)
 			}
+		})
+	}
+}
+
+// Programs escape the lines of a value one by one, or break it at its line ends.
+func TestFormsOfLines(t *testing.T) {
+	value := ""
+	for _, v := range samples(t, false) {
+		if v = strings.Join(strings.Fields(v), " "); len(v) >= 16 {
+			value += "> " + v + "\n"
+		}
+	}
+	for _, c := range []struct{ program, script, frame string }{
+		{"python3", `import os, json
+for line in os.environ["V"].splitlines(): print(json.dumps(line))`, `""`},
+		{"python3", `import os
+for line in os.environ["V"].split("\n")[:-1]: print(repr(line))`, `(''|"")`},
+		{"python3", `import os, pprint; pprint.pp(os.environ["V"], width=200)`, `\(?(''|"")\)?`},
+		{"node", `console.log([process.env.V])`, "(\\[)?( *(''|\"\"|``)(\\+| |)*)*(\\])?"},
+		{"jq", `env.V | split("\n")[] | select(. != "")`, `""`},
+	} {
+		t.Run(c.program+" "+c.script, func(t *testing.T) {
+			args := []string{"-c", c.script}
+			switch c.program {
+			case "node":
+				args[0] = "-e"
+			case "jq":
+				args[0] = "-n"
+			}
+			cmd := program(t, c.program, args...)
+			cmd.Env = append(os.Environ(), "V="+value, "LC_ALL=C.UTF-8")
+			out, err := cmd.Output()
+			require.NoError(t, err)
+			// A line end between two lines is a part of the whole value, and of no line.
+			rest := strings.ReplaceAll(hidden(value, string(out)), `\n`, "")
+			require.Regexp(t, `\A((`+c.frame+`)\s*)*\z`, rest)
 		})
 	}
 }

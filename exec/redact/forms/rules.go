@@ -7,6 +7,17 @@ const (
 	entities = "&&amp; <&lt; >&gt;"
 )
 
+// carets returns the pairs of the control characters that cat -v shows with a caret.
+func carets() string {
+	pairs := []byte("\x7f^?")
+	for c := byte(1); c < ' '; c++ {
+		if c != '\t' && c != '\n' {
+			pairs = append(pairs, ' ', c, '^', c+'@')
+		}
+	}
+	return string(pairs)
+}
+
 // rules has one line for each way in which a program escapes text. A rule that leaves
 // one kind of quote as it is stands for text in quotes of the other kind.
 var rules = []rule{
@@ -175,6 +186,9 @@ var rules = []rule{
 	{kind: KindQuoted, marks: "()[]{}?*+-|^$\\.&~# \t\n\r\v\f"},
 	{kind: KindQuoted, marks: `\.+*?()|[]{}^$`},
 	{kind: KindQuoted, marks: "[]{}()|-*.\\?+^$# ", short: "tnvfr"},
+
+	// cat -v.
+	{kind: KindQuoted, pairs: carets(), wide: wideCaret},
 
 	// Python: http.cookies.
 	{kind: KindCookie, marks: `"\`, pairs: `,\054 ;\073`, control: `\%03o`, wide: wideLatin1, del: true},

@@ -143,6 +143,22 @@ func wideYAML(unicode bool) wide {
 	}
 }
 
+// wideCaret escapes each byte as cat -v does: M- and what it writes for the byte without its first bit.
+func wideCaret(dst []byte, _ rune, raw []byte) []byte {
+	for _, c := range raw {
+		dst = append(dst, "M-"...)
+		switch c &= 0x7f; {
+		case c < ' ':
+			dst = append(dst, '^', c+'@')
+		case c == 0x7f:
+			dst = append(dst, "^?"...)
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
 // wideReference writes the number of each character.
 func wideReference(dst []byte, r rune, _ []byte) []byte { return fmt.Appendf(dst, "&#%d;", r) }
 
