@@ -116,19 +116,47 @@ func (f *finder) json(name string, text []byte, secret bool, depth int) bool {
 // walk looks into the fields of n. The items of an array have the name of the array.
 func (f *finder) walk(name string, n *node, depth int) {
 	switch {
-	case n.open != 0:
+	case n.open == '{':
+		named := slices.ContainsFunc(n.names, isValue)
 		for i, child := range n.items {
-			if n.open == '{' {
-				name = n.names[i]
-			} else if name == "" {
-				name = item
+			if named && child.kind == 's' && namesValue(n.names[i]) {
+				name = child.text
 			}
+		}
+		for i, child := range n.items {
+			f.walk(nameIn(n.names[i], name, named), child, depth)
+		}
+	case n.open == '[':
+		if name == "" {
+			name = item
+		}
+		for _, child := range n.items {
 			f.walk(name, child, depth)
 		}
 	case n.kind != 0:
 		f.field(name, []byte(n.text), depth)
 	}
 }
+
+// namesValue reports whether a field of that name has the name of the value beside it, as in the env
+// of a container: {"name": "DB_PASSWORD", "value": "…"}.
+func namesValue(name string) bool {
+	return strings.EqualFold(name, "name") || strings.EqualFold(name, "key")
+}
+
+// nameIn returns the name of a field of an object, which may be one with a value and its name: then
+// the value has the name of the object, and key is no name of a secret.
+func nameIn(field, object string, named bool) string {
+	switch {
+	case named && isValue(field) && object != "" && object != item:
+		return object
+	case named && namesValue(field):
+		return "name"
+	}
+	return field
+}
+
+func isValue(name string) bool { return strings.EqualFold(name, "value") }
 
 // A layout is a way to print JSON.
 type layout struct {
@@ -274,8 +302,17 @@ func (f *finder) walkYAML(name string, n *yaml.Node, nesting, depth int) {
 	}
 	switch n.Kind {
 	case yaml.MappingNode:
+		named := false
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			f.walkYAML(n.Content[i].Value, n.Content[i+1], nesting+1, depth)
+			named = named || isValue(n.Content[i].Value)
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if named && n.Content[i+1].Kind == yaml.ScalarNode && namesValue(n.Content[i].Value) {
+				name = n.Content[i+1].Value
+			}
+		}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			f.walkYAML(nameIn(n.Content[i].Value, name, named), n.Content[i+1], nesting+1, depth)
 		}
 	case yaml.SequenceNode:
 		if name == "" {

@@ -100,6 +100,17 @@ func TestParts(t *testing.T) {
 			"names that may be secret", `{"Ab12Cd34Ef":"hunter2-is-Long","a b key":"hunter3-is-Long"}`,
 			[]string{"part=hunter2-is-Long", "part=hunter3-is-Long"},
 		},
+		{
+			"values beside their names", `{"env":[{"name":"DB_PASSWORD","value":"lower-case"},{"value":"lower-case-2","key":"api_token"},` +
+				`{"name":"DB_HOST","value":"db.internal.example"}],"db_password":{"value":"lower-case-3","sensitive":true},` +
+				`"endpoint":{"value":"api.example.org"},"value":"lower-case-4"}`,
+			[]string{"DB_PASSWORD=lower-case", "api_token=lower-case-2", "db_password=lower-case-3"},
+		},
+		{
+			"values beside their names in YAML", "env:\n- name: DB_PASSWORD\n  value: lower-case\n" +
+				"- name: HOST\n  value: db.internal\noutputs:\n  client_secret: {value: lower-case-2}\n",
+			[]string{"DB_PASSWORD=lower-case", "client_secret=lower-case-2"},
+		},
 		{"escapes in JSON", `[{"password":"a\"b\\c\u00e9\u2028d/e\/f"}]`, []string{"password=a\"b\\cé\u2028d/e/f"}},
 		{
 			"two documents", `{"password":"password-1"}` + "\n" + `{"password":"password-2"}`,

@@ -101,6 +101,12 @@ v = os.environ["V"]
 		},
 		{"a token of a kubeconfig", config, "bash", `grep token: <<< "$V" | cut -d: -f2`, ` \[REDACTED:K.token\]\n`},
 		{
+			"an environment of a container",
+			`{"env":[{"name":"DB_PASSWORD","value":"hunter2-hunter2"},{"name":"DB_HOST","value":"db.internal"}]}`,
+			"bash", `jq -r '.env[].value' <<< "$V"; jq . <<< "$V"`,
+			`\[REDACTED:K.DB_PASSWORD\]\ndb.internal\n\[REDACTED:K\]\n`,
+		},
+		{
 			".env in a shell", env, "bash", `source "$F"; echo "$DB_PASSWORD, $API_TOKEN, $DB_HOST"`,
 			`\[REDACTED:K.DB_PASSWORD\], \[REDACTED:K.API_TOKEN\], db.internal.example\n`,
 		},
