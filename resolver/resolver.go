@@ -17,7 +17,8 @@ import (
 	"inject/resolver/store"
 )
 
-// parallel is how many secrets are looked up at the same time.
+// parallel is how many secrets are looked up at the same time. Those of a list with more keys are
+// looked up one after the other: in a server they would take the processors from shorter lists.
 const parallel = 16
 
 // helpTime bounds the search for other scopes that have a missing secret.
@@ -121,6 +122,9 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 	}
 	var g errgroup.Group
 	g.SetLimit(parallel)
+	if len(byKey) > parallel {
+		g.SetLimit(1)
+	}
 	for key, c := range byKey {
 		if len(byKey) == 1 { // one key is not worth a goroutine, which often starts a thread
 			l.climb(ctx, task, key, c)

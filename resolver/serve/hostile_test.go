@@ -531,6 +531,42 @@ func TestHostileReset(t *testing.T) {
 	require.Equal(t, 1, r.reset(t, cert, 0), "the same frames ask for something when they are not taken back")
 }
 
+// An identity that goes on taking requests back is read from slowly, on all its connections together.
+func TestHostileResetsAreSlow(t *testing.T) {
+	r := start(t, matrixPolicy, nil)
+	cert := certOf(r.Authority, "platform", "spiffe://example.org/platform/p")
+	const attackers, ahead = 4, 200 // ahead are the requests that are under way or in what is read at once
+	var sent atomic.Int64
+	begin := time.Now()
+	var attack sync.WaitGroup
+	for range attackers {
+		attack.Go(func() {
+			conn := r.dial(cert, "h2")
+			defer conn.Close() //nolint:errcheck // a test's
+			_, err := io.WriteString(conn, http2.ClientPreface)
+			require.NoError(t, err)
+			framer := http2.NewFramer(conn, conn)
+			require.NoError(t, framer.WriteSettings())
+			go io.Copy(io.Discard, conn) //nolint:errcheck // what is not read keeps the server from writing
+			ask := newAsker(framer, secrets+"ListSecrets")
+			for stream := uint32(1); time.Since(begin) < 3*time.Second; stream += 2 {
+				if ask(stream) != nil || framer.WriteRSTStream(stream, http2.ErrCodeCancel) != nil {
+					return
+				}
+				sent.Add(1)
+				time.Sleep(200 * time.Microsecond) // the server ends a connection on which too many wait
+			}
+		})
+	}
+	attack.Wait()
+	handled := metric(t, r.registry, "inject_decisions_total", "decision=invalid")
+	may := (transport.InputBurst + transport.InputRate*time.Since(begin).Seconds()) / transport.TakenBackInput
+	t.Logf("of %d requests that were taken back, %v were handled in %v; %v may be", sent.Load(), handled,
+		time.Since(begin), may)
+	require.Positive(t, handled)
+	require.Less(t, handled, may+attackers*ahead)
+}
+
 // reset sends n requests on a connection of its own and resets each. It returns how many it
 // could send. For n = 0 it sends one request and returns 1 if that was answered.
 func (r *running) reset(t *testing.T, cert *tls.Certificate, n int) int {

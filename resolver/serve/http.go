@@ -70,8 +70,10 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		c.place.mayYield(c.cutOff)
 		flush(r, c.control)
 		s.conclude(r, c)
-		if r.Context().Err() == nil { // one that the client took back explains nothing
+		if r.Context().Err() == nil {
 			transport.Explained(r.Context(), requestInput+len(r.Header.Get("Authorization")))
+		} else {
+			transport.TakenBack(r.Context())
 		}
 	})
 }

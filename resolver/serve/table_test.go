@@ -56,9 +56,10 @@ func bounds() []string {
 			"`--max-connections`; more are closed", transport.Newcomers)),
 		row("TLS handshakes of one network that are computed at the same time", fmt.Sprint(transport.Handshakes)),
 		row("input that is neither a good request nor its body, such as frames of a flood", f("%s at once and "+
-			"%s a second of one identity; %s and %s of a connection without good credentials. More is read later",
-			size(transport.InputBurst), size(transport.InputRate), size(transport.NewcomerBurst),
-			size(transport.NewcomerRate))),
+			"%s a second of one identity; %s and %s of a connection without good credentials. A request that its "+
+			"client takes back counts as %s. More is read later", size(transport.InputBurst),
+			size(transport.InputRate), size(transport.NewcomerBurst), size(transport.NewcomerRate),
+			size(transport.TakenBackInput))),
 		row("bytes that a client may send before they are read", f("%s on a connection, %s of a request, %s "+
 			"in a frame", size(transport.MaxConnInput), size(transport.MaxStreamInput), size(transport.MaxFrame))),
 		row("headers that each side of a connection remembers", size(transport.HeaderTable)),

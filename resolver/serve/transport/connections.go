@@ -393,6 +393,11 @@ func Explained(ctx context.Context, n int) {
 	}
 }
 
+// TakenBack tells the port that the client took a request back. ctx is the context of the request. It
+// has cost the server more than its frames say, so [TakenBackInput] more bytes count to the input of
+// its identity.
+func TakenBack(ctx context.Context) { Explained(ctx, -TakenBackInput) }
+
 // newcomers is the share of one network of the connections without accepted credentials.
 func (l Limits) newcomers() int { return cmp.Or(l.Newcomers, min(Newcomers, l.quarter())) }
 

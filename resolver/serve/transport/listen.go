@@ -71,6 +71,8 @@ const (
 	NewcomerRate  = 16 << 10
 	InputBurst    = 256 << 10
 	InputRate     = 256 << 10
+	// TakenBackInput is how many bytes of input a request counts as that its client took back.
+	TakenBackInput = 1 << 10
 	// Handshakes are those of one network that are computed at the same time.
 	Handshakes = 4
 	// MaxRefused is how many requests may be refused on a connection before credentials are accepted
