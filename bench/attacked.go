@@ -36,7 +36,8 @@ func (b *bench) attacked() (err error) {
 	}
 	defer func() { err = errors.Join(err, closeClients(clients)) }()
 
-	alone := &side{name: "no attack", server: s, clients: clients, while: c.loads[0].while}
+	// The longest of the loads' rounds, since an attack does more at its beginning than later.
+	alone := &side{name: "no attack", server: s, clients: clients, while: c.loads[len(c.loads)-1].while}
 	sides := []*side{alone}
 	contenders := []contender{{alone.name, func() (time.Duration, error) { return 0, alone.run(c.ctx) }}}
 	for _, name := range floods {
@@ -52,12 +53,17 @@ func (b *bench) attacked() (err error) {
 			return Row{Workload: workload(victims), Name: s.name + ": " + name, Unit: unit, Value: value}
 		}
 		rate, tail := row("rate", "/s", perSecond(s.of(each))), row("99th percentile", "ms", millis(s.of(p99)))
+		// Beside that of no attack it says which part of the server's work is for its other clients, also
+		// if other programs have the processors.
+		work := row("CPU of the server for each", "ms", millis(s.of(cpu)))
 		if s != alone {
 			rate.versus(alone.name, ratios(s.of(each), alone.of(each)))
 			tail.versus(alone.name, ratios(alone.of(p99), s.of(p99)))
+			work.versus(alone.name, ratios(alone.of(cpu), s.of(cpu)))
 		}
 		c.report.add(rate)
 		c.report.add(tail)
+		c.report.add(work)
 	}
 	return nil
 }
