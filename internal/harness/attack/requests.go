@@ -17,6 +17,7 @@ import (
 const (
 	resolve = "inject.v1.ResolveService/Resolve"
 	list    = "flyteidl2.secret.SecretService/ListSecrets"
+	whoami  = "inject.v1.WhoAmIService/WhoAmI"
 	health  = "grpc.health.v1.Health/Check"
 )
 
@@ -57,7 +58,7 @@ var requests = []Attack{
 		})
 	}},
 	{Name: "scans", Bound: "scan", run: func(ctx context.Context, a *attacker) {
-		a.repeat(ctx, 100, func() *http.Request { return a.request(ctx, list, strings.NewReader("{}")) })
+		a.repeat(ctx, 400, func() *http.Request { return a.request(ctx, list, strings.NewReader("{}")) })
 	}},
 	{Name: "audit lines", Bound: "audit", run: func(ctx context.Context, a *attacker) {
 		body := keys(strings.Repeat("K", 230)+"%d", 200)
@@ -65,12 +66,13 @@ var requests = []Attack{
 		a.repeat(ctx, 50, func() *http.Request { return a.request(ctx, resolve, strings.NewReader(body)) })
 	}},
 	{Name: "rate", Bound: "rate", run: func(ctx context.Context, a *attacker) {
-		a.repeat(ctx, 200, func() *http.Request { return a.request(ctx, resolve, strings.NewReader(keys("K%d", 5))) })
+		body := keys("K%d", 4096)
+		a.repeat(ctx, 100, func() *http.Request { return a.request(ctx, resolve, strings.NewReader(body)) })
 	}},
 	{Name: "connections", run: func(ctx context.Context, a *attacker) {
 		a.connect(ctx, 3000, func(c net.Conn) error {
-			_, err := io.WriteString(c, "POST /"+list+" HTTP/1.1\r\nHost: localhost\r\n"+
-				"Content-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"limit\":1}")
+			_, err := io.WriteString(c, "POST /"+whoami+" HTTP/1.1\r\nHost: localhost\r\n"+
+				"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
 			return err
 		})
 	}},
