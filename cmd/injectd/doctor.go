@@ -234,7 +234,7 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 			}
 			err = errors.Join(err, s.Close())
 		}
-		found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, n), err
+		found.is, found.err = found.is+", "+counted(n), err
 		return []finding{found}
 	}
 	path, err := a.filePath()
@@ -252,7 +252,7 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 	}
 	w := &work{Do: "verify"}
 	served, err := a.maintain(ctx, w)
-	found.is, found.err = fmt.Sprintf("%s, %d secrets", found.is, w.Secrets), err
+	found.is, found.err = found.is+", "+counted(w.Secrets), err
 	if err == nil && !a.set.Doctor.StoreOnly {
 		found.err = a.set.checkOrgs(w.Orgs)
 	}

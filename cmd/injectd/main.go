@@ -120,6 +120,14 @@ func (a *app) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(&messages{a.key, a.stderr}, "injectd: "+format+"\n", args...)
 }
 
+// counted returns how many secrets there are.
+func counted(n int) string {
+	if n == 1 {
+		return "1 secret"
+	}
+	return fmt.Sprintf("%d secrets", n)
+}
+
 // report prints every error with its hint.
 func (a *app) report(err error) {
 	var b strings.Builder

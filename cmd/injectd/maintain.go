@@ -124,8 +124,9 @@ is another. - reads the backup from stdin.`,
 			if err != nil {
 				return err
 			}
-			from := args[0]
+			from, name := args[0], args[0]
 			if from == "-" {
+				name = "on stdin"
 				var drop func()
 				if from, drop, err = a.spool(path); err != nil {
 					return fmt.Errorf("restore: %w", err)
@@ -135,13 +136,13 @@ is another. - reads the backup from stdin.`,
 			n := 0
 			m := serve.Maintenance{Verb: "restore", User: os.Getuid(), Path: args[0]}
 			err = a.recorded(cmd.Context(), m, func() (err error) {
-				n, err = sealed.Restore(cmd.Context(), o, from)
+				n, err = sealed.Restore(cmd.Context(), o, from, name)
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			a.say("restored %d secrets", n)
+			a.say("restored %s", counted(n))
 			return nil
 		},
 	}

@@ -173,6 +173,9 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
 	if err != nil {
+		if path, unknown := a.filePath(); unknown == nil { // mostly the server of the same store has the port
+			err = errors.Join(alone(ctx, path), err)
+		}
 		return err
 	}
 	defer port.Close() //nolint:errcheck // the server has closed it before

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"inject/cli"
 	"inject/resolver/secret"
@@ -23,7 +24,12 @@ func (a *app) url() (*url.URL, error) {
 		path, err := cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
 		return &url.URL{Scheme: store.SchemeFile, Path: path}, err
 	}
-	return store.ParseURL(a.set.File.Store, all.Schemes()...)
+	u, err := store.ParseURL(a.set.File.Store, all.Schemes()...)
+	if err != nil && strings.HasPrefix(a.set.File.Store, store.SchemeGRPC) {
+		err = secret.WithHint(err, "injectd keeps a store of this machine, file:///PATH or dir:///PATH, in --store or "+
+			"$INJECTD_STORE; the address of a server, as in $INJECT_STORE, is for inject")
+	}
+	return u, err
 }
 
 // filePath returns the absolute path of the store, which must be a file.

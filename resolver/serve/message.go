@@ -87,7 +87,7 @@ func (jsonCodec) Unmarshal(b []byte, message any) error {
 	if err == nil {
 		return misspelt(b, m.ProtoReflect().Descriptor())
 	}
-	text := "not the JSON of a " + string(m.ProtoReflect().Descriptor().FullName())
+	text := "not JSON of the message " + string(m.ProtoReflect().Descriptor().FullName())
 	if at := jsonPosition.FindString(err.Error()); at != "" {
 		text += " " + at
 	}

@@ -105,12 +105,12 @@ func TestMessages(t *testing.T) {
 		for _, kind := range []string{"application/json", "application/json; charset=utf-8"} {
 			answer, body := send(kind, "", json)
 			require.Equal(t, http.StatusBadRequest, answer.StatusCode, body)
-			require.Contains(t, body, "not the JSON of a flyteidl2.secret.CreateSecretRequest (line 1:")
+			require.Contains(t, body, "not JSON of the message flyteidl2.secret.CreateSecretRequest (line 1:")
 			require.NotContains(t, body, value)
 		}
 	}
 	_, body = send("application/json", "", "")
-	require.Contains(t, body, "not the JSON of a flyteidl2.secret.CreateSecretRequest")
+	require.Contains(t, body, "not JSON of the message flyteidl2.secret.CreateSecretRequest")
 }
 
 // counting counts the bytes that are read from r.

@@ -23,6 +23,7 @@ import (
 var (
 	idMessage   = (&secretpb.SecretIdentifier{}).ProtoReflect().Descriptor()
 	listMessage = (&secretpb.ListSecretsRequest{}).ProtoReflect().Descriptor()
+	specMessage = (&secretpb.SecretSpec{}).ProtoReflect().Descriptor()
 	// A declared secret without its misspelt group or key would be another one.
 	declaredMessage = (&injectv1.ResolveRequest{}).ProtoReflect().Descriptor().Fields().ByName("secrets").Message()
 	ownMessages     = injectv1.File_inject_v1_resolve_proto
@@ -122,9 +123,10 @@ func within(d protoreflect.MessageDescriptor, name string) (inner protoreflect.M
 		field = d.Fields().ByTextName(name)
 	}
 	switch {
-	case field == nil && (knowsAll(d) || d == listMessage && isLikeScope(name)):
+	case field == nil && (knowsAll(d) || d == listMessage && isLikeScope(name)),
+		field == nil && d == specMessage && isLikeValue(name):
 		err = unknownField(d, name)
-	case field != nil && field.Message() != nil && knowsAll(field.Message()):
+	case field != nil && field.Message() != nil && (knowsAll(field.Message()) || field.Message() == specMessage):
 		inner = field.Message()
 	}
 	return inner, err
@@ -136,6 +138,14 @@ func isLikeScope(name string) bool {
 	return spelling.Nearest(name, scopeFields) != "" || slices.ContainsFunc(scopeFields, func(known string) bool {
 		return strings.HasPrefix(name, known) || len(name) > 2 && strings.HasPrefix(known, name)
 	})
+}
+
+// isLikeValue reports whether a name may be meant for a field with the value of a secret, without which
+// the error would only be that there is none.
+func isLikeValue(name string) bool {
+	name = strings.ToLower(name)
+	return spelling.Nearest(name, []string{"stringvalue", "binaryvalue"}) != "" ||
+		len(name) > 3 && strings.Contains("stringvalue", name)
 }
 
 // plainName matches names of fields that may be repeated in an error.
@@ -154,12 +164,12 @@ func unknownField(d protoreflect.MessageDescriptor, name string) error {
 	if near := spelling.Nearest(strings.ToLower(name), known); near != "" {
 		meant = fmt.Sprintf(": did you mean %q?", near)
 	}
-	return fmt.Errorf("a %s has %s%s; its fields are %s; nothing was done", d.FullName(), shown, meant,
+	return fmt.Errorf("the message %s has %s%s; its fields are %s; nothing was done", d.FullName(), shown, meant,
 		strings.Join(known, ", "))
 }
 
 // unknownNumber returns the error for a field of a scope that the server does not know.
 func unknownNumber(d protoreflect.MessageDescriptor, number protoreflect.FieldNumber) error {
-	return fmt.Errorf("a %s has the field number %d, which this server does not know and which may narrow the scope; "+
-		"use a server that is as new as the client; nothing was done", d.FullName(), number)
+	return fmt.Errorf("the message %s has the field number %d, which this server does not know and which may narrow "+
+		"the scope; use a server that is as new as the client; nothing was done", d.FullName(), number)
 }

@@ -86,6 +86,8 @@ func TestMisspeltRequest(t *testing.T) {
 		{"inject.v1.ResolveService/Resolve", `{"scop":{"project":"p"},"secrets":[{"key":"A"}]}`, "scop"},
 		{"inject.v1.ResolveService/Resolve", `{"secrets":[{"key":"A"},{"gruop":"g","key":"B"}]}`, "gruop"},
 		{"inject.v1.ResolveService/Resolve", `{"secrets":[{"kye":"A"}]}`, "kye"},
+		{"flyteidl2.secret.SecretService/CreateSecret", `{"id":{"name":"A"},"secretSpec":{"stringValu":"v"}}`, "stringValu"},
+		{"flyteidl2.secret.SecretService/CreateSecret", `{"id":{"name":"A"},"secretSpec":{"value":"v"}}`, "value"},
 	} {
 		a := r.ask(c, one.method, one.body)
 		require.Equal(t, http.StatusBadRequest, a.status, a.raw)

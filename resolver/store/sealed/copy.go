@@ -203,7 +203,7 @@ func (s *Store) BackupTo(ctx context.Context, w io.Writer) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, secret.ErrCorrupt):
-		err = fileError(s.o.Path, err)
+		err = s.o.fileError(err)
 	case secret.KindOf(err) == secret.KindUnknown: // of w
 		err = fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 	}
@@ -227,16 +227,16 @@ func (s *Store) copyError(to string, err error) error {
 	case errors.Is(err, fs.ErrExist):
 		return existing(to)
 	case errors.Is(err, secret.ErrCorrupt), errors.Is(err, secret.ErrUnavailable):
-		return fileError(s.o.Path, err)
+		return s.o.fileError(err)
 	}
 	return secret.WithHint(fmt.Errorf("%w: %w", secret.ErrUnavailable, err),
 		"see that %s can be written and has room", filepath.Dir(to))
 }
 
-// Restore makes the store file o.Path from the backup file from, which o.Key opens, and returns the
-// number of its secrets. It verifies the copy before the file appears, whole and durable, under its
-// name. Meanwhile the new file is locked for this process alone. o.Write and o.Address have no
-// effect.
+// Restore makes the store file o.Path from the backup file from, which errors call by name and o.Key
+// opens, and returns the number of its secrets. It verifies the copy before the file appears, whole
+// and durable. Meanwhile the new file is locked for this process alone. o.Write and o.Address have
+// no effect.
 //
 // Errors wrap [secret.ErrCorrupt] if the backup is damaged or cut short, [secret.ErrDenied] if
 // o.Key does not open it, [secret.ErrExists] if o.Path exists, and [secret.ErrUnavailable] if a
@@ -244,14 +244,14 @@ func (s *Store) copyError(to string, err error) error {
 //
 // A process that has a store file open goes on using it after the file was moved away. So end every
 // process that uses a store before you replace its file.
-func Restore(ctx context.Context, o Options, from string) (secrets int, err error) {
-	if secrets, err = restore(ctx, o, from); err != nil {
+func Restore(ctx context.Context, o Options, from, name string) (secrets int, err error) {
+	if secrets, err = restore(ctx, o, from, name); err != nil {
 		return 0, fmt.Errorf("restore: %w", err)
 	}
 	return secrets, nil
 }
 
-func restore(ctx context.Context, o Options, from string) (secrets int, err error) {
+func restore(ctx context.Context, o Options, from, name string) (secrets int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -267,10 +267,12 @@ func restore(ctx context.Context, o Options, from string) (secrets int, err erro
 	}
 
 	backup := &Store{o: o}
-	backup.o.Path, backup.o.Write, backup.o.Address = from, false, ""
+	backup.o.Path, backup.o.Write, backup.o.Address, backup.o.backup = from, false, "", name
 	switch err := backup.open(ctx); {
 	case errors.Is(err, fs.ErrNotExist):
-		return 0, fmt.Errorf("%w: there is no file %s", secret.ErrInvalid, from)
+		return 0, fmt.Errorf("%w: there is no file %s", secret.ErrInvalid, name)
+	case errors.Is(err, errForeign):
+		return 0, secret.WithHint(err, "give a file that injectd backup wrote, whole and unchanged")
 	case err != nil:
 		return 0, err
 	}
@@ -340,7 +342,7 @@ func (s *Store) rewrap(ctx context.Context, to Key, accept []func(wrapped []byte
 	if err == nil { // a store of format 1 is rewritten here, and not below, where readers wait
 		err = s.use(ctx, errNoFile, func() error {
 			if err := s.update(ctx, (*tx).saveRoot); err != nil {
-				return fileError(s.o.Path, err)
+				return s.o.fileError(err)
 			}
 			return nil
 		})
@@ -367,14 +369,14 @@ func (s *Store) rewrap(ctx context.Context, to Key, accept []func(wrapped []byte
 		s.made = made // also if the commit reported an error but is in the file
 	}
 	if err != nil {
-		return fileError(s.o.Path, err)
+		return s.o.fileError(err)
 	}
 
 	if err := s.guard(s.wipeFree); err != nil {
 		if !errors.Is(err, secret.ErrCorrupt) {
 			err = fmt.Errorf("%w: %w", secret.ErrUnavailable, err)
 		}
-		return fileError(s.o.Path,
+		return s.o.fileError(
 			fmt.Errorf("the new key opens it, but pages that the old key opens could not be overwritten: %w", err))
 	}
 	return nil

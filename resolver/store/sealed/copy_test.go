@@ -284,7 +284,7 @@ func TestRestore(t *testing.T) {
 	o, from, want := backedUp(t)
 	o.Write = false // has no effect, nor has Address
 	o.Address = "grpcs://127.0.0.1:8093"
-	n, err := sealed.Restore(t.Context(), o, from)
+	n, err := sealed.Restore(t.Context(), o, from, "copy")
 	require.NoError(t, err)
 	require.Equal(t, count(want), n)
 	require.NoFileExists(t, o.Path+".holder")
@@ -306,7 +306,7 @@ func TestRestore(t *testing.T) {
 	before, err := os.ReadFile(o.Path)
 	require.NoError(t, err)
 	for _, open := range []bool{true, false} {
-		_, err = sealed.Restore(t.Context(), o, from)
+		_, err = sealed.Restore(t.Context(), o, from, "copy")
 		require.ErrorIs(t, err, secret.ErrExists)
 		require.Contains(t, secret.Hint(err), "move it away first")
 		after, err := os.ReadFile(o.Path)
@@ -323,19 +323,19 @@ func TestRestore(t *testing.T) {
 func TestRestoreUnderServer(t *testing.T) {
 	t.Parallel()
 	o, from, want := backedUp(t)
-	_, err := sealed.Restore(t.Context(), o, from)
+	_, err := sealed.Restore(t.Context(), o, from, "copy")
 	require.NoError(t, err)
 	served := o
 	served.Address = "grpcs://127.0.0.1:8093"
 	s := open(t, served)
 	require.NoError(t, os.Rename(o.Path, o.Path+".old"))
-	_, err = sealed.Restore(t.Context(), o, from)
+	_, err = sealed.Restore(t.Context(), o, from, "copy")
 	require.ErrorIs(t, err, secret.ErrUnavailable)
 	require.ErrorContains(t, err, "held by")
 	require.NotEmpty(t, secret.Hint(err))
 	require.NoFileExists(t, o.Path)
 	require.NoError(t, s.Close())
-	_, err = sealed.Restore(t.Context(), o, from)
+	_, err = sealed.Restore(t.Context(), o, from, "copy")
 	require.NoError(t, err)
 	require.NoError(t, checkWhole(o, want))
 }
@@ -350,7 +350,7 @@ func TestRestoreRefused(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "bad")
 	restore := func(o sealed.Options, b []byte) error {
 		require.NoError(t, os.WriteFile(bad, b, 0o600))
-		_, err := sealed.Restore(t.Context(), o, bad)
+		_, err := sealed.Restore(t.Context(), o, bad, "copy")
 		if err != nil {
 			entries, err := os.ReadDir(filepath.Dir(o.Path))
 			require.NoError(t, err)
@@ -396,11 +396,11 @@ func TestRestoreRefused(t *testing.T) {
 	wrong.Key = sealed.Key{File: filepath.Join(t.TempDir(), "none")}
 	require.ErrorIs(t, restore(wrong, file), secret.ErrDenied)
 	require.NoFileExists(t, wrong.Key.File)
-	_, err = sealed.Restore(t.Context(), o, bad+".none")
+	_, err = sealed.Restore(t.Context(), o, bad+".none", "copy")
 	require.ErrorIs(t, err, secret.ErrInvalid)
 	require.NotErrorIs(t, err, secret.ErrNotFound)
 
-	everyCancel(t, func(c context.Context) error { _, err := sealed.Restore(c, o, from); return err }, func() {
+	everyCancel(t, func(c context.Context) error { _, err := sealed.Restore(c, o, from, "copy"); return err }, func() {
 		entries, err := os.ReadDir(filepath.Dir(o.Path))
 		require.NoError(t, err)
 		require.Empty(t, entries)
@@ -480,7 +480,7 @@ func TestRewrap(t *testing.T) {
 	// A backup is opened by the key that the store had when it was made.
 	back := options(t.TempDir())
 	back.Key = again[0]
-	_, err = sealed.Restore(t.Context(), back, filepath.Join(dir, "backup"))
+	_, err = sealed.Restore(t.Context(), back, filepath.Join(dir, "backup"), "copy")
 	require.ErrorIs(t, err, secret.ErrDenied)
 }
 

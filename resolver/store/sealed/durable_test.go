@@ -129,7 +129,7 @@ func rewrapper(dir string) error {
 func copier(dir, from string) error {
 	o := options(dir)
 	o.Key.File = os.Getenv("SEALED_TEST_KEY")
-	if _, err := sealed.Restore(ctx, o, from); err != nil {
+	if _, err := sealed.Restore(ctx, o, from, "copy"); err != nil {
 		return err
 	}
 	fmt.Println("ack restored")

@@ -31,7 +31,7 @@ func (s *Store) importLimited(ctx context.Context, secrets []store.New, limit st
 		return err
 	}
 	if errors.Is(err, secret.ErrCorrupt) || errors.Is(err, secret.ErrUnavailable) {
-		err = fileError(s.o.Path, err)
+		err = s.o.fileError(err)
 	}
 	return fmt.Errorf("import: %w", err)
 }

@@ -63,7 +63,7 @@ func (s *Store) List(
 			})
 		})
 		if err != nil {
-			return fileError(s.o.Path, err)
+			return s.o.fileError(err)
 		}
 		return nil
 	})

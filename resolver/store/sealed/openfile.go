@@ -68,6 +68,8 @@ type openFile struct {
 	note  *os.File // the note of this server, locked; nil if this process is not one
 }
 
+var errForeign = fmt.Errorf("%w: not a store file", secret.ErrInvalid)
+
 // init checks the file, opens it with bbolt if it may be changed, and returns the wrapped data key.
 func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	info, err := f.file.Stat()
@@ -76,7 +78,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	}
 	f.meta, err = page.ReadMetas(f.file, info.Size())
 	if errors.Is(err, page.ErrForeign) {
-		return nil, secret.WithHint(fmt.Errorf("%w: not a store file", secret.ErrInvalid),
+		return nil, secret.WithHint(errForeign,
 			"give --store the path of a file that inject made, or of one that does not exist yet")
 	}
 	if err != nil {

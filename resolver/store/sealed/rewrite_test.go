@@ -155,7 +155,7 @@ func TestFormat1(t *testing.T) {
 			backup, restored := o, o
 			backup.Path, restored.Path = o.Path+".backup", o.Path+".restored"
 			require.NoError(t, s.Backup(t.Context(), backup.Path))
-			n, err := sealed.Restore(t.Context(), restored, backup.Path)
+			n, err := sealed.Restore(t.Context(), restored, backup.Path, "copy")
 			require.NoError(t, err)
 			require.Equal(t, count(want), n)
 			require.NoError(t, s.Close())

@@ -236,7 +236,7 @@ func (s *Store) Usage(ctx context.Context) (u store.Usage, counted bool, err err
 		})
 	})
 	if err != nil {
-		return u, false, fileError(s.o.Path, err)
+		return u, false, s.o.fileError(err)
 	}
 	return u, counted, nil
 }
@@ -276,7 +276,7 @@ func (s *Store) Orgs(ctx context.Context, limit int) (orgs []string, err error) 
 		})
 	})
 	if err != nil {
-		return nil, fileError(s.o.Path, err)
+		return nil, s.o.fileError(err)
 	}
 	return orgs, nil
 }

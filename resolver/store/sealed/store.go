@@ -39,6 +39,8 @@ type Options struct {
 	// Address, if not "", is where this process serves the store. Errors of other processes that
 	// try to open the file meanwhile recommend it.
 	Address string
+
+	backup string // what errors call the file, if it is a backup that is restored
 }
 
 // Store is a store in one file. It is safe for concurrent use. It holds the lock of the file until
@@ -86,7 +88,7 @@ func (s *Store) open(ctx context.Context) error {
 		wrapped, err := opened.init(s.o)
 		if err != nil {
 			_ = opened.close()
-			return fileError(s.o.Path, err)
+			return s.o.fileError(err)
 		}
 
 		if s.made.key == nil || !bytes.Equal(wrapped, s.made.wrapped) {
@@ -109,7 +111,7 @@ func (s *Store) open(ctx context.Context) error {
 			}
 			if err != nil {
 				_ = opened.close()
-				return fileError(s.o.Path, err)
+				return s.o.fileError(err)
 			}
 		}
 
@@ -139,8 +141,11 @@ func (s *Store) announce(f *openFile) (err error) {
 }
 
 // fileError names the file in err and, if the file is damaged, adds a hint.
-func fileError(path string, err error) error {
-	named := fmt.Errorf("store file %s: %w", path, err)
+func (o Options) fileError(err error) error {
+	named := fmt.Errorf("store file %s: %w", o.Path, err)
+	if o.backup != "" {
+		named = fmt.Errorf("the backup %s: %w", o.backup, err)
+	}
 	if errors.Is(err, secret.ErrCorrupt) && secret.Hint(err) == "" {
 		return secret.WithHint(named,
 			"the file was changed by something other than inject, or its disk is failing: restore it from a copy")
@@ -225,7 +230,7 @@ func (s *Store) opError(op string, ref secret.Ref, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, secret.ErrCorrupt), errors.Is(err, secret.ErrUnavailable):
-		err = fileError(s.o.Path, err)
+		err = s.o.fileError(err)
 	}
 	return &secret.Error{Op: op, Ref: ref, Err: err}
 }

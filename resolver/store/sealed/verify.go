@@ -26,7 +26,7 @@ func (s *Store) Verify(ctx context.Context) (secrets int, err error) {
 	if err == nil {
 		err = s.use(ctx, nil, func() (err error) {
 			if secrets, err = s.verify(ctx); err != nil {
-				err = fileError(s.o.Path, err)
+				err = s.o.fileError(err)
 			}
 			return err
 		})
