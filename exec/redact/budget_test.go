@@ -46,7 +46,10 @@ func TestMemoryOfOneValue(t *testing.T) {
 	}{
 		{"a token", []byte("ghp_Ab12Cd34Ef56Gh78Ij90"), false},
 		{"2 KiB of bytes", noise(2 << 10), false},
+		{"40 KiB of bytes", noise(40 << 10), true},
 		{"64 KiB of bytes", noise(64 << 10), true},
+		{"24 KiB of different lines", redacttest.Text("A", 24<<10, nil, 1), true},
+		{"40 KiB of different lines", redacttest.Text("A", 40<<10, nil, 1), true},
 		{"1 MiB of bytes", noise(mebibyte), true},
 		{"1 MiB of letters", redacttest.Text("D1", mebibyte, nil, 1), true},
 		{"1 MiB of lines", bytes.Repeat([]byte("Abcdefg1 and more\n"), mebibyte/18), true},
@@ -73,8 +76,8 @@ func TestMemoryOfOneValue(t *testing.T) {
 				"base64":               base64.StdEncoding.EncodeToString(c.value),
 				"base64 for URLs":      base64.RawURLEncoding.EncodeToString(c.value),
 				"base64 behind a user": base64.StdEncoding.EncodeToString(append([]byte("us:"), c.value...))[4:],
-				"hexadecimal":          hex.EncodeToString(c.value),
-				"capital hexadecimal":  strings.ToUpper(hex.EncodeToString(c.value)),
+				"hexadecimal":          hex.EncodeToString([]byte(text)),
+				"capital hexadecimal":  strings.ToUpper(hex.EncodeToString([]byte(text))),
 			} {
 				if masked(t, r, "<"+encoded+">") != "<[REDACTED:K]>" {
 					t.Errorf("%s is not masked", kind)

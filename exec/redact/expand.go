@@ -25,7 +25,8 @@ const (
 )
 
 // order is the order in which the forms of a value are kept if not all of them fit: by the place
-// of their kind here, and of one kind the shorter ones first. The plain value is always kept.
+// of their kind here, of one kind those of the whole value before those of its parts, and then the
+// shorter ones first. The plain value is always kept.
 // base64url has the place of base64.
 var order = []string{
 	forms.KindRaw, parts.KindPart, parts.KindBare, parts.KindDecoded, forms.KindLines, forms.KindCase, forms.KindHex,
@@ -146,7 +147,7 @@ func (e *expansion) find(p Pattern, minLength int) *found {
 	}
 	f := &found{name: p.Name, forms: make([]form, 0, len(own)), reduced: !whole}
 	owner := e.owner(p.Name)
-	f.add(own, owner)
+	f.add(own, owner, 0)
 
 	inside, whole := parts.Of(p.Value)
 	f.reduced = f.reduced || !whole
@@ -169,14 +170,14 @@ func (e *expansion) find(p Pattern, minLength int) *found {
 			owners[part.Name] = owner
 		}
 		if part.Kind == parts.KindDocument {
-			f.add([]forms.Form{{Kind: part.Kind, Bytes: part.Value}}, owner)
+			f.add([]forms.Form{{Kind: part.Kind, Bytes: part.Value}}, owner, 1)
 			continue
 		}
 		all, whole := forms.Within(part.Value, minLength, max(0, maxFound-f.bytes))
 		f.reduced = f.reduced || !whole
 		if len(all) > 0 {
 			all[0].Kind = part.Kind
-			f.add(all, owner)
+			f.add(all, owner, 1)
 		}
 	}
 	return f
@@ -188,9 +189,9 @@ func (e *expansion) owner(name string) int32 {
 	return int32(len(e.names) - 1) //nolint:gosec // far fewer than 2^31
 }
 
-func (f *found) add(all []forms.Form, owner int32) {
+func (f *found) add(all []forms.Form, owner int32, ofPart int8) {
 	for _, one := range all {
-		f.forms = append(f.forms, form{bytes: one.Bytes, kind: one.Kind, owner: owner})
+		f.forms = append(f.forms, form{bytes: one.Bytes, kind: one.Kind, owner: owner, ofPart: ofPart})
 		f.bytes += len(one.Bytes)
 	}
 	f.memory = nodeMemory*f.bytes + formMemory*len(f.forms)
@@ -205,7 +206,7 @@ func (f *found) keep(memory int) {
 	if !f.sorted {
 		f.sorted = true
 		slices.SortStableFunc(f.forms[1:], func(a, b form) int {
-			return cmp.Or(rank(a.kind)-rank(b.kind), len(a.bytes)-len(b.bytes))
+			return cmp.Or(rank(a.kind)-rank(b.kind), int(a.ofPart-b.ofPart), len(a.bytes)-len(b.bytes))
 		})
 	}
 	kept := make([]form, 0, len(f.forms))

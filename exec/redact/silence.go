@@ -164,21 +164,19 @@ func (f *form) describe() {
 }
 
 // quarterOfNumbers returns the length of the first quarter of a list, and of 16 numbers at most, up to
-// the next number. Between the numbers is a space, a comma, both, a colon, or a dash behind two digits.
+// the next number. Between the numbers is a space, a comma, both, a colon or a dash. A dash may also
+// be the first byte, as the sign of a number.
 func quarterOfNumbers(list []byte) int32 {
-	dashes := list[2] == '-'
-	between := func(b byte) bool { return b == ' ' || b == ',' || b == ':' || dashes && b == '-' }
-	var begins []int32 // of the numbers behind the first
-	for i := 1; i < len(list); i++ {
-		if between(list[i-1]) && !between(list[i]) {
-			begins = append(begins, int32(i))
-		}
+	n := 1 + bytes.IndexAny(list[1:], " ,:-")
+	between := list[n : n+1]
+	if list[n] == ',' && list[n+1] == ' ' {
+		between = list[n : n+2]
 	}
-	n := min((len(begins)+1)/longShare, longLimit)
-	if n == 0 {
-		return 0
+	end := 0
+	for range min((1+bytes.Count(list, between))/longShare, longLimit) {
+		end += bytes.Index(list[end:], between) + len(between)
 	}
-	return begins[n-1]
+	return int32(end)
 }
 
 // readable returns the length of the beginning of a URL in front of the first part that is secret: the

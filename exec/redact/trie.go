@@ -17,6 +17,7 @@ type form struct {
 	public int32 // the length of the beginning that is no secret; see publicPart
 	most   int32 // how many bytes may be shown at a long silence; see silence.go
 	wraps  bool  // it may be wrapped; see wrap.go
+	ofPart int8  // 1 if it is a form of a part of the value, else 0
 }
 
 // trie is the automaton of Aho and Corasick (CACM 18, 1975) over all forms. Its state after

@@ -203,6 +203,30 @@ if way == "typer":
 	}
 }
 
+// TestColoursAtEdges: colour codes directly before and behind a value are no part of it, in whatever
+// form it is, and stay as they are. A code ends with a letter, and a value may begin with what a code has.
+func TestColoursAtEdges(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	codes := []string{
+		"\x1b[31m", "\x1b[0m", "\x1b[m", "\x1b[1;31m", "\x1b[38;5;208m", "\x1b[38;2;255;100;0m",
+		"\x1b[48:2::1:2:3m", "\x1b[K", "\x1b[01;31m\x1b[K", "\x1b(B\x1b[m",
+	}
+	values := redacttest.Values(20, seed)
+	values = append(values, []byte("31mB1ue"), []byte("m0ntag3"), []byte("[REDACTED"), []byte("0mN1ce;1m"))
+	for _, v := range values {
+		r := redact.New(6, redact.Pattern{Name: "V", Value: v})
+		for _, form := range redact.Forms(6, redact.Pattern{Name: "V", Value: v}) {
+			before, behind := codes[random.IntN(len(codes))], codes[random.IntN(len(codes))]
+			text := "token=" + before + string(form.Bytes) + behind + "\n"
+			want := "token=" + before + redact.Mask(form.Name) + behind + "\n"
+			for _, chunks := range [][]string{{text}, bytewise(text), chunked(text, 20, random)} {
+				require.Equalf(t, want, masked(t, r, chunks...), "seed %d: %q", seed, v)
+			}
+		}
+	}
+}
+
 // TestWrappedSilences: a value behind which a line ends is shown at a silence, although a longer one
 // may go on in the next line. A value that is printed line by line with pauses shows its first bytes
 // at most.
