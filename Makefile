@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk keycloak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -70,6 +70,18 @@ bin/sdk/installed: deploy/sdk/requirements.txt
 	touch $@
 
 sdk: bin/sdk/installed ## install Flyte's SDK and other Python packages for tests (needs Python's venv)
+
+# A real identity provider for the tests of logins, which skip without it. They need Java and
+# Debian's packages chromium and chromium-driver, too.
+KEYCLOAK := 26.0.7
+bin/keycloak/installed: deploy/keycloak.sha256
+	mkdir -p bin
+	curl -sSfL -o bin/keycloak.zip https://repo1.maven.org/maven2/org/keycloak/keycloak-quarkus-dist/$(KEYCLOAK)/keycloak-quarkus-dist-$(KEYCLOAK).zip
+	sha256sum --check --quiet $<
+	rm -rf bin/keycloak && unzip -q bin/keycloak.zip -d bin && mv bin/keycloak-$(KEYCLOAK) bin/keycloak
+	rm bin/keycloak.zip && touch $@
+
+keycloak: bin/keycloak/installed ## install Keycloak for the tests of logins (needs unzip; 150 MB)
 
 lint: $(LINT) ## check style, floors and mistakes, and the scripts if shellcheck is installed
 	$(GO) vet ./...

@@ -153,6 +153,9 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 	if who.sources["tokens-file"] != nil {
 		all = append(all, finding{what: "tokens", is: f.TokenFile})
 	}
+	if who.login != nil {
+		all = append(all, lookAtLogin(ctx, who.login))
+	}
 	for _, one := range who.chain {
 		if j, ok := one.(*identity.JWT); ok {
 			found := finding{what: "jwt", is: j.Issuer(), err: j.Err()}
@@ -164,6 +167,20 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 		}
 	}
 	return all
+}
+
+// lookAtLogin asks the issuer what clients will ask it. An issuer that is down does not keep the
+// server from starting.
+func lookAtLogin(ctx context.Context, login *identity.Login) finding {
+	found := finding{what: "login", is: login.Options().Issuer}
+	m, err := login.Metadata(ctx)
+	switch {
+	case err != nil:
+		found.warn(err.Error())
+	case m.DeviceAuthorizationEndpoint == "":
+		found.is += ", without a login for machines that have no browser (no device_authorization_endpoint)"
+	}
+	return found
 }
 
 // lookAtAudit checks that the audit log can be appended to, without creating it.

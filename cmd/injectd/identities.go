@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -24,11 +25,11 @@ func (f *accessSettings) check() error {
 	given := map[string]bool{
 		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
 		"jwt": f.JWT != nil, "tokens-file": f.TokenFile != "", "policy": f.Policy != "",
-		"client-crl-file": f.ClientCRL != "",
+		"client-crl-file": f.ClientCRL != "", "login": f.Login != "",
 	}
 	if f.Insecure {
 		for _, name := range []string{
-			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "tokens-file", "policy",
+			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "login", "tokens-file", "policy",
 		} {
 			if given[name] {
 				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them",
@@ -48,6 +49,10 @@ func (f *accessSettings) check() error {
 		refuse("name the CAs that sign the lists with --client-ca-file",
 			"--client-crl-file revokes client certificates, and no CA of such certificates is given")
 	}
+	if given["login"] && !given["jwt"] {
+		refuse("say whose tokens are accepted with --jwt",
+			"--login tells clients where to get a token, and the tokens of no issuer are accepted")
+	}
 	if !given["policy"] {
 		refuse("docs/reference/policy.md is its format; injectd policy prints its schema",
 			"--policy is missing, and what it does not allow is denied")
@@ -59,6 +64,7 @@ func (f *accessSettings) check() error {
 type access struct {
 	certificates *transport.Certificates // nil with --insecure, as are the fields below
 	chain        identity.Chain
+	login        *identity.Login // nil without --login
 	policy       *policy.File
 	// by flag; Err tells why the content in force is older than the file
 	sources map[string]interface{ Err() error }
@@ -125,6 +131,12 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 			a.sources["jwt "+j.Issuer()] = j
 		}
 	}
+	if f.Login != "" {
+		login, err := parseLogin(f.Login, f.JWT, log.Named("login"))
+		if !failed("login", err) {
+			a.login = login
+		}
+	}
 	if f.TokenFile != "" {
 		tokens, err := identity.NewTokens(ctx, f.TokenFile, log.Named("tokens"))
 		if !failed("tokens-file", err) {
@@ -183,6 +195,62 @@ func parseJWT(text string) (o identity.JWTOptions, err error) {
 	}
 	return o, nil
 }
+
+// parseLogin parses the argument of --login. The issuer is one of those of --jwt.
+func parseLogin(text string, issuers []string, log hclog.Logger) (*identity.Login, error) {
+	o := identity.LoginOptions{Scopes: []string{"openid"}, RedirectURI: defaultRedirect, Log: log}
+	bad := secret.WithHint(
+		fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),
+		"--login client-id=inject; issuer, audience, scopes and redirect-uri may follow")
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(text, ",") {
+		name, value, ok := strings.Cut(part, "=")
+		if !ok || value == "" || seen[name] {
+			return nil, bad
+		}
+		seen[name] = true
+		switch name {
+		case "client-id":
+			o.ClientID = value
+		case "issuer":
+			o.Issuer = value
+		case "audience":
+			o.Audience = value
+		case "scopes":
+			o.Scopes = strings.Split(value, "+")
+		case "redirect-uri":
+			o.RedirectURI = value
+		default:
+			return nil, bad
+		}
+	}
+	var accepted []string
+	for _, text := range issuers {
+		j, err := parseJWT(text)
+		if err != nil {
+			continue // it is reported as that of --jwt
+		}
+		if accepted = append(accepted, j.Issuer); j.Issuer == o.Issuer || o.Issuer == "" {
+			o.CAFile = j.CAFile
+		}
+	}
+	switch {
+	case o.Issuer != "" && !slices.Contains(accepted, o.Issuer):
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: tokens of %s are not accepted", secret.ErrInvalid, o.Issuer),
+			"the issuer is one of those of --jwt, spelled as there: %s", strings.Join(accepted, ", "))
+	case o.Issuer == "" && len(accepted) != 1:
+		return nil, secret.WithHint(fmt.Errorf("%w: there are several issuers", secret.ErrInvalid),
+			"name one of them: issuer=URL")
+	case o.Issuer == "":
+		o.Issuer = accepted[0]
+	}
+	return identity.NewLogin(o)
+}
+
+// defaultRedirect is the address at which Flyte's clients wait for the browser, unless they are told
+// another (flyte 2.12.1).
+const defaultRedirect = "http://localhost:53593/callback"
 
 func badJWT() error {
 	return secret.WithHint(fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),

@@ -206,7 +206,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+
 			"encrypted on the way; this is for developing on this machine alone", "address", address)
 	} else {
-		o.Authenticator, o.Policy = who.chain, who.policy.Current
+		o.Authenticator, o.Policy, o.Login = who.chain, who.policy.Current, who.login
 	}
 	handler := serve.New(o).Handler()
 	health := &health{audit: audit, access: who, store: backend, log: a.log, stopping: stopping.Done()}

@@ -44,7 +44,7 @@ func TestDescriptors(t *testing.T) {
 		common.File_flyteidl2_common_identifier_proto,
 		secret.File_flyteidl2_secret_definition_proto, secret.File_flyteidl2_secret_payload_proto,
 		secret.File_flyteidl2_secret_secret_proto,
-		auth.File_flyteidl2_auth_identity_proto,
+		auth.File_flyteidl2_auth_identity_proto, auth.File_flyteidl2_auth_auth_service_proto,
 		cluster.File_flyteidl2_cluster_payload_proto, cluster.File_flyteidl2_cluster_service_proto,
 	} {
 		ours.file(protodesc.ToFileDescriptorProto(f))

@@ -51,6 +51,8 @@ type Options struct {
 	// counts, and Org where none is.
 	Org    string
 	AnyOrg bool
+	// Login tells clients how to get a token. It is nil if the server offers no login.
+	Login *identity.Login
 	// Rate is how many keys per second each identity may ask for on average, and Burst how many
 	// at once. A request without a list counts as one key. With Rate 0 there is no limit.
 	Rate  float64
@@ -187,9 +189,11 @@ func (s *Server) Handler() http.Handler {
 	names := []string{
 		secretconnect.SecretServiceName, clusterconnect.ClusterServiceName,
 		injectv1connect.ResolveServiceName, injectv1connect.ImportServiceName, injectv1connect.WhoAmIServiceName,
-		authconnect.IdentityServiceName,
+		authconnect.IdentityServiceName, authconnect.AuthMetadataServiceName,
 	}
 	open := func(path string, h http.Handler) { mux.Handle(path, s.open(h)) }
+	open(authconnect.NewAuthMetadataServiceHandler(&loginService{s}, messageOptions(openMessage),
+		connect.WithRecover(s.recovered)))
 	open(grpchealth.NewHandler(grpchealth.NewStaticChecker(names...), messageOptions(openMessage)))
 	reflector := grpcreflect.NewStaticReflector(append(names, grpchealth.HealthV1ServiceName)...)
 	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rsa"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -23,15 +20,9 @@ import (
 	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/serve/watch"
-	"inject/resolver/store"
 )
 
-const (
-	minRSA       = 2048             // bits of a key (NIST SP 800-131A)
-	maxJWKS      = 512 << 10        // bytes of an answer
-	fetchTime    = 10 * time.Second // of one fetch, from the DNS lookup to the last byte
-	maxRedirects = 3
-)
+const minRSA = 2048 // bits of a key (NIST SP 800-131A)
 
 // A keySource holds the keys of an issuer. It is safe for concurrent use.
 type keySource interface {
@@ -154,7 +145,7 @@ func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 	switch {
 	case u.User != nil:
 		return nil, errors.New("the URL of the keys names a user: a JWKS must be public")
-	case u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !store.Loopback(u.Hostname())):
+	case !isSafe(u):
 		return nil, errors.New(
 			"the URL of the keys is not https (or http on loopback): an attacker on the network could replace the keys",
 		)
@@ -164,7 +155,7 @@ func newKeyURL(ctx context.Context, o JWTOptions) (*keyURL, error) {
 		log:  o.Log.With("keys", u.Host+u.EscapedPath()),
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
-	_, err = r.roots()
+	_, err = rootsOf(o.CAFile)
 	_, err2 := r.token()
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
@@ -289,23 +280,6 @@ func (r *keyURL) end(body []byte, err error) bool {
 	return err == nil
 }
 
-// roots returns the CAs for the URL, or nil for those of the system. They are read for each
-// fetch, so they can be replaced.
-func (r *keyURL) roots() (*x509.CertPool, error) {
-	if r.caFile == "" {
-		return nil, nil //nolint:nilnil // a nil pool stands for the system's, as in tls.Config
-	}
-	pem, err := os.ReadFile(r.caFile)
-	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file: %s holds no certificate", r.caFile)
-	}
-	return pool, nil
-}
-
 // token returns the bearer token for the URL, an empty one without a file. The error does not quote
 // the file's content.
 func (r *keyURL) token() (secret.Value, error) {
@@ -332,64 +306,11 @@ func (r *keyURL) token() (secret.Value, error) {
 	return secret.NewValue(b), nil
 }
 
-// fetch returns the body of the URL. The error does not quote the URL, whose query may be
-// secret.
+// fetch returns the body of the URL.
 func (r *keyURL) fetch(ctx context.Context) ([]byte, error) {
-	roots, err := r.roots()
-	if err != nil {
-		return nil, err
-	}
 	token, err := r.token()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String(), http.NoBody)
-	if err != nil {
-		return nil, errors.New("the URL cannot be requested")
-	}
-	request.Header.Set("Accept", "application/jwk-set+json, application/json")
-	if token.Len() > 0 { // a redirect to another host is refused, so it goes to this one only
-		request.Header.Set("Authorization", "Bearer "+string(token.Reveal()))
-	}
-	transport := &http.Transport{
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-		DisableKeepAlives:      true, // the next fetch is minutes away
-		MaxResponseHeaderBytes: 64 << 10,
-	}
-	if r.url.Scheme == "https" { // http is for loopback, and a proxy could replace the keys
-		transport.Proxy = http.ProxyFromEnvironment
-	}
-	client := &http.Client{CheckRedirect: sameHost, Transport: transport}
-	response, err := client.Do(request)
-	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err
-		}
-		return nil, fmt.Errorf("%s: %w", r.url.Host, err)
-	}
-	defer response.Body.Close() //nolint:errcheck // read only
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: HTTP status %d", r.url.Host, response.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxJWKS+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", r.url.Host, err)
-	case len(body) > maxJWKS:
-		return nil, fmt.Errorf("%s: more than %d bytes", r.url.Host, maxJWKS)
-	}
-	return body, nil
-}
-
-// sameHost refuses redirects to another host, which could replace the keys.
-func sameHost(to *http.Request, via []*http.Request) error {
-	switch first := via[0].URL; {
-	case to.URL.Host != first.Host || to.URL.Scheme != first.Scheme:
-		return errors.New("it redirects to another host or scheme")
-	case len(via) > maxRedirects:
-		return errors.New("it redirects too often")
-	}
-	return nil
+	return fetch(ctx, r.url, r.caFile, token, "application/jwk-set+json, application/json")
 }

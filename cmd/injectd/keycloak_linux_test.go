@@ -1,0 +1,294 @@
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"inject/internal/harness"
+)
+
+// A keycloak is a real Keycloak with the realm of keycloak.json: alice with her password, the public
+// client inject, and the client ci with its secret.
+type keycloak struct {
+	t       *testing.T
+	issuer  string
+	address string
+	driver  string // URL of chromedriver
+}
+
+const (
+	alicesPassword = "alices-password"
+	clientsSecret  = "secret-of-the-client-ci"
+)
+
+//go:embed testdata/keycloak.json
+var realm []byte
+
+// startKeycloak starts what make keycloak installs, and a browser's driver.
+func startKeycloak(t *testing.T) *keycloak {
+	t.Helper()
+	home, err := filepath.Abs("../../bin/keycloak")
+	require.NoError(t, err)
+	if _, err := os.Stat(home + "/installed"); err != nil {
+		harness.Skip(t, "run make keycloak: ", err)
+	}
+	harness.Need(t, "java")
+	harness.Need(t, "chromedriver")
+	k := &keycloak{t: t, address: "127.0.0.1:" + freePort(t)}
+	k.issuer = "http://" + k.address + "/realms/inject"
+	_, port, _ := strings.Cut(k.address, ":")
+	k.run(exec.Command(home+"/bin/kc.sh", "start-dev", "--db", "dev-mem", "--http-host", "127.0.0.1", "--http-port", port),
+		"KC_BOOTSTRAP_ADMIN_USERNAME=admin", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin")
+	driver := freePort(t)
+	k.driver = "http://127.0.0.1:" + driver
+	k.run(exec.Command("chromedriver", "--port="+driver))
+
+	var admin struct {
+		Token string `json:"access_token"`
+	}
+	require.Eventually(t, func() bool { // it takes half a minute to start
+		r, err := http.PostForm("http://"+k.address+"/realms/master/protocol/openid-connect/token", url.Values{
+			"grant_type": {"password"}, "client_id": {"admin-cli"}, "username": {"admin"}, "password": {"admin"},
+		})
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close() //nolint:errcheck // read only
+		return r.StatusCode == http.StatusOK && json.NewDecoder(r.Body).Decode(&admin) == nil
+	}, 5*time.Minute, 500*time.Millisecond)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+k.address+"/admin/realms",
+		bytes.NewReader(realm))
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+admin.Token)
+	request.Header.Set("Content-Type", "application/json")
+	r, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer r.Body.Close() //nolint:errcheck // read only
+	said, _ := io.ReadAll(r.Body)
+	require.Equal(t, http.StatusCreated, r.StatusCode, string(said))
+	return k
+}
+
+// freePort returns a port of this machine that no server listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close() //nolint:errcheck // it is for another process
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	return port
+}
+
+// run runs a program until the test ends.
+func (k *keycloak) run(cmd *exec.Cmd, environ ...string) {
+	k.t.Helper()
+	cmd.Env = append(os.Environ(), environ...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	require.NoError(k.t, cmd.Start())
+	k.t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+	})
+}
+
+// ask sends a command to the browser's driver and returns the value of its answer.
+func (k *keycloak) ask(method, path string, body any) (json.RawMessage, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, k.driver+path, bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close() //nolint:errcheck // read only
+	var answer struct{ Value json.RawMessage }
+	if err := json.NewDecoder(r.Body).Decode(&answer); err != nil {
+		return nil, err
+	}
+	if r.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s %s: %s", method, path, answer.Value)
+	}
+	return answer.Value, nil
+}
+
+// logIn opens an address in a new browser, logs alice in, and agrees to what else is asked, until
+// the page has a text.
+func (k *keycloak) logIn(t *testing.T, address, until string) {
+	t.Helper()
+	var session struct{ SessionID string }
+	require.Eventually(t, func() bool { // the driver takes a moment to start
+		b, err := k.ask(http.MethodPost, "/session", map[string]any{
+			"capabilities": map[string]any{"alwaysMatch": map[string]any{"goog:chromeOptions": map[string]any{
+				"args": []string{"--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"},
+			}}},
+		})
+		return err == nil && json.Unmarshal(b, &session) == nil
+	}, 3*time.Minute, 500*time.Millisecond)
+	at := "/session/" + session.SessionID
+	defer k.ask(http.MethodDelete, at, nil) //nolint:errcheck // the driver ends it otherwise
+	must := func(path string, body any) json.RawMessage {
+		t.Helper()
+		b, err := k.ask(http.MethodPost, at+path, body)
+		require.NoError(t, err)
+		return b
+	}
+	must("/url", map[string]string{"url": address})
+	const step = `
+		const text = document.body ? document.body.innerText : "";
+		if (text.includes(arguments[0])) return "done";
+		const name = document.getElementById("username"), password = document.getElementById("password");
+		if (name && password && !password.value) {
+			name.value = "alice"; password.value = arguments[1];
+			document.getElementById("kc-form-login").submit();
+			return "logged in";
+		}
+		const yes = document.getElementById("kc-login");
+		if (yes) { yes.click(); return "agreed"; }
+		return "waiting: " + text;`
+	var last string
+	require.Eventuallyf(t, func() bool {
+		b, err := k.ask(http.MethodPost, at+"/execute/sync", map[string]any{
+			"script": step, "args": []string{until, alicesPassword},
+		})
+		if err != nil { // the page is changing
+			last = err.Error()
+			return false
+		}
+		last = string(b)
+		return last == `"done"`
+	}, 2*time.Minute, 200*time.Millisecond, "the browser: %s", &last)
+}
+
+// policy returns the policy that the page about policies has for Keycloak, with this issuer.
+func (k *keycloak) policy() string {
+	k.t.Helper()
+	_, text, ok := strings.Cut(read(k.t, "../../docs/how-to/policy.md"), "\n### Keycloak\n")
+	require.True(k.t, ok)
+	_, text, _ = strings.Cut(text, "```yaml\n")
+	text, _, ok = strings.Cut(text, "```")
+	require.True(k.t, ok)
+	const issuer = "https://login.example.org/realms/inject"
+	require.Contains(k.t, text, issuer)
+	return strings.ReplaceAll(text, issuer, k.issuer)
+}
+
+// Each login of Flyte's command line works against a real identity provider: the browser, the
+// device, a program's secret, and a command that prints a token.
+func TestFlyteLogins(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the long tests: Keycloak takes a minute to start")
+	}
+	harness.SDK(t, "flyte")
+	k := startKeycloak(t)
+	f := startFlyteWith(t, k.policy(), "--jwt", "issuer="+k.issuer+",audience=injectd,keys="+k.issuer+
+		"/protocol/openid-connect/certs", "--login", "client-id=inject")
+	_, port, _ := strings.Cut(f.server.host(), ":")
+	login := func(kind, more string) {
+		f.write("config.yaml", fmt.Sprintf("admin:\n  endpoint: dns:///localhost:%s\n  authType: %s\n  caCertFilePath: "+
+			"%s/pki/ca.pem\n  disableKeyring: true\n%s", port, kind, f.home, more))
+	}
+
+	t.Run("ClientSecret", func(t *testing.T) {
+		for _, c := range []struct {
+			client, project string
+			denied          bool
+		}{{"ci", "ci", false}, {"ci", "fraud", true}, {"platform", "anything", false}} {
+			login("ClientSecret", "  clientId: "+c.client+"\n  clientSecretEnvVar: CLIENT_SECRET\n")
+			cmd := f.cmd("create", "secret", "CI", "--project", c.project, "--domain", "d", "--value", "v")
+			cmd.Env = append(cmd.Env, "CLIENT_SECRET="+clientsSecret)
+			out, err := cmd.CombinedOutput()
+			require.Equalf(t, c.denied, err != nil, "%s", out)
+			if c.denied {
+				require.Contains(t, words(string(out)), "access denied")
+			}
+		}
+	})
+
+	t.Run("DeviceFlow", func(t *testing.T) {
+		login("DeviceFlow", "")
+		cmd := f.cmd("create", "secret", "DEVICE", "--project", "fraud", "--domain", "d", "--value", "v")
+		out := k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*user_code=[A-Z-]+`),
+			"Device Login Successful")
+		require.Contains(t, f.audited(), `"verb":"create"`, out)
+	})
+
+	t.Run("Pkce", func(t *testing.T) {
+		login("Pkce", "")
+		cmd := f.cmd("create", "secret", "BROWSER", "--project", "fraud", "--domain", "d", "--value", "v")
+		opened := f.write("browser", "#!/bin/sh\necho \"opened: $1\" >&2\n")
+		require.NoError(t, os.Chmod(opened, 0o700)) //nolint:gosec // a program
+		cmd.Env = append(cmd.Env, "BROWSER="+opened+" %s &")
+		k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*code_challenge=\S+`),
+			"successfully authenticated")
+	})
+
+	t.Run("ExternalCommand", func(t *testing.T) {
+		f.write("token.sh", fmt.Sprintf("curl -s -d grant_type=client_credentials -d client_id=ci -d client_secret=%s -d "+
+			"scope=openid %s/protocol/openid-connect/token | jq -r .access_token\n", clientsSecret, k.issuer))
+		login("ExternalCommand", "  command: [sh, "+f.home+"/token.sh]\n")
+		f.ok("delete", "secret", "CI", "--project", "ci", "--domain", "d")
+	})
+	require.NoError(t, harness.FindLeak(map[string]string{"audit": f.audited(), "log": f.server.stderr.String()},
+		map[string]string{"password": alicesPassword, "client's secret": clientsSecret}))
+}
+
+// interactive runs a command that prints an address, at which alice logs in with a browser. The
+// command must end with 0. It returns what the command printed.
+func (k *keycloak) interactive(t *testing.T, cmd *exec.Cmd, address *regexp.Regexp, until string) string {
+	t.Helper()
+	read, write, err := os.Pipe()
+	require.NoError(t, err)
+	cmd.Stdout, cmd.Stderr = write, write
+	require.NoError(t, cmd.Start())
+	require.NoError(t, write.Close())
+	defer read.Close() //nolint:errcheck // read only
+	var said strings.Builder
+	opened := false
+	lines := bufio.NewReader(read)
+	for {
+		line, err := lines.ReadString('\n')
+		said.WriteString(line)
+		if found := address.FindString(line); found != "" && !opened {
+			opened = true
+			k.logIn(t, found, until)
+		}
+		if err != nil {
+			require.ErrorIs(t, err, io.EOF)
+			break
+		}
+	}
+	err = cmd.Wait()
+	require.Truef(t, opened && err == nil, "%v: %s", err, &said)
+	return said.String()
+}
+
+// words returns a text without the frame and the line breaks of a box.
+func words(text string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(text, "│", "")), " ")
+}
