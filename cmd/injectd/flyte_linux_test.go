@@ -50,14 +50,16 @@ func startFlyteWith(t *testing.T, policy string, more ...string) *flyte {
 	t.Helper()
 	f := &flyte{t: t, home: t.TempDir(), seen: map[string]int{}}
 	f.audit = filepath.Join(f.home, "audit.log")
-	args := []string{"--audit-log", f.audit, "--store", "file://" + f.home + "/secrets.db", "--key-file", f.home + "/key.txt"}
+	args := []string{
+		"--audit-log", f.audit, "--store", "file://" + f.home + "/secrets.db", "--key-file", f.home + "/key.txt",
+	}
 	if policy == "" {
 		args = append(args, "--insecure")
 	} else {
 		a := harness.NewAuthority(t, filepath.Join(f.home, "pki"))
 		cert, key := a.Issue("server", harness.Local)
-		out, err := exec.Command(filepath.Join(binaries, "injectd"), "token", "--tokens-file", f.home+"/tokens", "--out",
-			f.home+"/token", "alice").CombinedOutput()
+		out, err := exec.Command(filepath.Join(binaries, "injectd"), "token", "--tokens-file", f.home+"/tokens",
+			"--out", f.home+"/token", "alice").CombinedOutput()
 		require.NoErrorf(t, err, "%s", out)
 		f.write("policy.yaml", policy)
 		args = append(args, "--cert-file", cert, "--cert-key-file", key, "--tokens-file", f.home+"/tokens", "--policy",
@@ -122,7 +124,8 @@ func (f *flyte) cmd(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, harness.SDK(f.t, "flyte"), slices.Concat(f.flags, args)...)
 	cmd.Dir = f.home
 	cmd.Env = []string{
-		"HOME=" + f.home, "PATH=" + os.Getenv("PATH"), "FLYTE_DISABLE_SENTRY=true", "TERM=dumb", "NO_COLOR=1", "COLUMNS=400",
+		"HOME=" + f.home, "PATH=" + os.Getenv("PATH"), "FLYTE_DISABLE_SENTRY=true", "TERM=dumb",
+		"NO_COLOR=1", "COLUMNS=400",
 	}
 	return cmd
 }
@@ -201,6 +204,9 @@ rules:
 // Flyte's own command line manages the secrets of a server, which tasks then get: of each scope,
 // with every source of a value, without credentials and with a token over TLS.
 func TestFlyteCommands(t *testing.T) {
+	if testing.Short() {
+		t.Skip("in the long tests: each command takes a second to start")
+	}
 	harness.SDK(t, "flyte")
 	for name, policy := range map[string]string{"insecure": "", "token": oneIdentity} {
 		t.Run(name, func(t *testing.T) {
@@ -222,7 +228,8 @@ func TestFlyteCommands(t *testing.T) {
 				}
 				require.Contains(t, f.names(scope...), key)
 				require.Contains(t, f.ok(slices.Concat([]string{"get", "secret", key}, scope)...), "FULLY_PRESENT")
-				f.failed("Resource already exists", slices.Concat([]string{"create", "secret", key, "--value", "w"}, scope)...)
+				f.failed("Resource already exists",
+					slices.Concat([]string{"create", "secret", key, "--value", "w"}, scope)...)
 				f.ok(slices.Concat([]string{"delete", "secret", key}, scope)...)
 				f.failed("secret "+key+" not found", slices.Concat([]string{"get", "secret", key}, scope)...)
 				f.failed("secret "+key+" not found", slices.Concat([]string{"delete", "secret", key}, scope)...)
@@ -249,8 +256,8 @@ func TestFlyteCommands(t *testing.T) {
 			require.True(t, ok, got)
 			require.Equal(t, base64.StdEncoding.EncodeToString([]byte(awkward)), got)
 
-			f.ok("create", "secret", "PULL", "--type", "image_pull", "--registry", "ghcr.io", "--username", "me", "--password",
-				"pass-"+awkward)
+			f.ok("create", "secret", "PULL", "--type", "image_pull", "--registry", "ghcr.io", "--username", "me",
+				"--password", "pass-"+awkward)
 			require.Contains(t, f.ok("get", "secret", "PULL"), "IMAGE_PULL")
 
 			// A list has pages of ten.
@@ -260,7 +267,8 @@ func TestFlyteCommands(t *testing.T) {
 				fmt.Fprintf(&env, "PAGE_%02d=%s\n", i, rand.Text())
 				want = append(want, fmt.Sprintf("PAGE_%02d", i))
 			}
-			out, ok := f.inject("", "create", "secret", "-p", "pages", "-d", "d", "--from-env-file", f.write("many.env", env.String()))
+			out, ok := f.inject("", "create", "secret", "-p", "pages", "-d", "d", "--from-env-file",
+				f.write("many.env", env.String()))
 			require.True(t, ok, out)
 			require.Equal(t, want, f.names("--project", "pages", "--domain", "d"))
 

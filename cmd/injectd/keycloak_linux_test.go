@@ -55,8 +55,9 @@ func startKeycloak(t *testing.T) *keycloak {
 	k := &keycloak{t: t, address: "127.0.0.1:" + freePort(t)}
 	k.issuer = "http://" + k.address + "/realms/inject"
 	_, port, _ := strings.Cut(k.address, ":")
-	k.run(exec.Command(home+"/bin/kc.sh", "start-dev", "--db", "dev-mem", "--http-host", "127.0.0.1", "--http-port", port),
-		"KC_BOOTSTRAP_ADMIN_USERNAME=admin", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin")
+	k.run(exec.Command(
+		home+"/bin/kc.sh", "start-dev", "--db", "dev-mem", "--http-host", "127.0.0.1", "--http-port", port,
+	), "KC_BOOTSTRAP_ADMIN_USERNAME=admin", "KC_BOOTSTRAP_ADMIN_PASSWORD=admin")
 	driver := freePort(t)
 	k.driver = "http://127.0.0.1:" + driver
 	k.run(exec.Command("chromedriver", "--port="+driver))
@@ -210,8 +211,8 @@ func TestFlyteLogins(t *testing.T) {
 		"/protocol/openid-connect/certs", "--login", "client-id=inject")
 	_, port, _ := strings.Cut(f.server.host(), ":")
 	login := func(kind, more string) {
-		f.write("config.yaml", fmt.Sprintf("admin:\n  endpoint: dns:///localhost:%s\n  authType: %s\n  caCertFilePath: "+
-			"%s/pki/ca.pem\n  disableKeyring: true\n%s", port, kind, f.home, more))
+		f.write("config.yaml", fmt.Sprintf("admin:\n  endpoint: dns:///localhost:%s\n  authType: %s\n"+
+			"  caCertFilePath: %s/pki/ca.pem\n  disableKeyring: true\n%s", port, kind, f.home, more))
 	}
 
 	t.Run("ClientSecret", func(t *testing.T) {
@@ -242,15 +243,15 @@ func TestFlyteLogins(t *testing.T) {
 		login("Pkce", "")
 		cmd := f.cmd("create", "secret", "BROWSER", "--project", "fraud", "--domain", "d", "--value", "v")
 		opened := f.write("browser", "#!/bin/sh\necho \"opened: $1\" >&2\n")
-		require.NoError(t, os.Chmod(opened, 0o700)) //nolint:gosec // a program
+		require.NoError(t, os.Chmod(opened, 0o700))
 		cmd.Env = append(cmd.Env, "BROWSER="+opened+" %s &")
 		k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*code_challenge=\S+`),
 			"successfully authenticated")
 	})
 
-	t.Run("ExternalCommand", func(t *testing.T) {
-		f.write("token.sh", fmt.Sprintf("curl -s -d grant_type=client_credentials -d client_id=ci -d client_secret=%s -d "+
-			"scope=openid %s/protocol/openid-connect/token | jq -r .access_token\n", clientsSecret, k.issuer))
+	t.Run("ExternalCommand", func(*testing.T) {
+		f.write("token.sh", fmt.Sprintf("curl -s -d grant_type=client_credentials -d client_id=ci -d client_secret=%s "+
+			"-d scope=openid %s/protocol/openid-connect/token | jq -r .access_token\n", clientsSecret, k.issuer))
 		login("ExternalCommand", "  command: [sh, "+f.home+"/token.sh]\n")
 		f.ok("delete", "secret", "CI", "--project", "ci", "--domain", "d")
 	})

@@ -185,6 +185,13 @@ func TestInspect(t *testing.T) {
 			"x/other.pb", secret,
 			Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "a .pb file of an unknown kind"},
 		},
+		"inputs of another task": {
+			"a1/inputs.pb", secret,
+			Content{
+				kind: opaque, Found: map[string]int{"A": 1},
+				Why: "the inputs of another task, which would compute with the mask: give it the secret's name",
+			},
+		},
 		"no outputs": {
 			"outputs.pb", secret,
 			Content{kind: opaque, Found: map[string]int{"A": 1}, Why: "not the Flyte message that its name promises"},

@@ -55,10 +55,12 @@ func samples(t *testing.T) map[string][]sample {
 		return []sample{{"a", func(s string) []byte { return []byte(magic + "\x00\x01 " + s) }}}
 	}
 	return map[string][]sample{
-		"a text, JSON, `outputs.pb`, `inputs.pb`, `error.pb`": {
+		"`inputs.pb` of a task that this one has started: it would compute with the mask": {
+			{"inputs.pb", func(s string) []byte { return encode(t, everywhere(s)) }},
+		},
+		"a text, JSON, `outputs.pb`, `error.pb`": {
 			{"a.txt", text},
 			{"a.json", func(s string) []byte { return []byte(`{"a": ["` + strings.ReplaceAll(s, `"`, `\"`) + `"]}`) }},
-			{"inputs.pb", func(s string) []byte { return encode(t, everywhere(s)) }},
 			{"outputs.pb", func(s string) []byte { return encode(t, everywhere(s)) }},
 			{"error.pb", func(s string) []byte {
 				return encode(t, &core.ErrorDocument{Error: &core.ContainerError{Message: s}})

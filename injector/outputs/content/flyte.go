@@ -21,11 +21,8 @@ import (
 const maxMessage = 8 << 20
 
 // messageKinds are the names of the files that are messages of Flyte's. Flyte's copilot writes
-// errors.pb instead of error.pb. The inputs that a task gives to another one are as outputs, with a
-// field more, in which a value cannot be masked.
-var messageKinds = map[string]kind{
-	"outputs.pb": outputsPB, "inputs.pb": outputsPB, "error.pb": errorPB, "errors.pb": errorPB,
-}
+// errors.pb instead of error.pb.
+var messageKinds = map[string]kind{"outputs.pb": outputsPB, "error.pb": errorPB, "errors.pb": errorPB}
 
 // message returns the content of the .pb file called name, in which values have been found or
 // not. A number that holds a value is found here: its bytes are not those that a program prints.
@@ -37,6 +34,8 @@ func (in *Inspector) message(ctx context.Context, name string, at io.ReaderAt, s
 	switch {
 	case clean && (!ok || size > maxMessage):
 		return raw, nil
+	case name == "inputs.pb":
+		return because("the inputs of another task, which would compute with the mask: give it the secret's name"), nil
 	case !ok:
 		return because("a .pb file of an unknown kind"), nil
 	case size > maxMessage:

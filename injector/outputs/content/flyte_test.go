@@ -113,25 +113,6 @@ func TestMaskOutputs(t *testing.T) {
 	}
 }
 
-// The inputs that a task leaves for another one are masked as outputs are; a value in their context
-// is not in a text that is known.
-func TestMaskInputs(t *testing.T) {
-	context := func(s string) []byte { // field 2: a KeyValuePair
-		pair := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), s)
-		return protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), pair)
-	}
-	m, want := everywhere(secret), everywhere("[REDACTED:A]")
-	m.ProtoReflect().SetUnknown(context("run"))
-	want.ProtoReflect().SetUnknown(context("run"))
-	got := &task.Outputs{}
-	_, err := maskMessage(t, knows(secret), "a1/inputs.pb", m, got)
-	require.NoError(t, err)
-	require.Truef(t, proto.Equal(want, got), "%v", got)
-	m.ProtoReflect().SetUnknown(context(secret))
-	_, err = maskMessage(t, knows(secret), "inputs.pb", m, got)
-	require.ErrorIs(t, err, ErrStill)
-}
-
 func TestMaskError(t *testing.T) {
 	for _, name := range []string{"error.pb", "a/errors.pb"} {
 		m := &core.ErrorDocument{Error: &core.ContainerError{

@@ -111,7 +111,7 @@ func (l *Login) Metadata(ctx context.Context) (*IssuerMetadata, error) {
 }
 
 // last returns the result of the last fetch. known is false if it is too old.
-func (l *Login) last() (m *IssuerMetadata, err error, known bool) { //nolint:revive,staticcheck // known is about both
+func (l *Login) last() (m *IssuerMetadata, err error, known bool) { //nolint:revive // known is about both
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	age := undiscovered
@@ -153,7 +153,8 @@ func (l *Login) discover(ctx context.Context) (*IssuerMetadata, error) {
 		return nil, fmt.Errorf("its metadata are of %.200q", m.Issuer)
 	}
 	for _, e := range []struct{ name, text string }{
-		{"authorization_endpoint", m.AuthorizationEndpoint}, {"token_endpoint", m.TokenEndpoint},
+		{"authorization_endpoint", m.AuthorizationEndpoint},
+		{"token_endpoint", m.TokenEndpoint},
 		{"device_authorization_endpoint", m.DeviceAuthorizationEndpoint},
 	} {
 		u, err := url.Parse(e.text)
