@@ -109,6 +109,42 @@ func TestSubstitution(t *testing.T) {
 	}
 }
 
+// In each shell Ctrl-Z stops the command and fg continues it; a background job that reads is stopped,
+// and reads after fg. The terminal's modes are as before at each prompt.
+func TestJobsInShells(t *testing.T) {
+	t.Parallel()
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		t.Run(shell, func(t *testing.T) {
+			t.Parallel()
+			home := homeWithSecret(t)
+			s := newSession(t, shell, home)
+			s.do("stty -g > before; echo ke''pt\n", "kept", "prompt> ")
+			same := "stty -g | cmp - before; and echo as-be''fore\n"
+			if shell != "fish" {
+				same = strings.Replace(same, "; and", " &&", 1)
+			}
+			s.do("inject --secret K -- sh -c 'echo rea\"\"dy; read x; echo $x-$K'\n", "ready")
+			s.do("\x1a", "prompt> ")
+			s.do(same, "as-before", "prompt> ")
+			s.do("fg\n", "inject")
+			s.do("again\n", "again-[REDACTED:K]", "prompt> ")
+			s.do(same, "as-before", "prompt> ")
+
+			s.do("inject --secret K -- sh -c 'echo $$ > pid; read x; echo $x-$K' &\n", "prompt> ")
+			require.Eventually(t, func() bool {
+				pid, _ := os.ReadFile(filepath.Join(home, "pid"))
+				stat, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+				return strings.Contains(string(stat), ") T ")
+			}, 30*time.Second, time.Millisecond)
+			s.do(same, "as-before", "prompt> ")
+			s.do("fg\n", "inject")
+			s.do("back\n", "back-[REDACTED:K]", "prompt> ")
+			s.do(same, "as-before", "prompt> ")
+			s.do("exit\n")
+		})
+	}
+}
+
 // While a command has the terminal, the lines of others on that terminal begin in the first column:
 // those of a background job, of the other jobs of make, of the rest of a pipeline and of a script that
 // waits for the command.
