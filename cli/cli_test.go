@@ -27,7 +27,7 @@ type two struct {
 	Other struct {
 		Names []string `flag:"name" env:"INJECT_NAMES" twin:"no" arg:"NAME" help:"a NAME (repeat)"`
 		Texts []string `flag:"text" env:"INJECT_TEXT" help:"a text (repeat)"`
-		File  string   `flag:"file" env:"INJECT_FILE" arg:"FILE" complete:"file" help:"a FILE with a description that is so long that it does not fit in the hundred columns of a line"`
+		File  string   `flag:"file" env:"INJECT_FILE" arg:"FILE" complete:"file" help:"a FILE with a description that is so long that it does not fit in the eighty columns of a line"`
 	} `group:"other"`
 	Keys struct {
 		Key  secret.Value `env:"INJECT_KEY" help:"the key"`
@@ -56,14 +56,23 @@ func TestHelp(t *testing.T) {
 	require.NoError(t, cmd.Usage())
 	require.Regexp(
 		t,
-		`(?s)\nFirst:\n +-n, --how-many int +how many \[\$INJECT_HOW_MANY\] \(default 1\).*--passphrase.*\n\nOther:\n +--name NAME +a NAME \(repeat\) \[\$INJECT_NAMES\]\n`,
+		`(?s)\nFirst:\n +-n, --how-many int\n +how many \[\$INJECT_HOW_MANY\] \(default 1\).*--passphrase.*\n\nOther:\n +--name NAME\n +a NAME \(repeat\) \[\$INJECT_NAMES\]\n`,
 		b.String(),
 	)
-	require.Regexp(t, `--color red\|green\|blue +the color`, b.String())
+	require.Regexp(t, `--color red\|green\|blue\n +the color`, b.String())
 	require.Regexp(t, `--file FILE`, b.String())
 	for line := range strings.Lines(b.String()) {
-		require.LessOrEqual(t, len(line), 101, line)
+		require.LessOrEqual(t, len(line), 81, line)
 	}
+	b.Reset()
+	cmd.Long = "A text of words that is much longer than the eighty columns of a line, and so it is filled.\n" +
+		"  as it is\nand more"
+	cmd.SetHelpFunc(cli.Help)
+	require.NoError(t, cmd.Help())
+	filled := "A text of words that is much longer than the eighty columns of a line, and so it\nis filled.\n" +
+		"  as it is\nand more\n\nUsage:\n"
+	require.True(t, strings.HasPrefix(b.String(), filled), b.String())
+
 	b.Reset()
 	require.NoError(t, cmd.Commands()[0].Usage())
 	require.NotContains(t, b.String(), "First", "of another verb")

@@ -72,7 +72,7 @@ func deleteCommand(app *app) *cobra.Command {
 		Short: "Delete secrets at exactly one scope",
 		Example: `  inject delete secret MY_SECRET_KEY
   inject delete secret -p my_project -d development MY_SECRET_KEY OTHER_KEY
-  inject get secret -p my_project -o name | xargs -L1 inject delete secret -p my_project`,
+  inject get secret -p shop -o name | xargs -L1 inject delete secret -p shop`,
 		Args:              keyArg(1 << 20), // more than fit in a command line
 		ValidArgsFunction: a.completeKeys,
 	}

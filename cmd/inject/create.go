@@ -34,7 +34,7 @@ after the other.`,
 		Example: `  inject create secret MY_SECRET_KEY                     # asks for the value
   inject create secret MY_SECRET_KEY my_secret_value
   inject create secret -p my_project -d development TLS_KEY --from-file tls.key
-  pass show api | inject create secret API_KEY           # all bytes, a final newline included
+  pass show api | inject create secret API_KEY           # all bytes of it
   inject create secret ghcr --type image_pull --registry ghcr.io --username me
   inject create secret --from-env-file .env -p my_project -d development`,
 		Args: atMost(2),
@@ -49,7 +49,7 @@ after the other.`,
 		return a.create(cmd, args)
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Value, &s.Many, &s.Upsert, &s.Scope, &s.Type, &s.Store, &s.NewStore)
+	a.settings.AddFlags(cmd, &s.Value, &s.Upsert, &s.Many, &s.Scope, &s.Type, &s.Store, &s.NewStore)
 	return verb("create", "Create a secret", cmd)
 }
 

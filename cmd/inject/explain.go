@@ -32,7 +32,7 @@ value would be placed. It never shows a value. It fails if a run would fail.
 
 With -o annotations it looks nothing up. It writes the declared list as pod annotations,
 in the form in which Flyte declares secrets.`,
-		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=MY_SECRET_ENV_VAR
+		Example: `  inject explain -p my_project -d development --secret MY_SECRET_KEY=TOKEN
   inject explain --task task.yaml -o json
   inject explain --secret-file tls-key -o annotations   # for a pod's metadata`,
 		Args: cli.NoArgs,

@@ -78,13 +78,18 @@ with the secrets.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.masked(a.stderr))
 	root.SetFlagErrorFunc(cli.FlagError)
+	root.SetHelpFunc(cli.Help)
 	run.addFlags(root)
-	for _, v := range namedIn(args) {
+	named := namedIn(args)
+	for _, v := range named {
 		root.AddCommand(v.make(a))
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	if len(named) == len(verbs()) {
+		cli.AddVerbs(root)
 	}
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
 }
 

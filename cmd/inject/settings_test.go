@@ -69,6 +69,9 @@ func TestNested(t *testing.T) {
 	}
 }
 
+// The help of each command fits a terminal of 80 columns.
+func TestHelpWidth(t *testing.T) { harness.HelpWidth(t, newApp(t).rootCommand([]string{"help"})) }
+
 func TestManPages(t *testing.T) {
 	harness.ManPages(t, "../../docs/man", newApp(t).rootCommand([]string{"help"}), &settings{})
 }

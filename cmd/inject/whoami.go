@@ -31,7 +31,7 @@ func knownCommand(a *app, name string) *cobra.Command {
 a server as whom it knows the caller, and what the policy lets that caller do. A store
 file or a folder knows no callers: what can read it may do everything.`,
 		Example: `  inject ` + name + `
-  inject ` + name + ` --store grpcs://secrets.example.org:8093 --token-file my.token -o json`,
+  inject ` + name + ` --store grpcs://example.org:8093 --token-file my.token`,
 		Args: cli.NoArgs,
 	}
 	a.settings.AddFlags(cmd, &a.set.Known, &a.set.Store)

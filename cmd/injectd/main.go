@@ -147,11 +147,13 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `injectd serves a store of secrets. People manage it with Flyte's own commands, and
 tasks resolve the secrets that they declare. A policy decides what each caller may do,
 and every decision is a line of the audit log.`,
-		Example: `  injectd serve --insecure      # for development: your own store, this machine only
+		Example: `  injectd serve --insecure      # to develop: your own store, this machine only
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
-      --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml
+      --cert-file tls.crt --cert-key-file tls.key \
+      --client-ca-file ca.crt --policy policy.yaml
   injectd doctor --store file:///var/lib/inject/secrets.db \
-      --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml
+      --cert-file tls.crt --cert-key-file tls.key \
+      --client-ca-file ca.crt --policy policy.yaml
   injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets.db`,
 		Args:              knownVerb,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -162,12 +164,13 @@ and every decision is a line of the audit log.`,
 	root.SetOut(a.stdout)
 	root.SetErr(&messages{a.key, a.stderr})
 	root.SetFlagErrorFunc(cli.FlagError)
+	root.SetHelpFunc(cli.Help)
 	a.settings.AddFlags(root)
 	root.AddCommand(a.serveCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(),
 		a.restoreCommand(), a.tokenCommand(), a.policyCommand(), a.versionCommand())
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	cli.AddVerbs(root)
 	return root
 }
 

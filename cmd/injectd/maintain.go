@@ -42,8 +42,9 @@ made before still need the old key: keep it as long as you keep them.
 
 Someone with the old key and an old copy of the store can still read that copy's data
 key. To lock them out, create the secrets anew in a new store.`,
-		Example: "  injectd keys rotate --store file:///var/lib/inject/secrets.db --new-key-file /etc/inject/key-2.txt",
-		Args:    cli.NoArgs,
+		Example: "  injectd keys rotate --store file:///var/lib/inject/secrets.db \\\n" +
+			"      --new-key-file /etc/inject/key-2.txt",
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			to := a.set.Rotate.NewKeyFile
 			if to == "" {
@@ -70,7 +71,7 @@ func (a *app) backupCommand() *cobra.Command {
 copy is sealed for the same key, so keep the key somewhere else. FILE must not exist, but
 its folder must. - writes the copy to stdout; it is whole only if the exit code is 0, and
 restore refuses one that is cut short.`,
-		Example: `  injectd backup --store file:///var/lib/inject/secrets.db /backups/secrets-2.db
+		Example: `  injectd backup --store file:///var/lib/inject/secrets.db /backups/2.db
   kubectl exec injectd-0 -- /injectd backup - > secrets-2.db`,
 		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -112,7 +113,7 @@ func (a *app) restoreCommand() *cobra.Command {
 		Long: `restore puts a backup where the store should be. It refuses if a store exists there. It
 opens every secret of the backup first, and restores nothing if one is damaged or the key
 is another. - reads the backup from stdin.`,
-		Example: `  injectd restore --store file:///var/lib/inject/secrets.db /backups/secrets-2.db
+		Example: `  injectd restore --store file:///var/lib/inject/secrets.db /backups/2.db
   kubectl exec -i injectd-0 -- /injectd restore - < secrets-2.db`,
 		Args: oneFile,
 		RunE: func(cmd *cobra.Command, args []string) error {

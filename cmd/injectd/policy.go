@@ -54,8 +54,10 @@ several. VERB is manage, list or resolve. SCOPE is PROJECT/DOMAIN; an empty one 
 is a wider scope: PROJECT/ is the project in every domain, /DOMAIN the domain with every
 project, and / the org. ORG: before it names another org than --org. For resolve, SCOPE is
 that of the task, and KEY the secret that it asks for.`,
-		Example: `  injectd policy may --policy policy.yaml spiffe=spiffe://example.org/user/alice manage p1/development
-  injectd policy may --policy policy.yaml issuer=https://ci.example.org,claim.repository=acme/p1 \
+		Example: `  injectd policy may --policy policy.yaml \
+      spiffe=spiffe://example.org/user/alice manage p1/development
+  injectd policy may --policy policy.yaml \
+      issuer=https://ci.example.org,claim.repository=acme/p1 \
       resolve p1/development MY_SECRET_KEY`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 3 && len(args) != 4 {

@@ -41,7 +41,8 @@ SIGHUP reopens the audit log. The server reads certificates, policy, tokens and 
 keys again when their files change; after a bad edit the old content stays in force.`,
 		Example: `  injectd serve --insecure
   injectd serve --listen :8093 --store file:///var/lib/inject/secrets.db \
-      --cert-file tls.crt --cert-key-file tls.key --client-ca-file ca.crt --policy policy.yaml`,
+      --cert-file tls.crt --cert-key-file tls.key \
+      --client-ca-file ca.crt --policy policy.yaml`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
 	}

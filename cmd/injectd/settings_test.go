@@ -233,3 +233,6 @@ func load(t *testing.T) *app {
 func TestManPages(t *testing.T) {
 	harness.ManPages(t, "../../docs/man", load(t).rootCommand(), &settings{})
 }
+
+// The help of each command fits a terminal of 80 columns.
+func TestHelpWidth(t *testing.T) { harness.HelpWidth(t, load(t).rootCommand()) }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -108,4 +109,26 @@ func environment(settings any) string {
 		}
 	}
 	return b.String()
+}
+
+// HelpWidth checks that the help of root, and of each command below it, fits 80 columns.
+func HelpWidth(t *testing.T, root *cobra.Command) {
+	t.Helper()
+	root.InitDefaultHelpCmd()
+	commands := []*cobra.Command{root}
+	for len(commands) > 0 {
+		cmd := commands[0]
+		commands = append(commands[1:], cmd.Commands()...)
+		var b bytes.Buffer
+		cmd.SetOut(&b)
+		check(t, cmd.Help())
+		if !strings.Contains(b.String(), "Usage:") {
+			t.Errorf("%s has no help", cmd.CommandPath())
+		}
+		for line := range strings.Lines(b.String()) {
+			if utf8.RuneCountInString(strings.TrimSuffix(line, "\n")) > 80 {
+				t.Errorf("the help of %s is wider than 80 columns: %s", cmd.CommandPath(), line)
+			}
+		}
+	}
 }
