@@ -109,7 +109,7 @@ type Form struct {
 //   - The bytes of a value in reverse; in another case, except "case".
 //   - Encodings of encodings, except JSON in JSON: base64 with %2B, with \/ or in base64
 //     again; base64 in lines that does not begin with the value.
-//   - Other encodings: base32, base85, Ascii85, quoted-printable, entities such as &eacute;.
+//   - Other encodings: UTF-32, base32, base85, Ascii85, quoted-printable, entities such as &eacute;.
 //   - Compressed, encrypted or hashed values.
 func Of(value []byte, minLength int) []Form {
 	all, _ := Within(value, minLength, math.MaxInt)
