@@ -107,7 +107,10 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 	if f.CertFile != "" {
 		certificates, err := transport.LoadCertificates(ctx, files, log.Named("certificates"))
 		if err == nil {
-			a.certificates, a.sources["cert-file"] = certificates, certificates
+			a.certificates = certificates
+			for flag, source := range certificates.Sources() {
+				a.sources[flag] = source
+			}
 		}
 		errs = append(errs, err) // the error names the file
 	}

@@ -114,6 +114,30 @@ func (c *Certificates) Err() error {
 	return err
 }
 
+// A Source tells by Err why what a file holds now is not in use, nil if it is.
+type Source interface{ Err() error }
+
+// Sources returns the files by the names of their flags. That of the certificate also tells if it
+// does not match its key.
+func (c *Certificates) Sources() map[string]Source {
+	all := map[string]Source{"cert-file": pairSource{c}, "cert-key-file": c.key}
+	if c.clients != nil {
+		all["client-ca-file"] = c.clients.authorities
+		if c.clients.revocations != nil {
+			all["client-crl-file"] = c.clients.revocations
+		}
+	}
+	return all
+}
+
+type pairSource struct{ *Certificates }
+
+// Err implements [Source].
+func (p pairSource) Err() error {
+	_, err := p.current()
+	return errors.Join(err, p.cert.Err())
+}
+
 // Revoked returns how many client certificates the lists revoke, and what is wrong with a
 // list although it can be read: its CA is not trusted, or it should have been renewed. Such
 // a list of a trusted CA stays in force.
