@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,16 @@ func helpCommand(root *cobra.Command) *cobra.Command {
 	}
 }
 
+// bashWords gives a bash without the package bash-completion the one function of it that cobra's script
+// needs.
+const bashWords = `if ! declare -F _get_comp_words_by_ref > /dev/null; then
+    _get_comp_words_by_ref() {
+        words=("${COMP_WORDS[@]}") cword=$COMP_CWORD
+        cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    }
+fi
+`
+
 // shells are those for which completion prints a script.
 var shells = []string{"bash", "zsh", "fish"}
 
@@ -70,7 +81,8 @@ func completionCommand(root *cobra.Command) *cobra.Command {
 			out := cmd.OutOrStdout()
 			switch args[0] {
 			case "bash":
-				return root.GenBashCompletionV2(out, true)
+				_, err := io.WriteString(out, bashWords)
+				return errors.Join(err, root.GenBashCompletionV2(out, true))
 			case "zsh":
 				return root.GenZshCompletion(out)
 			case "fish":

@@ -204,6 +204,33 @@ func TestPromptAndShell(t *testing.T) {
 	}
 }
 
+// Shells complete verbs, files and the names of secrets, each driven through a terminal.
+func TestCompletionInShells(t *testing.T) {
+	t.Parallel()
+	for shell, load := range map[string]string{
+		"bash --norc --noprofile -i": "source <(inject completion bash)",
+		"zsh -f -i":                  "autoload -U compinit; compinit -u; source <(inject completion zsh)",
+		"fish --no-config -i":        "inject completion fish | source",
+	} {
+		t.Run(strings.Fields(shell)[0], func(t *testing.T) {
+			t.Parallel()
+			harness.Need(t, strings.Fields(shell)[0])
+			home := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(home, "some-file.pem"), []byte("the value"), 0o600))
+			cmd := exec.Command("sh", "-c", "exec "+shell)
+			cmd.Dir = home
+			cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "TERM=xterm", "PS1=> "}
+			p := watch(t, startOnTerminal(t, cmd, nil))
+			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+			p.say(`printf '%s\n' re""ady`+"\r", "ready\r\n")
+			p.say(load+`; printf '%s\n' lo""aded`+"\r", "loaded\r\n")
+			p.say("inject cre\tsec\tLONG_NAME --from-file some\t\r", "created secret LONG_NAME at org flyte (9 bytes)")
+			p.say("inject create secret OTHER --from-file ./so\t\r", "created secret OTHER at org flyte (9 bytes)")
+			p.say("inject del\tsec\tLONG\t\r", "deleted secret LONG_NAME at org flyte")
+		})
+	}
+}
+
 // watched is a terminal whose output is read all the time.
 type watched struct {
 	t   *testing.T
