@@ -63,6 +63,7 @@ type app struct {
 	message  message
 	// outputsFlag is set if --outputs is on the command line, not only its variable set.
 	outputsFlag bool
+	profile     string          // whose store and identity are used; "" for none
 	stopped     <-chan struct{} // closed when a signal that was taken for the command asks us to stop; nil if none are
 }
 

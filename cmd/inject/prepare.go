@@ -25,6 +25,9 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}
+	if err := a.useProfile(); err != nil {
+		return err
+	}
 	a.message.path = a.set.Message.TerminationLog
 	if err := a.message.keep(); err != nil {
 		return fmt.Errorf("%w: --termination-log: %w", secret.ErrInvalid, err)

@@ -219,7 +219,8 @@ func TestCompletionInShells(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(home, "some-file.pem"), []byte("the value"), 0o600))
 			cmd := exec.Command("sh", "-c", "exec "+shell)
 			cmd.Dir = home
-			cmd.Env = []string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "TERM=xterm", "PS1=> "}
+			path := filepath.Dir(binary) + ":" + os.Getenv("PATH")
+			cmd.Env = []string{"HOME=" + home, "PATH=" + path, "TERM=xterm", "PS1=> "}
 			p := watch(t, startOnTerminal(t, cmd, nil))
 			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 			p.say(`printf '%s\n' re""ady`+"\r", "ready\r\n")

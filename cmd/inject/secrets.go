@@ -143,7 +143,7 @@ const completeTime = 2 * time.Second
 
 // completeKeys completes the name of a secret, if the store opens without a question.
 func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 && cmd.Parent().Name() != "delete" || a.settings.Apply(cmd) != nil {
+	if len(args) > 0 && cmd.Parent().Name() != "delete" || a.settings.Apply(cmd) != nil || a.useProfile() != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	a.stdin, a.stderr = nil, nil

@@ -35,6 +35,7 @@ type settings struct {
 
 	Store struct {
 		URL         string        `flag:"store" env:"INJECT_STORE" nested:"work" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH, grpcs://HOST:PORT, grpc://127.0.0.1:PORT (default: your own sealed file)"`
+		Profile     string        `flag:"profile" env:"INJECT_PROFILE" nested:"work" arg:"NAME" help:"the store and the identity of the profile NAME in inject/config.yaml in $XDG_CONFIG_HOME (default: ~/.config)"`
 		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the age identities that open a store file (default: your own); $INJECT_KEY may hold the identity or the passphrase itself"`
 		TokenFile   string        `flag:"token-file" env:"INJECT_TOKEN_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the bearer token for a server; $INJECT_TOKEN may hold the token itself; a token from a variable goes only to the server in $INJECT_STORE"`
 		CertFile    string        `flag:"cert-file" env:"INJECT_CERT_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with your certificate for a server, PEM"`

@@ -227,7 +227,7 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	}
 	// A token from the environment goes only to the server of the environment. Otherwise a
 	// person who controls the command line alone could have it sent to a server of their own.
-	if (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) &&
+	if a.profile == "" && (o.Token.Len() > 0 || f.TokenFile != "" && !a.typed("token-file", f.TokenFile)) &&
 		!sameServer(u, a.settings.Env(cli.Twin("store"))) {
 		return nil, secret.WithHint(
 			fmt.Errorf("%w: the token of %s goes only to the server in %s, and --store names another one",

@@ -52,6 +52,7 @@ file or a folder knows no callers: what can read it may do everything.`,
 // known is the answer of inject whoami.
 type known struct {
 	Store     string      `json:"store" yaml:"store"`
+	Profile   string      `json:"profile,omitempty" yaml:"profile,omitempty"`
 	Exists    *bool       `json:"exists,omitempty" yaml:"exists,omitempty"` // of a store file
 	Key       string      `json:"key,omitempty" yaml:"key,omitempty"`       // what opens a store file
 	Method    string      `json:"method,omitempty" yaml:"method,omitempty"`
@@ -74,7 +75,7 @@ func (a *app) whoami(ctx context.Context) (*known, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &known{Store: u.Redacted(), May: []permitted{}}
+	k := &known{Store: u.Redacted(), Profile: a.profile, May: []permitted{}}
 	switch {
 	case isServer(u):
 		return k, a.askWho(ctx, u, k)
@@ -127,6 +128,9 @@ func (k *known) text() string {
 		fmt.Fprintf(&b, "%-6s %s\n", name, printable.Text(fmt.Sprintf(format, args...), limit))
 	}
 	line("store", "%s", k.Store)
+	if k.Profile != "" {
+		line("", "of the profile %s", k.Profile)
+	}
 	if k.Exists != nil {
 		if !*k.Exists {
 			line("", "does not exist yet: the first secret creates it")
