@@ -309,8 +309,8 @@ func Twin(flag string) string {
 func (s *Settings) Tag(flag *pflag.Flag) reflect.StructTag { return s.flags[flag].tag }
 
 // Apply sets every flag of cmd that was not given from its variable. An empty variable
-// counts as unset. The error names every variable that does not fit and every duration
-// that is negative; it quotes no text, and wraps [secret.ErrInvalid].
+// counts as unset. The error names every variable that does not fit, every flag that took the --
+// behind it for its argument, and every duration that is negative; it quotes no text, and wraps [secret.ErrInvalid].
 func (s *Settings) Apply(cmd *cobra.Command) error {
 	var errs []error
 	refuse := func(hint, format string, args ...any) {
@@ -328,6 +328,10 @@ func (s *Settings) Apply(cmd *cobra.Command) error {
 				s.warn("--%s is the old name of --%s, and the next release does not have it", flag.Name, name)
 				cmd.Flags().Lookup(name).Changed = true
 			}
+			return
+		}
+		if ok && flag.Changed && swallows(flag.Value) {
+			refuse("give its argument before the --", "no argument for --%s", flag.Name)
 			return
 		}
 		if ok && !flag.Changed && tag.Get("twin") != "no" {
@@ -352,6 +356,14 @@ func (s *Settings) Apply(cmd *cobra.Command) error {
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// swallows reports whether v was set to --, which was meant to end the flags.
+func swallows(v pflag.Value) bool {
+	if list, ok := v.(pflag.SliceValue); ok {
+		return slices.Contains(list.GetSlice(), "--")
+	}
+	return v.String() == "--"
 }
 
 // mismatch says that name is not what v may be set to.
