@@ -71,6 +71,8 @@ func (a *redactVerb) run(cmd *cobra.Command, paths []string) error {
 	}
 	if r.Stats {
 		a.found.tell(a.masked(a.stderr), r.Check)
+	} else if r.InPlace {
+		a.say(fmt.Sprintf("masked %d; --stats tells what", a.found.total))
 	}
 	if err == nil && r.Check && a.found.total > 0 {
 		a.status.Code = 1
