@@ -253,7 +253,7 @@ of() { client=(--network host -v "$work/etc:/etc/inject:ro" -e "INJECT_STORE=grp
 up
 of platform
 printf %s "$value" | "$docker" run --rm -i "${client[@]}" "$image" create secret MY_SECRET_KEY --from-file - -p p -d d
-got=$("$docker" run --rm "${client[@]}" "$image" get secret -o name)
+got=$("$docker" run --rm "${client[@]}" "$image" get secret -p p -d d -o name)
 [ "$got" = MY_SECRET_KEY ] || fail "get secret printed '$got'"
 down
 grep -qF '"key":"MY_SECRET_KEY","decision":"allowed"' "$work/log" || fail "the audit log has no line of the create: $(cat "$work/log")"
