@@ -74,8 +74,12 @@ func (l *Live) decide(until int, silent bool) {
 // the longest.
 func (l *Live) begun(do func(p Pattern, n int)) (longest int) {
 	for _, p := range l.Patterns {
-		for n := 1; n < len(p.Value) && n <= len(l.text); n++ {
-			if p.Value[n-1] == l.text[len(l.text)-1] && bytes.HasSuffix(l.text, p.Value[:n]) {
+		for n := 0; len(l.text) > 0; {
+			i := bytes.IndexByte(p.Value[n:], l.text[len(l.text)-1])
+			if n += i + 1; i < 0 || n >= len(p.Value) || n > len(l.text) {
+				break
+			}
+			if bytes.HasSuffix(l.text, p.Value[:n]) {
 				longest = max(longest, n)
 				if do != nil {
 					do(p, n)

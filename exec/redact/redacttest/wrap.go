@@ -9,15 +9,15 @@ import (
 // as it can be, has a line end, and at most 512 bytes. Each piece of the value but the last has 16
 // bytes or more. The value itself has no byte that a gap may begin with.
 const (
+	box                 = "\xe2"
+	gapBegins           = " \t\r\n|\x1b" + box // each byte
 	wrapLeast, wrapMost = 32, 64 << 10
 	pieceLeast, gapMost = 16, 512
 )
 
 var (
-	gapBegin = regexp.MustCompile(`[ \t\r\n|\x1b]`)
-	gap      = regexp.MustCompile(`\A(?:[ \t\r\n|\x{2500}-\x{257f}]|\x1b\[[0-9;:]{0,29}m)+`)
-	cutCode  = regexp.MustCompile(`\A\x1b(?:\[[0-9;:]{0,29})?\z`)
-	box      = "\xe2"
+	gap     = regexp.MustCompile(`\A(?:[ \t\r\n|\x{2500}-\x{257f}]|\x1b\[[0-9;:]{0,29}m)+`)
+	cutCode = regexp.MustCompile(`\A\x1b(?:\[[0-9;:]{0,29})?\z`)
 )
 
 // pieces is a beginning of a value in a text, with gaps inside.
@@ -29,8 +29,13 @@ type pieces struct {
 
 // wrapped looks for value in text from each place on, and calls do with what it finds.
 func wrapped(text, value []byte, do func(p pieces)) {
-	if len(value) < wrapLeast || len(value) > wrapMost || gapBegin.Match(value) || bytes.Contains(value, []byte(box)) {
+	if len(value) < wrapLeast || len(value) > wrapMost {
 		return
+	}
+	for _, b := range []byte(gapBegins) {
+		if bytes.IndexByte(value, b) >= 0 {
+			return
+		}
 	}
 	each(text, value[:pieceLeast], func(begin int) {
 		if p, ok := wrappedAt(text, value, begin); ok {
