@@ -29,6 +29,8 @@ ARG VERSION=dev
 ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" \
     go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/inject ./cmd/injectd
+# The licenses of the modules ask that they come with the programs.
+RUN sh deploy/notices.sh /rootfs/licenses /out/inject /out/injectd && cp LICENSE /rootfs/licenses/
 
 # The server: --target injectd. Its store and key are in a volume.
 FROM scratch AS injectd

@@ -23,11 +23,13 @@ build: ## build bin/inject and bin/injectd, static and stripped
 PREFIX ?= /usr/local
 SHARE   = $(DESTDIR)$(PREFIX)/share
 
-install: build ## install both programs, their man pages and completions below PREFIX (/usr/local)
+install: build ## install both programs, their man pages, completions and licenses below PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin $(SHARE)/man/man1 $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	install -m 755 bin/inject bin/injectd $(DESTDIR)$(PREFIX)/bin
 	install -m 644 docs/man/*.1 $(SHARE)/man/man1
+	deploy/notices.sh $(SHARE)/doc/inject/licenses bin/inject bin/injectd
+	install -m 644 LICENSE $(SHARE)/doc/inject/licenses
 	@set -e; for name in inject injectd; do \
 		bin/$$name completion bash > $(SHARE)/bash-completion/completions/$$name; \
 		bin/$$name completion zsh > $(SHARE)/zsh/site-functions/_$$name; \

@@ -123,6 +123,10 @@ esac
 
 inspect 65532:65532 '{{.Config.User}}' "$image"
 inspect '[/inject]' '{{.Config.Entrypoint}}' "$image"
+for module in std github.com/spf13/cobra filippo.io/age; do
+  "$docker" cp "$("$docker" create "$image")":/licenses/$module - > /dev/null || fail "no license of $module in the image"
+done
+ok "the image has the licenses of what it is linked from"
 inspect Apache-2.0 '{{index .Config.Labels "org.opencontainers.image.licenses"}}' "$image"
 ok "the user is 65532, not root"
 
