@@ -13,7 +13,8 @@ import (
 // Is reports whether f is a terminal. A nil file is not, and neither is a terminal that is gone.
 func Is(f *os.File) bool { return f != nil && term.IsTerminal(int(f.Fd())) }
 
-// HungUp reports whether f is a terminal that is gone, for good: all writes to it fail with EIO.
+// HungUp reports whether f is a terminal that is gone, for good: all writes to it fail with EIO. A nil
+// file is none.
 func HungUp(f *os.File) bool {
 	if f == nil {
 		return false
