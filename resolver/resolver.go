@@ -17,8 +17,7 @@ import (
 	"inject/resolver/store"
 )
 
-// parallel is how many secrets are looked up at the same time. Those of a list with more keys are
-// looked up one after the other: in a server they would take the processors from shorter lists.
+// parallel is how many secrets are looked up at the same time.
 const parallel = 16
 
 // helpTime bounds the search for other scopes that have a missing secret.
@@ -79,10 +78,18 @@ func (e *Error) Unwrap() []error {
 }
 
 // A Ladder is a Resolver over a store in this process.
-type Ladder struct{ reader store.Reader }
+type Ladder struct {
+	reader store.Reader
+	shared bool
+}
 
 // Over returns the ladder over r. It is safe for concurrent use if r is.
-func Over(r store.Reader) *Ladder { return &Ladder{r} }
+func Over(r store.Reader) *Ladder { return &Ladder{reader: r} }
+
+// OverShared is Over for a server. The keys of a list that has more of them than are looked up at
+// the same time are looked up one after the other: otherwise long lists would take the processors
+// from the short lists of other callers.
+func OverShared(r store.Reader) *Ladder { return &Ladder{reader: r, shared: true} }
 
 // Resolve implements [Resolver].
 func (l *Ladder) Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error) {
@@ -122,7 +129,7 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 	}
 	var g errgroup.Group
 	g.SetLimit(parallel)
-	if len(byKey) > parallel {
+	if l.shared && len(byKey) > parallel {
 		g.SetLimit(1)
 	}
 	for key, c := range byKey {

@@ -23,17 +23,29 @@ func TestLadder(t *testing.T) {
 	resolvertest.Run(t, func(_ *testing.T, s store.Store) resolvertest.Resolver { return resolver.Over(s) })
 }
 
-// The keys of a list are looked up concurrently, each once.
+// The keys of a list are looked up concurrently, each once; those of a long list in a server one
+// after the other.
 func TestSideBySide(t *testing.T) {
-	s := &counting{Store: storetest.Memory()}
-	var keys []string
-	for i := range 50 {
-		keys = append(keys, fmt.Sprintf("K%d", i), "K0")
+	for _, c := range []struct {
+		over       func(store.Reader) *resolver.Ladder
+		keys       int
+		concurrent bool
+	}{
+		{resolver.Over, 16, true},
+		{resolver.Over, 50, true},
+		{resolver.OverShared, 16, true},
+		{resolver.OverShared, 17, false},
+	} {
+		s := &counting{Store: storetest.Memory()}
+		var keys []string
+		for i := range c.keys {
+			keys = append(keys, fmt.Sprintf("K%d", i), "K0")
+		}
+		_, err := c.over(s).Resolve(t.Context(), resolvertest.Task, resolvertest.Declare(keys...))
+		require.ErrorIs(t, err, secret.ErrNotFound)
+		require.EqualValues(t, c.keys*4, s.gets.Load(), "each key climbs once")
+		require.Equal(t, c.concurrent, s.most.Load() > 1, "%d keys: %d at the same time", c.keys, s.most.Load())
 	}
-	_, err := resolver.Over(s).Resolve(t.Context(), resolvertest.Task, resolvertest.Declare(keys...))
-	require.ErrorIs(t, err, secret.ErrNotFound)
-	require.EqualValues(t, 50*4, s.gets.Load(), "each key climbs once")
-	require.Greater(t, s.most.Load(), int64(1), "keys climb side by side")
 }
 
 type counting struct {

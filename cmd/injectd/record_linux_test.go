@@ -56,7 +56,22 @@ type run struct {
 	Args   []string `json:"args"`
 	Exit   int      `json:"exit"`
 	Stdout string   `json:"stdout"`
-	Calls  []*call  `json:"calls"`
+	// Now is how this inject ends and what it prints, where that was changed on purpose.
+	Now   *ending `json:"now,omitempty"`
+	Calls []*call `json:"calls"`
+}
+
+type ending struct {
+	Exit   int    `json:"exit"`
+	Stdout string `json:"stdout"`
+}
+
+// now returns what this inject does.
+func (r *run) now() ending {
+	if r.Now != nil {
+		return *r.Now
+	}
+	return ending{r.Exit, r.Stdout}
 }
 
 // A call is a request and its answer, as gRPC has them in HTTP/2. The messages are those of the

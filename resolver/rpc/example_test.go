@@ -29,7 +29,7 @@ func exampleServer() (address string, end func() error, err error) {
 	}
 	server := injectd.New(injectd.Options{
 		Store: storetest.Memory(), Audit: injectd.NewAudit(io.Discard), Log: hclog.NewNullLogger(),
-		Metrics: prometheus.NewRegistry(), Cluster: "example",
+		Metrics: prometheus.NewRegistry(), Cluster: "example", Org: secret.DefaultOrg,
 	})
 	done := make(chan error, 1)
 	go func() {

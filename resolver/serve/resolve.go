@@ -111,7 +111,7 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{task}
 	}
-	climbs, err := resolver.Over(reader).Climb(ctx, scope, declared)
+	climbs, err := resolver.OverShared(reader).Climb(ctx, scope, declared)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)
