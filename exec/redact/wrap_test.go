@@ -1,6 +1,7 @@
 package redact_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"math/rand/v2"
 	"os"
@@ -260,6 +261,38 @@ func TestWrappedRepeats(t *testing.T) {
 		text := strings.Repeat(strings.Repeat("a", 100)+" \u2502\n\u2502 ", 300)
 		if masked(t, r, text, text) != text+text {
 			t.Error("something is lost") // not shown: it is long
+		}
+	}
+}
+
+// What is found of a wrapped value stays found when another value makes the writer search again, be
+// it in this stream or in another one: its beginning may have been written by then.
+func TestWrappedStaysFound(t *testing.T) {
+	const x = "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY1zA3bC5dE7fH9gK2mP4qR6sT8uV0wX"
+	patterns := values("zz"+x[:40], x)
+	all := allForms(1, patterns...)
+	text := "zz" + x[:20] + "\n" + x[20:48] + " end\n"
+	want := string(redacttest.Mask([]byte(text), all))
+	require.Contains(t, want, "[REDACTED:A]\n[REDACTED:A]")
+	for stub := 30; stub < 70; stub++ {
+		r := redact.New(1, patterns...).Stubs(stub)
+		require.Equal(t, want, masked(t, r, bytewise(text)...), "%d bytes of each form", stub)
+
+		for at := range text {
+			r := redact.New(1, patterns...).Stubs(stub)
+			var out, other bytes.Buffer
+			w, w2 := r.Writer(&out), r.Writer(&other)
+			for i := range text {
+				if i == at {
+					_, err := w2.Write([]byte(x))
+					require.NoError(t, err)
+				}
+				_, err := w.Write([]byte{text[i]})
+				require.NoError(t, err)
+			}
+			require.NoError(t, w.Close())
+			require.NoError(t, w2.Close())
+			require.Equal(t, want, out.String(), "%d bytes of each form, the other stream at %d", stub, at)
 		}
 	}
 }

@@ -192,10 +192,20 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 	return decided, nil
 }
 
-// restart forgets what has been found in what is held back, which is to be searched again by a.
+// restart begins to search again in what is held back, by a. If a has the forms of the automaton
+// before it, what has been found stays: it may be of a wrapped form whose beginning is held back no
+// more.
 func (w *Writer) restart(a *automaton) {
+	if w.a == nil || !sameForms(w.a.forms, a.forms) {
+		w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
+	}
 	w.a, w.state, w.folds, w.atStub = a, state{}, w.folds[:0], false
-	w.runs = slices.DeleteFunc(w.runs, func(r run) bool { return !r.shown })
+}
+
+// sameForms reports whether a and b are the forms of the same values, so that runs of one hold for
+// the other.
+func sameForms(a, b []form) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // The automaton walks until the filter may rule out what follows. On a text that is full of
