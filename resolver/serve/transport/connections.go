@@ -86,10 +86,11 @@ func (n *connections) Accept() (net.Conn, error) {
 			one.computed()
 			<-n.places
 		})
-		one.timer = time.AfterFunc(cmp.Or(n.limits.NewcomerTime, NewcomerTime), func() { _ = one.Close() })
+		one.timer = time.AfterFunc(time.Hour, func() { _ = one.Close() })
 		n.mu.Lock()
 		at.all[one] = struct{}{}
 		n.mu.Unlock()
+		one.timer.Reset(cmp.Or(n.limits.NewcomerTime, NewcomerTime)) // it may be over at once, and uses one
 		return one, nil
 	}
 }
