@@ -28,3 +28,15 @@ func (r *Redactor) Stubs(n int) *Redactor {
 	r.stub = n
 	return r
 }
+
+// Relinked reports whether each link that is made again, as by a goroutine that is late, is the one
+// that is there.
+func (r *Redactor) Relinked() bool {
+	t := r.whole().trie
+	for node := range t.links {
+		if t.link(int32(node)) != t.makeLink(int32(node)) { //nolint:gosec // below maxNodes
+			return false
+		}
+	}
+	return true
+}

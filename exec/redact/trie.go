@@ -399,13 +399,12 @@ func (t *trie) makeLink(node int32) uint64 {
 		missing = append(missing, v)
 		n = v.parent
 	}
-	link := uint64(0)
 	for _, v := range slices.Backward(missing) {
 		to := state{}
 		if v.parent != 0 {
 			to = t.step(fail(t.link(v.parent)), v.label)
 		}
-		link = hasLink | uint64(to.depth)<<linkBits | uint64(to.node) //nolint:gosec // both below maxNodes
+		link := hasLink | uint64(to.depth)<<linkBits | uint64(to.node) //nolint:gosec // both below maxNodes
 		switch {
 		case t.last[v.segment] == v.node:
 			t.outs[v.node].Store(t.ids[v.segment])
@@ -416,5 +415,5 @@ func (t *trie) makeLink(node int32) uint64 {
 		}
 		t.links[v.node].Store(link)
 	}
-	return link
+	return t.links[node].Load() // another goroutine may have made it since the caller looked
 }

@@ -447,3 +447,9 @@ func TestStreamsTogether(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// A stream that comes late to a link, because another one has made it meanwhile, takes that one.
+// It went on from the root instead, so that the value which it was in was shown.
+func TestLateLink(t *testing.T) {
+	require.True(t, redact.New(1, values("aabaabaaab", "abaabaaaba", "baaabaabaab")...).Relinked())
+}
