@@ -147,7 +147,7 @@ var (
 		"the escapes in double quotes are \\n \\r \\t \\\" \\\\ \\$ \\`; in single quotes a backslash is itself",
 	)
 	errExpand = refusal(
-		"the value has ${ or $(, in place of which many programs read another value",
+		"the value has ${ or $(, and many programs replace that when they read the file",
 		"single quotes keep it as it is, and so does \\$ in double quotes; or write the value itself",
 	)
 	errBehind = refusal(

@@ -21,7 +21,7 @@ func TestProfile(t *testing.T) {
 	require.NoError(t, err)
 	config("profiles:\n" +
 		"  work: {store: \"" + s.store + "\", ca-file: " + s.path("ca.pem") + ", token-file: " + relative + "}\n" +
-		"  nobody: {store: \"" + s.store + "\", ca-file: " + s.path("ca.pem") + "}\n" +
+		"  anonymous: {store: \"" + s.store + "\", ca-file: " + s.path("ca.pem") + "}\n" +
 		"  file: {store: \"file://" + s.path("x.db") + "\", key-file: x.key}\n")
 
 	variable := []string{"INJECT_PROFILE=work"}
@@ -45,10 +45,10 @@ func TestProfile(t *testing.T) {
 		"INJECT_STORE=" + s.store, "INJECT_CA_FILE=" + s.path("ca.pem"), "INJECT_TOKEN=" + s.tokens["platform"],
 	}
 	s.inject("", env, "get", "secret").ok()
-	s.inject("", env, "get", "secret", "--profile", "nobody").failed("credentials")
+	s.inject("", env, "get", "secret", "--profile", "anonymous").failed("credentials")
 	env[2] = "INJECT_TOKEN_FILE=" + s.path("platform.token")
 	s.inject("", env, "get", "secret").ok()
-	s.inject("", env, "get", "secret", "--profile", "nobody").failed("credentials")
+	s.inject("", env, "get", "secret", "--profile", "anonymous").failed("credentials")
 	s.inject("", env, "get", "secret", "--profile", "work").ok()
 
 	s.inject("", append(env, "INJECT_PROFILE=work"), "get", "secret").failed(
@@ -56,7 +56,7 @@ func TestProfile(t *testing.T) {
 	s.inject("", nil, append([]string{"get", "secret", "--profile", "work"}, ca...)...).failed(
 		"--profile and --store both name a store")
 	s.inject("", nil, "get", "secret", "--profile", "wok").failed("has no such profile", "hint: did you mean work?")
-	s.inject("", nil, "run", "--profile", "other", "--", "true").failed("hint: it has work, nobody, file")
+	s.inject("", nil, "run", "--profile", "other", "--", "true").failed("hint: it has work, anonymous, file")
 	for text, want := range map[string]string{
 		"profiles: [a]\n":                               "config.yaml:1: profiles: ",
 		"profiles:\n  work: {stoer: hunter2}\n":         "config.yaml:2: profiles.work.stoer",

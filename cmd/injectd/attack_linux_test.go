@@ -265,7 +265,7 @@ func (v *victim) serves(t *testing.T, so *slowest) {
 }
 
 // waited returns for how long the server has waited for processors that others had, as the kernel
-// counts it: the sum of its threads, of which as many may wait at the same time as Go runs.
+// counts it. It adds up the times of all threads; several threads may wait at the same time.
 func (st *stand) waited(t *testing.T) time.Duration {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", st.cmd.Process.Pid))
