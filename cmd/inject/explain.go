@@ -109,7 +109,7 @@ func annotations(declared []secret.Declaration) *yaml.Node {
 type explanation struct {
 	Key       string   `json:"key" yaml:"key"`
 	Mount     string   `json:"mount" yaml:"mount"`
-	Place     []string `json:"-" yaml:"-"`
+	place     []string // as people read it
 	Variables []string `json:"variables,omitempty" yaml:"variables,omitempty"`
 	Files     []string `json:"files,omitempty" yaml:"files,omitempty"`
 	Rungs     []rung   `json:"rungs" yaml:"rungs"`
@@ -140,15 +140,18 @@ func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
 	e := explanation{
 		Key:   c.Declaration.Key,
 		Mount: c.Declaration.Mount.String(),
-		Place: place.Where(c.Declaration, filesDir),
 	}
-	for _, where := range e.Place {
-		if name, isVariable := strings.CutPrefix(where, "$"); isVariable {
-			e.Variables = append(e.Variables, name)
-		} else if path := strings.TrimPrefix(where, "file "); filepath.IsAbs(path) { // not that of a private folder
-			e.Files = append(e.Files, path)
-		}
+	file, variables := place.Where(c.Declaration, filesDir)
+	switch {
+	case filepath.IsAbs(file):
+		e.Files, e.place = []string{file}, []string{"file " + file}
+	case file != "":
+		e.place = []string{"file a private folder/" + file}
 	}
+	for _, name := range variables {
+		e.place = append(e.place, "$"+name)
+	}
+	e.Variables = variables
 	for _, tried := range c.Tried {
 		r := rung{Scope: idOf(tried.Scope)}
 		switch {
@@ -176,7 +179,7 @@ func printExplanations(w io.Writer, source string, scope secret.Scope, explained
 	var b strings.Builder
 	fmt.Fprintf(&b, "declared in: %s\ntask scope:  %s\n", source, scope)
 	for _, e := range explained {
-		fmt.Fprintf(&b, "\n%s (%s) → %s\n", e.Key, e.Mount, strings.Join(e.Place, ", "))
+		fmt.Fprintf(&b, "\n%s (%s) → %s\n", e.Key, e.Mount, strings.Join(e.place, ", "))
 		for i, r := range e.Rungs {
 			mark := " "
 			if e.Winner != nil && r.Scope == *e.Winner {

@@ -257,21 +257,14 @@ func (e *environment) fail(d secret.Declaration, format string, args ...any) {
 		"place it in a file: --secret-file %s", d.Key))
 }
 
-// Where returns where [Values] would place the value of d, for people: a variable as $NAME, a
-// file by its path. filesDir is as in [Target].
-func Where(d secret.Declaration, filesDir string) []string {
-	var where []string
+// Where returns where [Values] would place the value of d: in which variables, and in which file, ""
+// for none. The path is relative if it is in the private folder of a run, whose name is not known
+// before. filesDir is as in [Target].
+func Where(d secret.Declaration, filesDir string) (file string, variables []string) {
 	if d.Mount == secret.File {
-		dir := appearsIn(filesDir)
-		if dir == "" {
-			dir = "a private folder"
-		}
-		where = append(where, "file "+cleanJoin(dir, d.FileName()))
+		file = cleanJoin(appearsIn(filesDir), d.FileName())
 	}
-	for _, name := range d.EnvVars() {
-		where = append(where, "$"+name)
-	}
-	return where
+	return file, d.EnvVars()
 }
 
 // cleanJoin returns name if it is an absolute path, and otherwise its path in dir.

@@ -230,23 +230,30 @@ func TestWhere(t *testing.T) {
 		name string
 		d    secret.Declaration
 		dir  string
+		file string
 		want []string
 	}{
-		{"variables", secret.Declaration{Group: "g", Key: "k"}, dir, []string{"$G_K", "$_UNION_K"}},
+		{"variables", secret.Declaration{Group: "g", Key: "k"}, dir, "", []string{"G_K", "_UNION_K"}},
 		{
 			"a file",
 			secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"},
 			dir,
-			[]string{"file " + dir + "/k", "$AT"},
+			dir + "/k",
+			[]string{"AT"},
 		},
 		{
 			"a file at a path",
 			secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"},
 			dir,
-			[]string{"file /b"},
+			"/b",
+			nil,
 		},
 	} {
-		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, Where(c.d, c.dir)) })
+		t.Run(c.name, func(t *testing.T) {
+			file, variables := Where(c.d, c.dir)
+			require.Equal(t, c.file, file)
+			require.Equal(t, c.want, variables)
+		})
 	}
 }
 
