@@ -117,11 +117,13 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 	if f.ClientCAFile != "" {
 		a.chain = append(a.chain, identity.MTLS{})
 	}
+	var issuers []identity.JWTOptions
 	for _, text := range f.JWT {
 		o, err := parseJWT(text)
 		if failed("jwt", err) {
 			continue
 		}
+		issuers = append(issuers, o)
 		if a.sources["jwt "+o.Issuer] != nil {
 			failed("jwt", secret.WithHint(fmt.Errorf("%w: the issuer %s is given twice", secret.ErrInvalid, o.Issuer),
 				"give each issuer once: a token names its issuer, so it cannot choose between two"))
@@ -135,7 +137,7 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 		}
 	}
 	if f.Login != "" {
-		login, err := parseLogin(f.Login, f.JWT, log.Named("login"))
+		login, err := parseLogin(f.Login, issuers, log.Named("login"))
 		if !failed("login", err) {
 			a.login = login
 		}
@@ -172,13 +174,7 @@ func (a *access) wayIn() error {
 
 // parseJWT parses the argument of --jwt.
 func parseJWT(text string) (o identity.JWTOptions, err error) {
-	seen := map[string]bool{}
-	for part := range strings.SplitSeq(text, ",") {
-		name, value, ok := strings.Cut(part, "=")
-		if !ok || value == "" || seen[name] {
-			return o, badJWT()
-		}
-		seen[name] = true
+	ok := parseList(text, func(name, value string) bool {
 		switch name {
 		case "issuer":
 			o.Issuer = value
@@ -193,25 +189,40 @@ func parseJWT(text string) (o identity.JWTOptions, err error) {
 		case "algorithms":
 			o.Algorithms = strings.Split(value, "+")
 		default:
-			return o, badJWT()
+			return false
 		}
+		return true
+	})
+	if !ok {
+		return o, badList("--jwt issuer=https://issuer.example.org,audience=inject," +
+			"keys=https://issuer.example.org/keys")
 	}
 	return o, nil
 }
 
-// parseLogin parses the argument of --login. The issuer is one of those of --jwt.
-func parseLogin(text string, issuers []string, log hclog.Logger) (*identity.Login, error) {
-	o := identity.LoginOptions{Scopes: []string{"openid"}, RedirectURI: defaultRedirect, Log: log}
-	bad := secret.WithHint(
-		fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),
-		"--login client-id=inject; issuer, audience, scopes and redirect-uri may follow")
+// parseList calls set for each NAME=VALUE of a list with commas. It returns false if the text is no
+// such list, a name is there twice, or set returns false.
+func parseList(text string, set func(name, value string) bool) bool {
 	seen := map[string]bool{}
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, ok := strings.Cut(part, "=")
-		if !ok || value == "" || seen[name] {
-			return nil, bad
+		if !ok || value == "" || seen[name] || !set(name, value) {
+			return false
 		}
 		seen[name] = true
+	}
+	return true
+}
+
+func badList(example string) error {
+	return secret.WithHint(fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),
+		"%s", example)
+}
+
+// parseLogin parses the argument of --login. The issuer is one of those of --jwt.
+func parseLogin(text string, issuers []identity.JWTOptions, log hclog.Logger) (*identity.Login, error) {
+	o := identity.LoginOptions{Scopes: []string{"openid"}, RedirectURI: defaultRedirect, Log: log}
+	ok := parseList(text, func(name, value string) bool {
 		switch name {
 		case "client-id":
 			o.ClientID = value
@@ -224,15 +235,15 @@ func parseLogin(text string, issuers []string, log hclog.Logger) (*identity.Logi
 		case "redirect-uri":
 			o.RedirectURI = value
 		default:
-			return nil, bad
+			return false
 		}
+		return true
+	})
+	if !ok {
+		return nil, badList("--login client-id=inject; issuer, audience, scopes and redirect-uri may follow")
 	}
 	var accepted []string
-	for _, text := range issuers {
-		j, err := parseJWT(text)
-		if err != nil {
-			continue // it is reported as that of --jwt
-		}
+	for _, j := range issuers {
 		if accepted = append(accepted, j.Issuer); j.Issuer == o.Issuer || o.Issuer == "" {
 			o.CAFile = j.CAFile
 		}
@@ -254,8 +265,3 @@ func parseLogin(text string, issuers []string, log hclog.Logger) (*identity.Logi
 // defaultRedirect is the address at which Flyte's clients wait for the browser, unless they are told
 // another (flyte 2.12.1).
 const defaultRedirect = "http://localhost:53593/callback"
-
-func badJWT() error {
-	return secret.WithHint(fmt.Errorf("%w: it is a list of NAME=VALUE with commas, each name once", secret.ErrInvalid),
-		"--jwt issuer=https://issuer.example.org,audience=inject,keys=https://issuer.example.org/keys")
-}

@@ -100,6 +100,15 @@ func (f *settings) options() serve.Options {
 	}
 }
 
+// checkStore is checkOrgs for a store, which is not read if every organization is served.
+func (f *settings) checkStore(ctx context.Context, m maintainer) error {
+	if f.Orgs.Orgs == "requested" {
+		return nil
+	}
+	orgs, err := m.Orgs(ctx, shownOrgs)
+	return errors.Join(err, f.checkOrgs(orgs))
+}
+
 // checkOrgs returns an error if a store has secrets of an organization that will not be served.
 // orgs are those that it has, shownOrgs of them at most.
 func (f *settings) checkOrgs(orgs []string) error {
@@ -192,8 +201,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		if err := alone(ctx, at.Path); err != nil {
 			return err
 		}
-		orgs, err := file.Orgs(ctx, shownOrgs)
-		if err = errors.Join(err, f.checkOrgs(orgs)); err != nil {
+		if err := f.checkStore(ctx, file); err != nil {
 			return err
 		}
 	}

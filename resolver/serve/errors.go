@@ -61,6 +61,14 @@ func outcome(err error) string {
 // hintMark is between a text and its hint. Package rpc splits them there.
 const hintMark = "; hint: "
 
+// hinted returns text with the hint of err behind it, if that has one.
+func hinted(text string, err error) string {
+	if hint := secret.Hint(err); hint != "" {
+		return text + hintMark + hint
+	}
+	return text
+}
+
 // answer returns err as the client gets it. Details about the store's files, disks and peers
 // go to our log only; names that the client sent, and what is wrong with them, go back to
 // it. The texts about existing and absent secrets are those of Flyte's server
@@ -83,17 +91,11 @@ func (g *guard) answer(err error, ref secret.Ref) error {
 	case connect.CodePermissionDenied:
 		text = k.err.Error() + g.caller.asked()
 		if t, ok := errors.AsType[*shownDenial](err); ok {
-			text = t.Error() + g.caller.asked()
-			if hint := secret.Hint(t); hint != "" {
-				text += hintMark + hint
-			}
+			text = hinted(t.Error()+g.caller.asked(), t)
 		}
 	case connect.CodeResourceExhausted: // a quota; package rpc tells it by its text
 		_, text, _ = strings.Cut(err.Error(), secret.ErrQuota.Error())
-		text = secret.ErrQuota.Error() + text
-		if hint := secret.Hint(err); hint != "" {
-			text += hintMark + hint
-		}
+		text = hinted(secret.ErrQuota.Error()+text, err)
 	case connect.CodeAlreadyExists:
 		// Flyte stores a secret as a Kubernetes object, and names that object here.
 		sum := md5.Sum([]byte(ref.ID())) //nolint:gosec // as above

@@ -7,7 +7,6 @@ import (
 	"connectrpc.com/connect"
 
 	"inject/resolver/idl/flyteidl2/auth"
-	"inject/resolver/secret"
 )
 
 // loginService tells Flyte's clients how to log in. It needs no credentials: clients ask it in order
@@ -27,11 +26,7 @@ func (s *loginService) GetOAuth2Metadata(
 	}
 	m, err := s.o.Login.Metadata(ctx)
 	if err != nil {
-		text := err.Error()
-		if hint := secret.Hint(err); hint != "" {
-			text += hintMark + hint
-		}
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New(text))
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New(hinted(err.Error(), err)))
 	}
 	return &auth.GetOAuth2MetadataResponse{
 		Issuer: m.Issuer, AuthorizationEndpoint: m.AuthorizationEndpoint, TokenEndpoint: m.TokenEndpoint,
