@@ -53,6 +53,15 @@ var rules = []rule{
 		control: `\u%04x`,
 		wide:    wideGoJSON,
 	},
+	// The same with \/, as writers of JSON for a script in a page do.
+	{
+		kind:    KindJSON,
+		marks:   `"\/`,
+		pairs:   angles + ` =\u003d '\u0027`,
+		short:   "btnfr",
+		control: `\u%04x`,
+		wide:    wideGoJSON,
+	},
 	// .NET: System.Text.Json.
 	{
 		kind: KindJSON, marks: `\`, pairs: `"\u0022 &\u0026 '\u0027 +\u002B <\u003C >\u003E ` + "`\\u0060",
