@@ -69,7 +69,8 @@ func adjustCollector(now tuning) {
 		beside := read("/memory/classes/total:bytes") - read("/memory/classes/heap/released:bytes") -
 			read("/memory/classes/heap/free:bytes") - read("/memory/classes/heap/objects:bytes")
 		want := max(memoryLimit, (beside+live+leastRoom)*100/97)
-		if want < now.limit*9/10 || want > now.limit*21/20 || want == memoryLimit && now.limit != want {
+		// A part of the limit would be too much to leave out: 5 % of 320 MiB are all of leastRoom.
+		if want < now.limit*9/10 || want > now.limit+leastRoom/8 || want == memoryLimit && now.limit != want {
 			debug.SetMemoryLimit(want)
 			now.limit = want
 		}
