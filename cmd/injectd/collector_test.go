@@ -31,6 +31,7 @@ func TestCollector(t *testing.T) {
 		require.Equal(t, percent, growth())
 		require.Equal(t, int64(math.MaxInt64), limit())
 	}
+	debug.SetGCPercent(100)
 	tuneCollector("100", "")
 	require.Equal(t, 100, growth())
 	require.Equal(t, int64(memoryLimit), limit())
