@@ -89,7 +89,6 @@ with the secrets.`,
 		cli.AddVerbs(root)
 	}
 	root.Version = versionText()
-	root.SetVersionTemplate("{{.Version}}\n")
 	return root
 }
 
@@ -99,12 +98,13 @@ func versionCommand(*app) *cobra.Command {
 		Short: "Print the version of inject, as --version does",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "inject version", versionText())
 			return err
 		},
 	}
 }
 
+// versionText returns the version of this build, and of Go and the platform that it was built with.
 func versionText() string {
-	return fmt.Sprintf("inject %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -169,7 +169,6 @@ and every decision is a line of the audit log.`,
 	root.AddCommand(a.serveCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(),
 		a.restoreCommand(), a.tokenCommand(), a.policyCommand(), a.versionCommand())
 	root.Version = versionText()
-	root.SetVersionTemplate("{{.Version}}\n")
 	cli.AddVerbs(root)
 	return root
 }
@@ -220,12 +219,13 @@ func (*app) versionCommand() *cobra.Command {
 		Short: "Print the version of injectd, as --version does",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "injectd version", versionText())
 			return err
 		},
 	}
 }
 
+// versionText returns the version of this build, and of Go and the platform that it was built with.
 func versionText() string {
-	return fmt.Sprintf("injectd %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
