@@ -176,10 +176,9 @@ func (f *flyte) names(args ...string) (names []string) {
 }
 
 // inject runs inject as the person who runs Flyte's command line.
-func (f *flyte) inject(stdin string, args ...string) (string, bool) {
+func (f *flyte) inject(args ...string) (string, bool) {
 	f.t.Helper()
 	cmd := exec.Command(filepath.Join(binaries, "inject"), args...)
-	cmd.Stdin = strings.NewReader(stdin)
 	cmd.Env = []string{"HOME=" + f.home, "PATH=" + os.Getenv("PATH"), "INJECT_STORE=" + f.store}
 	if strings.HasPrefix(f.store, "grpcs:") {
 		cmd.Env = append(cmd.Env, "INJECT_CA_FILE="+f.home+"/pki/ca.pem", "INJECT_TOKEN_FILE="+f.home+"/token")
@@ -192,7 +191,7 @@ func (f *flyte) inject(stdin string, args ...string) (string, bool) {
 // gets, in base64, or false.
 func (f *flyte) value(project, domain, key string) (string, bool) {
 	f.t.Helper()
-	out, ok := f.inject("", "--no-redact", "-p", project, "-d", domain, "--secret", key+"=V", "--", "sh", "-c",
+	out, ok := f.inject("--no-redact", "-p", project, "-d", domain, "--secret", key+"=V", "--", "sh", "-c",
 		`printf %s "$V" | base64 -w0`)
 	return out, ok
 }
@@ -273,7 +272,7 @@ func TestFlyteCommands(t *testing.T) {
 				fmt.Fprintf(&env, "PAGE_%02d=%s\n", i, rand.Text())
 				want = append(want, fmt.Sprintf("PAGE_%02d", i))
 			}
-			out, ok := f.inject("", "create", "secret", "-p", "pages", "-d", "d", "--from-env-file",
+			out, ok := f.inject("create", "secret", "-p", "pages", "-d", "d", "--from-env-file",
 				f.write("many.env", env.String()))
 			require.True(t, ok, out)
 			require.Equal(t, want, f.names("--project", "pages", "--domain", "d"))
@@ -348,7 +347,7 @@ func TestFlyteSDK(t *testing.T) {
 			if policy == "" {
 				config = f.write("config.yaml", "admin:\n  endpoint: dns:///"+f.flags[1]+"\n  insecure: true\n")
 			}
-			out, ok := f.inject("", "create", "secret", "--from-env-file", f.write("env", "A=1\nB=2\nC=3\nD=4\n"))
+			out, ok := f.inject("create", "secret", "--from-env-file", f.write("env", "A=1\nB=2\nC=3\nD=4\n"))
 			require.True(t, ok, out)
 			value := "'\"$HOME`\\\n é%s " + rand.Text()
 			cmd := f.cmd()
