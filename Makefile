@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk keycloak clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk newest keycloak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -72,6 +72,9 @@ bin/sdk/installed: deploy/sdk/requirements.txt
 	touch $@
 
 sdk: bin/sdk/installed ## install Flyte's SDK and other Python packages for tests (needs Python's venv)
+
+newest: ## run the tests of Flyte's SDK with its newest release, and report how they end; never fails
+	deploy/newest.sh
 
 # A real identity provider for the tests of logins, which skip without it. They need Java and
 # Debian's packages chromium and chromium-driver, too.

@@ -86,6 +86,7 @@ func homeWith(t *testing.T, value string) (home string) {
 // it back into its type: it is what the task would have written had the mask been its secret.
 func TestStructuredOutputs(t *testing.T) {
 	t.Parallel()
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "a0: dataclass, pydantic model, dict in outputs.pb")
 	value := "\"ä\\ \n" + rand.Text()
 	home := homeWith(t, value)
 	masked, code, said := runTask(t, home, value, "everything")
@@ -156,6 +157,7 @@ func TestStructuredOutputsRefused(t *testing.T) {
 // by, and its twin with a value is taken out.
 func TestDataFrames(t *testing.T) {
 	t.Parallel()
+	harness.Ran(t, "pyarrow", harness.SDKVersion(t, "pyarrow"), "parquet in --outputs, each codec")
 	value := rand.Text()
 	home := homeWith(t, value)
 	out := filepath.Join(home, "out")

@@ -212,7 +212,7 @@ func TestFlyteCommands(t *testing.T) {
 	if testing.Short() {
 		t.Skip("in the long tests: each command takes a second to start")
 	}
-	harness.SDK(t, "flyte")
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "create, get, delete secret, whoami")
 	for name, policy := range map[string]string{"insecure": "", "token": oneIdentity} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -339,6 +339,7 @@ func (f *flyte) requireServed() {
 // Programs with Flyte's SDK manage secrets as its command line does.
 func TestFlyteSDK(t *testing.T) {
 	python := harness.SDK(t, "python")
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "flyte.remote.Secret")
 	for name, policy := range map[string]string{"insecure": "", "token": oneIdentity} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -32,6 +32,8 @@ type keycloak struct {
 	issuer  string
 	address string
 	driver  string // URL of chromedriver
+	version string // as it says itself
+	browser string // the version of the last browser
 }
 
 const (
@@ -85,7 +87,25 @@ func startKeycloak(t *testing.T) *keycloak {
 	defer r.Body.Close() //nolint:errcheck // read only
 	said, _ := io.ReadAll(r.Body)
 	require.Equal(t, http.StatusCreated, r.StatusCode, string(said))
+	k.version = k.says(admin.Token)
 	return k
+}
+
+// says returns the version that Keycloak tells its administrator.
+func (k *keycloak) says(token string) string {
+	k.t.Helper()
+	request, err := http.NewRequestWithContext(k.t.Context(), http.MethodGet,
+		"http://"+k.address+"/admin/serverinfo", nil)
+	require.NoError(k.t, err)
+	request.Header.Set("Authorization", "Bearer "+token)
+	r, err := http.DefaultClient.Do(request)
+	require.NoError(k.t, err)
+	defer r.Body.Close() //nolint:errcheck // read only
+	var info struct {
+		SystemInfo struct{ Version string }
+	}
+	require.NoError(k.t, json.NewDecoder(r.Body).Decode(&info))
+	return info.SystemInfo.Version
 }
 
 // freePort returns a port of this machine that no server listens on.
@@ -142,7 +162,10 @@ func (k *keycloak) ask(method, path string, body any) (json.RawMessage, error) {
 // the page has a text.
 func (k *keycloak) logIn(t *testing.T, address, until string) {
 	t.Helper()
-	var session struct{ SessionID string }
+	var session struct {
+		SessionID    string
+		Capabilities struct{ BrowserVersion string }
+	}
 	require.Eventually(t, func() bool { // the driver takes a moment to start
 		b, err := k.ask(http.MethodPost, "/session", map[string]any{
 			"capabilities": map[string]any{"alwaysMatch": map[string]any{"goog:chromeOptions": map[string]any{
@@ -152,6 +175,7 @@ func (k *keycloak) logIn(t *testing.T, address, until string) {
 		return err == nil && json.Unmarshal(b, &session) == nil
 	}, 3*time.Minute, 500*time.Millisecond)
 	at := "/session/" + session.SessionID
+	k.browser = session.Capabilities.BrowserVersion
 	defer k.ask(http.MethodDelete, at, nil) //nolint:errcheck // the driver ends it otherwise
 	must := func(path string, body any) json.RawMessage {
 		t.Helper()
@@ -205,8 +229,9 @@ func TestFlyteLogins(t *testing.T) {
 	if testing.Short() {
 		t.Skip("in the long tests: Keycloak takes a minute to start")
 	}
-	harness.SDK(t, "flyte")
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "Pkce, DeviceFlow, ClientSecret, ExternalCommand")
 	k := startKeycloak(t)
+	harness.Ran(t, "Keycloak", k.version, "each login of Flyte's command line")
 	f := startFlyteWith(t, k.policy(), "--jwt", "issuer="+k.issuer+",audience=injectd,keys="+k.issuer+
 		"/protocol/openid-connect/certs", "--login", "client-id=inject")
 	_, port, _ := strings.Cut(f.server.host(), ":")
@@ -255,6 +280,7 @@ func TestFlyteLogins(t *testing.T) {
 		login("ExternalCommand", "  command: [sh, "+f.home+"/token.sh]\n")
 		f.ok("delete", "secret", "CI", "--project", "ci", "--domain", "d")
 	})
+	harness.Ran(t, "Chromium", k.browser+"*", "logins at Keycloak")
 	require.NoError(t, harness.FindLeak(map[string]string{"audit": f.audited(), "log": f.server.stderr.String()},
 		map[string]string{"password": alicesPassword, "client's secret": clientsSecret}))
 }

@@ -180,6 +180,7 @@ func (p *process) stop(sig os.Signal) error {
 // project p, domain d) and other, whose SPIFFE IDs are those of policy.yaml; and an
 // issuer's keys (jwks.json) and token (ci.token).
 func TestScript(t *testing.T) {
+	t.Cleanup(func() { ranWires(t) })
 	testscript.Run(t, testscript.Params{
 		Dir:       "testdata",
 		Condition: has,

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,13 +18,16 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/stretchr/testify/assert"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"inject/internal/harness"
 	_ "inject/resolver/idl/flyteidl2/cluster" // the messages of the tables
 	_ "inject/resolver/idl/flyteidl2/secret"
 	_ "inject/resolver/idl/inject/v1"
@@ -47,10 +51,70 @@ func newWire(ts *testscript.TestScript, args []string) *wire {
 	if len(args) == 3 {
 		w.identity = args[2]
 	}
+	used.Store(w.kind, true)
 	if protocol, ok := strings.CutPrefix(w.kind, "node-"); ok {
 		w.node = startNode(w, protocol)
 	}
 	return w
+}
+
+// used are the kinds of clients that scripts have used.
+var used sync.Map
+
+// ranWires notes the clients that the scripts of a test have used.
+func ranWires(t *testing.T) {
+	for kind := range used.Range {
+		switch kind {
+		case "grpcurl":
+			harness.Ran(t, "grpcurl", grpcurlVersion(t), "gRPC, by reflection")
+		case "node-connect":
+			harness.Ran(t, "@flyteorg/flyteidl2", nodeVersion(t), "Connect of @connectrpc/connect-node")
+		case "node-grpc":
+			harness.Ran(t, "@flyteorg/flyteidl2", nodeVersion(t), "gRPC of @connectrpc/connect-node")
+		case "node-grpc-web":
+			harness.Ran(t, "@flyteorg/flyteidl2", nodeVersion(t), "gRPC-Web of @connectrpc/connect-node")
+		case "curl-json", "curl2-json":
+			harness.Ran(t, "curl", curlVersion(t), "Connect in JSON")
+		case "curl-proto", "curl2-proto":
+			harness.Ran(t, "curl", curlVersion(t), "Connect in gzipped protobuf")
+		}
+	}
+}
+
+// curlVersion returns the version of the curl that is installed, which is not pinned. It does not end
+// the test, nor do the two below: the message of a test that ends in its cleanup is lost.
+func curlVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("curl", "--version").Output()
+	words := strings.Fields(string(out))
+	if !assert.NoError(t, err) || !assert.Greater(t, len(words), 1) {
+		return ""
+	}
+	return words[1] + "*"
+}
+
+// grpcurlVersion returns the version in the build information of bin/grpcurl.
+func grpcurlVersion(t *testing.T) string {
+	t.Helper()
+	info, err := buildinfo.ReadFile("../../bin/grpcurl")
+	if !assert.NoError(t, err) {
+		return ""
+	}
+	return strings.TrimPrefix(info.Main.Version, "v")
+}
+
+// nodeVersion returns the version of Flyte's npm package that is installed, and of its transport.
+func nodeVersion(t *testing.T) string {
+	t.Helper()
+	var versions []any
+	for _, name := range []string{"@flyteorg/flyteidl2", "@connectrpc/connect-node"} {
+		var pkg struct{ Version string }
+		b, err := os.ReadFile(filepath.Join(deployWire, "node_modules", name, "package.json"))
+		assert.NoError(t, err)
+		assert.NoError(t, json.Unmarshal(b, &pkg))
+		versions = append(versions, pkg.Version)
+	}
+	return fmt.Sprintf("%s on %s", versions...)
 }
 
 func (w *wire) close() {

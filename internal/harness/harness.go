@@ -94,9 +94,8 @@ func Logger() (hclog.Logger, *Buffer) {
 	return hclog.New(&hclog.LoggerOptions{Output: out, Level: hclog.Trace}), out
 }
 
-// SDK returns the path of a program that make sdk installs: Python with Flyte's SDK, pyarrow, rich
-// and others, or a0, the SDK's runtime. It skips the test without it, and fails it in CI.
-func SDK(t testing.TB, name string) string {
+// Root returns the folder of the repository.
+func Root(t testing.TB) string {
 	t.Helper()
 	root, err := os.Getwd()
 	if err != nil {
@@ -107,9 +106,21 @@ func SDK(t testing.TB, name string) string {
 			break
 		}
 	}
-	path := filepath.Join(root, "bin", "sdk", "bin", name)
-	if _, err := os.Stat(filepath.Join(root, "bin", "sdk", "installed")); err != nil {
+	return root
+}
+
+// SDK returns the path of a program that make sdk installs: Python with Flyte's SDK, pyarrow, rich
+// and others, or a0, the SDK's runtime. It skips the test without it, and fails it in CI. If
+// INJECT_TEST_SDK is set, the programs are those of the virtual environment in that folder, as make
+// newest needs it.
+func SDK(t testing.TB, name string) string {
+	t.Helper()
+	dir := os.Getenv("INJECT_TEST_SDK")
+	if dir == "" {
+		dir = filepath.Join(Root(t), "bin", "sdk")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "installed")); err != nil { //nolint:gosec // the caller's own
 		Skip(t, "run make sdk: ", err)
 	}
-	return path
+	return filepath.Join(dir, "bin", name)
 }
