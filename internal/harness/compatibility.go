@@ -72,8 +72,8 @@ func note(root, row string, write bool) error {
 		return nil
 	}
 	if !write {
-		return fmt.Errorf("%s does not have this row: run make sdk wire keycloak, and this test with INJECT_TEST_UPDATE=1\n%s",
-			path, row)
+		return fmt.Errorf("%s does not have this row: run make sdk wire keycloak, and then this test with "+
+			"INJECT_TEST_UPDATE=1\n%s", path, row)
 	}
 	rows = append(slices.DeleteFunc(rows, same), row)
 	slices.Sort(rows)
@@ -89,9 +89,9 @@ func versionless(row string) string {
 // SDKVersion returns the version of a Python package, as the SDK's Python knows it.
 func SDKVersion(t testing.TB, name string) string {
 	t.Helper()
+	const program = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
 	//nolint:gosec // the repository's own Python
-	out, err := exec.Command(SDK(t, "python"), "-c", "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))",
-		name).Output()
+	out, err := exec.CommandContext(t.Context(), SDK(t, "python"), "-c", program, name).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
