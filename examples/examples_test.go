@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -135,33 +134,34 @@ func TestPython(t *testing.T) {
 	require.False(t, u.holds(stdout))
 }
 
-// With the SDK the task declares what task.yaml does. The SDK is a stand-in with as much
-// of it as the task uses.
+// With the SDK the task declares what task.yaml does.
 func TestPythonSDK(t *testing.T) {
-	harness.Need(t, "python3")
-	u := withSecret(t)
-	sdk := `import json
-class Secret(dict):
-    def __init__(self, key, as_env_var):
-        super().__init__(key=key, as_env_var=as_env_var)
-class TaskEnvironment:
-    def __init__(self, name, secrets):
-        print(json.dumps({"name": name, "secrets": secrets}))
-    def task(self, function):
-        return function
-`
-	require.NoError(t, os.WriteFile(filepath.Join(u.home, "flyte.py"), []byte(sdk), 0o600))
-	stdout, stderr, code := u.run(commands(t, "task.py")[0], "", "PYTHONPATH="+u.home)
+	python := harness.SDK(t, "python")
+	u := newUser(t)
+	_, stderr, code := u.run("cd examples/python && "+python+" ../../deploy/sdk/serialize.py task t1 "+u.home, "",
+		"PYTHONDONTWRITEBYTECODE=1", "FLYTE_DISABLE_SENTRY=true")
 	require.Zero(t, code, stderr)
-	declared, said, _ := strings.Cut(stdout, "\n")
-	require.Contains(t, said, "Carelessly: [REDACTED:MY_SECRET_KEY]\n")
+	var declared []string
+	for _, file := range []string{"examples/python/task.yaml", u.home + "/template.pb"} {
+		stdout, stderr, code := u.run("inject explain -o annotations --task "+file, "")
+		require.Zero(t, code, stderr)
+		declared = append(declared, stdout)
+	}
+	require.Contains(t, declared[0], "flyte.secrets/s0: ")
+	require.Equal(t, declared[0], declared[1])
+}
 
-	file, err := os.ReadFile("python/task.yaml")
-	require.NoError(t, err)
-	var inFile, inTask any
-	require.NoError(t, yaml.Unmarshal(file, &inFile))
-	require.NoError(t, json.Unmarshal([]byte(declared), &inTask))
-	require.Equal(t, inFile, inTask)
+// The task for a cluster runs on a laptop, too. With a cluster's PodTemplate it is run in cmd/injectd.
+func TestFlyteLocal(t *testing.T) {
+	flyte := harness.SDK(t, "flyte")
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "flyte run --local")
+	u := withSecret(t)
+	stdout, stderr, code := u.run(commands(t, "flyte run --local")[0], "", "PYTHONDONTWRITEBYTECODE=1", "COLUMNS=200",
+		"NO_COLOR=1", "FLYTE_DISABLE_SENTRY=true", "PATH="+bin+":"+filepath.Dir(flyte)+":"+os.Getenv("PATH"))
+	require.Zero(t, code, stderr)
+	require.Contains(t, stdout, "Carelessly: [REDACTED:MY_SECRET_KEY]\n")
+	require.Contains(t, stdout, fmt.Sprintf("o0=%d", len([]rune(u.value))))
+	require.False(t, u.holds(stdout+stderr))
 }
 
 func TestRawContainer(t *testing.T) {

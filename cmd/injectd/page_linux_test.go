@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"inject/internal/harness"
 )
@@ -69,7 +71,7 @@ func (s *serialized) run(f *flyte, project, domain string, env ...string) (out s
 	cmd.Dir = f.t.TempDir()
 	cmd.Env = slices.Concat([]string{
 		"HOME=" + f.home, "PATH=" + filepath.Dir(harness.SDK(f.t, "a0")) + ":" + os.Getenv("PATH"),
-		"INJECT_STORE=" + f.store, "FLYTE_INTERNAL_EXECUTION_ID=r1", "FLYTE_INTERNAL_EXECUTION_PROJECT=" + project,
+		"FLYTE_INTERNAL_EXECUTION_ID=r1", "FLYTE_INTERNAL_EXECUTION_PROJECT=" + project,
 		"FLYTE_INTERNAL_EXECUTION_DOMAIN=" + domain, "_U_ORG_NAME=local", "RUN_NAME=r1", "ACTION_NAME=a0",
 		"_U_RUN_BASE=" + dir, "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1",
 	}, env)
@@ -93,6 +95,7 @@ func TestFlytePage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("in the long tests: each command takes a second to start")
 	}
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "Flyte's page on secrets: create, get, delete secret, a0")
 	task := serialize(t, "testdata/page", "my_task", "t1")
 	type place struct{ org, project, domain string }
 	for name, c := range map[string]struct {
@@ -127,9 +130,12 @@ func TestFlytePage(t *testing.T) {
 			}
 			// The declared list is in a file, or in what a pod's labels and annotations are.
 			sources := []func(p place) []string{
-				func(p place) []string { return []string{"INJECT_TASK=" + task.template, "INJECT_ORG=" + p.org} },
 				func(p place) []string {
-					return []string{"INJECT_POD_INFO=" + f.podInfo(task, p.org, p.project, p.domain)}
+					return []string{"INJECT_STORE=" + f.store, "INJECT_TASK=" + task.template, "INJECT_ORG=" + p.org}
+				},
+				func(p place) []string {
+					info := f.podInfo(task, p.org, p.project, p.domain)
+					return []string{"INJECT_STORE=" + f.store, "INJECT_POD_INFO=" + info}
 				},
 			}
 			gets := func(source []string, value string) {
@@ -192,4 +198,121 @@ func (f *flyte) podInfo(task *serialized, org, project, domain string) (dir stri
 		require.NoError(f.t, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600))
 	}
 	return dir
+}
+
+// A podTemplate is a PodTemplate of Kubernetes with as much as the example's has.
+type podTemplate struct {
+	Metadata struct{ Name string }
+	Template struct {
+		Spec struct {
+			Volumes []struct {
+				Name        string
+				DownwardAPI struct {
+					Items []struct {
+						Path     string
+						FieldRef struct {
+							FieldPath string `yaml:"fieldPath"`
+						} `yaml:"fieldRef"`
+					}
+				} `yaml:"downwardAPI"`
+				ConfigMap struct{ Name string } `yaml:"configMap"`
+				Projected struct {
+					Sources []struct {
+						ServiceAccountToken struct{ Audience, Path string } `yaml:"serviceAccountToken"`
+					}
+				}
+			}
+			Containers []struct {
+				Name         string
+				Env          []struct{ Name, Value string }
+				VolumeMounts []struct {
+					Name      string
+					MountPath string `yaml:"mountPath"`
+					ReadOnly  bool   `yaml:"readOnly"`
+				} `yaml:"volumeMounts"`
+			}
+		}
+	}
+}
+
+// The example for a cluster runs: its task with the real a0, behind the entrypoint of its image, with
+// the volumes and the variables of its PodTemplate, against a server with TLS and a token. Here the
+// root of the paths in the PodTemplate is a folder, and the server has another address.
+func TestFlyteExample(t *testing.T) {
+	t.Parallel()
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "a0 with a TaskTemplate, a PodTemplate and an entrypoint")
+	const dir = "../../examples/flyte"
+	task := serialize(t, dir, "task", "t1")
+	var pod podTemplate
+	require.NoError(t, yaml.Unmarshal([]byte(read(t, dir+"/pod-template.yaml")), &pod))
+	require.Equal(t, pod.Metadata.Name, task.pods)
+	require.Len(t, pod.Template.Spec.Containers, 1)
+	container := pod.Template.Spec.Containers[0]
+	require.Equal(t, "default", container.Name, "Flyte merges a container of this name into the task's")
+	dockerfile := read(t, dir+"/Dockerfile")
+	require.Contains(t, dockerfile, "\nCOPY --from=inject /inject /inject\nENTRYPOINT [\"/inject\", \"run\", \"--\"]\n")
+	pinned := regexp.MustCompile(`(?m)^flyte==(\S+)`).FindStringSubmatch(read(t, "../../deploy/sdk/requirements.in"))
+	require.Contains(t, dockerfile, "-v"+pinned[1]+"\n", "the image's SDK is the one that is tested")
+
+	f := startFlyte(t, oneIdentity)
+	value := "'\"$HOME`\\ é%s $$ $(X) " + rand.Text()
+	out, ok := f.inject("create", "secret", "MY_SECRET_KEY", "-p", "p", "-d", "development", "--value", value)
+	require.True(t, ok, out)
+
+	// What kubelet puts into the volumes.
+	info := f.podInfo(task, "flyte", "p", "development")
+	volumes := map[string]map[string]string{}
+	for _, v := range pod.Template.Spec.Volumes {
+		files := map[string]string{}
+		for _, item := range v.DownwardAPI.Items {
+			files[item.Path] = read(t, filepath.Join(info, strings.TrimPrefix(item.FieldRef.FieldPath, "metadata.")))
+		}
+		if v.ConfigMap.Name == "inject-ca" {
+			files["ca.crt"] = read(t, f.home+"/pki/ca.pem")
+		}
+		for _, s := range v.Projected.Sources {
+			require.Equal(t, "injectd", s.ServiceAccountToken.Audience)
+			files[s.ServiceAccountToken.Path] = read(t, f.home+"/token")
+		}
+		volumes[v.Name] = files
+	}
+	root := t.TempDir()
+	environ := func(without string) (env []string) {
+		for _, v := range container.Env {
+			if v.Name == "INJECT_STORE" {
+				require.Equal(t, "grpcs://secrets.example.org:8093", v.Value)
+				v.Value = f.store
+			}
+			for _, m := range container.VolumeMounts {
+				if strings.HasPrefix(v.Value, m.MountPath+"/") {
+					v.Value = root + v.Value
+				}
+			}
+			if v.Name != without {
+				env = append(env, v.Name+"="+v.Value)
+			}
+		}
+		return env
+	}
+	for _, m := range container.VolumeMounts {
+		require.NotEmpty(t, volumes[m.Name], m.Name)
+		require.True(t, m.ReadOnly)
+		require.NoError(t, os.MkdirAll(root+m.MountPath, 0o700))
+		for name, content := range volumes[m.Name] {
+			require.NoError(t, os.WriteFile(filepath.Join(root+m.MountPath, name), []byte(content), 0o600))
+		}
+	}
+	defaultInfo := "INJECT_POD_INFO=" + root + "/etc/podinfo" // where inject looks without it, but for the root
+
+	out, code, outputs := task.run(f, "p", "development", append(environ(""), defaultInfo)...)
+	require.Zero(t, code, out)
+	require.Contains(t, out, "Carelessly: [REDACTED:MY_SECRET_KEY]\n")
+	require.Equal(t, []string{"outputs.pb"}, outputs)
+	require.NoError(t, harness.FindLeak(map[string]string{"log": out}, map[string]string{"value": value}))
+	require.Contains(t, f.audited(), `"MY_SECRET_KEY"`)
+	for _, v := range container.Env { // each of them is needed
+		out, code, outputs = task.run(f, "p", "development", append(environ(v.Name), defaultInfo)...)
+		require.Equal(t, 125, code, out)
+		require.Empty(t, outputs)
+	}
 }

@@ -177,7 +177,7 @@ ok "the CA bundle holds $got certificates"
 # Build the example with the command in its README, but with a local base image.
 "$docker" tag "$image" inject
 # shellcheck disable=SC2016 # the README's backquotes
-read -ra words < <(sed -n 's/.*`docker build \([^`]*\)`.*/\1/p' "$root/examples/README.md")
+read -ra words < <(sed -n 's/.*`docker build \(-t my-task [^`]*\)`.*/\1/p' "$root/examples/README.md")
 value="$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')\"' \$HOME \`id\` \\"
 mkdir "$work/store"
 printf %s "$value" >"$work/store/MY_SECRET_KEY"
@@ -196,6 +196,17 @@ $(printf %s "$value" | sha256sum)
   [ "$got" = "$want" ] || fail "the example's task printed '$got', expected '$want'"
 done
 ok "the task in the example's image gets the secret, and its output is masked"
+
+# The image of the example for Flyte differs from the other's in its base.
+# shellcheck disable=SC2016 # the README's backquotes
+read -ra words < <(sed -n 's/.*`docker build \(-t registry[^`]*\)`.*/\1/p' "$root/examples/README.md")
+(cd "$root" && DOCKER_BUILDKIT=1 "$docker" build --build-arg BASE="$base" "${words[@]}") >"$work/build.log" 2>&1 ||
+  { cat "$work/build.log" >&2; fail "docker build ${words[*]}"; }
+inspect '[/inject run --]' '{{.Config.Entrypoint}}' "${words[1]}"
+# shellcheck disable=SC2016 # for the shell in the container
+got=$("$docker" run --rm "${task[@]/#my-task/${words[1]}}" sh -c 'echo "$MY_SECRET_ENV_VAR"')
+[ "$got" = '[REDACTED:MY_SECRET_KEY]' ] || fail "the task in the example for Flyte printed '$got'"
+ok "the example's image for Flyte starts its task through inject"
 
 # The server's image: make certificates and tokens as an operator does, and let the example's task
 # resolve its secret over TLS.
