@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk newest keycloak clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit newest keycloak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -75,6 +75,15 @@ sdk: bin/sdk/installed ## install Flyte's SDK and other Python packages for test
 
 newest: ## run the tests of Flyte's SDK with its newest release, and report how they end; never fails
 	deploy/newest.sh
+
+# The SDK of Flyte v1 and its runtime, in a folder of its own, because the SDKs of v1 and v2 need
+# other versions of the same packages.
+bin/flytekit/installed: deploy/flytekit/requirements.txt
+	python3 -m venv --clear bin/flytekit
+	bin/flytekit/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: -r $<
+	touch $@
+
+flytekit: bin/flytekit/installed ## install flytekit, the SDK of Flyte v1, for tests (needs Python's venv)
 
 # A real identity provider for the tests of logins, which skip without it. They need Java and
 # Debian's packages chromium and chromium-driver, too.

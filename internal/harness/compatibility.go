@@ -72,7 +72,7 @@ func note(root, row string, write bool) error {
 		return nil
 	}
 	if !write {
-		return fmt.Errorf("%s does not have this row: run make sdk wire keycloak, and then this test with "+
+		return fmt.Errorf("%s does not have this row: run make sdk flytekit wire keycloak, and then this test with "+
 			"INJECT_TEST_UPDATE=1\n%s", path, row)
 	}
 	rows = append(slices.DeleteFunc(rows, same), row)
@@ -89,9 +89,19 @@ func versionless(row string) string {
 // SDKVersion returns the version of a Python package, as the SDK's Python knows it.
 func SDKVersion(t testing.TB, name string) string {
 	t.Helper()
+	return packageVersion(t, SDK(t, "python"), name)
+}
+
+// FlytekitVersion returns the version of the SDK of Flyte v1, as its Python knows it.
+func FlytekitVersion(t testing.TB) string {
+	t.Helper()
+	return packageVersion(t, Flytekit(t, "python"), "flytekit")
+}
+
+func packageVersion(t testing.TB, python, name string) string {
+	t.Helper()
 	const program = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
-	//nolint:gosec // the repository's own Python
-	out, err := exec.CommandContext(t.Context(), SDK(t, "python"), "-c", program, name).Output()
+	out, err := exec.CommandContext(t.Context(), python, "-c", program, name).Output() //nolint:gosec // the repository's own
 	if err != nil {
 		t.Fatal(err)
 	}

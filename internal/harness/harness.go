@@ -119,8 +119,23 @@ func SDK(t testing.TB, name string) string {
 	if dir == "" {
 		dir = filepath.Join(Root(t), "bin", "sdk")
 	}
+	return installed(t, "sdk", dir, name)
+}
+
+// Flytekit returns the path of a program that make flytekit installs: Python with flytekit, the SDK
+// of Flyte v1, or one of its entrypoints, such as pyflyte-execute. It skips the test without it,
+// and fails it in CI.
+func Flytekit(t testing.TB, name string) string {
+	t.Helper()
+	return installed(t, "flytekit", filepath.Join(Root(t), "bin", "flytekit"), name)
+}
+
+// installed returns the path of a program of the virtual environment in dir, which make target
+// installs.
+func installed(t testing.TB, target, dir, name string) string {
+	t.Helper()
 	if _, err := os.Stat(filepath.Join(dir, "installed")); err != nil { //nolint:gosec // the caller's own
-		Skip(t, "run make sdk: ", err)
+		Skip(t, "run make ", target, ": ", err)
 	}
 	return filepath.Join(dir, "bin", name)
 }
