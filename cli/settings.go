@@ -283,7 +283,7 @@ func (f field) complete(cmd *cobra.Command, flag string) {
 }
 
 // choice is the value of a flag whose argument is one of a few texts. An empty argument
-// stands for the default.
+// stands for the default, which may depend on more than the flag: then usual is "".
 type choice struct {
 	pflag.Value
 	texts []string
@@ -294,7 +294,7 @@ func (c *choice) Type() string { return strings.Join(c.texts, "|") }
 
 func (c *choice) Set(text string) error {
 	text = cmp.Or(text, c.usual)
-	if !slices.Contains(c.texts, text) {
+	if text != "" && !slices.Contains(c.texts, text) {
 		return errors.New("it is none of the choices")
 	}
 	return c.Value.Set(text)

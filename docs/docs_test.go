@@ -83,6 +83,14 @@ var contents = map[string]func(*testing.T, string){
 		_, err := format.Source([]byte(text))
 		require.NoError(t, err)
 	},
+	// flytekit runs it: its names and arguments are real ones.
+	"python": func(t *testing.T, text string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), harness.Flytekit(t, "python"), "-c", text)
+		cmd.Env = []string{"HOME=" + t.TempDir()}
+		out, err := cmd.CombinedOutput()
+		require.NoErrorf(t, err, "%s", out)
+	},
 	// deploy/docker builds the example, so lines that it does not have were never tried.
 	"dockerfile": func(t *testing.T, text string) {
 		t.Helper()

@@ -69,10 +69,14 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 		scope = tried[0].Scope // the server knows the scope of a task that names none
 	}
 
+	further, err := secret.GroupEnvVars(t.Declared, t.EnvPrefix)
+	if err != nil {
+		return err
+	}
 	explained := make([]explanation, len(climbs))
 	var failed []resolver.Climb
 	for i, c := range climbs {
-		explained[i] = explain(scope, c, a.set.Place.FilesDir)
+		explained[i] = explain(scope, c, further[i], a.set.Place.FilesDir)
 		explained[i].Source = t.Source
 		if c.Err != nil {
 			failed = append(failed, c)
@@ -136,22 +140,21 @@ func (s scopeID) String() string {
 
 func idOf(s secret.Scope) scopeID { return scopeID{Org: s.Org, Domain: s.Domain, Project: s.Project} }
 
-func explain(task secret.Scope, c resolver.Climb, filesDir string) explanation {
+func explain(task secret.Scope, c resolver.Climb, further []string, filesDir string) explanation {
 	e := explanation{
 		Key:   c.Declaration.Key,
 		Mount: c.Declaration.Mount.String(),
 	}
-	file, variables := place.Where(c.Declaration, filesDir)
-	switch {
+	switch file := place.Where(c.Declaration, filesDir); {
 	case filepath.IsAbs(file):
 		e.Files, e.place = []string{file}, []string{"file " + file}
 	case file != "":
 		e.place = []string{"file a private folder/" + file}
 	}
-	for _, name := range variables {
+	e.Variables = append(c.Declaration.EnvVars(), further...)
+	for _, name := range e.Variables {
 		e.place = append(e.place, "$"+name)
 	}
-	e.Variables = variables
 	for _, tried := range c.Tried {
 		r := rung{Scope: idOf(tried.Scope)}
 		switch {

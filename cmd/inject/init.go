@@ -74,7 +74,7 @@ func (a *initVerb) run(ctx context.Context) error {
 		return err
 	}
 	// Only files outlive this container: the one that starts the task sets the variables.
-	declared := slices.DeleteFunc(t.Declared, func(d secret.Declaration) bool { return d.Mount != secret.File })
+	declared := slices.DeleteFunc(t.Declared, func(d secret.Declaration) bool { return !d.HasFile() })
 	var errs []error
 	for i, d := range declared {
 		if d.Path != "" {

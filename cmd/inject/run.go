@@ -18,6 +18,7 @@ import (
 	"inject/injector"
 	"inject/injector/outputs"
 	"inject/injector/place"
+	"inject/injector/task"
 	"inject/internal/spelling"
 	"inject/resolver/secret"
 )
@@ -71,7 +72,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	ctx := cmd.Context()
 	o := injector.Options{
 		Scope: scope, Declared: t.Declared,
-		Environ: os.Environ(), OnConflict: place.Conflict(s.Place.OnConflict), FilesDir: s.Place.FilesDir,
+		Environ: os.Environ(), OnConflict: onConflict(s.Place.OnConflict, args[0]), FilesDir: s.Place.FilesDir,
 		Redactor: a.redactor, NoRedact: s.Outputs.NoRedact,
 		Command: args, Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr,
 		Grace: s.Run.Grace, Log: a.log,
@@ -123,6 +124,18 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	}
 	a.status, err = injector.Run(ctx, o)
 	return stopped(ctx, explainStart(err))
+}
+
+// onConflict returns what happens to a variable that is already set: what was given, or what Flyte
+// does. The webhook of v1 keeps the variable, and that of v2 replaces it.
+func onConflict(given, command string) place.Conflict {
+	switch {
+	case given != "":
+		return place.Conflict(given)
+	case task.IsV1(command):
+		return place.Keep
+	}
+	return place.Overwrite
 }
 
 // hasOwnWork reports whether a flag asks for something that an inject above this one, which

@@ -56,7 +56,7 @@ type settings struct {
 	} `group:"resolve"`
 
 	Place struct {
-		OnConflict string `flag:"on-conflict" env:"INJECT_ON_CONFLICT" nested:"work" default:"overwrite" choice:"overwrite|keep|error" help:"what to do about a variable that is already set"`
+		OnConflict string `flag:"on-conflict" env:"INJECT_ON_CONFLICT" nested:"work" choice:"overwrite|keep|error" help:"what to do about a variable that is already set (default: overwrite, or keep for a command of Flyte v1: pyflyte-execute, pyflyte-fast-execute and pyflyte-map-execute)"`
 		FilesDir   string `flag:"files-dir" env:"INJECT_FILES_DIR" nested:"pass" arg:"DIR" complete:"dir" help:"DIR in which files appear (default: /etc/flyte/secrets in a container where it can be written, else a private folder)"`
 	} `group:"place"`
 

@@ -42,7 +42,7 @@ func TestDefaultsInHelp(t *testing.T) {
 	require.Contains(t, flags.Lookup("org").Usage, "default: "+secret.DefaultOrg+")")
 	require.Contains(t, flags.Lookup("pod-info").Usage, "default: "+task.PodInfoDir+" ")
 	require.Contains(t, flags.Lookup("files-dir").Usage, "default: "+place.FlyteDir+" ")
-	require.Equal(t, string(place.Overwrite), flags.Lookup("on-conflict").DefValue)
+	require.Contains(t, flags.Lookup("on-conflict").Usage, "default: "+string(onConflict("", "a0"))+", or keep ")
 	require.Equal(t, string(outputs.Mask), flags.Lookup("on-leak").DefValue)
 	f, _ := reflect.TypeFor[settings]().FieldByName("Type")
 	f, _ = f.Type.FieldByName("Type")

@@ -11,18 +11,19 @@ import (
 // of declared, with / between folders. Flyte's secret managers name a file differently: for KEY
 // of GROUP they use key, GROUP/KEY, GROUP/key or group/key. With all of these a task finds its
 // file whichever manager it was written for. A name is left out if a declared file has it, if two
-// secrets would have it, or if it would be outside the folder or hidden in it.
+// keys would have it, or if it would be outside the folder or hidden in it.
 func aliases(declared []secret.Declaration) [][]string {
-	taken := map[string]int{} // how many secrets would have a name; a declared name counts as two
+	const several = "" // stands for the keys of a name that more than one would have
+	owner := map[string]string{}
 	for _, d := range declared {
-		if d.Mount == secret.File && d.Path == "" {
-			taken[d.Key] += 2
+		if d.HasFile() && d.Path == "" {
+			owner[d.Key] = several
 		}
 	}
 
 	all := make([][]string, len(declared))
 	for i, d := range declared {
-		if d.Mount != secret.File || d.Path != "" {
+		if !d.HasFile() || d.Path != "" {
 			continue
 		}
 		names := []string{strings.ToLower(d.Key)}
@@ -32,9 +33,14 @@ func aliases(declared []secret.Declaration) [][]string {
 		}
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {
-			if name != d.Key && isAlias(name) {
-				all[i] = append(all[i], name)
-				taken[name]++
+			if !isAlias(name) {
+				continue
+			}
+			switch key, taken := owner[name]; {
+			case !taken:
+				owner[name], all[i] = d.Key, append(all[i], name)
+			case key != d.Key:
+				owner[name] = several
 			}
 		}
 	}
@@ -42,7 +48,8 @@ func aliases(declared []secret.Declaration) [][]string {
 	for i := range all {
 		all[i] = slices.DeleteFunc(all[i], func(name string) bool {
 			top, _, inFolder := strings.Cut(name, "/")
-			return taken[name] > 1 || inFolder && taken[top] > 0
+			_, isFile := owner[top]
+			return owner[name] == several || inFolder && isFile
 		})
 	}
 	return all

@@ -21,7 +21,7 @@ func TestAliases(t *testing.T) {
 		{
 			"files in the folder alone", []secret.Declaration{
 				file("", "key"), file("", "TLS_CERT"),
-				{Key: "ENV"},
+				{Key: "ENV", Mount: secret.EnvVar},
 				{Key: "AT", Mount: secret.File, Path: "/at"},
 			}, [][]string{nil, {"tls_cert"}, nil, nil},
 		},
@@ -32,6 +32,14 @@ func TestAliases(t *testing.T) {
 		},
 		{"declared itself", []secret.Declaration{file("", "my_secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
 		{"of two secrets", []secret.Declaration{file("", "My_Secret"), file("", "MY_SECRET")}, [][]string{{}, {}}},
+		{
+			"of one secret in two groups",
+			[]secret.Declaration{file("a", "K"), {Group: "b", Key: "K"}, file("b", "K")},
+			[][]string{{"a/K", "a/k", "k"}, {"b/K", "b/k"}, {}},
+		},
+		{"of two secrets in one group", []secret.Declaration{file("a", "Kk"), {Group: "A", Key: "kK"}}, [][]string{
+			{"a/Kk"}, {"A/kK", "A/kk"},
+		}},
 		{"a file and a folder", []secret.Declaration{file("g", "G"), file("x", "g")}, [][]string{{}, {"x/g"}}},
 		{
 			"outside the folder, or hidden", []secret.Declaration{

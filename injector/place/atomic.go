@@ -100,6 +100,9 @@ func (a *atomicFolder) fill(secrets []Secret) error {
 	var errs []error
 	for _, s := range secrets {
 		key := s.Declaration.Key
+		if slices.Contains(a.names, key) { // a list may have a key for ANY and as a file
+			continue
+		}
 		if err := a.free(key); err != nil {
 			errs = append(errs, err)
 			continue

@@ -43,17 +43,23 @@ func Placed(
 	}
 	var errs []error
 	for _, d := range declared {
+		var missing []error
 		for _, name := range d.EnvVars() {
 			if _, ok := variables[name]; !ok {
-				errs = append(errs, notPlaced(d, "the variable "+name+" is not set"))
+				missing = append(missing, notPlaced(d, "the variable "+name+" is not set"))
 			}
 		}
-		if d.Mount == secret.File {
+		if d.HasFile() {
 			path := cleanJoin(dir, d.FileName())
-			if info, err := os.Stat(path); !filepath.IsAbs(path) || err != nil || !info.Mode().IsRegular() {
-				errs = append(errs, notPlaced(d, "there is no file "+path))
+			info, err := os.Stat(path)
+			switch found := filepath.IsAbs(path) && err == nil && info.Mode().IsRegular(); {
+			case d.Mount == secret.Any && (found && d.EnvVar == "" || missing == nil):
+				missing = nil // the one is placed, and the other cannot be or was not in earlier versions
+			case !found:
+				missing = append(missing, notPlaced(d, "there is no file "+path))
 			}
 		}
+		errs = append(errs, missing...)
 	}
 	return true, errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ package place
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -128,13 +129,22 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 		}
 	}()
 
+	declared := declarations(secrets)
 	e := inherit(to.Environ, len(secrets) == 0)
 	e.conflict = to.OnConflict
-	for _, s := range secrets {
+	prefix := e.values[secret.PrefixVar]
+	further, err := secret.GroupEnvVars(declared, prefix)
+	if err != nil {
+		return nil, err
+	}
+	paths := map[string]string{} // of the files that are called as their keys
+	for i, s := range secrets {
 		d := s.Declaration
 		if d.Mount != secret.File {
-			e.place(d, s.Value.Reveal())
-			e.set("FLYTE_SECRETS_ENV_PREFIX", secret.EnvPrefix)
+			e.place(d, s.Value.Reveal(), further[i])
+			e.set(secret.PrefixVar, cmp.Or(prefix, secret.EnvPrefix))
+		}
+		if !d.HasFile() {
 			continue
 		}
 		if p.files == nil {
@@ -144,15 +154,21 @@ func Values(to Target, secrets []Secret) (_ *Places, err error) {
 			e.set("FLYTE_SECRETS_DEFAULT_DIR", p.files.appears)
 			e.set("FLYTE_SECRETS_FILE_PREFIX", "")
 		}
-		path, err := p.files.place(d, s.Value.Reveal())
-		if err != nil {
-			e.errs = append(e.errs, err)
-			continue
+		path, placed := paths[d.FileName()] // a list may have a key for ANY and as a file
+		if !placed {
+			if path, err = p.files.place(d, s.Value.Reveal()); err != nil {
+				e.errs = append(e.errs, err)
+				continue
+			}
 		}
-		e.place(d, []byte(path))
+		if d.Path == "" {
+			paths[d.FileName()] = path
+		}
+		if d.Mount == secret.File {
+			e.place(d, []byte(path), nil)
+		}
 	}
 
-	declared := declarations(secrets)
 	if p.files != nil && len(e.errs) == 0 {
 		aliasAll(declared, p.files.alias, to.Log)
 	}
@@ -221,17 +237,23 @@ func (e *environment) set(name, value string) {
 	delete(e.secrets, name)
 }
 
-// place sets the variables of d, or records in errs why it cannot.
-func (e *environment) place(d secret.Declaration, value []byte) {
-	for _, name := range d.EnvVars() {
-		if bytes.IndexByte(value, 0) >= 0 {
-			e.fail(d, "the value holds a NUL byte, and the variable %s cannot hold one", name)
-			return
-		}
-		if len(name)+1+len(value) > maxVariable {
-			e.fail(d, "the value is %d bytes long, more than the variable %s can hold (%d)",
-				len(value), name, maxVariable-len(name)-1)
-			return
+// place sets the variables of d, and those of further that can hold the value. It records in
+// errs why it cannot set one of d's, unless d is in a file, too, and names no variable.
+func (e *environment) place(d secret.Declaration, value []byte, further []string) {
+	names := d.EnvVars()
+	needed := len(names)
+	if d.Mount == secret.Any && d.EnvVar == "" {
+		needed = 0
+	}
+	for i, name := range append(names, further...) {
+		if why := unfit(name, value); why != "" {
+			if i < needed {
+				e.errs = append(e.errs, secret.WithHint(
+					fmt.Errorf("%w: %s: %s", secret.ErrInvalid, d.Key, why),
+					"place it in a file: --secret-file %s", d.Key))
+				return
+			}
+			continue
 		}
 		if slices.Contains(e.names[:e.inherited], name) {
 			switch e.conflict {
@@ -250,21 +272,26 @@ func (e *environment) place(d secret.Declaration, value []byte) {
 	}
 }
 
-// fail records that the value of d does not fit into a variable.
-func (e *environment) fail(d secret.Declaration, format string, args ...any) {
-	e.errs = append(e.errs, secret.WithHint(
-		fmt.Errorf("%w: %s: "+format, append([]any{secret.ErrInvalid, d.Key}, args...)...),
-		"place it in a file: --secret-file %s", d.Key))
+// unfit returns why the variable cannot hold the value, "" if it can.
+func unfit(name string, value []byte) string {
+	switch {
+	case bytes.IndexByte(value, 0) >= 0:
+		return fmt.Sprintf("the value holds a NUL byte, and the variable %s cannot hold one", name)
+	case len(name)+1+len(value) > maxVariable:
+		return fmt.Sprintf("the value is %d bytes long, more than the variable %s can hold (%d)",
+			len(value), name, maxVariable-len(name)-1)
+	}
+	return ""
 }
 
-// Where returns where [Values] would place the value of d: in which variables, and in which file, ""
-// for none. The path is relative if it is in the private folder of a run, whose name is not known
-// before. filesDir is as in [Target].
-func Where(d secret.Declaration, filesDir string) (file string, variables []string) {
-	if d.Mount == secret.File {
-		file = cleanJoin(appearsIn(filesDir), d.FileName())
+// Where returns in which file [Values] would place the value of d, "" for none. The path is
+// relative if it is in the private folder of a run, whose name is not known before. filesDir is as
+// in [Target].
+func Where(d secret.Declaration, filesDir string) string {
+	if !d.HasFile() {
+		return ""
 	}
-	return file, d.EnvVars()
+	return cleanJoin(appearsIn(filesDir), d.FileName())
 }
 
 // cleanJoin returns name if it is an absolute path, and otherwise its path in dir.

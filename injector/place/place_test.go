@@ -175,6 +175,165 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// A secret of a group is in the variables in which flytekit and Flyte's webhooks have it, too. They
+// never keep a task from starting that would start without them, but for --on-conflict error.
+func TestGroupVariables(t *testing.T) {
+	grouped := func(mount secret.Mount, variable, value string) Secret {
+		d := secret.Declaration{Group: "prod", Key: "db-pass", Mount: mount, EnvVar: variable}
+		return Secret{Declaration: d, Value: secret.NewValue([]byte(value))}
+	}
+	longest := strings.Repeat("x", maxVariable-len("DB="))
+	for _, c := range []struct {
+		name     string
+		environ  []string
+		conflict Conflict
+		secret   Secret
+		want     []string // "prefix" stands for FLYTE_SECRETS_ENV_PREFIX
+	}{
+		{
+			"of a variable", nil, Overwrite, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "_FSEC_PROD_DB-PASS=v", "_UNION_PROD_DB-PASS=v", "prefix=_UNION_"},
+		},
+		{
+			"without a name", nil, Overwrite, grouped(secret.EnvVar, "", "v"),
+			[]string{
+				"PROD_DB_PASS=v", "_FSEC_PROD_DB-PASS=v", "_UNION_DB-PASS=v", "_UNION_PROD_DB-PASS=v",
+				"prefix=_UNION_",
+			},
+		},
+		{
+			"the prefix of v1",
+			[]string{"prefix=_FSEC_"},
+			Overwrite, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "_FSEC_PROD_DB-PASS=v", "_UNION_PROD_DB-PASS=v", "prefix=_FSEC_"},
+		},
+		{
+			"another prefix",
+			[]string{"prefix=My_"},
+			Overwrite, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "My_PROD_DB-PASS=v", "_FSEC_PROD_DB-PASS=v", "_UNION_PROD_DB-PASS=v", "prefix=My_"},
+		},
+		{
+			"an empty prefix",
+			[]string{"prefix="},
+			Overwrite, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "_FSEC_PROD_DB-PASS=v", "_UNION_PROD_DB-PASS=v", "prefix=_UNION_"},
+		},
+		{
+			"is kept",
+			[]string{"_FSEC_PROD_DB-PASS=old"},
+			Keep, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "_FSEC_PROD_DB-PASS=old", "_UNION_PROD_DB-PASS=v", "prefix=_UNION_"},
+		},
+		{
+			"is replaced",
+			[]string{"_FSEC_PROD_DB-PASS=old"},
+			Overwrite, grouped(secret.EnvVar, "DB", "v"),
+			[]string{"DB=v", "_FSEC_PROD_DB-PASS=v", "_UNION_PROD_DB-PASS=v", "prefix=_UNION_"},
+		},
+		{
+			"does not fit", nil, Overwrite, grouped(secret.EnvVar, "DB", longest),
+			[]string{"DB=" + longest, "prefix=_UNION_"},
+		},
+		{"of a file", nil, Overwrite, grouped(secret.File, "", "v"), nil},
+		{"a NUL byte in a file, too", nil, Overwrite, grouped(secret.Any, "", "v\x00"), []string{"prefix=_UNION_"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for i, v := range c.environ {
+				c.environ[i] = strings.Replace(v, "prefix=", secret.PrefixVar+"=", 1)
+			}
+			p, err := Values(Target{
+				Environ: c.environ, OnConflict: c.conflict, FilesDir: t.TempDir(), Log: hclog.NewNullLogger(),
+			}, []Secret{c.secret})
+			require.NoError(t, err)
+			defer p.Remove(hclog.NewNullLogger())
+			var env []string
+			for _, v := range p.Env {
+				if v = strings.Replace(v, secret.PrefixVar+"=", "prefix=", 1); !strings.HasPrefix(v, "FLYTE_") {
+					env = append(env, v)
+				}
+			}
+			slices.Sort(env)
+			require.Equal(t, c.want, env)
+		})
+	}
+
+	for _, c := range []struct {
+		name    string
+		environ []string
+		secrets []Secret
+		want    string
+	}{
+		{
+			"is set",
+			[]string{"_FSEC_PROD_DB-PASS=old"},
+			[]Secret{grouped(secret.EnvVar, "DB", "v")},
+			"db-pass: the variable _FSEC_PROD_DB-PASS is already set",
+		},
+		{
+			"a bad prefix",
+			[]string{secret.PrefixVar + "=LD_"},
+			[]Secret{grouped(secret.EnvVar, "DB", "v")},
+			secret.PrefixVar,
+		},
+		{
+			"a NUL byte in a variable with a name", nil,
+			[]Secret{grouped(secret.Any, "DB", "v\x00")},
+			"db-pass: the value holds a NUL byte, and the variable DB cannot hold one",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			_, err := Values(Target{
+				Environ: c.environ, OnConflict: Fail, FilesDir: dir, Log: hclog.NewNullLogger(),
+			}, c.secrets)
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			require.ErrorContains(t, err, c.want)
+			require.Empty(t, list(t, dir))
+		})
+	}
+}
+
+// A secret that is declared for ANY, with another group, and as a file, is in one file, which has
+// the names of all three. Its variable holds the value, and that of the file the path.
+func TestAny(t *testing.T) {
+	declared := []secret.Declaration{
+		{Group: "prod", Key: "KEY"},
+		{Group: "other", Key: "KEY", EnvVar: "VALUE"},
+		{Key: "KEY", Mount: secret.File, EnvVar: "AT"},
+	}
+	secrets := make([]Secret, len(declared))
+	for i, d := range declared {
+		secrets[i] = Secret{Declaration: d, Value: secret.NewValue([]byte("text"))}
+	}
+	names := []string{"KEY", "key", "other/KEY", "other/key", "prod/KEY", "prod/key"}
+
+	dir := filepath.Join(t.TempDir(), "files")
+	log, lines := harness.Logger()
+	p, err := Values(Target{FilesDir: dir, Log: log}, secrets)
+	require.NoError(t, err)
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, "text", string(b))
+	}
+	require.Subset(t, p.Env, []string{
+		"PROD_KEY=text", "_UNION_PROD_KEY=text", "VALUE=text", "_UNION_OTHER_KEY=text", "AT=" + dir + "/KEY",
+		"FLYTE_SECRETS_DEFAULT_DIR=" + dir, "FLYTE_SECRETS_FILE_PREFIX=",
+	})
+	require.NotContains(t, lines.String(), "could not be given")
+	p.Remove(log)
+	require.NoDirExists(t, dir)
+
+	require.NoError(t, Files(dir, -1, secrets, log))
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Equal(t, "text", string(b))
+	}
+	require.NotContains(t, lines.String(), "could not be given")
+}
+
 func variable(key, value string) Secret {
 	d := secret.Declaration{Key: key, Mount: secret.EnvVar}
 	return Secret{Declaration: d, Value: secret.NewValue([]byte(value))}
@@ -229,31 +388,14 @@ func TestWhere(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		d    secret.Declaration
-		dir  string
-		file string
-		want []string
+		want string
 	}{
-		{"variables", secret.Declaration{Group: "g", Key: "k"}, dir, "", []string{"G_K", "_UNION_K"}},
-		{
-			"a file",
-			secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"},
-			dir,
-			dir + "/k",
-			[]string{"AT"},
-		},
-		{
-			"a file at a path",
-			secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"},
-			dir,
-			"/b",
-			nil,
-		},
+		{"a variable", secret.Declaration{Key: "k", Mount: secret.EnvVar}, ""},
+		{"a file", secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "AT"}, dir + "/k"},
+		{"either", secret.Declaration{Group: "g", Key: "k"}, dir + "/k"},
+		{"a file at a path", secret.Declaration{Key: "k", Mount: secret.File, Path: "/a/../b"}, "/b"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			file, variables := Where(c.d, c.dir)
-			require.Equal(t, c.file, file)
-			require.Equal(t, c.want, variables)
-		})
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, Where(c.d, dir)) })
 	}
 }
 
@@ -334,6 +476,32 @@ func TestPlaced(t *testing.T) {
 			}
 			require.ErrorIs(t, err, secret.ErrInvalid)
 			require.Equal(t, c.errs, strings.Count(err.Error(), "INJECT_PARENT says that it is placed"), err)
+		})
+	}
+}
+
+// Of a secret that is declared for ANY, the variables or the file may be missing: those cannot hold
+// some values, and earlier versions placed no file.
+func TestPlacedAny(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "F"), nil, 0o600))
+	for _, c := range []struct {
+		name    string
+		d       secret.Declaration
+		environ []string
+		errs    int
+	}{
+		{"variables and no file", secret.Declaration{Key: "A"}, []string{"A=", "_UNION_A="}, 0},
+		{"a file and no variables", secret.Declaration{Key: "F"}, nil, 0},
+		{"neither", secret.Declaration{Key: "A"}, []string{"A="}, 2},
+		{"a file and not the variable that is named", secret.Declaration{Key: "F", EnvVar: "V"}, nil, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			declared := []secret.Declaration{c.d}
+			parent := ParentVar + "=" + listDigest(declared) + scopeDigest(secret.Scope{})
+			placed, err := Placed(append(c.environ, parent), dir, "", secret.Scope{}, true, declared)
+			require.True(t, placed)
+			require.Equal(t, c.errs, strings.Count(fmt.Sprint(err), "INJECT_PARENT says that it is placed"), err)
 		})
 	}
 }

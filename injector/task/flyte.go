@@ -1,6 +1,11 @@
 package task
 
-import "github.com/caarlos0/env/v11"
+import (
+	"path/filepath"
+	"slices"
+
+	"github.com/caarlos0/env/v11"
+)
 
 // Flyte has the texts of those variables that Flyte sets in a task's container and that are read
 // (flyteplugins/go/tasks/pluginmachinery/flytek8s k8s_resource_adds.go at v2.0.43). Two similar
@@ -17,10 +22,19 @@ type Flyte struct {
 	// FilesDir is the folder that holds file secrets already. Flyte sets it, and so does an
 	// inject that started this process.
 	FilesDir string `env:"FLYTE_SECRETS_DEFAULT_DIR"`
+	// EnvPrefix begins the variables in which flytekit looks for secrets: see
+	// [secret.GroupEnvVars].
+	EnvPrefix string `env:"FLYTE_SECRETS_ENV_PREFIX"`
 }
 
 // InContainer reports whether this is a container of Flyte's.
 func (f Flyte) InContainer() bool { return f.Project != "" || f.Domain != "" || f.Execution != "" }
+
+// IsV1 reports whether a command, as the task's container has it in its args, is one of Flyte v1:
+// an entrypoint of flytekit (its pyproject.toml at 1.16.31), by name or by path.
+func IsV1(command string) bool { return slices.Contains(v1Entrypoints, filepath.Base(command)) }
+
+var v1Entrypoints = []string{"pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute"}
 
 // scopeVars names the variables of the scope, for messages.
 const scopeVars = "FLYTE_INTERNAL_EXECUTION_PROJECT and FLYTE_INTERNAL_EXECUTION_DOMAIN"

@@ -64,7 +64,7 @@ type Task struct {
 	Name                 string // "" if it is not known
 	Org, Project, Domain string // the scope; "" for a part that is not known
 	Declared             []secret.Declaration
-	FilesDir             string // as in [Flyte]
+	FilesDir, EnvPrefix  string // as in [Flyte]
 }
 
 // Load returns the declared list of the first source that has one, in the order flags,
@@ -99,7 +99,7 @@ func Load(s Sources) (Task, []string, error) {
 	alsoEnv, err2 := parse(envSource, AlsoEnv, "", split(s.EnvAlso), nil)
 	errs = append(errs, err, firstMistake(err2))
 	t.Declared = once(slices.Concat(t.Declared, also.Declared, alsoEnv.Declared))
-	t.Name, t.FilesDir = file.Name, s.Flyte.FilesDir
+	t.Name, t.FilesDir, t.EnvPrefix = file.Name, s.Flyte.FilesDir, s.Flyte.EnvPrefix
 	warnings = append(warnings, t.locate(
 		Task{Source: flagsSource, Org: s.Org, Project: s.Project, Domain: s.Domain}, pod,
 		Task{Source: scopeVars, Project: s.Flyte.Project, Domain: s.Flyte.Domain}, file)...)
@@ -114,7 +114,7 @@ func Load(s Sources) (Task, []string, error) {
 			fmt.Errorf("%w: %s declares secrets, and has no labels project and domain", secret.ErrInvalid, s.PodInfo),
 			"add metadata.labels to the downward-API volume as a file called labels, or give --project and --domain")
 	}
-	return t, warnings, Check(t.Declared)
+	return t, warnings, Check(t.Declared, t.EnvPrefix)
 }
 
 // firstMistake returns the first error that err joins: the texts after it in a variable may be the
@@ -227,7 +227,13 @@ func ParseSecret(text string) (secret.Declaration, error) {
 			fmt.Errorf("%w: %s: what follows the = is not a variable's name (not shown)", secret.ErrInvalid, name),
 			"the right side names the variable, never the value: --secret %s=MY_VARIABLE, of A-Z, 0-9 and _", name)
 	}
-	return d, d.Validate()
+	err := d.Validate()
+	if err == nil && !given && len(d.EnvVars()) == 1 { // a person expects GROUP_KEY
+		err = secret.WithHint(
+			fmt.Errorf("%w: %s: this group cannot be turned into the name of a variable", secret.ErrInvalid, d.Key),
+			"name one: --secret %s=VARIABLE", text)
+	}
+	return d, err
 }
 
 // ParseSecretFile reads [GROUP/]KEY[=PATH]. A relative path is taken from the working folder. No
@@ -264,8 +270,8 @@ func parseKey(text string) (d secret.Declaration, right string, given bool) {
 }
 
 // Check returns an error that names every declaration that is invalid, and every two that declare
-// the same variable or the same file.
-func Check(declared []secret.Declaration) error {
+// the same variable or the same file. envPrefix is as in [Flyte].
+func Check(declared []secret.Declaration, envPrefix string) error {
 	var errs []error
 	taken := map[string]string{}
 	take := func(what, key string) {
@@ -288,6 +294,10 @@ func Check(declared []secret.Declaration) error {
 		if d.Mount == secret.File {
 			take("the file "+d.FileName(), d.Key)
 		}
+	}
+	if len(errs) == 0 {
+		_, err := secret.GroupEnvVars(declared, envPrefix)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

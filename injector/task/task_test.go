@@ -129,6 +129,7 @@ func TestReadFlyte(t *testing.T) {
 		{"domain", "FLYTE_INTERNAL_EXECUTION_DOMAIN", "d", task.Flyte{Domain: "d"}},
 		{"execution", "FLYTE_INTERNAL_EXECUTION_ID", "r1", task.Flyte{Execution: "r1"}},
 		{"files", "FLYTE_SECRETS_DEFAULT_DIR", "/etc/x", task.Flyte{FilesDir: "/etc/x"}},
+		{"prefix", "FLYTE_SECRETS_ENV_PREFIX", "_FSEC_", task.Flyte{EnvPrefix: "_FSEC_"}},
 		{"as it is", "FLYTE_INTERNAL_EXECUTION_PROJECT", " a,b=${HOME}\n", task.Flyte{Project: " a,b=${HOME}\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -152,6 +153,7 @@ func TestCollisions(t *testing.T) {
 		{"a file", nil, []string{"A", "g/A"}, "the file A"},
 		{"a path", nil, []string{"A=/x/y", "B=/x/../x/y"}, "the file /x/y"},
 		{"a variable and a file", []string{"B=A"}, []string{"A=/a"}, ""},
+		{"two groups", []string{"a/b_c=X", "a_b/c=Y"}, nil, "b_c and c would both be in the variable _UNION_A_B_C"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := task.Load(task.Sources{Secrets: c.secrets, SecretFiles: c.files})
@@ -162,6 +164,28 @@ func TestCollisions(t *testing.T) {
 			require.ErrorIs(t, err, secret.ErrInvalid)
 			require.ErrorContains(t, err, c.text)
 		})
+	}
+}
+
+// The prefix of flytekit's variables is checked before a secret is looked up.
+func TestBadPrefix(t *testing.T) {
+	s := task.Sources{Secrets: []string{"g/K"}, Flyte: task.Flyte{EnvPrefix: "hunter2"}}
+	_, _, err := task.Load(s)
+	require.ErrorIs(t, err, secret.ErrInvalid)
+	require.ErrorContains(t, err, "FLYTE_SECRETS_ENV_PREFIX")
+	require.NotContains(t, err.Error(), "hunter2")
+	s.Flyte.EnvPrefix = "_FSEC_"
+	loaded, _, err := task.Load(s)
+	require.NoError(t, err)
+	require.Equal(t, "_FSEC_", loaded.EnvPrefix)
+}
+
+func TestIsV1(t *testing.T) {
+	for command, want := range map[string]bool{
+		"pyflyte-execute": true, "/opt/venv/bin/pyflyte-fast-execute": true, "./pyflyte-map-execute": true,
+		"pyflyte": false, "pyflyte-execute.sh": false, "/pyflyte-execute/a0": false, "a0": false, "": false,
+	} {
+		require.Equal(t, want, task.IsV1(command), command)
 	}
 }
 

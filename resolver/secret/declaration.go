@@ -12,7 +12,7 @@ type Mount int
 
 // The three mounts.
 const (
-	Any    Mount = 0 // Flyte may choose; it takes a variable, and so do we
+	Any    Mount = 0 // Flyte may choose: v1 takes a file and v2 a variable, so we place both
 	EnvVar Mount = 1
 	File   Mount = 2
 )
@@ -32,7 +32,7 @@ func (m Mount) String() string {
 
 // A Declaration is one secret that a task asks for.
 type Declaration struct {
-	// Group only shapes the default names of variables; stores ignore it, as Flyte's does.
+	// Group only shapes names of variables and files; stores ignore it, as Flyte v2's does.
 	Group string
 	// Key is the name of the secret.
 	Key string
@@ -50,7 +50,9 @@ type Declaration struct {
 // EnvVars returns the variables that hold d's value or path: EnvVar if there is
 // one, else Flyte's two defaults for a mount that is not a file: the SDK's
 // GROUP_KEY upper-cased with - as _ (flyte-sdk src/flyte/_secret.py), and the
-// webhook's _UNION_ with the upper-cased key.
+// webhook's _UNION_ with the upper-cased key. The first is left out if the group
+// keeps it from being a name and Flyte v1 finds the secret without it: by one of
+// the [GroupEnvVars], or in a file.
 func (d Declaration) EnvVars() []string {
 	switch {
 	case d.EnvVar != "":
@@ -58,15 +60,25 @@ func (d Declaration) EnvVars() []string {
 	case d.Mount == File:
 		return nil
 	}
-	name := d.Key
-	if d.Group != "" {
-		name = d.Group + "_" + name
+	sdk := strings.ToUpper(strings.ReplaceAll(d.groupKey(), "-", "_"))
+	webhook := EnvPrefix + strings.ToUpper(d.Key)
+	if d.Group != "" && !ValidEnvVar(sdk) && (d.HasFile() || isKubeName(d.Group)) {
+		return []string{webhook}
 	}
-	return []string{
-		strings.ToUpper(strings.ReplaceAll(name, "-", "_")),
-		EnvPrefix + strings.ToUpper(d.Key),
-	}
+	return []string{sdk, webhook}
 }
+
+// groupKey returns GROUP_KEY, or the key if there is no group.
+func (d Declaration) groupKey() string {
+	if d.Group == "" {
+		return d.Key
+	}
+	return d.Group + "_" + d.Key
+}
+
+// HasFile reports whether d is placed in a file, whether or not it is placed in
+// a variable, too.
+func (d Declaration) HasFile() bool { return d.Mount != EnvVar }
 
 // FileName returns the path of d's file: as declared, or its key, which is a
 // name in the folder for files.
@@ -76,10 +88,6 @@ func (d Declaration) FileName() string {
 	}
 	return d.Key
 }
-
-// EnvPrefix begins the variable that Flyte's webhook gives a secret without a
-// declared one, and is the value of FLYTE_SECRETS_ENV_PREFIX.
-const EnvPrefix = "_UNION_"
 
 // ValidEnvVar reports whether name is a variable that a declaration may ask for
 // by Flyte's rule, ^[A-Z_][A-Z0-9_]*$.
@@ -92,6 +100,12 @@ func ValidEnvVar(name string) bool {
 	return name != ""
 }
 
+// steers reports whether the variable steers the search for programs, the loader
+// or inject.
+func steers(name string) bool {
+	return name == "PATH" || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "INJECT_")
+}
+
 // Validate returns an error that wraps [ErrInvalid] when d cannot be placed as
 // declared, whatever its value: the key is not one, the name of the variable is
 // not one or would steer inject or the loader (PATH, INJECT_*, LD_*), or there is
@@ -100,18 +114,20 @@ func (d Declaration) Validate() error {
 	if err := ValidKey(d.Key); err != nil {
 		return err
 	}
-	for i, name := range d.EnvVars() {
-		switch {
-		case i == 0 && !ValidEnvVar(name) && d.EnvVar == "":
-			return WithHint(
-				fmt.Errorf("%w: %s: this key cannot be turned into the name of a variable", ErrInvalid, d.Key),
-				"name one: --secret %s=VARIABLE", d.Key)
-		case i == 0 && !ValidEnvVar(name):
-			// Not quoted: it may be a value that was given in place of a name.
-			return WithHint(
-				fmt.Errorf("%w: %s: what follows is not the name of a variable (not shown)", ErrInvalid, d.Key),
-				"a declaration names the variable, never the value: %s=MY_VARIABLE, of A-Z, 0-9 and _", d.Key)
-		case name == "PATH" || strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "INJECT_"):
+	names := d.EnvVars()
+	switch {
+	case d.EnvVar == "" && len(names) == 2 && !ValidEnvVar(names[0]):
+		return WithHint(
+			fmt.Errorf("%w: %s: this key cannot be turned into the name of a variable", ErrInvalid, d.Key),
+			"name one: --secret %s=VARIABLE", d.Key)
+	case d.EnvVar != "" && !ValidEnvVar(d.EnvVar):
+		// Not quoted: it may be a value that was given in place of a name.
+		return WithHint(
+			fmt.Errorf("%w: %s: what follows is not the name of a variable (not shown)", ErrInvalid, d.Key),
+			"a declaration names the variable, never the value: %s=MY_VARIABLE, of A-Z, 0-9 and _", d.Key)
+	}
+	for _, name := range names {
+		if steers(name) {
 			return WithHint(
 				fmt.Errorf("%w: %s: a secret may not be placed in the variable %s", ErrInvalid, d.Key, name),
 				"PATH, LD_* and INJECT_* steer the loader and inject; choose another name")

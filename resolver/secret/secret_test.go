@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -114,6 +115,9 @@ func TestDeclaration(t *testing.T) {
 		{secret.Declaration{Key: "db-config"}, []string{"DB_CONFIG", "_UNION_DB-CONFIG"}},
 		{secret.Declaration{Key: "k", EnvVar: "E"}, []string{"E"}},
 		{secret.Declaration{Key: "k", Mount: secret.File}, nil},
+		// Groups of v1's secrets: a Secret of Kubernetes, and one of AWS.
+		{secret.Declaration{Key: "a-b", Group: "1.x", Mount: secret.EnvVar}, []string{"_UNION_A-B"}},
+		{secret.Declaration{Key: "k", Group: "arn:aws:x"}, []string{"_UNION_K"}},
 		{secret.Declaration{Key: "k", Mount: secret.File, EnvVar: "E"}, []string{"E"}},
 	} {
 		t.Run(fmt.Sprint(c.want), func(t *testing.T) {
@@ -132,6 +136,7 @@ func TestDeclaration(t *testing.T) {
 		{Key: "k", EnvVar: "LD_PRELOAD"},
 		{Key: "k", EnvVar: "INJECT_STORE"},
 		{Key: "k", Path: "/x"},
+		{Key: "k", Group: "a b", Mount: secret.EnvVar},
 	} {
 		require.ErrorIsf(t, d.Validate(), secret.ErrInvalid, "%+v", d)
 	}
@@ -139,6 +144,120 @@ func TestDeclaration(t *testing.T) {
 	require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
 	require.Contains(t, err.Error(), "API_KEY")
 	require.Equal(t, "ANY ENV_VAR FILE", fmt.Sprint(secret.Any, secret.EnvVar, secret.File)[0:16])
+}
+
+func TestGroupEnvVars(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		prefix   string
+		declared []secret.Declaration
+		want     [][]string
+		errs     []string
+	}{
+		{
+			"with a group", "", []secret.Declaration{
+				{Group: "prod", Key: "db-pass", Mount: secret.EnvVar, EnvVar: "DB"},
+				{Group: "Prod", Key: "x"},
+				{Group: "prod", Key: "f", Mount: secret.File},
+			}, [][]string{
+				{"_FSEC_PROD_DB-PASS", "_UNION_PROD_DB-PASS"}, {"_FSEC_PROD_X", "_UNION_PROD_X"}, nil,
+			}, nil,
+		},
+		{
+			"without one", "", []secret.Declaration{{Key: "a"}, {Key: "b", EnvVar: "B"}}, [][]string{nil, nil}, nil,
+		},
+		{
+			"another prefix", "X_", []secret.Declaration{
+				{Key: "a-b"}, {Key: "b", EnvVar: "B"}, {Group: "g", Key: "c", EnvVar: "C"},
+			}, [][]string{{"X_A-B"}, nil, {"X_G_C", "_FSEC_G_C", "_UNION_G_C"}}, nil,
+		},
+		{
+			"a name that is declared", "", []secret.Declaration{
+				{Group: "g", Key: "a", EnvVar: "A"},
+				{Key: "f", Mount: secret.File, EnvVar: "_UNION_G_A"},
+				{Group: "g", Key: "b", EnvVar: "_FSEC_G_B"},
+			}, [][]string{{"_FSEC_G_A"}, nil, {"_UNION_G_B"}}, nil,
+		},
+		{
+			"one key twice", "", []secret.Declaration{
+				{Group: "g", Key: "a", EnvVar: "A"}, {Group: "G", Key: "a", EnvVar: "B"},
+			}, [][]string{{"_FSEC_G_A", "_UNION_G_A"}, nil}, nil,
+		},
+		{
+			"two keys", "", []secret.Declaration{
+				{Group: "a", Key: "b_c", EnvVar: "A"}, {Group: "a_b", Key: "c", EnvVar: "B"},
+			}, nil, []string{
+				"b_c and c would both be in the variable _FSEC_A_B_C",
+				"b_c and c would both be in the variable _UNION_A_B_C",
+			},
+		},
+		{
+			"a default of another", "",
+			[]secret.Declaration{{Key: "g_a"}, {Group: "g", Key: "a", EnvVar: "A"}},
+			nil,
+			[]string{"g_a and a would both be in the variable _UNION_G_A"},
+		},
+		{
+			"names that Kubernetes refuses", "", []secret.Declaration{
+				{Group: "a=b", Key: "k", EnvVar: "A"},
+				{Group: "a\nb", Key: "k", EnvVar: "B"},
+				{Group: "ı", Key: "k", EnvVar: "C"},
+				{Group: "a:b c", Key: "k", EnvVar: "D"},
+			}, [][]string{nil, nil, nil, {"_FSEC_A:B C_K", "_UNION_A:B C_K"}}, nil,
+		},
+		{"a bad prefix of no use", "LD_", []secret.Declaration{{Key: "f", Mount: secret.File}}, [][]string{nil}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := secret.GroupEnvVars(c.declared, c.prefix)
+			if c.errs == nil {
+				require.NoError(t, err)
+				require.Equal(t, c.want, got)
+				return
+			}
+			require.ErrorIs(t, err, secret.ErrInvalid)
+			require.Len(t, strings.Split(err.Error(), "\n"), len(c.errs))
+			for _, text := range c.errs {
+				require.ErrorContains(t, err, text)
+			}
+		})
+	}
+}
+
+func TestPrefix(t *testing.T) {
+	declared := []secret.Declaration{{Key: "D_PRELOAD"}}
+	for _, prefix := range []string{"", "_FSEC_", "_UNION_", "a1_", "_"} {
+		_, err := secret.GroupEnvVars(declared, prefix)
+		require.NoError(t, err, prefix)
+	}
+	for _, prefix := range []string{
+		"L", "LD_", "LD_X_", "INJECT_", "INJECTD_", "INJECT_X_",
+		"FSEC", "1_", "A-_", "A.B_", " _", "_\n", "_=_", "ı_", "\x00_",
+	} {
+		_, err := secret.GroupEnvVars(declared, prefix)
+		require.ErrorIs(t, err, secret.ErrInvalid, prefix)
+		require.ErrorContains(t, err, "FLYTE_SECRETS_ENV_PREFIX")
+	}
+	_, err := secret.GroupEnvVars(declared, "hunter2")
+	require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
+}
+
+// No variable that is derived steers the loader or inject, whatever the group and the prefix are.
+func TestGroupEnvVarsSteerNothing(t *testing.T) {
+	text := rapid.StringMatching(`(L|LD|LD_|P|I|INJECT|INJECT_|INJECTD_|D_|[A-Z_=]{0,3})[a-z_.-]{0,3}`)
+	key := rapid.StringMatching(`(k[a-zA-Z_-]{0,9}|D_PRELOAD|_PRELOAD|ATH|NJECT_X|_X)`)
+	steers := regexp.MustCompile(`^(LD_|INJECTD?_|PATH$)|=|\x00`)
+	rapid.Check(t, func(t *rapid.T) {
+		d := secret.Declaration{Group: text.Draw(t, "group"), Key: key.Draw(t, "key")}
+		all, err := secret.GroupEnvVars([]secret.Declaration{d}, text.Draw(t, "prefix"))
+		if err != nil {
+			return
+		}
+		for _, name := range all[0] {
+			if steers.MatchString(name) {
+				t.Fatalf("%+v: %s", d, name)
+			}
+		}
+	})
 }
 
 func TestError(t *testing.T) {
