@@ -42,11 +42,11 @@ func (b *builder) escape(text []byte) {
 		}
 		from := len(b.arena)
 		b.arena = e.append(b.arena, text)
-		if e.twice && b.room(len(b.arena)-from) {
+		if e.then != nil && b.room(len(b.arena)-from) {
 			b.add(e.kind, from, len(b.arena))
 			once := b.arena[from:]
 			from = len(b.arena)
-			b.arena = e.append(b.arena, once)
+			b.arena = e.then.append(b.arena, once)
 		}
 		b.tail(e.kind, from)
 	}
@@ -100,7 +100,7 @@ type escaper struct {
 	to      [utf8.RuneSelf]string // by ASCII character; "" leaves it
 	wide    wide                  // nil leaves characters that are not ASCII
 	text    bool                  // for UTF-8 only: the program cannot have other bytes in a text
-	twice   bool                  // the escaped text escaped once more is a form, too
+	then    *escaper              // the escaped text escaped by it is a form, too; may be nil
 	tilde   bool                  // a backslash before ~ if : or = precedes it
 	hash    bool                  // a backslash before # if {, $ or @ follows
 }
@@ -136,7 +136,8 @@ type rule struct {
 	wide    wide
 	del     bool // control applies to DEL, too
 	text    bool // as in escaper
-	twice   bool // as in escaper
+	twice   bool // the escaped text escaped once more is a form, too
+	message bool // the escaped text in a message of protobuf's is a form, too
 	tilde   bool // as in escaper
 	hash    bool // as in escaper
 }
@@ -146,52 +147,65 @@ type rule struct {
 var escapers = sync.OnceValue(func() []*escaper {
 	escapers := make([]*escaper, len(rules))
 	formatted := map[string]*[utf8.RuneSelf]string{} // by rule.control
+	message := textFormat.escaper(formatted)
 	for i, r := range rules {
-		control := formatted[r.control]
-		if control == nil {
-			control = new([utf8.RuneSelf]string)
-			for c := range control {
-				switch {
-				case c >= ' ' && c != '\x7f': // not a control character
-				case strings.Contains(r.control, "%"):
-					control[c] = fmt.Sprintf(r.control, c)
-				default:
-					control[c] = r.control
-				}
-			}
-			formatted[r.control] = control
-		}
-
-		e := &escaper{
-			kind: r.kind, wide: r.wide, text: r.text, twice: r.twice, tilde: r.tilde, hash: r.hash,
-		}
-		copy(e.to[:' '], control[:])
-		if r.del {
-			e.to['\x7f'] = control['\x7f']
-		}
-		for i, c := range []byte("\a\b\t\n\v\f\r\x1b") {
-			if letter := "abtnvfrE"[i : i+1]; strings.Contains(r.short, letter) {
-				e.to[c] = `\` + letter
-			}
-		}
-		for _, c := range []byte(r.marks) {
-			e.to[c] = `\` + string(rune(c))
-		}
-		if r.pairs != "" {
-			for pair := range strings.SplitSeq(r.pairs, " ") {
-				e.to[pair[0]] = pair[1:]
-			}
-		}
-
-		for c, to := range e.to {
-			if to != "" || c == '~' && e.tilde || c == '#' && e.hash {
-				e.changes[c>>6] |= 1 << (c & 63)
-			}
-		}
-		if e.wide != nil {
-			e.changes[2], e.changes[3] = all[2], all[3]
+		e := r.escaper(formatted)
+		switch {
+		case r.twice:
+			e.then = e
+		case r.message:
+			e.then = message
 		}
 		escapers[i] = e
 	}
 	return escapers
 })
+
+// escaper returns the escaper that r stands for. It keeps what it makes of r.control in formatted.
+func (r *rule) escaper(formatted map[string]*[utf8.RuneSelf]string) *escaper {
+	control := formatted[r.control]
+	if control == nil {
+		control = new([utf8.RuneSelf]string)
+		for c := range control {
+			switch {
+			case c >= ' ' && c != '\x7f': // not a control character
+			case strings.Contains(r.control, "%"):
+				control[c] = fmt.Sprintf(r.control, c)
+			default:
+				control[c] = r.control
+			}
+		}
+		formatted[r.control] = control
+	}
+
+	e := &escaper{
+		kind: r.kind, wide: r.wide, text: r.text, tilde: r.tilde, hash: r.hash,
+	}
+	copy(e.to[:' '], control[:])
+	if r.del {
+		e.to['\x7f'] = control['\x7f']
+	}
+	for i, c := range []byte("\a\b\t\n\v\f\r\x1b") {
+		if letter := "abtnvfrE"[i : i+1]; strings.Contains(r.short, letter) {
+			e.to[c] = `\` + letter
+		}
+	}
+	for _, c := range []byte(r.marks) {
+		e.to[c] = `\` + string(rune(c))
+	}
+	if r.pairs != "" {
+		for pair := range strings.SplitSeq(r.pairs, " ") {
+			e.to[pair[0]] = pair[1:]
+		}
+	}
+
+	for c, to := range e.to {
+		if to != "" || c == '~' && e.tilde || c == '#' && e.hash {
+			e.changes[c>>6] |= 1 << (c & 63)
+		}
+	}
+	if e.wide != nil {
+		e.changes[2], e.changes[3] = all[2], all[3]
+	}
+	return e
+}

@@ -48,6 +48,7 @@ func ExampleOf_escaped() {
 	// percent   it's%20ok
 	// json      it\u0027s ok
 	// python    it\'s ok
+	// python    it\\\'s ok
 	// shell     it'\''s ok
 	// shell     it'"'"'s ok
 	// shell     it\'s\ ok

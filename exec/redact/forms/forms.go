@@ -78,7 +78,8 @@ type Form struct {
 //     \u003c, \u00e9 or \u00E9 where they do so; and, as JavaScript, Go, Python and jq
 //     write it, in a JSON string inside a JSON string.
 //   - go: as %q and %+q write it, and {:?} of Rust.
-//   - python: repr of str and bytes, and ascii; util.inspect of Node; inspect of Ruby.
+//   - python: repr of str and bytes, and ascii; repr of str in a message of protobuf's, as Flyte's
+//     runtime logs an exception; util.inspect of Node; inspect of Ruby.
 //   - shell: as set -x, printf %q, shlex.quote and zsh quote words, and in double quotes, of
 //     PowerShell, too; as set -x shows patterns, with a backslash before each character, if the
 //     value has 4 bytes or more, and regular expressions; as ls and cat of coreutils quote names in errors.
@@ -86,7 +87,8 @@ type Form struct {
 //     hexadecimal; line ends in attributes; what html/template and mustache add; the decimal
 //     number of each character that is not ASCII.
 //   - quoted: with ', " or } doubled; with ' or both quotes behind a backslash; as PyYAML writes
-//     double quotes and Java properties; as cat -v; what re.escape, QuoteMeta and Regexp.escape return.
+//     double quotes and Java properties; in a message of protobuf's in text format; as cat -v; what
+//     re.escape, QuoteMeta and Regexp.escape return.
 //   - cookie: as http.cookies of Python quotes it; other programs use percent.
 //   - charset: in UTF-16 of both byte orders; if it is not ASCII, also in NFC and NFD, Latin-1,
 //     Windows-1252, UTF-8 of UTF-8, with ? or U+FFFD for each byte or character that is not
@@ -107,7 +109,7 @@ type Form struct {
 //     bytes, octal numbers and text beside them: each layout would take four bytes for each of
 //     the value, and only a dump that begins with the value would be found.
 //   - The bytes of a value in reverse; in another case, except "case".
-//   - Encodings of encodings, except JSON in JSON: base64 with %2B, with \/ or in base64
+//   - Encodings of encodings, except JSON in JSON and repr in protobuf: base64 with %2B, with \/ or in base64
 //     again; base64 in lines that does not begin with the value.
 //   - Other encodings: UTF-32, base32, base85, Ascii85, quoted-printable, entities such as &eacute;.
 //   - Compressed, encrypted or hashed values.

@@ -429,6 +429,30 @@ func TestFormsOfShells(t *testing.T) {
 	}
 }
 
+// A message of protobuf's, as Flyte's runtime logs an exception of a task.
+func TestFormsOfProtobuf(t *testing.T) {
+	values := samples(t, false)
+	ways := []way{
+		{"text_format.MessageToString(Value(string_value=v))", `string_value: ""\n`},
+		{"str(Value(string_value=v))", `string_value: ""\n`},
+		{"str(Value(string_value='but got ' + repr([v])))", `string_value: "but got \[(\\'\\'|\\"\\")\]"\n`},
+	}
+	script := `
+import sys
+from google.protobuf import text_format
+from google.protobuf.struct_pb2 import Value
+for line in sys.stdin:
+    v = bytes.fromhex(line).decode()
+`
+	for i, w := range ways {
+		script += fmt.Sprintf("    print(%d, %s.encode().hex())\n", i, w.expression)
+	}
+	all := answers(t, exec.Command(harness.SDK(t, "python"), "-c", script), values, len(ways))
+	for i, w := range ways {
+		t.Run(w.expression, func(t *testing.T) { covers(t, w.frame, values, all[i]) })
+	}
+}
+
 // Programs escape the lines of a value one by one, or break it at its line ends.
 func TestFormsOfLines(t *testing.T) {
 	value := ""

@@ -18,6 +18,10 @@ func carets() string {
 	return string(pairs)
 }
 
+// textFormat is how str of Python writes a string in a message of protobuf's
+// (protobuf/text_format.cc, CEscape).
+var textFormat = rule{kind: KindQuoted, marks: `'"\`, short: "tnr", control: `\%03o`, del: true}
+
 // rules has one line for each way in which a program escapes text. A rule that leaves
 // one kind of quote as it is stands for text in quotes of the other kind.
 var rules = []rule{
@@ -86,8 +90,8 @@ var rules = []rule{
 	},
 
 	// Python: repr of str, in single and in double quotes.
-	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
-	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true},
+	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true, message: true},
+	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(true), del: true, message: true},
 	// Python: ascii, in single and in double quotes.
 	{kind: KindPython, marks: `'\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
 	{kind: KindPython, marks: `\`, short: "tnr", control: `\x%02x`, wide: widePython(false), del: true},
@@ -177,6 +181,9 @@ var rules = []rule{
 	{kind: KindQuoted, marks: `'\`},
 	// MySQL: mysql_real_escape_string.
 	{kind: KindQuoted, marks: `'"\`, short: "nr", pairs: "\x00\\0 \x1a\\Z"},
+	// protobuf: a message in text format, and with octal numbers for all that is not ASCII.
+	textFormat,
+	{kind: KindQuoted, marks: `'"\`, short: "tnr", control: `\%03o`, wide: wideShell(false), del: true},
 	// YAML in double quotes, as PyYAML writes it, without and with allow_unicode.
 	{
 		kind: KindQuoted, marks: `"\`, pairs: "\x00\\0 \x1b\\e", short: "abtnvfr", control: `\x%02X`,
