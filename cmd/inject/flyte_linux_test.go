@@ -59,52 +59,6 @@ wait
 	require.NotContains(t, string(out), value)
 }
 
-// wrapped handles _F_EXEC_WRAPPER as the SDK's runtime does (flyte-sdk
-// src/flyte/_bin/runtime.py), and then acts as the task.
-const wrapped = `
-import os, shlex, sys
-wrapper = os.environ.get("_F_EXEC_WRAPPER")
-if wrapper and os.environ.get("_F_EXEC_WRAPPED") != "1":
-    os.environ["_F_EXEC_WRAPPED"] = "1"
-    command = [os.path.expandvars(word) for word in shlex.split(wrapper)]
-    os.execvp(command[0], command + [sys.executable, *sys.argv])
-print("args", sys.argv[1:], flush=True)
-print(os.environ.get("V"))
-print(len(os.environ["V"]))
-sys.exit(7)
-`
-
-// A task that the SDK starts through _F_EXEC_WRAPPER gets its secrets and the same arguments, and
-// its exit code is kept.
-func TestExecWrapper(t *testing.T) {
-	t.Parallel()
-	harness.Need(t, "python3")
-	home, value := awkwardHome(t)
-	a0 := filepath.Join(home, "a0.py")
-	require.NoError(t, os.WriteFile(a0, []byte(wrapped), 0o600))
-	want := fmt.Sprintf("args ['--inputs', '$HOME x', '']\n[REDACTED:K]\n%d\n", len(value))
-	for _, outer := range [][]string{
-		{"python3"},
-		// The image's entrypoint is inject, too.
-		{binary, "run", "--secret", "K=V", "--", "python3"},
-	} {
-		cmd := exec.Command(outer[0], append(outer[1:], a0, "--inputs", "$HOME x", "")...)
-		cmd.Env = []string{
-			"HOME=" + home,
-			"PATH=" + os.Getenv("PATH"),
-			"BIN=" + binary,
-			"_F_EXEC_WRAPPER=$BIN run --secret K=V --",
-		}
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		require.Error(t, err)
-		require.Equalf(t, 7, cmd.ProcessState.ExitCode(), "%s", stderr.String())
-		require.Equal(t, want, string(out))
-		require.Empty(t, stderr.String())
-	}
-}
-
 // inject starts an image's own entrypoint with its arguments, and follows its exec.
 func TestChainedEntrypoint(t *testing.T) {
 	// Not parallel: while another test starts a process, that process may have the script open for

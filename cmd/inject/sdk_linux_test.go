@@ -5,11 +5,14 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,60 +21,23 @@ import (
 	"inject/internal/harness"
 )
 
-// job is the folder with the tasks and the reader of their outputs.
-const job = "../../deploy/sdk"
-
-// a0 returns the command line that runs a task of job.py as Flyte does, and the outputs' folder.
-func a0(t *testing.T, task string) (argv []string, out string) {
+// readBack returns what the SDK reads from the outputs that actions of a task left.
+func readBack(t *testing.T, task string, all ...left) []string {
 	t.Helper()
-	dir := t.TempDir()
-	out = filepath.Join(dir, "out")
-	require.NoError(t, os.Mkdir(out, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "inputs.pb"), nil, 0o600))
-	return []string{
-		harness.SDK(t, "a0"), "--inputs", dir + "/inputs.pb", "--outputs-path", out, "--version", "v1",
-		"--run-base-dir", out, "--raw-data-path", dir + "/raw", "--checkpoint-path", dir + "/checkpoint",
-		"--prev-checkpoint", dir + "/previous", "--run-name", "r1", "--name", "a1",
-		"--resolver", "flyte._internal.resolvers.default.DefaultTaskResolver", "mod", "job", "instance", task,
-	}, out
-}
-
-// inJob makes cmd run where the SDK finds job.py, with what a pod of Flyte's says.
-func inJob(cmd *exec.Cmd, env ...string) *exec.Cmd {
-	cmd.Dir = job
-	cmd.Env = append(append(cmd.Env, "PYTHONDONTWRITEBYTECODE=1", "FLYTE_DISABLE_SENTRY=true", "_U_ORG_NAME=local",
-		"FLYTE_INTERNAL_EXECUTION_PROJECT=p", "FLYTE_INTERNAL_EXECUTION_DOMAIN=development"), env...)
-	return cmd
-}
-
-// runTask runs a task below inject with V as a secret, and returns its outputs.pb and inject's exit
-// code with what it wrote.
-func runTask(t *testing.T, home, value, task string) (outputs []byte, code int, said string) {
-	t.Helper()
-	argv, out := a0(t, task)
-	cmd := inJob(command(home, append([]string{"run", "--secret", "V", "--outputs", out, "--"}, argv...)...))
-	var b bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &b, &b
-	_ = cmd.Run() // the exit code is compared
-	require.NotContains(t, b.String(), value)
-	outputs, err := os.ReadFile(filepath.Join(out, "outputs.pb"))
-	if err != nil {
-		require.ErrorIs(t, err, os.ErrNotExist)
+	args := []string{"job.py", task}
+	for i, one := range all {
+		path := filepath.Join(t.TempDir(), strconv.Itoa(i))
+		require.NoError(t, os.WriteFile(path, []byte(one.files["out/outputs.pb"]), 0o600))
+		args = append(args, path)
 	}
-	return outputs, cmd.ProcessState.ExitCode(), b.String()
-}
-
-// readBack returns what the SDK reads from outputs.
-func readBack(t *testing.T, task string, outputs []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "outputs.pb")
-	require.NoError(t, os.WriteFile(path, outputs, 0o600))
-	cmd := inJob(exec.Command(harness.SDK(t, "python"), "job.py", task, path), "HOME="+t.TempDir())
+	cmd := inPod(exec.Command(harness.SDK(t, "python"), args...), "HOME="+t.TempDir())
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	require.NoErrorf(t, err, "%s", stderr.String())
-	return string(out)
+	read := strings.SplitAfter(string(out), "\n--\n")
+	require.Len(t, read, len(all)+1)
+	return read[:len(all)]
 }
 
 // homeWith returns a home with a value as the secret V.
@@ -82,31 +48,24 @@ func homeWith(t *testing.T, value string) (home string) {
 	return home
 }
 
-// What the SDK writes for a dataclass, a model of pydantic's or a dict is masked, and the SDK reads
-// it back into its type: it is what the task would have written had the mask been its secret.
+// What the SDK writes for every type that holds texts is masked: primitives and containers of them,
+// dataclasses, models of pydantic's, dicts. The SDK reads it back into its type: it is what the task
+// would have written had the mask been its secret.
 func TestStructuredOutputs(t *testing.T) {
 	t.Parallel()
-	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "a0: dataclass, pydantic model, dict in outputs.pb")
+	ranFlyte(t, "a0: primitives, containers, dataclass, pydantic model, dict in outputs.pb")
 	value := "\"ä\\ \n" + rand.Text()
 	home := homeWith(t, value)
-	masked, code, said := runTask(t, home, value, "everything")
-	require.Zero(t, code, said)
-	require.Contains(t, said, `outputs.pb": masked`)
+	a := actionOf(t, "everything")
+	masked := a.run(t, a.injected(home))
+	requireCode(t, 0, masked)
+	require.Contains(t, masked.stderr, `outputs.pb": masked`)
+	masked.noLeak(t, value)
 
-	argv, out := a0(t, "everything")
-	plain := func(v string) []byte {
-		cmd := inJob(exec.Command(argv[0], argv[1:]...), "HOME="+t.TempDir(), "V="+v)
-		b, err := cmd.CombinedOutput()
-		require.NoErrorf(t, err, "%s", b)
-		outputs, err := os.ReadFile(filepath.Join(out, "outputs.pb"))
-		require.NoError(t, err)
-		return outputs
-	}
-	require.Contains(t, string(plain(value)), value, "the value can be found")
-	require.NotContains(t, string(masked), value)
-	want := readBack(t, "everything", plain("[REDACTED:V]"))
+	a.clear(t)
+	read := readBack(t, "everything", a.run(t, a.plain(t, mask)), masked)
+	want, got := read[0], read[1]
 	require.Contains(t, want, "Data(text='it is [REDACTED:V]'")
-	got := readBack(t, "everything", masked)
 	at := 0 // only where they differ, because the whole of both would fill the log
 	for at < min(len(want), len(got)) && want[at] == got[at] {
 		at++
@@ -120,35 +79,96 @@ func TestStructuredOutputsKeys(t *testing.T) {
 	t.Parallel()
 	value := rand.Text()
 	home := homeWith(t, value)
-	outputs, code, said := runTask(t, home, value, "clean")
-	require.Zero(t, code, said)
-	require.NotContains(t, said, "outputs.pb")
-	require.Contains(t, readBack(t, "clean", outputs), "Data(text='it is nothing'")
+	a := actionOf(t, "clean")
+	clean := a.run(t, a.injected(home))
+	requireCode(t, 0, clean)
+	require.NotContains(t, clean.stderr, "outputs.pb")
+	require.Contains(t, readBack(t, "clean", clean)[0], "Data(text='it is nothing'")
 
-	outputs, code, said = runTask(t, home, value, "equal_keys")
-	require.Zero(t, code, said)
-	require.Contains(t, readBack(t, "equal_keys", outputs), "{'[REDACTED:V]': 1, '[REDACTED:V]-2': 2, 'x': {'y': 3}}\n")
+	a = actionOf(t, "equal_keys")
+	equal := a.run(t, a.injected(home))
+	requireCode(t, 0, equal)
+	require.Contains(t, readBack(t, "equal_keys", equal)[0],
+		"{'[REDACTED:V]': 1, '[REDACTED:V]-2': 2, 'x': {'y': 3}}\n")
 }
 
-// Bytes, numbers and pickles cannot be masked: the outputs are taken out, and the run fails.
+// Bytes, numbers and pickles cannot be masked: the outputs are taken out, and the run fails. The SDK
+// pickles what it has no form for.
 func TestStructuredOutputsRefused(t *testing.T) {
 	t.Parallel()
 	n, err := rand.Int(rand.Reader, big.NewInt(9e15))
 	require.NoError(t, err)
 	digits := n.Add(n, big.NewInt(1e15)).String()
 	home := homeWith(t, digits)
-	for task, why := range map[string]string{
-		"bytes_in_dataclass":  "a value in it cannot be masked: it is not in a text (V 1)",
-		"number_in_dataclass": "a message with a value in a number, which cannot be masked (V 1)",
-		"number":              "a message with a value in a number, which cannot be masked (V 1)",
-		"pickled":             "a value in it cannot be masked: it is not in a text (V 1)",
+	const notText, number = "a value in it cannot be masked: it is not in a text", "a message with a value in a number"
+	for i, c := range []struct{ task, file, why string }{
+		{"bytes_in_dataclass", "outputs.pb", notText},
+		{"number", "outputs.pb", number},
+		{"pickled_set", "outputs.pb", notText},
+		{"number_in_dataclass", "outputs.pb", number},
+		{"pickled_any", "outputs.pb", notText},
+		{"pickled_any_in_list", "outputs.pb", notText},
+		{"pickled_class", "outputs.pb", notText},
+		{"pickled_bytes", "outputs.pb", notText},
+		{"pickled_error", "outputs.pb", notText},
+		{"pickled_large", "", "binary data"},
 	} {
-		t.Run(task, func(t *testing.T) {
-			outputs, code, said := runTask(t, home, digits, task)
-			require.Equal(t, 125, code, said)
-			require.Contains(t, said, `outputs.pb": moved to`)
-			require.Contains(t, said, why)
-			require.Empty(t, outputs)
+		if testing.Short() && i > 1 {
+			break // each starts Python
+		}
+		t.Run(c.task, func(t *testing.T) {
+			a := actionOf(t, c.task)
+			got := a.run(t, a.injected(home))
+			requireCode(t, 125, got)
+			require.Regexp(t, `"[^"]*`+c.file+`": moved to \S+: `+c.why, got.stderr)
+			got.noLeak(t, digits)
+			if c.file == "" { // a file in raw data is gone, to which outputs.pb points
+				delete(got.files, "out/outputs.pb")
+			}
+			require.Empty(t, got.files)
+		})
+	}
+}
+
+// What a task writes to raw data is masked if it is text, and taken out if it is not. A file without
+// a value is not touched.
+func TestA0RawData(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("TestDataFrames has parquet, and texts are masked in all folders alike")
+	}
+	ranFlyte(t, "a0: File, Dir, DataFrame in raw data")
+	value := "\"ä\\ " + rand.Text()
+	home := homeWith(t, value)
+	for _, c := range []struct{ task, refused string }{
+		{"text_file", ""},
+		{"folder", ""},
+		{"clean_frame", ""},
+		{"binary_file", "binary data"},
+		{"frame", "a parquet file"},
+		{"flyte_frame", "a parquet file"},
+	} {
+		t.Run(c.task, func(t *testing.T) {
+			t.Parallel()
+			a := newAction(t, "", "raw", c.task)
+			got := a.run(t, a.injected(home))
+			got.noLeak(t, value)
+			if c.refused != "" {
+				requireCode(t, 125, got)
+				require.Regexp(t, `moved to \S+: `+c.refused+`, which cannot be masked \(V \d+\)`, got.stderr)
+				require.Equal(t, []string{"out/outputs.pb"}, slices.Sorted(maps.Keys(got.files)))
+				return
+			}
+			a.clear(t)
+			want := a.run(t, a.plain(t, mask))
+			requireCode(t, 0, want)
+			requireCode(t, 0, got)
+			raw := func(l left) []string { // the SDK calls the files by random names
+				delete(l.files, "out/outputs.pb")
+				return slices.Sorted(maps.Values(l.files))
+			}
+			require.NotEmpty(t, want.files)
+			require.Equal(t, raw(want), raw(got))
 		})
 	}
 }
