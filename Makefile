@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit newest keycloak clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit python newest keycloak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -72,6 +72,10 @@ bin/sdk/installed: deploy/sdk/requirements.txt
 	touch $@
 
 sdk: bin/sdk/installed ## install Flyte's SDK and other Python packages for tests (needs Python's venv)
+
+# Without the package index: the tools are those of make sdk.
+python: bin/sdk/installed ## build the wheel of flyteplugins-inject in dist
+	bin/sdk/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation -w dist ./python
 
 newest: ## run the tests of Flyte's SDK with its newest release, and report how they end; never fails
 	deploy/newest.sh

@@ -23,7 +23,7 @@ timeout 60 "${pip[@]}" install --quiet --only-binary :all: "flyte==$newest" > "$
   report "$newest is not tried: it is not installed: $(tail -n 1 "$log")"
 touch "$dir/installed"
 INJECT_TEST_SDK=$dir timeout 120 go test -count 1 \
-  -run '^(TestFlyteSDK|TestFlyteCommands|TestStructuredOutputs)$/^(insecure)?$' ./cmd/inject ./cmd/injectd > "$log" 2>&1
+  -run '^(TestFlyteSDK|TestFlyteCommands|TestStructuredOutputs|TestLocalRun)$/^(insecure)?$' ./cmd/inject ./cmd/injectd ./python > "$log" 2>&1
 case $? in
 0) report "$newest: passed (the repository pins $pinned)" ;;
 124) report "$newest: not finished within two minutes" ;;
