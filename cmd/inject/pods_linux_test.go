@@ -263,7 +263,7 @@ func bundle(t *testing.T, path, module string) {
 func TestFlytePythonPods(t *testing.T) {
 	t.Parallel()
 	runtime := harness.SDK(t, "a0")
-	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "a0 with the arguments of pods of Flyte v2.0.43")
+	ranFlyte(t, "a0 with the arguments of pods of Flyte v2.0.43")
 	for name, keys := range map[string][]string{
 		"python":               {"MY_SECRET"},
 		"python-mount":         {"MY_SECRET", "my-key", "PD_KEY"},
