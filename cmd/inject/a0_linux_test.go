@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -432,4 +434,94 @@ func TestFlyteRunLocal(t *testing.T) {
 		require.Contains(t, string(out), "'"+text+mask+"'")
 	}
 	require.NoError(t, harness.FindLeak(map[string]string{"out": string(out)}, map[string]string{"V": value}))
+}
+
+// The declared list of a TaskEnvironment comes to inject in the TaskTemplate that the SDK makes of it,
+// or in the annotations that Flyte's executor makes of that. Both place the same.
+func TestDeclaredBySDK(t *testing.T) {
+	t.Parallel()
+	ranFlyte(t, "TaskEnvironment(secrets=...): TaskTemplate, --tgz, --pkl")
+	folder := t.TempDir()
+	cmd := inPod(exec.Command(harness.SDK(t, "python"), "declared.py", folder), "HOME="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	require.NoErrorf(t, err, "%s", out)
+
+	home := t.TempDir()
+	values, keyOf := map[string]string{}, map[string]string{} // the second by SHA-256
+	create := func(key string, args ...string) {
+		value := key + " \"ä\\ <&" + rand.Text()
+		args = append([]string{"create", "secret", key, "--value", value}, args...)
+		require.NoError(t, command(home, args...).Run())
+		values[key], keyOf[fmt.Sprintf("%x", sha256.Sum256([]byte(value)))] = value, key
+	}
+	for _, key := range []string{"api-key", "db-password", "cert", "key", "both", "token"} {
+		create(key)
+	}
+	create("token", "-p", "p", "-d", "development") // at the scope that the task is in
+	for name, declared := range map[string]int{"text": 1, "one": 1, "many": 7, "empty": 0, "none": 0} {
+		dir := filepath.Join(folder, name)
+		labels := "organization=\"flyte\"\nproject=\"p\"\ndomain=\"development\"\n"
+		if declared > 0 {
+			labels += "inject-flyte-secrets=\"true\"\n"
+		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "labels"), []byte(labels), 0o600))
+		annotations, err := os.ReadFile(filepath.Join(dir, "annotations"))
+		require.NoError(t, err)
+		require.Equal(t, declared, strings.Count(string(annotations), "\n"))
+		for _, source := range []string{"--task=" + dir + "/template.pb", "--pod-info=" + dir} {
+			if declared == 0 {
+				out, err := command(home, source, "--require-secrets", "--", "true").CombinedOutput()
+				require.NoErrorf(t, err, "%s", out)
+				continue
+			}
+			out, err := command(home, "explain", source, "-o", "annotations").Output()
+			require.NoError(t, err)
+			quoted := regexp.MustCompile(`: (.*)`).ReplaceAllString(string(out), `="$1"`)
+			require.Equal(t, string(annotations), quoted, source)
+		}
+	}
+
+	want := map[string]string{
+		"API_KEY":                 "api-key",
+		"PROD_DB_PASSWORD":        "db-password",
+		"_UNION_PROD_DB-PASSWORD": "db-password",
+		"_FSEC_PROD_DB-PASSWORD":  "db-password",
+		"A_TOKEN":                 "token",
+		"TWICE_TOKEN":             "token",
+		"_UNION_TWICE_TOKEN":      "token",
+		"_FSEC_TWICE_TOKEN":       "token",
+		"BOTH_OF_THEM":            "both", // the SDK drops mount beside as_env_var
+		"cert":                    "cert",
+		"key":                     "key",
+		"my-team/key":             "key",
+	}
+	for name, source := range map[string]string{
+		"many": "--task=" + folder + "/many/template.pb", "pickled": "--pod-info=" + folder + "/many",
+	} {
+		dir := filepath.Join(folder, name)
+		b, err := os.ReadFile(filepath.Join(dir, "args.json"))
+		require.NoError(t, err)
+		var args []string
+		require.NoError(t, json.Unmarshal(b, &args))
+		args[0] = harness.SDK(t, args[0])
+		cmd := inPod(command(home, append([]string{"run", source, "--outputs", dir, "--"}, args...)...))
+		cmd.Dir = t.TempDir() // the code is in args
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		stdout, err := cmd.Output()
+		require.NoErrorf(t, err, "%s", stderr.String())
+		seen, got := map[string]string{}, map[string]string{}
+		require.NoError(t, json.Unmarshal(stdout, &seen))
+		for place, sum := range seen {
+			if key, ok := keyOf[sum]; ok {
+				got[place] = key
+			}
+		}
+		require.Equal(t, want, got, name)
+		outputs, err := os.ReadFile(filepath.Join(dir, "outputs.pb"))
+		require.NoError(t, err)
+		require.Contains(t, string(outputs), "hello [REDACTED:token]")
+		texts := map[string]string{"outputs.pb": string(outputs), "stderr": stderr.String()}
+		require.NoError(t, harness.FindLeak(texts, values))
+	}
 }
