@@ -321,5 +321,5 @@ rules:
 func TestVersion(t *testing.T) {
 	out, err := exec.Command(filepath.Join(binaries, "injectd"), "version").Output()
 	require.NoError(t, err)
-	require.True(t, strings.HasPrefix(string(out), "injectd v0.0.0-test ("), "%s", out)
+	require.True(t, strings.HasPrefix(string(out), "injectd version v0.0.0-test ("), "%s", out)
 }
