@@ -175,6 +175,19 @@ func Output(ctx context.Context, env []string, in string, args ...string) ([]byt
 	return out.Bytes(), nil
 }
 
+// Detach starts a program that may outlive us, such as a browser, with the environment env. It has
+// none of our files and a session of its own, so that a Ctrl-C at our terminal does not end it. Detach
+// must not be called during a [Run], which would reap the program.
+func Detach(env []string, args ...string) error {
+	cmd := osexec.Command(args[0], args[1:]...) //nolint:gosec,noctx // the caller's choice; it outlives every context
+	cmd.Env, cmd.SysProcAttr = env, &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	go func() { _ = cmd.Wait() }() // it is not ours to wait for
+	return nil
+}
+
 var (
 	errNotFound = errors.New("command not found")
 	errFolder   = errors.New("is a folder")

@@ -569,6 +569,24 @@ func TestLeakedPipe(t *testing.T) {
 }
 
 // When the output cannot be written, the program gets a SIGPIPE as from a closed pipe.
+// A program that is let go is in a session of its own, without our files, and the environment is the
+// given one.
+func TestDetach(t *testing.T) {
+	said := filepath.Join(t.TempDir(), "said")
+	script := `exec > "$1.new"; ps -o sid= -p $$ | tr -d ' '; readlink /proc/$$/fd/0 /proc/$$/fd/2; echo "$A$HOME"; ` +
+		`echo $$; mv "$1.new" "$1"`
+	require.NoError(t, exec.Detach([]string{"A=b", "PATH=" + os.Getenv("PATH")}, "sh", "-c", script, "sh", said))
+	var lines []string
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(said)
+		lines = strings.Fields(string(b))
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	require.Len(t, lines, 5)
+	require.Equal(t, []string{lines[4], "/dev/null", "/dev/null", "b"}, lines[:4])
+	require.ErrorContains(t, exec.Detach(nil, "/no/such/browser"), "/no/such/browser: ")
+}
+
 func TestOutputError(t *testing.T) {
 	for _, c := range []struct{ err, want error }{{unix.EPIPE, nil}, {unix.ENOSPC, unix.ENOSPC}} {
 		t.Run(c.err.Error(), func(t *testing.T) {
