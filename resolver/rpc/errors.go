@@ -31,6 +31,9 @@ const maxMessage = 300
 // errFailed is the error of a failure whose kind package secret does not know.
 var errFailed = errors.New("the server failed")
 
+// errUnimplemented is the error of a call that the server does not offer.
+var errUnimplemented = fmt.Errorf("%w with %s", errFailed, codes.Unimplemented)
+
 // invoke makes every call: it adds the deadline and the token, and turns errors into those
 // of package secret.
 func (c *Client) invoke(
@@ -62,7 +65,7 @@ func (c *Client) invoke(
 		ctx = limited
 	}
 	if c.hasToken() {
-		token, err := c.token()
+		token, err := c.token(ctx)
 		if err != nil {
 			return err
 		}
@@ -153,8 +156,12 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		}
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.Unauthenticated:
-		hint := c.o.Address + " does not know the caller: identify it with --token-file FILE or --cert-file FILE"
-		if c.hasToken() || c.o.CertFile != "" {
+		hint := c.o.Address + " does not know the caller: identify it with --token-file FILE or --cert-file FILE, " +
+			"or log in with inject login if it offers that"
+		switch {
+		case c.o.Again != "":
+			hint = c.o.Again
+		case c.hasToken() || c.o.CertFile != "":
 			hint = "is the token or certificate meant for " + c.o.Address + ", and has it expired?"
 		}
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", hint)
@@ -174,7 +181,11 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 	if sentinel := secret.KindOfStatus(uint32(code)).Err(); sentinel != nil {
 		return withMessage(sentinel, message)
 	}
-	return secret.WithHint(withMessage(fmt.Errorf("%w with %s", errFailed, code), message),
+	failed := fmt.Errorf("%w with %s", errFailed, code)
+	if code == codes.Unimplemented {
+		failed = errUnimplemented
+	}
+	return secret.WithHint(withMessage(failed, message),
 		"is %s an injectd of this version? its log may say more", c.o.Address)
 }
 

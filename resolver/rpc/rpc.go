@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"inject/internal/keyfile"
+	"inject/resolver/idl/flyteidl2/auth"
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/secret"
@@ -98,6 +99,11 @@ type Options struct {
 	// Token is a bearer token, as a file would hold it; empty for none. It must be empty
 	// if TokenFile is set.
 	Token secret.Value
+	// TokenFunc returns a bearer token. It is called for each call, so it can renew the token; nil
+	// if there is another token, or none.
+	TokenFunc func(context.Context) (secret.Value, error)
+	// Again says what to do if the server does not accept the token; "" for what fits any token.
+	Again string
 	// Timeout ends a call whose context has no deadline, so that the call fails if the
 	// server never answers. Zero for no limit.
 	Timeout time.Duration
@@ -114,6 +120,7 @@ type Client struct {
 	importing injectv1.ImportServiceClient
 	knowing   injectv1.WhoAmIServiceClient
 	secrets   secretpb.SecretServiceClient
+	logins    auth.AuthMetadataServiceClient
 }
 
 // Open returns a client of the server that o names. The client connects on its first
@@ -155,7 +162,7 @@ func Open(o Options) (*Client, error) {
 	}
 	c.resolving, c.importing = injectv1.NewResolveServiceClient(c.conn), injectv1.NewImportServiceClient(c.conn)
 	c.knowing = injectv1.NewWhoAmIServiceClient(c.conn)
-	c.secrets = secretpb.NewSecretServiceClient(c.conn)
+	c.secrets, c.logins = secretpb.NewSecretServiceClient(c.conn), auth.NewAuthMetadataServiceClient(c.conn)
 	return c, nil
 }
 
@@ -213,8 +220,8 @@ func (c *Client) secure() error {
 			return c.certificate()
 		}
 	}
-	if c.hasToken() {
-		_, err := c.token()
+	if c.hasToken() && c.o.TokenFunc == nil {
+		_, err := c.token(context.Background())
 		errs = append(errs, err)
 	}
 	c.handshake.TransportCredentials = credentials.NewTLS(config)
@@ -252,11 +259,20 @@ func (c *Client) certificate() (*tls.Certificate, error) {
 	return &pair, nil
 }
 
-func (c *Client) hasToken() bool { return c.o.TokenFile != "" || c.o.Token.Len() > 0 }
+func (c *Client) hasToken() bool {
+	return c.o.TokenFile != "" || c.o.Token.Len() > 0 || c.o.TokenFunc != nil
+}
 
 // token returns the bearer token. Errors say where it comes from and never quote it.
-func (c *Client) token() (secret.Value, error) {
+func (c *Client) token(ctx context.Context) (secret.Value, error) {
 	b, where := c.o.Token.Reveal(), "in the options"
+	if c.o.TokenFunc != nil {
+		v, err := c.o.TokenFunc(ctx)
+		if err != nil {
+			return secret.Value{}, err
+		}
+		b, where = v.Reveal(), "of the login"
+	}
 	if c.o.TokenFile != "" {
 		var err error
 		if b, err = readSecret("token", c.o.TokenFile, maxToken+2); err != nil {

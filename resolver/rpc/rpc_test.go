@@ -279,6 +279,30 @@ func TestToken(t *testing.T) {
 	require.NotContains(t, err.Error(), "canary")
 	o.Token = secret.Value{}
 
+	// A token of a function, which is asked for each call and not before.
+	var given secret.Value
+	asked, broken := 0, errors.New("the session has ended")
+	o.TokenFunc = func(context.Context) (secret.Value, error) { asked++; return given, nil }
+	o.Again = "log in again"
+	c = open(t, o)
+	require.Zero(t, asked)
+	given = secret.NewValue([]byte(token))
+	require.NoError(t, c.Delete(t.Context(), refK))
+	given = secret.NewValue([]byte("canary-of-the-function"))
+	err = c.Delete(t.Context(), refK)
+	require.ErrorIs(t, err, secret.ErrDenied)
+	require.Equal(t, "log in again", secret.Hint(err))
+	require.NotContains(t, err.Error(), "canary")
+	require.Equal(t, 2, asked)
+	given = secret.NewValue([]byte("two words"))
+	require.ErrorContains(t, c.Delete(t.Context(), refK), "the token of the login has a character")
+	c = open(t, rpc.Options{
+		Address: o.Address, TLS: true, CAFile: a.file,
+		TokenFunc: func(context.Context) (secret.Value, error) { return secret.Value{}, broken },
+	})
+	require.ErrorIs(t, c.Delete(t.Context(), refK), broken)
+	o.TokenFunc, o.Again = nil, ""
+
 	s.before = func(proto.Message) (proto.Message, error) { return nil, status.Error(codes.Unauthenticated, "who?") }
 	o.TokenFile = ""
 	_, err = open(t, o).Describe(t.Context(), refK)
@@ -307,6 +331,7 @@ func TestPlain(t *testing.T) {
 		{Address: "localhost.example:443"},
 		{Address: address, TokenFile: token},
 		{Address: address, Token: secret.NewValue([]byte("t"))},
+		{Address: address, TokenFunc: func(context.Context) (secret.Value, error) { return secret.Value{}, nil }},
 		{Address: address, CAFile: a.file},
 		{Address: address, CertFile: a.file},
 		{Address: ""},

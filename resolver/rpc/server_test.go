@@ -30,6 +30,7 @@ import (
 
 	"inject/internal/harness"
 	"inject/resolver"
+	"inject/resolver/idl/flyteidl2/auth"
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/rpc"
@@ -138,6 +139,8 @@ type server struct {
 	store store.Store
 	stop  func()
 
+	login auth.AuthMetadataServiceServer // nil for none
+
 	bound secret.Scope // of a task that sends no scope; zero for the default org
 
 	mu       sync.Mutex
@@ -165,6 +168,9 @@ func (s *server) start(t *testing.T, address string, config *tls.Config) string 
 	injectv1.RegisterResolveServiceServer(g, s)
 	injectv1.RegisterImportServiceServer(g, s)
 	secretpb.RegisterSecretServiceServer(g, s)
+	if s.login != nil {
+		auth.RegisterAuthMetadataServiceServer(g, s.login)
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- g.Serve(l) }()
 	s.stop = sync.OnceFunc(func() {
