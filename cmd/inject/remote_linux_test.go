@@ -72,7 +72,7 @@ func (s *server) write(name, text string) string {
 }
 
 // startServer starts a server: with TLS, or without TLS for every caller on this machine.
-func startServer(t *testing.T, tls bool) *server {
+func startServer(t *testing.T, tls bool, changes ...func(*serve.Options)) *server {
 	t.Helper()
 	s := &server{t: t, dir: t.TempDir(), tokens: map[string]string{}, audit: &harness.Buffer{}}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -111,6 +111,9 @@ func startServer(t *testing.T, tls bool) *server {
 		p, err := policy.Parse([]byte(serverRules), secret.DefaultOrg)
 		require.NoError(t, err)
 		o.Policy = func() *policy.Policy { return p }
+	}
+	for _, change := range changes {
+		change(&o)
 	}
 	limits := transport.Limits{Connections: 100, Streams: 100}
 	port, err := transport.Listen(ctx, "127.0.0.1:0", certificates, limits)
@@ -155,7 +158,9 @@ func (s *server) inject(stdin string, env []string, args ...string) call {
 		require.Less(s.t, exit.ExitCode(), 128, stderr.String())
 	}
 	fails := 125
-	if slices.Contains([]string{"create", "update", "get", "delete", "explain", "whoami", "status"}, args[0]) {
+	if slices.Contains([]string{
+		"create", "update", "get", "delete", "explain", "whoami", "status", "login", "logout",
+	}, args[0]) {
 		fails = 1
 	}
 	return call{s.t, stdout.String(), stderr.String(), cmd.ProcessState.ExitCode(), fails}

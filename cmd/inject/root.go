@@ -26,6 +26,8 @@ func verbs() []namedVerb {
 		{"explain", explainCommand},
 		{"whoami", whoamiCommand},
 		{"status", statusCommand},
+		{"login", loginCommand},
+		{"logout", logoutCommand},
 		{"init", initCommand},
 		{"redact", redactCommand},
 		{"version", versionCommand},

@@ -171,7 +171,8 @@ var otherVerbs = map[string]string{
 	"edit": "update", "change": "update", "replace": "update",
 	"list": "get", "ls": "get", "show": "get", "describe": "get", "read": "get",
 	"rm": "delete", "remove": "delete", "del": "delete", "unset": "delete",
-	"login": "whoami", "exec": "run", "mask": "redact", "scan": "redact", "why": "explain",
+	"signin": "login", "auth": "login", "signout": "logout",
+	"exec": "run", "mask": "redact", "scan": "redact", "why": "explain",
 }
 
 // word is what may be shown of an argument that is no verb: it is hardly a value.

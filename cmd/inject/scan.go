@@ -60,7 +60,7 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 	r := &a.set.Redact
 	if r.InPlace { // a signal must not leave a temporary file
 		var stop func()
-		ctx, stop = untilSignal(ctx)
+		ctx, stop = untilSignal(ctx, "files that were not done yet are as they were")
 		defer stop()
 	}
 
@@ -114,16 +114,19 @@ func (a *redactVerb) scan(ctx context.Context, paths []string) error {
 	return errors.Join(append(errs, sayErr)...)
 }
 
-// interruptedError is the error of a masking in place that a signal ended.
-type interruptedError struct{ signal syscall.Signal }
+// interruptedError is the error of a verb that a signal ended.
+type interruptedError struct {
+	signal syscall.Signal
+	rest   string // what has not been done
+}
 
 func (e *interruptedError) Error() string {
-	return "stopped by a signal (" + e.signal.String() + "); files that were not done yet are as they were"
+	return "stopped by a signal (" + e.signal.String() + "); " + e.rest
 }
 
 // untilSignal returns a context that ends, with an interruptedError as its cause,
 // when a signal asks this process to stop.
-func untilSignal(ctx context.Context) (context.Context, func()) {
+func untilSignal(ctx context.Context, rest string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
@@ -131,7 +134,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 		select {
 		case sig := <-signals:
 			if sig, ok := sig.(syscall.Signal); ok {
-				cancel(&interruptedError{sig})
+				cancel(&interruptedError{sig, rest})
 			}
 		case <-ctx.Done():
 		}

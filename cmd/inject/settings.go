@@ -106,6 +106,10 @@ type settings struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" choice:"text|json|yaml" help:"the format of the answer"`
 	} `group:"output"`
 
+	Login struct {
+		Device bool `flag:"device" env:"INJECT_DEVICE" help:"show a code to enter in a browser of any machine, and open none here"`
+	} `group:"login"`
+
 	Explain struct {
 		Output string `flag:"output" short:"o" env:"INJECT_OUTPUT" default:"text" choice:"text|json|yaml|annotations" help:"the format of the explanation"`
 	} `group:"output"`
@@ -135,6 +139,11 @@ type settings struct {
 		Parent       string `env:"INJECT_PARENT" help:"set by inject for its command: which secrets are placed already; package place reads it"`
 		DataHome     string `env:"XDG_DATA_HOME" help:"the folder of your own store file, inject/secrets.db (default: ~/.local/share)"`
 		ConfigHome   string `env:"XDG_CONFIG_HOME" help:"the folder of your own key file, inject/key.txt (default: ~/.config)"`
+		StateHome    string `env:"XDG_STATE_HOME" help:"the folder of your logins, inject/logins (default: ~/.local/state)"`
+		Browser      string `env:"BROWSER" help:"the command with which inject login opens an address"`
+		SSH          string `env:"SSH_CONNECTION" help:"set over ssh, where inject login opens no browser"`
+		Display      string `env:"DISPLAY" help:"set where inject login can open a browser on Linux"`
+		Wayland      string `env:"WAYLAND_DISPLAY" help:"the same"`
 		DockerConfig string `env:"DOCKER_CONFIG" help:"the folder of docker's config.json (default: ~/.docker)"`
 		Terminal     string `env:"TERM" help:"dumb for a terminal on which nothing can be drawn over"`
 	} `group:"variables of others"`

@@ -216,10 +216,7 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := rpc.Options{
-		Address: u.Host, TLS: u.Scheme == store.SchemeGRPCS,
-		CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: key, TokenFile: f.TokenFile, Timeout: answerTime,
-	}
+	o := rpc.Options{CertFile: f.CertFile, KeyFile: key, TokenFile: f.TokenFile}
 	variable := cli.Twin("token-file")
 	if f.TokenFile == "" {
 		variable = tokenVar
@@ -238,6 +235,17 @@ func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 			u.Host,
 		)
 	}
+	if keep, ok := a.keptLogin(u); ok {
+		o.Again = "the server does not accept the token of the login; log in again: " + keep.Again
+		o.TokenFunc = a.tokenOf(keep)
+	}
+	return a.dial(u, o)
+}
+
+// dial returns a client of the server at u with the identity in o. It does not connect yet.
+func (a *app) dial(u *url.URL, o rpc.Options) (*rpc.Client, error) {
+	o.Address, o.TLS = u.Host, u.Scheme == store.SchemeGRPCS
+	o.CAFile, o.Timeout = a.set.Store.CAFile, answerTime
 	harden.Process(a.log.Debug) // before a token or key is read
 	// GODEBUG=http2debug would log received headers and data, secrets included, by package log.
 	log.SetOutput(io.Discard)

@@ -14,6 +14,7 @@ import (
 
 	"inject/cli"
 	"inject/internal/printable"
+	"inject/resolver/rpc"
 	"inject/resolver/secret"
 	"inject/resolver/store"
 )
@@ -55,6 +56,7 @@ type known struct {
 	Profile   string      `json:"profile,omitempty" yaml:"profile,omitempty"`
 	Exists    *bool       `json:"exists,omitempty" yaml:"exists,omitempty"` // of a store file
 	Key       string      `json:"key,omitempty" yaml:"key,omitempty"`       // what opens a store file
+	Login     string      `json:"login,omitempty" yaml:"login,omitempty"`   // the file of a login that is used
 	Method    string      `json:"method,omitempty" yaml:"method,omitempty"`
 	Name      string      `json:"name,omitempty" yaml:"name,omitempty"`
 	Rule      string      `json:"rule,omitempty" yaml:"rule,omitempty"`
@@ -106,6 +108,14 @@ func (a *app) askWho(ctx context.Context, u *url.URL, k *known) error {
 		return err
 	}
 	defer c.Close() //nolint:errcheck // read only
+	if keep, ok := a.keptLogin(u); ok {
+		k.Login = keep.Path()
+	}
+	return k.ask(ctx, c)
+}
+
+// ask fills in what the server of c says.
+func (k *known) ask(ctx context.Context, c *rpc.Client) error {
 	id, err := c.WhoAmI(ctx)
 	if err != nil {
 		return err
@@ -136,6 +146,9 @@ func (k *known) text() string {
 			line("", "does not exist yet: the first secret creates it")
 		}
 		line("key", "%s", k.Key)
+	}
+	if k.Login != "" {
+		line("login", "%s", k.Login)
 	}
 	switch {
 	case k.Method == "none":
