@@ -64,48 +64,80 @@ func startKeycloak(t *testing.T) *keycloak {
 	k.driver = "http://127.0.0.1:" + driver
 	k.run(exec.Command("chromedriver", "--port="+driver))
 
-	var admin struct {
-		Token string `json:"access_token"`
-	}
-	require.Eventually(t, func() bool { // it takes half a minute to start
-		r, err := http.PostForm("http://"+k.address+"/realms/master/protocol/openid-connect/token", url.Values{
-			"grant_type": {"password"}, "client_id": {"admin-cli"}, "username": {"admin"}, "password": {"admin"},
-		})
-		if err != nil {
-			return false
-		}
-		defer r.Body.Close() //nolint:errcheck // read only
-		return r.StatusCode == http.StatusOK && json.NewDecoder(r.Body).Decode(&admin) == nil
-	}, 5*time.Minute, 500*time.Millisecond)
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+k.address+"/admin/realms",
-		bytes.NewReader(realm))
-	require.NoError(t, err)
-	request.Header.Set("Authorization", "Bearer "+admin.Token)
-	request.Header.Set("Content-Type", "application/json")
-	r, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer r.Body.Close() //nolint:errcheck // read only
-	said, _ := io.ReadAll(r.Body)
-	require.Equal(t, http.StatusCreated, r.StatusCode, string(said))
-	k.version = k.says(admin.Token)
-	return k
-}
-
-// says returns the version that Keycloak tells its administrator.
-func (k *keycloak) says(token string) string {
-	k.t.Helper()
-	request, err := http.NewRequestWithContext(k.t.Context(), http.MethodGet,
-		"http://"+k.address+"/admin/serverinfo", nil)
-	require.NoError(k.t, err)
-	request.Header.Set("Authorization", "Bearer "+token)
-	r, err := http.DefaultClient.Do(request)
-	require.NoError(k.t, err)
-	defer r.Body.Close() //nolint:errcheck // read only
+	require.Eventually(t, func() bool { return k.administrator() != "" }, // it takes half a minute to start
+		5*time.Minute, 500*time.Millisecond)
+	k.administer(http.MethodPost, "/realms", realm)
 	var info struct {
 		SystemInfo struct{ Version string }
 	}
-	require.NoError(k.t, json.NewDecoder(r.Body).Decode(&info))
-	return info.SystemInfo.Version
+	require.NoError(t, json.Unmarshal(k.administer(http.MethodGet, "/serverinfo", nil), &info))
+	k.version = info.SystemInfo.Version
+	return k
+}
+
+// administrator returns a token of the administrator, "" if there is none yet. It is good for a minute.
+func (k *keycloak) administrator() string {
+	r, err := http.PostForm("http://"+k.address+"/realms/master/protocol/openid-connect/token", url.Values{
+		"grant_type": {"password"}, "client_id": {"admin-cli"}, "username": {"admin"}, "password": {"admin"},
+	})
+	if err != nil {
+		return ""
+	}
+	defer r.Body.Close() //nolint:errcheck // read only
+	var admin struct {
+		Token string `json:"access_token"`
+	}
+	if r.StatusCode != http.StatusOK || json.NewDecoder(r.Body).Decode(&admin) != nil {
+		return ""
+	}
+	return admin.Token
+}
+
+// administer sends a request of the administrator, and returns the answer.
+func (k *keycloak) administer(method, path string, body []byte) []byte {
+	k.t.Helper()
+	request, err := http.NewRequestWithContext(k.t.Context(), method, "http://"+k.address+"/admin"+path,
+		bytes.NewReader(body))
+	require.NoError(k.t, err)
+	request.Header.Set("Authorization", "Bearer "+k.administrator())
+	request.Header.Set("Content-Type", "application/json")
+	r, err := http.DefaultClient.Do(request)
+	require.NoError(k.t, err)
+	defer r.Body.Close() //nolint:errcheck // read only
+	said, err := io.ReadAll(r.Body)
+	require.NoError(k.t, err)
+	require.Less(k.t, r.StatusCode, 300, string(said))
+	return said
+}
+
+// id returns Keycloak's own name of the only thing that a path below the realm lists.
+func (k *keycloak) id(path string) string {
+	k.t.Helper()
+	var all []struct{ ID string }
+	require.NoError(k.t, json.Unmarshal(k.administer(http.MethodGet, "/realms/inject/"+path, nil), &all))
+	require.Len(k.t, all, 1)
+	return all[0].ID
+}
+
+// life sets how many seconds an access token is good for from now on. A refresh token can be used once.
+func (k *keycloak) life(seconds int) {
+	k.t.Helper()
+	k.administer(http.MethodPut, "/realms/inject", fmt.Appendf(nil,
+		`{"accessTokenLifespan": %d, "revokeRefreshToken": true, "refreshTokenMaxReuse": 0}`, seconds))
+}
+
+// endSessions ends all sessions of alice.
+func (k *keycloak) endSessions() {
+	k.t.Helper()
+	k.administer(http.MethodPost, "/realms/inject/users/"+k.id("users?username=alice&exact=true")+"/logout", nil)
+}
+
+// demandPKCE makes the issuer refuse logins of the client inject without a challenge of the method
+// S256.
+func (k *keycloak) demandPKCE() {
+	k.t.Helper()
+	k.administer(http.MethodPut, "/realms/inject/clients/"+k.id("clients?clientId=inject"), []byte(
+		`{"clientId": "inject", "attributes": {"pkce.code.challenge.method": "S256"}}`))
 }
 
 // freePort returns a port of this machine that no server listens on.
@@ -196,17 +228,18 @@ func (k *keycloak) logIn(t *testing.T, address, until string) {
 		const yes = document.getElementById("kc-login");
 		if (yes) { yes.click(); return "agreed"; }
 		return "waiting: " + text;`
-	var last string
+	var last harness.Buffer // of the last attempts
 	require.Eventuallyf(t, func() bool {
 		b, err := k.ask(http.MethodPost, at+"/execute/sync", map[string]any{
 			"script": step, "args": []string{until, alicesPassword},
 		})
 		if err != nil { // the page is changing
-			last = err.Error()
-			return false
+			b = []byte(err.Error())
 		}
-		last = string(b)
-		return last == `"done"`
+		if text := string(b) + "\n"; !strings.HasSuffix(last.String(), text) {
+			_, _ = last.Write([]byte(text))
+		}
+		return string(b) == `"done"`
 	}, 2*time.Minute, 200*time.Millisecond, "the browser: %s", &last)
 }
 
@@ -224,14 +257,16 @@ func (k *keycloak) policy() string {
 }
 
 // Each login of Flyte's command line works against a real identity provider: the browser, the
-// device, a program's secret, and a command that prints a token.
-func TestFlyteLogins(t *testing.T) {
+// device, a program's secret, and a command that prints a token. So do those of inject.
+func TestLogins(t *testing.T) {
 	if testing.Short() {
 		t.Skip("in the long tests: Keycloak takes a minute to start")
 	}
-	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"), "Pkce, DeviceFlow, ClientSecret, ExternalCommand")
+	harness.Ran(t, "flyte", harness.SDKVersion(t, "flyte"),
+		"Pkce, DeviceFlow, ClientSecret, ExternalCommand; refresh, and an ended session")
 	k := startKeycloak(t)
-	harness.Ran(t, "Keycloak", k.version, "each login of Flyte's command line")
+	harness.Ran(t, "Keycloak", k.version,
+		"each login of Flyte's command line and of inject; refresh, and an ended session")
 	f := startFlyteWith(t, k.policy(), "--jwt", "issuer="+k.issuer+",audience=injectd,keys="+k.issuer+
 		"/protocol/openid-connect/certs", "--login", "client-id=inject")
 	_, port, _ := strings.Cut(f.server.host(), ":")
@@ -280,6 +315,9 @@ func TestFlyteLogins(t *testing.T) {
 		login("ExternalCommand", "  command: [sh, "+f.home+"/token.sh]\n")
 		f.ok("delete", "secret", "CI", "--project", "ci", "--domain", "d")
 	})
+
+	t.Run("Refresh", func(t *testing.T) { testFlyteRefresh(t, k, f, login) })
+	t.Run("inject", func(t *testing.T) { testInjectLogin(t, k, f) })
 	harness.Ran(t, "Chromium", k.browser+"*", "logins at Keycloak")
 	require.NoError(t, harness.FindLeak(map[string]string{"audit": f.audited(), "log": f.server.stderr.String()},
 		map[string]string{"password": alicesPassword, "client's secret": clientsSecret}))
