@@ -74,6 +74,25 @@ func TestStructuredOutputs(t *testing.T) {
 	require.Len(t, got, len(want))
 }
 
+// A union has the JSON schema of what it holds, and that has the default of a field. It is masked.
+func TestStructuredOutputsSchema(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("three starts of Python")
+	}
+	value := "\"ä\\ \n" + rand.Text()
+	a := actionOf(t, "default_in_schema")
+	want := a.run(t, a.plain(t, mask))
+	require.Contains(t, want.files["out/outputs.pb"], mask)
+	a.clear(t)
+	got := a.run(t, a.injected(homeWith(t, value)))
+	requireCode(t, 0, got)
+	got.noLeak(t, value)
+	read := readBack(t, "default_in_schema", want, got)
+	require.Contains(t, read[0], "Settings(text='nothing')")
+	require.Equal(t, read[0], read[1])
+}
+
 // Outputs without a value are not touched, and keys that become equal are numbered.
 func TestStructuredOutputsKeys(t *testing.T) {
 	t.Parallel()

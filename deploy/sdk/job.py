@@ -138,6 +138,15 @@ async def clean() -> Data:
     return data("nothing")
 
 
+class Settings(pydantic.BaseModel):
+    text: str = V
+
+
+@env.task
+async def default_in_schema() -> tuple[typing.Optional[Settings], typing.Optional[list[Settings]]]:
+    return Settings(text="nothing"), [Settings(text="nothing")]
+
+
 @env.task
 async def equal_keys() -> dict:
     return {V: 1, V.encode().hex(): 2, "x": {"y": 3}}
