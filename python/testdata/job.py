@@ -80,6 +80,7 @@ async def bind(x: int) -> int:
 
 
 STEPS = {"first": [step]}
+STEPS["again"] = STEPS
 partial = functools.partial(bind, x=3)
 
 
@@ -102,6 +103,8 @@ async def also_own() -> int:
 @env.task
 @logged
 async def main(n: int = 1) -> str:
+    if n < 0:
+        print(helper.proxy, helper.lazily)
     print("in job", sys.argv[1:], sorted(name for name in os.environ if "FLYTEPLUGINS" in name))
     show("OWN_KEY", "NEW_NAME", "DEPENDENCY", "DEEPEST", "HELPER")
     in_file = Path(os.environ["FLYTE_SECRETS_DEFAULT_DIR"], "in-file").read_text()

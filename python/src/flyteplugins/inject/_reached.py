@@ -41,7 +41,8 @@ def reached(task: TaskTemplate[..., Any, Any]) -> list[Secret]:
     todo: list[object] = [task]
     while todo:
         x = todo.pop()
-        if id(x) in seen or not isinstance(x, _KINDS):
+        # Not isinstance, which asks the object for its class: a proxy may have none now.
+        if id(x) in seen or not issubclass(type(x), _KINDS):
             continue
         seen[id(x)] = x
         if isinstance(x, TaskTemplate):
@@ -82,8 +83,11 @@ def _named(function: FunctionType) -> Iterator[object]:
     namespaces: list[dict[str, object]] = [function.__globals__]
     for variables in namespaces:
         for value in [variables[name] for name in names & variables.keys()]:
-            if isinstance(value, ModuleType) and not any(vars(value) is n for n in namespaces):
-                namespaces.append(vars(value))
+            if issubclass(type(value), ModuleType):
+                # Not vars, which makes a lazy module import itself.
+                other = object.__getattribute__(value, "__dict__")
+                if not any(other is n for n in namespaces):
+                    namespaces.append(other)
             yield value
             yield type(value)
 
