@@ -122,12 +122,13 @@ func TestMakeTargets(t *testing.T) {
 
 // TestMessages checks that the messages in docs/troubleshooting.md are printed by the code: each
 // part of a heading between two … must be in a string of the code. A message that was reworded
-// fails here.
+// fails here. Those of Flyte's command line are in the test that provokes them.
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	var texts strings.Builder
 	for _, path := range files(t) {
-		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/idl/") {
+		isTest := strings.HasSuffix(path, "_test.go") && path != "cmd/injectd/mistakes_linux_test.go"
+		if !strings.HasSuffix(path, ".go") || isTest || strings.Contains(path, "/idl/") {
 			continue
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, path), nil, parser.SkipObjectResolution)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"inject/resolver/serve/transport"
 )
 
 // This file has the checks of doctor that look at files more closely than a server does. A server
@@ -78,6 +80,9 @@ func lookAtCertificate(path string) finding {
 	}
 	if len(leaf.DNSNames)+len(leaf.IPAddresses) == 0 {
 		errs = append(errs, errors.New("has no DNS name and no IP address (subjectAltName): clients refuse it"))
+	}
+	if leaf.IsCA {
+		found.warn(transport.OwnCA)
 	}
 	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		found.warn("may not sign (key usage without digitalSignature): some clients refuse it")

@@ -38,6 +38,7 @@ func makePKI(t harness.T, dir string) error {
 		c.KeyUsage = x509.KeyUsageCertSign
 	}
 	a.Issue("yearca", ca, year)
+	a.Issue("ownca", ca, harness.Local, year)
 	a.Issue("expiredca", ca, harness.Expires(old))
 	return makeIssuer(dir)
 }
@@ -45,18 +46,7 @@ func makePKI(t harness.T, dir string) error {
 // makeIssuer writes the keys of an issuer (jwks.json) and its token for a CI job of the
 // repository acme/p (ci.token) to dir.
 func makeIssuer(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	const id = "1"
-	public := jose.JSONWebKey{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
-	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public}})
-	if err != nil {
-		return err
-	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}},
-		nil)
+	signer, err := makeSigner(dir)
 	if err != nil {
 		return err
 	}
@@ -67,6 +57,23 @@ func makeIssuer(dir string) error {
 		"kubernetes.io": map[string]any{"pod": map[string]any{"name": "pod-1"}}, "unnamed": "left out",
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
 	}).Serialize()
-	return errors.Join(err, os.WriteFile(filepath.Join(dir, "jwks.json"), keys, 0o600),
-		os.WriteFile(filepath.Join(dir, "ci.token"), []byte(token), 0o600))
+	return errors.Join(err, os.WriteFile(filepath.Join(dir, "ci.token"), []byte(token), 0o600))
+}
+
+// makeSigner returns the signer of an issuer's tokens, and writes the issuer's keys to jwks.json in dir.
+func makeSigner(dir string) (jose.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	const id = "1"
+	public := jose.JSONWebKey{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public}})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jwks.json"), keys, 0o600); err != nil {
+		return nil, err
+	}
+	return jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
 }

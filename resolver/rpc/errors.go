@@ -156,15 +156,18 @@ func (c *Client) explain(ctx context.Context, code codes.Code, message string) e
 		}
 		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.Unauthenticated:
-		hint := c.o.Address + " does not know the caller: identify it with --token-file FILE or --cert-file FILE, " +
-			"or log in with inject login if it offers that"
+		message, hint, ok := strings.Cut(message, "; hint: ")
 		switch {
 		case c.o.Again != "":
 			hint = c.o.Again
+		case ok:
 		case c.hasToken() || c.o.CertFile != "":
 			hint = "is the token or certificate meant for " + c.o.Address + ", and has it expired?"
+		default:
+			hint = c.o.Address + " does not know the caller: identify it with --token-file FILE or --cert-file FILE, " +
+				"or log in with inject login if it offers that"
 		}
-		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", hint)
+		return secret.WithHint(withMessage(secret.ErrDenied, message), "%s", printable.Text(hint, maxMessage))
 	case codes.ResourceExhausted:
 		if strings.HasPrefix(message, "grpc: received message") { // over our own limit, maxResolved
 			return secret.WithHint(

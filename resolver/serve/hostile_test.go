@@ -73,9 +73,12 @@ func TestHostileCredentials(t *testing.T) {
 	require.Contains(t, a.raw, base64.StdEncoding.EncodeToString(value))
 
 	bearers := map[string]struct{ bearer, reason string }{
-		"wrong audience":        {jwts.token(with("aud", "another")), "audience"},
-		"no audience":           {jwts.token(with("aud", nil)), "audience"},
-		"expired":               {jwts.token(with("exp", time.Now().Add(-time.Minute).Unix())), "expired"},
+		"wrong audience": {jwts.token(with("aud", "another")), "audience"},
+		"no audience":    {jwts.token(with("aud", nil)), "audience"},
+		"expired":        {jwts.token(with("exp", time.Now().Add(-time.Minute).Unix())), "expired"},
+		"expired, another key": {
+			jwts.sign(foreign, "k", with("exp", time.Now().Add(-time.Minute).Unix())), "signature",
+		},
 		"never expires":         {jwts.token(with("exp", nil)), "lifetime"},
 		"not yet":               {jwts.token(with("nbf", time.Now().Add(time.Hour).Unix())), "not_yet"},
 		"another issuer":        {jwts.token(with("iss", "https://elsewhere.example")), "unknown"},
@@ -96,6 +99,8 @@ func TestHostileCredentials(t *testing.T) {
 			require.Empty(t, lines, name)
 			continue
 		}
+		require.Equalf(t, test.reason == "expired", strings.Contains(a.raw, "the credentials have expired"), "%s: %s",
+			name, a.raw)
 		require.Lenf(t, lines, 1, name)
 		require.Equalf(t, "unauthenticated", lines[0]["decision"], name)
 		require.Equalf(t, test.reason, lines[0]["reason"], name)

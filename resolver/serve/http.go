@@ -320,7 +320,12 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 		return connect.NewError(connect.CodeUnavailable, secret.ErrUnavailable)
 	}
 	s.o.Log.Info("a caller was refused", "request", c.request, "remote", c.remote, "error", err)
-	text := "the credentials were refused (request " + c.request + ": the server's log says why)"
+	text, hint := "the credentials were refused", ""
+	if identity.Reason(err) == identity.ReasonExpired { // they were good, so only their owner learns it
+		text = "the credentials have expired"
+		hint = hintMark + "log in again, or make a new token or certificate as you made this one"
+	}
+	text += " (request " + c.request + ": the server's log says why)" + hint
 	return connect.NewError(connect.CodeUnauthenticated, errors.New(text))
 }
 

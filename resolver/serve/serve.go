@@ -198,7 +198,26 @@ func (s *Server) Handler() http.Handler {
 	reflector := grpcreflect.NewStaticReflector(append(names, grpchealth.HealthV1ServiceName)...)
 	open(grpcreflect.NewHandlerV1(reflector, messageOptions(openMessage)))
 	open(grpcreflect.NewHandlerV1Alpha(reflector, messageOptions(openMessage)))
+	mux.Handle("/", http.HandlerFunc(elsewhere))
 	return mux
+}
+
+var errElsewhere = connect.NewError(connect.CodeUnimplemented, errors.New(
+	"no such service: this is injectd, which manages the secrets of Flyte 2 and nothing else; use the command line "+
+		"flyte 2.0 or later for them (not flytectl, pyflyte or flyte 0.x), and Flyte's own server for the rest"))
+
+// elsewhere answers requests to services that the server does not have. Clients of Flyte 1 and the
+// rest of Flyte's command line send them, and would show "404" to a person. The answer needs no
+// credentials and is always the same; the body is not read.
+func elsewhere(w http.ResponseWriter, r *http.Request) {
+	if transport.Refused(r.Context()) {
+		w.Header().Set("Connection", "close")
+	}
+	if answers := connect.NewErrorWriter(); r.Method == http.MethodPost && answers.IsSupported(r) {
+		_ = answers.Write(w, r, errElsewhere) // an error means that the client is gone
+		return
+	}
+	http.NotFound(w, r)
 }
 
 // org returns the organization that a request means by asked.

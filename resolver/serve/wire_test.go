@@ -33,6 +33,7 @@ import (
 	injectv1 "inject/resolver/idl/inject/v1"
 	"inject/resolver/idl/inject/v1/injectv1connect"
 	"inject/resolver/secret"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 	"inject/resolver/store/storetest"
 )
@@ -559,8 +560,16 @@ func TestHTTPStatus(t *testing.T) {
 			require.Len(t, a.header.Get("X-Request-Id"), 16)
 			require.Equal(t, "application/json", a.header.Get("Content-Type"))
 		}
-		for _, path := range []string{secrets + "Nothing", "no.such.Service/Method", "", "secrets/api/v1"} {
-			answer, err := client.Do(r.request(path, "{}"))
+		for _, path := range []string{"no.such.Service/Method", "", "secrets/api/v1"} {
+			a := r.ask(client, path, "{}")
+			require.Equal(t, http.StatusNotImplemented, a.status)
+			require.Equal(t, "unimplemented", a.body["code"])
+			require.Contains(t, a.body["message"], "no such service: this is injectd")
+		}
+		for _, ask := range []*http.Request{
+			r.request(secrets+"Nothing", "{}"), r.request("no.such.Service/Method", "{}", "Content-Type", "text/plain"),
+		} {
+			answer, err := client.Do(ask)
 			require.NoError(t, err)
 			b, err := io.ReadAll(answer.Body)
 			require.NoError(t, err)
@@ -573,6 +582,12 @@ func TestHTTPStatus(t *testing.T) {
 	conn := r.grpcConn(cert)
 	err := conn.Invoke(t.Context(), "/"+secrets+"Nothing", &secretpb.GetSecretRequest{}, &secretpb.GetSecretResponse{})
 	require.Equal(t, codes.Unimplemented, status.Code(err))
+	for range 2 * transport.MaxRefused { // a known client may ask as often as it likes
+		err = conn.Invoke(t.Context(), "/flyteidl.service.AdminService/ListProjects", &secretpb.GetSecretRequest{},
+			&secretpb.GetSecretResponse{})
+		require.Equal(t, codes.Unimplemented, status.Code(err))
+		require.Contains(t, status.Convert(err).Message(), "use the command line flyte 2.0 or later")
+	}
 	require.NoError(
 		t,
 		conn.Invoke(

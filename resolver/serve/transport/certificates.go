@@ -72,6 +72,12 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 	return c, nil
 }
 
+// OwnCA is the flaw of a server's certificate that is also a CA's, as a self-signed one usually is. Go's
+// clients accept it, and those with rustls, such as Flyte's command line, refuse it with
+// CaUsedAsEndEntity.
+const OwnCA = "is a CA's, which Flyte's command line refuses: make a CA, and have it sign another certificate for " +
+	"the server"
+
 // current returns the certificate in use. The error says why it is not that of the files.
 func (c *Certificates) current() (*tls.Certificate, error) {
 	c.mu.Lock()
@@ -96,6 +102,9 @@ func (c *Certificates) current() (*tls.Certificate, error) {
 	}
 	if c.pair != nil {
 		c.log.Info("the certificates were replaced", "expires", pair.Leaf.NotAfter)
+	}
+	if pair.Leaf.IsCA {
+		c.log.Warn("the server's certificate "+OwnCA, "subject", pair.Leaf.Subject.String())
 	}
 	c.pair, c.made, c.lastError = &pair, now, nil
 	return &pair, nil

@@ -1,10 +1,13 @@
 package transport
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -238,8 +241,22 @@ func (c *connection) Read(p []byte) (int, error) {
 // Write implements [net.Conn].
 func (c *connection) Write(p []byte) (int, error) {
 	c.computed()
+	if bytes.HasPrefix(p, []byte("HTTP/")) {
+		_, err := io.WriteString(c.Conn, withoutTLS)
+		return len(p), err
+	}
 	return c.Conn.Write(p)
 }
+
+// withoutTLS is the answer to a request that came without TLS. No record of TLS begins with its first
+// letter: net/http writes its own answer of one line below TLS, which clients of the Connect protocol
+// would show as "Bad Request".
+var withoutTLS = func() string {
+	const body = `{"code":"failed_precondition","message":"this port takes TLS only, and the request came without: ` +
+		`leave out --insecure, and insecure in the configuration"}`
+	return fmt.Sprintf("HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
+		"Connection: close\r\n\r\n%s", len(body), body)
+}()
 
 // compute waits for a turn to compute a handshake. It ends with the first byte that is sent.
 func (c *connection) compute() {
