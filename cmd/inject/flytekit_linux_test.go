@@ -120,7 +120,7 @@ func answered(t *testing.T, said string) map[string]answer {
 func digest(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
 // wanted returns what a task of v1 must find: every secret by group and key, those of FILE and ANY
-// in a file, too, and in the variable that it declares the value or, for FILE, the path.
+// in a file, too, and in the variable that it declares the value or, for FILE and ANY, the path.
 func (j v1Job) wanted() map[string]answer {
 	all := map[string]answer{}
 	for key, value := range j.values {
@@ -135,7 +135,7 @@ func (j v1Job) wanted() map[string]answer {
 		if strings.HasSuffix(key, "-named") {
 			a.Variable = whole
 		}
-		if key == "db-file-named" {
+		if key == "db-file-named" || key == "db-any-named" {
 			a.AtVariable, a.Variable = whole, ""
 		}
 		all[key] = a
@@ -211,10 +211,12 @@ func (j v1Job) testAnswers(t *testing.T) {
 			said, code := j.run(t, cmd, c.task)
 			require.Zero(t, code, said)
 			got := answered(t, said)
-			named := got["db-file-named"]
-			require.NotEmpty(t, named.Variable)
-			named.Variable = "" // the path, which differs from run to run
-			got["db-file-named"] = named
+			for _, key := range []string{"db-file-named", "db-any-named"} {
+				named := got[key]
+				require.NotEmpty(t, named.Variable)
+				named.Variable = "" // the path, which differs from run to run
+				got[key] = named
+			}
 			require.Equal(t, j.wanted(), got)
 			require.Contains(t, said, "prefix "+c.prefix+"\n")
 			for _, name := range []string{"outputs.pb", "deck.html"} {

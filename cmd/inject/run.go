@@ -68,6 +68,9 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	if err := a.sourced(t); err != nil {
 		return err
 	}
+	if task.IsV1(args[0]) {
+		t.Declared = task.ForV1(t.Declared)
+	}
 
 	ctx := cmd.Context()
 	o := injector.Options{

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/caarlos0/env/v11"
+
+	"inject/resolver/secret"
 )
 
 // Flyte has the texts of those variables that Flyte sets in a task's container and that are read
@@ -35,6 +37,20 @@ func (f Flyte) InContainer() bool { return f.Project != "" || f.Domain != "" || 
 func IsV1(command string) bool { return slices.Contains(v1Entrypoints, filepath.Base(command)) }
 
 var v1Entrypoints = []string{"pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute"}
+
+// ForV1 returns declared as a command of Flyte v1 expects it. A secret for ANY that names a variable is
+// a file there, whose path is in the variable: its code opens that path. So it is by those of v1's
+// secret managers that set the variable (flytepropeller/pkg/webhook k8s_secrets.go and
+// aws_secret_manager.go at v1.16.8).
+func ForV1(declared []secret.Declaration) []secret.Declaration {
+	declared = slices.Clone(declared)
+	for i := range declared {
+		if d := &declared[i]; d.Mount == secret.Any && d.EnvVar != "" {
+			d.Mount = secret.File
+		}
+	}
+	return declared
+}
 
 // scopeVars names the variables of the scope, for messages.
 const scopeVars = "FLYTE_INTERNAL_EXECUTION_PROJECT and FLYTE_INTERNAL_EXECUTION_DOMAIN"

@@ -189,6 +189,22 @@ func TestIsV1(t *testing.T) {
 	}
 }
 
+// A variable that a secret for ANY names holds a path in Flyte v1. The list of the caller stays as it is.
+func TestForV1(t *testing.T) {
+	t.Parallel()
+	declared := []secret.Declaration{
+		{Group: "g", Key: "named", EnvVar: "A"},
+		{Group: "g", Key: "plain"},
+		{Key: "variable", Mount: secret.EnvVar, EnvVar: "B"},
+		{Key: "file", Mount: secret.File, EnvVar: "C"},
+	}
+	before := slices.Clone(declared)
+	want := slices.Clone(declared)
+	want[0].Mount = secret.File
+	require.Equal(t, want, task.ForV1(declared))
+	require.Equal(t, before, declared)
+}
+
 const good = `# a comment
 name: my_task_env
 project: my_project
