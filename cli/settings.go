@@ -36,7 +36,8 @@ import (
 //	help     what it is for, in one sentence
 //	arg      what the flag's argument is called in --help; a word of the help text
 //	choice   the texts that it may be, separated by |
-//	complete what a shell completes its argument with: file or dir
+//	complete what a shell completes its argument with: file, dir, texts separated by |, or a word
+//	         for [Settings.Complete]
 //	hint     what to do about a variable whose text does not fit
 //	twin     "no" if the variable does not stand for one argument of the flag; the program
 //	         reads it by [Settings.Env]; "words" if it holds several, separated by white space
@@ -49,6 +50,10 @@ import (
 // [secret.Value] (of a variable without a flag), bool, int, float64, [time.Duration], or
 // []string for a flag that may be repeated.
 type Settings struct {
+	// Complete returns what a shell completes the argument of a flag of cmd with, by the word in its tag.
+	// A program that has such tags sets it.
+	Complete func(cmd *cobra.Command, word string) []string
+
 	groups   []group
 	env      map[string]string // the text of every variable; "" for one that is not set
 	flags    map[*pflag.Flag]field
@@ -218,7 +223,7 @@ func (s *Settings) AddFlags(cmd *cobra.Command, groups ...any) {
 				s.flags[&old] = f
 			}
 			cmd.Flags().AddFlag(flag)
-			f.complete(cmd, flag.Name)
+			s.complete(cmd, flag.Name, f)
 			s.flags[flag] = f
 		}
 	}
@@ -271,15 +276,21 @@ func (f field) choices() []string {
 }
 
 // complete tells shells what the argument of a flag of cmd may be.
-func (f field) complete(cmd *cobra.Command, flag string) {
-	directive := cobra.ShellCompDirectiveNoFileComp
-	switch f.tag.Get("complete") {
-	case "file":
-		directive = cobra.ShellCompDirectiveDefault
-	case "dir":
-		directive = cobra.ShellCompDirectiveFilterDirs
+func (s *Settings) complete(cmd *cobra.Command, flag string, f field) {
+	complete := cobra.FixedCompletions(f.choices(), cobra.ShellCompDirectiveNoFileComp)
+	switch what := f.tag.Get("complete"); {
+	case what == "file":
+		complete = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
+	case what == "dir":
+		complete = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)
+	case strings.Contains(what, "|"):
+		complete = cobra.FixedCompletions(strings.Split(what, "|"), cobra.ShellCompDirectiveNoFileComp)
+	case what != "":
+		complete = func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return s.Complete(cmd, what), cobra.ShellCompDirectiveNoFileComp
+		}
 	}
-	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(f.choices(), directive)) // cmd has the flag
+	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // cmd has the flag
 }
 
 // choice is the value of a flag whose argument is one of a few texts. An empty argument

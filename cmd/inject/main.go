@@ -74,6 +74,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 		_, _ = fmt.Fprintln(a.stderr, "inject:", err)
 		return codeRunFailed
 	}
+	a.settings.Complete = a.completeFlag
 	a.key = redact.New(1,
 		redact.Pattern{Name: keyVar, Value: a.set.Keys.Key.Reveal()},
 		redact.Pattern{Name: tokenVar, Value: a.set.Keys.Token.Reveal()})

@@ -143,29 +143,57 @@ const completeTime = 2 * time.Second
 
 // completeKeys completes the name of a secret, if the store opens without a question.
 func (a *secretsVerb) completeKeys(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 && cmd.Parent().Name() != "delete" || a.settings.Apply(cmd) != nil || a.useProfile() != nil {
+	if len(args) > 0 && cmd.Parent().Name() != "delete" {
 		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.offered(cmd, within, func(scope secret.Scope, ref secret.Ref) string {
+		// Only get may name a secret that is at another scope: it says where that is.
+		if (cmd.Parent().Name() == "get" || ref.Scope == scope) && !slices.Contains(args, ref.Key) {
+			return ref.Key
+		}
+		return ""
+	}), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeFlag completes a key that a task of the scope could declare, or a project.
+func (a *app) completeFlag(cmd *cobra.Command, what string) []string {
+	ofOrg := func(scope secret.Scope) store.Filter { return store.Filter{Org: scope.Org} }
+	return a.offered(cmd, ofOrg, func(scope secret.Scope, ref secret.Ref) string {
+		switch {
+		case what == "project":
+			return ref.Scope.Project
+		case slices.Contains(scope.Ladder(), ref.Scope):
+			return ref.Key
+		}
+		return ""
+	})
+}
+
+// offered returns what text makes of each secret that the store lists, if that opens without a question:
+// sorted, each once, and without "". The scope is that of the flags.
+func (a *app) offered(
+	cmd *cobra.Command, filter func(secret.Scope) store.Filter, text func(secret.Scope, secret.Ref) string,
+) (texts []string) {
+	if a.settings.Apply(cmd) != nil || a.useProfile() != nil {
+		return nil
 	}
 	a.stdin, a.stderr = nil, nil
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
 	defer cancel()
 	s, err := a.openReader(ctx)
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return nil
 	}
 	defer s.Close() //nolint:errcheck // read only
-	var keys []string
 	scope := secret.Scope{Org: a.orgName(), Project: a.set.Scope.Project, Domain: a.set.Scope.Domain}
-	for info, err := range store.All(ctx, s, within(scope)) {
+	for info, err := range store.All(ctx, s, filter(scope)) {
 		if err != nil {
 			break
 		}
-		// Only get may name a secret that is at another scope: it says where that is.
-		if cmd.Parent().Name() == "get" || info.Ref.Scope == scope {
-			keys = append(keys, info.Ref.Key)
+		if found := text(scope, info.Ref); found != "" {
+			texts = append(texts, found)
 		}
 	}
-	keys = slices.DeleteFunc(keys, func(key string) bool { return slices.Contains(args, key) })
-	slices.Sort(keys)
-	return slices.Compact(keys), cobra.ShellCompDirectiveNoFileComp
+	slices.Sort(texts)
+	return slices.Compact(texts)
 }

@@ -16,9 +16,9 @@ import (
 // A struct tag is one literal, which Go cannot break: these lines are long.
 type settings struct {
 	Declare struct {
-		Secrets     []string `flag:"secret" env:"INJECT_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" help:"declare the secret [GROUP/]KEY[=ENV_VAR], placed in a variable (repeat)"`
-		SecretFiles []string `flag:"secret-file" env:"INJECT_SECRET_FILES" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=PATH]" help:"declare the secret [GROUP/]KEY[=PATH], placed in a file (repeat)"`
-		Also        []string `flag:"also-secret" env:"INJECT_ALSO_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" help:"add the secret [GROUP/]KEY[=ENV_VAR] to the declared list, wherever that is from (repeat)"`
+		Secrets     []string `flag:"secret" env:"INJECT_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" complete:"key" help:"declare the secret [GROUP/]KEY[=ENV_VAR], placed in a variable (repeat)"`
+		SecretFiles []string `flag:"secret-file" env:"INJECT_SECRET_FILES" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=PATH]" complete:"key" help:"declare the secret [GROUP/]KEY[=PATH], placed in a file (repeat)"`
+		Also        []string `flag:"also-secret" env:"INJECT_ALSO_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" complete:"key" help:"add the secret [GROUP/]KEY[=ENV_VAR] to the declared list, wherever that is from (repeat)"`
 		Task        string   `flag:"task" env:"INJECT_TASK" nested:"pass" arg:"FILE" complete:"file" help:"declared list in FILE: a TaskEnvironment in YAML or JSON, or Flyte's TaskTemplate or SecurityContext, binary or JSON"`
 		PodInfo     string   `flag:"pod-info" env:"INJECT_POD_INFO" nested:"pass" arg:"DIR" complete:"dir" help:"declared list and scope in the downward-API volume DIR, with files labels and annotations (default: /etc/podinfo if it exists)"`
 	} `group:"declare"`
@@ -29,8 +29,8 @@ type settings struct {
 
 	Scope struct {
 		Org     string `flag:"org" env:"INJECT_ORG" nested:"pass" help:"the organization (default: flyte)"`
-		Project string `flag:"project" short:"p" env:"INJECT_PROJECT" nested:"pass" help:"the project"`
-		Domain  string `flag:"domain" short:"d" env:"INJECT_DOMAIN" nested:"pass" help:"the domain"`
+		Project string `flag:"project" short:"p" env:"INJECT_PROJECT" nested:"pass" complete:"project" help:"the project"`
+		Domain  string `flag:"domain" short:"d" env:"INJECT_DOMAIN" nested:"pass" complete:"development|staging|production" help:"the domain"`
 	} `group:"scope"`
 
 	Store struct {
