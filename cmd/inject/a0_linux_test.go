@@ -504,7 +504,8 @@ func TestDeclaredBySDK(t *testing.T) {
 		var args []string
 		require.NoError(t, json.Unmarshal(b, &args))
 		args[0] = harness.SDK(t, args[0])
-		cmd := inPod(command(home, append([]string{"run", source, "--outputs", dir, "--"}, args...)...))
+		cmd := inPod(command(home, append([]string{"run", source, "--outputs", dir, "--"}, args...)...),
+			"INJECT_FILES_DIR="+t.TempDir()) // not that of this machine
 		cmd.Dir = t.TempDir() // the code is in args
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr

@@ -70,7 +70,7 @@ func (j v1Job) cmd(t *testing.T, task string, flags ...string) *exec.Cmd {
 	}
 	cmd.Env = append(cmd.Env, "PATH="+path, "PYTHONDONTWRITEBYTECODE=1",
 		"FLYTE_INTERNAL_EXECUTION_PROJECT=flytesnacks", "FLYTE_INTERNAL_EXECUTION_DOMAIN=development",
-		"FLYTE_INTERNAL_EXECUTION_ID=f7a3")
+		"FLYTE_INTERNAL_EXECUTION_ID=f7a3", "INJECT_FILES_DIR="+t.TempDir()) // not that of this machine
 	cmd.Dir = v1
 	if args[0] == "pyflyte-fast-execute" {
 		cmd.Dir = t.TempDir()
@@ -150,7 +150,7 @@ func TestFlytekit(t *testing.T) {
 	for _, what := range []string{
 		"pyflyte-execute: secrets.get and get_secrets_file for ENV_VAR, FILE and ANY; error.pb, deck.html",
 		"pyflyte-fast-execute with a code bundle, and pod info",
-		"pyflyte-map-execute", "the Dockerfile of an ImageSpec",
+		"pyflyte-map-execute", "the Dockerfile of an ImageSpec", "pyflyte run, on this machine",
 	} {
 		harness.Ran(t, "flytekit", version, what)
 	}
@@ -160,6 +160,7 @@ func TestFlytekit(t *testing.T) {
 	t.Run("map", func(t *testing.T) { t.Parallel(); j.testMap(t) })
 	t.Run("fails", func(t *testing.T) { t.Parallel(); j.testFails(t) })
 	t.Run("refused", func(t *testing.T) { t.Parallel(); j.testRefused(t) })
+	t.Run("local", func(t *testing.T) { t.Parallel(); j.testLocal(t) })
 }
 
 // An ImageSpec copies the program with its mode and has it as the entrypoint, as the page on Flyte v1
@@ -301,6 +302,30 @@ func (j v1Job) testFails(t *testing.T) {
 			require.Contains(t, string(b), "it is [REDACTED:db-env-var]")
 		})
 	}
+}
+
+// A local run is no command of a container: it finds every secret as a task does, and the variable that
+// one for ANY names holds the value.
+func (j v1Job) testLocal(t *testing.T) {
+	if testing.Short() {
+		t.Skip("flytekit takes two seconds to start")
+	}
+	cmd := command(j.home, "--task", j.dir+"/answers/template.pb", "-p", "flytesnacks", "-d", "development", "--",
+		harness.Flytekit(t, "pyflyte"), "run", "job.py", "answers")
+	cmd.Dir, cmd.Env = v1, append(cmd.Env, "PYTHONDONTWRITEBYTECODE=1", "COLUMNS=10000",
+		"INJECT_FILES_DIR="+t.TempDir())
+	require.NoError(t, os.MkdirAll(j.dir+"/local/out", 0o755))
+	said, code := j.run(t, cmd, "local")
+	require.Zero(t, code, said)
+	want, got := j.wanted(), answered(t, said)
+	either := want["db-any-named"]
+	either.Variable, either.AtVariable = either.File, ""
+	want["db-any-named"] = either
+	file := got["db-file-named"]
+	require.NotEmpty(t, file.Variable)
+	file.Variable = "" // the path, as in testAnswers
+	got["db-file-named"] = file
+	require.Equal(t, want, got)
 }
 
 // Versions of groups are refused by name, and so is a prefix that is none: the task does not start.
