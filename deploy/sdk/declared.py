@@ -82,12 +82,11 @@ def annotation(secret) -> str:
 def prepare(task, folder: pathlib.Path, **options) -> None:
     from flyte._internal.runtime.taskrunner import replace_task_cli
     from flyte.models import ActionID
+    from serialize import serialize
 
     folder.mkdir()
-    context = flyte.with_runcontext(mode="remote", dry_run=True, copy_bundle_to=folder, **options)
-    run = context.run(task, greeting="hello")
+    run = serialize(task, folder, {"greeting": "hello"}, **options)
     template = run.task_spec.task_template
-    (folder / "template.pb").write_bytes(template.SerializeToString())
     secrets = enumerate(template.security_context.secrets)
     lines = [f'flyte.secrets/s{i}="{annotation(secret)}"\n' for i, secret in secrets]
     (folder / "annotations").write_text("".join(lines))

@@ -10,12 +10,18 @@ import sys
 import flyte
 from google.protobuf import json_format
 
-module, task, folder = sys.argv[1:]
-sys.path.insert(0, ".")
-flyte.init(api_key="")
-run = flyte.with_runcontext(mode="remote", dry_run=True, copy_bundle_to=pathlib.Path(folder)).run(
-    getattr(__import__(module), task)
-)
-template = run.task_spec.task_template
-(pathlib.Path(folder) / "template.pb").write_bytes(template.SerializeToString())
-print(json_format.MessageToJson(template))
+
+def serialize(task, folder: pathlib.Path, inputs={}, **options):
+    """Writes the task's TaskTemplate and its code to folder, and returns the run that Flyte would start."""
+    context = flyte.with_runcontext(mode="remote", dry_run=True, copy_bundle_to=folder, **options)
+    run = context.run(task, **inputs)
+    (folder / "template.pb").write_bytes(run.task_spec.task_template.SerializeToString())
+    return run
+
+
+if __name__ == "__main__":
+    module, name, folder = sys.argv[1:]
+    sys.path.insert(0, ".")
+    flyte.init(api_key="")
+    run = serialize(getattr(__import__(module), name), pathlib.Path(folder))
+    print(json_format.MessageToJson(run.task_spec.task_template))
