@@ -280,7 +280,7 @@ func TestFlyteCommands(t *testing.T) {
 			who := f.ok("whoami")
 			if name == "insecure" {
 				require.Contains(t, who, `"anyone"`)
-				f.requireServed()
+				f.requireServed("flyteidl2.auth.IdentityService/UserInfo")
 			} else {
 				require.Contains(t, who, `"alice"`)
 			}
@@ -319,16 +319,17 @@ func (f *flyte) typed(name, value string) {
 	require.NotContains(f.t, shown.String(), value)
 }
 
-// requireServed requires that the server serves every RPC that was asked for.
-func (f *flyte) requireServed() {
+// requireServed requires that the server serves every RPC that was asked for, and that those of
+// secrets and the ones in more were asked for.
+func (f *flyte) requireServed(more ...string) {
 	f.t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, name := range []string{
+	for _, name := range append(more,
 		"flyteidl2.cluster.ClusterService/SelectCluster", "flyteidl2.secret.SecretService/CreateSecret",
 		"flyteidl2.secret.SecretService/ListSecrets", "flyteidl2.secret.SecretService/GetSecret",
-		"flyteidl2.secret.SecretService/DeleteSecret", "flyteidl2.auth.IdentityService/UserInfo",
-	} {
+		"flyteidl2.secret.SecretService/DeleteSecret",
+	) {
 		require.Contains(f.t, f.seen, "/"+name)
 	}
 	for path, status := range f.seen {
@@ -370,6 +371,10 @@ func TestFlyteSDK(t *testing.T) {
 			require.Contains(t, seen["duplicate"], "already exists")
 			require.Equal(t, four, seen["deleted"])
 			require.Contains(t, seen["absent"], "secret FROM_SDK not found")
+			require.NotContains(t, f.audited(), `"unauthenticated"`)
+			if policy == "" {
+				f.requireServed()
+			}
 			got, ok := f.value("p", "development", "FROM_SDK")
 			require.True(t, ok, got)
 			require.Equal(t, base64.StdEncoding.EncodeToString([]byte(value)), got)
