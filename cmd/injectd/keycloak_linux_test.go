@@ -296,7 +296,7 @@ func TestLogins(t *testing.T) {
 		cmd := f.cmd("create", "secret", "DEVICE", "--project", "fraud", "--domain", "d", "--value", "v")
 		out := k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*user_code=[A-Z-]+`),
 			"Device Login Successful")
-		require.Contains(t, f.audited(), `"verb":"create"`, out)
+		require.Contains(t, f.audited(), `"DEVICE"`, out)
 	})
 
 	t.Run("Pkce", func(t *testing.T) {
@@ -305,8 +305,9 @@ func TestLogins(t *testing.T) {
 		opened := f.write("browser", "#!/bin/sh\necho \"opened: $1\" >&2\n")
 		require.NoError(t, os.Chmod(opened, 0o700))
 		cmd.Env = append(cmd.Env, "BROWSER="+opened+" %s &")
-		k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*code_challenge=\S+`),
+		out := k.interactive(t, cmd, regexp.MustCompile(regexp.QuoteMeta("http://"+k.address)+`/\S*code_challenge=\S+`),
 			"successfully authenticated")
+		require.Contains(t, f.audited(), `"BROWSER"`, out)
 	})
 
 	t.Run("ExternalCommand", func(*testing.T) {
