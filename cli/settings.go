@@ -50,8 +50,8 @@ import (
 // [secret.Value] (of a variable without a flag), bool, int, float64, [time.Duration], or
 // []string for a flag that may be repeated.
 type Settings struct {
-	// Complete returns what a shell completes the argument of a flag of cmd with, by the word in its tag.
-	// A program that has such tags sets it.
+	// Complete returns the texts with which a shell completes the argument of a flag of cmd. word is in
+	// the flag's tag. A program that has such tags sets Complete.
 	Complete func(cmd *cobra.Command, word string) []string
 
 	groups   []group

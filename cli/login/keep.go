@@ -295,7 +295,7 @@ func (k Keep) read() (*kept, error) {
 	case len(text) > maxFile:
 		return nil, unusable(fmt.Errorf("it is over %d bytes long", maxFile))
 	case json.Unmarshal(text, f) != nil || f.AccessToken == "":
-		return nil, unusable(errors.New("it is not what a login writes"))
+		return nil, unusable(errors.New("it is not the file of a login"))
 	case !strings.EqualFold(f.Address, k.Address):
 		return nil, unusable(errors.New("it is for another server"))
 	}

@@ -276,8 +276,8 @@ func TestUnusable(t *testing.T) {
 	_, err := k.Token(t.Context())
 	require.NoError(t, err)
 	for text, want := range map[string]string{
-		"": "not what a login writes", `{"canary`: "not what a login writes", `{"refresh_token":"canary"}`: "not what",
-		"null": "not what", strings.Repeat(" ", 300<<10) + good: "bytes long",
+		"": "not the file of a login", `{"canary`: "not the file of a login", `{"refresh_token":"canary"}`: "not the file",
+		"null": "not the file", strings.Repeat(" ", 300<<10) + good: "bytes long",
 		strings.Replace(good, "Example", "canary", 1): "another server",
 	} {
 		require.NoError(t, os.WriteFile(k.Path(), []byte(text), 0o600))

@@ -26,7 +26,7 @@ import (
 
 const (
 	maxToken = 16 << 10 // bytes of a token; package rpc sends none that is longer
-	maxText  = 300      // bytes of what an issuer says that are shown
+	maxText  = 300      // bytes of an issuer's text that are shown
 	maxURL   = 2 << 10  // bytes of an address that a server or an issuer gives
 )
 
@@ -84,7 +84,7 @@ func (p Provider) check() error {
 
 var errUnsafe = errors.New("not an https URL (or http on this machine)")
 
-// safeURL returns the URL in text if what is sent there reaches that host alone.
+// safeURL returns the URL in text if a request to it reaches that host alone.
 func safeURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || len(text) > maxURL || u.Host == "" || u.User != nil || u.Fragment != "" ||
@@ -113,7 +113,7 @@ func (p Provider) options(options ...oauth2.AuthCodeOption) []oauth2.AuthCodeOpt
 	return options
 }
 
-// Tokens are what an issuer gives for a login.
+// Tokens are the tokens that an issuer gives for a login.
 type Tokens struct {
 	Access  secret.Value
 	Refresh secret.Value // empty if the issuer gives none
@@ -243,7 +243,7 @@ func (p Provider) host() string {
 	return printable.Text(u.Host, maxText)
 }
 
-// failed returns the error of a request to the issuer. It has what the issuer says about the error
+// failed returns the error of a request to the issuer. It has the issuer's text about the error
 // (RFC 6749, section 5.2), but neither the body of an answer nor the query of an address, which may
 // hold tokens and codes. It wraps [secret.ErrDenied] if the issuer refuses the request for good.
 func (p Provider) failed(what string, err error) error {
@@ -272,7 +272,7 @@ func temporary(e *oauth2.RetrieveError) bool {
 		e.ErrorCode == "server_error" || e.ErrorCode == "slow_down"
 }
 
-// said returns what an issuer says about an error.
+// said returns the text of an issuer about an error.
 func said(code, description string) string {
 	text := code
 	if description != "" {

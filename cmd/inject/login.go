@@ -125,7 +125,8 @@ func (a *app) provider(ctx context.Context, u *url.URL) (login.Provider, error) 
 	return login.Provider(p), err
 }
 
-// keepAccepted keeps tokens if the server at u accepts them, and prints as whom it knows the person.
+// keepAccepted keeps tokens if the server at u accepts them, and prints the name by which it knows the
+// person.
 func (a *app) keepAccepted(
 	ctx context.Context, u *url.URL, keep login.Keep, p login.Provider, tokens login.Tokens,
 ) error {
@@ -216,7 +217,7 @@ func (a *app) keptLogin(u *url.URL) (login.Keep, bool) {
 	return keep, err == nil
 }
 
-// ownCredential names what identifies the caller to a server without a login, "" for nothing.
+// ownCredential names the credential that identifies the caller to a server without a login, "" for none.
 func (a *app) ownCredential() string {
 	f := &a.set.Store
 	switch {

@@ -129,8 +129,8 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	return stopped(ctx, explainStart(err))
 }
 
-// onConflict returns what happens to a variable that is already set: what was given, or what Flyte
-// does. The webhook of v1 keeps the variable, and that of v2 replaces it.
+// onConflict returns the policy for a variable that is already set: the given one, or else Flyte's. The
+// webhook of v1 keeps the variable, and that of v2 replaces it.
 func onConflict(given, command string) place.Conflict {
 	switch {
 	case given != "":

@@ -169,8 +169,8 @@ func (a *app) completeFlag(cmd *cobra.Command, what string) []string {
 	})
 }
 
-// offered returns what text makes of each secret that the store lists, if that opens without a question:
-// sorted, each once, and without "". The scope is that of the flags.
+// offered returns the texts that text makes of the secrets in the store, sorted, each once, and without
+// "". They are none if the store does not open without a question. The scope is that of the flags.
 func (a *app) offered(
 	cmd *cobra.Command, filter func(secret.Scope) store.Filter, text func(secret.Scope, secret.Ref) string,
 ) (texts []string) {

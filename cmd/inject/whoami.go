@@ -114,7 +114,7 @@ func (a *app) askWho(ctx context.Context, u *url.URL, k *known) error {
 	return k.ask(ctx, c)
 }
 
-// ask fills in what the server of c says.
+// ask fills in the answer of the server of c.
 func (k *known) ask(ctx context.Context, c *rpc.Client) error {
 	id, err := c.WhoAmI(ctx)
 	if err != nil {
