@@ -11,7 +11,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit python newest keycloak clean
+.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit storage python newest keycloak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -88,6 +88,22 @@ bin/flytekit/installed: deploy/flytekit/requirements.txt
 	touch $@
 
 flytekit: bin/flytekit/installed ## install flytekit, the SDK of Flyte v1, for tests (needs Python's venv)
+
+# Real object stores and clients for the tests of the guard, which skip without them.
+bin/versitygw: deploy/storage/go.mod deploy/storage/go.sum
+	cd deploy/storage && CGO_ENABLED=0 $(GO) build -o ../../$@ github.com/versity/versitygw/cmd/versitygw
+
+bin/storage/installed: deploy/storage/requirements.txt
+	python3 -m venv --clear bin/storage
+	bin/storage/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes --only-binary :all: -r $<
+	touch $@
+
+bin/azurite/installed: deploy/storage/azurite/package.json deploy/storage/azurite/package-lock.json
+	mkdir -p bin/azurite && cp $^ bin/azurite
+	cd bin/azurite && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+storage: bin/versitygw bin/storage/installed bin/azurite/installed ## install object stores and their clients for tests (needs Python's venv, npm)
 
 # A real identity provider for the tests of logins, which skip without it. They need Java and
 # Debian's packages chromium and chromium-driver, too.

@@ -17,9 +17,10 @@ import (
 // when its own grace period is over, and does not tell us how long that is.
 func reserve(grace time.Duration) time.Duration { return min(grace/4, 5*time.Second) }
 
-// checkOutputs checks the folders that the task has written, when none of its processes is left.
-// It returns an [*outputs.LeakError] if that makes the task fail, and logs other finds.
-func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
+// checkOutputs checks the folders that the task has written, when none of its processes is left, and
+// ends the guard in front of its object store. It returns an [*outputs.LeakError] if that makes the
+// task fail, and logs other finds. The status that it returns is that of the run.
+func checkOutputs(ctx context.Context, o Options, status exec.Status, g *guarding) (exec.Status, error) {
 	if o.Signals != nil {
 		var cancel func()
 		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)
@@ -28,11 +29,21 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 
 	var report outputs.Report
 	var errs []error
-	for _, folder := range o.Outputs {
-		r, err := folder.Check(ctx)
-		report.Add(r)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("check the outputs: %w", err))
+	explained := false
+	if g != nil {
+		end, err := g.End(ctx, status.Code == 0)
+		report.Add(end.Report)
+		if explained = end.Explained; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if !o.Redactor.Empty() {
+		for _, folder := range o.Outputs {
+			r, err := folder.Check(ctx)
+			report.Add(r)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("check the outputs: %w", err))
+			}
 		}
 	}
 
@@ -43,18 +54,24 @@ func checkOutputs(ctx context.Context, o Options, status exec.Status) error {
 			errs = append(errs, missing(o, path))
 		}
 	}
-	if report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn {
+	leaks := report.Leaks(o.Policy) || status.Survived && o.Policy != outputs.Warn
+	if explained && errs == nil {
+		// Flyte shows the task's author the error that is in the bucket. Any other exit code would make
+		// Flyte try again, which leads to the same.
+		status.Code, leaks = 0, false
+	}
+	if leaks {
 		errs = append(errs, &outputs.LeakError{Report: report, Survived: status.Survived})
 	}
 	if errs != nil {
-		return errors.Join(errs...)
+		return status, errors.Join(errs...)
 	}
 	tell(func() {
 		for _, line := range report.Lines() {
 			o.Log.Warn(line)
 		}
 	})
-	return nil
+	return status, nil
 }
 
 // missing returns an error about a folder that the task has not made, or only logs that.

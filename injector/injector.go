@@ -17,6 +17,7 @@ import (
 	"inject/exec"
 	"inject/exec/harden"
 	"inject/exec/redact"
+	"inject/injector/guard"
 	"inject/injector/outputs"
 	"inject/injector/place"
 	"inject/resolver"
@@ -53,7 +54,9 @@ type Options struct {
 	// NeedOutputs makes it an error of a task that did not fail if one of Outputs is not there when
 	// it has ended. Otherwise that is a warning: a setting for many tasks may name it.
 	NeedOutputs bool
-	// Policy says what happens if Outputs have a value in them.
+	// Storage says when a guard stands in front of the object store to which the task uploads.
+	Storage guard.Mode
+	// Policy says what happens if Outputs, or what the task uploads, have a value in them.
 	Policy outputs.Policy
 
 	Command               []string
@@ -103,6 +106,10 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		Grace: o.Grace, Signals: o.Signals, LetGo: true, Started: placed.Forget,
 	}
 	masked, err := mask(&p, o, secrets)
+	var guarded *guarding
+	if err == nil && masked {
+		guarded, err = startGuard(ctx, &p, o)
+	}
 	if err = cmp.Or(err, ctx.Err()); err != nil {
 		placed.Remove(o.Log)
 		return exec.Status{}, err
@@ -124,8 +131,8 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		return status, err
 	}
 	messageErr := maskMessage(ctx, o, status)
-	if checked {
-		err = checkOutputs(ctx, o, status)
+	if checked || guarded != nil {
+		status, err = checkOutputs(ctx, o, status, guarded)
 	}
 	return status, errors.Join(err, messageErr, outputLost(o.Log, status))
 }

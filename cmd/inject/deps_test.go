@@ -13,30 +13,31 @@ import (
 // forbidden maps packages that inject must not link to the reasons. inject starts in front of every
 // task, so its size and start time count in every pod.
 var forbidden = map[string]string{
-	"k8s.io/":                      "client-go alone adds 26 MB and 10 ms to every task",
-	"sigs.k8s.io/":                 "the same",
-	"github.com/aws/":              "10 MB; a cloud's store is behind injectd",
-	"cloud.google.com/":            "17 MB; a cloud's store is behind injectd",
-	"google.golang.org/api/":       "the same",
-	"github.com/Azure/":            "9 MB; a cloud's store is behind injectd",
-	"github.com/hashicorp/vault":   "8 MB; Vault is behind injectd",
-	"github.com/openbao/":          "the same",
-	"go.etcd.io/etcd":              "the store of Kubernetes, which is behind injectd",
-	"connectrpc.com/":              "the server's protocols; a task's entrypoint speaks gRPC",
-	"github.com/cpuguy83/":         "for man pages, which a test makes",
-	"github.com/prometheus/":       "metrics; a task's entrypoint has no port to scrape",
-	"github.com/go-jose/":          "the server checks tokens, not the client",
-	"golang.org/x/net/trace":       "3 MB of debug pages that are never served; the tag grpcnotrace leaves them out",
-	"html/template":                "the same",
-	"testing":                      "test code in the product",
-	"github.com/stretchr/":         "test code in the product",
-	"pgregory.net/":                "test code in the product",
-	"inject/resolver/resolvertest": "test code in the product",
-	"inject/resolver/serve":        "the server's end of the wire",
-	"inject/resolver/store/all":    "the list of all backends, which only injectd may link",
-	"inject/resolver/store/flight": "it merges lookups of many clients; a task looks up once",
-	"expvar":                       "it would publish parts of the memory",
-	"net/http/pprof":               "it would publish parts of the memory",
+	"k8s.io/":                              "client-go alone adds 26 MB and 10 ms to every task",
+	"sigs.k8s.io/":                         "the same",
+	"github.com/aws/aws-sdk-go-v2/service": "10 MB; only the signer, which has no client, is linked",
+	"github.com/aws/aws-sdk-go-v2/config":  "it links clients of services",
+	"cloud.google.com/":                    "17 MB; a cloud's store is behind injectd",
+	"google.golang.org/api/":               "the same",
+	"github.com/Azure/":                    "9 MB; a cloud's store is behind injectd",
+	"github.com/hashicorp/vault":           "8 MB; Vault is behind injectd",
+	"github.com/openbao/":                  "the same",
+	"go.etcd.io/etcd":                      "the store of Kubernetes, which is behind injectd",
+	"connectrpc.com/":                      "the server's protocols; a task's entrypoint speaks gRPC",
+	"github.com/cpuguy83/":                 "for man pages, which a test makes",
+	"github.com/prometheus/":               "metrics; a task's entrypoint has no port to scrape",
+	"github.com/go-jose/":                  "the server checks tokens, not the client",
+	"golang.org/x/net/trace":               "3 MB of pages that are never served; the tag grpcnotrace leaves them out",
+	"html/template":                        "the same",
+	"testing":                              "test code in the product",
+	"github.com/stretchr/":                 "test code in the product",
+	"pgregory.net/":                        "test code in the product",
+	"inject/resolver/resolvertest":         "test code in the product",
+	"inject/resolver/serve":                "the server's end of the wire",
+	"inject/resolver/store/all":            "the list of all backends, which only injectd may link",
+	"inject/resolver/store/flight":         "it merges lookups of many clients; a task looks up once",
+	"expvar":                               "it would publish parts of the memory",
+	"net/http/pprof":                       "it would publish parts of the memory",
 }
 
 // listed is the output of go list for inject and all that it links. Two tests need it, and it takes
@@ -72,10 +73,10 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// Only gRPC may import net/http, for the protocol, and what logs a person in: a task has no other use
-// for an HTTP server or client, which are 1.3 MB of inject. The decoder of brotli has a helper for
-// HTTP servers in the same package, which inject does not call, so the linker leaves it out.
-func TestOnlyGRPCHasHTTP(t *testing.T) {
+// Only gRPC may import net/http, for the protocol, and what else speaks HTTP: what logs a person in, and the
+// guard, with the signer and the credentials of its store. The decoder of brotli has a helper for HTTP
+// servers in the same package, which inject does not call, so the linker leaves it out.
+func TestWhoHasHTTP(t *testing.T) {
 	t.Parallel()
 	var users []string
 	for dep, imports := range linked(t) {
@@ -88,11 +89,16 @@ func TestOnlyGRPCHasHTTP(t *testing.T) {
 	require.NotEmpty(t, users)
 	for _, dep := range users {
 		if !strings.HasPrefix(dep+"/", "google.golang.org/grpc/") && !strings.HasPrefix(dep, "golang.org/x/net/http") &&
-			dep != "github.com/andybalholm/brotli" && dep != "inject/cli/login" &&
-			!strings.HasPrefix(dep+"/", "golang.org/x/oauth2/") {
-			t.Errorf("%s imports net/http: only gRPC may, for its protocol, and the login", dep)
+			!slices.ContainsFunc(haveHTTP, func(prefix string) bool { return strings.HasPrefix(dep, prefix) }) &&
+			dep != "github.com/andybalholm/brotli" {
+			t.Errorf("%s imports net/http: only gRPC, the login and the guard may", dep)
 		}
 	}
+}
+
+// haveHTTP are the login and the guard, and the libraries that only they import.
+var haveHTTP = []string{
+	"inject/cli/login", "golang.org/x/oauth2", "inject/injector/guard", "github.com/aws/",
 }
 
 // floors are those of docs/architecture.md: imports only go down. The first prefix that matches
@@ -109,6 +115,7 @@ var floors = []struct {
 	{1.5, "inject/injector/outputs/content"},
 	{2, "inject/injector/outputs"},
 	{2, "inject/injector/place"},
+	{2.5, "inject/injector/guard"},
 	{3, "inject/injector"},
 	{3, "inject/resolver/rpc"},
 	{1, "inject/resolver/serve/watch"},

@@ -16,6 +16,7 @@ import (
 	"inject/cli"
 	"inject/exec"
 	"inject/injector"
+	"inject/injector/guard"
 	"inject/injector/outputs"
 	"inject/injector/place"
 	"inject/injector/task"
@@ -94,7 +95,7 @@ func (a *runVerb) run(cmd *cobra.Command, args []string) error {
 	}
 
 	o.NeedOutputs = a.outputsFlag
-	o.Policy = outputs.Policy(s.Outputs.OnLeak)
+	o.Policy, o.Storage = outputs.Policy(s.Outputs.OnLeak), guard.Mode(s.Outputs.Storage)
 	for _, dir := range s.Outputs.Dirs {
 		folder, err := outputs.OpenFolder(dir, a.redactor, o.Policy)
 		if err != nil {

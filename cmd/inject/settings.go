@@ -68,6 +68,7 @@ type settings struct {
 	Outputs struct {
 		NoRedact bool     `flag:"no-redact" env:"INJECT_NO_REDACT" nested:"work" help:"mask nothing"`
 		Dirs     []string `flag:"outputs" env:"INJECT_OUTPUTS" nested:"work" arg:"DIR" complete:"dir" help:"check the files that the command leaves in DIR, too (repeat)"`
+		Storage  string   `flag:"storage" env:"INJECT_STORAGE" nested:"work" default:"auto" choice:"auto|guard|off" help:"check what the command writes to its bucket: auto for Flyte's runtimes (a0, pyflyte-execute), guard for any command"`
 		OnLeak   string   `flag:"on-leak" env:"INJECT_ON_LEAK" nested:"pass" default:"mask" choice:"mask|fail|warn" help:"what to do about a value in the outputs: mask it, or remove a file in which it cannot be masked; fail, too; or only warn"`
 	} `group:"mask"`
 

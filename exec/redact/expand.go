@@ -66,6 +66,7 @@ func Forms(minLength int, patterns ...Pattern) []Form {
 type expansion struct {
 	forms     []form
 	described bool
+	longest   int      // the length of the longest form
 	names     []string // by form.owner
 	// The names of patterns that are not masked; of those that are words which every log has;
 	// and of those of which some forms or parts are left out.
@@ -118,6 +119,9 @@ func newExpansion(minLength int, patterns []Pattern) *expansion {
 	}
 	e.forms = make([]form, 0, n)
 	for _, f := range all {
+		for _, form := range f.forms {
+			e.longest = max(e.longest, len(form.bytes))
+		}
 		e.forms = append(e.forms, f.forms...)
 		if f.reduced {
 			e.reduced = append(e.reduced, f.name)

@@ -179,6 +179,13 @@ func (r *Redactor) build(limit int) *automaton {
 	return a
 }
 
+// Longest returns the length of the longest form of the values in bytes, 0 if nothing is masked.
+func (r *Redactor) Longest() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all.longest
+}
+
 // Unmasked returns the names of the patterns that are not masked, because their values are
 // too short or blank.
 func (r *Redactor) Unmasked() []string {

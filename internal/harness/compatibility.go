@@ -98,6 +98,12 @@ func FlytekitVersion(t testing.TB) string {
 	return packageVersion(t, Flytekit(t, "python"), "flytekit")
 }
 
+// StorageVersion returns the version of a Python package that make storage installs.
+func StorageVersion(t testing.TB, name string) string {
+	t.Helper()
+	return packageVersion(t, Storage(t, "python"), name)
+}
+
 func packageVersion(t testing.TB, python, name string) string {
 	t.Helper()
 	const program = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"

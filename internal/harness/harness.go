@@ -130,6 +130,21 @@ func Flytekit(t testing.TB, name string) string {
 	return installed(t, "flytekit", filepath.Join(Root(t), "bin", "flytekit"), name)
 }
 
+// Storage returns the path of a program that make storage installs: Python with boto3, the AWS command
+// line aws, or moto_server. It skips the test without it, and fails it in CI.
+func Storage(t testing.TB, name string) string {
+	t.Helper()
+	return installed(t, "storage", filepath.Join(Root(t), "bin", "storage"), name)
+}
+
+// Azurite returns the path of azurite-blob, the object store of Azure that make storage installs. It skips
+// the test without it, and fails it in CI. It needs node.
+func Azurite(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(installed(t, "storage", filepath.Join(Root(t), "bin", "azurite"), "")),
+		"node_modules", ".bin", "azurite-blob")
+}
+
 // installed returns the path of a program of the virtual environment in dir, which make target
 // installs.
 func installed(t testing.TB, target, dir, name string) string {

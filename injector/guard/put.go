@@ -1,0 +1,319 @@
+package guard
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"inject/exec/redact"
+	"inject/injector/outputs"
+	"inject/injector/outputs/content"
+)
+
+// putObject stores an object.
+func (g *Guard) putObject(w http.ResponseWriter, r *request) error {
+	b, err := bodyOf(r)
+	if err != nil {
+		return err
+	}
+	var resp *http.Response
+	if b.size <= maxHeld {
+		resp, err = g.putHeld(r, b)
+	} else {
+		resp, err = g.putLarge(r, b)
+	}
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 == 2 {
+		g.stored(r.object)
+	}
+	g.answer(w, resp)
+	return nil
+}
+
+// putHeld stores an object that is small enough to be masked.
+func (g *Guard) putHeld(r *request, b *body) (*http.Response, error) {
+	h, err := g.memory.hold(r.Context(), b, b.size)
+	if err != nil {
+		return nil, err
+	}
+	defer h.release()
+	if err := b.finish(); err != nil {
+		return nil, err
+	}
+	out := g.sending(r)
+	b.unchunk(&out)
+
+	instead, err := g.inspect(r.Context(), r.object, h)
+	switch {
+	case err != nil:
+		return nil, err
+	case instead != nil:
+		r.store.changed(&out, instead)
+		out.body, out.length = bytes.NewReader(instead), int64(len(instead))
+	default:
+		out.body, out.length = h.reader(), h.size
+		if b.chunked {
+			out.hash, err = hashOf(h.reader())
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.store.send(r.Context(), out)
+}
+
+// inspect returns the bytes to store in place of the body of an object; nil for the body itself. The
+// error is a refusal if it must not be stored.
+func (g *Guard) inspect(ctx context.Context, o object, h *held) ([]byte, error) {
+	in := g.scans.get()
+	defer g.scans.put(in)
+	name := path.Base(o.key)
+	seen, err := in.Inspect(ctx, name, h.reader(), h, h.size)
+	if err != nil {
+		return nil, err
+	}
+	found := outputs.Finding{Path: o.String(), Found: seen.Found, Why: seen.Why, Outcome: passed}
+	switch {
+	case seen.Unchecked && len(seen.Found) == 0:
+		if g.o.Policy == outputs.Fail {
+			return nil, g.refuse(o, nil, "cannot be searched ("+seen.Why+")")
+		}
+		found.Why = "not searched: " + seen.Why
+		g.found(found)
+		return nil, nil
+	case len(seen.Found) == 0:
+		return nil, nil
+	case g.o.Policy == outputs.Warn:
+		g.found(found)
+		return nil, nil
+	case name == "inputs.pb":
+		return nil, g.refuse(o, seen.Found,
+			"holds the value of %s, with which another task would be started; give it the name of the secret")
+	case !seen.Maskable():
+		return nil, g.refuse(o, seen.Found, "holds the value of %s in "+seen.Why+", which cannot be masked")
+	case g.o.Policy == outputs.Fail:
+		return nil, g.refuse(o, seen.Found, "holds the value of %s")
+	}
+	var b bytes.Buffer
+	if err := in.Rewrite(ctx, seen, h.reader(), &b); err != nil {
+		if errors.Is(err, content.ErrStill) {
+			return nil, g.refuse(o, seen.Found, "holds the value of %s, and cannot be masked without breaking it")
+		}
+		return nil, err
+	}
+	found.Outcome, found.Why = masked, ""
+	g.found(found)
+	return b.Bytes(), nil
+}
+
+// putLarge stores an object that is searched while it is sent.
+func (g *Guard) putLarge(r *request, b *body) (*http.Response, error) {
+	s := &searched{r: g.o.Redactor, src: b, warn: g.o.Policy == outputs.Warn}
+	resp, err := g.stream(r.Context(), r, b, s)
+	switch {
+	case s.found == nil:
+		return resp, err
+	case s.warn:
+		const why = "too large to be masked"
+		g.found(outputs.Finding{Path: r.object.String(), Found: s.found, Why: why, Outcome: passed})
+		return resp, err
+	}
+	if err == nil {
+		resp.Body.Close() //nolint:errcheck // the upstream has answered before the end of the body
+	}
+	return nil, g.refuse(r.object, s.found,
+		fmt.Sprintf("holds the value of %%s, and is too large to be masked (more than %d MiB)", maxHeld>>20))
+}
+
+// stream sends the body of a request upstream while s searches it.
+func (g *Guard) stream(ctx context.Context, r *request, b *body, s *searched) (*http.Response, error) {
+	free, err := g.memory.take(ctx, streamMemory)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	out := g.sending(r)
+	out.body, out.length = s, b.size
+	if b.chunked {
+		b.rechunk(&out, s)
+	}
+	resp, err := r.store.send(ctx, out)
+	if err == nil && s.found == nil {
+		err = b.finish()
+	}
+	return resp, err
+}
+
+// errFound ends the sending of a body with a value in it. The upstream then has a part of the body that
+// it announced, and stores nothing.
+var errFound = errors.New("it holds a value")
+
+// A searched is a body that is searched while it is read. It holds back what may begin a value.
+type searched struct {
+	r    *redact.Redactor
+	src  io.Reader
+	warn bool // values pass
+
+	w     *redact.Writer
+	in    []byte
+	out   []byte // what may be sent
+	at    int
+	n     int64
+	head  []byte // the first bytes, up to cap(head)
+	tail  []byte // of a body that has ended: what may begin a value that goes on in another part
+	ended bool
+	found map[string]int
+}
+
+const (
+	// searchSize is how many bytes are searched at a time.
+	searchSize = 128 << 10
+	// streamMemory is what a searched body takes at the same time: what is read, what may be sent, and
+	// what its redactor holds back.
+	streamMemory = 3 * searchSize
+)
+
+// Read implements [io.Reader].
+func (s *searched) Read(p []byte) (int, error) {
+	for s.at == len(s.out) {
+		if s.ended {
+			return 0, io.EOF
+		}
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.out[s.at:])
+	s.at += n
+	return n, nil
+}
+
+func (s *searched) fill() error {
+	if s.w == nil {
+		s.in = make([]byte, searchSize)
+		s.w = s.r.Writer((*emitted)(s))
+		s.w.Found = func(f redact.Find) {
+			if s.found == nil {
+				s.found = map[string]int{}
+			}
+			s.found[f.Name]++
+		}
+		s.w.Covered = func(b []byte, _ string) error { // as it is: only if values pass, it is sent
+			s.out = append(s.out, b...)
+			return nil
+		}
+	}
+	s.out, s.at = s.out[:0], 0
+	n, err := s.src.Read(s.in)
+	s.n += int64(n)
+	s.head = append(s.head, s.in[:min(n, cap(s.head)-len(s.head))]...)
+	if _, err := s.w.Write(s.in[:n]); err != nil {
+		return err
+	}
+	if errors.Is(err, io.EOF) {
+		s.ended, err = true, nil
+		from := len(s.out)
+		if err := s.w.Close(); err != nil {
+			return err
+		}
+		s.tail = slices.Clone(s.out[from:])
+	}
+	if s.found != nil && !s.warn {
+		return errFound
+	}
+	return err
+}
+
+// emitted is a searched as the destination of its redactor.
+type emitted searched
+
+// Write implements [io.Writer].
+func (e *emitted) Write(p []byte) (int, error) {
+	e.out = append(e.out, p...)
+	return len(p), nil
+}
+
+// A body is that of a write, without the frames of aws-chunked.
+type body struct {
+	io.Reader
+	size    int64 // of the content
+	chunked bool
+	frames  *chunks
+}
+
+// isChunked reports whether the body of a request is in frames (aws-chunked), which may have
+// signatures of their own and a checksum behind them.
+func isChunked(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get(hashHeader), "STREAMING-") ||
+		strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked")
+}
+
+// bodyOf returns the body of a write.
+func bodyOf(r *request) (*body, error) {
+	if !r.chunked {
+		if r.ContentLength < 0 {
+			return nil, errNoLength
+		}
+		return &body{Reader: r.Body, size: r.ContentLength}, nil
+	}
+	size, err := strconv.ParseInt(r.Header.Get("X-Amz-Decoded-Content-Length"), 10, 64)
+	if err != nil || size < 0 {
+		return nil, refuse(http.StatusLengthRequired, "MissingContentLength",
+			"inject: the request has no X-Amz-Decoded-Content-Length")
+	}
+	frames := newChunks(r.Body)
+	return &body{Reader: frames, size: size, chunked: true, frames: frames}, nil
+}
+
+// finish reads what is behind the content: the last frame and the trailers.
+func (b *body) finish() error {
+	if !b.chunked {
+		return nil
+	}
+	if n, err := io.Copy(io.Discard, b.frames); err != nil {
+		return err
+	} else if n > 0 {
+		return refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is longer than its length")
+	}
+	return nil
+}
+
+// unchunk makes out a request without frames: the checksum behind them becomes a header.
+func (b *body) unchunk(out *sending) {
+	if !b.chunked {
+		return
+	}
+	out.header.Del("X-Amz-Decoded-Content-Length")
+	out.header.Del("X-Amz-Trailer")
+	encodings := strings.Split(out.header.Get("Content-Encoding"), ",")
+	encodings = slices.DeleteFunc(encodings, func(e string) bool { return strings.TrimSpace(e) == "aws-chunked" })
+	out.header.Del("Content-Encoding")
+	if rest := strings.TrimSpace(strings.Join(encodings, ",")); rest != "" {
+		out.header.Set("Content-Encoding", rest)
+	}
+	for name, value := range b.frames.trailers {
+		out.header.Set(name, value)
+	}
+}
+
+func hashOf(r io.Reader) (string, error) {
+	h := sha256.New()
+	_, err := io.Copy(h, r)
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+func sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}

@@ -1,0 +1,88 @@
+package guard
+
+import (
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"inject/exec/redact"
+	"inject/injector/outputs"
+	"inject/injector/outputs/content"
+)
+
+// What was done about an object, for people.
+const (
+	masked  = "masked"
+	refused = "refused"
+	passed  = "stored as it is"
+)
+
+// scan returns how often each value is in text, by name.
+func (g *Guard) scan(text string) (found map[string]int) {
+	w := g.o.Redactor.Writer(io.Discard)
+	w.Found = func(f redact.Find) {
+		if found == nil {
+			found = map[string]int{}
+		}
+		found[f.Name]++
+	}
+	_, _ = io.WriteString(w, text) // io.Discard takes everything
+	_ = w.Close()
+	return found
+}
+
+// mask returns text with its values masked.
+func (g *Guard) mask(text string) string {
+	var b strings.Builder
+	w := g.o.Redactor.Writer(&b)
+	_, _ = io.WriteString(w, text) // a builder takes everything
+	_ = w.Close()
+	return b.String()
+}
+
+// refuse records that an object was not stored because of what was found, and returns the answer to
+// the task. The answer is a sentence, because the task's author reads it in Flyte. format has one %s,
+// for the names of the values.
+func (g *Guard) refuse(o object, found map[string]int, format string) error {
+	why := strings.Replace(format, "%s", strings.Join(slices.Sorted(maps.Keys(found)), " and "), 1)
+	g.found(outputs.Finding{Path: o.String(), Found: found, Why: why, Outcome: refused})
+	return refuse(403, "AccessDenied", "inject: %s %s: nothing was stored", o, why)
+}
+
+// scanners are inspectors of bodies. There are few, because each may take memory to expand an archive.
+type scanners struct {
+	redactor *redact.Redactor
+	mu       sync.Mutex
+	free     []*content.Inspector
+	slots    chan struct{}
+}
+
+// maxScanners is how many bodies are inspected at a time. Each inspector may need 64 MiB for an archive.
+const maxScanners = 2
+
+// get returns an inspector, which put takes back.
+func (s *scanners) get() *content.Inspector {
+	s.mu.Lock()
+	if s.slots == nil {
+		s.slots = make(chan struct{}, maxScanners)
+	}
+	s.mu.Unlock()
+	s.slots <- struct{}{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.free); n > 0 {
+		in := s.free[n-1]
+		s.free = s.free[:n-1]
+		return in
+	}
+	return content.NewInspector(s.redactor)
+}
+
+func (s *scanners) put(in *content.Inspector) {
+	s.mu.Lock()
+	s.free = append(s.free, in)
+	s.mu.Unlock()
+	<-s.slots
+}
