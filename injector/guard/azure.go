@@ -179,7 +179,7 @@ func (s *azure) operation(r *request) *refusal {
 		r.Header.Set(headerCopySource, s.base.String()+rest)
 	}
 	switch {
-	case r.Header.Get("X-Ms-Structured-Body") != "" || len(r.query["comp"]) > 1: // frames, as those of aws-chunked
+	case r.Header.Get("X-Ms-Structured-Body") != "": // frames, as those of aws-chunked
 		return cannot
 	case !put && comp == "batch":
 		r.op, r.rewrite = opSetting, func(body []byte) ([]byte, error) { return s.batch(r, body) }

@@ -132,15 +132,13 @@ func (s *gcs) changed(out *sending, _ []byte) {
 
 // abort implements [store].
 func (s *gcs) abort(ctx context.Context, u *upload) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
-	defer cancel()
 	out := sending{
 		method: http.MethodDelete, object: u.object, path: u.path, query: "uploadId=" + url.QueryEscape(u.id),
 	}
 	if err := s.authorize(&out); err != nil {
 		return err
 	}
-	return done(s.send(ctx, out))
+	return aborted(s.send(ctx, out))
 }
 
 // put implements [store].

@@ -29,7 +29,6 @@ package guard
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -38,6 +37,7 @@ import (
 	"net/http"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -105,6 +105,8 @@ type Guard struct {
 	report outputs.Report
 	wrote  map[string]bool // the names of Flyte's messages in plan.outputs that have been stored
 	closed bool
+
+	stall time.Duration // how long a client may pause in a body
 }
 
 // maxConnections bounds the connections of the task to the guard. A runtime has twelve uploads at a
@@ -121,17 +123,24 @@ func Start(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		o: o, plan: p, memory: newMemory(), buffers: newCopyBuffers(),
-		wrote: map[string]bool{}, fronts: map[string]store{},
+		wrote: map[string]bool{}, fronts: map[string]store{}, stall: time.Minute,
 	}
 	g.uploads.memory = g.memory
 	g.scans.redactor = o.Redactor
+	for _, at := range addresses(o.Command) {
+		if found := g.scan(at.value); len(found) > 0 && o.Policy != outputs.Warn {
+			return nil, refusedStart(at.flag, "the value of "+names(found)+
+				" is in it, so that the guard would have to mask the address, and refuse what is written there")
+		}
+	}
 	if g.stores, err = p.open(ctx, variables(o.Environ)); err != nil {
 		return nil, err
 	}
 	g.server = &http.Server{
 		Handler:           g,
 		ReadHeaderTimeout: 10 * time.Second,
-		MaxHeaderBytes:    64 << 10, // S3 allows 8 KiB of headers and 2 KiB of metadata
+		IdleTimeout:       2 * time.Minute, // clients keep them for up to 90 seconds, and there are only so many
+		MaxHeaderBytes:    64 << 10,        // S3 allows 8 KiB of headers and 2 KiB of metadata
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	var listeners []net.Listener
@@ -163,7 +172,10 @@ func (g *Guard) Environ(environ []string) []string {
 	// no exception for loopback.
 	if slices.ContainsFunc(environ, isProxy) {
 		for _, name := range []string{"NO_PROXY", "no_proxy"} {
-			set[name] = strings.Trim(cmp.Or(vars[name], vars["NO_PROXY"], vars["no_proxy"])+",127.0.0.1", ",")
+			set[name] = cmp.Or(vars[name], vars["NO_PROXY"], vars["no_proxy"])
+			if set[name] != "*" { // which means all hosts only by itself
+				set[name] = strings.Trim(set[name]+",127.0.0.1", ",")
+			}
 		}
 	}
 	environ = slices.DeleteFunc(slices.Clone(environ), func(line string) bool {
@@ -216,30 +228,30 @@ func (g *Guard) End(ctx context.Context, well bool) (End, error) {
 	hasOutputs := g.wrote["outputs.pb"]
 	g.mu.Unlock()
 
-	var errs []error
-	for _, u := range g.uploads.open() {
-		if err := u.store.abort(ctx, u); err != nil {
-			errs = append(errs, fmt.Errorf("%w: abort the upload of %s: %w", secret.ErrUnavailable, u.name(), err))
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), ownTimeout) // for all of it
+	defer cancel()
+	defer func() {
+		for _, u := range g.uploads.open() {
+			if err := u.store.abort(ctx, u); err != nil {
+				g.o.Log.Warn("an upload in parts stays in the store, and can be aborted there", "object", u.object, "error", err)
+			}
 		}
-	}
-	if g.plan.outputs.bucket == "" {
-		return end, errors.Join(errs...)
-	}
+	}()
 	switch refused := end.Report.Refused > 0; {
+	case g.plan.outputs.bucket == "":
 	case refused && !hasOutputs:
 		if err := g.explain(ctx, g.sentence(end.Report)); err != nil {
-			errs = append(errs, fmt.Errorf("%w: write error.pb to %s: %w", secret.ErrUnavailable, g.plan.outputs, err))
-		} else {
-			end.Explained = true
+			return end, fmt.Errorf("%w: write error.pb to %s: %w", secret.ErrUnavailable, g.plan.outputs, err)
 		}
+		end.Explained = true
 	case well && !stored:
-		errs = append(errs, secret.WithHint(
+		return end, secret.WithHint(
 			fmt.Errorf("%w: --storage: the task has ended well, and neither outputs.pb nor error.pb has come"+
 				" through the guard", secret.ErrInvalid),
 			"it has written them without the guard: by an obstore older than 0.9, or by an object store that its"+
-				" code has set up itself; --storage off leaves its outputs unchecked"))
+				" code has set up itself; --storage off leaves its outputs unchecked")
 	}
-	return end, errors.Join(errs...)
+	return end, nil
 }
 
 // explain stores an error.pb beside the outputs that says why there are none. Its kind keeps Flyte from
@@ -251,8 +263,6 @@ func (g *Guard) explain(ctx context.Context, sentence string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
-	defer cancel()
 	to := g.plan.outputs
 	to.key = path.Join(to.key, "error.pb")
 	return g.stores[to.scheme].put(ctx, to, b)
@@ -293,9 +303,15 @@ func (g *Guard) stored(o object) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.report.Files++
-	name := path.Base(o.key)
-	if out := g.plan.outputs; out.scheme == o.scheme && out.bucket == o.bucket && path.Join(out.key, name) == o.key &&
-		(name == "outputs.pb" || name == "error.pb") {
+	dir, name := path.Split(o.key)
+	if name != "outputs.pb" && name != "error.pb" {
+		return
+	}
+	at := object{o.scheme, o.bucket, path.Clean(dir)}
+	if _, err := strconv.Atoi(path.Base(at.key)); err == nil && at != g.plan.outputs {
+		at.key = path.Dir(at.key) // the folder of one task of a map task of Flyte 1
+	}
+	if at == g.plan.outputs {
 		g.wrote[name] = true
 	}
 }

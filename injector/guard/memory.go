@@ -20,8 +20,9 @@ const (
 	// ends, so that without a share of their own they could keep every body out for ever.
 	maxEdges  = 12 << 20
 	blockSize = 64 << 10
-	// maxWait is how long a request waits for room. A client then tries again.
-	maxWait = 20 * time.Second
+	// maxWait is how long a request waits for room: through a slow network others may need minutes, and
+	// the SDK tries only three times more.
+	maxWait = 2 * time.Minute
 )
 
 // memory is what is held of the task's writes. It consists of blocks that are used again, because

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -82,8 +84,8 @@ func (g *Guard) enter(ctx context.Context, up *upload) (leave func(), err error)
 }
 
 // abort throws a refused upload away, when no request for it is under way: a store may keep a part
-// that arrives at the same time. A store that is still busy with the parts that were cut refuses, so
-// it is asked again; if all of that fails, End tries once more.
+// that arrives at the same time. A store that is still busy with the part that was cut refuses, so it
+// is asked again; if all of that fails, End tries once more.
 func (g *Guard) abort(ctx context.Context, up *upload) error {
 	up.aborting.Lock()
 	defer up.aborting.Unlock()
@@ -93,6 +95,8 @@ func (g *Guard) abort(ctx context.Context, up *upload) error {
 	if ended {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
+	defer cancel()
 	err := up.store.abort(ctx, up)
 	for wait := 50 * time.Millisecond; err != nil && wait < time.Second; wait *= 2 {
 		time.Sleep(wait)
@@ -109,9 +113,9 @@ type part struct {
 	copied     bool // from another object: nothing of it is known
 	head, tail []byte
 	whole      bool // head is all of it
+	edges      [sha256.Size]byte
+	met        bool // a neighbour, and the edges of both are gone
 }
-
-func (u *upload) name() object { return u.object }
 
 func uploadKey(o object, id string) string { return o.String() + "\x00" + id }
 
@@ -181,7 +185,7 @@ func (g *Guard) createUpload(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	if resp.StatusCode/100 == 2 {
-		b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+		b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 		resp.Body.Close() //nolint:errcheck // all is read
 		if err != nil {
 			return err
@@ -277,9 +281,6 @@ func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
 	if s.found == nil && len(s.tail) >= maxEdge {
 		s.found = map[string]int{longValue: 1}
 	}
-	if err == nil {
-		defer resp.Body.Close() //nolint:errcheck // answer closes it, too
-	}
 	if err := g.judge(up, s.found, "part "+strconv.Itoa(r.number)); err != nil {
 		return err
 	}
@@ -288,6 +289,10 @@ func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
 	}
 	if resp.StatusCode/100 == 2 {
 		p := &part{head: s.head, tail: s.tail, whole: int64(len(s.head)) == s.n}
+		p.edges = sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(s.head), s.head, s.tail))
+		if r.number == 1 && !p.whole {
+			p.head = nil // nothing comes before it
+		}
 		if err := g.addPart(ctx, up, r, p); err != nil {
 			return err
 		}
@@ -336,12 +341,6 @@ func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) er
 		return err
 	}
 	up.mu.Lock()
-	if up.ended || up.refusal != nil {
-		defer up.mu.Unlock()
-		g.memory.freeEdge(needs)
-		return cmp.Or(up.refusal, error(refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")))
-	}
-	up.taken += needs
 	n, known := r.number, r.block == ""
 	if !known {
 		n, known = up.blocks[r.block]
@@ -353,12 +352,43 @@ func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) er
 		n = 2 * len(up.blocks) // none are neighbours: only the list tells
 		up.blocks[r.block] = n
 	}
+	old := up.parts[n]
+	if err := up.mayAdd(old, p); err != nil {
+		up.mu.Unlock()
+		g.memory.freeEdge(needs)
+		return err
+	}
+	up.taken += needs
+	if old != nil {
+		p.met = old.met
+		g.free(up, partMemory+int64(len(old.head)+len(old.tail)))
+	}
 	up.parts[n] = p
 	found := map[string]int{}
 	g.join(up, n-1, found)
 	g.join(up, n, found)
 	up.mu.Unlock()
 	return g.judge(up, found, "across two parts")
+}
+
+// mayAdd refuses a part that comes too late, or again with other edges after it has met its neighbours:
+// theirs are gone, and the store has the part, so that the upload is refused. A client that tries again
+// sends the same.
+func (u *upload) mayAdd(old, p *part) error {
+	switch {
+	case u.ended:
+		return refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
+	case old != nil && old.met && old.edges != p.edges:
+		u.refusal = cmp.Or[error](u.refusal, refuse(http.StatusBadRequest, "InvalidPart",
+			"inject: %s: a part came again with other content, so that the upload was aborted", u.object))
+	}
+	return u.refusal
+}
+
+// free gives memory for edges back.
+func (g *Guard) free(up *upload, n int64) {
+	up.taken -= n
+	g.memory.freeEdge(n)
 }
 
 // join searches where part n and the next number meet, if both are there, and forgets their edges. A
@@ -369,10 +399,9 @@ func (g *Guard) join(up *upload, n int, found map[string]int) {
 		return
 	}
 	g.searchEdges(found, a.tail, b.head)
-	free := int64(len(a.tail) + len(b.head))
+	g.free(up, int64(len(a.tail)+len(b.head)))
 	a.tail, b.head = nil, nil
-	up.taken -= free
-	g.memory.freeEdge(free)
+	a.met, b.met = true, true
 }
 
 // searchEdges searches texts that follow each other.
@@ -436,12 +465,27 @@ func (g *Guard) completeUpload(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode/100 == 2 {
+	said := &beginning{}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(resp.Body, said), resp.Body}
+	g.answer(w, resp)
+	// S3 begins to answer before it knows how it ends.
+	if resp.StatusCode/100 == 2 && !bytes.Contains(said.text, []byte("<Error")) {
 		g.uploads.end(up)
 		g.stored(up.object)
 	}
-	g.answer(w, resp)
 	return nil
+}
+
+// A beginning keeps the first bytes that are written to it.
+type beginning struct{ text []byte }
+
+// Write implements [io.Writer].
+func (b *beginning) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), maxAnswer-len(b.text))]...)
+	return len(p), nil
 }
 
 // searchUpload searches where the parts of an upload meet.
@@ -498,10 +542,10 @@ func (u *upload) listed(text []byte) (numbers []int, err error) {
 	for _, p := range list.Parts {
 		numbers = append(numbers, p.PartNumber)
 	}
-	if !slices.IsSorted(numbers) || len(numbers) != len(u.parts) {
+	if !slices.IsSorted(numbers) || len(slices.Compact(numbers)) != len(u.parts) || len(list.Parts) != len(u.parts) {
 		return nil, refuse(http.StatusBadRequest, "InvalidPart",
 			"inject: %s: the list has %d parts, and %d were uploaded through the guard: it needs all of them, in order",
-			u.object, len(numbers), len(u.parts))
+			u.object, len(list.Parts), len(u.parts))
 	}
 	return numbers, nil
 }

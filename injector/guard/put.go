@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"inject/exec/redact"
 	"inject/injector/outputs"
@@ -70,7 +71,52 @@ func (g *Guard) putHeld(r *request, b *body) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.store.send(r.Context(), out)
+	return exchange(r.Context(), r.store, out)
+}
+
+// exchange sends a write, and returns its answer when nothing reads the body any more: a store may answer
+// before it has read all of it, and package http goes on with it then, which would send what other
+// requests have in that memory by now. Answers to writes are short.
+func exchange(ctx context.Context, to store, out sending) (*http.Response, error) {
+	lent := &lent{r: out.body}
+	defer lent.takeBack()
+	out.body = lent
+	resp, err := to.send(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // all is read
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	resp.Body = io.NopCloser(bytes.NewReader(b))
+	return resp, err
+}
+
+// maxAnswer bounds the answers to writes that are held.
+const maxAnswer = 64 << 10
+
+// A lent is a reader that can be taken back from package http.
+type lent struct {
+	mu   sync.Mutex
+	r    io.Reader
+	over bool
+}
+
+var errOver = errors.New("the store has answered")
+
+// Read implements [io.Reader].
+func (l *lent) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return 0, errOver
+	}
+	return l.r.Read(p)
+}
+
+func (l *lent) takeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.over = true
 }
 
 // inspect returns the bytes to store in place of the body of an object; nil for the body itself. The
@@ -129,9 +175,6 @@ func (g *Guard) putLarge(r *request, b *body) (*http.Response, error) {
 		g.found(outputs.Finding{Path: r.object.String(), Found: s.found, Why: why, Outcome: passed})
 		return resp, err
 	}
-	if err == nil {
-		resp.Body.Close() //nolint:errcheck // the upstream has answered before the end of the body
-	}
 	return nil, g.refuse(r.object, s.found,
 		fmt.Sprintf("holds the value of %%s, and is too large to be masked (more than %d MiB)", maxHeld>>20))
 }
@@ -148,9 +191,9 @@ func (g *Guard) stream(ctx context.Context, r *request, b *body, s *searched) (*
 	if b.chunked {
 		b.rechunk(&out, s)
 	}
-	resp, err := r.store.send(ctx, out)
-	if err == nil && s.found == nil {
-		err = b.finish()
+	resp, err := exchange(ctx, r.store, out)
+	if err == nil && resp.StatusCode/100 == 2 {
+		err = drained(s) // what is behind the last frame, and the end of the search
 	}
 	return resp, err
 }
@@ -256,8 +299,17 @@ type body struct {
 // signatures of their own and a checksum behind them.
 func isChunked(r *http.Request) bool {
 	return strings.HasPrefix(r.Header.Get(hashHeader), "STREAMING-") ||
-		strings.Contains(r.Header.Get("Content-Encoding"), "aws-chunked")
+		slices.ContainsFunc(encodings(r.Header), isFrames)
 }
+
+// encodings returns those of a body, which may stand in several lines.
+func encodings(h http.Header) []string {
+	return strings.FieldsFunc(strings.Join(h.Values("Content-Encoding"), ","), func(c rune) bool {
+		return c == ',' || c == ' '
+	})
+}
+
+func isFrames(encoding string) bool { return strings.EqualFold(encoding, "aws-chunked") }
 
 // bodyOf returns the body of a write.
 func bodyOf(r *request) (*body, error) {
@@ -281,12 +333,16 @@ func (b *body) finish() error {
 	if !b.chunked {
 		return nil
 	}
-	if n, err := io.Copy(io.Discard, b.frames); err != nil {
-		return err
-	} else if n > 0 {
-		return refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is longer than its length")
+	return drained(b.frames)
+}
+
+// drained reads r to its end, before which nothing should be.
+func drained(r io.Reader) error {
+	n, err := io.Copy(io.Discard, r)
+	if err == nil && n > 0 {
+		err = refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is longer than its length")
 	}
-	return nil
+	return err
 }
 
 // unchunk makes out a request without frames: the checksum behind them becomes a header.
@@ -296,11 +352,10 @@ func (b *body) unchunk(out *sending) {
 	}
 	out.header.Del("X-Amz-Decoded-Content-Length")
 	out.header.Del("X-Amz-Trailer")
-	encodings := strings.Split(out.header.Get("Content-Encoding"), ",")
-	encodings = slices.DeleteFunc(encodings, func(e string) bool { return strings.TrimSpace(e) == "aws-chunked" })
+	rest := slices.DeleteFunc(encodings(out.header), isFrames)
 	out.header.Del("Content-Encoding")
-	if rest := strings.TrimSpace(strings.Join(encodings, ",")); rest != "" {
-		out.header.Set("Content-Encoding", rest)
+	if len(rest) > 0 {
+		out.header.Set("Content-Encoding", strings.Join(rest, ","))
 	}
 	for name, value := range b.frames.trailers {
 		out.header.Set(name, value)

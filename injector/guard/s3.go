@@ -302,9 +302,7 @@ func (s *s3) changed(out *sending, b []byte) {
 
 // abort implements [store].
 func (s *s3) abort(ctx context.Context, u *upload) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
-	defer cancel()
-	return done(s.send(ctx, sending{
+	return aborted(s.send(ctx, sending{
 		method: http.MethodDelete, object: u.object, path: u.path, region: u.region, hash: emptyHash,
 		query: "uploadId=" + url.QueryEscape(u.id),
 	}))

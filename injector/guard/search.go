@@ -42,13 +42,31 @@ func (g *Guard) mask(text string) string {
 	return b.String()
 }
 
+// names returns the names of values for people.
+func names(found map[string]int) string {
+	return strings.Join(slices.Sorted(maps.Keys(found)), " and ")
+}
+
 // refuse records that an object was not stored because of what was found, and returns the answer to
 // the task. The answer is a sentence, because the task's author reads it in Flyte. format has one %s,
 // for the names of the values.
 func (g *Guard) refuse(o object, found map[string]int, format string) error {
-	why := strings.Replace(format, "%s", strings.Join(slices.Sorted(maps.Keys(found)), " and "), 1)
+	why := strings.Replace(format, "%s", names(found), 1)
 	g.found(outputs.Finding{Path: o.String(), Found: found, Why: why, Outcome: refused})
 	return refuse(403, "AccessDenied", "inject: %s %s: nothing was stored", o, why)
+}
+
+// refuseUnlessWarn refuses an object whose names have values in them, which may be its key.
+func (g *Guard) refuseUnlessWarn(o object, found map[string]int, format string) error {
+	if len(found) == 0 {
+		return nil
+	}
+	o.key = g.mask(o.key)
+	if g.o.Policy == outputs.Warn {
+		g.found(outputs.Finding{Path: o.String(), Found: found, Why: "in its names", Outcome: passed})
+		return nil
+	}
+	return g.refuse(o, found, format)
 }
 
 // scanners are inspectors of bodies. There are few, because each may take memory to expand an archive.

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -8,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // An operation is what a request does, as far as the guard is concerned.
@@ -56,6 +59,9 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusForbidden, "AccessDenied", "inject: the task has ended").write(w, r)
 		return
 	}
+	if r.Body != http.NoBody {
+		r.Body = &patient{r.Body, http.NewResponseController(w), g.stall}
+	}
 	req, refusal := g.fronts[local.String()].read(r)
 	if refusal != nil {
 		refusal.write(w, r)
@@ -64,6 +70,27 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := g.serve(w, req); err != nil {
 		answerError(w, r, err)
 	}
+}
+
+// patient is the body of a request, of which each piece must come in time: the memory for it is not kept
+// for a client that has stopped.
+type patient struct {
+	io.ReadCloser
+	conn  *http.ResponseController
+	stall time.Duration
+}
+
+// Read implements [io.Reader].
+func (p *patient) Read(b []byte) (int, error) {
+	_ = p.conn.SetReadDeadline(time.Now().Add(p.stall)) // connections of TCP have one
+	n, err := p.ReadCloser.Read(b)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = refuse(http.StatusServiceUnavailable, "RequestTimeout", "inject: the rest of the body has not come in time")
+	case err != nil:
+		_ = p.conn.SetReadDeadline(time.Time{}) // the store may take longer
+	}
+	return n, err
 }
 
 // serve answers a request. Its errors are [*refusal] and those of the upstream.
@@ -111,6 +138,16 @@ func (r *request) locate(escaped string) *refusal {
 		return refuse(http.StatusBadRequest, "InvalidURI",
 			"inject: the key has .. in it, which servers read as another key")
 	}
+	// Servers differ in what they make of a query that cannot be read, or has a name twice.
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "InvalidURI", "inject: the query cannot be read")
+	}
+	for name, values := range query {
+		if len(values) > 1 && (r.Method == http.MethodPut || r.Method == http.MethodPost) {
+			return refuse(http.StatusBadRequest, "InvalidArgument", "inject: the query has %.40q twice", name)
+		}
+	}
 	return nil
 }
 
@@ -156,20 +193,14 @@ func (g *Guard) checkNames(r *request) error {
 			found[name] += n
 		}
 	}
-	if len(found) == 0 {
-		return nil
-	}
-	// The key itself may be the value, so that it must not be shown.
-	at := r.object
-	at.key = g.mask(at.key)
-	return g.refuse(at, found, "holds the value of %s in its name, its metadata or its tags")
+	return g.refuseUnlessWarn(r.object, found, "holds the value of %s in its name, its metadata or its tags")
 }
 
 // credential reports whether a header has something by which the store knows the task, or a key that
 // it encrypts with, and so is not stored.
 func credential(name string) bool {
 	switch name {
-	case "Authorization", "X-Ms-Encryption-Key", "X-Ms-Source-Encryption-Key", "X-Ms-Copy-Source-Authorization",
+	case "Authorization", tokenHeader, "X-Ms-Encryption-Key", "X-Ms-Source-Encryption-Key", "X-Ms-Copy-Source-Authorization",
 		"X-Amz-Server-Side-Encryption-Customer-Key", "X-Amz-Copy-Source-Server-Side-Encryption-Customer-Key",
 		"X-Goog-Encryption-Key", "X-Goog-Copy-Source-Encryption-Key":
 		return true
@@ -212,8 +243,9 @@ func (g *Guard) putSetting(w http.ResponseWriter, r *request) error {
 		if body, err = r.rewrite(body); err != nil {
 			return err
 		}
-	} else if found := g.scan(string(body)); len(found) > 0 {
-		return g.refuse(r.object, found, "holds the value of %s in its tags or its settings")
+	} else if err := g.refuseUnlessWarn(r.object, g.scan(string(body)),
+		"holds the value of %s in its tags or its settings"); err != nil {
+		return err
 	}
 	out := g.sending(r)
 	out.body, out.length = strings.NewReader(string(body)), int64(len(body))
@@ -253,10 +285,22 @@ func (g *Guard) answer(w http.ResponseWriter, resp *http.Response) {
 	head(w, resp)
 	buf := g.buffers.get()
 	defer g.buffers.put(buf)
-	// The writer's own ReadFrom would copy in smaller pieces.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, resp.Body, buf); err != nil {
+	var to io.Writer = struct{ io.Writer }{w} // its own ReadFrom would copy in smaller pieces
+	if resp.ContentLength < 0 {
+		to = flushed{w} // its bytes may be there to keep the task waiting
+	}
+	if _, err := io.CopyBuffer(to, resp.Body, buf); err != nil {
 		panic(http.ErrAbortHandler) // cuts the connection, so that the task does not take a part for the whole
 	}
+}
+
+// flushed is an answer of which each piece is sent at once.
+type flushed struct{ w http.ResponseWriter }
+
+// Write implements [io.Writer].
+func (f flushed) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	return n, cmp.Or(err, http.NewResponseController(f.w).Flush())
 }
 
 // head writes the head of an answer.

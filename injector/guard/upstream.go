@@ -157,6 +157,14 @@ func done(resp *http.Response, err error) error {
 	return nil
 }
 
+// aborted is done for an upload to throw away, which may be gone.
+func aborted(resp *http.Response, err error) error {
+	if err == nil && resp.StatusCode == http.StatusNotFound {
+		resp.StatusCode = http.StatusNoContent
+	}
+	return done(resp, err)
+}
+
 // upstreamError returns an error for an answer that is no success, with the code that S3 gives.
 func upstreamError(resp *http.Response) error {
 	var e struct {
