@@ -118,7 +118,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 	if !masked && !checked && !placed.HasFiles() {
 		return exec.Status{}, exec.Replace(p)
 	}
-	if checked {
+	if checked || guarded != nil {
 		p.Reserve = reserve(o.Grace)
 	}
 	p.EndAll = checked || masked && o.TerminationMessage != ""

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/hashicorp/go-hclog"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -591,4 +594,24 @@ func TestNothingIsLeft(t *testing.T) {
 	client.CloseIdleConnections()
 	store.Close()
 	goleak.VerifyNone(t, before)
+}
+
+// While credentials are valid, requests do not wait for a server that gives no others.
+func TestRefreshFails(t *testing.T) {
+	t.Parallel()
+	fetched := 0
+	c := &credentials{fetch: func(context.Context) (aws.Credentials, error) {
+		fetched++
+		return aws.Credentials{}, errors.New("gone")
+	}}
+	c.now = aws.Credentials{AccessKeyID: "id", SecretAccessKey: "key", Expires: time.Now().Add(time.Hour)}
+	for range 3 {
+		got, err := c.get(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "id", got.AccessKeyID)
+	}
+	require.Equal(t, 1, fetched)
+	c.fresh, c.now.Expires = time.Time{}, time.Now()
+	_, err := c.get(t.Context())
+	require.ErrorContains(t, err, "gone")
 }

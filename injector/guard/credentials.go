@@ -66,7 +66,8 @@ func (c *credentials) get(ctx context.Context) (aws.Credentials, error) {
 	case err == nil && got.AccessKeyID != "" && got.SecretAccessKey != "":
 		c.now, c.fresh = got, time.Now().Add(time.Until(got.Expires)*4/5)
 		return got, nil
-	case time.Now().Before(c.now.Expires): // the next request tries again
+	case time.Now().Before(c.now.Expires): // each attempt may take long, so not every request tries
+		c.fresh = time.Now().Add(time.Minute)
 		return c.now, nil
 	case err == nil:
 		err = errors.New("the answer has no keys")

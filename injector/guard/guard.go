@@ -228,7 +228,7 @@ func (g *Guard) End(ctx context.Context, well bool) (End, error) {
 	hasOutputs := g.wrote["outputs.pb"]
 	g.mu.Unlock()
 
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), ownTimeout) // for all of it
+	ctx, cancel = context.WithTimeout(ctx, ownTimeout) // for all of it
 	defer cancel()
 	defer func() {
 		for _, u := range g.uploads.open() {
