@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -187,8 +189,8 @@ func (c task) complete(key, id string, numbers ...int) (int, string) {
 	return c.do(http.MethodPost, "/bkt/"+key+"?uploadId="+id, []byte("<C>"+list+"</C>"))
 }
 
-// The edges of parts that have met are gone, so a part that was one of them may come again, but not
-// with other edges.
+// The edges of parts that have met are gone, so if one of them comes again with other edges, its
+// neighbours have to come again, too.
 func TestPartAgain(t *testing.T) {
 	t.Parallel()
 	v := secretText()
@@ -205,13 +207,29 @@ func TestPartAgain(t *testing.T) {
 			require.Equal(t, 200, status, answer)
 		}
 	}
-	status, answer := put(2, v[9:]+long)
+	other := v[9:] + long
+	status, _ := put(2, other)
+	require.Equal(t, 200, status)
+	status, answer := c.complete("k", id, 1, 2, 3)
 	require.Equal(t, 400, status, answer)
 	require.Contains(t, answer, "InvalidPart")
-	require.Zero(t, b.uploads(), "the store has that part, so the upload is aborted")
-	status, _ = c.complete("k", id, 1, 2, 3)
-	require.Equal(t, 400, status)
+	status, _ = put(3, long)
+	require.Equal(t, 200, status)
+	status, answer = put(1, long+v[:9])
+	require.Equal(t, 403, status, answer)
+	require.Zero(t, b.uploads())
 	require.Empty(t, b.keys())
+
+	// An upload that begins anew with other content is stored.
+	id, put = c.begin("anew")
+	for _, order := range [][]int{{1, 2, 3, 4, 5}, {3, 2, 5, 1, 4}, {1, 2, 3, 4, 5}} {
+		for _, n := range order {
+			status, answer := put(n, strings.Repeat(strconv.Itoa(order[1]+n), 10_000))
+			require.Equal(t, 200, status, answer)
+		}
+	}
+	status, answer = c.complete("anew", id, 1, 2, 3, 4, 5)
+	require.Equal(t, 200, status, answer)
 
 	// However often a part comes again, it takes memory once.
 	_, put = c.begin("again")
@@ -614,4 +632,40 @@ func TestRefreshFails(t *testing.T) {
 	c.fresh, c.now.Expires = time.Time{}, time.Now()
 	_, err := c.get(t.Context())
 	require.ErrorContains(t, err, "gone")
+}
+
+// The blocks of an uploader that numbers them take little memory, however long the values are. They have
+// to be listed in the order in which they met.
+func TestNumberedBlocks(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat(rand.Text(), 2000)
+	g, b, c := guardedAzure(t, long)
+	body := strings.Repeat("-", 80_000)
+	name := func(n int) string { return base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%20d", n)) }
+	list := func(numbers ...int) []byte {
+		text := ""
+		for _, n := range numbers {
+			text += "<Latest>" + name(n) + "</Latest>"
+		}
+		return []byte("<BlockList>" + text + "</BlockList>")
+	}
+	put := func(n int, body string) {
+		status, answer := c.do(http.MethodPut, "/cont/k?comp=block&blockid="+url.QueryEscape(name(n)), []byte(body))
+		require.Equal(t, 201, status, answer)
+	}
+	var all []int
+	for n := range 300 {
+		put(n, body)
+		all = append(all, n)
+	}
+	require.True(t, g.memory.edges.TryAcquire(maxEdges/2))
+	g.memory.edges.Release(maxEdges / 2)
+	for _, numbers := range [][]int{{1, 0}, {0, 2}, {0}, {2}, append(slices.Clone(all), 0)} {
+		status, answer := c.do(http.MethodPut, "/cont/k?comp=blocklist", list(numbers...))
+		require.Equal(t, 400, status, numbers)
+		require.Contains(t, answer, "InvalidBlockList")
+	}
+	status, answer := c.do(http.MethodPut, "/cont/k?comp=blocklist", list(all...))
+	require.Equal(t, 201, status, answer)
+	requireSame(t, strings.Repeat(body, 300), b.objects["/cont/k"])
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ const (
 	envFabric        = "AZURE_USE_FABRIC_ENDPOINT"
 	azureDomain      = ".blob.core.windows.net"
 	maxBatch         = 256 // requests, as in Azure
+	maxBlocks        = 50_000
 	headerCopySource = "X-Ms-Copy-Source"
 )
 
@@ -53,7 +55,8 @@ var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 //
 // A blob in parts consists of blocks with names. A list of names joins them, in its own order, and may
 // leave some out: those never become a part of a blob. So where blocks meet is known, and searched,
-// only when the list comes. Azure drops blocks that no list has named after a week, and has no request
+// only when the list comes; but for names that are numbers, which have to be listed in their order if they
+// meet. Azure drops blocks that no list has named after a week, and has no request
 // to drop them earlier.
 type azure struct {
 	door
@@ -192,6 +195,7 @@ func (s *azure) operation(r *request) *refusal {
 		if r.block = r.query.Get("blockid"); r.block == "" || len(r.block) > 88 { // 64 bytes in base64
 			return refuse(http.StatusBadRequest, "InvalidQueryParameterValue", "inject: the block has no valid blockid")
 		}
+		r.number = blockNumber(r.block)
 	case comp == "blocklist":
 		r.op = opComplete
 	case slices.Contains(azureSettings, comp), comp == "" && r.query.Get("restype") == "container":
@@ -206,6 +210,17 @@ func (s *azure) operation(r *request) *refusal {
 		return cannot
 	}
 	return nil
+}
+
+// blockNumber returns the number, from 1, of a block whose name is its place in the blob, as in object_store
+// and thus in the SDK; 0 for another name.
+func blockNumber(name string) int {
+	text, _ := base64.StdEncoding.DecodeString(name) // a name that is none has no number
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || n < 0 || n >= maxBlocks {
+		return 0
+	}
+	return n + 1
 }
 
 // send implements [store].

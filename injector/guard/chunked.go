@@ -16,7 +16,8 @@ import (
 // (docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html). The signatures of frames are not
 // checked: that of the request has told that it is the task's.
 type chunks struct {
-	r        *bufio.Reader
+	src      io.Reader
+	r        *bufio.Reader // made by the first Read: before that the request may wait for memory
 	left     int64 // of the current frame
 	begun    bool
 	ended    bool
@@ -29,7 +30,7 @@ const (
 )
 
 func newChunks(r io.Reader) *chunks {
-	return &chunks{r: bufio.NewReaderSize(r, 32<<10), trailers: map[string]string{}}
+	return &chunks{src: r, trailers: map[string]string{}}
 }
 
 var errChunk = refuse(http.StatusBadRequest, "IncompleteBody",
@@ -37,6 +38,9 @@ var errChunk = refuse(http.StatusBadRequest, "IncompleteBody",
 
 // Read implements [io.Reader].
 func (c *chunks) Read(p []byte) (int, error) {
+	if c.r == nil {
+		c.r = bufio.NewReaderSize(c.src, 32<<10)
+	}
 	if c.left == 0 && !c.ended {
 		if err := c.next(); err != nil {
 			return 0, err

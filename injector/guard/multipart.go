@@ -113,8 +113,9 @@ type part struct {
 	copied     bool // from another object: nothing of it is known
 	head, tail []byte
 	whole      bool // head is all of it
-	edges      [sha256.Size]byte
-	met        bool // a neighbour, and the edges of both are gone
+	// edges is the hash of head and tail, of which those are gone that have met a neighbour's.
+	edges          [sha256.Size]byte
+	noHead, noTail bool
 }
 
 func uploadKey(o object, id string) string { return o.String() + "\x00" + id }
@@ -275,8 +276,7 @@ func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	defer leave()
-	s := &searched{r: g.o.Redactor, src: b, warn: g.o.Policy == outputs.Warn}
-	s.head = make([]byte, 0, min(int64(g.edge()), b.size))
+	s := &searched{r: g.o.Redactor, src: b, warn: g.o.Policy == outputs.Warn, edge: int(min(int64(g.edge()), b.size))}
 	resp, err := g.stream(ctx, r, b, s)
 	if s.found == nil && len(s.tail) >= maxEdge {
 		s.found = map[string]int{longValue: 1}
@@ -290,7 +290,7 @@ func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
 	if resp.StatusCode/100 == 2 {
 		p := &part{head: s.head, tail: s.tail, whole: int64(len(s.head)) == s.n}
 		p.edges = sha256.Sum256(fmt.Appendf(nil, "%d %s%s", len(s.head), s.head, s.tail))
-		if r.number == 1 && !p.whole {
+		if r.number == 1 && r.block == "" && !p.whole {
 			p.head = nil // nothing comes before it
 		}
 		if err := g.addPart(ctx, up, r, p); err != nil {
@@ -341,6 +341,11 @@ func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) er
 		return err
 	}
 	up.mu.Lock()
+	if up.ended {
+		up.mu.Unlock()
+		g.memory.freeEdge(needs)
+		return refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
+	}
 	n, known := r.number, r.block == ""
 	if !known {
 		n, known = up.blocks[r.block]
@@ -349,20 +354,18 @@ func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) er
 		if up.blocks == nil {
 			up.blocks = map[string]int{}
 		}
-		n = 2 * len(up.blocks) // none are neighbours: only the list tells
+		if n = r.number; n == 0 || up.parts[n] != nil {
+			n = -2 * (len(up.blocks) + 1) // none are neighbours: only the list tells
+		}
 		up.blocks[r.block] = n
 	}
-	old := up.parts[n]
-	if err := up.mayAdd(old, p); err != nil {
-		up.mu.Unlock()
-		g.memory.freeEdge(needs)
-		return err
-	}
 	up.taken += needs
-	if old != nil {
-		p.met = old.met
-		g.free(up, partMemory+int64(len(old.head)+len(old.tail)))
+	if old := up.parts[n]; old != nil && old.edges == p.edges {
+		p.noHead, p.noTail = old.noHead, old.noTail
+	} else {
+		g.outdate(up, n)
 	}
+	g.forget(up, n)
 	up.parts[n] = p
 	found := map[string]int{}
 	g.join(up, n-1, found)
@@ -371,18 +374,22 @@ func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) er
 	return g.judge(up, found, "across two parts")
 }
 
-// mayAdd refuses a part that comes too late, or again with other edges after it has met its neighbours:
-// theirs are gone, and the store has the part, so that the upload is refused. A client that tries again
-// sends the same.
-func (u *upload) mayAdd(old, p *part) error {
-	switch {
-	case u.ended:
-		return refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
-	case old != nil && old.met && old.edges != p.edges:
-		u.refusal = cmp.Or[error](u.refusal, refuse(http.StatusBadRequest, "InvalidPart",
-			"inject: %s: a part came again with other content, so that the upload was aborted", u.object))
+// outdate forgets the neighbours of a part that comes with edges of its own if theirs are gone: they have to
+// come again, too, as they do when a client begins anew.
+func (g *Guard) outdate(up *upload, n int) {
+	if before := up.parts[n-1]; before != nil && before.noTail {
+		g.forget(up, n-1)
 	}
-	return u.refusal
+	if next := up.parts[n+1]; next != nil && next.noHead {
+		g.forget(up, n+1)
+	}
+}
+
+func (g *Guard) forget(up *upload, n int) {
+	if p := up.parts[n]; p != nil {
+		g.free(up, partMemory+int64(len(p.head)+len(p.tail)))
+		delete(up.parts, n)
+	}
 }
 
 // free gives memory for edges back.
@@ -401,7 +408,7 @@ func (g *Guard) join(up *upload, n int, found map[string]int) {
 	g.searchEdges(found, a.tail, b.head)
 	g.free(up, int64(len(a.tail)+len(b.head)))
 	a.tail, b.head = nil, nil
-	a.met, b.met = true, true
+	a.noTail, b.noHead = true, true
 }
 
 // searchEdges searches texts that follow each other.
@@ -493,11 +500,15 @@ func (g *Guard) searchUpload(up *upload, numbers []int, found map[string]int) er
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	var run [][]byte // texts that follow each other without a gap
-	for _, n := range numbers {
+	for i, n := range numbers {
 		p := up.parts[n]
 		if p == nil {
 			return refuse(http.StatusBadRequest, "InvalidPart",
 				"inject: %s: part %d was not uploaded through the guard", up.object, n)
+		}
+		if p.noTail && (i+1 == len(numbers) || numbers[i+1] != n+1) || p.noHead && (i == 0 || numbers[i-1] != n-1) {
+			return refuse(http.StatusBadRequest, "InvalidBlockList",
+				"inject: %s: the blocks are listed in another order than that of their numbers", up.object)
 		}
 		run = append(run, p.head)
 		if p.whole {

@@ -213,7 +213,8 @@ type searched struct {
 	out   []byte // what may be sent
 	at    int
 	n     int64
-	head  []byte // the first bytes, up to cap(head)
+	edge  int    // the size of head
+	head  []byte // the first bytes
 	tail  []byte // of a body that has ended: what may begin a value that goes on in another part
 	ended bool
 	found map[string]int
@@ -222,9 +223,9 @@ type searched struct {
 const (
 	// searchSize is how many bytes are searched at a time.
 	searchSize = 128 << 10
-	// streamMemory is what a searched body takes at the same time: what is read, what may be sent, and
-	// what its redactor holds back.
-	streamMemory = 3 * searchSize
+	// streamMemory is what a searched body takes at the same time: what is read, what may be sent, what its
+	// redactor holds back, and its first bytes.
+	streamMemory = 3*searchSize + maxEdge
 )
 
 // Read implements [io.Reader].
@@ -244,7 +245,7 @@ func (s *searched) Read(p []byte) (int, error) {
 
 func (s *searched) fill() error {
 	if s.w == nil {
-		s.in = make([]byte, searchSize)
+		s.in, s.head = make([]byte, searchSize), make([]byte, 0, s.edge)
 		s.w = s.r.Writer((*emitted)(s))
 		s.w.Found = func(f redact.Find) {
 			if s.found == nil {
