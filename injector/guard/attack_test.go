@@ -150,7 +150,8 @@ func TestValueInAddress(t *testing.T) {
 		redact.Pattern{Name: "V", Value: []byte(v)}))
 	start := func(command ...string) error {
 		g, err := Start(t.Context(), Options{
-			Mode: Auto, Command: append([]string{"a0"}, command...), Redactor: r, Policy: outputs.Mask, Log: hclog.NewNullLogger(),
+			Mode: Auto, Command: append([]string{"a0"}, command...), Redactor: r, Policy: outputs.Mask,
+			Log:     hclog.NewNullLogger(),
 			Environ: []string{envKeyID + "=" + platform.id, envSecret + "=" + platform.secret},
 		})
 		if g != nil {
@@ -256,13 +257,13 @@ func TestPartTwiceInList(t *testing.T) {
 	t.Parallel()
 	v := secretText()
 	_, b, c := guarded(t, Options{}, v)
-	id, put := c.begin("k")
+	_, put := c.begin("k")
 	for _, n := range []int{1, 2} {
 		status, _ := put(n, v[9:]+strings.Repeat("-", 10_000)+v[:9])
 		require.Equal(t, []int{200, 403}[n-1], status)
 	}
 	require.Zero(t, b.uploads())
-	id, put = c.begin("k2")
+	id, put := c.begin("k2")
 	status, _ := put(1, v[9:]+strings.Repeat("-", 10_000)+v[:9])
 	require.Equal(t, 200, status)
 	status, _ = put(2, strings.Repeat("-", 10_000))
@@ -312,7 +313,7 @@ func TestSlowAnswer(t *testing.T) {
 	require.Equal(t, 200, status)
 	release := make(chan struct{})
 	b.mu.Lock()
-	b.before = func(w http.ResponseWriter, r *http.Request) bool {
+	b.before = func(w http.ResponseWriter, _ *http.Request) bool {
 		_, _ = io.WriteString(w, " ")
 		_ = http.NewResponseController(w).Flush()
 		<-release
@@ -362,7 +363,7 @@ func TestEndIsBounded(t *testing.T) {
 	stop := make(chan struct{})
 	defer close(stop)
 	b.mu.Lock()
-	b.before = func(_ http.ResponseWriter, r *http.Request) bool { <-stop; return true }
+	b.before = func(http.ResponseWriter, *http.Request) bool { <-stop; return true }
 	b.mu.Unlock()
 	begun := time.Now()
 	_, _ = g.End(t.Context(), true)
@@ -397,7 +398,7 @@ func TestStalled(t *testing.T) {
 		sign(t, r, c.keys, unsignedPayload)
 		conn, err := net.Dial("tcp", address)
 		require.NoError(t, err)
-		defer conn.Close() //nolint:errcheck // nothing was sent to the end
+		t.Cleanup(func() { _ = conn.Close() })
 		var head bytes.Buffer
 		r.Body = io.NopCloser(strings.NewReader(""))
 		_ = r.Write(&head)
@@ -433,7 +434,8 @@ func TestQueries(t *testing.T) {
 		"partNumber=1&uploadId=1&uploadId=2", "partNumber=1&partNumber=2&uploadId=1", "a;partNumber=1;uploadId=1",
 		"uploadId=%zz", "x-id=PutObject&x-id=CopyObject",
 	} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, c.base+"/bkt/k?"+query, strings.NewReader("x"))
+		target := c.base + "/bkt/k?" + query
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, target, strings.NewReader("x"))
 		require.NoError(t, err)
 		sign(t, r, c.keys, sum([]byte("x")))
 		r.URL.RawQuery = query
@@ -452,7 +454,8 @@ func TestEncodings(t *testing.T) {
 	_, b, c := guarded(t, Options{}, v)
 	body := fmt.Sprintf("5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", v[:5], len(v)-5, v[5:])
 	for _, frames := range []string{"aws-chunked", "AWS-Chunked"} {
-		status, answer := c.do(http.MethodPut, "/bkt/k.txt", []byte(body), "Content-Encoding", "gzip", "Content-Encoding", frames,
+		status, answer := c.do(http.MethodPut, "/bkt/k.txt", []byte(body),
+			"Content-Encoding", "gzip", "Content-Encoding", frames,
 			"X-Amz-Decoded-Content-Length", strconv.Itoa(len(v)))
 		require.Equal(t, 200, status, answer)
 		got, _ := b.object("k.txt")
@@ -481,8 +484,8 @@ func TestNoProxy(t *testing.T) {
 	t.Parallel()
 	for given, want := range map[string]string{"*": "*", "": "127.0.0.1", "a.example": "a.example,127.0.0.1"} {
 		_, vars := started(t, Options{Environ: []string{
-			envKeyID + "=" + platform.id, envSecret + "=" + platform.secret, "HTTPS_PROXY=http://p:1", "HTTP_PROXY=http://p:1",
-			"NO_PROXY=" + given,
+			envKeyID + "=" + platform.id, envSecret + "=" + platform.secret,
+			"HTTPS_PROXY=http://p:1", "HTTP_PROXY=http://p:1", "NO_PROXY=" + given,
 		}}, secretText())
 		require.Equal(t, want, vars["NO_PROXY"])
 		require.Equal(t, want, vars["no_proxy"])
@@ -585,7 +588,8 @@ func TestSmuggling(t *testing.T) {
 func TestHeaderLines(t *testing.T) {
 	t.Parallel()
 	_, b, c := guarded(t, Options{}, secretText())
-	status, answer := c.do(http.MethodPut, "/bkt/k", []byte("x"), "X-Amz-Meta-A", "b", "X-Amz-Meta-A", "c  d", "X-Amz-Acl", "")
+	status, answer := c.do(http.MethodPut, "/bkt/k", []byte("x"),
+		"X-Amz-Meta-A", "b", "X-Amz-Meta-A", "c  d", "X-Amz-Acl", "")
 	require.Equal(t, 200, status, answer)
 	require.Equal(t, []string{"b", "c  d"}, b.headers["/bkt/k"]["X-Amz-Meta-A"])
 }
@@ -599,7 +603,8 @@ func TestNothingIsLeft(t *testing.T) {
 	}}, secretText())
 	client := &http.Client{Transport: &http.Transport{}}
 	for i := range 20 {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, vars[envEndpoint]+fmt.Sprintf("/bkt/k%d", i), strings.NewReader("x"))
+		target := fmt.Sprintf("%s/bkt/k%d", vars[envEndpoint], i)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, target, strings.NewReader("x"))
 		require.NoError(t, err)
 		sign(t, r, keyPair{vars[envKeyID], vars[envSecret]}, sum([]byte("x")))
 		resp, err := client.Do(r)

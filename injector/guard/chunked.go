@@ -18,7 +18,7 @@ import (
 type chunks struct {
 	src      io.Reader
 	r        *bufio.Reader // made by the first Read: before that the request may wait for memory
-	left     int64 // of the current frame
+	left     int64         // of the current frame
 	begun    bool
 	ended    bool
 	trailers map[string]string

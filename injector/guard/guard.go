@@ -233,7 +233,8 @@ func (g *Guard) End(ctx context.Context, well bool) (End, error) {
 	defer func() {
 		for _, u := range g.uploads.open() {
 			if err := u.store.abort(ctx, u); err != nil {
-				g.o.Log.Warn("an upload in parts stays in the store, and can be aborted there", "object", u.object, "error", err)
+				g.o.Log.Warn("an upload in parts stays in the store, and can be aborted there",
+					"object", u.object, "error", err)
 			}
 		}
 	}()

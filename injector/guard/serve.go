@@ -86,7 +86,8 @@ func (p *patient) Read(b []byte) (int, error) {
 	n, err := p.ReadCloser.Read(b)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = refuse(http.StatusServiceUnavailable, "RequestTimeout", "inject: the rest of the body has not come in time")
+		err = refuse(http.StatusServiceUnavailable, "RequestTimeout",
+			"inject: the rest of the body has not come in time")
 	case err != nil:
 		_ = p.conn.SetReadDeadline(time.Time{}) // the store may take longer
 	}
@@ -200,7 +201,8 @@ func (g *Guard) checkNames(r *request) error {
 // it encrypts with, and so is not stored.
 func credential(name string) bool {
 	switch name {
-	case "Authorization", tokenHeader, "X-Ms-Encryption-Key", "X-Ms-Source-Encryption-Key", "X-Ms-Copy-Source-Authorization",
+	case "Authorization", tokenHeader,
+		"X-Ms-Encryption-Key", "X-Ms-Source-Encryption-Key", "X-Ms-Copy-Source-Authorization",
 		"X-Amz-Server-Side-Encryption-Customer-Key", "X-Amz-Copy-Source-Server-Side-Encryption-Customer-Key",
 		"X-Goog-Encryption-Key", "X-Goog-Copy-Source-Encryption-Key":
 		return true
