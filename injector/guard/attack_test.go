@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -673,4 +674,74 @@ func TestNumberedBlocks(t *testing.T) {
 	status, answer := c.do(http.MethodPut, "/cont/k?comp=blocklist", list(all...))
 	require.Equal(t, 201, status, answer)
 	requireSame(t, strings.Repeat(body, 300), b.objects["/cont/k"])
+}
+
+// Parts that arrive at once, twice, and from clients that go away, are stored unless the redactor finds a
+// value in the whole; no memory stays taken.
+func TestPartsAtOnce(t *testing.T) {
+	t.Parallel()
+	v := secretText()
+	g, b, c := guarded(t, Options{}, v)
+	stored := 0
+	const rounds = 20
+	for round := range rounds {
+		r := mrand.New(mrand.NewPCG(uint64(round), 3))
+		whole := bytes.Repeat([]byte("0123456789abcdef"), 500+r.IntN(2000))
+		if r.IntN(2) == 0 {
+			copy(whole[r.IntN(len(whole)-len(v)):], v)
+		}
+		var parts []string
+		for rest := whole; len(rest) > 0; {
+			n := min(1+r.IntN(len(whole)/4), len(rest))
+			parts = append(parts, string(rest[:n]))
+			rest = rest[n:]
+		}
+		key := fmt.Sprintf("k%d", round)
+		id, put := c.begin(key)
+		var all sync.WaitGroup
+		var numbers []int
+		for i, part := range parts {
+			numbers = append(numbers, i+1)
+			for range 2 {
+				all.Go(func() { put(i+1, part) }) // the list tells whether it was stored
+			}
+			all.Go(func() {
+				ctx, cancel := context.WithCancel(t.Context())
+				target := fmt.Sprintf("%s/bkt/%s?partNumber=%d&uploadId=%s", c.base, key, i+1, id)
+				body := io.MultiReader(strings.NewReader(part[:len(part)/2]), canceled(cancel))
+				q, err := http.NewRequestWithContext(ctx, http.MethodPut, target, body)
+				assert.NoError(t, err)
+				q.ContentLength = int64(len(part))
+				sign(t, q, c.keys, unsignedPayload)
+				if resp, err := http.DefaultClient.Do(q); err == nil {
+					_ = resp.Body.Close()
+				}
+			})
+		}
+		all.Wait()
+		status, answer := c.complete(key, id, numbers...)
+		got, there := b.object(key)
+		if bytes.Contains(whole, []byte(v)) {
+			require.Equal(t, 403, status, answer)
+			require.False(t, there)
+			continue
+		}
+		require.Equal(t, 200, status, answer)
+		requireSame(t, string(whole), got)
+		stored++
+	}
+	require.Greater(t, stored, rounds/4)
+	require.Less(t, stored, rounds)
+	require.Zero(t, b.uploads())
+	require.Eventually(t, func() bool { return g.memory.all.TryAcquire(maxMemory) }, 10*time.Second, time.Millisecond)
+}
+
+// canceled is a body that ends its own request.
+type canceled context.CancelFunc
+
+// Read implements [io.Reader].
+func (c canceled) Read([]byte) (int, error) {
+	c()
+	time.Sleep(time.Millisecond)
+	return 0, context.Canceled
 }

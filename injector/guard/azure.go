@@ -56,8 +56,7 @@ var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 // A blob in parts consists of blocks with names. A list of names joins them, in its own order, and may
 // leave some out: those never become a part of a blob. So where blocks meet is known, and searched,
 // only when the list comes; but for names that are numbers, which have to be listed in their order if they
-// meet. Azure drops blocks that no list has named after a week, and has no request
-// to drop them earlier.
+// meet. Azure drops blocks that no list has named after a week, and has no request to drop them earlier.
 type azure struct {
 	door
 	account  string

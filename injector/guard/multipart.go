@@ -448,16 +448,16 @@ func (g *Guard) completeUpload(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	numbers, err := up.listed(text)
-	if err != nil {
-		return err
-	}
 	ctx := r.Context()
 	leave, err := g.enter(ctx, up)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	numbers, err := up.listed(text)
+	if err != nil {
+		return err
+	}
 	found := map[string]int{}
 	if err := g.searchUpload(up, numbers, found); err != nil {
 		return err
