@@ -29,6 +29,9 @@ type scale struct {
 	many   int // secrets of the larger store
 	loads  []load
 	peak   time.Duration // how long clients ask while the server's memory is looked at
+
+	object  int // bytes of a large object of a bucket
+	objects int // number of small ones
 }
 
 var (
@@ -44,6 +47,8 @@ var (
 			{1000, 2, 2 * time.Second},
 		},
 		peak: 4 * time.Second,
+
+		object: 1 << 30, objects: 1000,
 	}
 	// once runs everything a single time, in a few seconds a section. It shows that the
 	// benchmarks run and that outputs are right. Its times mean nothing.
@@ -54,6 +59,7 @@ var (
 		many:   10 * few,
 		loads:  []load{{1, 1, 10 * time.Millisecond}, {8, 1, 10 * time.Millisecond}},
 		peak:   100 * time.Millisecond,
+		object: 20 << 20, objects: 20,
 	}
 )
 
@@ -97,6 +103,7 @@ var sections = []section{
 	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", (*bench).resolve},
 	{attackedName, "To resolve five secrets during an attack of another client, beside no attack", (*bench).attacked},
 	{manyName, "To resolve five secrets among many", (*bench).many},
+	{storageName, "Storage calls of Flyte's SDK, through the guard", (*bench).storage},
 }
 
 func sectionNames() []string {

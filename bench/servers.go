@@ -27,7 +27,7 @@ type server struct {
 
 // start starts a server and returns its stderr. The kernel kills it if this process dies.
 func (s *server) start() (io.Reader, error) {
-	s.cmd.Env = environ()
+	s.cmd.Env = append(environ(), s.cmd.Env...)
 	s.cmd.WaitDelay = time.Second
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	said, err := s.cmd.StderrPipe()
