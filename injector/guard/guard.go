@@ -339,6 +339,9 @@ type counted struct {
 	done func()
 }
 
+// ReadFrom implements [io.ReaderFrom], without which relay could not pass anything in the kernel.
+func (c *counted) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
 // Close implements [net.Conn].
 func (c *counted) Close() error {
 	defer c.done()

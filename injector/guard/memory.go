@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -140,8 +141,14 @@ func (h *held) ReadAt(p []byte, at int64) (n int, err error) {
 	return n, err
 }
 
-// reader returns a reader of the whole body.
-func (h *held) reader() io.Reader { return io.NewSectionReader(h, 0, h.size) }
+// reader returns a reader of the whole body. That of a small one is of a type that package net/http sends
+// together with the head.
+func (h *held) reader() io.Reader {
+	if len(h.blocks) == 1 {
+		return bytes.NewReader(h.blocks[0][:h.size])
+	}
+	return io.NewSectionReader(h, 0, h.size)
+}
 
 // copyBuffers are for the bodies of answers. Large ones make a download nearly as fast as without the
 // guard. Only a few are kept, and a small one does where none is left.

@@ -243,6 +243,21 @@ func (s *searched) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// WriteTo implements [io.WriterTo].
+func (s *searched) WriteTo(w io.Writer) (n int64, err error) {
+	for {
+		m, err := w.Write(s.out[s.at:])
+		s.at += m
+		n += int64(m)
+		if err != nil || s.ended {
+			return n, err
+		}
+		if err := s.fill(); err != nil {
+			return n, err
+		}
+	}
+}
+
 func (s *searched) fill() error {
 	if s.w == nil {
 		s.in, s.head = make([]byte, searchSize), make([]byte, 0, s.edge)

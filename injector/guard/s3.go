@@ -50,8 +50,16 @@ type s3 struct {
 	region      string // for requests of our own
 	platform    keyPair
 	credentials *credentials
-	signer      *v4.Signer
-	client      *http.Transport
+	// Each keeps the key that it has derived from the last pair, which takes longer than to sign.
+	signer, verifier *v4.Signer
+	client           *http.Transport
+}
+
+// newSigner returns a signer of requests to S3.
+func newSigner() *v4.Signer {
+	return v4.NewSigner(func(o *v4.SignerOptions) {
+		o.DisableURIPathEscaping = true // S3 signs a path as it was sent
+	})
 }
 
 // newS3 returns the upstream that the environment of the task names. It gets the first credentials,
@@ -72,9 +80,7 @@ func newS3(ctx context.Context, vars map[string]string) (*s3, error) {
 		keys: keyPair{id: "INJECT" + rand.Text()[:14], secret: rand.Text() + rand.Text()},
 		base: base, virtual: vars[envStyle] == "virtual", region: region(vars),
 		platform: keyPair{vars["AWS_ACCESS_KEY_ID"], vars["AWS_SECRET_ACCESS_KEY"]},
-		signer: v4.NewSigner(func(o *v4.SignerOptions) {
-			o.DisableURIPathEscaping = true // S3 signs a path as it was sent
-		}),
+		signer:   newSigner(), verifier: newSigner(),
 		client: transport(vars, roots),
 	}
 	s.credentials = newCredentials(vars, s.client)
@@ -150,7 +156,7 @@ func (s *s3) verify(r *http.Request, sig signature, pair keyPair) bool {
 		}
 	}
 	hash := cmp.Or(r.Header.Get(hashHeader), emptyHash)
-	err = s.signer.SignHTTP(r.Context(), aws.Credentials{AccessKeyID: pair.id, SecretAccessKey: pair.secret},
+	err = s.verifier.SignHTTP(r.Context(), aws.Credentials{AccessKeyID: pair.id, SecretAccessKey: pair.secret},
 		again, hash, sig.service, sig.region, date)
 	if err != nil {
 		return false

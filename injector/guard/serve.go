@@ -223,7 +223,11 @@ func (g *Guard) pass(w http.ResponseWriter, r *request) error {
 	if r.ContentLength < 0 {
 		return errNoLength
 	}
-	resp, err := r.store.send(r.Context(), g.sending(r))
+	ctx := r.Context()
+	if r.Method == http.MethodGet {
+		ctx = relayed(ctx)
+	}
+	resp, err := r.store.send(ctx, g.sending(r))
 	if err != nil {
 		return err
 	}
@@ -291,7 +295,11 @@ func (g *Guard) answer(w http.ResponseWriter, resp *http.Response) {
 	if resp.ContentLength < 0 {
 		to = flushed{w} // its bytes may be there to keep the task waiting
 	}
-	if _, err := io.CopyBuffer(to, resp.Body, buf); err != nil {
+	err := relay(w, resp, buf)
+	if err == nil {
+		_, err = io.CopyBuffer(to, resp.Body, buf)
+	}
+	if err != nil {
 		panic(http.ErrAbortHandler) // cuts the connection, so that the task does not take a part for the whole
 	}
 }

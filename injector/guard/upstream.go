@@ -20,11 +20,14 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
+// readAhead is how much of an answer a connection to a store reads ahead.
+const readAhead = 32 << 10
+
 // transport returns the client of a store. It follows no redirect.
 func transport(vars map[string]string, roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		Proxy:               proxy(vars),
-		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:         dialDirect(&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}),
 		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 30 * time.Second,
 		MaxConnsPerHost:     256, // their buffers stay below 24 MiB
@@ -32,7 +35,7 @@ func transport(vars map[string]string, roots *x509.CertPool) *http.Transport {
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true, // bodies pass byte for byte
 		WriteBufferSize:     64 << 10,
-		ReadBufferSize:      32 << 10,
+		ReadBufferSize:      readAhead,
 	}
 }
 

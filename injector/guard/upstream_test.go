@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/stretchr/testify/require"
 )
 
@@ -64,7 +63,7 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, "<Error><Code>%s</Code><Message>m</Message></Error>", code)
 	}
 	sig, ok := readSignature(r.Header.Get("Authorization"))
-	signed := ok && (&s3{signer: newSigner()}).verify(r, sig, platform)
+	signed := ok && (&s3{verifier: newSigner()}).verify(r, sig, platform)
 	if b.token != "" {
 		signed = r.Header.Get("Authorization") == "Bearer "+b.token
 	}
@@ -147,10 +146,6 @@ func (b *bucket) uploads() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.parts)
-}
-
-func newSigner() *v4.Signer {
-	return v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
 }
 
 // task is a client that has the environment of a guarded task.
