@@ -19,6 +19,7 @@ func startGuard(ctx context.Context, p *exec.Process, o Options) (*guarding, err
 	if err != nil || g == nil {
 		return nil, err
 	}
+	g.LimitMemory()
 	p.Env = g.Environ(p.Env)
 	return &guarding{g}, nil
 }

@@ -67,10 +67,11 @@ func relayed(ctx context.Context) context.Context {
 
 // relay passes a large body in the kernel, if it can: all of it but the end, which fits into buf. The
 // transport counts what was read from its connection, and buf is only filled by what it had read ahead.
+// It reads past its own buffer, because buf is larger.
 func relay(w http.ResponseWriter, resp *http.Response, buf []byte) error {
 	used, _ := resp.Request.Context().Value(usedKey{}).(**direct)
 	to, ok := w.(io.ReaderFrom)
-	if used == nil || *used == nil || !ok || len(buf) < readAhead {
+	if used == nil || *used == nil || !ok {
 		return nil
 	}
 	d := *used

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -21,16 +23,29 @@ const (
 	// ends, so that without a share of their own they could keep every body out for ever.
 	maxEdges  = 12 << 20
 	blockSize = 64 << 10
+	// softLimit is what a process may grow by until its collector runs more often.
+	softLimit = 48 << 20
 	// maxWait is how long a request waits for room: through a slow network others may need minutes, and
 	// the SDK tries only three times more.
 	maxWait = 2 * time.Minute
 )
+
+// LimitMemory has Go's collector run before garbage takes as much again as what is held. All masks must
+// have been added: they count apart.
+func (g *Guard) LimitMemory() {
+	g.scan("x") // makes the masks ready
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(m.Sys-m.HeapIdle)+softLimit))
+}
 
 // memory is what is held of the task's writes. It consists of blocks that are used again, because
 // garbage would be counted by nobody and take as much once more.
 type memory struct {
 	all, edges *semaphore.Weighted
 	mu         sync.Mutex
+	used       int64 // of all
 	free       []*[blockSize]byte
 }
 
@@ -38,14 +53,17 @@ func newMemory() *memory {
 	return &memory{all: semaphore.NewWeighted(maxMemory), edges: semaphore.NewWeighted(maxEdges)}
 }
 
-// take waits for n bytes, and returns a function that gives them back.
-func (m *memory) take(ctx context.Context, n int64) (free func(), err error) {
-	waiting, cancel := context.WithTimeout(ctx, maxWait)
-	defer cancel()
-	if err := m.all.Acquire(waiting, n); err != nil {
-		return nil, busy(ctx)
+// take waits for n bytes, and returns a function that gives them back. blocks of them will be blocks.
+func (m *memory) take(ctx context.Context, n int64, blocks int) (free func(), err error) {
+	if !m.all.TryAcquire(n) {
+		waiting, cancel := context.WithTimeout(ctx, maxWait)
+		defer cancel()
+		if err := m.all.Acquire(waiting, n); err != nil {
+			return nil, busy(ctx)
+		}
 	}
-	return func() { m.all.Release(n) }, nil
+	m.count(n, blocks)
+	return func() { m.give(n) }, nil
 }
 
 // takeEdge is take for the edges of parts.
@@ -59,12 +77,31 @@ func (m *memory) takeEdge(ctx context.Context, n int64) error {
 		m.edges.Release(n)
 		return busy(ctx)
 	}
+	m.count(n, 0)
 	return nil
+}
+
+// count notes that n bytes are taken, and forgets free blocks for what will not be blocks.
+func (m *memory) count(n int64, blocks int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used += n
+	if most := int((maxMemory-m.used)/blockSize) + blocks; len(m.free) > most {
+		clear(m.free[most:])
+		m.free = m.free[:most]
+	}
+}
+
+func (m *memory) give(n int64) {
+	m.mu.Lock()
+	m.used -= n
+	m.mu.Unlock()
+	m.all.Release(n)
 }
 
 func (m *memory) freeEdge(n int64) {
 	m.edges.Release(n)
-	m.all.Release(n)
+	m.give(n)
 }
 
 // busy returns the answer to a request that has found no room. SlowDown is what S3 itself says, and
@@ -89,7 +126,7 @@ type held struct {
 // hold reads a body of size bytes. The caller releases it.
 func (m *memory) hold(ctx context.Context, r io.Reader, size int64) (*held, error) {
 	h := &held{m: m, size: size, counts: (size + blockSize - 1) / blockSize * blockSize}
-	free, err := m.take(ctx, h.counts)
+	free, err := m.take(ctx, h.counts, int(h.counts/blockSize))
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +200,7 @@ func newCopyBuffers() copyBuffers {
 }
 
 const (
-	largeCopy = 256 << 10
+	largeCopy = 128 << 10
 	smallCopy = 16 << 10
 )
 

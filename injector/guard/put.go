@@ -181,7 +181,8 @@ func (g *Guard) putLarge(r *request, b *body) (*http.Response, error) {
 
 // stream sends the body of a request upstream while s searches it.
 func (g *Guard) stream(ctx context.Context, r *request, b *body, s *searched) (*http.Response, error) {
-	free, err := g.memory.take(ctx, streamMemory)
+	// It takes what is read, what may be sent and what its redactor holds, each with an edge.
+	free, err := g.memory.take(ctx, 3*(searchSize+int64(g.edge())), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +223,7 @@ type searched struct {
 
 const (
 	// searchSize is how many bytes are searched at a time.
-	searchSize = 128 << 10
+	searchSize = 64 << 10
 	// streamMemory is what a searched body takes at the same time: what is read, what may be sent, what its
 	// redactor holds back, and its first bytes.
 	streamMemory = 3*searchSize + maxEdge
@@ -260,7 +261,8 @@ func (s *searched) WriteTo(w io.Writer) (n int64, err error) {
 
 func (s *searched) fill() error {
 	if s.w == nil {
-		s.in, s.head = make([]byte, searchSize), make([]byte, 0, s.edge)
+		s.in, s.out = make([]byte, searchSize), make([]byte, 0, searchSize)
+		s.head = make([]byte, 0, s.edge)
 		s.w = s.r.Writer((*emitted)(s))
 		s.w.Found = func(f redact.Find) {
 			if s.found == nil {

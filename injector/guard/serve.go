@@ -188,12 +188,7 @@ func (g *Guard) checkNames(r *request) error {
 			texts = append(append(texts, name), values...)
 		}
 	}
-	found := map[string]int{}
-	for _, text := range texts {
-		for name, n := range g.scan(text) {
-			found[name] += n
-		}
-	}
+	found := g.scan(strings.Join(texts, "\x00")) // which none of them has
 	return g.refuseUnlessWarn(r.object, found, "holds the value of %s in its name, its metadata or its tags")
 }
 
@@ -273,7 +268,7 @@ func (g *Guard) small(r *request) (body []byte, free func(), err error) {
 	if r.rewrite != nil {
 		holds *= 3 // the new body is held, too, and may have longer addresses
 	}
-	free, err = g.memory.take(r.Context(), holds)
+	free, err = g.memory.take(r.Context(), holds, 0)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,8 +20,9 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// readAhead is how much of an answer a connection to a store reads ahead.
-const readAhead = 32 << 10
+// buffered is the size of a connection's buffers: the head of a request or an answer fits into it, with a
+// small body. Large bodies pass them by.
+const buffered = 8 << 10
 
 // transport returns the client of a store. It follows no redirect.
 func transport(vars map[string]string, roots *x509.CertPool) *http.Transport {
@@ -30,12 +31,12 @@ func transport(vars map[string]string, roots *x509.CertPool) *http.Transport {
 		DialContext:         dialDirect(&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}),
 		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: 30 * time.Second,
-		MaxConnsPerHost:     256, // their buffers stay below 24 MiB
+		MaxConnsPerHost:     256, // their buffers stay below 4 MiB
 		MaxIdleConnsPerHost: 64,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true, // bodies pass byte for byte
-		WriteBufferSize:     64 << 10,
-		ReadBufferSize:      readAhead,
+		WriteBufferSize:     buffered,
+		ReadBufferSize:      buffered,
 	}
 }
 
