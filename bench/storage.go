@@ -67,7 +67,7 @@ func (b *bench) storage() (err error) {
 			return err
 		}
 		clients = append(clients, c)
-		defer func() { err = errors.Join(err, c.stop()) }()
+		defer func() { err = errors.Join(err, c.stop()) }() //nolint:revive // all three run until the end
 	}
 	if err := b.fillStorage(); err != nil {
 		return err
@@ -197,11 +197,14 @@ func (b *bench) compareStorage(clients []*storageClient) error {
 		bytes                int
 		target               float64
 	}{
-		{"upload of " + large, b.path("object"), remote + "object", "gateway/" + bucket + "/object", b.object, uploadTarget},
+		{
+			"upload of " + large, b.path("object"), remote + "object", "gateway/" + bucket + "/object", b.object,
+			uploadTarget,
+		},
 		{"download of " + large, remote + "object", b.path("got"), "got", b.object, downloadTarget},
 		{
-			"upload of " + small, b.path("objects"), remote + "objects", "gateway/" + bucket + "/objects", b.objects << 12,
-			objectsTarget,
+			"upload of " + small, b.path("objects"), remote + "objects", "gateway/" + bucket + "/objects",
+			b.objects << 12, objectsTarget,
 		},
 		{"download of " + small, remote + "objects", b.path("gots"), "gots", b.objects << 12, objectsTarget},
 	} {
@@ -251,7 +254,8 @@ func (b *bench) compareStorage(clients []*storageClient) error {
 	if err != nil {
 		return err
 	}
-	row := Row{Name: "peak memory of inject, less that without the guard", Unit: "MiB", Value: statOf([]float64{with - without})}
+	more := statOf([]float64{with - without})
+	row := Row{Name: "peak memory of inject, less that without the guard", Unit: "MiB", Value: more}
 	row.atMost(guardTarget)
 	b.report.add(row)
 	return nil

@@ -37,7 +37,8 @@ func (g *Guard) LimitMemory() {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(m.Sys-m.HeapIdle)+softLimit))
+	used := int64(m.Sys - m.HeapIdle) //nolint:gosec // it has a few MiB
+	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), used+softLimit))
 }
 
 // memory is what is held of the task's writes. It consists of blocks that are used again, because

@@ -50,7 +50,7 @@ func TestPeakMemory(t *testing.T) {
 
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestPeakMemory$", "-test.count=1") //nolint:gosec // this program
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestPeakMemory$", "-test.count=1")
 	cmd.Env = append(os.Environ(), addressOf+"="+upstream.URL)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -70,11 +70,15 @@ func TestPeakMemory(t *testing.T) {
 		t.Logf("after %s: %d KiB", name, end.Peak-begin.Peak)
 	}
 	held := func() {
-		c.sendAll(8, 16, 30*time.Second, http.MethodPut, maxHeld, func(i int) string { return fmt.Sprintf("/bkt/held%d", i) })
+		c.sendAll(8, 16, 30*time.Second, http.MethodPut, maxHeld, func(i int) string {
+			return fmt.Sprintf("/bkt/held%d", i)
+		})
 	}
 	held()
 	peak("bodies of 16 MiB")
-	c.sendAll(200, 2000, 30*time.Second, http.MethodPut, 4<<10, func(i int) string { return fmt.Sprintf("/bkt/small%d", i) })
+	c.sendAll(200, 2000, 30*time.Second, http.MethodPut, 4<<10, func(i int) string {
+		return fmt.Sprintf("/bkt/small%d", i)
+	})
 	peak("many small ones")
 	// No two of these parts are neighbours, so all of their edges are kept, until there is no room.
 	c.sendAll(50, 400, time.Second, http.MethodPut, 200<<10, func(i int) string {
@@ -88,7 +92,9 @@ func TestPeakMemory(t *testing.T) {
 		})
 	})
 	all.Go(func() {
-		c.sendAll(100, 100, 3*time.Second, http.MethodGet, 0, func(i int) string { return fmt.Sprintf("/bkt/read%d", i) })
+		c.sendAll(100, 100, 3*time.Second, http.MethodGet, 0, func(i int) string {
+			return fmt.Sprintf("/bkt/read%d", i)
+		})
 	})
 	all.Wait()
 	close(stalled)

@@ -221,13 +221,8 @@ type searched struct {
 	found map[string]int
 }
 
-const (
-	// searchSize is how many bytes are searched at a time.
-	searchSize = 64 << 10
-	// streamMemory is what a searched body takes at the same time: what is read, what may be sent, what its
-	// redactor holds back, and its first bytes.
-	streamMemory = 3*searchSize + maxEdge
-)
+// searchSize is how many bytes are searched at a time.
+const searchSize = 64 << 10
 
 // Read implements [io.Reader].
 func (s *searched) Read(p []byte) (int, error) {
