@@ -188,7 +188,7 @@ func TestGuard(t *testing.T) {
 			argv := inBucket(t, c.module, prefix, c.task)
 			code, said := g.ranIn(home, nil, argv, "HOW="+c.how, "FLYTE_ATTEMPT_NUMBER=0")
 			// With and without the guard, a0 at 2.12.1 aborts in one of thirty exits, when all its work is done.
-			if c.code != 0 || code != 134 || !strings.Contains(said, "Flyte runtime completed") {
+			if code != 134 || !strings.Contains(said, "Flyte runtime completed") {
 				require.Equal(t, c.code, code, said)
 			}
 			files := slices.Sorted(maps.Keys(g.files(t, prefix)))
