@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,9 +40,11 @@ var (
 	envAzureKeyNames = []string{envAzureKey, "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY"}
 )
 
-// accountName is the form of an account's name, which becomes a part of a host's name
-// (learn.microsoft.com/azure/storage/common/storage-account-overview).
-var accountName = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+// isAccount reports whether a text has the form of an account's name, which becomes a part of a host's
+// name (learn.microsoft.com/azure/storage/common/storage-account-overview).
+func isAccount(text string) bool {
+	return len(text) >= 3 && len(text) <= 24 && strings.Trim(text, lowers) == ""
+}
 
 // azure is Azure Blob Storage (learn.microsoft.com/rest/api/storageservices/blob-service-rest-api).
 //
@@ -79,7 +80,7 @@ func newAzure(vars map[string]string, account string) (*azure, error) {
 		}
 	}
 	account = cmp.Or(vars[envAccount], account)
-	if !accountName.MatchString(account) {
+	if !isAccount(account) {
 		return nil, refusedStart(envAccount, "it has no name of an account")
 	}
 	name, text, err := one(vars, "AZURE_", envAzureNames...)

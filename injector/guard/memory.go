@@ -201,7 +201,7 @@ func newCopyBuffers() copyBuffers {
 }
 
 const (
-	largeCopy = 128 << 10
+	largeCopy = 256 << 10
 	smallCopy = 16 << 10
 )
 

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -233,10 +232,19 @@ func variables(environ []string) map[string]string {
 	return vars
 }
 
-// bucketName is the form of a bucket's name: it becomes a part of a host's name. S3 itself allows 3 to
-// 63 of these (docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html); older buckets
-// may have capitals and _.
-var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$`)
+const (
+	lowers    = "abcdefghijklmnopqrstuvwxyz0123456789"
+	alphabets = lowers + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+// isBucket reports whether a text has the form of a bucket's name: it becomes a part of a host's name. S3
+// itself allows 3 to 63 characters (docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html);
+// older buckets may have more, capitals and _. A regular expression would take longer to be compiled, in
+// each start of inject, than all else that this package needs.
+func isBucket(text string) bool {
+	return len(text) >= 3 && len(text) <= 255 && strings.Trim(text, alphabets+"._-") == "" &&
+		strings.Trim(text[:1]+text[len(text)-1:], alphabets) == ""
+}
 
 // upstream returns the server that the SDK would use without the guard, and the region that the
 // environment names.

@@ -133,7 +133,7 @@ func (r *request) locate(escaped string) *refusal {
 	switch {
 	case errBucket != nil || errKey != nil:
 		return refuse(http.StatusBadRequest, "InvalidURI", "inject: the path cannot be read")
-	case bucket != "" && !bucketName.MatchString(r.object.bucket):
+	case bucket != "" && !isBucket(r.object.bucket):
 		return refuse(http.StatusBadRequest, "InvalidBucketName", "inject: the bucket's name is not valid")
 	case slices.Contains(strings.Split(r.object.key, "/"), ".."):
 		return refuse(http.StatusBadRequest, "InvalidURI",

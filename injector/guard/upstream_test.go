@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	mrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -210,4 +212,30 @@ func (c task) upload(key string, parts [][]byte, order []int) (int, string) {
 	}
 	return c.do(http.MethodPost, "/bkt/"+key+"?uploadId="+id,
 		[]byte("<CompleteMultipartUpload>"+list.String()+"</CompleteMultipartUpload>"))
+}
+
+// The names of buckets and accounts have their forms.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	buckets := regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$`)
+	accounts := regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+	const some = "aZ09._-/ä\n"
+	seen := map[bool]int{}
+	for range 20_000 {
+		var text strings.Builder
+		for range mrand.IntN(7) {
+			from := mrand.IntN(len(some))
+			text.WriteString(some[from : from+1])
+		}
+		name := text.String()
+		require.Equal(t, buckets.MatchString(name), isBucket(name), "%q", name)
+		require.Equal(t, accounts.MatchString(name), isAccount(name), "%q", name)
+		seen[isBucket(name)]++
+	}
+	require.Len(t, seen, 2)
+	for n := 23; n < 300; n++ {
+		name := strings.Repeat("a", n)
+		require.Equal(t, buckets.MatchString(name), isBucket(name), n)
+		require.Equal(t, accounts.MatchString(name), isAccount(name), n)
+	}
 }
