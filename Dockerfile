@@ -27,8 +27,9 @@ ARG VERSION=dev
 # BuildKit sets it from --platform. The legacy builder leaves it empty: Go then builds for the
 # builder's own platform, the only one that the legacy builder can build for.
 ARG TARGETARCH
-RUN CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" \
-    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/inject ./cmd/injectd
+RUN export CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" && \
+    go build -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/inject && \
+    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/injectd
 # The licenses of the modules ask that they come with the programs.
 RUN sh deploy/notices.sh /rootfs/licenses /out/inject /out/injectd && cp LICENSE /rootfs/licenses/
 

@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -40,10 +42,24 @@ var forbidden = map[string]string{
 	"net/http/pprof":                       "it would publish parts of the memory",
 }
 
+// tags are those of a build of inject. nethttpomithttp2 leaves out HTTP/2 of net/http, 0.5 MB: inject has
+// that of gRPC.
+const tags = "grpcnotrace,nethttpomithttp2"
+
+// What is built for users has the tags that the tests have.
+func TestTags(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Dockerfile", "deploy/e2e/test.sh"} {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		require.NoError(t, err)
+		require.Contains(t, string(text), "-tags "+tags+" ", name)
+	}
+}
+
 // listed is the output of go list for inject and all that it links. Two tests need it, and it takes
 // a second.
 var listed = sync.OnceValues(func() ([]byte, error) {
-	return exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`,
+	return exec.Command("go", "list", "-tags", tags, "-deps", "-f", `{{.ImportPath}} {{join .Imports " "}}`,
 		".").Output()
 })
 

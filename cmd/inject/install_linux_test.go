@@ -24,6 +24,10 @@ func TestInstall(t *testing.T) {
 	install.Dir = "../.."
 	out, err := install.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
+	require.Contains(t, string(out), "-tags "+tags+" ", "as the tests build it")
+	program, err := os.Stat(filepath.Join(dir, "usr/bin/inject"))
+	require.NoError(t, err)
+	require.Less(t, program.Size(), int64(16_000_000), "each image of a task has it")
 
 	share := filepath.Join(dir, "usr/share")
 	for _, name := range []string{"inject", "injectd"} {

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.Chmod(dir, 0o755) // for the tests that drop to another user
 	binary = filepath.Join(dir, "inject")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "grpcnotrace", "-ldflags",
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", tags, "-ldflags",
 		"-s -w -X main.version=v0.0.0-test", "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

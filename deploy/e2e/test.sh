@@ -65,7 +65,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 "$here/kubernetes/build.sh" "$work/bin"
-(cd "$root" && CGO_ENABLED=0 nice go build -tags grpcnotrace -trimpath -buildvcs=false -o "$work/inject" ./cmd/inject)
+(cd "$root" && CGO_ENABLED=0 nice go build -tags grpcnotrace,nethttpomithttp2 -trimpath -buildvcs=false -o "$work/inject" ./cmd/inject)
 (cd "$here/image" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -o "$work/bin/image" .)
 ok "inject and Kubernetes are built"
 
