@@ -127,7 +127,8 @@ func (b *bench) install() (string, error) {
 func (b *bench) program(name string) (string, error) {
 	path := b.path(name)
 	build := exec.CommandContext(b.ctx, "go", "build", //nolint:gosec // our own program
-		"-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./"+name)
+		"-tags", "grpcnotrace,nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+		"-o", path, "./"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w: %s", name, err, out)

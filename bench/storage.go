@@ -57,6 +57,11 @@ func (b *bench) storage() (err error) {
 	env = append(env, "FLYTE_AWS_ENDPOINT=http://"+s.address, "FLYTE_AWS_ACCESS_KEY_ID="+gatewayID,
 		"FLYTE_AWS_SECRET_ACCESS_KEY="+gatewayKey)
 	var clients []*storageClient
+	defer func() {
+		for _, c := range clients {
+			err = errors.Join(err, c.stop())
+		}
+	}()
 	for _, inject := range [][]string{
 		nil,
 		{b.inject, "run", "--secret", "K", "--storage", "guard", "--"},
@@ -67,7 +72,6 @@ func (b *bench) storage() (err error) {
 			return err
 		}
 		clients = append(clients, c)
-		defer func() { err = errors.Join(err, c.stop()) }() //nolint:revive // all three run until the end
 	}
 	if err := b.fillStorage(); err != nil {
 		return err
@@ -189,7 +193,7 @@ func (b *bench) fillStorage() error {
 // compareStorage measures each kind of copy by the clients: straight, through the guard, and below
 // inject without the guard, which is only there for its memory.
 func (b *bench) compareStorage(clients []*storageClient) error {
-	const remote = "s3://" + bucket + "/"
+	const remote, stored = "s3://" + bucket + "/", "gateway/" + bucket + "/"
 	large := fmt.Sprintf("%d MiB", b.object>>20)
 	small := fmt.Sprintf("%d objects of 4 KiB", b.objects)
 	for _, kind := range []struct {
@@ -197,14 +201,11 @@ func (b *bench) compareStorage(clients []*storageClient) error {
 		bytes                int
 		target               float64
 	}{
-		{
-			"upload of " + large, b.path("object"), remote + "object", "gateway/" + bucket + "/object", b.object,
-			uploadTarget,
-		},
+		{"upload of " + large, b.path("object"), remote + "object", stored + "object", b.object, uploadTarget},
 		{"download of " + large, remote + "object", b.path("got"), "got", b.object, downloadTarget},
 		{
-			"upload of " + small, b.path("objects"), remote + "objects", "gateway/" + bucket + "/objects",
-			b.objects << 12, objectsTarget,
+			"upload of " + small, b.path("objects"), remote + "objects", stored + "objects", b.objects << 12,
+			objectsTarget,
 		},
 		{"download of " + small, remote + "objects", b.path("gots"), "gots", b.objects << 12, objectsTarget},
 	} {
@@ -254,8 +255,8 @@ func (b *bench) compareStorage(clients []*storageClient) error {
 	if err != nil {
 		return err
 	}
-	more := statOf([]float64{with - without})
-	row := Row{Name: "peak memory of inject, less that without the guard", Unit: "MiB", Value: more}
+	row := Row{Name: "peak memory of inject, less that without the guard", Unit: "MiB"}
+	row.Value = statOf([]float64{with - without})
 	row.atMost(guardTarget)
 	b.report.add(row)
 	return nil
