@@ -138,7 +138,7 @@ cross: ## build and vet for the other platforms
 		$(GO) vet ./...; \
 	done
 
-bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd); ONCE=1 only checks that it runs
+bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd), storage calls (with and without the guard); ONCE=1 only checks that it runs
 	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./resolver/store/sealed
 	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 
