@@ -1,6 +1,7 @@
 // Command bench measures the product beside its peers and prints tables of ratios: masking
 // beside cat and a textbook automaton, the start of a command beside tini, injectd beside etcd,
-// and storage calls of Flyte's SDK through the guard beside those without it. The page docs/explanation/benchmarks.md says what each section measures.
+// and storage calls of Flyte's SDK through the guard beside those without it. The page
+// docs/explanation/benchmarks.md says what each section measures.
 //
 // It is a module of its own, so that the product does not depend on the client of etcd. Every
 // masked output is compared with that of the plain rule in exec/redact/redacttest, and every
