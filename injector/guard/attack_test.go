@@ -747,3 +747,21 @@ func (c canceled) Read([]byte) (int, error) {
 	time.Sleep(time.Millisecond)
 	return 0, context.Canceled
 }
+
+// A part that the store has gone on with, although its request was cut, does not stay when the upload of
+// it was refused.
+func TestPartAfterAbort(t *testing.T) {
+	t.Parallel()
+	v := secretText()
+	g, b, c := guarded(t, Options{}, v)
+	id, put := c.begin("k")
+	status, _ := put(1, v)
+	require.Equal(t, 403, status)
+	require.Zero(t, b.uploads())
+	b.mu.Lock()
+	b.parts[id] = map[int][]byte{2: []byte("late")}
+	b.mu.Unlock()
+	_, err := g.End(t.Context(), true)
+	require.NoError(t, err)
+	require.Zero(t, b.uploads())
+}

@@ -162,13 +162,14 @@ func (u *uploads) end(up *upload) {
 	}
 }
 
-// open returns the uploads that are open.
+// open returns the uploads that may be open. Those that were refused are among them: a store may have
+// gone on with a part whose request was cut, and keep it when the upload has been aborted.
 func (u *uploads) open() (open []*upload) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, up := range u.all {
 		up.mu.Lock()
-		if !up.ended {
+		if !up.ended || up.refusal != nil {
 			open = append(open, up)
 		}
 		up.mu.Unlock()
