@@ -6,6 +6,7 @@ import (
 	mrand "math/rand/v2"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,15 +40,16 @@ func TestDownload(t *testing.T) {
 		requireSame(t, string(whole[len(whole)-size+from:]), got)
 	}
 
-	cut := 0
+	var end atomic.Int64
 	b.mu.Lock()
 	b.before = func(w http.ResponseWriter, _ *http.Request) bool {
 		w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
-		_, _ = w.Write(whole[:cut])
+		_, _ = w.Write(whole[:end.Load()])
 		panic(http.ErrAbortHandler)
 	}
 	b.mu.Unlock()
-	for _, cut = range []int{1, largeCopy, 2*largeCopy + 1, len(whole) - 1} {
+	for _, cut := range []int{1, largeCopy, 2*largeCopy + 1, len(whole) - 1} {
+		end.Store(int64(cut))
 		resp, err := c.send(http.MethodGet, "/bkt/k0", nil)
 		require.NoError(t, err)
 		got, err := io.ReadAll(resp.Body)
