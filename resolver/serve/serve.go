@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -208,8 +209,10 @@ var errElsewhere = connect.NewError(connect.CodeUnimplemented, errors.New(
 
 // elsewhere answers requests to services that the server does not have. Clients of Flyte 1 and the
 // rest of Flyte's command line send them, and would show "404" to a person. The answer needs no
-// credentials and is always the same; the body is not read.
+// credentials and is always the same. Of the body no more is read than of a service that needs none: with
+// HTTP/2 a stream is reset if its body is not read, and some clients then show that in place of the answer.
 func elsewhere(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.CopyN(io.Discard, r.Body, openMessage) // the connection has a deadline until a caller is known
 	if transport.Refused(r.Context()) {
 		w.Header().Set("Connection", "close")
 	}
