@@ -35,6 +35,8 @@ sed -e 's,registry.example/inject:v1,inject.test/inject:1,' -e 's,registry.examp
   "$here/../../examples/pod.yaml" >"$work/pod.yaml"
 canary=$(random)
 sed -i "s/^  annotations:/&\n    canary: '$canary'/" "$work/pod.yaml"
+# There is no bucket here, so that the guard in front of it would not let the task start.
+sed -i 's/^\( *\)- {name: INJECT_STORE, .*not passed on.*/&\n\1- {name: INJECT_STORAGE, value: "off"}/' "$work/pod.yaml"
 run_pod "$work/pod.yaml" my-task
 wait_done my-task
 expect "the log" "[REDACTED:MY_SECRET_KEY]
