@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"inject/exec"
+	"inject/injector/guard"
 	"inject/injector/outputs"
 	"inject/resolver/secret"
 )
@@ -20,7 +21,7 @@ func reserve(grace time.Duration) time.Duration { return min(grace/4, 5*time.Sec
 // checkOutputs checks the folders that the task has written, when none of its processes is left, and
 // ends the guard in front of its object store. It returns an [*outputs.LeakError] if that makes the
 // task fail, and logs other finds. The status that it returns is that of the run.
-func checkOutputs(ctx context.Context, o Options, status exec.Status, g *guarding) (exec.Status, error) {
+func checkOutputs(ctx context.Context, o Options, status exec.Status, g *guard.Guard) (exec.Status, error) {
 	if o.Signals != nil {
 		var cancel func()
 		ctx, cancel = o.Signals.Deadline(ctx, status.Asked, o.Grace)

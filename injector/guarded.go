@@ -7,12 +7,9 @@ import (
 	"inject/injector/guard"
 )
 
-// guarding is the guard of a task, and what it has found.
-type guarding struct{ *guard.Guard }
-
 // startGuard puts a guard between the task and its object store, if the task needs one. It returns nil
 // if it does not.
-func startGuard(ctx context.Context, p *exec.Process, o Options) (*guarding, error) {
+func startGuard(ctx context.Context, p *exec.Process, o Options) (*guard.Guard, error) {
 	g, err := guard.Start(ctx, guard.Options{
 		Mode: o.Storage, Command: o.Command, Environ: p.Env, Redactor: o.Redactor, Policy: o.Policy, Log: o.Log,
 	})
@@ -21,5 +18,5 @@ func startGuard(ctx context.Context, p *exec.Process, o Options) (*guarding, err
 	}
 	g.LimitMemory()
 	p.Env = g.Environ(p.Env)
-	return &guarding{g}, nil
+	return g, nil
 }

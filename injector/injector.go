@@ -106,7 +106,7 @@ func Run(ctx context.Context, o Options) (exec.Status, error) {
 		Grace: o.Grace, Signals: o.Signals, LetGo: true, Started: placed.Forget,
 	}
 	masked, err := mask(&p, o, secrets)
-	var guarded *guarding
+	var guarded *guard.Guard
 	if err == nil && masked {
 		guarded, err = startGuard(ctx, &p, o)
 	}

@@ -8,9 +8,8 @@ import (
 	"net/http/httptrace"
 )
 
-// A direct is a connection to a store without TLS. It saves copies of large bodies: the kernel passes
-// those of answers from it to the task (splice, on Linux), and what is searched is written at once, not
-// in the pieces of 32 KiB of package net.
+// A direct is a connection to a store without TLS. It saves copies of the large bodies of answers: the
+// kernel passes them from it to the task (splice, on Linux).
 type direct struct {
 	*net.TCPConn
 
@@ -40,18 +39,6 @@ func (d *direct) Read(p []byte) (int, error) {
 		err = io.EOF
 	}
 	return int(n), err
-}
-
-// ReadFrom implements [io.ReaderFrom].
-func (d *direct) ReadFrom(r io.Reader) (int64, error) {
-	if part, ok := r.(*io.LimitedReader); ok { // of a request's body
-		if body, ok := part.R.(io.WriterTo); ok {
-			n, err := body.WriteTo(d.TCPConn)
-			part.N -= n
-			return n, err
-		}
-	}
-	return d.TCPConn.ReadFrom(r)
 }
 
 // usedKey is the key of the *direct by which a request was sent, in its context.

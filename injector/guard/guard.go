@@ -122,11 +122,10 @@ func Start(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		o: o, plan: p, memory: newMemory(), buffers: newCopyBuffers(),
+		o: o, plan: p, memory: newMemory(), buffers: newCopyBuffers(), scans: newScanners(o.Redactor),
 		wrote: map[string]bool{}, fronts: map[string]store{}, stall: time.Minute,
 	}
 	g.uploads.memory = g.memory
-	g.scans.redactor = o.Redactor
 	for _, at := range addresses(o.Command) {
 		if found := g.scan(at.value); len(found) > 0 && o.Policy != outputs.Warn {
 			return nil, refusedStart(at.flag, "the value of "+names(found)+

@@ -179,13 +179,15 @@ func (h *held) ReadAt(p []byte, at int64) (n int, err error) {
 	return n, err
 }
 
-// reader returns a reader of the whole body. That of a small one is of a type that package net/http sends
-// together with the head.
-func (h *held) reader() io.Reader {
-	if len(h.blocks) == 1 {
-		return bytes.NewReader(h.blocks[0][:h.size])
+// reader returns a reader of the whole body.
+func (h *held) reader() io.Reader { return io.NewSectionReader(h, 0, h.size) }
+
+// body returns the body to be sent. A small one is a copy, which may be sent together with the head.
+func (h *held) body() io.Reader {
+	if h.size == 0 || h.size > buffered {
+		return h.reader()
 	}
-	return io.NewSectionReader(h, 0, h.size)
+	return bytes.NewReader(bytes.Clone(h.blocks[0][:h.size]))
 }
 
 // copyBuffers are for the bodies of answers. Large ones make a download nearly as fast as without the

@@ -61,24 +61,29 @@ type upload struct {
 	ended   bool           // the store has it no more
 }
 
-// enter begins a request for a part, which leave ends.
-func (g *Guard) enter(ctx context.Context, up *upload) (leave func(), err error) {
+var errEnded = refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
+
+// enter begins a request for an upload, which leave ends.
+func (g *Guard) enter(r *request) (up *upload, leave func(), err error) {
+	if up, err = g.uploads.get(r); err != nil {
+		return nil, nil, err
+	}
 	up.mu.Lock()
 	defer up.mu.Unlock()
 	switch {
 	case up.refusal != nil:
-		return nil, up.refusal
+		return nil, nil, up.refusal
 	case up.ended:
-		return nil, refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
+		return nil, nil, errEnded
 	}
 	up.busy++
-	return func() {
+	return up, func() {
 		up.mu.Lock()
 		up.busy--
 		last := up.refusal != nil && up.busy == 0
 		up.mu.Unlock()
 		if last {
-			_ = g.abort(ctx, up) // End reports what is still open
+			_ = g.abort(r.Context(), up) // End reports what is still open
 		}
 	}, nil
 }
@@ -236,22 +241,17 @@ func (g *Guard) abortUpload(w http.ResponseWriter, r *request) error {
 
 // copyPart copies a part from another object.
 func (g *Guard) copyPart(w http.ResponseWriter, r *request) error {
-	up, err := g.uploads.get(r)
-	if err != nil {
-		return err
-	}
-	ctx := r.Context()
-	leave, err := g.enter(ctx, up)
+	up, leave, err := g.enter(r)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	resp, err := r.store.send(ctx, g.sending(r))
+	resp, err := r.store.send(r.Context(), g.sending(r))
 	if err != nil {
 		return err
 	}
 	if resp.StatusCode/100 == 2 {
-		if err := g.addPart(ctx, up, r, &part{copied: true}); err != nil {
+		if err := g.addPart(up, r, &part{copied: true}); err != nil {
 			resp.Body.Close() //nolint:errcheck // nothing of it is needed
 			return err
 		}
@@ -263,22 +263,17 @@ func (g *Guard) copyPart(w http.ResponseWriter, r *request) error {
 // putPart stores a part. It is never masked: a store wants parts of a certain size, and the task has
 // the sum of each.
 func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
-	up, err := g.uploads.get(r)
-	if err != nil {
-		return err
-	}
 	b, err := bodyOf(r)
 	if err != nil {
 		return err
 	}
-	ctx := r.Context()
-	leave, err := g.enter(ctx, up)
+	up, leave, err := g.enter(r)
 	if err != nil {
 		return err
 	}
 	defer leave()
 	s := &searched{r: g.o.Redactor, src: b, warn: g.o.Policy == outputs.Warn, edge: int(min(int64(g.edge()), b.size))}
-	resp, err := g.stream(ctx, r, b, s)
+	resp, err := g.stream(r, b, s)
 	if s.found == nil && len(s.tail) >= maxEdge {
 		s.found = map[string]int{longValue: 1}
 	}
@@ -294,7 +289,7 @@ func (g *Guard) putPart(w http.ResponseWriter, r *request) error {
 		if r.number == 1 && r.block == "" && !p.whole {
 			p.head = nil // nothing comes before it
 		}
-		if err := g.addPart(ctx, up, r, p); err != nil {
+		if err := g.addPart(up, r, p); err != nil {
 			return err
 		}
 	}
@@ -336,16 +331,16 @@ func (g *Guard) judge(up *upload, found map[string]int, where string) error {
 }
 
 // addPart records the part that a request has written, and searches where it meets its neighbours.
-func (g *Guard) addPart(ctx context.Context, up *upload, r *request, p *part) error {
+func (g *Guard) addPart(up *upload, r *request, p *part) error {
 	needs := int64(partMemory + len(p.head) + len(p.tail))
-	if err := g.memory.takeEdge(ctx, needs); err != nil {
+	if err := g.memory.takeEdge(r.Context(), needs); err != nil {
 		return err
 	}
 	up.mu.Lock()
 	if up.ended {
 		up.mu.Unlock()
 		g.memory.freeEdge(needs)
-		return refuse(http.StatusNotFound, "NoSuchUpload", "inject: the upload has ended")
+		return errEnded
 	}
 	n, known := r.number, r.block == ""
 	if !known {
@@ -445,12 +440,7 @@ func (g *Guard) completeUpload(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	defer free()
-	up, err := g.uploads.get(r)
-	if err != nil {
-		return err
-	}
-	ctx := r.Context()
-	leave, err := g.enter(ctx, up)
+	up, leave, err := g.enter(r)
 	if err != nil {
 		return err
 	}
@@ -469,7 +459,7 @@ func (g *Guard) completeUpload(w http.ResponseWriter, r *request) error {
 
 	out := g.sending(r)
 	out.body, out.length = bytes.NewReader(text), int64(len(text))
-	resp, err := r.store.send(ctx, out)
+	resp, err := r.store.send(r.Context(), out)
 	if err != nil {
 		return err
 	}

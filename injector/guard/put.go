@@ -63,7 +63,7 @@ func (g *Guard) putHeld(r *request, b *body) (*http.Response, error) {
 		r.store.changed(&out, instead)
 		out.body, out.length = bytes.NewReader(instead), int64(len(instead))
 	default:
-		out.body, out.length = h.reader(), h.size
+		out.body, out.length = h.body(), h.size
 		if b.chunked {
 			out.hash, err = hashOf(h.reader())
 		}
@@ -77,10 +77,14 @@ func (g *Guard) putHeld(r *request, b *body) (*http.Response, error) {
 // exchange sends a write, and returns its answer when nothing reads the body any more: a store may answer
 // before it has read all of it, and package http goes on with it then, which would send what other
 // requests have in that memory by now. Answers to writes are short.
+//
+// A [bytes.Reader] has memory of its own, and stays what it is: package http sends it with the head.
 func exchange(ctx context.Context, to store, out sending) (*http.Response, error) {
-	lent := &lent{r: out.body}
-	defer lent.takeBack()
-	out.body = lent
+	if _, own := out.body.(*bytes.Reader); !own {
+		lent := &lent{r: out.body}
+		defer lent.takeBack()
+		out.body = lent
+	}
 	resp, err := to.send(ctx, out)
 	if err != nil {
 		return nil, err
@@ -166,7 +170,7 @@ func (g *Guard) inspect(ctx context.Context, o object, h *held) ([]byte, error) 
 // putLarge stores an object that is searched while it is sent.
 func (g *Guard) putLarge(r *request, b *body) (*http.Response, error) {
 	s := &searched{r: g.o.Redactor, src: b, warn: g.o.Policy == outputs.Warn}
-	resp, err := g.stream(r.Context(), r, b, s)
+	resp, err := g.stream(r, b, s)
 	switch {
 	case s.found == nil:
 		return resp, err
@@ -180,9 +184,9 @@ func (g *Guard) putLarge(r *request, b *body) (*http.Response, error) {
 }
 
 // stream sends the body of a request upstream while s searches it.
-func (g *Guard) stream(ctx context.Context, r *request, b *body, s *searched) (*http.Response, error) {
+func (g *Guard) stream(r *request, b *body, s *searched) (*http.Response, error) {
 	// It takes what is read, what may be sent and what its redactor holds, each with an edge.
-	free, err := g.memory.take(ctx, 3*(searchSize+int64(g.edge())), 0)
+	free, err := g.memory.take(r.Context(), 3*(searchSize+int64(g.edge())), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +196,7 @@ func (g *Guard) stream(ctx context.Context, r *request, b *body, s *searched) (*
 	if b.chunked {
 		b.rechunk(&out, s)
 	}
-	resp, err := exchange(ctx, r.store, out)
+	resp, err := exchange(r.Context(), r.store, out)
 	if err == nil && resp.StatusCode/100 == 2 {
 		err = drained(s) // what is behind the last frame, and the end of the search
 	}
@@ -237,21 +241,6 @@ func (s *searched) Read(p []byte) (int, error) {
 	n := copy(p, s.out[s.at:])
 	s.at += n
 	return n, nil
-}
-
-// WriteTo implements [io.WriterTo].
-func (s *searched) WriteTo(w io.Writer) (n int64, err error) {
-	for {
-		m, err := w.Write(s.out[s.at:])
-		s.at += m
-		n += int64(m)
-		if err != nil || s.ended {
-			return n, err
-		}
-		if err := s.fill(); err != nil {
-			return n, err
-		}
-	}
 }
 
 func (s *searched) fill() error {

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
 	"inject/exec/redact"
 	"inject/injector/outputs"
@@ -69,38 +68,26 @@ func (g *Guard) refuseUnlessWarn(o object, found map[string]int, format string) 
 	return g.refuse(o, found, format)
 }
 
-// scanners are inspectors of bodies. There are few, because each may take memory to expand an archive.
+// scanners are inspectors of bodies. There are few, because each may need 64 MiB to expand an archive.
 type scanners struct {
 	redactor *redact.Redactor
-	mu       sync.Mutex
-	free     []*content.Inspector
-	slots    chan struct{}
+	free     chan *content.Inspector // nil for one that is made when it is needed
 }
 
-// maxScanners is how many bodies are inspected at a time. Each inspector may need 64 MiB for an archive.
-const maxScanners = 2
+func newScanners(r *redact.Redactor) scanners {
+	s := scanners{r, make(chan *content.Inspector, 2)}
+	for range cap(s.free) {
+		s.free <- nil
+	}
+	return s
+}
 
 // get returns an inspector, which put takes back.
 func (s *scanners) get() *content.Inspector {
-	s.mu.Lock()
-	if s.slots == nil {
-		s.slots = make(chan struct{}, maxScanners)
-	}
-	s.mu.Unlock()
-	s.slots <- struct{}{}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.free); n > 0 {
-		in := s.free[n-1]
-		s.free = s.free[:n-1]
+	if in := <-s.free; in != nil {
 		return in
 	}
 	return content.NewInspector(s.redactor)
 }
 
-func (s *scanners) put(in *content.Inspector) {
-	s.mu.Lock()
-	s.free = append(s.free, in)
-	s.mu.Unlock()
-	<-s.slots
-}
+func (s *scanners) put(in *content.Inspector) { s.free <- in }
