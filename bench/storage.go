@@ -156,7 +156,7 @@ func (b *bench) startStorageClient(args, env []string) (*storageClient, error) {
 // stop ends the client.
 func (c *storageClient) stop() error { return errors.Join(c.in.Close(), c.cmd.Wait()) }
 
-// do copies source to target, of which one is in the bucket, and returns the time.
+// do copies source to target, one of which is in the bucket, and returns how long that took.
 func (c *storageClient) do(source, target string, recursive bool) (time.Duration, error) {
 	if err := json.NewEncoder(c.in).Encode([]any{source, target, recursive}); err != nil {
 		return 0, err

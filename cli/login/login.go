@@ -214,8 +214,9 @@ func (l *Login) Device(ctx context.Context) (Tokens, error) {
 	return l.Provider.tokens(t)
 }
 
-// show tells the person a text, of which an issuer has chosen parts. An address has at most four parts
-// of maxURL, in which escapes may be three times as long.
+// show shows a text to the person. Parts of it come from the issuer, so control characters are escaped.
+// The longest text has an address of four parts of maxURL, and an escape is up to three times as long
+// as its character.
 func (l *Login) show(text string) { l.Show(printable.Text(text, 16*maxURL)) }
 
 var errLate = errors.New("the login was not completed in time")

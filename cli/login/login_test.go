@@ -46,8 +46,8 @@ type issuer struct {
 	code      string
 	refresh   string // the one that is accepted
 	ended     bool
-	pending   int // how often the device is told to wait
-	life      int // of an access token, in seconds; 0 for none that is told
+	pending   int // answers that tell the device to wait
+	life      int // of an access token, in seconds; with 0 the answer does not say it
 	asked     map[string][]url.Values
 }
 

@@ -254,8 +254,8 @@ func bundle(t *testing.T, path, module string) {
 	require.NoError(t, os.WriteFile(path, b.Bytes(), 0o600))
 }
 
-// The real a0 runs a pod's arguments below inject: those that arrive with templates in them, and
-// those of pods into which Flyte's own webhook wrote its values, of which ours take the place.
+// The real a0 runs a pod's arguments below inject. Some have templates in them. Into some pods Flyte's
+// own webhook has written values; those that inject places replace them.
 //
 // Only the bucket is another. What is at s3:// in the pod is in a folder here, because the
 // bucket of the pod's backend is gone: the inputs and the code are read from there, and the outputs

@@ -74,7 +74,7 @@ func TestFlyteMistakes(t *testing.T) {
 
 	t.Run("Flyte 1", func(t *testing.T) {
 		t.Parallel()
-		harness.Ran(t, "flytekit", harness.FlytekitVersion(t), "pyflyte fetch, which is told to use flyte 2.0 or later")
+		harness.Ran(t, "flytekit", harness.FlytekitVersion(t), "pyflyte fetch, whose answer names flyte 2.0 or later")
 		f := startFlyte(t, "")
 		f.configure("localhost:"+f.port(), "insecure: true")
 		cmd := f.cmd()
