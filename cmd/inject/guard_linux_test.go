@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -300,6 +301,50 @@ func TestGuardClients(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A task that is stopped in the middle of an upload leaves neither an object nor an upload in the store.
+func TestGuardStopped(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("TestOpenUploads has a store in memory")
+	}
+	g := startGateway(t)
+	home := homeWith(t, rand.Text())
+	cmd := command(home, "run", "--secret", "V", "--storage", "guard", "--", harness.SDK(t, "python"), "-c", `
+import os, time
+import obstore
+
+env = lambda name: os.environ["FLYTE_AWS_" + name]
+store = obstore.store.S3Store(
+    "bkt", endpoint=env("ENDPOINT"), access_key_id=env("ACCESS_KEY_ID"), secret_access_key=env("SECRET_ACCESS_KEY"),
+    client_options={"allow_http": True},
+)
+
+def pieces():
+    for i in range(1000):
+        yield os.urandom(6 << 20)
+        if i == 4:
+            print("uploading", flush=True)
+        if i >= 4:
+            time.sleep(0.1)
+
+obstore.put(store, "half", pieces(), chunk_size=5 << 20, max_concurrency=4)
+`)
+	cmd.Env = append(cmd.Env, g.env...)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	var stderr harness.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err, &stderr)
+	require.Equal(t, "uploading\n", line)
+	require.NotEmpty(t, slices.Collect(maps.Keys(g.files(t, ".sgwtmp/multipart"))), "parts are in the store")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	_ = cmd.Wait() // the exit code is compared
+	require.Equal(t, 143, cmd.ProcessState.ExitCode(), &stderr)
+	require.Empty(t, slices.Collect(maps.Keys(g.files(t, ""))), "neither an object nor a part")
 }
 
 // startMoto starts moto's server and returns the environment of a pod that has it as its store.

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"inject/exec/redact"
 	"inject/injector/outputs"
@@ -85,6 +86,8 @@ func exchange(ctx context.Context, to store, out sending) (*http.Response, error
 		defer lent.takeBack()
 		out.body = lent
 	}
+	ctx, cancel := outlasting(ctx)
+	defer cancel()
 	resp, err := to.send(ctx, out)
 	if err != nil {
 		return nil, err
@@ -93,6 +96,15 @@ func exchange(ctx context.Context, to store, out sending) (*http.Response, error
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	resp.Body = io.NopCloser(bytes.NewReader(b))
 	return resp, err
+}
+
+// outlasting returns a context that ends a second after ctx. A client that goes away when all of its body
+// is here leaves a store that is about to keep it: a part that came to be after its upload was aborted
+// would stay there.
+func outlasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(linger/2, cancel) })
+	return longer, func() { stop(); cancel() }
 }
 
 // maxAnswer bounds the answers to writes that are held.
