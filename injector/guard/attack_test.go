@@ -34,7 +34,7 @@ import (
 )
 
 // inFront starts a guard in front of a server that serve is.
-func inFront(t *testing.T, serve func(net.Conn), values ...string) (*Guard, task) {
+func inFront(t *testing.T, serve func(net.Conn), values ...string) (*Guard, client) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -51,7 +51,7 @@ func inFront(t *testing.T, serve func(net.Conn), values ...string) (*Guard, task
 	g, vars := started(t, Options{Environ: []string{
 		envEndpoint + "=http://" + l.Addr().String(), envKeyID + "=" + platform.id, envSecret + "=" + platform.secret,
 	}}, values...)
-	return g, task{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
+	return g, client{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
 }
 
 // A store that answers before it has read the body gets no other body's bytes, and the task gets its
@@ -172,7 +172,7 @@ func TestValueInAddress(t *testing.T) {
 }
 
 // begin begins an upload, and returns its id and a function that uploads a part.
-func (c task) begin(key string) (id string, put func(number int, body string) (int, string)) {
+func (c client) begin(key string) (id string, put func(number int, body string) (int, string)) {
 	c.t.Helper()
 	status, answer := c.do(http.MethodPost, "/bkt/"+key+"?uploads", nil)
 	require.Equal(c.t, 200, status, answer)
@@ -183,7 +183,7 @@ func (c task) begin(key string) (id string, put func(number int, body string) (i
 	}
 }
 
-func (c task) complete(key, id string, numbers ...int) (int, string) {
+func (c client) complete(key, id string, numbers ...int) (int, string) {
 	list := ""
 	for _, n := range numbers {
 		list += fmt.Sprintf("<Part><PartNumber>%d</PartNumber></Part>", n)

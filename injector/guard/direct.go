@@ -8,8 +8,9 @@ import (
 	"net/http/httptrace"
 )
 
-// A direct is a connection to a store without TLS. It saves copies of the large bodies of answers: the
-// kernel passes them from it to the task (splice, on Linux).
+// A direct is a connection to a store without TLS. It saves copies of large bodies: the kernel passes
+// those of answers from it to the task (splice, on Linux), and what is searched is written at once, not
+// in the pieces of 32 KiB of package net.
 type direct struct {
 	*net.TCPConn
 
@@ -39,6 +40,35 @@ func (d *direct) Read(p []byte) (int, error) {
 		err = io.EOF
 	}
 	return int(n), err
+}
+
+// ReadFrom implements [io.ReaderFrom].
+func (d *direct) ReadFrom(r io.Reader) (int64, error) {
+	if part, ok := r.(*io.LimitedReader); ok { // of a request's body
+		if body, ok := part.R.(io.WriterTo); ok {
+			n, err := body.WriteTo(&atMost{d.TCPConn, part.N})
+			part.N -= n
+			return n, err
+		}
+	}
+	return d.TCPConn.ReadFrom(r)
+}
+
+// An atMost takes no more bytes than the head of a request has announced: the store would take more for
+// another request.
+type atMost struct {
+	to   io.Writer
+	left int64
+}
+
+// Write implements [io.Writer].
+func (a *atMost) Write(p []byte) (int, error) {
+	if int64(len(p)) > a.left {
+		return 0, errLong
+	}
+	n, err := a.to.Write(p)
+	a.left -= int64(n)
+	return n, err
 }
 
 // usedKey is the key of the *direct by which a request was sent, in its context.

@@ -304,7 +304,7 @@ func TestTwoProviders(t *testing.T) {
 			envKeyID + "=" + platform.id, envSecret + "=" + platform.secret,
 		},
 	}, v)
-	c := task{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
+	c := client{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
 	c2 := bearerTask{t, vars[envGoogle], "Bearer " + google.token}
 	status, answer := c.do(http.MethodPut, "/bkt/raw/t.txt", []byte("of "+v))
 	require.Equal(t, 200, status, answer)

@@ -10,6 +10,7 @@ import (
 	mrand "math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,12 +27,12 @@ import (
 )
 
 // guarded starts a guard for the values in front of a bucket.
-func guarded(t *testing.T, o Options, values ...string) (*Guard, *bucket, task) {
+func guarded(t *testing.T, o Options, values ...string) (*Guard, *bucket, client) {
 	t.Helper()
 	b := newBucket(t)
 	o.Environ = append(o.Environ, envEndpoint+"="+b.URL, envKeyID+"="+platform.id, envSecret+"="+platform.secret)
 	g, vars := started(t, o, values...)
-	return g, b, task{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
+	return g, b, client{t, vars[envEndpoint], keyPair{vars[envKeyID], vars[envSecret]}}
 }
 
 // started starts a guard for the values, and returns the variables of its task.
@@ -343,6 +344,14 @@ func TestChunked(t *testing.T) {
 	requireSame(t, fmt.Sprintf("%x\r\n%s\r\n0\r\nx-amz-checksum-crc32:BBBBBB==\r\n\r\n", len(large), large), got)
 	require.Equal(t, fmt.Sprint(len(large)), b.headers["/bkt/k"].Get("X-Amz-Decoded-Content-Length"))
 
+	// More than its head has announced does not reach the store, which would take it for another request.
+	_, err := c.send(http.MethodPut, "/bkt/long", frame(large, 1<<20, "x-amz-checksum-crc32:BBBBBB==\r\n"),
+		hashHeader, unsignedTrailer, "Content-Encoding", "aws-chunked", "X-Amz-Trailer", "x-amz-checksum-crc32",
+		"X-Amz-Decoded-Content-Length", strconv.Itoa(len(large)-1000))
+	require.NoError(t, err)
+	_, there := b.object("long")
+	require.False(t, there)
+
 	good := frame(content, 5, "")
 	for _, bad := range [][]byte{
 		nil, good[:len(good)-9], []byte("zz\r\n"), []byte("-1\r\n"), []byte("ffffffffffffffff\r\n"),
@@ -362,15 +371,15 @@ func TestSignatures(t *testing.T) {
 	g, b, c := guarded(t, Options{}, secretText())
 	status, _ := c.do(http.MethodPut, "/bkt/k", []byte("content"))
 	require.Equal(t, 200, status)
-	refused := func(code string, c task, method, target string, headers ...string) {
+	refused := func(code string, c client, method, target string, headers ...string) {
 		t.Helper()
 		status, answer := c.do(method, target, []byte("x"), headers...)
 		require.Equal(t, 403, status, answer)
 		require.Contains(t, answer, code)
 	}
-	refused("InvalidAccessKeyId", task{t, c.base, platform}, http.MethodPut, "/bkt/k")
-	refused("SignatureDoesNotMatch", task{t, c.base, keyPair{c.keys.id, "wrong"}}, http.MethodPut, "/bkt/k")
-	refused("SignatureDoesNotMatch", task{t, c.base, keyPair{c.keys.id, "wrong"}}, http.MethodGet, "/bkt/k")
+	refused("InvalidAccessKeyId", client{t, c.base, platform}, http.MethodPut, "/bkt/k")
+	refused("SignatureDoesNotMatch", client{t, c.base, keyPair{c.keys.id, "wrong"}}, http.MethodPut, "/bkt/k")
+	refused("SignatureDoesNotMatch", client{t, c.base, keyPair{c.keys.id, "wrong"}}, http.MethodGet, "/bkt/k")
 
 	plain := func(method, target string) (*http.Response, string) {
 		t.Helper()
@@ -525,7 +534,7 @@ func TestMemory(t *testing.T) {
 func TestExplained(t *testing.T) {
 	t.Parallel()
 	v := secretText()
-	start := func() (*Guard, *bucket, task) {
+	start := func() (*Guard, *bucket, client) {
 		command := []string{"/usr/bin/a0", "--outputs-path", "s3://bkt/run/out/"}
 		return guarded(t, Options{Mode: Auto, Command: command}, v)
 	}

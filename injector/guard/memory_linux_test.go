@@ -62,7 +62,7 @@ func TestPeakMemory(t *testing.T) {
 	said := json.NewDecoder(bufio.NewReader(out))
 	var begin, end guardSays
 	require.NoError(t, said.Decode(&begin))
-	c := task{t, begin.Address, keyPair{begin.ID, begin.Secret}}
+	c := client{t, begin.Address, keyPair{begin.ID, begin.Secret}}
 
 	peak := func(name string) {
 		_, err := in.Write([]byte("\n"))
@@ -137,7 +137,7 @@ func guardOf(t *testing.T, upstream string) {
 }
 
 // sendAll sends n requests with bodies of size bytes, some at a time. How they end does not matter.
-func (c task) sendAll(atOnce, n int, limit time.Duration, method string, size int64, target func(i int) string) {
+func (c client) sendAll(atOnce, n int, limit time.Duration, method string, size int64, target func(i int) string) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: atOnce}, Timeout: limit}
 	defer client.CloseIdleConnections()
 	free := make(chan struct{}, atOnce)

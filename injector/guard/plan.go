@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"inject/injector/task"
 	"inject/resolver/secret"
 )
 
@@ -28,8 +29,10 @@ var envS3 = []string{
 	"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 }
 
-// runtimes are the commands by which Flyte runs a task, of version 2 and of version 1.
-var runtimes = []string{"a0", "clustered", "pyflyte-execute", "pyflyte-fast-execute", "pyflyte-map-execute"}
+// isRuntime reports whether a program is one by which Flyte runs a task, of version 2 or 1.
+func isRuntime(program string) bool {
+	return program == "a0" || program == "clustered" || task.IsV1(program)
+}
 
 // outputFlags are the options of the runtimes whose values are addresses that they write to. The first
 // two are where outputs.pb goes.
@@ -65,7 +68,7 @@ func planFor(o Options) (plan, error) {
 	if len(o.Command) > 0 {
 		program = filepath.Base(o.Command[0])
 	}
-	if o.Mode != On && !slices.Contains(runtimes, program) {
+	if o.Mode != On && !isRuntime(program) {
 		return p, nil
 	}
 	for _, at := range addresses(o.Command) {

@@ -129,6 +129,16 @@ func (l *lent) Read(p []byte) (int, error) {
 	return l.r.Read(p)
 }
 
+// WriteTo implements [io.WriterTo]. A store that has answered ends its connection, and so the write.
+func (l *lent) WriteTo(w io.Writer) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return 0, errOver
+	}
+	return io.Copy(w, l.r)
+}
+
 func (l *lent) takeBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -255,6 +265,21 @@ func (s *searched) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// WriteTo implements [io.WriterTo].
+func (s *searched) WriteTo(w io.Writer) (n int64, err error) {
+	for {
+		m, err := w.Write(s.out[s.at:])
+		s.at += m
+		n += int64(m)
+		if err != nil || s.ended {
+			return n, err
+		}
+		if err := s.fill(); err != nil {
+			return n, err
+		}
+	}
+}
+
 func (s *searched) fill() error {
 	if s.w == nil {
 		s.in, s.out = make([]byte, searchSize), make([]byte, 0, searchSize)
@@ -354,7 +379,7 @@ func (b *body) finish() error {
 func drained(r io.Reader) error {
 	n, err := io.Copy(io.Discard, r)
 	if err == nil && n > 0 {
-		err = refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is longer than its length")
+		err = errLong
 	}
 	return err
 }

@@ -326,6 +326,7 @@ func head(w http.ResponseWriter, resp *http.Response) {
 
 var (
 	errShort    = refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is shorter than its length")
+	errLong     = refuse(http.StatusBadRequest, "IncompleteBody", "inject: the body is longer than its length")
 	errNoLength = refuse(http.StatusLengthRequired, "MissingContentLength", "inject: the request has no Content-Length")
 )
 

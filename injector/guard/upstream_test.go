@@ -150,15 +150,15 @@ func (b *bucket) uploads() int {
 	return len(b.parts)
 }
 
-// task is a client that has the environment of a guarded task.
-type task struct {
+// client sends requests as a guarded task does, with the address and the keys of its environment.
+type client struct {
 	t    *testing.T
 	base string
 	keys keyPair
 }
 
 // do sends a signed request and returns the status and the body of its answer.
-func (c task) do(method, target string, body []byte, headers ...string) (int, string) {
+func (c client) do(method, target string, body []byte, headers ...string) (int, string) {
 	c.t.Helper()
 	resp, err := c.send(method, target, body, headers...)
 	require.NoError(c.t, err)
@@ -168,7 +168,7 @@ func (c task) do(method, target string, body []byte, headers ...string) (int, st
 	return resp.StatusCode, string(b)
 }
 
-func (c task) send(method, target string, body []byte, headers ...string) (*http.Response, error) {
+func (c client) send(method, target string, body []byte, headers ...string) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(c.t.Context(), method, c.base+target, bytes.NewReader(body))
 	require.NoError(c.t, err)
 	for i := 0; i < len(headers); i += 2 {
@@ -194,7 +194,7 @@ func sign(t *testing.T, r *http.Request, keys keyPair, hash string) {
 
 // upload uploads an object in parts, whose bodies are sent in the order of their places in order, and
 // returns the status of the first request that failed, or 200.
-func (c task) upload(key string, parts [][]byte, order []int) (int, string) {
+func (c client) upload(key string, parts [][]byte, order []int) (int, string) {
 	c.t.Helper()
 	status, answer := c.do(http.MethodPost, "/bkt/"+key+"?uploads", nil)
 	require.Equal(c.t, 200, status, answer)
