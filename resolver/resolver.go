@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,7 +18,8 @@ import (
 	"inject/resolver/store"
 )
 
-// parallel is how many secrets are looked up at the same time.
+// parallel is how many secrets are looked up at the same time. At a store that is remote each has as
+// many reads under way as there are rungs: 64 together.
 const parallel = 16
 
 // helpTime bounds the search for other scopes that have a missing secret.
@@ -78,18 +80,41 @@ func (e *Error) Unwrap() []error {
 }
 
 // A Ladder is a Resolver over a store in this process.
+//
+// If the reads of the store are round trips (see [store.Remote]), a secret is asked for at all scopes
+// at the same time, and what they answer is looked at in the order of the ladder. So the result is
+// that of asking one scope after the other: a wider scope decides only if all narrower ones have
+// answered "not found". As soon as one decides, the reads at wider ones are given up, and their
+// results are dropped. One thing differs: while a secret is moved to a wider scope, created there and
+// then deleted, a climb may ask the wider scope before the first change and the narrower one after
+// the second. Then it finds neither, and goes on to the scopes that are still wider.
 type Ladder struct {
 	reader store.Reader
-	shared bool
+	bounds Bounds // nil for Over
+	remote bool
+}
+
+// Bounds are those of a server on what it holds for all its callers. Both methods are called by
+// several goroutines at the same time.
+type Bounds interface {
+	// Enter waits until the climb of a key may have n reads under way and hold their values. They
+	// are made with the returned context, and leave is called when the climb holds no value any
+	// more but one that Keep has counted. Reads that it has given up may be under way even then. An
+	// error is that of the climb. It is not called if the store is not a [store.Remote].
+	Enter(ctx context.Context, n int) (_ context.Context, leave func(), err error)
+	// Keep counts the value that decides a climb. An error takes its place.
+	Keep(ctx context.Context, v secret.Value) error
 }
 
 // Over returns the ladder over r. It is safe for concurrent use if r is.
-func Over(r store.Reader) *Ladder { return &Ladder{reader: r} }
+func Over(r store.Reader) *Ladder { return &Ladder{reader: r, remote: store.IsRemote(r)} }
 
-// OverShared is Over for a server. The keys of a list that has more of them than are looked up at
-// the same time are looked up one after the other: otherwise long lists would take the processors
-// from the short lists of other callers.
-func OverShared(r store.Reader) *Ladder { return &Ladder{reader: r, shared: true} }
+// OverShared is Over for a server. Unless the store is remote, the keys of a list that has more of
+// them than are looked up at the same time are looked up one after the other: otherwise long lists
+// would take the processors from the short lists of other callers. A remote store leaves them idle.
+func OverShared(r store.Reader, b Bounds) *Ladder {
+	return &Ladder{reader: r, bounds: b, remote: store.IsRemote(r)}
+}
 
 // Resolve implements [Resolver].
 func (l *Ladder) Resolve(ctx context.Context, task secret.Scope, declared []secret.Declaration) ([]Resolved, error) {
@@ -124,21 +149,25 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 		return nil, err
 	}
 	byKey := map[string]*Climb{}
+	var keys []string // in the order declared, so that the same ones come first each time
 	for _, d := range declared {
-		byKey[d.Key] = &Climb{}
+		if byKey[d.Key] == nil {
+			byKey[d.Key] = &Climb{}
+			keys = append(keys, d.Key)
+		}
 	}
 	var g errgroup.Group
 	g.SetLimit(parallel)
-	if l.shared && len(byKey) > parallel {
+	if l.bounds != nil && !l.remote && len(keys) > parallel {
 		g.SetLimit(1)
 	}
-	for key, c := range byKey {
-		if len(byKey) == 1 { // one key is not worth a goroutine, which often starts a thread
-			l.climb(ctx, task, key, c)
+	for _, key := range keys {
+		if len(keys) == 1 { // one key is not worth a goroutine, which often starts a thread
+			l.climb(ctx, task, key, byKey[key])
 			break
 		}
 		g.Go(func() error {
-			l.climb(ctx, task, key, c)
+			l.climb(ctx, task, key, byKey[key])
 			return nil
 		})
 	}
@@ -163,18 +192,78 @@ func (l *Ladder) Climb(ctx context.Context, task secret.Scope, declared []secret
 // climb looks key up from rung to rung. It goes on only after "not found": an outage,
 // a denial or damage at a narrow rung must not become the wider scope's value.
 func (l *Ladder) climb(ctx context.Context, task secret.Scope, key string, c *Climb) {
-	for _, scope := range task.Ladder() {
-		v, info, err := l.reader.Get(ctx, secret.Ref{Scope: scope, Key: key})
-		c.Tried = append(c.Tried, Rung{scope, err})
+	rungs := task.Ladder()
+	at := func(i int) answer { return l.ask(ctx, rungs[i], key) }
+	if l.remote {
+		var end func()
+		at, end = l.askAll(ctx, rungs, key)
+		defer end()
+	}
+	for i, scope := range rungs {
+		a := at(i)
+		if a.err == nil && l.bounds != nil {
+			a.err = l.bounds.Keep(ctx, a.value)
+		}
+		c.Tried = append(c.Tried, Rung{scope, a.err})
 		switch {
-		case err == nil:
-			c.Value, c.Info, c.Err = v, info, nil
+		case a.err == nil:
+			c.Value, c.Info, c.Err = a.value, a.info, nil
 			return
-		case !errors.Is(err, secret.ErrNotFound):
-			c.Err = unwrapRef(ctx, err)
+		case !errors.Is(a.err, secret.ErrNotFound):
+			c.Err = unwrapRef(ctx, a.err)
 			return
 		}
 		c.Err = secret.ErrNotFound
+	}
+}
+
+// An answer is what the store has for a key at one scope.
+type answer struct {
+	value secret.Value
+	info  store.Info
+	err   error
+}
+
+func (l *Ladder) ask(ctx context.Context, at secret.Scope, key string) (a answer) {
+	a.value, a.info, a.err = l.reader.Get(ctx, secret.Ref{Scope: at, Key: key})
+	return a
+}
+
+// askAll asks for key at all rungs at the same time. at returns the answer of a rung when it is there,
+// and may be called once for each. end gives up the reads that are still under way, and returns when
+// they have ended.
+func (l *Ladder) askAll(
+	ctx context.Context, rungs []secret.Scope, key string,
+) (at func(rung int) answer, end func()) {
+	leave := func() {}
+	if l.bounds != nil {
+		entered, left, err := l.bounds.Enter(ctx, len(rungs))
+		if err != nil {
+			return func(int) answer { return answer{err: err} }, leave
+		}
+		ctx, leave = entered, left
+	}
+	ctx, giveUp := context.WithCancel(ctx)
+	answers, there := make([]answer, len(rungs)), make([]chan struct{}, len(rungs))
+	var wider sync.WaitGroup
+	for i := 1; i < len(rungs); i++ {
+		there[i] = make(chan struct{})
+		wider.Go(func() {
+			defer close(there[i])
+			answers[i] = l.ask(ctx, rungs[i], key)
+		})
+	}
+	at = func(rung int) answer {
+		if rung == 0 { // mostly it has to be waited for, so it needs no goroutine
+			return l.ask(ctx, rungs[0], key)
+		}
+		<-there[rung]
+		return answers[rung]
+	}
+	return at, func() {
+		giveUp()
+		wider.Wait()
+		leave()
 	}
 }
 

@@ -23,9 +23,20 @@ func TestLadder(t *testing.T) {
 	resolvertest.Run(t, func(_ *testing.T, s store.Store) resolvertest.Resolver { return resolver.Over(s) })
 }
 
+// Nobody can tell by its results that a store is remote.
+func TestLadderOfRemote(t *testing.T) {
+	resolvertest.Run(t, func(_ *testing.T, s store.Store) resolvertest.Resolver { return resolver.Over(remote{s}) })
+}
+
+// remote is a store whose reads are round trips.
+type remote struct{ store.Store }
+
+func (remote) Remote() bool { return true }
+
 // The keys of a list are looked up concurrently, each once; those of a long list in a server one
 // after the other.
 func TestSideBySide(t *testing.T) {
+	overShared := func(r store.Reader) *resolver.Ladder { return resolver.OverShared(r, &bounds{}) }
 	for _, c := range []struct {
 		over       func(store.Reader) *resolver.Ladder
 		keys       int
@@ -33,8 +44,8 @@ func TestSideBySide(t *testing.T) {
 	}{
 		{resolver.Over, 16, true},
 		{resolver.Over, 50, true},
-		{resolver.OverShared, 16, true},
-		{resolver.OverShared, 17, false},
+		{overShared, 16, true},
+		{overShared, 17, false},
 	} {
 		s := &counting{Store: storetest.Memory()}
 		var keys []string

@@ -43,7 +43,18 @@ var errOther = errors.New("of no kind")
 // Run asserts everything that a [resolver.Resolver] promises. open returns one
 // over s, and closes it in a cleanup of the test.
 func Run(t *testing.T, open func(t *testing.T, s store.Store) Resolver) {
-	t.Run("EveryLadder", func(t *testing.T) { testLadders(t, open) })
+	run(t, open, secret.ErrDenied)
+}
+
+// RunServed is Run for the client of a server that reads s as itself, and not as its caller. If s denies
+// it something, the caller is not denied, and the server is unavailable.
+func RunServed(t *testing.T, open func(t *testing.T, s store.Store) Resolver) {
+	run(t, open, secret.ErrUnavailable)
+}
+
+// run is Run for a resolver whose error is denied if its store is denied access.
+func run(t *testing.T, open func(t *testing.T, s store.Store) Resolver, denied error) {
+	t.Run("EveryLadder", func(t *testing.T) { testLadders(t, open, denied) })
 	t.Run("AllFailuresAtOnce", func(t *testing.T) { testFailures(t, open) })
 	t.Run("Order", func(t *testing.T) { testOrder(t, open) })
 	t.Run("Values", func(t *testing.T) { testValues(t, open) })
@@ -82,7 +93,7 @@ func (f failing) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.I
 
 // testLadders climbs every possible ladder: on each of the four rungs the secret is
 // absent, present, or fails in one of the ways. The first rung that is not absent decides.
-func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
+func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver, denied error) {
 	rungs := Task.Ladder()
 	require.Len(t, rungs, 4)
 	states := []error{secret.ErrNotFound, nil, secret.ErrDenied, secret.ErrUnavailable, secret.ErrCorrupt, errOther}
@@ -107,6 +118,9 @@ func testLadders(t *testing.T, open func(*testing.T, store.Store) Resolver) {
 			}
 			if l.decides == len(rungs) && !errors.Is(state, secret.ErrNotFound) {
 				l.decides, l.want = i, state
+				if errors.Is(state, secret.ErrDenied) {
+					l.want = denied
+				}
 			}
 		}
 		for _, scope := range beyond {

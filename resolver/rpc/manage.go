@@ -114,6 +114,12 @@ func (c *Client) Import(ctx context.Context, secrets []store.New) error {
 	}
 
 	response, err := c.importing.Import(ctx, request)
+	if errors.Is(err, errUnimplemented) { // so nothing was stored
+		err = secret.WithHint(
+			fmt.Errorf("%w: %s stores no secrets all at once: its store creates them one by one", secret.ErrInvalid,
+				c.o.Address),
+			"inject create secret --from-env-file FILE --upsert stores one after the other")
+	}
 	if err != nil {
 		return fmt.Errorf("import: %w", err)
 	}

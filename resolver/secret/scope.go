@@ -125,12 +125,38 @@ func (r Ref) ID() string {
 	return "u__org__" + r.Org + "__domain__" + r.Domain + "__project__" + r.Project + "__key__" + r.Key
 }
 
+// ParseID returns the ref with an id, and an error that wraps [ErrInvalid] for a text that is not the
+// id of a valid ref. It is the inverse of [Ref.ID].
+func ParseID(id string) (Ref, error) {
+	const parts = 9 // u, org, ORG, domain, DOMAIN, project, PROJECT, key, KEY; the key may contain "__"
+	p := strings.SplitN(id, "__", parts)
+	if len(p) != parts || p[0] != "u" || p[1] != "org" || p[3] != "domain" || p[5] != "project" || p[7] != "key" {
+		return Ref{}, fmt.Errorf("%w: it is not the id of a secret", ErrInvalid)
+	}
+	r := Ref{Scope{Org: p[2], Domain: p[4], Project: p[6]}, p[8]}
+	return r, r.Validate()
+}
+
 // String names r for people: "MY_KEY at project p, domain d".
 func (r Ref) String() string { return r.Key + " at " + r.Scope.String() }
 
 // Validate returns an error that wraps [ErrInvalid] and names everything that
-// is wrong with r's key and scope.
-func (r Ref) Validate() error { return errors.Join(ValidKey(r.Key), r.Scope.Validate()) }
+// is wrong with r's key and scope. The key may be any [StoredKey].
+func (r Ref) Validate() error { return errors.Join(StoredKey(r.Key), r.Scope.Validate()) }
+
+// StoredKey returns nil if a secret that exists may have the key: a [ValidKey], or one with dots too,
+// which Flyte's server accepts on Kubernetes although its messages do not allow them. It must not
+// begin with "..", because it is also the name of a file. Like the error of ValidKey, this one does
+// not quote key.
+func StoredKey(key string) error {
+	if strings.HasPrefix(key, "..") || key == "." {
+		return fmt.Errorf("%w: the key is that of no secret: it begins with dots", ErrInvalid)
+	}
+	if len(key) > maxKey {
+		return ValidKey(key)
+	}
+	return ValidKey(strings.ReplaceAll(key, ".", "_"))
+}
 
 // ValidKey returns nil when key matches ^[-a-zA-Z0-9_]+$ (the pattern that
 // flyteidl2.secret declares) and is at most 253 bytes long, else an error that

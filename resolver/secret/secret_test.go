@@ -82,7 +82,25 @@ func TestIDIsOneToOne(t *testing.T) {
 		if a.Validate() == nil && b.Validate() == nil && a != b && a.ID() == b.ID() {
 			t.Fatalf("%v and %v have the same id %s", a, b, a.ID())
 		}
+		if got, err := secret.ParseID(a.ID()); a.Validate() == nil && (err != nil || got != a) {
+			t.Fatalf("the id of %v is parsed as %v, %v", a, got, err)
+		}
 	})
+}
+
+func TestParseID(t *testing.T) {
+	for _, text := range []string{
+		"", "u", "K", "u__org__flyte__domain____project____key", "u__org__flyte__domain____project____key__",
+		"u__org____domain____project____key__K", "u__org__a__b__domain____project____key__K",
+		"u__org__flyte__domain____project____kez__K", "x__org__flyte__domain____project____key__K",
+		"u__org__flyte__domain____project____key__a b", "u__org__flyte__domain____project____key__..",
+	} {
+		_, err := secret.ParseID(text)
+		require.ErrorIsf(t, err, secret.ErrInvalid, "%q", text)
+	}
+	got, err := secret.ParseID("u__org__flyte__domain____project____key__odd.name_x")
+	require.NoError(t, err)
+	require.Equal(t, secret.Ref{Scope: secret.Scope{Org: "flyte"}, Key: "odd.name_x"}, got)
 }
 
 func TestValidate(t *testing.T) {
@@ -104,6 +122,14 @@ func TestValidate(t *testing.T) {
 		require.ErrorIsf(t, secret.ValidKey(key), secret.ErrInvalid, "%q", key)
 	}
 	require.NoError(t, secret.ValidKey("-a_Z9"))
+
+	for _, key := range []string{"", "a b", "a/b", "ä", "a\n", ".", "..", "..data", strings.Repeat(".", 254)} {
+		require.ErrorIsf(t, secret.StoredKey(key), secret.ErrInvalid, "%q", key)
+	}
+	for _, key := range []string{"-a_Z9", "odd.name_x", ".x", strings.Repeat("k.", 126)} {
+		require.NoErrorf(t, secret.StoredKey(key), "%q", key)
+		require.NoErrorf(t, secret.Ref{Scope: secret.Scope{Org: "o"}, Key: key}.Validate(), "%q", key)
+	}
 }
 
 func TestDeclaration(t *testing.T) {

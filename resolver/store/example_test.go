@@ -12,10 +12,10 @@ import (
 
 // The address of a store names its kind and its place.
 func ExampleParseURL() {
-	u, err := store.ParseURL("file:///var/lib/inject/secrets.db", store.SchemeFile, store.SchemeDir)
+	u, err := store.ParseURL("--store", "file:///var/lib/inject/secrets.db", store.SchemeFile, store.SchemeDir)
 	fmt.Println(u.Scheme, u.Path, err)
 
-	_, err = store.ParseURL("secrets.db", store.SchemeFile, store.SchemeDir)
+	_, err = store.ParseURL("--store", "secrets.db", store.SchemeFile, store.SchemeDir)
 	fmt.Println(err)
 	fmt.Println("hint:", secret.Hint(err))
 	// Output:

@@ -6,6 +6,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -51,6 +52,33 @@ type Reader interface {
 	// store returns [secret.ErrNotFound] only if it knows that the secret does not exist, because
 	// the caller then tries a wider scope. An outage, a denial and damage are other errors.
 	Get(ctx context.Context, ref secret.Ref) (secret.Value, Info, error)
+}
+
+// A Remote is a Reader that says whether its reads are round trips to another machine. The ladder
+// asks such a store for a secret at all scopes at the same time, and any other store at one scope
+// after the other: a file answers before a goroutine begins. Other processes may change such a store,
+// so a request shares only reads that begin after it (package flight).
+//
+// A store whose reads are round trips implements it as one line that returns true, and does the
+// following in Get:
+//
+//   - It takes many calls at the same time, 128 from injectd, and sends each at once: without a limit
+//     of rates in its client and without waiting for a connection to be free.
+//   - It returns soon after ctx has ended, because the ladder waits for the reads that it has given up.
+//   - It does not log an error. Those of wider scopes are dropped if a narrower one decides.
+//
+// A store in front of another one implements it with [IsRemote] of that one. Otherwise the ladder asks
+// rung after rung again, which takes four round trips in place of one.
+type Remote interface {
+	Reader
+	// Remote reports whether each Get is a round trip. It returns the same each time.
+	Remote() bool
+}
+
+// IsRemote reports whether the reads of r are round trips: whether it is a [Remote] that says so.
+func IsRemote(r Reader) bool {
+	remote, ok := r.(Remote)
+	return ok && remote.Remote()
 }
 
 // A Lister says which secrets exist, without values. It is safe for concurrent use.
@@ -124,16 +152,38 @@ type New struct {
 	Ref   secret.Ref
 	Value secret.Value
 	Type  Type
+	// Copied is set for a secret that exists in another store. Its name need not be one that could be
+	// created anew, and Created and Updated are its times. Otherwise they are zero, which stands for the
+	// time of the change.
+	Copied           bool
+	Created, Updated time.Time
+}
+
+// Times returns Created and Updated of a secret that is stored at now.
+func (n *New) Times(now time.Time) (created, updated time.Time) {
+	updated = n.Updated
+	if updated.IsZero() {
+		updated = now
+	}
+	created = n.Created
+	if created.IsZero() {
+		created = updated
+	}
+	return created, updated
 }
 
 // Importable returns an error for each of secrets that no store can import, and nil for the others:
-// the error of [Creatable], or [secret.ErrInvalid] for a secret at the ref of an earlier one. Every
-// Import calls it first.
+// the error of [Creatable], or of [Writable] for one that is copied, or [secret.ErrInvalid] for a
+// secret at the ref of an earlier one. Every Import calls it first.
 func Importable(secrets []New) []error {
 	errs := make([]error, len(secrets))
 	seen := make(map[secret.Ref]bool, len(secrets))
 	for i, n := range secrets {
-		err := Creatable(n.Ref, n.Value)
+		allowed := Creatable
+		if n.Copied {
+			allowed = Writable
+		}
+		err := allowed(n.Ref, n.Value)
 		if err == nil && seen[n.Ref] {
 			err = fmt.Errorf("%w: it is listed twice", secret.ErrInvalid)
 		}
@@ -180,13 +230,13 @@ func All(ctx context.Context, l Lister, f Filter) iter.Seq2[Info, error] {
 	}
 }
 
-// Creatable is [Writable] for a secret that is new: its scope must also be plain, which
-// [secret.PlainName] describes. Every Create calls it first.
+// Creatable is [Writable] for a secret that is new: its key must be a [secret.ValidKey], and its scope
+// plain, which [secret.PlainName] describes. Every Create calls it first.
 func Creatable(ref secret.Ref, v secret.Value) error {
 	if err := Writable(ref, v); err != nil {
 		return err
 	}
-	return ref.Plain()
+	return errors.Join(secret.ValidKey(ref.Key), ref.Plain())
 }
 
 // Writable returns nil if ref is valid and v has at most [MaxValue] bytes, and otherwise an error

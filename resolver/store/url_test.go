@@ -12,6 +12,7 @@ import (
 func TestParseURL(t *testing.T) {
 	local := []string{store.SchemeFile, store.SchemeDir}
 	every := []string{store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC}
+	kube := []string{store.SchemeFile, store.SchemeKube}
 	for _, c := range []struct{ text, scheme, path, host string }{
 		{"file:///a/b.db", "file", "/a/b.db", ""},
 		{"FILE:///a", "file", "/a", ""},
@@ -27,10 +28,14 @@ func TestParseURL(t *testing.T) {
 		{"grpc://127.0.0.1:8093", "grpc", "", "127.0.0.1:8093"},
 		{"grpc://127.255.3.4:8093", "grpc", "", "127.255.3.4:8093"},
 		{"grpc://[::1]:8093", "grpc", "", "[::1]:8093"},
+		{"kube://inject-secrets", "kube", "", "inject-secrets"},
+		{"kube://ns/?kubeconfig=a/b&context=x%20y", "kube", "/", "ns"},
+		{"kube:///?kubeconfig=/a/b", "kube", "/", ""},
+		{"kube://", "kube", "", ""},
 	} {
 		t.Run(c.text, func(t *testing.T) {
 			t.Run(c.text, func(t *testing.T) {
-				u, err := store.ParseURL(c.text, every...)
+				u, err := store.ParseURL("--store", c.text, append(every, store.SchemeKube)...)
 				require.NoError(t, err)
 				require.Equal(t, c.scheme, u.Scheme)
 				require.Equal(t, c.path, u.Path)
@@ -45,12 +50,12 @@ func TestParseURL(t *testing.T) {
 		text, want, hint string
 	}{
 		{
-			local, "", "--store is not a URL",
+			local, "", "--from is not a URL",
 			"a file is file:///path/to/secrets.db, a mounted folder dir:///path/to/folder",
 		},
-		{local, "/a/b.db", "--store is not a URL", "a file is file:///path/to/secrets.db"},
-		{local, "://findme", "--store is not a URL", ""},
-		{local, "file://findme:findme\x7f@h/p", "--store is not a URL", ""},
+		{local, "/a/b.db", "--from is not a URL", "a file is file:///path/to/secrets.db"},
+		{local, "://findme", "--from is not a URL", ""},
+		{local, "file://findme:findme\x7f@h/p", "--from is not a URL", ""},
 		{
 			local, "https://h/p", `unknown scheme "https"`,
 			"known are file:///path/to/secrets.db and dir:///path/to/folder",
@@ -86,11 +91,25 @@ func TestParseURL(t *testing.T) {
 		{every, "grpc://128.0.0.1:1", "in the clear", ""},
 		{every, "grpc://0.0.0.0:1", "in the clear", ""},
 		{every, "grpc://[::]:1", "in the clear", "grpcs://[::]:1"},
+		{every, "kube://ns", "only injectd opens kube://", "name the server that serves them: grpcs://host:port"},
+		{kube, "kube:ns", "no path and no fragment", "kube://NAMESPACE?kubeconfig=PATH&context=NAME"},
+		{kube, "kube://ns/findme", "no path and no fragment", ""},
+		{kube, "kube://ns#findme", "no path and no fragment", ""},
+		{kube, "kube://NS", "not the name of a namespace", ""},
+		{kube, "kube://ns:1", "not the name of a namespace", ""},
+		{kube, "kube://-", "not the name of a namespace", ""},
+		{kube, "kube://findme:findme@ns", "the URL names a user", "kube://NAMESPACE"},
+		{kube, "kube://ns?kubeconfig=%", "cannot be parsed", ""},
+		{kube, "kube://ns?token=findme", "nothing else", ""},
+		{kube, "kube://ns?kubeconfig=a&kubeconfig=b", "each once", ""},
+		{kube, "kube://ns?kubeconfig=", "each once", ""},
+		{kube, "kube://ns?context=a", "which is missing", ""},
 	} {
 		t.Run(c.text, func(t *testing.T) {
 			t.Run(c.text, func(t *testing.T) {
-				_, err := store.ParseURL(c.text, c.schemes...)
+				_, err := store.ParseURL("--from", c.text, c.schemes...)
 				require.ErrorIs(t, err, secret.ErrInvalid)
+				require.ErrorContains(t, err, "invalid: --from")
 				require.ErrorContains(t, err, c.want)
 				require.Contains(t, secret.Hint(err), c.hint)
 				require.NotEmpty(t, secret.Hint(err))

@@ -10,10 +10,12 @@ import (
 
 	"inject/resolver/store"
 	"inject/resolver/store/dir"
+	"inject/resolver/store/kube"
 	"inject/resolver/store/sealed"
 )
 
-// Store is an open store. It is also a [store.Manager] or a [store.Importer] if its backend is one.
+// Store is an open store. It is also a [store.Manager], a [store.Importer] or a [store.Remote] if its
+// backend is one.
 // The caller closes it.
 type Store interface {
 	store.Reader
@@ -35,12 +37,18 @@ var backends = map[string]func(context.Context, *url.URL, Options) (Store, error
 		o.Sealed.Path, o.Sealed.Write = u.Path, true
 		return sealed.Open(ctx, o.Sealed)
 	},
+	store.SchemeKube: func(ctx context.Context, u *url.URL, _ Options) (Store, error) {
+		query := u.Query()
+		return kube.Open(ctx, kube.Options{
+			Namespace: u.Host, Kubeconfig: query.Get("kubeconfig"), Context: query.Get("context"),
+		})
+	},
 }
 
 // Open opens the store at address to be served by this process: for writing, if its backend can be
 // changed. Errors are those of the backend and of [store.ParseURL].
 func Open(ctx context.Context, address string, o Options) (Store, error) {
-	u, err := store.ParseURL(address, Schemes()...)
+	u, err := store.ParseURL("--store", address, Schemes()...)
 	if err != nil {
 		return nil, err
 	}

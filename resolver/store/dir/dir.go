@@ -59,7 +59,7 @@ func Open(name, org string) (*Store, error) {
 	}
 	root, err := os.OpenRoot(name)
 	if err != nil {
-		hint := secret.WithHint(classify(err), "--store dir:// needs a folder that exists and can be read")
+		hint := secret.WithHint(classify(err), "dir:// needs a folder that exists and can be read")
 		return nil, fmt.Errorf("store folder: %w", hint)
 	}
 	return &Store{root, org}, nil
@@ -125,7 +125,7 @@ func pathOf(r secret.Ref) string {
 }
 
 func (s *Store) read(ctx context.Context, op string, ref secret.Ref, fn func(f *os.File, info store.Info) error) error {
-	err := ref.Validate()
+	err := errors.Join(ref.Validate(), secret.ValidKey(ref.Key)) // a file with dots in its name is none of a secret
 	if err == nil && ref.Org != s.org {
 		err = errors.Join(ctx.Err(), secret.ErrNotFound)
 	}
@@ -260,7 +260,7 @@ func (s *Store) walk(root *os.Root, scope secret.Scope, at string, yield func(st
 		}
 		ref := secret.Ref{Scope: scope, Key: name}
 		switch {
-		case info.Mode().IsRegular() && ref.Validate() == nil:
+		case info.Mode().IsRegular() && secret.ValidKey(name) == nil && ref.Validate() == nil:
 			yield(store.Info{Ref: ref, Created: info.ModTime(), Updated: info.ModTime()})
 		case info.IsDir():
 			if below, ok := narrower(scope, at, name); ok {

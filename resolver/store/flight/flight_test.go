@@ -44,6 +44,48 @@ func TestKinds(t *testing.T) {
 	require.True(t, imports)
 }
 
+// Whether reads are round trips is what the backend says, of each kind of store.
+func TestRemote(t *testing.T) {
+	importer, ok := storetest.Memory().(store.Importer)
+	require.True(t, ok)
+	s := &slow{Store: storetest.Memory()}
+	for _, is := range []remote{true, false} {
+		for name, backend := range map[string]flight.Backend{
+			"reader":   readOnly{s, is},
+			"manager":  managed{s, is},
+			"importer": importing{both{s, importer}, is},
+		} {
+			over := flight.New(backend, nil).Store()
+			require.Equal(t, bool(is), store.IsRemote(over), name)
+			_, manages := over.(store.Manager)
+			require.Equal(t, name != "reader", manages)
+			_, imports := over.(store.Importer)
+			require.Equal(t, name == "importer", imports)
+		}
+	}
+	require.False(t, store.IsRemote(flight.New(s, nil).Store()))
+}
+
+// remote says whether reads are round trips.
+type remote bool
+
+func (r remote) Remote() bool { return bool(r) }
+
+type readOnly struct {
+	flight.Backend
+	remote
+}
+
+type managed struct {
+	store.Store
+	remote
+}
+
+type importing struct {
+	both
+	remote
+}
+
 // slow is a store whose reads get their result and then wait until hold is closed.
 type slow struct {
 	store.Store
@@ -81,7 +123,9 @@ func TestTogether(t *testing.T) {
 		value := storetest.Value(t, 40)
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
 		var observed atomic.Int64
-		f := flight.New(s, func(time.Duration, error) { observed.Add(1) }).Store()
+		f := flight.New(s, func(context.Context) func(time.Duration, error) {
+			return func(time.Duration, error) { observed.Add(1) }
+		}).Store()
 		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(value), store.Regular))
 		var wg sync.WaitGroup
 		var right atomic.Int64
@@ -106,11 +150,19 @@ func TestTogether(t *testing.T) {
 }
 
 // Ten thousand tasks that start together cost one read for each rung of each secret, although each
-// task reads the rungs one after the other and the tasks do not keep step.
+// task reads the rungs one after the other and the tasks do not keep step. If others may change the
+// store, they cost two: one for the first task, and one for all that start during it. They cost no more
+// if each task reads all rungs at the same time, and gives up those that it does not need.
 func TestTasks(t *testing.T) {
+	t.Run("in order", func(t *testing.T) { testTasks(t, false, 5) }) // K at its first rung, LAST at all four
+	t.Run("at once", func(t *testing.T) { testTasks(t, true, 16) })
+}
+
+func testTasks(t *testing.T, is remote, reads int) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
-		flights := flight.New(s, nil)
+		flights := flight.New(managed{s, is}, nil)
 		org := ref
 		org.Scope, org.Key = secret.Scope{Org: ref.Org}, "LAST"
 		values := map[string]secret.Value{
@@ -136,8 +188,73 @@ func TestTasks(t *testing.T) {
 		close(s.hold)
 		wg.Wait()
 		require.EqualValues(t, 10_000, right.Load())
-		require.EqualValues(t, 5, s.reads.Load(), "K at its first rung, LAST at all four")
+		require.EqualValues(t, reads, s.reads.Load())
 	})
+}
+
+// Reads of wider rungs that are given up go on. Tasks that ask meanwhile share the reads that begin
+// next, so giving up does not make each task begin its own; and a change ends that.
+func TestGivenUpReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slow{Store: storetest.Memory(), hold: make(chan struct{})}
+		quick := &slow{Store: s.Store}
+		var under, began atomic.Int64
+		flights := flight.New(narrowFirst{s, quick}, func(context.Context) func(time.Duration, error) {
+			began.Add(1)
+			under.Add(1)
+			return func(time.Duration, error) { under.Add(-1) }
+		})
+		f, ok := flights.Store().(store.Store)
+		require.True(t, ok)
+		first, second := secret.NewValue(storetest.Value(t, 20)), secret.NewValue(storetest.Value(t, 20))
+		wide := secret.Ref{Scope: secret.Scope{Org: ref.Org}, Key: ref.Key}
+		require.NoError(t, f.Create(t.Context(), ref, first, store.Regular))
+		require.NoError(t, f.Create(t.Context(), wide, first, store.Regular))
+		climb := func() resolver.Climb {
+			ctx, end := flights.Begin(t.Context())
+			defer end()
+			climbs, err := resolver.Over(f).Climb(ctx, ref.Scope, []secret.Declaration{{Key: ref.Key}})
+			require.NoError(t, err)
+			return climbs[0]
+		}
+		for i := range 1000 {
+			c := climb()
+			require.True(t, c.Value.Equal(first))
+			require.Len(t, c.Tried, 1)
+			require.EqualValues(t, i+1, quick.reads.Load())
+			require.EqualValues(t, 3, s.reads.Load())
+			require.EqualValues(t, min(i+1, 2)*3, under.Load(), "they are observed until they end, and while they wait")
+		}
+
+		require.NoError(t, f.Update(t.Context(), wide, second))
+		require.NoError(t, f.Delete(t.Context(), ref))
+		done := make(chan resolver.Climb)
+		go func() { done <- climb() }()
+		synctest.Wait()
+		close(s.hold) // also for the reads from before the changes
+		c := <-done
+		require.True(t, c.Value.Equal(second), "a read from before the change is not used after it")
+		require.Len(t, c.Tried, 4)
+		synctest.Wait()
+		require.Zero(t, under.Load())
+		require.EqualValues(t, 1001+3+3+1, began.Load())
+	})
+}
+
+// narrowFirst is a remote store that answers soon at the scope of ref, and slowly at wider ones.
+type narrowFirst struct {
+	*slow
+	quick *slow
+}
+
+func (narrowFirst) Remote() bool { return true }
+
+func (n narrowFirst) Get(ctx context.Context, at secret.Ref) (secret.Value, store.Info, error) {
+	if at.Scope == ref.Scope {
+		time.Sleep(time.Millisecond) // until all have been asked
+		return n.quick.Get(ctx, at)
+	}
+	return n.slow.Get(ctx, at)
 }
 
 // A request after a change sees it, even if a read from before the change is still under way.
@@ -194,6 +311,85 @@ func TestChangesAreSeen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// If other processes change the store, a request that begins after a change sees it, even if a read
+// from before the change is still under way. Requests share reads all the same.
+func TestChangesOfOthersAreSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stepped{Store: storetest.Memory(), reads: make(chan chan struct{}, 10)}
+		flights := flight.New(s, nil)
+		values := []secret.Value{
+			secret.NewValue(storetest.Value(t, 20)), secret.NewValue(storetest.Value(t, 20)),
+			secret.NewValue(storetest.Value(t, 20)),
+		}
+		task, end := flights.Begin(t.Context())
+		defer end()
+		get := func(ctx context.Context) (expect func(want secret.Value)) {
+			var got secret.Value
+			var err error
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				got, _, err = flights.Store().Get(ctx, ref)
+			}()
+			synctest.Wait()
+			return func(want secret.Value) {
+				t.Helper()
+				<-done
+				require.NoError(t, err)
+				require.True(t, got.Equal(want))
+			}
+		}
+		require.NoError(t, s.Create(t.Context(), ref, values[0], store.Regular))
+		first := get(t.Context())
+		release := <-s.reads
+		require.NoError(t, s.Update(t.Context(), ref, values[1])) // not through the flights
+		var second []func(secret.Value)
+		for range 1000 {
+			second = append(second, get(t.Context()))
+		}
+		require.Empty(t, s.reads, "they wait for the read that is under way")
+		close(release)
+		first(values[0])
+
+		release = <-s.reads
+		require.NoError(t, s.Update(t.Context(), ref, values[2]))
+		second = append(second, get(task)) // had begun before this read
+		third := get(t.Context())
+		later, endLater := flights.Begin(t.Context())
+		defer endLater()
+		thirdOfTask := get(later)
+		require.Empty(t, s.reads)
+		close(release)
+		for _, expect := range second {
+			expect(values[1])
+		}
+		close(<-s.reads)
+		third(values[2])
+		thirdOfTask(values[2])
+		get(later)(values[2]) // the read that ended has begun after this task
+		synctest.Wait()
+		require.Empty(t, s.reads)
+	})
+}
+
+// stepped is a remote store. Each of its reads gets its result, and then waits until the channel that it
+// sends is closed.
+type stepped struct {
+	store.Store
+
+	reads chan chan struct{}
+}
+
+func (*stepped) Remote() bool { return true }
+
+func (s *stepped) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.Info, error) {
+	v, info, err := s.Store.Get(ctx, ref)
+	release := make(chan struct{})
+	s.reads <- release
+	<-release
+	return v, info, err
 }
 
 // both reads slowly and imports immediately.

@@ -225,3 +225,28 @@ func testGoldenWrite(t *testing.T, name string) {
 	o.Write = false
 	requireGolden(t, open(t, o), secrets)
 }
+
+// Salvage reads stores of each format.
+func TestGoldenSalvage(t *testing.T) {
+	t.Parallel()
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, goldenStore(t, name))
+			want := 0
+			for _, g := range goldenSecrets(t, name) {
+				if g.typ != "absent" {
+					want++
+				}
+			}
+			got := 0
+			require.NoError(t, s.Salvage(t.Context(), func(info store.Info, err error) error {
+				require.NoError(t, err)
+				_, _, err = s.Get(t.Context(), info.Ref)
+				require.NoError(t, err)
+				got++
+				return nil
+			}))
+			require.Equal(t, want, got)
+		})
+	}
+}

@@ -100,7 +100,8 @@ func (t *tx) saveNew(ctx context.Context, secrets []named, limit store.Limit) er
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		info := store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now}
+		created, updated := n.Times(now)
+		info := store.Info{Ref: n.Ref, Type: n.Type, Created: created, Updated: updated}
 		e, err := t.putRecord(n.name, info, n.Value)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package sealed
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -30,8 +31,10 @@ type Key struct {
 	// Text is age identities, one a line, or a passphrase. It is for machines that have neither a
 	// key file nor a person to ask.
 	Text secret.Value
-	// Variable is the variable that Text is from, or could be from, for messages.
+	// Variable is the variable that Text is from, or could be from, for messages, and Flag the flag
+	// that gives File, if that is not --key-file.
 	Variable string
+	Flag     string
 	// File is the path of a file of age identities, native ones or of plugins, one a line. The
 	// file may be encrypted with a passphrase. If it does not exist when a store is made, it is
 	// made with a new X25519 identity.
@@ -114,7 +117,7 @@ func (k *Key) open(wrapped []byte) ([]byte, error) {
 	r, err := age.Decrypt(bytes.NewReader(wrapped), identities...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, secret.WithHint(fmt.Errorf("%w: %s does not open this store", secret.ErrDenied, k.source(wrapped)),
-			"the store was made with another key: give that one with --key-file or %s", k.Variable)
+			"the store was made with another key: give that one with %s or %s", k.flag(), k.Variable)
 	}
 	if err != nil {
 		return nil, secret.WithHint(
@@ -153,6 +156,8 @@ func (k *Key) asks(wrapped []byte) bool {
 // byPassphrase reports whether wrapped is protected by a passphrase.
 func byPassphrase(wrapped []byte) bool { return bytes.Contains(wrapped, []byte("\n-> scrypt ")) }
 
+func (k *Key) flag() string { return cmp.Or(k.Flag, "--key-file") }
+
 // source names, for errors, where the identities that open wrapped come from.
 func (k *Key) source(wrapped []byte) string {
 	switch {
@@ -184,7 +189,7 @@ func (k *Key) identities(wrapped []byte) ([]age.Identity, error) {
 func (k *Key) fileError(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return secret.WithHint(fmt.Errorf("%w: key file %s does not exist", secret.ErrDenied, k.File),
-			"the store can only be opened with the key that it was made with: --key-file, or %s", k.Variable)
+			"the store can only be opened with the key that it was made with: %s, or %s", k.flag(), k.Variable)
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: key file: %w", secret.ErrDenied, err)

@@ -50,7 +50,7 @@ func openLocked(ctx context.Context, o Options) (*os.File, error) {
 
 func notAFile(path string) error {
 	return secret.WithHint(fmt.Errorf("%w: %s is not a file", secret.ErrInvalid, path),
-		"a folder of plain files is opened with --store dir://%s", path)
+		"a folder of plain files has the address dir://%s", path)
 }
 
 func openError(path string, err error) error {

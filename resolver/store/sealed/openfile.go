@@ -79,7 +79,7 @@ func (f *openFile) init(o Options) (wrapped []byte, err error) {
 	f.meta, err = page.ReadMetas(f.file, info.Size())
 	if errors.Is(err, page.ErrForeign) {
 		return nil, secret.WithHint(errForeign,
-			"give --store the path of a file that inject made, or of one that does not exist yet")
+			"give the path of a file that inject made, or of one that does not exist yet")
 	}
 	if err != nil {
 		return nil, err

@@ -108,7 +108,7 @@ func (v *verification) err() error {
 // node itself could not be read, or nil. It returns only errors that are not damage.
 func (v *verification) node(ctx context.Context, prefix []byte, entries []index.Entry, err error) error {
 	if err != nil {
-		if v.note(fmt.Errorf("the index at %x, with all secrets below it: %w", prefix, err)) {
+		if v.note(fmt.Errorf("%s: %w", indexAt(prefix), err)) {
 			return err
 		}
 		return nil
@@ -140,7 +140,7 @@ func (v *verification) node(ctx context.Context, prefix []byte, entries []index.
 func (v *verification) record(e index.Entry) error {
 	info, sealedValue, err := v.loadInfo(e)
 	if err != nil {
-		return fmt.Errorf("a secret whose name cannot be read (%x): %w", e.Name[scopeSize:][:8], err)
+		return fmt.Errorf("%s: %w", nameless(e), err)
 	}
 	value, err := unseal(v.keys.record, nil, sealedValue, boundTo(recordKey(e.Name), e.Version, "value"))
 	if err == nil && v.format > 1 && (v.keys.nameOf(info.Ref) != e.Name || weightOf(len(value)) != e.Weight) {

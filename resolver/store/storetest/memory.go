@@ -169,8 +169,9 @@ func (m *memory) Import(ctx context.Context, secrets []store.New) error {
 	}
 	now := time.Now()
 	for _, n := range secrets {
+		created, updated := n.Times(now)
 		m.secrets[n.Ref] = entry{
-			store.Info{Ref: n.Ref, Type: n.Type, Created: now, Updated: now},
+			store.Info{Ref: n.Ref, Type: n.Type, Created: created, Updated: updated},
 			bytes.Clone(n.Value.Reveal()),
 		}
 	}

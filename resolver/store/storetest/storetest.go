@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,9 +60,30 @@ var Scopes = []secret.Scope{
 	{Org: "flyte", Project: "my_project"},
 }
 
+// PullSecret returns a value for a secret of type [store.ImagePull]: a Docker config with a random
+// password.
+func PullSecret(t testing.TB) []byte {
+	t.Helper()
+	auth := base64.StdEncoding.EncodeToString(append([]byte("me:"), Value(t, 40)...))
+	return fmt.Appendf(nil, `{"auths":{"ghcr.example":{"auth":%q}}}`, auth)
+}
+
+// A Lack is something that a store cannot do, because of what keeps it. It must refuse it with
+// [secret.ErrInvalid] and leave nothing behind.
+type Lack int
+
+// The lacks.
+const (
+	// OnlyLabels is the lack of a store whose domains and projects are values of labels of Kubernetes.
+	OnlyLabels Lack = iota
+	// OnlyDockerConfigs is the lack of a store that checks the values of image pull secrets.
+	OnlyDockerConfigs
+)
+
 // Run tests everything that a [store.Store] promises, and what a [store.Importer] promises if the
-// store is one. open returns an empty store and registers a cleanup of the test that closes it.
-func Run(t *testing.T, open func(*testing.T) store.Store) {
+// store is one. open returns an empty store and registers a cleanup of the test that closes it. lacks
+// is what the store cannot do.
+func Run(t *testing.T, open func(*testing.T) store.Store, lacks ...Lack) {
 	RunReader(t, func(t *testing.T, seed map[secret.Ref][]byte) ReadLister {
 		s := open(t)
 		for ref, b := range seed {
@@ -73,6 +95,8 @@ func Run(t *testing.T, open func(*testing.T) store.Store) {
 	t.Run("Update", func(t *testing.T) { testUpdate(t, open(t)) })
 	t.Run("Delete", func(t *testing.T) { testDelete(t, open(t)) })
 	t.Run("Refusals", func(t *testing.T) { testRefusals(t, open(t)) })
+	t.Run("ScopeNames", func(t *testing.T) { testScopeNames(t, open(t), slices.Contains(lacks, OnlyLabels)) })
+	t.Run("ImagePull", func(t *testing.T) { testImagePull(t, open(t), slices.Contains(lacks, OnlyDockerConfigs)) })
 	t.Run("TokensSurviveWrites", func(t *testing.T) {
 		for name, f := range map[string]store.Filter{
 			"all": {}, "org": {Org: "flyte"}, "domain": {Org: "flyte", Domain: "development"},
@@ -236,10 +260,13 @@ func badRefs() []secret.Ref {
 
 func testCreate(t *testing.T, s store.Store) {
 	ref := secret.Ref{Scope: Scopes[3], Key: "K"}
-	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("first")), store.ImagePull))
-	err := s.Create(t.Context(), ref, secret.NewValue([]byte("second")), store.Regular)
-	requireError(t, err, secret.ErrExists, "create", ref)
-	requireValue(t, s, ref, []byte("first"))
+	first := PullSecret(t)
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(first), store.ImagePull))
+	for _, typ := range []store.Type{store.Regular, store.ImagePull} {
+		err := s.Create(t.Context(), ref, secret.NewValue(PullSecret(t)), typ)
+		requireError(t, err, secret.ErrExists, "create", ref)
+	}
+	requireValue(t, s, ref, first)
 	info, err := s.Describe(t.Context(), ref)
 	require.NoError(t, err)
 	require.Equal(t, store.ImagePull, info.Type)
@@ -257,18 +284,26 @@ func testUpdate(t *testing.T, s store.Store) {
 	_, _, err = s.Get(t.Context(), ref)
 	require.ErrorIs(t, err, secret.ErrNotFound, "an update must not create")
 
-	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue([]byte("v1")), store.ImagePull))
-	before, err := s.Describe(t.Context(), ref)
-	require.NoError(t, err)
-	for name, b := range Values(t) {
-		require.NoErrorf(t, s.Update(t.Context(), ref, secret.NewValue(b)), name)
-		requireValue(t, s, ref, b)
+	pull := secret.Ref{Scope: Scopes[0], Key: "PULL"}
+	configs := map[string][]byte{"a": PullSecret(t), "b": PullSecret(t)}
+	for ref, values := range map[secret.Ref]map[string][]byte{ref: Values(t), pull: configs} {
+		typ := store.Regular
+		if ref == pull {
+			typ = store.ImagePull
+		}
+		require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(PullSecret(t)), typ))
+		before, err := s.Describe(t.Context(), ref)
+		require.NoError(t, err)
+		for name, b := range values {
+			require.NoErrorf(t, s.Update(t.Context(), ref, secret.NewValue(b)), name)
+			requireValue(t, s, ref, b)
+		}
+		after, err := s.Describe(t.Context(), ref)
+		require.NoError(t, err)
+		require.Equal(t, typ, after.Type)
+		require.Equal(t, before.Created, after.Created)
+		require.False(t, after.Updated.Before(before.Updated))
 	}
-	after, err := s.Describe(t.Context(), ref)
-	require.NoError(t, err)
-	require.Equal(t, store.ImagePull, after.Type)
-	require.Equal(t, before.Created, after.Created)
-	require.False(t, after.Updated.Before(before.Updated))
 	other := secret.Ref{Scope: Scopes[1], Key: "K"}
 	require.ErrorIs(t, s.Update(t.Context(), other, secret.Value{}), secret.ErrNotFound, "another scope")
 }
@@ -308,6 +343,62 @@ func testRefusals(t *testing.T, s store.Store) {
 	require.ErrorIs(t, s.Update(ctx, good, secret.NewValue([]byte("w"))), context.Canceled)
 	require.ErrorIs(t, s.Delete(ctx, good), context.Canceled)
 	requireValue(t, s, good, []byte("v"))
+}
+
+// testScopeNames stores secrets at scopes whose names are no values of labels of Kubernetes.
+func testScopeNames(t *testing.T, s store.Store, lacks bool) {
+	var made []secret.Ref
+	for _, name := range []string{"caf\u00e9", "\u6771\u4eac", "team+web:eu@example", "-x", "x.", "a$b"} {
+		for _, scope := range []secret.Scope{
+			{Org: "flyte", Domain: name}, {Org: "flyte", Project: name}, {Org: "flyte", Domain: name, Project: name},
+		} {
+			ref, v := secret.Ref{Scope: scope, Key: "K"}, Value(t, 20)
+			err := s.Create(t.Context(), ref, secret.NewValue(v), store.Regular)
+			if lacks {
+				requireError(t, err, secret.ErrInvalid, "create", ref)
+				require.ErrorContains(t, err, name, "the error names what cannot be stored")
+				_, _, err = s.Get(t.Context(), ref)
+				requireError(t, err, secret.ErrNotFound, "get", ref)
+				require.Empty(t, list(t, s, store.Filter(scope), 0))
+				continue
+			}
+			require.NoError(t, err)
+			requireValue(t, s, ref, v)
+			made = append(made, ref)
+		}
+	}
+	require.ElementsMatch(t, made, list(t, s, store.Filter{}, 0))
+}
+
+// testImagePull stores credentials of registries, and values that are none.
+func testImagePull(t *testing.T, s store.Store, lacks bool) {
+	ref := secret.Ref{Scope: Scopes[3], Key: "PULL"}
+	for name, b := range map[string][]byte{
+		"empty": {}, "text": []byte("hunter2"), "JSON": []byte(`"hunter2"`), "a list": []byte(`["hunter2"]`),
+		"no auths": []byte(`{}`), "no object": []byte(`{"auths":["hunter2"]}`), "an empty one": []byte(`{"auths":{}}`),
+		"null": []byte(`{"auths":{"h":null}}`), "not base64": []byte(`{"auths":{"h":{"auth":"hunter2!"}}}`),
+		"no password": []byte(`{"auths":{"h":{"auth":"aHVudGVyMg=="}}}`), "two": []byte(`{"auths":{"h":{}}}{}`),
+	} {
+		err := s.Create(t.Context(), ref, secret.NewValue(b), store.ImagePull)
+		if lacks {
+			requireError(t, err, secret.ErrInvalid, "create", ref)
+			require.NotContains(t, err.Error(), "hunter2", name)
+			require.Empty(t, list(t, s, store.Filter{}, 0), name)
+			continue
+		}
+		require.NoError(t, err, name)
+		requireValue(t, s, ref, b)
+		require.NoError(t, s.Delete(t.Context(), ref))
+	}
+	v := PullSecret(t)
+	require.NoError(t, s.Create(t.Context(), ref, secret.NewValue(v), store.ImagePull))
+	if lacks {
+		err := s.Update(t.Context(), ref, secret.NewValue([]byte("hunter2")))
+		requireError(t, err, secret.ErrInvalid, "update", ref)
+	}
+	requireValue(t, s, ref, v)
+	require.NoError(t, s.Delete(t.Context(), ref))
+	require.Empty(t, list(t, s, store.Filter{}, 0))
 }
 
 // testTokens lists what f selects, two secrets a page. Between the pages it deletes secrets that
@@ -566,6 +657,7 @@ func testLimit(t *testing.T, s store.Store) {
 	l, ok := s.(store.Limiter)
 	require.True(t, ok)
 	limited := l.WithLimit(limitTo(3, 1000))
+	require.Equal(t, store.IsRemote(s), store.IsRemote(limited), "its reads are the same")
 	ref := func(key string) secret.Ref { return secret.Ref{Scope: Scopes[0], Key: key} }
 	value := func(n int) secret.Value { return secret.NewValue(Value(t, n)) }
 	create := func(key string, n int) error {
