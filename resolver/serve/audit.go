@@ -43,7 +43,7 @@ type record struct {
 	Remote   string          `json:"remote,omitempty"`  // address
 	Method   string          `json:"method,omitempty"`  // how the caller was identified
 	Who      string          `json:"who,omitempty"`     // the caller
-	Claims   auditedClaims   `json:"claims,omitempty"`  // of the caller's JWT: those that the policy names, and the pod
+	Claims   auditedClaims   `json:"claims,omitempty"`  // of a JWT what the policy names, its pod; of a pod what it is
 	Rule     string          `json:"rule,omitempty"`    // of the policy
 	Verb     string          `json:"verb,omitempty"`    // create, update, delete, import, get, list, resolve, explain
 	Scope    *auditScope     `json:"scope,omitempty"`   // of the secret, the filter or the task
@@ -81,7 +81,7 @@ func auditedScope(s secret.Scope) *auditScope {
 }
 
 func auditedKey(key string) string {
-	if secret.ValidKey(key) != nil {
+	if secret.StoredKey(key) != nil {
 		return ""
 	}
 	return key

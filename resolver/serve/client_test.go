@@ -45,6 +45,8 @@ func (u untilEnd) Get(ctx context.Context, ref secret.Ref) (secret.Value, store.
 	return u.Store.Get(ctx, ref)
 }
 
+func (u untilEnd) Remote() bool { return store.IsRemote(u.Store) }
+
 // open starts a server over s in which every caller may do everything.
 func open(t *testing.T, s store.Store) *rpc.Client {
 	t.Helper()
@@ -57,11 +59,27 @@ func open(t *testing.T, s store.Store) *rpc.Client {
 
 // The client of a server passes the suite of resolvers.
 func TestResolver(t *testing.T) {
-	resolvertest.Run(t, func(t *testing.T, s store.Store) resolvertest.Resolver {
+	resolvertest.RunServed(t, func(t *testing.T, s store.Store) resolvertest.Resolver {
 		t.Helper()
 		return open(t, s)
 	})
 }
+
+// So it does if the store of the server is remote.
+func TestResolverOfRemote(t *testing.T) {
+	resolvertest.RunServed(t, func(t *testing.T, s store.Store) resolvertest.Resolver {
+		t.Helper()
+		return open(t, struct {
+			store.Store
+			remote
+		}{s, remote{}})
+	})
+}
+
+// remote makes a store that embeds it one whose reads are round trips.
+type remote struct{}
+
+func (remote) Remote() bool { return true }
 
 // managed is a store that is managed over the wire and read directly. It is not a
 // [store.Importer], because a server imports the secrets of one scope at a time.

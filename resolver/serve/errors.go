@@ -137,9 +137,7 @@ func (g *guard) failure(err error) *injectv1.Failure {
 	case secret.KindUnknown:
 		g.o.Log.Error("a request failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
-	case secret.KindDenied,
-		secret.KindUnavailable,
-		secret.KindCorrupt: // denied by the store: what the policy denies looks absent here
+	case secret.KindUnavailable, secret.KindCorrupt:
 		g.o.Log.Error("the store failed", "request", g.caller.request, "error", err)
 		f.Message = "request " + g.caller.request + ": the server's log says more"
 	}

@@ -10,7 +10,10 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"connectrpc.com/connect"
 
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
@@ -231,7 +234,10 @@ func (g *guard) Import(ctx context.Context, secrets []store.New) error {
 	if err := g.decide(ctx, r, allowed); err != nil {
 		return err
 	}
-	err = g.changeable(g.importer != nil, "import")
+	err = g.changeable(g.manager != nil, "import")
+	if err == nil && g.importer == nil {
+		err = errNoImport
+	}
 	if err == nil {
 		err = g.timed("import", func() error { return g.importer.Import(ctx, secrets) })
 	}
@@ -243,6 +249,17 @@ var (
 	errReadOnly = fmt.Errorf("%w: this store is read-only", secret.ErrInvalid)
 	errNoQuotas = fmt.Errorf("%w: the policy has quotas, and this store cannot keep them", secret.ErrInvalid)
 )
+
+// errNoImport answers an import into a store that creates secrets one by one.
+var errNoImport = connect.NewError(connect.CodeUnimplemented, &noImport{})
+
+type noImport struct{}
+
+func (*noImport) Error() string {
+	return "inject.v1.ImportService stores all secrets or none, and this server's store creates them one by one"
+}
+
+func (*noImport) Unwrap() error { return secret.ErrInvalid } // for the audit log
 
 // changeable returns nil if the backend can be changed, which has says, and keeps the policy's
 // quotas, if it has any. A delete, of the verbs, exceeds none.
@@ -390,8 +407,8 @@ func upTo(all []store.Info, n int, may func(store.Info) bool) int {
 	return len(all)
 }
 
-// taskReader is the store of the ladder of one Resolve. It decides on each key; the request
-// is audited as a whole before it is answered. It is not a [store.Lister], as the guard is,
+// taskReader is the store of the ladder of one Resolve, and its bounds. It decides on each key; the
+// request is audited as a whole before it is answered. It is not a [store.Lister], as the guard is,
 // because the ladder would use it to list secrets that the task may not list.
 type taskReader struct {
 	g      *guard
@@ -399,10 +416,12 @@ type taskReader struct {
 }
 
 // values are those that a Resolve has read. Reading stops when they are more than one answer may
-// have. A nil values is that of a request for names alone: it keeps none.
+// have, or a share is used up.
 type values struct {
-	mu    sync.Mutex
+	names bool // the request is for names alone: no value is kept
 	keys  int
+
+	mu    sync.Mutex
 	bytes int
 	err   error // of all further reads
 }
@@ -420,8 +439,18 @@ func (g *guard) reserve(ctx context.Context, keys, bytes int) error {
 	return g.caller.answer.grow(ctx, size-g.caller.answer.n)
 }
 
-// add counts v, which takes its share.
-func (s *values) add(ctx context.Context, g *guard, v secret.Value) error {
+func (s *values) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Keep implements [resolver.Bounds]: it counts v, which takes its share.
+func (t taskReader) Keep(ctx context.Context, v secret.Value) error {
+	s := t.values
+	if s.names {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bytes += v.Len()
@@ -430,20 +459,61 @@ func (s *values) add(ctx context.Context, g *guard, v secret.Value) error {
 	case s.bytes > maxAnswer:
 		s.err = fmt.Errorf(
 			"%w: the values have more than %d bytes together", secret.ErrInvalid, maxAnswer)
-	case g.reserve(ctx, s.keys, s.bytes) != nil:
-		s.err = g.exhausted(g.caller, "answer", busyAnswers)
+	case t.g.reserve(ctx, s.keys, s.bytes) != nil:
+		s.err = t.g.exhausted(t.g.caller, "answer", busyAnswers)
 	}
 	return s.err
 }
 
-func (s *values) failed() error {
-	if s == nil {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+// A place is what the climb of one key takes of the reads. It is given back by the last of the climb
+// and the reads of the backend that the climb has caused: they go on when they are given up, because
+// others may use them, and a client that takes back its requests must not cause more and more.
+type place struct {
+	*hold
+
+	users atomic.Int32
 }
+
+type placeKey struct{}
+
+func (p *place) leave() {
+	if p.users.Add(-1) == 0 {
+		p.close()
+	}
+}
+
+// Enter implements [resolver.Bounds]. The number of lists that are resolved at the same time bounds how
+// long it waits. It does so as long as the request may take: to refuse one that has read a part of its
+// secrets would make the store, which is slow then, do it again.
+func (t taskReader) Enter(ctx context.Context, n int) (context.Context, func(), error) {
+	if err := t.values.failed(); err != nil {
+		return nil, nil, err
+	}
+	p := &place{hold: t.g.reading.hold(t.g.caller.name())}
+	p.users.Store(1)
+	if !p.try(int64(n)) && p.wait(ctx, int64(n)) != nil {
+		p.leave()
+		return nil, nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, context.Cause(ctx))
+	}
+	return context.WithValue(ctx, placeKey{}, p), p.leave, nil
+}
+
+// observe is the [flight.Observer] of the server: it counts the reads of the backend.
+func (s *Server) observe(ctx context.Context) (ended func(time.Duration, error)) {
+	p, remote := ctx.Value(placeKey{}).(*place)
+	if remote {
+		p.users.Add(1) // the climb has not left it, because its call goes on
+	}
+	return func(took time.Duration, err error) {
+		s.metrics.backend("read", took, err)
+		if remote {
+			p.leave()
+		}
+	}
+}
+
+// Remote implements [store.Remote].
+func (t taskReader) Remote() bool { return store.IsRemote(t.g.backend) }
 
 // Get implements [store.Reader].
 func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, info store.Info, err error) {
@@ -459,19 +529,15 @@ func (t taskReader) Get(ctx context.Context, ref secret.Ref) (v secret.Value, in
 		at = decoy(ref.Scope)
 	}
 	v, info, err = t.g.backend.Get(ctx, at)
+	err = ofStore(err)
 	if !may && err == nil {
 		v, info, err = secret.Value{}, store.Info{}, secret.ErrNotFound
 	}
 	if e, ok := errors.AsType[*secret.Error](err); ok && !may { // the error names the decoy
 		err = e.Err
 	}
-	if t.values == nil {
-		return secret.Value{}, info, err
-	}
-	if err == nil {
-		if err := t.values.add(ctx, t.g, v); err != nil {
-			return secret.Value{}, store.Info{}, err
-		}
+	if t.values.names {
+		v = secret.Value{}
 	}
 	return v, info, err
 }

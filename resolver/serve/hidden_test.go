@@ -181,7 +181,8 @@ func TestStoreThatIsDenied(t *testing.T) {
 		resolve, `{"secrets":[{"key":"K"}]}`,
 	)
 	require.Equal(t, http.StatusOK, a.status)
-	require.Contains(t, a.raw, "CODE_DENIED")
+	require.Contains(t, a.raw, "CODE_UNAVAILABLE")
+	require.NotContains(t, a.raw, "CODE_DENIED")
 	require.Equal(t, 2, strings.Count(r.log.String(), "this key does not open it"))
 }
 

@@ -246,21 +246,32 @@ func verbOf(r *http.Request) string {
 // names them or not: the subject is the service account, which many pods share.
 var podClaims = []string{`claim.kubernetes\.io.pod.name`, `claim.kubernetes\.io.pod.uid`}
 
+// podAttributes are what is audited of a pod beside its name, as claims without their prefix.
+var podAttributes = []string{
+	"kubernetes.uid", "kubernetes.serviceaccount", "kubernetes.node", "kubernetes.parent", "kubernetes.protection",
+}
+
 const (
 	maxClaimValues = 8   // of one claim that are audited
 	maxClaim       = 200 // bytes of each
 )
 
-// claimsOf returns the claims of a JWT for the audit log.
+// claimsOf returns the claims of a JWT, or what is known of a pod, for the audit log.
 func claimsOf(p *policy.Policy, who identity.Identity) auditedClaims {
-	if who.Method != "jwt" {
+	var names []string
+	switch who.Method {
+	case "jwt":
+		names = append(p.Claims(), podClaims...)
+	case "kubernetes":
+		names = podAttributes
+	default:
 		return nil
 	}
 	claims := auditedClaims{}
-	for _, name := range append(p.Claims(), podClaims...) {
+	for _, name := range names {
 		values := who.Attribute(name)
 		for _, v := range values[:min(len(values), maxClaimValues)] {
-			name := strings.TrimPrefix(name, "claim.")
+			name := strings.TrimPrefix(strings.TrimPrefix(name, "claim."), "kubernetes.")
 			if v = printable.Text(v, maxClaim); !slices.Contains(claims[name], v) {
 				claims[name] = append(claims[name], v)
 			}
@@ -324,6 +335,9 @@ func (s *Server) unidentified(r *http.Request, c *caller, err error) error {
 	if identity.Reason(err) == identity.ReasonExpired { // they were good, so only their owner learns it
 		text = "the credentials have expired"
 		hint = hintMark + "log in again, or make a new token or certificate as you made this one"
+	}
+	if advice := identity.Advice(err); advice != "" { // genuine, too
+		hint = hintMark + advice
 	}
 	text += " (request " + c.request + ": the server's log says why)" + hint
 	return connect.NewError(connect.CodeUnauthenticated, errors.New(text))

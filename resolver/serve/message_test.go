@@ -16,6 +16,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	secretpb "inject/resolver/idl/flyteidl2/secret"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
@@ -125,6 +126,21 @@ func (c *counting) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// plainlyMisspelt is misspelt for a value that encoding/json has decoded.
+func plainlyMisspelt(value any, d protoreflect.MessageDescriptor) bool {
+	switch v := value.(type) {
+	case []any:
+		return slices.ContainsFunc(v, func(one any) bool { return plainlyMisspelt(one, d) })
+	case map[string]any:
+		for name, one := range v {
+			if inner, err := within(d, name); err != nil || plainlyMisspelt(one, inner) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Every JSON that decoding takes can be walked, however it is spaced, nested and escaped.
 func FuzzMisspelt(f *testing.F) {
 	for _, seed := range []string{
@@ -133,6 +149,7 @@ func FuzzMisspelt(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
+	f.Add(`{"new":[[{"id":{"projct":1}}]],"secretSpec":{"stringVasue":"\\"}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		err := jsonCodec("json").Unmarshal([]byte(text), &secretpb.CreateSecretRequest{})
 		var loose secretpb.CreateSecretRequest
@@ -140,17 +157,15 @@ func FuzzMisspelt(f *testing.F) {
 			require.Error(t, err)
 			return
 		}
-		var fields struct {
-			ID map[string]any `json:"id"`
-		}
-		_ = json.Unmarshal([]byte(text), &fields)
-		known := true
-		for name := range fields.ID {
-			known = known && slices.Contains([]string{"name", "organization", "domain", "project"}, name)
-		}
-		// encoding/json also takes "ID"
-		if strings.Count(text, `"id"`) == 1 && strings.Count(strings.ToLower(text), "id") == 1 {
-			require.Equal(t, known, err == nil, "%v", err)
+		var value any
+		plain := json.NewDecoder(strings.NewReader(text))
+		plain.UseNumber() // any number that JSON may have
+		require.NoError(t, plain.Decode(&value))
+		d := loose.ProtoReflect().Descriptor()
+		want := plainlyMisspelt(value, d)
+		require.Equal(t, want, misspelt([]byte(text), d) != nil)
+		if want {
+			require.Error(t, err)
 		}
 	})
 }

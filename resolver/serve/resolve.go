@@ -100,18 +100,15 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 	if climbing.grow(ctx, 1+int64(len(declared)/climbKeys)) != nil {
 		return nil, g.exhausted(g.caller, "climb", "too many declared lists are resolved at the same time")
 	}
-	task := taskReader{g: g}
 	if g.reserve(ctx, len(declared), 0) != nil {
 		return nil, g.exhausted(g.caller, "answer", busyAnswers)
 	}
-	if !req.GetNamesOnly() {
-		task.values = &values{keys: len(declared)}
-	}
+	task := taskReader{g, &values{names: req.GetNamesOnly(), keys: len(declared)}}
 	var reader store.Reader = task
 	if g.caller.grant.MayAny(policy.List, store.Filter{Org: scope.Org}) {
 		reader = listingReader{task}
 	}
-	climbs, err := resolver.OverShared(reader).Climb(ctx, scope, declared)
+	climbs, err := resolver.OverShared(reader, task).Climb(ctx, scope, declared)
 	if err != nil {
 		r.Reason = reasonInvalid
 		return nil, g.decided(ctx, r, invalid, err)

@@ -88,6 +88,13 @@ const (
 	maxAnswer   = 32 << 20 // bytes of values in the answer to one Resolve
 	maxTime     = transport.RequestTime
 	climbKeys   = 256 // a longer declared list counts as several
+	// maxReads is how many reads of a store that is remote are under way at the same time, and ownReads
+	// how many of one identity: as many as one declared list has, which are sixteen secrets at four
+	// scopes. Each may return store.MaxValue, so they also bound the values that are not yet counted in
+	// an answer. The server of the store has others to serve: kube-apiserver by default takes 400 reads
+	// at the same time of all its clients (--max-requests-inflight).
+	maxReads = 128
+	ownReads = 64
 	// Answers are read and sent only while their sum is at most maxAnswers, and ownAnswers for one
 	// identity. Otherwise clients that do not read their answers could exhaust the memory.
 	maxAnswers = 2 * maxAnswer // bytes
@@ -133,6 +140,7 @@ type Server struct {
 	climbing     *shares // Resolves that run
 	scanning     *shares // lists that are read, and searches for other scopes
 	answers      *shares // bytes of answers that are read or sent
+	reading      *shares // reads of a remote store
 	// requests are those under way, by identity, and arrivals those not yet identified, by network.
 	requests, arrivals *crowd
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
@@ -152,6 +160,7 @@ func New(o Options) *Server {
 		climbing:     newShares(MaxResolves, int64(cmp.Or(o.OwnResolves, OwnResolves)), false),
 		scanning:     newShares(MaxLists, int64(cmp.Or(o.OwnLists, OwnLists)), false),
 		answers:      newShares(maxAnswers, ownAnswers, true),
+		reading:      newShares(maxReads, ownReads, false),
 		requests:     newCrowd(maxRequests, ownRequests),
 		arrivals:     newCrowd(maxArrivals, netArrivals),
 		bodies:       newShares(MaxBodies, int64(cmp.Or(o.OwnBodies, OwnBodies)), true),
@@ -160,7 +169,7 @@ func New(o Options) *Server {
 	if l, ok := o.Store.(store.Limiter); ok {
 		o.Store, s.counts = l.WithLimit(s.quota), true
 	}
-	s.flights = flight.New(o.Store, func(took time.Duration, err error) { s.metrics.backend("read", took, err) })
+	s.flights = flight.New(o.Store, s.observe)
 	s.backend = s.flights.Store()
 	s.manager, _ = s.backend.(store.Manager)
 	s.importer, _ = s.backend.(store.Importer)
@@ -277,7 +286,8 @@ func (s *Server) timed(op string, fn func() error) error {
 }
 
 // ofStore returns an error of the backend as the caller's. If the backend is denied access,
-// such as to its key file, it is unavailable: it was not the caller who was denied.
+// such as to its key file, it is unavailable: it was not the caller who was denied. An API server of
+// Kubernetes also denies everything for a moment after its start, until it has read its roles.
 func ofStore(err error) error {
 	if errors.Is(err, secret.ErrDenied) {
 		return fmt.Errorf("%w: the store: %s", secret.ErrUnavailable, err.Error())

@@ -143,15 +143,16 @@ var errBusy = errors.New("the share is used up")
 // grow adds n to h, at most up to the share of one caller. It waits for others to release
 // theirs, at most for patience, and returns errBusy then, or when ctx has ended.
 func (h *hold) grow(ctx context.Context, n int64) error {
-	n = min(n, h.of.each-h.n)
-	if n <= 0 {
-		return nil
-	}
-	if h.try(n) { // mostly nothing has to wait, and needs no timer
+	if n = min(n, h.of.each-h.n); n <= 0 || h.try(n) { // mostly nothing has to wait, and needs no timer
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	return h.wait(ctx, n)
+}
+
+// wait is grow for n that may be added, and waits until ctx has ended.
+func (h *hold) wait(ctx context.Context, n int64) error {
 	if h.share.Acquire(ctx, n) != nil {
 		return errBusy
 	}

@@ -9,7 +9,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"inject/resolver/serve/kube"
+	"inject/resolver/serve/kube/evidence"
 	"inject/resolver/serve/transport"
+	"inject/resolver/store"
+	storekube "inject/resolver/store/kube"
 )
 
 // size writes bytes as the page does.
@@ -76,9 +80,21 @@ func bounds() []string {
 		row("identities and networks whose rates are remembered", fmt.Sprint(maxLimiters)),
 		flag("declared lists that are resolved at the same time", f("%d; %d of one identity. Each %d keys count "+
 			"as one more", MaxResolves, OwnResolves, climbKeys), "`--max-identity-resolves`"),
+		row("reads of a store over a network that are under way at the same time, and their values", f("%d, of up to "+
+			"%s; %d of one identity and of one declared list, which are 16 secrets at four scopes. Further ones wait "+
+			"as long as their request may take. One that was given up counts until it ends",
+			maxReads, size(store.MaxValue), ownReads)),
 		flag("lists of secrets that are read at the same time", f("%d; %d of one identity", MaxLists, OwnLists),
 			"`--max-identity-lists`"),
 		row("values in one answer", size(maxAnswer)+"; reading stops there"),
+		row(f("pods whose tokens are checked at the same time, and that wait for it for %s", seconds(kube.Patience)),
+			f("%d, and %d; %d and %d of one namespace. Each takes a TokenReview and up to a dozen reads, one object "+
+				"of 1.5 MiB at a time", kube.MaxReviews, kube.MaxQueue, kube.OwnReviews, kube.OwnQueue)),
+		row("a token of a pod", size(kube.MaxToken)+". What does not look like one causes no call of the API server"),
+		row("reads of the admission policies", f("one at a time, and then a pause as long as it took, up to "+
+			"%d ms; all pods that wait share one", evidence.MaxPause.Milliseconds())),
+		row("image pull secrets of the org that every pod of the task namespaces may use", f("%d, of %s together",
+			storekube.MaxPulls, size(store.MaxValue))),
 		flag("secrets at one scope, and the bytes of their values", "none", "[`quotas`](policy.md#quotas) of the policy"),
 		row("answers that are read or sent at the same time", f("%s; %s of one identity. Values count twice, "+
 			"and each key as %s", size(maxAnswers), size(ownAnswers), size(keyAnswer))),

@@ -303,7 +303,6 @@ func testRefused(t *testing.T, r *running, w wire) {
 		{at("K"), nil, "string or binary value expected, got <nil>"},
 		{at("K"), &secretpb.SecretSpec{}, "string or binary value expected, got <nil>"},
 		{at("bad name/!"), text("v"), "the key has ' ' at position 4 (only letters, digits, - and _ are allowed)"},
-		{at("bad.name"), text("v"), "the key has '.' at position 4 (only letters, digits, - and _ are allowed)"},
 		{nil, text("v"), "the key is empty"},
 		{at(strings.Repeat("k", 254)), text("v"), "the key is 254 bytes long (at most 253)"},
 		{&secretpb.SecretIdentifier{Name: "K", Project: "a__b", Domain: "c/d"}, text("v"), `domain "c/d" ` +
@@ -328,7 +327,21 @@ func testRefused(t *testing.T, r *running, w wire) {
 			require.Equal(t, test.message, message)
 		}
 	}
+	// A key with a dot may exist, and is only not created.
 	code, message := failed(
+		t, errOf(w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: at("bad.name"), SecretSpec: text("v")})),
+	)
+	require.Equal(t, connect.CodeInvalidArgument, code)
+	require.Equal(t, "the key has '.' at position 4 (only letters, digits, - and _ are allowed)", message)
+	for _, err := range []error{
+		errOf(w.secrets.UpdateSecret(ctx, &secretpb.UpdateSecretRequest{Id: at("bad.name"), SecretSpec: text("v")})),
+		errOf(w.secrets.DeleteSecret(ctx, &secretpb.DeleteSecretRequest{Id: at("bad.name")})),
+	} {
+		code, message = failed(t, err)
+		require.Equal(t, connect.CodeNotFound, code)
+		require.Equal(t, "secret bad.name not found", message)
+	}
+	code, message = failed(
 		t,
 		errOf(
 			w.secrets.CreateSecret(ctx, &secretpb.CreateSecretRequest{Id: at("K"), SecretSpec: blob([]byte("v"), 7)}),

@@ -1,6 +1,6 @@
 // Package identity authenticates the callers of the server: by a client certificate
 // ([MTLS]), a signed token of an issuer ([JWT]) or a token whose hash is in a file
-// ([Tokens]), tried one after the other ([Chain]).
+// ([Tokens]), tried one after the other ([Chain]). Package kube authenticates pods.
 //
 // It does not decide what an identity may do, which is package policy's, nor how a refusal
 // is answered, which is package serve's. It reads nothing of a request but its credentials.
@@ -40,7 +40,7 @@ type Credentials struct {
 // An Identity is an authenticated caller. It is immutable, so goroutines may share it. The
 // zero Identity is no caller, and has no attributes.
 type Identity struct {
-	Method string // how it was authenticated: mtls, jwt, token
+	Method string // how it was authenticated: mtls, jwt, token, kubernetes
 	Name   string // for people and the audit log; see New
 
 	attributes map[string][]string
@@ -73,6 +73,20 @@ func New(method, name string, attributes map[string][]string) Identity {
 //	claim.NAME         jwt: a claim that is a string, a number or a boolean, in the form of
 //	                   JSON without quotes, or each string of a list of strings
 //	token              token: its name
+//	kubernetes.NAME    kubernetes: see below
+//
+// A pod of Kubernetes has these:
+//
+//	kubernetes.namespace, kubernetes.serviceaccount, kubernetes.pod, kubernetes.node
+//	                     names of the pod's namespace, account, node, and its own
+//	kubernetes.project, kubernetes.domain
+//	                     the scope of its task, for which the cluster vouches
+//	kubernetes.label.KEY a label; it says what the maker of the pod wrote
+//	kubernetes.declared  each key that its task declares; no pattern can match it
+//	kubernetes.uid       the uid of the pod, as in kubernetes.parent, NAME/UID of each pod whose
+//	                     secrets it inherits, and kubernetes.protection, which is unprotected if
+//	                     the server was told to serve it although others may reach its secrets:
+//	                     for the audit log only
 //
 // A claim INNER of the claim OUTER is claim.OUTER.INNER. A dot within a name is written \. and
 // a backslash \\, as in kubectl's JSONPath, so that no two claims share a name: the pod of a
@@ -144,14 +158,34 @@ func Reason(err error) string {
 	return ReasonOther
 }
 
+// Advice returns what the caller can do about a refusal, "" if it is told nothing. Only a caller whose
+// credentials are genuine gets advice.
+func Advice(err error) string {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.advice
+	}
+	return ""
+}
+
 // A refusal is an ErrUnauthenticated with its reason.
-type refusal struct{ who, reason, text string }
+type refusal struct{ who, reason, text, advice string }
 
 // refuse returns a refusal by the authenticator named who. The error must not quote text of
 // the caller.
 func refuse(who, reason, format string, args ...any) error {
-	return &refusal{who, reason, fmt.Sprintf(format, args...)}
+	return &refusal{who, reason, fmt.Sprintf(format, args...), ""}
 }
+
+// A Refusal is why an authenticator of another package refuses credentials: see [Refuse].
+type Refusal struct {
+	Who    string // the authenticator
+	Reason string // one word, for the audit log
+	Text   string // for the server's log; quotes no text of the caller that is not verified
+	Advice string // for a caller whose credentials are genuine: what to do; "" for no answer but no
+}
+
+// Refuse returns r as an error that wraps [ErrUnauthenticated].
+func Refuse(r Refusal) error { return &refusal{r.Who, r.Reason, r.Text, r.Advice} }
 
 func (r *refusal) Error() string {
 	if r.who == "" {

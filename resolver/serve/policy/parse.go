@@ -174,10 +174,10 @@ func (p *parser) rule(n strictyaml.Node) {
 		}
 	}
 	if n, given := got["resolve"]; given {
-		got, _ := n.Known("org", "project", "domain", "keys")
-		r.resolve = &task{scopes: p.scopes(got, false, c, known)}
-		if keys, given := got["keys"]; given {
-			r.resolve.keys = p.keys(keys)
+		r.resolve = p.task(n, c, known)
+		if r.resolve.declared && known && !r.isPod(p.policy.attributes) {
+			n.Below("declared").Fail("needs %s in identity: of other callers it is not known what they declare",
+				podNamespace)
 		}
 	}
 
@@ -189,6 +189,35 @@ func (p *parser) rule(n strictyaml.Node) {
 		}
 	}
 	p.policy.rules = append(p.policy.rules, r)
+}
+
+// task reads what a rule lets an identity resolve.
+func (p *parser) task(n strictyaml.Node, c captures, known bool) *task {
+	got, _ := n.Known("org", "project", "domain", "keys", "declared", "also")
+	t := &task{scopes: p.scopes(got, false, c, known)}
+	if keys, given := got["keys"]; given {
+		t.keys = p.keys(keys, "to allow all keys of the scope leave keys out, and to allow none leave resolve out")
+	}
+	if declared, given := got["declared"]; given {
+		if declared.Kind != yaml.ScalarNode || declared.ShortTag() != "!!bool" || declared.Value != "true" {
+			declared.Fail("not true: to allow what is not declared leave it out")
+		}
+		t.declared = true
+	}
+	if also, given := got["also"]; given {
+		t.also = p.keys(also, "leave it out")
+		if !t.declared {
+			also.Fail("needs declared beside it, to which it adds")
+		}
+	}
+	return t
+}
+
+// isPod reports whether the rule is for pods of Kubernetes.
+func (r *rule) isPod(attributes []string) bool {
+	return slices.ContainsFunc(r.identity, func(m matcher) bool {
+		return attributes[m.attribute] == podNamespace
+	})
 }
 
 // name returns the name n of a rule or quota, which must not be one of names, and adds it to them.
@@ -209,8 +238,18 @@ func (p *parser) name(n strictyaml.Node, of string, names map[string]int) string
 	return name
 }
 
-// attributes are the attributes of an identity, for errors; claim.NAME stands for any claim.
-var attributes = []string{"spiffe", "dns", "issuer", "subject", "audience", "token", "claim.NAME"}
+// attributes are the attributes of an identity, for errors; claim.NAME stands for any claim, and
+// kubernetes.label.KEY for any label.
+var attributes = []string{
+	"spiffe", "dns", "issuer", "subject", "audience", "token", "claim.NAME", podNamespace, "kubernetes.serviceaccount",
+	"kubernetes.pod", "kubernetes.node", "kubernetes.project", "kubernetes.domain", podLabel + "KEY",
+}
+
+const (
+	podAttribute = "kubernetes."
+	podNamespace = podAttribute + "namespace"
+	podLabel     = podAttribute + "label."
+)
 
 func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 	all, ok := n.Fields()
@@ -221,28 +260,39 @@ func (p *parser) identity(n strictyaml.Node, r *rule) captures {
 		n.Fail("empty: it would match every caller")
 	}
 	var c captures
-	issuer := slices.ContainsFunc(all, func(f strictyaml.Field) bool { return f.Name == "issuer" })
+	has := func(name string) bool {
+		return slices.ContainsFunc(all, func(f strictyaml.Field) bool { return f.Name == name })
+	}
+	issuer, namespace := has("issuer"), has(podNamespace)
 	for _, f := range all {
 		attribute := f.Name
 		claim, isClaim := strings.CutPrefix(attribute, "claim.")
+		label, isLabel := strings.CutPrefix(attribute, podLabel)
 		switch {
-		case isClaim && (claim == "" || strings.ContainsFunc(claim, func(r rune) bool {
-			return r <= ' ' ||
-				r >= 0x7f
-		})):
+		case isClaim && !isPlain(claim):
 			f.Key.Fail("not the name of a claim, which must be ASCII without white space")
 			continue
-		case !isClaim && (attribute == "claim.NAME" || !slices.Contains(attributes, attribute)):
+		case isLabel && !isPlain(label):
+			f.Key.Fail("not the key of a label, which must be ASCII without white space")
+			continue
+		case !isClaim && !isLabel && !slices.Contains(attributes, attribute):
 			f.Unknown("attribute", attributes)
 			continue
 		case !issuer && (isClaim || attribute == "subject" || attribute == "audience"):
 			f.Key.Fail("needs issuer beside it: without one it would accept the word of any issuer")
+		case !namespace && strings.HasPrefix(attribute, podAttribute):
+			f.Key.Fail("needs %s beside it: such names are unique in their namespace only", podNamespace)
 		}
 		if m, ok := p.matcher(attribute, f.Value, &c); ok {
 			r.identity = append(r.identity, m)
 		}
 	}
 	return c
+}
+
+// isPlain reports whether the name of a claim or a label is ASCII without white space.
+func isPlain(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 // matcher returns the pattern of an attribute and adds its captures to c.
@@ -335,7 +385,8 @@ func (p *parser) scopes(got map[string]strictyaml.Node, stars bool, c captures, 
 	return s
 }
 
-func (p *parser) keys(n strictyaml.Node) map[string]bool {
+// keys reads a list of keys. empty is what to do about an empty one.
+func (p *parser) keys(n strictyaml.Node, empty string) map[string]bool {
 	keys := map[string]bool{}
 	items, ok := n.List()
 	for _, n := range items {
@@ -352,7 +403,7 @@ func (p *parser) keys(n strictyaml.Node) map[string]bool {
 		keys[key] = true
 	}
 	if ok && len(items) == 0 {
-		n.Fail("empty: to allow all keys of the scope leave keys out, and to allow none leave resolve out")
+		n.Fail("empty: %s", empty)
 	}
 	return keys
 }

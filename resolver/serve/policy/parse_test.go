@@ -41,6 +41,10 @@ var good = []string{
 		"identity: {spiffe: 'spiffe://{a}/{b_}/{_c}/x-{d__d}-y'}\nresolve: {org: '{a}', project: 'x{b_}x', " +
 			"domain: '{_c}'}\nlist: [{project: '*-{d__d}-*'}]",
 	),
+	rule("identity: {kubernetes.namespace: '*', kubernetes.project: '{p}', kubernetes.domain: '{d}'}\n" +
+		"resolve: {project: '{p}', domain: '{d}', declared: true, also: [A, B]}"),
+	rule("identity: {kubernetes.namespace: f, kubernetes.serviceaccount: a, kubernetes.pod: '*', kubernetes.node: n, " +
+		"kubernetes.label.a.b/c: x, kubernetes.label.KEY: y}\nresolve: {declared: true, keys: [A]}"),
 	rule("identity: {token: &t b}\nlist: &l [&s {project: p}]\nmanage: *l\nresolve: *s"),
 	rule("identity: {token: b}\nresolve: {keys: [a, A, -, _]}"),
 	rule("identity: {token: 'é \\ $ ^ ( ['}\nlist: [{project: 'é.-$'}]"),
@@ -69,8 +73,35 @@ const (
 	badBytes = "expected a number of bytes, such as 1000000 or 64Mi"
 )
 
+// known ends the error of an unknown attribute.
+const known = " (known: spiffe, dns, issuer, subject, audience, token, claim.NAME, kubernetes.namespace, " +
+	"kubernetes.serviceaccount, kubernetes.pod, kubernetes.node, kubernetes.project, kubernetes.domain, " +
+	"kubernetes.label.KEY)"
+
 // bad are invalid files with their errors, without "invalid policy".
 var bad = []struct{ text, want string }{
+	// Pods.
+	{rule("identity: {kubernetes.pod: p}"), ": line 5: rules[1].identity.kubernetes.pod: needs kubernetes.namespace " +
+		"beside it: such names are unique in their namespace only"},
+	{rule("identity: {issuer: i, kubernetes.label.x: p}"), ": line 5: rules[1].identity.kubernetes.label.x: needs " +
+		"kubernetes.namespace beside it: such names are unique in their namespace only"},
+	{rule("identity: {kubernetes.namespace: f, kubernetes.declared: p}"), ": line 5: " +
+		"rules[1].identity.kubernetes.declared: unknown attribute" + known},
+	{rule("identity: {kubernetes.namespace: f, kubernetes.label.: p}"), ": line 5: rules[1].identity." +
+		"kubernetes.label.: not the key of a label, which must be ASCII without white space"},
+	{beyond + rule("identity: {token: b}\nresolve: {declared: true}"), ": line 6: rules[1].resolve.declared: needs " +
+		"kubernetes.namespace in identity: of other callers it is not known what they declare"},
+	{rule("identity: {kubernetes.namespace: f}\nresolve: {declared: false}"), ": line 6: rules[1].resolve.declared: " +
+		"not true: to allow what is not declared leave it out"},
+	{rule("identity: {kubernetes.namespace: f}\nresolve: {declared: 'true'}"), ": line 6: rules[1].resolve.declared: " +
+		"not true: to allow what is not declared leave it out"},
+	{rule("identity: {kubernetes.namespace: f}\nresolve: {also: [A]}"), ": line 6: rules[1].resolve.also: needs " +
+		"declared beside it, to which it adds"},
+	{rule("identity: {kubernetes.namespace: f}\nresolve: {declared: true, also: []}"), ": line 6: rules[1].resolve." +
+		"also: empty: leave it out"},
+	{rule("identity: {kubernetes.namespace: f}\nresolve: {declared: true, also: ['*']}"), ": line 6: " +
+		"rules[1].resolve.also[0]: a wildcard is not allowed: name each key, or leave keys out to allow all of the " +
+		"scope"},
 	// Quotas.
 	{"version: 1\nrules: []\nquotas: {}", ": line 3: quotas: expected a list, found fields"},
 	{quota("x"), ": line 4: quotas[0]: expected fields, found text"},
@@ -180,14 +211,12 @@ var bad = []struct{ text, want string }{
 	{rule("identity: [token]"), ": line 5: rules[1].identity: expected fields, found a list"},
 	{
 		rule("identity: {toke: b}"),
-		": line 5: rules[1].identity.toke: unknown attribute, did you mean token? (known: spiffe, dns, issuer, " +
-			"subject, audience, token, claim.NAME)",
+		": line 5: rules[1].identity.toke: unknown attribute, did you mean token?" + known,
 	},
 	{
 		rule("identity: {claim.NAME: b, Token: c}"),
 		":\n  line 5: rules[1].identity.claim.NAME: needs issuer beside it: without one it would accept the " +
-			"word of any issuer\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token? " +
-			"(known: spiffe, dns, issuer, subject, audience, token, claim.NAME)",
+			"word of any issuer\n  line 5: rules[1].identity.Token: unknown attribute, did you mean token?" + known,
 	},
 	{rule("identity: {token: b, token: c}"), ": line 5: rules[1].identity.token: given twice, first in line 5"},
 	{rule("identity: {token: ''}"), ": line 5: rules[1].identity.token: empty: leave it out or give a text"},
@@ -239,8 +268,7 @@ var bad = []struct{ text, want string }{
 	},
 	{
 		rule("identity: {issuer: i, claims: a}"),
-		": line 5: rules[1].identity.claims: unknown attribute (known: spiffe, dns, issuer, subject, audience, " +
-			"token, claim.NAME)",
+		": line 5: rules[1].identity.claims: unknown attribute" + known,
 	},
 	{
 		rule("identity: {issuer: 'https://*.example.org'}"),
@@ -419,7 +447,8 @@ var bad = []struct{ text, want string }{
 	},
 	{
 		below("resolve: {project: '{me}', key: [A]}"),
-		": line 6: rules[1].resolve.key: unknown field, did you mean keys? (known: org, project, domain, keys)",
+		": line 6: rules[1].resolve.key: unknown field, did you mean keys? " +
+			"(known: org, project, domain, keys, declared, also)",
 	},
 	{
 		below("resolve: {project: '{me}', keys: []}"),
@@ -476,8 +505,7 @@ verson: 1
   line 1: version: missing: the version is 1
   line 3: rules[0].resolve.project: a wildcard is not allowed: an identity that resolves is bound to exactly one `+
 		`scope, so write its name or capture it from the identity, as in "{project}"
-  line 4: rules[0].identity.tokn: unknown attribute, did you mean token? `+
-		`(known: spiffe, dns, issuer, subject, audience, token, claim.NAME)
+  line 4: rules[0].identity.tokn: unknown attribute, did you mean token?`+known+`
   line 5: rules[1].name: "a" is already the name of the rule in line 2
   line 6: rules[1].identity.subject: needs issuer beside it: without one it would accept the word of any issuer
   line 6: rules[1].identity.spiffe: a SPIFFE ID begins with spiffe://

@@ -35,7 +35,22 @@ func (g Grant) Permissions() []Permission {
 	}
 	if t := g.rule.resolve; t != nil {
 		p := Permission{Verb: Resolve, Org: g.task.Org, Domain: g.task.Domain, Project: g.task.Project}
-		if t.keys != nil {
+		switch {
+		case t.declared:
+			keys := maps.Clone(t.also)
+			if keys == nil {
+				keys = map[string]bool{}
+			}
+			for key := range g.declared.keys {
+				if g.MayResolve(key) {
+					keys[key] = true
+				}
+			}
+			if len(keys) == 0 {
+				return all // no keys would stand for all of them
+			}
+			p.Keys = slices.Sorted(maps.Keys(keys))
+		case t.keys != nil:
 			p.Keys = slices.Sorted(maps.Keys(t.keys))
 		}
 		all = append(all, p)

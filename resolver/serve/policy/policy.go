@@ -23,8 +23,9 @@ import (
 // A Subject is an authenticated identity.
 type Subject interface {
 	// Attribute returns the values of an attribute of the policy file (spiffe, dns,
-	// issuer, subject, audience, token, claim.NAME), or nil if the subject does not have
-	// it. The server has verified each value.
+	// issuer, subject, audience, token, claim.NAME, kubernetes.NAME), or nil if the subject
+	// does not have it. The server has verified each value. kubernetes.declared has the
+	// keys that the subject's task declares.
 	Attribute(name string) []string
 }
 
@@ -87,7 +88,13 @@ type task struct {
 	scopes
 
 	keys map[string]bool // nil: all
+	// declared limits keys to those that the subject's task declares, and also adds keys to them.
+	declared bool
+	also     map[string]bool
 }
+
+// declaredKeys is the attribute with the keys that a subject's task declares.
+const declaredKeys = "kubernetes.declared"
 
 // maxCaptures is how many captures a rule may have: one for each level, and one more. It is
 // fixed so that a Grant can hold them without an allocation.
@@ -105,9 +112,17 @@ func (p *Policy) For(s Subject) Grant {
 		values = append(values, s.Attribute(name))
 	}
 	for _, r := range p.rules {
-		if g, ok := r.match(values); ok {
-			return g
+		g, ok := r.match(values)
+		if !ok {
+			continue
 		}
+		if r.resolve != nil && r.resolve.declared {
+			g.declared = &declared{map[string]bool{}}
+			for _, key := range s.Attribute(declaredKeys) {
+				g.declared.keys[key] = true
+			}
+		}
+		return g
 	}
 	return Grant{}
 }
@@ -173,7 +188,11 @@ type Grant struct {
 	rule     *rule
 	captured captured
 	task     secret.Scope
+	declared *declared // of a rule that limits keys to these
 }
+
+// declared are the keys that the task of an identity declares.
+type declared struct{ keys map[string]bool }
 
 var everything = &rule{name: "everything", all: true}
 
@@ -290,7 +309,8 @@ func (g Grant) MayResolve(key string) bool {
 	case g.rule.resolve == nil:
 		return false
 	}
-	return g.rule.resolve.keys == nil || g.rule.resolve.keys[key]
+	t := g.rule.resolve
+	return t.also[key] || (t.keys == nil || t.keys[key]) && (!t.declared || g.declared.keys[key])
 }
 
 // A File follows the changes of a policy file. Current is the policy in force; after a change

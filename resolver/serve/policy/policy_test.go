@@ -452,6 +452,55 @@ func TestEverything(t *testing.T) {
 	)
 }
 
+// TestDeclared has rules that limit a pod to what its task declares.
+func TestDeclared(t *testing.T) {
+	pod := subject{
+		"kubernetes.namespace": {"flyte"}, "kubernetes.project": {"p"}, "kubernetes.domain": {"d"},
+		"kubernetes.declared": {"A", "B"}, "kubernetes.label.team": {"x"},
+	}
+	const identity = "identity: {kubernetes.namespace: flyte, kubernetes.project: '{p}', kubernetes.domain: '{d}', " +
+		"kubernetes.label.team: 'x*'}\n"
+	const scope = "resolve: {project: '{p}', domain: '{d}'"
+	for _, row := range []struct {
+		fields  string
+		allowed string // of A, B, C, D
+	}{
+		{"", "A B C D"},
+		{", keys: [A, C]", "A C"},
+		{", declared: true", "A B"},
+		{", declared: true, keys: [A, C]", "A"},
+		{", declared: true, also: [C, A]", "A B C"},
+		{", declared: true, also: [D], keys: [B, C]", "B D"},
+		{", declared: true, keys: [C]", ""},
+	} {
+		grant := one(t, pod, identity+scope+row.fields+"}")
+		require.True(t, grant.May(policy.Resolve, at("p", "d")))
+		var allowed []string
+		for _, key := range []string{"A", "B", "C", "D"} {
+			if grant.MayResolve(key) {
+				allowed = append(allowed, key)
+			}
+		}
+		require.Equal(t, row.allowed, strings.Join(allowed, " "), row.fields)
+		var shown []policy.Permission // which has no key if it has all
+		if row.allowed != "" {
+			shown = []policy.Permission{{Verb: policy.Resolve, Org: "flyte", Domain: "d", Project: "p", Keys: allowed}}
+		}
+		if row.fields == "" {
+			shown[0].Keys = nil
+		}
+		require.Equal(t, shown, grant.Permissions(), row.fields)
+	}
+	// A pod that declares nothing gets nothing but what is added.
+	delete(pod, "kubernetes.declared")
+	grant := one(t, pod, identity+scope+", declared: true, also: [C]}")
+	require.False(t, grant.MayResolve("A"))
+	require.True(t, grant.MayResolve("C"))
+	require.False(t, one(t, pod, identity+scope+", declared: true}").MayResolve("A"))
+	delete(pod, "kubernetes.project")
+	require.Empty(t, one(t, pod, identity+scope+", declared: true}").Rule(), "without a scope no rule for one matches")
+}
+
 // The first rule that matches decides; later ones add nothing.
 func TestFirstMatchDecides(t *testing.T) {
 	p := parse(t, `version: 1

@@ -35,6 +35,15 @@ func (p *Policy) Quota(at secret.Scope) *Quota {
 // HasQuotas reports whether the policy bounds any scope.
 func (p *Policy) HasQuotas() bool { return len(p.quotas) > 0 }
 
+// QuotaNames returns the names of the policy's quotas, in their order.
+func (p *Policy) QuotaNames() []string {
+	names := make([]string, len(p.quotas))
+	for i := range p.quotas {
+		names[i] = p.quotas[i].Name
+	}
+	return names
+}
+
 // String returns what q allows, such as: 10 secrets and 100 bytes of values.
 func (q *Quota) String() string {
 	var limits []string

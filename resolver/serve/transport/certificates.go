@@ -19,8 +19,11 @@ import (
 
 // CertificateFiles name the server's certificate and the CAs of its clients.
 type CertificateFiles struct {
-	Cert     string // PEM: the certificate and the intermediate ones up to its CA
-	Key      string // PEM: the private key, not open to others; "" if Cert holds it, too
+	Cert string // PEM: the certificate and the intermediate ones up to its CA
+	Key  string // PEM: the private key, not open to others; "" if Cert holds it, too
+	// Kept returns the server's certificate in place of Cert and Key, if it is not nil. It is called for each
+	// connection. The certificate is nil before there is one; an error beside it says why it may be an old one.
+	Kept     func() (*tls.Certificate, error)
 	ClientCA string // PEM: the CAs of client certificates; "" to ask for none
 	// ClientCRL holds lists of revoked client certificates, PEM or DER, each signed by one of
 	// the CAs; "" for none. It needs ClientCA.
@@ -32,8 +35,9 @@ type CertificateFiles struct {
 // [Certificates.Guard]. It is safe for concurrent use.
 type Certificates struct {
 	log       hclog.Logger
-	cert, key *watch.Watched[[]byte]
-	clients   *clients // nil to ask for no client certificate
+	cert, key *watch.Watched[[]byte]           // nil with kept
+	kept      func() (*tls.Certificate, error) // nil if the certificate is in files
+	clients   *clients                         // nil to ask for no client certificate
 
 	mu        sync.Mutex
 	pair      *tls.Certificate
@@ -53,17 +57,19 @@ func LoadCertificates(ctx context.Context, files CertificateFiles, log hclog.Log
 		}
 		return w, err
 	}
-	c := &Certificates{log: log}
+	c := &Certificates{log: log, kept: files.Kept}
 	var err, err2, err3 error
-	c.cert, err = keep("--cert-file", files.Cert, func(string) error { return nil })
-	c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert), keyfile.Check)
+	if c.kept == nil {
+		c.cert, err = keep("--cert-file", files.Cert, func(string) error { return nil })
+		c.key, err2 = keep("--cert-key-file", cmp.Or(files.Key, files.Cert), keyfile.Check)
+	}
 	if err2 != nil && files.Key == "" {
 		err2 = secret.WithHint(err2, "if the private key is in a file of its own, give that with --cert-key-file")
 	}
 	if files.ClientCA != "" {
 		c.clients, err3 = loadClients(ctx, files.ClientCA, files.ClientCRL, log)
 	}
-	if err == nil && err2 == nil { // also beside an error of the CAs, so that all are reported at once
+	if c.kept == nil && err == nil && err2 == nil { // also beside an error of the CAs: all are reported at once
 		_, err = c.current()
 	}
 	if err := errors.Join(err, err2, err3); err != nil {
@@ -80,6 +86,9 @@ const OwnCA = "is a CA's, which Flyte's command line refuses: make a CA, and hav
 
 // current returns the certificate in use. The error says why it is not that of the files.
 func (c *Certificates) current() (*tls.Certificate, error) {
+	if c.kept != nil {
+		return c.kept()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := [2][]byte{c.cert.Current(), c.key.Current()}
@@ -113,7 +122,9 @@ func (c *Certificates) current() (*tls.Certificate, error) {
 // Err returns why the contents of the files are not in use, or nil if they are.
 func (c *Certificates) Err() error {
 	_, err := c.current()
-	err = errors.Join(err, c.cert.Err(), c.key.Err())
+	if c.kept == nil {
+		err = errors.Join(err, c.cert.Err(), c.key.Err())
+	}
 	if c.clients != nil {
 		err = errors.Join(err, c.clients.authorities.Err())
 		if c.clients.revocations != nil {
@@ -129,7 +140,10 @@ type Source interface{ Err() error }
 // Sources returns the files by the names of their flags. That of the certificate also tells if it
 // does not match its key.
 func (c *Certificates) Sources() map[string]Source {
-	all := map[string]Source{"cert-file": pairSource{c}, "cert-key-file": c.key}
+	all := map[string]Source{}
+	if c.kept == nil {
+		all["cert-file"], all["cert-key-file"] = pairSource{c}, c.key
+	}
 	if c.clients != nil {
 		all["client-ca-file"] = c.clients.authorities
 		if c.clients.revocations != nil {
@@ -158,9 +172,12 @@ func (c *Certificates) Revoked() (certificates int, warnings []string) {
 	return len(t.revoked), t.warnings
 }
 
-// NotAfter returns when the server's certificate expires.
+// NotAfter returns when the server's certificate expires, the zero time if there is none yet.
 func (c *Certificates) NotAfter() time.Time {
 	pair, _ := c.current()
+	if pair == nil {
+		return time.Time{}
+	}
 	return pair.Leaf.NotAfter
 }
 
@@ -204,7 +221,10 @@ func (c *Certificates) TLS() *tls.Config {
 			if one := under(hello.Conn); one != nil {
 				one.compute()
 			}
-			pair, _ := c.current()
+			pair, err := c.current()
+			if pair == nil {
+				return nil, err
+			}
 			one := &tls.Config{
 				MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
 				Certificates: []tls.Certificate{*pair},

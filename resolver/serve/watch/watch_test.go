@@ -46,6 +46,12 @@ func becomes(t *testing.T, w *watch.Watched[int], want int) {
 	require.Eventually(t, func() bool { return w.Current() == want }, patience, often)
 }
 
+// logs waits until the log has text: a change is in use before it is logged.
+func logs(t *testing.T, log *harness.Buffer, text string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), text) }, patience, often)
+}
+
 func TestLoadKeepsCurrent(t *testing.T) {
 	t.Parallel()
 	log, out := harness.Logger()
@@ -58,7 +64,7 @@ func TestLoadKeepsCurrent(t *testing.T) {
 
 	write(t, path, "2") // in place
 	becomes(t, w, 2)
-	require.Contains(t, out.String(), "[INFO]")
+	logs(t, out, "[INFO]")
 	require.Contains(t, out.String(), path)
 
 	write(t, path+".new", "3") // as editors do
@@ -69,7 +75,7 @@ func TestLoadKeepsCurrent(t *testing.T) {
 	require.Eventually(t, func() bool { return w.Err() != nil }, patience, often)
 	require.Equal(t, 3, w.Current())
 	require.ErrorContains(t, w.Err(), path+": no number")
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "[ERROR]") }, patience, often)
+	logs(t, out, "[ERROR]")
 	require.Contains(t, out.String(), "no number")
 
 	write(t, path, "4") // mended

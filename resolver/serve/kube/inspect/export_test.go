@@ -1,0 +1,23 @@
+package inspect
+
+import rbacv1 "k8s.io/api/rbac/v1"
+
+// Allows returns what rules allow, as text, and the scopes that may be claimed.
+func Allows(rules []rbacv1.PolicyRule, minor int) (string, []string) {
+	a := allows(rules, minor)
+	return a.powers.String(), a.scopes
+}
+
+// Powers are the texts of all powers.
+func Powers() (texts []string) {
+	for _, d := range doing {
+		texts = append(texts, d.text)
+	}
+	return texts
+}
+
+// AtLeast is for tests of versions.
+var AtLeast = atLeast
+
+// MaxObjects is how many objects of a kind are read.
+const MaxObjects = maxObjects
