@@ -46,7 +46,7 @@ type Options struct {
 	// Redactor masks the task's output. Run adds the values to it. It may have other patterns,
 	// and other users.
 	Redactor *redact.Redactor
-	// NoRedact gives the task our own stdout and stderr, unmasked.
+	// NoRedact gives the task our own stdout and stderr, unmasked, and starts no guard.
 	NoRedact bool
 	// Outputs are folders that Run checks when the task and all its processes have ended. A part
 	// of Grace is reserved for that.

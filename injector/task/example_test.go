@@ -52,13 +52,3 @@ secrets:
 	// TLS_CERT FILE []
 	// invalid: wrong.yaml:1: secrets[0]: the key is missing
 }
-
-// The value of an annotation with which a pod of Flyte declares a secret, both ways.
-func ExampleDecodeAnnotation() {
-	d, err := task.DecodeAnnotation("nnsxsoraejwxsx2lmv3secq")
-	fmt.Println(d.Key, d.Mount, err)
-	fmt.Println(task.EncodeAnnotation(d))
-	// Output:
-	// my_key ANY <nil>
-	// nnsxsoraejwxsx2lmv3secq
-}

@@ -15,113 +15,12 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	"pgregory.net/rapid"
 
 	"inject/injector/task"
+	"inject/internal/annotation"
 	"inject/resolver/idl/flyteidl2/core"
 	"inject/resolver/secret"
 )
-
-// Four declarations, as Flyte's own marshaler (v2.0.43) writes them.
-var annotations = []struct {
-	d    secret.Declaration
-	text string
-}{
-	{
-		secret.Declaration{Key: "MY_SECRET_KEY", Mount: secret.EnvVar, EnvVar: "MY_SECRET_ENV_VAR"},
-		"nnsxsoraejgvsx1tivbverkul4fukwjcbjww54loorpxezlrovuxezlnmvxhioraivhfmx1wifjauzloozpxmylshiqcetkzl4jukq1siv" +
-			"kf5rkokzpvmqkseifa",
-	},
-	{
-		secret.Declaration{Key: "db-config", Mount: secret.File},
-		"nnsxsoraejsgelldn4xgm1lheifg122vnz1f53tfof1ws3tfnvsw34b1ebdestcfbi",
-	},
-	{
-		secret.Declaration{Group: "aws", Key: "s3-token", Mount: secret.EnvVar, EnvVar: "AWS_S3_TOKEN"},
-		"m4zg54lqhiqceylxomrau12fpe4caittgmwxi22lmvxcectnn41w34c6ojsxc4ljojsw1zlooq4carkokzpvmqksbjsw34s6ozqxeoraej" +
-			"avou16kmzv5vcpjncu3iqk",
-	},
-	{secret.Declaration{Key: "my_key"}, "nnsxsoraejwxsx2lmv3secq"},
-}
-
-func TestAnnotations(t *testing.T) {
-	for _, a := range annotations {
-		require.Equal(t, a.text, task.EncodeAnnotation(a.d))
-		d, err := task.DecodeAnnotation(a.text)
-		require.NoError(t, err)
-		require.Equal(t, a.d, d)
-	}
-}
-
-// A declaration survives being written and read, with any text as its group and version.
-func TestAnnotationsBothWays(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		want := secret.Declaration{
-			Group: rapid.String().Draw(t, "group"), Version: rapid.String().Draw(t, "version"),
-			Key:    rapid.StringMatching(`[-a-zA-Z0-9_]{1,80}`).Draw(t, "key"),
-			Mount:  secret.Mount(rapid.IntRange(0, 2).Draw(t, "mount")),
-			EnvVar: rapid.StringMatching(`V[A-Z0-9_]{0,9}`).Draw(t, "variable"),
-		}
-		got, err := task.DecodeAnnotation(task.EncodeAnnotation(want))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != want {
-			t.Fatalf("%+v became %+v", want, got)
-		}
-	})
-}
-
-var b32 = "abcdefghijklmnopqrstuvwxyz123456"
-
-// encode returns text in Flyte's base32, by a plain second implementation.
-func encode(text string) string {
-	var bits, out strings.Builder
-	for i := range len(text) {
-		fmt.Fprintf(&bits, "%08b", text[i])
-	}
-	all := bits.String()
-	for len(all)%5 != 0 {
-		all += "0"
-	}
-	for i := 0; i < len(all); i += 5 {
-		n, _ := strconv.ParseUint(all[i:i+5], 2, 8)
-		out.WriteByte(b32[n])
-	}
-	return out.String()
-}
-
-func TestBadAnnotations(t *testing.T) {
-	require.Equal(t, annotations[3].text, encode("key: \"my_key\"\n"), "the plain encoder is Flyte's")
-	each(t, map[string]string{
-		"":                                                    "the key is empty",
-		"nnsxsoraejwxsx2lmv3secQ":                             "not Flyte's base32",
-		"NNSXSORAEJWXSX2LMV3SECQ=":                            "not Flyte's base32",
-		"nnsxsoraejwx\nsx2lmv3secq":                           "not Flyte's base32",
-		"7890":                                                "not Flyte's base32",
-		encode("hunter2 is no text proto"):                    "not a Secret of Flyte's in protobuf's text format",
-		encode(`key: "hunter2`):                               "not a Secret of Flyte's in protobuf's text format",
-		encode(`key: 1`):                                      "not a Secret of Flyte's in protobuf's text format",
-		encode(`key: "k" owner: "hunter2"`):                   "it has an unknown field",
-		encode(`key: "k" mount_requirement:9`):                "mount requirement 9 is unknown",
-		encode(`key: "a/../../b"`):                            "the key has '/'",
-		encode(`key: "k" env_var: "LD_PRELOAD"`):              "LD_PRELOAD",
-		encode(`key: "k" env_var: "INJECT_STORE"`):            "INJECT_STORE",
-		encode(`key: "k" env_var: "PATH"`):                    "PATH",
-		encode(`key: "k" env_var: "hunter2-"`):                "not the name of a variable",
-		encode(`key: "` + strings.Repeat("k", 256<<10) + `"`): "more than Kubernetes accepts",
-	}, func(t *testing.T, text, want string) {
-		_, err := task.DecodeAnnotation(text)
-		require.ErrorIs(t, err, secret.ErrInvalid)
-		require.ErrorContains(t, err, want)
-		require.NotContains(t, err.Error()+secret.Hint(err), "hunter2")
-	})
-	// Everything that protobuf's decoder allows: other quotes, joined texts, comments, enums as
-	// numbers.
-	d, err := task.DecodeAnnotation(encode("# a comment\nkey: 'my' \"_key\"; mount_requirement: 2,env_var:'X'"))
-	require.NoError(t, err)
-	require.Equal(t, secret.Declaration{Key: "my_key", Mount: secret.File, EnvVar: "X"}, d)
-}
 
 // podInfo writes a downward-API volume as kubelet lays it out, with its files behind ..data.
 func podInfo(t *testing.T, files map[string]map[string]string) string {
@@ -155,7 +54,7 @@ func TestPodInfo(t *testing.T) {
 	var want []secret.Declaration
 	for i := range 12 {
 		d := secret.Declaration{Key: fmt.Sprintf("KEY_%d", i), Mount: secret.EnvVar, EnvVar: fmt.Sprintf("V%d", i)}
-		pod[fmt.Sprintf("flyte.secrets/s%d", i)] = task.EncodeAnnotation(d)
+		pod[fmt.Sprintf("flyte.secrets/s%d", i)] = annotation.Encode(d)
 		want = append(want, d)
 	}
 	// A declaration that comes twice, as when a task and its environment ask for it.
@@ -192,12 +91,13 @@ func TestPodInfo(t *testing.T) {
 }
 
 func TestBadPodInfo(t *testing.T) {
-	good := annotations[0].text
+	good := annotation.Encode(secret.Declaration{Key: "MY_SECRET_KEY", Mount: secret.EnvVar})
+	other := annotation.Encode(secret.Declaration{Key: "db-config"})
 	long := func(letter, key string) string {
-		return encode(`group: "` + strings.Repeat(letter, 100<<10) + `" key: "` + key + `"`)
+		return annotation.Encode(secret.Declaration{Group: strings.Repeat(letter, 100<<10), Key: key})
 	}
 	each(t, map[string]map[string]string{
-		"s1 is missing; declarations after it: 2":             {"s0": good, "s2": good, "s3": annotations[1].text},
+		"s1 is missing; declarations after it: 2":             {"s0": good, "s2": good, "s3": other},
 		"flyte.secrets/s0 is missing":                         {"s1": good},
 		"\"flyte.secrets/s01\" has no number":                 {"s0": good, "s01": good},
 		"\"flyte.secrets/s-1\" has no number":                 {"s-1": good},
@@ -426,26 +326,6 @@ func TestMany(t *testing.T) {
 	require.NoError(t, err)
 	_, err = load(t, b)
 	require.ErrorContains(t, err, "there are 9980 more mistakes")
-}
-
-func FuzzAnnotation(f *testing.F) {
-	for _, a := range annotations {
-		f.Add(a.text)
-	}
-	f.Add(encode(`key: "k" mount_requirement: 2`))
-	f.Fuzz(func(t *testing.T, text string) {
-		d, err := task.DecodeAnnotation(text)
-		if err != nil {
-			return
-		}
-		if err := d.Validate(); err != nil {
-			t.Fatalf("accepted %+v: %v", d, err)
-		}
-		again, err := task.DecodeAnnotation(task.EncodeAnnotation(d))
-		if err != nil || again != d {
-			t.Fatalf("%+v became %+v, %v", d, again, err)
-		}
-	})
 }
 
 // Every declaration that is accepted, from any file, can be placed.

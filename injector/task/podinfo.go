@@ -5,18 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"inject/internal/annotation"
 	"inject/resolver/secret"
 )
 
-// PodInfoDir is the folder in which pod info is looked for by default: a downward-API volume with
-// the pod's metadata.labels in a file called labels and its metadata.annotations in one called
-// annotations.
-const PodInfoDir = "/etc/podinfo"
+// The folders in which pod info is looked for by default: the pod's metadata.labels in a file called
+// labels, and its metadata.annotations in one called annotations.
+const (
+	PodDir     = "/run/inject"  // a projected volume, which may hold what identifies the pod to a server, too
+	PodInfoDir = "/etc/podinfo" // a downward-API volume
+)
+
+// FindPodInfo returns the default folder that this container has its pod info in: [PodDir] if one of
+// the two files is there, else [PodInfoDir] if that is a folder, else "".
+func FindPodInfo() string {
+	for _, name := range []string{"labels", "annotations"} {
+		if _, err := os.Lstat(filepath.Join(PodDir, name)); err == nil || errors.Is(err, fs.ErrPermission) {
+			return PodDir
+		}
+	}
+	if info, err := os.Stat(PodInfoDir); err == nil && info.IsDir() {
+		return PodInfoDir
+	}
+	return ""
+}
 
 // declaresLabel is the label that Flyte gives the pods of tasks that declare secrets, with the text
 // true (flyteplugins/go/tasks/pluginmachinery/utils/secrets at v2.0.43).
@@ -24,7 +42,7 @@ const declaresLabel = "inject-flyte-secrets"
 
 // maxPodInfo is the longest file of pod info that is read, in bytes: the most that Kubernetes
 // accepts in annotations, with each byte quoted as \x00.
-const maxPodInfo = 4 * maxAnnotation
+const maxPodInfo = 4 * annotation.MaxBytes
 
 // podInfo returns the task that the pod info in dir describes: the scope from the labels that
 // Flyte gives its pods, and the declared list from the annotations. It ignores all other labels
@@ -57,7 +75,7 @@ func podInfo(dir string, deadline time.Time) (Task, error) {
 	if all == nil && len(t.Declared) == 0 && labels.all[declaresLabel] == "true" {
 		all = secret.WithHint(
 			fmt.Errorf("%w: %s: the label %s says that the task declares secrets, and there is no annotation %s0",
-				secret.ErrInvalid, dir, declaresLabel, AnnotationPrefix),
+				secret.ErrInvalid, dir, declaresLabel, annotation.Prefix),
 			"the downward-API volume needs metadata.annotations in a file called annotations")
 	}
 	return t, joinSome(append(errs, all))
@@ -114,7 +132,7 @@ func readPodInfo(dir, name string, deadline time.Time) (*pairs, error) {
 }
 
 // isDeclaration reports whether the annotation declares a secret.
-func isDeclaration(name string) bool { return strings.HasPrefix(name, AnnotationPrefix) }
+func isDeclaration(name string) bool { return strings.HasPrefix(name, annotation.Prefix) }
 
 // declaredBy returns the declared list of annotations, in the order of their numbers. A number
 // that is missing is an error: Flyte writes them without a gap, so a secret has been lost.
@@ -131,7 +149,7 @@ func declaredBy(p *pairs) ([]secret.Declaration, error) {
 			continue
 		}
 		total += len(name) + len(text)
-		digits := strings.TrimPrefix(name, AnnotationPrefix)
+		digits := strings.TrimPrefix(name, annotation.Prefix)
 		n, err := strconv.Atoi(digits)
 		if err != nil || n < 0 || strconv.Itoa(n) != digits {
 			wrong("the annotation %.100q has no number", name)
@@ -140,17 +158,18 @@ func declaredBy(p *pairs) ([]secret.Declaration, error) {
 		texts[n] = text
 	}
 
-	if total > maxAnnotation {
-		wrong("the declarations have %d bytes, more than Kubernetes accepts in annotations (%d)", total, maxAnnotation)
+	if total > annotation.MaxBytes {
+		wrong("the declarations have %d bytes, more than Kubernetes accepts in annotations (%d)", total,
+			annotation.MaxBytes)
 	}
 	for n, left := 0, len(texts); left > 0; n, left = n+1, left-1 {
 		text, ok := texts[n]
 		if !ok {
-			wrong("%s%d is missing; declarations after it: %d", AnnotationPrefix, n, left)
+			wrong("%s%d is missing; declarations after it: %d", annotation.Prefix, n, left)
 			break
 		}
-		d, err := DecodeAnnotation(text)
-		l.add(fmt.Sprintf("%s: %s%d", p.path, AnnotationPrefix, n), d, err)
+		d, err := annotation.Decode(text)
+		l.add(fmt.Sprintf("%s: %s%d", p.path, annotation.Prefix, n), d, err)
 	}
 	return l.declared, joinSome(l.errs)
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"inject/internal/annotation"
 	"inject/resolver/idl/flyteidl2/core"
 	"inject/resolver/secret"
 )
@@ -88,10 +89,10 @@ func numbers(b []byte) []protoreflect.FieldNumber {
 func fromMessages(file string, id *core.Identifier, security *core.SecurityContext) (Task, error) {
 	var l list
 	if len(unknownNumbers(security)) > 0 {
-		l.add(file, secret.Declaration{}, badSecret("binary format", true))
+		l.add(file, secret.Declaration{}, annotation.BadSecret("binary format", true))
 	}
 	for i, one := range security.GetSecrets() {
-		d, err := declaration(one)
+		d, err := annotation.FromMessage(one)
 		l.add(fmt.Sprintf("%s: secrets[%d]", file, i), d, err)
 	}
 	t := Task{Name: id.GetName(), Project: id.GetProject(), Domain: id.GetDomain(), Declared: l.declared}
@@ -168,7 +169,8 @@ func secretsOfJSON(security json.RawMessage) ([]*core.Secret, error) {
 		all[i] = &core.Secret{}
 		if err := protojson.Unmarshal(raw, all[i]); err != nil {
 			lax := protojson.UnmarshalOptions{DiscardUnknown: true}
-			errs = append(errs, fmt.Errorf("secrets[%d]: %w", i, badSecret("JSON", lax.Unmarshal(raw, all[i]) == nil)))
+			errs = append(errs, fmt.Errorf("secrets[%d]: %w", i, annotation.BadSecret("JSON",
+				lax.Unmarshal(raw, all[i]) == nil)))
 		}
 	}
 	return all, joinSome(errs)

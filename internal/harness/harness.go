@@ -60,6 +60,26 @@ func Need(t testing.TB, programs ...string) string {
 	return first
 }
 
+// Bin returns the path of a program that a target of make puts into the repository's bin, or which PATH
+// has. It skips the test if neither is so, and fails it in CI.
+func Bin(t testing.TB, name string) string {
+	t.Helper()
+	path, err := findProgram(Root(t), name)
+	if err != nil {
+		Skip(t, err)
+	}
+	return path
+}
+
+// findProgram returns the path of a program in bin below root, or in PATH.
+func findProgram(root, name string) (string, error) {
+	path := filepath.Join(root, "bin", name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	return exec.LookPath(name)
+}
+
 // NeedRoot skips a test that needs root, and fails it in CI, which runs as root.
 func NeedRoot(t testing.TB) {
 	t.Helper()

@@ -173,6 +173,19 @@ func (n Node) Mistakes() (first []Mistake, more int) {
 	return first, len(all) - len(first)
 }
 
+// Err returns what [Node.Mistakes] returns as one error, nil if there is no mistake.
+func (n Node) Err() error {
+	first, more := n.Mistakes()
+	var all []error
+	for _, m := range first {
+		all = append(all, m)
+	}
+	if more > 0 {
+		all = append(all, fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(all...)
+}
+
 // Fields returns the fields of the map n, each once. It fails for anything else.
 func (n Node) Fields() (all []Field, ok bool) {
 	if n.Kind != yaml.MappingNode || n.ShortTag() != "!!map" {
@@ -211,6 +224,19 @@ func (n Node) Known(known ...string) (values map[string]Node, ok bool) {
 			continue
 		}
 		values[f.Name] = f.Value
+	}
+	return values, true
+}
+
+// Needed is [Node.Known] for fields of which needed must be there. It fails for each that is missing.
+func (n Node) Needed(needed []string, other ...string) (values map[string]Node, ok bool) {
+	if values, ok = n.Known(slices.Concat(needed, other)...); !ok {
+		return nil, false
+	}
+	for _, name := range needed {
+		if _, given := values[name]; !given {
+			n.Below(name).Fail("missing")
+		}
 	}
 	return values, true
 }
