@@ -2,10 +2,12 @@ package guard
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -164,6 +166,45 @@ func TestUpstream(t *testing.T) {
 		_, err := upstream(map[string]string{envEndpoint: bad})
 		require.ErrorContains(t, err, envEndpoint, bad)
 		require.NotContains(t, err.Error(), bad+" ")
+	}
+}
+
+// The bucket stands in the address where the task's own client would put it.
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	const (
+		named, ip, env = "https://store.example", "http://127.0.0.1:9000", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
+		amazon, ofBkt  = "https://s3.us-east-1.amazonaws.com", "https://bkt.s3.us-east-1.amazonaws.com"
+	)
+	for _, c := range []struct {
+		endpoint, style, virtual, styleV1 string
+		v2, v1                            string
+	}{
+		{named, "", "", "", named + "/bkt/k", named + "/bkt/k"},
+		{named, "path", "true", "path", named + "/bkt/k", "https://bkt.store.example/k"},
+		{named, "virtual", "", "", named + "/k", named + "/bkt/k"},
+		{named, "", "true", "virtual", named + "/k", "https://bkt.store.example/k"},
+		{named + "/base", "virtual", "", "virtual", named + "/base/k", "https://bkt.store.example/base/k"},
+		{ip, "virtual", "", "virtual", ip + "/k", ip + "/bkt/k"},
+		{"", "", "", "", amazon + "/bkt/k", amazon + "/bkt/k"},
+		{"", "virtual", "", "virtual", ofBkt + "/k", ofBkt + "/k"},
+	} {
+		vars := map[string]string{
+			envEndpoint: c.endpoint, envStyle: c.style, env: c.virtual, envStyleV1: c.styleV1,
+			envKeyID: platform.id, envSecret: platform.secret,
+		}
+		for _, v1 := range []bool{false, true} {
+			s, err := newS3(t.Context(), vars, v1)
+			require.NoError(t, err)
+			var asked string
+			s.client.Proxy = func(r *http.Request) (*url.URL, error) {
+				asked = r.URL.String()
+				return nil, errors.New("enough is known")
+			}
+			_, err = s.send(t.Context(), sending{method: http.MethodGet, object: object{"s3", "bkt", "k"}, path: "/k"})
+			require.ErrorContains(t, err, "enough is known")
+			require.Equal(t, map[bool]string{false: c.v2, true: c.v1}[v1], asked, "%+v v1 %v", c, v1)
+		}
 	}
 }
 

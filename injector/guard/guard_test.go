@@ -453,25 +453,46 @@ func (f tamper) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// Redirects are handed to the task, and nothing but the one server is asked.
+// Redirects are handed to the task, and nothing but the one server is asked, whatever the request was.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
-	_, b, c := guarded(t, Options{}, secretText())
+	g, b, c := guarded(t, Options{}, secretText())
+	id, _ := c.begin("parts")
 	other := newBucket(t)
+	b.mu.Lock()
 	b.before = func(w http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Location", other.URL+r.URL.RequestURI())
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return true
 	}
+	b.mu.Unlock()
 	no := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.base+"/bkt/k", nil)
-	require.NoError(t, err)
-	resp, err := no.Do(r)
-	require.NoError(t, err)
-	_ = resp.Body.Close()
-	require.Equal(t, http.StatusTemporaryRedirect, resp.StatusCode)
-	require.Contains(t, resp.Header.Get("Location"), other.URL)
+	for _, ask := range []struct {
+		method, target string
+		size           int
+	}{
+		{http.MethodGet, "/bkt/k", 0},
+		{http.MethodHead, "/bkt/k", 0},
+		{http.MethodDelete, "/bkt/k", 0},
+		{http.MethodPut, "/bkt/k", 1},
+		{http.MethodPut, "/bkt/k", maxHeld + 1},
+		{http.MethodPut, "/bkt/k?tagging", 1},
+		{http.MethodPost, "/bkt/k?uploads", 0},
+		{http.MethodPut, "/bkt/parts?partNumber=1&uploadId=" + id, 1},
+	} {
+		body := bytes.Repeat([]byte("x"), ask.size)
+		r, err := http.NewRequestWithContext(t.Context(), ask.method, c.base+ask.target, bytes.NewReader(body))
+		require.NoError(t, err)
+		sign(t, r, c.keys, sum(body))
+		resp, err := no.Do(r)
+		require.NoError(t, err)
+		_ = resp.Body.Close()
+		require.Equal(t, http.StatusTemporaryRedirect, resp.StatusCode, ask)
+		require.Contains(t, resp.Header.Get("Location"), other.URL)
+	}
 	require.Empty(t, other.seen)
+	require.Zero(t, g.report.Files, "nothing is stored")
 }
 
 // What is no key in one of the task's buckets is refused before anything is asked.
@@ -479,14 +500,14 @@ func TestPaths(t *testing.T) {
 	t.Parallel()
 	_, b, c := guarded(t, Options{}, secretText())
 	for _, target := range []string{
-		"/bkt/../other/k", "/bkt/%2e%2e/other/k", "/bkt/a/%2E%2E",
+		"/bkt/../other/k", "/bkt/%2e%2e/other/k", "/bkt/a/%2E%2E", "/bkt/..%2f..%2fother/k", "/bkt/..", "/../bkt/k",
 		"/a@evil.example/k", "/-x/k", "/b/k", "/zone--x-s3/k",
 	} {
 		status, answer := c.do(http.MethodPut, target, []byte("x"))
 		require.Contains(t, []int{400, 403}, status, target+answer)
 	}
 	require.Empty(t, b.seen)
-	for _, key := range []string{"a//b", "a%2Fb", "a+b%20c", "a..b", "%C3%A4~"} {
+	for _, key := range []string{"a//b", "a%2Fb", "a+b%20c", "a..b", "%C3%A4~", "/etc/passwd", "%252e%252e/x", "..."} {
 		status, answer := c.do(http.MethodPut, "/bkt/"+key, []byte("x"))
 		require.Equal(t, 200, status, key+answer)
 		require.Contains(t, b.seen, "PUT /bkt/"+key, "it is sent as it came")

@@ -19,6 +19,8 @@ const (
 	envKeyID    = "FLYTE_AWS_ACCESS_KEY_ID"
 	envSecret   = "FLYTE_AWS_SECRET_ACCESS_KEY" //nolint:gosec // a name
 	envStyle    = "FLYTE_AWS_S3_ADDRESSING_STYLE"
+	// envStyleV1 is what flytekit reads instead (configuration/internal.py at 1.16.31).
+	envStyleV1 = "FLYTE_AWS_ADDRESSING_STYLE"
 	// envEndpointS3 wins over envEndpoint in the library that the SDK uses, object_store from 0.13.2.
 	envEndpointS3 = "AWS_ENDPOINT_URL_S3"
 )
@@ -55,6 +57,7 @@ type plan struct {
 	schemes map[string]bool // of the stores that it stands in front of
 	account string          // that the addresses in Azure name
 	outputs object          // where outputs.pb goes; empty if that is not known or is no bucket
+	v1      bool            // the command is one of Flyte v1
 }
 
 // planFor finds out whether a task needs a guard. The error names the flag or the variable that keeps
@@ -71,9 +74,10 @@ func planFor(o Options) (plan, error) {
 	if o.Mode != On && !isRuntime(program) {
 		return p, nil
 	}
+	p.v1 = task.IsV1(program)
 	for _, at := range addresses(o.Command) {
 		if scheme, rest, isURL := strings.Cut(at.value, "://"); isURL && scheme != "file" {
-			if err := p.add(program, at.flag, scheme, rest); err != nil {
+			if err := p.add(at.flag, scheme, rest); err != nil {
 				return p, err
 			}
 		}
@@ -85,7 +89,7 @@ func planFor(o Options) (plan, error) {
 }
 
 // add takes an address of the task's into the plan.
-func (p *plan) add(program, flag, scheme, rest string) error {
+func (p *plan) add(flag, scheme, rest string) error {
 	bucket, key, _ := strings.Cut(rest, "/")
 	at := object{bucket: bucket, key: path.Clean(key)}
 	switch scheme {
@@ -95,7 +99,7 @@ func (p *plan) add(program, flag, scheme, rest string) error {
 		}
 		at.scheme = "s3"
 	case "gs", "abfs", "abfss":
-		if strings.HasPrefix(program, "pyflyte-") {
+		if p.v1 {
 			return refusedStart(flag, "what flytekit (Flyte 1) writes to "+scheme+":// cannot be checked")
 		}
 		at.scheme = "gs"
@@ -159,7 +163,7 @@ func (p *plan) open(ctx context.Context, vars map[string]string) (map[string]sto
 		var err error
 		switch scheme {
 		case "s3":
-			s, err = newS3(ctx, vars)
+			s, err = newS3(ctx, vars, p.v1)
 		case "gs":
 			s, err = newGCS(vars)
 		default:
@@ -252,12 +256,8 @@ func isBucket(text string) bool {
 // upstream returns the server that the SDK would use without the guard, and the region that the
 // environment names.
 func upstream(vars map[string]string) (*url.URL, error) {
-	for _, name := range []string{envEndpointS3, envEndpoint, "AWS_ENDPOINT_URL", "AWS_ENDPOINT"} {
-		text := vars[name]
-		if text == "" {
-			continue
-		}
-		return serverAt(name, text)
+	if name := given(vars); name != "" {
+		return serverAt(name, vars[name])
 	}
 	region := region(vars)
 	host := "s3." + region + ".amazonaws.com"
@@ -265,6 +265,16 @@ func upstream(vars map[string]string) (*url.URL, error) {
 		host += ".cn"
 	}
 	return &url.URL{Scheme: "https", Host: host}, nil
+}
+
+// given returns the name of the variable that gives the server, "" if none does.
+func given(vars map[string]string) string {
+	for _, name := range []string{envEndpointS3, envEndpoint, "AWS_ENDPOINT_URL", "AWS_ENDPOINT"} {
+		if vars[name] != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // region returns the region of the environment.

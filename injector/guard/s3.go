@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -46,13 +47,43 @@ type keyPair struct{ id, secret string }
 type s3 struct {
 	keys        keyPair // of the task
 	base        *url.URL
-	virtual     bool   // the bucket is in the host's name
+	bucket      place
 	region      string // for requests of our own
 	platform    keyPair
 	credentials *credentials
 	// Each keeps the key that it has derived from the last pair, which takes longer than to sign.
 	signer, verifier *v4.Signer
 	client           *http.Transport
+}
+
+// A place is where the bucket stands in the address of a request to the store.
+type place int
+
+const (
+	inPath place = iota // https://HOST/BUCKET/KEY
+	inHost              // https://BUCKET.HOST/KEY
+	ofHost              // https://HOST/KEY: the host has one bucket
+)
+
+// placeOf returns where the task's own client would put the bucket. The libraries differ about an endpoint
+// that is given: that of Flyte v2 (obstore 0.12.1) takes its host for the bucket's. botocore, which flytekit
+// (data_persistence.py at 1.16.31) has use this style whatever the text of its variable is, puts the bucket
+// in front of it, if it is no IP address.
+func placeOf(vars map[string]string, base *url.URL, v1 bool) place {
+	if v1 {
+		if vars[envStyleV1] != "" && net.ParseIP(base.Hostname()) == nil {
+			return inHost
+		}
+		return inPath
+	}
+	style := vars[envStyle]
+	switch virtual := style == "virtual" || style == "" && truthy(vars["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"]); {
+	case !virtual:
+		return inPath
+	case given(vars) != "":
+		return ofHost
+	}
+	return inHost
 }
 
 // newSigner returns a signer of requests to S3.
@@ -63,8 +94,8 @@ func newSigner() *v4.Signer {
 }
 
 // newS3 returns the upstream that the environment of the task names. It gets the first credentials,
-// because a task that cannot upload should not start.
-func newS3(ctx context.Context, vars map[string]string) (*s3, error) {
+// because a task that cannot upload should not start. v1 is for a task of Flyte v1.
+func newS3(ctx context.Context, vars map[string]string, v1 bool) (*s3, error) {
 	if err := unguarded(vars); err != nil {
 		return nil, err
 	}
@@ -78,7 +109,7 @@ func newS3(ctx context.Context, vars map[string]string) (*s3, error) {
 	}
 	s := &s3{
 		keys: keyPair{id: "INJECT" + rand.Text()[:14], secret: rand.Text() + rand.Text()},
-		base: base, virtual: vars[envStyle] == "virtual", region: region(vars),
+		base: base, bucket: placeOf(vars, base, v1), region: region(vars),
 		platform: keyPair{vars["AWS_ACCESS_KEY_ID"], vars["AWS_SECRET_ACCESS_KEY"]},
 		signer:   newSigner(), verifier: newSigner(),
 		client: transport(vars, roots),
@@ -95,7 +126,7 @@ func newS3(ctx context.Context, vars map[string]string) (*s3, error) {
 	return s, nil
 }
 
-// environ implements [store].
+// environ implements [store]. flytekit needs no style: with an IP address it always has the bucket in the path.
 func (s *s3) environ(vars map[string]string, address string) map[string]string {
 	set := map[string]string{
 		envEndpoint: address, envKeyID: s.keys.id, envSecret: s.keys.secret, envStyle: "path",
@@ -257,8 +288,11 @@ func (r *request) s3Operation() *refusal {
 func (s *s3) send(ctx context.Context, out sending) (*http.Response, error) {
 	u := *s.base
 	at := "/" + out.object.bucket + out.path
-	if s.virtual && out.object.bucket != "" {
-		u.Host, at = out.object.bucket+"."+u.Host, cmp.Or(out.path, "/")
+	if s.bucket != inPath && out.object.bucket != "" {
+		at = cmp.Or(out.path, "/")
+	}
+	if s.bucket == inHost && out.object.bucket != "" {
+		u.Host = out.object.bucket + "." + u.Host
 	}
 	r, err := outgoing(ctx, &u, at, out)
 	if err != nil {
