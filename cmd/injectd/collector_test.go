@@ -27,25 +27,44 @@ func TestCollector(t *testing.T) {
 	defer debug.SetMemoryLimit(limit())
 	for gogc, percent := range map[string]int{"50": 50, "100": 100} { // 100 is Go's default
 		debug.SetGCPercent(percent) // as Go does
-		tuneCollector(gogc, "off")
+		tuneCollector(gogc, "off", growRoom)
 		require.Equal(t, percent, growth())
 		require.Equal(t, int64(math.MaxInt64), limit())
 	}
 	debug.SetGCPercent(100)
-	tuneCollector("100", "")
+	tuneCollector("100", "", growRoom)
 	require.Equal(t, 100, growth())
 	require.Equal(t, int64(memoryLimit), limit())
 	debug.SetMemoryLimit(math.MaxInt64)
-	tuneCollector("", "off")
+	tuneCollector("", "off", growRoom)
 	becomes(mostGrowth)
 	require.Equal(t, int64(math.MaxInt64), limit())
 
-	tuneCollector("", "")
+	tuneCollector("", "", growRoom)
 	becomes(mostGrowth)
 	ballast := make([]byte, 100<<20)
 	becomes(leastGrowth)
 	runtime.KeepAlive(ballast) // and no longer
 	becomes(mostGrowth)
+}
+
+// The heap grows by the room, within bounds.
+func TestGrowth(t *testing.T) {
+	for _, c := range []struct {
+		alive, room int64 // MiB
+		want        int   // percent
+	}{
+		{2, 32, 200},
+		{16, 32, 200},
+		{20, 32, 160},
+		{60, 32, 53},
+		{100, 32, 50},
+		{2, 16, 200},
+		{20, 16, 80},
+		{100, 16, 50},
+	} {
+		require.InDelta(t, c.want, growth(c.alive<<20, c.room<<20), 1, c)
+	}
 }
 
 // What is alive may exceed the memory limit. Then the heap still grows by some MiB between two
@@ -54,7 +73,7 @@ func TestCollectorOverTheLimit(t *testing.T) {
 	before := debug.SetGCPercent(100)
 	defer debug.SetGCPercent(before)
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
-	tuneCollector("", "")
+	tuneCollector("", "", growRoom)
 	var ballast [][]byte
 	for range 2 * memoryLimit >> 20 {
 		ballast = append(ballast, make([]byte, 1<<20))

@@ -20,7 +20,10 @@ import (
 	"inject/internal/keyfile"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
+	"inject/resolver/serve/policy"
 	"inject/resolver/store"
+	"inject/resolver/store/kube"
+	"inject/resolver/store/sealed"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -29,19 +32,27 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Check everything that serve would need, and every secret of the store",
 		Long: `doctor takes the flags of serve and checks everything that they name, in one pass:
 certificates, their use and when they expire, policy, tokens, issuers' keys, the audit
-log, the modes of files, the key and the store. It opens every secret once. It changes
+log, the modes of files, the key and the store; of a store in Kubernetes also the API
+server, its clock and the rights there. It opens every secret once. It changes
 nothing, and may run beside a server. It exits with 1 if serve would fail, clients would
 refuse the server, or a secret is damaged.
 
-With --store-only it checks the store and its key alone, as a drill of a restore needs.`,
+With --store-only it checks the store and its key alone, as a drill of a restore needs.
+
+With --kube it checks the cluster in which tasks run, and nothing else: who may claim
+scopes and run commands in pods, whether the admission policies are in force, and what
+goes around them. It needs rights to list there, as an administrator has; what it may
+not see it names.`,
 		Example: `  injectd doctor --store file:///var/lib/inject/secrets.db \
       --policy policy.yaml --client-ca-file ca.crt --cert-file tls.pem
-  injectd doctor --store-only --store file:///tmp/restored.db --key-file key.txt`,
+  injectd doctor --store-only --store file:///tmp/restored.db --key-file key.txt
+  injectd doctor --kube --store kube://inject-secrets`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Doctor, &s.Form, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Orgs, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Doctor, &s.Cluster, &s.Form, &s.Listen, &s.Audit, &s.File, &s.Wait, &s.Served, &s.Org,
+		&s.Orgs, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -50,6 +61,7 @@ type finding struct {
 	what, is string
 	warning  string
 	err      error
+	hint     string // what to do next, unless err has a hint
 }
 
 // warn adds a warning, unless it is empty.
@@ -67,12 +79,27 @@ func (a *app) doctor(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a.log.SetLevel(hclog.Off) // the findings below say it
-	var findings []finding
-	if !a.set.Doctor.StoreOnly {
-		findings = append(a.lookAtAccess(ctx), lookAtAudit(a.set.Audit.Log))
+	if err := a.set.checkCluster(); err != nil {
+		return err
 	}
-	findings = append(findings, a.lookAtStore(ctx)...)
+	if a.set.Cluster.Look {
+		findings, err := a.lookAtCluster(ctx)
+		if err != nil {
+			return err
+		}
+		return a.tell(findings)
+	}
+	var findings []finding
+	var rules *policy.Policy
+	if !a.set.Doctor.StoreOnly {
+		findings, rules = a.lookAtAccess(ctx)
+		findings = append(findings, lookAtAudit(a.set.Audit.Log))
+	}
+	return a.tell(append(findings, a.lookAtStore(ctx, rules)...))
+}
 
+// tell prints findings. It returns an error if one of them is a failure.
+func (a *app) tell(findings []finding) error {
 	type result struct {
 		Check string `json:"check"`
 		State string `json:"state"` // ok, warn or fail
@@ -82,7 +109,7 @@ func (a *app) doctor(ctx context.Context) error {
 	results := make([]result, 0, len(findings))
 	bad := 0
 	for _, x := range findings {
-		r := result{x.what, "ok", x.is, secret.Hint(x.err)}
+		r := result{x.what, "ok", x.is, cmp.Or(secret.Hint(x.err), x.hint)}
 		switch {
 		case x.err != nil:
 			r.State, r.Text = "fail", strings.ReplaceAll(x.err.Error(), "\n", "; ")
@@ -117,10 +144,10 @@ func (a *app) doctor(ctx context.Context) error {
 	return nil
 }
 
-// lookAtAccess checks everything that is given, whatever is missing or wrong beside it.
-func (a *app) lookAtAccess(ctx context.Context) []finding {
+// lookAtAccess checks everything that is given, whatever is missing or wrong beside it. rules is the
+// policy, nil if there is none.
+func (a *app) lookAtAccess(ctx context.Context) (all []finding, rules *policy.Policy) {
 	f := &a.set.Access
-	var all []finding
 	failed := func(err error) {
 		for _, e := range cli.Each(err) {
 			all = append(all, finding{what: "access", err: e})
@@ -128,11 +155,13 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 	}
 	failed(a.set.check())
 	if f.Insecure {
-		return append(all, finding{what: "access", warning: "--insecure: everyone on this machine may do everything"})
+		warning := "--insecure: everyone on this machine may do everything"
+		return append(all, finding{what: "access", warning: warning}), nil
 	}
-	who, err := f.load(ctx, a.set.Orgs.Org, a.log)
+	who, err := f.load(ctx, a.set.Org.Name, a.log)
 	failed(err)
 	if who.policy != nil {
+		rules = who.policy.Current()
 		all = append(all, finding{what: "policy", is: f.Policy, warning: writableByOthers(f.Policy)})
 	}
 	if who.certificates != nil || keyfile.Check(cmp.Or(f.CertKeyFile, f.CertFile)) != nil {
@@ -166,7 +195,7 @@ func (a *app) lookAtAccess(ctx context.Context) []finding {
 			all = append(all, found)
 		}
 	}
-	return all
+	return all, rules
 }
 
 // lookAtLogin asks the issuer what clients will ask it. An issuer that is down does not keep the
@@ -222,11 +251,10 @@ func canBeMade(path string) error {
 	return nil
 }
 
-// keyCanBeMade returns nil if the store's key exists, is not a file, or can be created.
-func (a *app) keyCanBeMade() error {
-	key, err := a.keyOf(a.set.File.KeyFile)
-	if err != nil || key.File == "" || key.Text.Len() > 0 || key.Passphrase {
-		return err
+// keyCanBeMade returns nil if key exists, is not a file, or can be created.
+func keyCanBeMade(key sealed.Key) error {
+	if key.File == "" || key.Text.Len() > 0 || key.Passphrase {
+		return nil
 	}
 	if _, err := os.Stat(key.File); err == nil {
 		return nil
@@ -235,8 +263,9 @@ func (a *app) keyCanBeMade() error {
 }
 
 // lookAtStore opens every secret once: through the server if one runs, else by itself. The server
-// has a key in memory, so the key of the settings is tried, too: the next start needs it.
-func (a *app) lookAtStore(ctx context.Context) []finding {
+// has a key in memory, so the key of the settings is tried, too: the next start needs it. rules is the
+// policy, nil if it is not looked at.
+func (a *app) lookAtStore(ctx context.Context, rules *policy.Policy) []finding {
 	u, err := a.url()
 	if err != nil {
 		return []finding{{what: "store", err: err}}
@@ -244,12 +273,19 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 	found := finding{what: "store", is: u.Redacted()}
 	if u.Scheme != store.SchemeFile {
 		s, _, err := a.openServed(ctx, "")
+		if err != nil {
+			found.err = err
+			return []finding{found}
+		}
+		defer s.Close() //nolint:errcheck // nothing was changed
+		if s, ok := s.(*kube.Store); ok {
+			all := a.lookAtKube(ctx, s, u)
+			all[0].err = errors.Join(all[0].err, checkQuotas(s, u, rules))
+			return all
+		}
 		n := 0
-		if err == nil {
-			for _, e := range store.All(ctx, s, store.Filter{}) {
-				n, err = n+1, errors.Join(err, e)
-			}
-			err = errors.Join(err, s.Close())
+		for _, e := range store.All(ctx, s, store.Filter{}) {
+			n, err = n+1, errors.Join(err, e)
 		}
 		found.is, found.err = found.is+", "+counted(n), err
 		return []finding{found}
@@ -262,7 +298,11 @@ func (a *app) lookAtStore(ctx context.Context) []finding {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		found.warning = found.is + " does not exist yet: the first secret creates it"
-		found.err = errors.Join(canBeMade(path), a.keyCanBeMade())
+		key, err := a.keyOf(a.set.File.KeyFile)
+		if err == nil {
+			err = keyCanBeMade(key)
+		}
+		found.err = errors.Join(canBeMade(path), err)
 		return []finding{found}
 	case err == nil && info.Mode().Perm()&0o077 != 0:
 		found.warning = fmt.Sprintf("%s may be read by others (mode %v): chmod 600", found.is, info.Mode().Perm())

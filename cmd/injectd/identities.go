@@ -25,11 +25,15 @@ func (f *accessSettings) check() error {
 	given := map[string]bool{
 		"cert-file": f.CertFile != "", "cert-key-file": f.CertKeyFile != "", "client-ca-file": f.ClientCAFile != "",
 		"jwt": f.JWT != nil, "tokens-file": f.TokenFile != "", "policy": f.Policy != "",
-		"client-crl-file": f.ClientCRL != "", "login": f.Login != "",
+		"client-crl-file": f.ClientCRL != "", "login": f.Login != "", "kube-identity": f.Pods != "",
+		"kube-identity-kubeconfig": f.PodsConfig != "", "kube-accept-unprotected": f.PodsAnyway,
+		"kube-certificates": f.Kept != "", "kube-certificates-kubeconfig": f.KeptConfig != "",
 	}
 	if f.Insecure {
 		for _, name := range []string{
 			"cert-file", "cert-key-file", "client-ca-file", "client-crl-file", "jwt", "login", "tokens-file", "policy",
+			"kube-identity", "kube-identity-kubeconfig", "kube-accept-unprotected", "kube-certificates",
+			"kube-certificates-kubeconfig",
 		} {
 			if given[name] {
 				refuse("leave one of the two out", "--insecure checks no credentials, and --%s is for checking them",
@@ -38,12 +42,32 @@ func (f *accessSettings) check() error {
 		}
 		return errors.Join(errs...)
 	}
-	if !given["cert-file"] {
+	if !given["cert-file"] && !given["kube-certificates"] {
 		refuse("give a certificate, or --insecure to develop on this machine alone",
 			"--cert-file is missing: values are only sent over TLS")
 	}
-	if !given["client-ca-file"] && !given["jwt"] && !given["tokens-file"] {
-		refuse("say how callers are known: --client-ca-file, --jwt or --tokens-file", "no caller could be identified")
+	for _, name := range []string{"cert-file", "cert-key-file"} {
+		if given[name] && given["kube-certificates"] {
+			refuse("leave one of the two out", "--kube-certificates makes the server's certificate, and --%s names one",
+				name)
+		}
+	}
+	if given["kube-certificates-kubeconfig"] && !given["kube-certificates"] {
+		refuse("say which certificates with --kube-certificates",
+			"--kube-certificates-kubeconfig is for certificates in Kubernetes, and none is kept there")
+	}
+	if !given["client-ca-file"] && !given["jwt"] && !given["tokens-file"] && !given["kube-identity"] {
+		refuse("say how callers are known: --client-ca-file, --jwt, --tokens-file or --kube-identity",
+			"no caller could be identified")
+	}
+	for _, name := range []string{"kube-identity-kubeconfig", "kube-accept-unprotected"} {
+		if given[name] && !given["kube-identity"] {
+			refuse("say which policies vouch for pods with --kube-identity", "--%s is for pods, and none is known",
+				name)
+		}
+	}
+	if f.PodsMargin < 0 {
+		refuse("the default is 1m", "--kube-identity-margin is not negative")
 	}
 	if given["client-crl-file"] && !given["client-ca-file"] {
 		refuse("name the CAs that sign the lists with --client-ca-file",
@@ -64,6 +88,8 @@ func (f *accessSettings) check() error {
 type access struct {
 	certificates *transport.Certificates // nil with --insecure, as are the fields below
 	chain        identity.Chain
+	pods         *pods           // nil without --kube-identity
+	kept         *kept           // nil without --kube-certificates
 	login        *identity.Login // nil without --login
 	policy       *policy.File
 	// by flag; Err tells why the content in force is older than the file
@@ -76,6 +102,7 @@ func (f *accessSettings) files() map[string]string {
 	files := map[string]string{
 		f.Policy: "policy", f.TokenFile: "tokens-file", f.ClientCAFile: "client-ca-file",
 		f.ClientCRL: "client-crl-file", f.CertKeyFile: "cert-key-file", f.CertFile: "cert-file",
+		f.Pods: "kube-identity", f.Kept: "kube-certificates",
 	}
 	delete(files, "") // those that are not given
 	return files
@@ -104,7 +131,14 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 	files := transport.CertificateFiles{
 		Cert: f.CertFile, Key: f.CertKeyFile, ClientCA: f.ClientCAFile, ClientCRL: f.ClientCRL,
 	}
-	if f.CertFile != "" {
+	if f.Kept != "" {
+		kept, err := f.openKept(ctx, log.Named("certificates"))
+		if !failed("kube-certificates", err) {
+			a.kept, a.sources["kube-certificates"] = kept, kept.file
+			files.Kept = kept.Certificate
+		}
+	}
+	if f.CertFile != "" || files.Kept != nil {
 		certificates, err := transport.LoadCertificates(ctx, files, log.Named("certificates"))
 		if err == nil {
 			a.certificates = certificates
@@ -116,6 +150,13 @@ func (f *accessSettings) load(ctx context.Context, org string, log hclog.Logger)
 	}
 	if f.ClientCAFile != "" {
 		a.chain = append(a.chain, identity.MTLS{})
+	}
+	if f.Pods != "" { // before the issuers: the cluster may be one of them
+		pods, err := f.openPods(ctx, log.Named("pods"))
+		if !failed("kube-identity", err) {
+			a.pods, a.sources["kube-identity"] = pods, pods.file
+			a.chain = append(a.chain, pods)
+		}
 	}
 	var issuers []identity.JWTOptions
 	for _, text := range f.JWT {

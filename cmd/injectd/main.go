@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ type app struct {
 
 	set      settings
 	settings *cli.Settings // the flags and variables of set
-	// key masks the store's key in everything that injectd prints. The values of the store are
+	// key masks the stores' keys in everything that injectd prints. The values of the store are
 	// not masked: there may be a million, and no message is made of them.
 	key *redact.Redactor
 	log hclog.Logger
@@ -84,7 +85,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 		_, _ = fmt.Fprintln(a.stderr, "injectd:", err)
 		return 1
 	}
-	a.key = redact.New(1, redact.Pattern{Name: keyVariable, Value: a.set.Keys.Key.Reveal()})
+	a.key = redact.New(1, redact.Pattern{Name: keyVariable, Value: a.set.Keys.Key.Reveal()},
+		redact.Pattern{Name: toKeyVariable, Value: a.set.Keys.ToKey.Reveal()})
 	a.log = hclog.New(&hclog.LoggerOptions{
 		Name: "injectd", Level: hclog.Info, Output: &messages{a.key, a.stderr},
 		JSONFormat: !tty.Is(a.stderr),
@@ -166,8 +168,9 @@ and every decision is a line of the audit log.`,
 	root.SetFlagErrorFunc(cli.FlagError)
 	root.SetHelpFunc(cli.Help)
 	a.settings.AddFlags(root)
-	root.AddCommand(a.serveCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(), a.backupCommand(),
-		a.restoreCommand(), a.tokenCommand(), a.policyCommand(), a.versionCommand())
+	root.AddCommand(a.serveCommand(), a.webhookCommand(), a.healthCommand(), a.doctorCommand(), a.keysCommand(),
+		a.backupCommand(), a.restoreCommand(), a.migrateCommand(), a.tokenCommand(), a.policyCommand(),
+		a.versionCommand())
 	root.Version = versionText()
 	cli.AddVerbs(root)
 	return root
@@ -203,8 +206,8 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	if err := a.settings.Apply(cmd); err != nil {
 		return err
 	}
-	if a.set.File.LogLevel != "" {
-		level := hclog.LevelFromString(a.set.File.LogLevel)
+	if text := cmp.Or(a.set.Wait.LogLevel, a.set.Webhook.LogLevel); text != "" { // of one verb each
+		level := hclog.LevelFromString(text)
 		if level == hclog.NoLevel {
 			return fmt.Errorf("%w: --log-level is debug, info, warn, error or off", secret.ErrInvalid)
 		}

@@ -58,7 +58,7 @@ key. To lock them out, create the secrets anew in a new store.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(rotate, &a.set.Rotate, &a.set.File, &a.set.Audit)
+	a.settings.AddFlags(rotate, &a.set.Rotate, &a.set.File, &a.set.Wait, &a.set.Audit)
 	keys.AddCommand(rotate)
 	return keys
 }
@@ -87,7 +87,7 @@ restore refuses one that is cut short.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(cmd, &a.set.File, &a.set.Audit)
+	a.settings.AddFlags(cmd, &a.set.File, &a.set.Wait, &a.set.Audit)
 	return cmd
 }
 
@@ -147,7 +147,7 @@ is another. - reads the backup from stdin.`,
 			return nil
 		},
 	}
-	a.settings.AddFlags(cmd, &a.set.File, &a.set.Audit)
+	a.settings.AddFlags(cmd, &a.set.File, &a.set.Wait, &a.set.Audit)
 	return cmd
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 	"inject/resolver/store/sealed"
 )
@@ -81,34 +82,55 @@ func (g *gauge) Collect(to chan<- prometheus.Metric) {
 	})
 }
 
-// register adds the metrics that are read when they are scraped. None reads more of the store than
-// a look-up does, so a scrape costs the same at any size of the store.
-func (h *health) register(r prometheus.Registerer) {
-	add := func(name, help string, read func(send func(float64, ...string)), labels ...string) {
-		r.MustRegister(&gauge{prometheus.NewDesc(namespace+"_"+name, help, labels, nil), read})
-	}
-	add("build_info", "1, with the versions of the server and of Go.",
+// gauges adds metrics that are read when they are scraped.
+type gauges struct{ prometheus.Registerer }
+
+// add adds one. read sends its values.
+func (r gauges) add(name, help string, read func(send func(float64, ...string)), labels ...string) {
+	r.MustRegister(&gauge{prometheus.NewDesc(namespace+"_"+name, help, labels, nil), read})
+}
+
+// server adds the metrics of a server that may still start. Without them an alert of one that does not get
+// ready would have nothing to fire on.
+func (r gauges) server(ready func(context.Context) error) {
+	r.add("build_info", "1, with the versions of the server and of Go.",
 		func(send func(float64, ...string)) { send(1, version, runtime.Version()) }, "version", "goversion")
-	add("ready", "1 if the server is ready for requests, as /readyz says.",
-		func(send func(float64, ...string)) { send(number(h.ready(context.Background()) == nil)) })
-	add("ready_check", "1 for a check of /readyz that passes, 0 for one that fails.", h.checks, "check")
-	add("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in force.",
+	r.add("ready", "1 if the server is ready for requests, as /readyz says.",
+		func(send func(float64, ...string)) { send(number(ready(context.Background()) == nil)) })
+}
+
+// files adds the metrics of the files of every server. c may be nil.
+func (r gauges) files(sources map[string]interface{ Err() error }, c *transport.Certificates) {
+	r.add("source_stale", "1 if a file or URL cannot be used as it is now, so that its last good content is in force.",
 		func(send func(float64, ...string)) {
-			for name, source := range h.access.sources {
+			for name, source := range sources {
 				send(number(source.Err() != nil), name)
 			}
 		}, "source")
-	if c := h.access.certificates; c != nil {
-		expiry := func(name, help string, when func() time.Time) {
-			add(name+"_timestamp_seconds", help+", in seconds since 1970.", func(send func(float64, ...string)) {
-				if t := when(); !t.IsZero() {
-					send(float64(t.Unix()))
-				}
-			})
+	if c != nil {
+		r.expiry("certificate_expiry", "When the server's certificate expires", c.NotAfter)
+	}
+}
+
+// expiry adds when something expires, which is unknown if it is the zero time.
+func (r gauges) expiry(name, help string, when func() time.Time) {
+	r.add(name+"_timestamp_seconds", help+", in seconds since 1970.", func(send func(float64, ...string)) {
+		if t := when(); !t.IsZero() {
+			send(float64(t.Unix()))
 		}
-		expiry("certificate_expiry", "When the server's certificate expires", c.NotAfter)
-		expiry("client_ca_expiry", "When the first of the CAs of client certificates expires", c.ClientCANotAfter)
-		expiry("client_crl_next_update",
+	})
+}
+
+// register adds the metrics that are read when they are scraped, beside those of [gauges.server]. None
+// reads more of the store than a look-up does, so a scrape costs the same at any size of the store.
+func (h *health) register(r prometheus.Registerer) {
+	all := gauges{r}
+	add := all.add
+	all.files(h.access.sources, h.access.certificates)
+	add("ready_check", "1 for a check of /readyz that passes, 0 for one that fails.", h.checks, "check")
+	if c := h.access.certificates; c != nil {
+		all.expiry("client_ca_expiry", "When the first of the CAs of client certificates expires", c.ClientCANotAfter)
+		all.expiry("client_crl_next_update",
 			"When the first of the lists of revoked certificates that are used should be renewed",
 			c.ClientCRLNextUpdate)
 	}

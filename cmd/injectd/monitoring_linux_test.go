@@ -22,7 +22,7 @@ import (
 	"inject/internal/harness"
 )
 
-const monitoring = "../../deploy/monitoring/"
+const monitoring = "../../deploy/chart/monitoring/"
 
 // scrape returns the metrics of a server by name and labels, and their text.
 func scrape(t *testing.T, p *process) (values map[string]float64, text string) {
@@ -220,7 +220,9 @@ func TestMonitoring(t *testing.T) {
 	var documented []string
 	reference, err := os.ReadFile("../../docs/reference/server.md")
 	require.NoError(t, err)
-	for _, row := range regexp.MustCompile("(?m)^\\| `inject_.*$").FindAllString(string(reference), -1) {
+	of, _, both := strings.Cut(string(reference), "\n## The webhook\n") // which has metrics of its own
+	require.True(t, both)
+	for _, row := range regexp.MustCompile("(?m)^\\| `inject_.*$").FindAllString(of, -1) {
 		names, _, _ := strings.Cut(row[2:], "|")
 		documented = append(documented, named.FindAllString(names, -1)...)
 	}
@@ -232,6 +234,12 @@ func TestMonitoring(t *testing.T) {
 	}
 	require.ElementsMatch(t, documented, own, "docs/reference/server.md")
 
+	// TestCertificatesAtStart compares these with a server that has them.
+	certificates, err := os.ReadFile("../../docs/reference/certificates.md")
+	require.NoError(t, err)
+	for _, name := range regexp.MustCompile("inject_certificates_[a-z_]+").FindAllString(string(certificates), -1) {
+		has[name] = true
+	}
 	exprs := append(alertExprs(t), dashboardExprs(t)...)
 	for _, expr := range exprs {
 		names := named.FindAllString(expr, -1)

@@ -200,12 +200,12 @@ func opsPort(ctx context.Context, address string) (net.Listener, error) {
 	return port, nil
 }
 
-// opsServer answers the probes of Kubernetes and the scrapes of Prometheus.
-func opsServer(h *health, registry *prometheus.Registry) *http.Server {
+// opsServer answers the probes of Kubernetes and the scrapes of Prometheus. ready is that of [health].
+func opsServer(ready func(context.Context) error, registry *prometheus.Registry) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := h.ready(r.Context()); err != nil {
+		if err := ready(r.Context()); err != nil {
 			http.Error(w, strings.ReplaceAll(err.Error(), "\n", "; "), http.StatusServiceUnavailable)
 			return
 		}

@@ -42,7 +42,7 @@ file as serve does, and need no server.`,
 			return err
 		},
 	}
-	a.settings.AddFlags(check, &a.set.Orgs)
+	a.settings.AddFlags(check, &a.set.Org, &a.set.Orgs)
 	may := &cobra.Command{
 		Use:   "may [flags] IDENTITY VERB SCOPE [KEY]",
 		Short: "Tell what a policy allows an identity",
@@ -71,7 +71,7 @@ that of the task, and KEY the secret that it asks for.`,
 			return err
 		},
 	}
-	a.settings.AddFlags(may, &a.set.Try, &a.set.Orgs)
+	a.settings.AddFlags(may, &a.set.Try, &a.set.Org, &a.set.Orgs)
 	cmd.AddCommand(check, may)
 	return cmd
 }
@@ -81,7 +81,7 @@ func (a *app) readPolicy(path string) (*policy.Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
 	}
-	p, err := policy.Parse(text, a.set.Orgs.Org)
+	p, err := policy.Parse(text, a.set.Org.Name)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -135,7 +135,7 @@ func (a *app) may(args []string) (string, error) {
 		return "", secret.WithHint(err, "the first rule that matches decides, and no other")
 	case key != "" && verb == policy.Resolve && !grant.MayResolve(key):
 		return "", secret.WithHint(fmt.Errorf("%w: the rule %q does not allow it to %s the secret %s", secret.ErrDenied,
-			grant.Rule(), what, key), "its keys do not have it")
+			grant.Rule(), what, key), "its keys do not have it, or with declared the identity's kubernetes.declared")
 	}
 	answer := fmt.Sprintf("allowed by the rule %q: %s", grant.Rule(), what)
 	if q := p.Quota(scope); q != nil && verb == policy.Manage {
@@ -151,18 +151,25 @@ func (s subject) Attribute(name string) []string { return s[name] }
 
 // parseSubject parses NAME=VALUE,…; a comma that no attribute follows belongs to the value.
 func parseSubject(text string) (subject, error) {
-	names := []string{"spiffe", "dns", "issuer", "subject", "audience", "token"}
+	names := []string{
+		"spiffe", "dns", "issuer", "subject", "audience", "token", "kubernetes.namespace", "kubernetes.serviceaccount",
+		"kubernetes.pod", "kubernetes.node", "kubernetes.project", "kubernetes.domain", "kubernetes.declared",
+	}
 	s := subject{}
 	last := ""
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, ok := strings.Cut(part, "=")
-		known := slices.Contains(names, name) || strings.HasPrefix(name, "claim.") && name != "claim."
+		known := slices.Contains(names, name)
+		for _, prefix := range []string{"claim.", "kubernetes.label."} {
+			known = known || strings.HasPrefix(name, prefix) && name != prefix
+		}
 		switch {
 		case ok && known && value != "":
 			last = name
 			s[name] = append(s[name], value)
 		case last == "" || ok && (value == "" || spelling.Nearest(name, names) != ""):
-			hint := "NAME is spiffe, dns, issuer, subject, audience, token or claim.NAME"
+			hint := "NAME is spiffe, dns, issuer, subject, audience, token, claim.NAME, kubernetes.label.KEY, or " +
+				"kubernetes. and namespace, serviceaccount, pod, node, project, domain or declared"
 			if near := spelling.Nearest(name, names); ok && near != "" {
 				hint = "did you mean " + near + "=…; " + hint
 			}
@@ -178,7 +185,7 @@ func parseSubject(text string) (subject, error) {
 
 // parseScope parses [ORG:][PROJECT]/[DOMAIN].
 func (a *app) parseScope(text string) (secret.Scope, error) {
-	scope := secret.Scope{Org: a.set.Orgs.Org}
+	scope := secret.Scope{Org: a.set.Org.Name}
 	if org, rest, ok := strings.Cut(text, ":"); ok {
 		scope.Org, text = org, rest
 	}

@@ -10,11 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A proxy stands between the clients and the server, and cuts their connections on request, at
-// any byte and in both directions.
+// A proxy stands between the clients and a server, and cuts their connections on request, at any
+// byte and in both directions.
 type proxy struct {
 	port    net.Listener
-	to      string
+	to      func() string // the server of the next connection
 	cutting atomic.Bool
 	cuts    atomic.Int64
 	running sync.WaitGroup
@@ -22,7 +22,7 @@ type proxy struct {
 	conns   map[net.Conn]bool
 }
 
-func newProxy(t *testing.T, to string) *proxy {
+func newProxy(t *testing.T, to func() string) *proxy {
 	t.Helper()
 	port, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func newProxy(t *testing.T, to string) *proxy {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", p.to)
+			server, err := net.Dial("tcp", p.to())
 			if err != nil {
 				_ = client.Close()
 				continue

@@ -71,6 +71,7 @@ func TestScrapeCost(t *testing.T) {
 		audit: serve.NewAudit(&harness.Buffer{}), access: &access{}, store: s, log: log, file: file,
 	}
 	registry := prometheus.NewRegistry()
+	gauges{registry}.server(h.ready)
 	h.register(registry)
 	began := time.Now()
 	for range 50 {

@@ -47,6 +47,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	kubernetes.Stop()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
@@ -58,6 +59,7 @@ type process struct {
 	ops    string // the address of its port for operations
 	stdout *output
 	stderr *output
+	serves chan struct{} // closed when it serves
 	ended  chan struct{} // closed when it has, with the error in err
 	err    error
 }
@@ -87,11 +89,30 @@ func startServer(dir string, environ []string, args ...string) (*process, error)
 
 // startProgram is startServer for the injectd at path.
 func startProgram(path, dir string, environ []string, args ...string) (*process, error) {
+	return startVerb(path, "serve", dir, environ, args...)
+}
+
+// startVerb is startProgram for another verb that serves.
+func startVerb(path, verb, dir string, environ []string, args ...string) (*process, error) {
+	p, err := launch(path, verb, dir, environ, args...)
+	if err == nil {
+		err = p.wait()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// launch is startVerb that does not wait. Until wait has returned, only the output of the process may be read.
+func launch(path, verb, dir string, environ []string, args ...string) (*process, error) {
 	cmd := exec.Command(path,
-		append([]string{"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
+		append([]string{verb, "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}, args...)...)
 	cmd.Dir, cmd.Env = dir, environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p := &process{cmd: cmd, stdout: &output{}, stderr: &output{}, ended: make(chan struct{})}
+	p := &process{
+		cmd: cmd, stdout: &output{}, stderr: &output{}, serves: make(chan struct{}), ended: make(chan struct{}),
+	}
 	cmd.Stdout = p.stdout
 	said, err := cmd.StderrPipe()
 	if err != nil {
@@ -100,7 +121,6 @@ func startProgram(path, dir string, environ []string, args ...string) (*process,
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	serving := make(chan struct{})
 	go func() {
 		defer close(p.ended)
 		lines := bufio.NewReader(said)
@@ -117,7 +137,7 @@ func startProgram(path, dir string, environ []string, args ...string) (*process,
 					p.ops = l.Address
 				case "serving":
 					p.store = l.Address
-					close(serving)
+					close(p.serves)
 				}
 			}
 			if err != nil {
@@ -126,14 +146,19 @@ func startProgram(path, dir string, environ []string, args ...string) (*process,
 		}
 		p.err = cmd.Wait()
 	}()
+	return p, nil
+}
+
+// wait waits until the process serves, and returns an error if it does not.
+func (p *process) wait() error {
 	select {
-	case <-serving:
-		return p, nil
+	case <-p.serves:
+		return nil
 	case <-p.ended:
-		return nil, fmt.Errorf("injectd serve: %w: %s", p.err, p.stderr)
+		return fmt.Errorf("injectd %s: %w: %s", p.cmd.Args[1], p.err, p.stderr)
 	case <-time.After(time.Minute):
-		_ = cmd.Process.Kill()
-		return nil, fmt.Errorf("injectd serve does not serve: %s", p.stderr)
+		_ = p.cmd.Process.Kill()
+		return fmt.Errorf("injectd %s does not serve: %s", p.cmd.Args[1], p.stderr)
 	}
 }
 
@@ -173,6 +198,13 @@ func (p *process) stop(sig os.Signal) error {
 //	flip FILE N           changes byte N of each page of a store but its first two, the meta pages
 //	issuer NAME           serves pki/jwks.json at $NAME to callers with the bearer token that is in
 //	                      pki/reader.token
+//	namespace NAME [VERB...]
+//	                      makes a namespace of Kubernetes, and a user who may do VERBs (all that a store
+//	                      needs) with its Secrets; $NAME is the namespace, $NAME_URL its address as a
+//	                      --store, $NAME_CONFIG the kubeconfig, $NAME_ADMIN that of an administrator
+//	api NAME METHOD PATH [FILE]
+//	                      calls the API server below the namespace's path; FILE has objects in YAML, such
+//	                      as flyte-secrets.yaml, which Flyte's service wrote
 //	rows, pages, audited  send requests by other projects' clients: see wire_linux_test.go
 //
 // v/a and v/b are values that are random per run and awkward. pki/ has a CA (ca.pem), a
@@ -204,6 +236,13 @@ func TestScript(t *testing.T) {
 				}
 			}
 			if err := os.WriteFile(filepath.Join(e.WorkDir, "policy.yaml"), []byte(policyFile), 0o600); err != nil {
+				return err
+			}
+			flyteSecrets, err := os.ReadFile("../../resolver/store/kube/testdata/flyte-secrets.yaml")
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(e.WorkDir, "flyte-secrets.yaml"), flyteSecrets, 0o600); err != nil {
 				return err
 			}
 			return makePKI(e.T(), filepath.Join(e.WorkDir, "pki"))
@@ -245,7 +284,11 @@ func TestScript(t *testing.T) {
 					ts.Fatalf("it ended with %v: %s", err, p.stderr)
 				}
 			},
-			"issuer":  issuer,
+			"issuer": issuer,
+			"namespace": func(ts *testscript.TestScript, _ bool, args []string) {
+				makeNamespace(t, ts, args[0], args[1:]...)
+			},
+			"api":     func(ts *testscript.TestScript, _ bool, args []string) { callAPI(t, ts, args) },
 			"rows":    rows,
 			"pages":   pages,
 			"audited": audited,

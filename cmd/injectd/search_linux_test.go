@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	mrand "math/rand/v2"
 	"os"
 	"slices"
 	"testing"
@@ -46,6 +47,15 @@ func newSearcher() *searcher {
 	}
 	s.canary = canary.Bytes()
 	return s
+}
+
+// value returns a unique value. The searcher recognizes even its first bytes in a text.
+func (s *searcher) value() []byte {
+	sizes := []int{16, 16, 16, 200, 200, 3000, 30_000}
+	b := make([]byte, sizes[mrand.IntN(len(sizes))])
+	_, _ = rand.Read(b)
+	core := s.cores[mrand.IntN(len(s.cores))]
+	return slices.Concat(core, b, core)
 }
 
 // finds returns where text holds a value.

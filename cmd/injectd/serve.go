@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"inject/resolver/serve/transport"
 	"inject/resolver/serve/watch"
 	"inject/resolver/store"
+	"inject/resolver/store/kube"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -47,7 +49,7 @@ keys again when their files change; after a bad edit the old content stays in fo
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
 	}
 	s := &a.set
-	a.settings.AddFlags(cmd, &s.Listen, &s.Audit, &s.File, &s.Served, &s.Orgs, &s.Access, &s.Limits)
+	a.settings.AddFlags(cmd, &s.Listen, &s.Audit, &s.File, &s.Wait, &s.Served, &s.Org, &s.Orgs, &s.Access, &s.Limits)
 	return cmd
 }
 
@@ -93,7 +95,7 @@ func (f *settings) check() error {
 // options returns what f says of the server's options.
 func (f *settings) options() serve.Options {
 	return serve.Options{
-		Cluster: f.Listen.Cluster, Org: f.Orgs.Org, AnyOrg: f.Orgs.Orgs == "requested",
+		Cluster: f.Listen.Cluster, Org: f.Org.Name, AnyOrg: f.Orgs.Which == "requested",
 		Rate: f.Limits.Rate, Burst: f.Limits.Burst,
 		AuditRate: float64(f.Limits.AuditRate), AuditBurst: f.Limits.AuditBurst,
 		OwnBodies: f.Limits.Bodies, OwnResolves: f.Limits.Resolves, OwnLists: f.Limits.Lists,
@@ -102,7 +104,7 @@ func (f *settings) options() serve.Options {
 
 // checkStore is checkOrgs for a store, which is not read if every organization is served.
 func (f *settings) checkStore(ctx context.Context, m maintainer) error {
-	if f.Orgs.Orgs == "requested" {
+	if f.Orgs.Which == "requested" {
 		return nil
 	}
 	orgs, err := m.Orgs(ctx, shownOrgs)
@@ -112,16 +114,16 @@ func (f *settings) checkStore(ctx context.Context, m maintainer) error {
 // checkOrgs returns an error if a store has secrets of an organization that will not be served.
 // orgs are those that it has, shownOrgs of them at most.
 func (f *settings) checkOrgs(orgs []string) error {
-	if f.Orgs.Orgs == "requested" {
+	if f.Orgs.Which == "requested" {
 		return nil
 	}
-	orgs = slices.DeleteFunc(orgs, func(org string) bool { return org == f.Orgs.Org })
+	orgs = slices.DeleteFunc(orgs, func(org string) bool { return org == f.Org.Name })
 	if len(orgs) == 0 {
 		return nil
 	}
 	return secret.WithHint(
 		fmt.Errorf("%w: the store has secrets of %s, which no request could reach: only %s is served",
-			secret.ErrInvalid, strings.Join(orgs, ", "), f.Orgs.Org),
+			secret.ErrInvalid, strings.Join(orgs, ", "), f.Org.Name),
 		"serve all of them with --orgs requested, or another one with --org")
 }
 
@@ -153,7 +155,6 @@ func (a *app) serve(ctx context.Context) (err error) {
 	if err := f.check(); err != nil {
 		return err
 	}
-	tuneCollector(f.Found.GoGC, f.Found.GoMemLimit)
 	// Everything that watches a file, and every goroutine, ends with this context.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -171,12 +172,40 @@ func (a *app) serve(ctx context.Context) (err error) {
 		if err := audit.Reloaded(ctx, path, why); err != nil {
 			a.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
 		}
-	}), f.Orgs.Org, a.log)
+	}), f.Org.Name, a.log)
 	if err != nil {
 		return err
 	}
 	for _, name := range files {
 		loads.begin(name)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	// The other ports end when the last request has been answered.
+	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	running, answered := context.WithCancel(groupCtx)
+	defer func() {
+		if answered(); err != nil {
+			_ = group.Wait() // its error is err, or is less than that
+		}
+	}()
+	var ready atomic.Pointer[func(context.Context) error]
+	ask := func(ctx context.Context) error { return (*ready.Load())(ctx) }
+	gauges{registry}.server(ask)
+	if who.kept != nil {
+		who.kept.register(registry)
+		waiting := func(context.Context) error { return who.kept.waiting() }
+		ready.Store(&waiting)
+		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry)); err != nil {
+			return err
+		}
+		go who.kept.Run(ctx)
+		if !who.kept.await(stopping, a.log) {
+			answered()
+			return group.Wait()
+		}
 	}
 	limits := transport.Limits{
 		Connections: f.Limits.Connections, OfIdentity: f.Limits.OfIdentity, Streams: f.Limits.Streams,
@@ -196,6 +225,11 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	// after everything else, because requests use it until they end
 	defer func() { err = errors.Join(err, backend.Close()) }()
+	room := int64(growRoom)
+	if store.IsRemote(backend) {
+		room = remoteRoom
+	}
+	tuneCollector(f.Found.GoGC, f.Found.GoMemLimit, room)
 	file, isFile := backend.(maintainer)
 	if isFile {
 		if err := alone(ctx, at.Path); err != nil {
@@ -205,10 +239,26 @@ func (a *app) serve(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if s, ok := backend.(*kube.Store); ok {
+		if err := a.checkKube(ctx, s); err != nil {
+			return err
+		}
+		if who.pods != nil {
+			namespace, _ := s.Namespace()
+			who.pods.storedIn(namespace)
+		}
+	}
+	if who.kept != nil {
+		if err := who.kept.from(backend, f.Org.Name); err != nil {
+			return err
+		}
+	}
+	if who.policy != nil {
+		if err := checkQuotas(backend, at, who.policy.Current()); err != nil {
+			return err
+		}
+	}
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	o := f.options()
 	o.Store, o.Audit, o.Log, o.Metrics = backend, audit, a.log, registry
 	if f.Access.Insecure {
@@ -229,23 +279,29 @@ func (a *app) serve(ctx context.Context) (err error) {
 	}
 	health.register(registry)
 	registry.MustRegister(loads.loaded, loads.failures)
+	if who.pods != nil {
+		who.pods.register(registry)
+	}
 
-	// The other ports end when the last request has been answered.
-	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
-	running, answered := context.WithCancel(groupCtx)
 	group.Go(func() error {
 		defer answered()
 		server := transport.HTTP(handler, limits, a.log.Named("http"))
 		who.certificates.Guard(server)
 		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), server, port, f.Listen.Drain)
 	})
-	if err := a.serveOps(running, group, opsServer(health, registry)); err != nil {
-		answered()
-		return errors.Join(err, group.Wait())
+	allReady := health.ready
+	if ready.Store(&allReady); who.kept == nil {
+		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry)); err != nil {
+			answered()
+			return errors.Join(err, group.Wait())
+		}
 	}
 	if isFile {
 		group.Go(func() error { a.control(running, at.Path, file, audit, own.soon); return nil })
 		group.Go(func() error { own.run(running); return nil })
+	}
+	if who.pods != nil {
+		group.Go(func() error { who.pods.watch(running); return nil })
 	}
 	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
 	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(),
@@ -264,12 +320,12 @@ func (a *app) openAudit() (*serve.Audit, error) {
 	return serve.OpenAudit(a.set.Audit.Log)
 }
 
-// serveOps opens the port for operations, if there is one, and serves it in group until ctx ends.
-func (a *app) serveOps(ctx context.Context, group *errgroup.Group, server *http.Server) error {
-	if a.set.Listen.Ops == "" {
+// serveOps opens the port for operations, unless its address is "", and serves it in group until ctx ends.
+func (a *app) serveOps(ctx context.Context, group *errgroup.Group, address string, server *http.Server) error {
+	if address == "" {
 		return nil
 	}
-	port, err := opsPort(ctx, a.set.Listen.Ops)
+	port, err := opsPort(ctx, address)
 	if err != nil {
 		return err
 	}

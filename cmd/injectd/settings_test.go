@@ -30,8 +30,8 @@ func TestSettings(t *testing.T) {
 	s, err := cli.Load(&settings{})
 	require.NoError(t, err)
 	require.Contains(t, s.Known("INJECTD_"), keyVariable)
-	f, _ := reflect.TypeFor[settings]().FieldByName("Orgs")
-	f, _ = f.Type.FieldByName("Org")
+	f, _ := reflect.TypeFor[settings]().FieldByName("Org")
+	f, _ = f.Type.FieldByName("Name")
 	require.Equal(t, secret.DefaultOrg, f.Tag.Get("default"))
 }
 

@@ -3,7 +3,6 @@ package main_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -55,15 +54,6 @@ func (h *history) may(told int, is func(v []byte) bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.ContainsFunc(h.values[told:], is)
-}
-
-// value returns a unique value. The searcher recognizes even its first bytes in a text.
-func (s *soak) value() []byte {
-	sizes := []int{16, 16, 16, 200, 200, 3000, 30_000}
-	b := make([]byte, sizes[mrand.IntN(len(sizes))])
-	_, _ = rand.Read(b)
-	core := s.searcher.cores[mrand.IntN(len(s.searcher.cores))]
-	return slices.Concat(core, b, core)
 }
 
 // of returns the history of a secret, and creates it if there is none.

@@ -26,10 +26,11 @@ import (
 
 // A soak is a server, its clients, and what the clients know of the store.
 type soak struct {
+	*searcher
+
 	dir, storeDir, auditDir string // the last two are small disks of their own
 	server                  *process
 	proxy                   *proxy
-	searcher                *searcher
 
 	mu      sync.Mutex
 	secrets map[secret.Ref]*history
@@ -87,7 +88,7 @@ func TestSoak(t *testing.T) {
 			t.Log(log[max(0, len(log)-20_000):])
 		}
 	})
-	s.proxy = newProxy(t, s.server.host())
+	s.proxy = newProxy(t, s.server.host)
 	t.Cleanup(s.proxy.close)
 
 	group, ctx := errgroup.WithContext(t.Context())

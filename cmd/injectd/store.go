@@ -24,10 +24,10 @@ func (a *app) url() (*url.URL, error) {
 		path, err := cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
 		return &url.URL{Scheme: store.SchemeFile, Path: path}, err
 	}
-	u, err := store.ParseURL(a.set.File.Store, all.Schemes()...)
+	u, err := store.ParseURL("--store", a.set.File.Store, all.Schemes()...)
 	if err != nil && strings.HasPrefix(a.set.File.Store, store.SchemeGRPC) {
-		err = secret.WithHint(err, "injectd keeps a store of this machine, file:///PATH or dir:///PATH, in --store or "+
-			"$INJECTD_STORE; the address of a server, as in $INJECT_STORE, is for inject")
+		err = secret.WithHint(err, "injectd keeps a store itself, file:///PATH, dir:///PATH or kube://NAMESPACE, in "+
+			"--store or $INJECTD_STORE; the address of a server, as in $INJECT_STORE, is for inject")
 	}
 	return u, err
 }
@@ -39,8 +39,13 @@ func (a *app) filePath() (string, error) {
 		return "", err
 	}
 	if u.Scheme != store.SchemeFile {
-		return "", secret.WithHint(fmt.Errorf("%w: --store: injectd maintains file:// stores only", secret.ErrInvalid),
-			"a dir:// store is managed by whatever mounts the folder")
+		hint := "a dir:// store is managed by whatever mounts the folder"
+		if u.Scheme == store.SchemeKube {
+			hint = "what is in kube:// is in the cluster's etcd: the cluster backs it up and encrypts it; injectd " +
+				"migrate copies it to a file, which is a backup by itself"
+		}
+		return "", secret.WithHint(
+			fmt.Errorf("%w: --store: injectd maintains file:// stores only", secret.ErrInvalid), "%s", hint)
 	}
 	return filepath.Abs(u.Path)
 }
@@ -48,8 +53,13 @@ func (a *app) filePath() (string, error) {
 // keyOf returns the key in a file. Without a file it is the one in $INJECTD_KEY, or else the
 // user's own key file.
 func (a *app) keyOf(file string) (sealed.Key, error) {
+	return a.keyFrom(file, a.set.Keys.Key, keyVariable)
+}
+
+// keyFrom is keyOf with another variable than $INJECTD_KEY, and its text.
+func (a *app) keyFrom(file string, text secret.Value, variable string) (sealed.Key, error) {
 	key := sealed.Key{
-		File: file, Passphrase: a.set.Served.Passphrase, Variable: keyVariable,
+		File: file, Passphrase: a.set.Served.Passphrase, Variable: variable,
 		Notice: func(text string) { a.log.Info(text) },
 	}
 	if t := cli.OpenTerminal(a.stdin, nil, true); t != nil {
@@ -58,7 +68,7 @@ func (a *app) keyOf(file string) (sealed.Key, error) {
 	if file != "" {
 		return key, nil
 	}
-	key.Text = a.set.Keys.Key
+	key.Text = text
 	var err error
 	if key.File, err = cli.UserPath(a.set.Found.ConfigHome, ".config", "key.txt"); err != nil && key.Text.Len() > 0 {
 		err = nil
@@ -70,10 +80,17 @@ func (a *app) keyOf(file string) (sealed.Key, error) {
 // at which it will be served, "" if it will not be. Other processes that want the store show it.
 func (a *app) sealedOptions(path, served string) (sealed.Options, error) {
 	key, err := a.keyOf(a.set.File.KeyFile)
+	o := a.openOptions(path, key)
+	o.Address = served
+	return o, err
+}
+
+// openOptions returns how to open the sealed store at path with key for changes.
+func (a *app) openOptions(path string, key sealed.Key) sealed.Options {
 	return sealed.Options{
-		Path: path, Write: true, Key: key, LockTimeout: a.set.File.LockTimeout, Address: served,
+		Path: path, Write: true, Key: key, LockTimeout: a.set.Wait.LockTimeout,
 		Waiting: func(holder string) { a.log.Info("waiting for " + holder + ", which uses the store") },
-	}, err
+	}
 }
 
 // openServed opens the store in order to serve it.
@@ -82,7 +99,12 @@ func (a *app) openServed(ctx context.Context, served string) (all.Store, *url.UR
 	if err != nil {
 		return nil, nil, err
 	}
-	o := all.Options{Org: a.set.Orgs.Org}
+	o := all.Options{Org: a.set.Org.Name}
+	if u.Scheme != store.SchemeFile && a.set.Served.Passphrase {
+		return nil, nil, secret.WithHint(
+			fmt.Errorf("%w: --passphrase protects a new file, and --store is %s://", secret.ErrInvalid, u.Scheme),
+			"leave it out: injectd does not encrypt what is in such a store")
+	}
 	if u.Scheme == store.SchemeFile {
 		if o.Sealed, err = a.sealedOptions(u.Path, served); err != nil {
 			return nil, nil, err

@@ -62,6 +62,8 @@ func has(cond string) (bool, error) {
 		}
 	case "grpcurl":
 		_, err = os.Stat("../../bin/grpcurl")
+	case "kubernetes":
+		err = harness.HasKubernetes("../..")
 	default:
 		_, err = exec.LookPath(name)
 	}
