@@ -35,7 +35,7 @@ prints "KEY updated" for each. If a line of the file is wrong, it replaces none.
 		if err := keyArg(1)(cmd, args); err != nil {
 			return err
 		}
-		ref, err := a.ref(args[0])
+		ref, err := a.ref(args[0], secret.StoredKey)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (a *secretsVerb) delete(cmd *cobra.Command, keys []string) error {
 	var refs []secret.Ref
 	var errs []error
 	for _, key := range keys {
-		ref, err := a.ref(key)
+		ref, err := a.ref(key, secret.StoredKey)
 		refs, errs = append(refs, ref), append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {

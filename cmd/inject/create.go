@@ -54,7 +54,7 @@ after the other.`,
 }
 
 func (a *secretsVerb) create(cmd *cobra.Command, args []string) error {
-	ref, err := a.ref(args[0])
+	ref, err := a.ref(args[0], secret.ValidKey)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"inject/injector/task"
@@ -25,9 +24,7 @@ func (a *app) scope() (secret.Scope, error) {
 func (a *app) loadTask() (task.Task, secret.Scope, error) {
 	from, in := &a.set.Declare, &a.set.Scope
 	if from.PodInfo == "" {
-		if info, err := os.Stat(task.PodInfoDir); err == nil && info.IsDir() {
-			from.PodInfo = task.PodInfoDir
-		}
+		from.PodInfo = task.FindPodInfo()
 	}
 	t, warnings, err := task.Load(task.Sources{
 		Secrets: from.Secrets, SecretFiles: from.SecretFiles,
@@ -58,7 +55,7 @@ func (a *app) sourced(t task.Task) error {
 		return nil
 	}
 	const what = "no declared list was found: there is no --secret or --task, no INJECT_SECRETS, and no " +
-		task.PodInfoDir
+		"pod info in " + task.PodDir + " or " + task.PodInfoDir
 	const hint = "mount the pod's labels and annotations at " + task.PodInfoDir + " (a downward-API volume), " +
 		"or declare the secrets with --secret"
 	switch {

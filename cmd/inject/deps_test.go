@@ -3,7 +3,7 @@ package main_test
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -35,9 +35,12 @@ var forbidden = map[string]string{
 	"github.com/stretchr/":                 "test code in the product",
 	"pgregory.net/":                        "test code in the product",
 	"inject/resolver/resolvertest":         "test code in the product",
+	"inject/injector/webhook":              "it changes pods for the API server, before a task runs",
 	"inject/resolver/serve":                "the server's end of the wire",
 	"inject/resolver/store/all":            "the list of all backends, which only injectd may link",
+	"inject/resolver/kubeapi":              "the API of Kubernetes, which the server calls",
 	"inject/resolver/store/flight":         "it merges lookups of many clients; a task looks up once",
+	"inject/resolver/store/migrate":        "it copies whole stores; a task reads what it declares",
 	"expvar":                               "it would publish parts of the memory",
 	"net/http/pprof":                       "it would publish parts of the memory",
 }
@@ -49,10 +52,14 @@ const tags = "grpcnotrace,nethttpomithttp2"
 // What is built for users has the tags that the tests have.
 func TestTags(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"Dockerfile", "deploy/e2e/test.sh"} {
-		text, err := os.ReadFile(filepath.Join("../..", name))
-		require.NoError(t, err)
-		require.Contains(t, string(text), "-tags "+tags+" ", name)
+	dockerfile, err := os.ReadFile("../../Dockerfile")
+	require.NoError(t, err)
+	made, err := exec.CommandContext(t.Context(), "make", "-n", "-C", "../..", "build", "images").Output()
+	require.NoError(t, err)
+	builds := regexp.MustCompile(`go build .*\./cmd/inject\b[^d].*`).FindAllString(string(dockerfile)+string(made), -1)
+	require.Len(t, builds, 3, "of the Dockerfile, make build and make images")
+	for _, build := range builds {
+		require.Contains(t, build, "-tags "+tags+" ")
 	}
 }
 
@@ -132,10 +139,15 @@ var floors = []struct {
 	{2, "inject/injector/outputs"},
 	{2, "inject/injector/place"},
 	{2.5, "inject/injector/guard"},
+	{3, "inject/injector/webhook"},
 	{3, "inject/injector"},
 	{3, "inject/resolver/rpc"},
 	{1, "inject/resolver/serve/watch"},
+	{2, "inject/resolver/serve/certs"},
 	{2, "inject/resolver/serve/identity"},
+	{2, "inject/resolver/serve/kube/evidence"},
+	{2.5, "inject/resolver/serve/kube"},
+	{2.5, "inject/resolver/serve/kube/inspect"},
 	{2, "inject/resolver/serve/policy"},
 	{2, "inject/resolver/serve/transport"},
 	{3, "inject/resolver/serve"},
@@ -148,6 +160,7 @@ var floors = []struct {
 	{1, "inject/resolver/store"},
 	{0, "inject/resolver/secret"},
 	{0, "inject/resolver/idl"},
+	{1, "inject/resolver/kubeapi"},
 	{3, "inject/resolver/resolvertest"}, // for tests
 	{2, "inject/resolver"},
 	{-1, "inject/exec/harden"},
@@ -159,6 +172,7 @@ var floors = []struct {
 	{0, "inject/internal/keyfile"},
 	{0, "inject/internal/printable"},
 	{0, "inject/internal/spelling"},
+	{1, "inject/internal/annotation"},
 	{1, "inject/internal/strictyaml"},
 	{0, "inject/internal/harness"}, // for tests
 	{0, "inject/exec"},

@@ -13,7 +13,7 @@ import (
 
 	"inject/cli"
 	"inject/injector/place"
-	"inject/injector/task"
+	"inject/internal/annotation"
 	"inject/resolver"
 	"inject/resolver/secret"
 )
@@ -100,7 +100,7 @@ func (a *explainVerb) run(cmd *cobra.Command, output string) error {
 // annotations returns the pod annotations that declare the list, in order.
 func annotations(declared []secret.Declaration) *yaml.Node {
 	m := &yaml.Node{Kind: yaml.MappingNode}
-	for name, value := range task.Annotations(declared) {
+	for name, value := range annotation.Of(declared) {
 		var pair [2]yaml.Node
 		pair[0].SetString(name)
 		pair[1].SetString(value)

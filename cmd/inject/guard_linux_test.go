@@ -29,32 +29,49 @@ import (
 
 // gateway is versitygw, an object store that checks each signature and keeps objects as plain files.
 type gateway struct {
-	dir  string // of the bucket bkt
-	addr string
-	env  []string // of a pod that has it as its object store
+	dir   string // of the bucket bkt
+	addr  string
+	env   []string // of a pod that has it as its object store
+	keys  []string // its own environment
+	flags []string
+	cmd   *exec.Cmd
 }
 
-// startGateway starts an object store with the bucket bkt.
-func startGateway(t *testing.T) *gateway {
+// startGateway starts an object store with the bucket bkt. The flags are its own.
+func startGateway(t *testing.T, flags ...string) *gateway {
 	t.Helper()
-	program := filepath.Join(harness.Root(t), "bin", "versitygw")
-	if _, err := os.Stat(program); err != nil {
-		harness.Skip(t, "run make storage: ", err)
-	}
 	root := t.TempDir()
-	g := &gateway{dir: filepath.Join(root, "bkt")}
+	g := &gateway{dir: filepath.Join(root, "bkt"), flags: flags}
 	require.NoError(t, os.Mkdir(g.dir, 0o700))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	g.addr = l.Addr().String()
 	require.NoError(t, l.Close())
 	access, key := "ID"+rand.Text(), rand.Text()
+	g.keys = []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + key, "HOME=" + root}
+	g.start(t)
+	t.Cleanup(g.kill)
+	g.env = []string{
+		"FLYTE_AWS_ENDPOINT=http://" + g.addr, "FLYTE_AWS_ACCESS_KEY_ID=" + access,
+		"FLYTE_AWS_SECRET_ACCESS_KEY=" + key, "AWS_REGION=eu-north-1",
+	}
+	return g
+}
+
+// start starts the store, with the objects that it had.
+func (g *gateway) start(t *testing.T) {
+	t.Helper()
+	program := filepath.Join(harness.Root(t), "bin", "versitygw")
+	if _, err := os.Stat(program); err != nil {
+		harness.Skip(t, "run make storage: ", err)
+	}
 	var log harness.Buffer
-	cmd := exec.CommandContext(t.Context(), program, "--port", g.addr, "--region", "eu-north-1", "posix", root)
-	cmd.Env = []string{"ROOT_ACCESS_KEY=" + access, "ROOT_SECRET_KEY=" + key, "HOME=" + root}
-	cmd.Stdout, cmd.Stderr = &log, &log
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	args := slices.Concat([]string{"--port", g.addr, "--region", "eu-north-1"}, g.flags,
+		[]string{"posix", filepath.Dir(g.dir)})
+	g.cmd = exec.CommandContext(t.Context(), program, args...)
+	g.cmd.Env = g.keys
+	g.cmd.Stdout, g.cmd.Stderr = &log, &log
+	require.NoError(t, g.cmd.Start())
 	require.Eventually(t, func() bool {
 		c, err := net.Dial("tcp", g.addr)
 		if err == nil {
@@ -62,11 +79,12 @@ func startGateway(t *testing.T) *gateway {
 		}
 		return err == nil
 	}, 20*time.Second, 20*time.Millisecond, "%s", &log)
-	g.env = []string{
-		"FLYTE_AWS_ENDPOINT=http://" + g.addr, "FLYTE_AWS_ACCESS_KEY_ID=" + access,
-		"FLYTE_AWS_SECRET_ACCESS_KEY=" + key, "AWS_REGION=eu-north-1",
-	}
-	return g
+}
+
+// kill ends the store as a crash does.
+func (g *gateway) kill() {
+	_ = g.cmd.Process.Kill()
+	_ = g.cmd.Wait()
 }
 
 // files returns the objects below a prefix by their keys.
@@ -248,15 +266,7 @@ func TestGuardFlytekit(t *testing.T) {
 	for _, c := range []struct{ task, file string }{
 		{"answers", "outputs.pb"}, {"answers", "deck.html"}, {"fails", "error.pb"},
 	} {
-		cmd := j.cmd(t, c.task, "--task", filepath.Join(j.dir, c.task, "template.pb"))
-		for i, arg := range cmd.Args {
-			for _, place := range []string{"out", "raw", "checkpoint"} {
-				if i > slices.Index(cmd.Args, "--") && arg == filepath.Join(j.dir, c.task, place) {
-					cmd.Args[i] = "s3://bkt/" + c.task + "/" + place
-				}
-			}
-		}
-		cmd.Env = append(cmd.Env, g.env...)
+		cmd := g.v1Cmd(t, j, c.task)
 		out, err := cmd.CombinedOutput()
 		require.NoErrorf(t, err, "%s", out)
 		require.Contains(t, g.object(t, c.task+"/out/"+c.file), "[REDACTED:db-env-var]", "%s", out)
@@ -264,6 +274,21 @@ func TestGuardFlytekit(t *testing.T) {
 		all["log"] = string(out)
 		require.NoError(t, harness.FindLeak(all, j.values))
 	}
+}
+
+// v1Cmd returns the command of a task of flytekit's below inject whose paths are in the bucket.
+func (g *gateway) v1Cmd(t *testing.T, j v1Job, task string, flags ...string) *exec.Cmd {
+	t.Helper()
+	cmd := j.cmd(t, task, append(flags, "--task", filepath.Join(j.dir, task, "template.pb"))...)
+	for i, arg := range cmd.Args {
+		for _, place := range []string{"out", "raw", "checkpoint"} {
+			if i > slices.Index(cmd.Args, "--") && arg == filepath.Join(j.dir, task, place) {
+				cmd.Args[i] = "s3://bkt/" + task + "/" + place
+			}
+		}
+	}
+	cmd.Env = append(cmd.Env, g.env...)
+	return cmd
 }
 
 // The clients that other code of a task uses find the store behind the guard as it is without it.
@@ -347,10 +372,12 @@ obstore.put(store, "half", pieces(), chunk_size=5 << 20, max_concurrency=4)
 	require.Empty(t, slices.Collect(maps.Keys(g.files(t, ""))), "neither an object nor a part")
 }
 
-// startMoto starts moto's server and returns the environment of a pod that has it as its store.
-func startMoto(t *testing.T) []string {
+// startMoto starts moto's server, with some variables of its own, and returns the environment of a pod
+// that has it as its store.
+func startMoto(t *testing.T, env ...string) []string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), harness.Storage(t, "moto_server"), "-H", "127.0.0.1", "-p", "0")
+	cmd.Env = append(os.Environ(), env...)
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

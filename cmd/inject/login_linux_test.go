@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,11 +37,24 @@ type issuer struct {
 
 func startIssuer(t *testing.T) *issuer {
 	t.Helper()
-	i := &issuer{device: true}
+	i := &issuer{}
 	s := httptest.NewServer(i)
 	t.Cleanup(s.Close)
 	i.url = s.URL
 	return i
+}
+
+// set changes what it answers with, and wasAsked returns the paths that it was asked for since.
+func (i *issuer) set(token string, device bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.token, i.device, i.asked = token, device, nil
+}
+
+func (i *issuer) wasAsked() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.asked)
 }
 
 func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -90,7 +104,7 @@ func startLoginServer(t *testing.T, i *issuer) (*server, func(env []string, args
 	})
 	require.NoError(t, err)
 	s := startServer(t, true, func(o *serve.Options) { o.Login = how })
-	i.token = s.tokens["platform"]
+	i.set(s.tokens["platform"], true)
 	require.NoError(t, os.MkdirAll(s.path(".config/inject"), 0o700))
 	s.write(".config/inject/config.yaml", "profiles: {work: {store: \""+s.store+"\", ca-file: "+s.path("ca.pem")+"}}\n")
 	return s, func(env []string, args ...string) call { return s.inject("", env, args...) }
@@ -111,7 +125,8 @@ func TestLogin(t *testing.T) {
 	work := []string{"get", "secret", "--profile", "work"}
 
 	inject(nil, work...).failed("credentials", "or log in with inject login if it offers that")
-	c := inject(curl, "login", "--profile", "work").ok().without(i.token)
+	good := s.tokens["platform"]
+	c := inject(curl, "login", "--profile", "work").ok().without(good)
 	require.Equal(t, "store  "+s.store+"\n       of the profile work\nlogin  "+file+"\nas     token platform\n",
 		c.stdout[:strings.Index(c.stdout, "rule")])
 	require.Contains(t, c.stderr, "a browser opens for the login at "+strings.TrimPrefix(i.url, "http://"))
@@ -141,15 +156,15 @@ func TestLogin(t *testing.T) {
 		s.path("ca.pem")).failed(fmt.Sprintf(unknown, s.address))
 
 	// A token that the server does not accept says how to log in again.
-	good := i.token
 	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(kept(), good, "revoked", 1)), 0o600))
 	inject(nil, work...).failed("hint: the server does not accept the token of the login; log in again: " +
 		"inject login --profile work")
 	before := kept()
-	i.token = "unknown-to-the-server"
-	inject(curl, "login", "--profile", "work").failed("credentials", "nothing was stored").without(i.token)
+	const unknownToken = "unknown-to-the-server"
+	i.set(unknownToken, true)
+	inject(curl, "login", "--profile", "work").failed("credentials", "nothing was stored").without(unknownToken)
 	require.Equal(t, before, kept())
-	i.token = good
+	i.set(good, true)
 
 	// A login on another device: without a browser, or because that is asked for.
 	for _, env := range [][]string{nil, append(curl, "INJECT_DEVICE=true"), {"DISPLAY=:0", "SSH_CONNECTION=a"}} {
@@ -160,10 +175,10 @@ func TestLogin(t *testing.T) {
 
 	// The server names another issuer.
 	s.write(strings.TrimPrefix(file, s.dir), strings.Replace(kept(), `"issuer": "`, `"issuer": "https://old.`, 1))
-	i.asked = nil
+	i.set(good, true)
 	inject(curl, "login", "--profile", "work").failed(s.address+" now names the issuer ",
 		"hint: ask the operator of the server; if the new one is right, run inject logout --profile work first")
-	require.NotContains(t, i.asked, "/auth")
+	require.NotContains(t, i.wasAsked(), "/auth")
 	inject(nil, "logout", "--profile", "work").failed("are deleted, but not revoked", "at old.")
 	require.NoFileExists(t, file)
 
@@ -172,7 +187,7 @@ func TestLogin(t *testing.T) {
 	require.Equal(t, "inject: logged out of "+s.address+": the tokens are deleted, and revoked by their issuer\n",
 		c.stderr)
 	require.NoFileExists(t, file)
-	require.Contains(t, i.asked, "/revoke")
+	require.Contains(t, i.wasAsked(), "/revoke")
 	c = inject(nil, "logout", "--profile", "work").ok()
 	require.Equal(t, "inject: there is no login for "+s.address+"\n", c.stderr)
 	inject(nil, work...).failed("credentials")
@@ -182,8 +197,8 @@ func TestLogin(t *testing.T) {
 func TestLoginStopped(t *testing.T) {
 	t.Parallel()
 	i := startIssuer(t)
-	i.device = false // so a browser is waited for where none can be opened
 	s, inject := startLoginServer(t, i)
+	i.set(s.tokens["platform"], false) // so a browser is waited for where none can be opened
 	for sig, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
 		cmd := command(s.dir, "login", "--profile", "work")
 		var out harness.Buffer

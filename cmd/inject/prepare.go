@@ -11,6 +11,7 @@ import (
 
 	"inject/cli"
 	"inject/exec/redact"
+	"inject/injector/guard"
 	"inject/internal/printable"
 	"inject/internal/spelling"
 	"inject/internal/tty"
@@ -45,6 +46,13 @@ func (a *app) prepare(cmd *cobra.Command, _ []string) error {
 	}
 	if a.set.Outputs.Dirs != nil && a.set.Outputs.NoRedact {
 		return fmt.Errorf("%w: --outputs and --no-redact exclude each other: give one", secret.ErrInvalid)
+	}
+	if guard.Mode(a.set.Outputs.Storage) == guard.On && a.set.Outputs.NoRedact {
+		return secret.WithHint(
+			fmt.Errorf("%w: --storage guard and --no-redact exclude each other: a guard masks what the command"+
+				" uploads, and --no-redact masks nothing", secret.ErrInvalid),
+			"write --storage off beside --no-redact, or leave --no-redact out;"+
+				" they may come from INJECT_STORAGE and INJECT_NO_REDACT")
 	}
 	if cmd.Flags().Lookup("redact-min-length") != nil && a.set.Mask.MinLength < 1 {
 		return fmt.Errorf("%w: --redact-min-length is at least 1", secret.ErrInvalid)

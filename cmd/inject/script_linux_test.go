@@ -613,7 +613,10 @@ func TestRedactInterrupted(t *testing.T) {
 				"stopped by a signal (terminated); files that were not done yet are as they were")
 			require.True(t, bytes.Equal(text, whole))
 		default:
-			require.Equal(t, -1, code, "the signal ended inject before it was handled")
+			// The signal ended inject before it was handled. If that begins at the same moment, Go's
+			// runtime cannot end by the signal, and ends with 2 (dieFromSignal).
+			require.Contains(t, []int{-1, 2}, code)
+			require.Empty(t, stderr.String())
 			require.True(t, bytes.Equal(text, whole))
 		}
 	}

@@ -126,10 +126,12 @@ func nearKey(key string, known []string) string {
 	return all[spelling.Nearest(plain(key), list)]
 }
 
-func (a *secretsVerb) ref(key string) (secret.Ref, error) {
+// ref returns the secret of the settings with a key. valid is the rule for the key: [secret.ValidKey] of a
+// new secret, [secret.StoredKey] of one that exists.
+func (a *secretsVerb) ref(key string, valid func(string) error) (secret.Ref, error) {
 	scope, err := a.scope()
 	ref := secret.Ref{Scope: scope, Key: key}
-	return ref, errors.Join(secret.ValidKey(key), err)
+	return ref, errors.Join(valid(key), err)
 }
 
 // given reports whether a flag was given; a boolean one counts if it is true.

@@ -20,7 +20,7 @@ type settings struct {
 		SecretFiles []string `flag:"secret-file" env:"INJECT_SECRET_FILES" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=PATH]" complete:"key" help:"declare the secret [GROUP/]KEY[=PATH], placed in a file (repeat)"`
 		Also        []string `flag:"also-secret" env:"INJECT_ALSO_SECRETS" twin:"no" nested:"pass" arg:"[GROUP/]KEY[=ENV_VAR]" complete:"key" help:"add the secret [GROUP/]KEY[=ENV_VAR] to the declared list, wherever that is from (repeat)"`
 		Task        string   `flag:"task" env:"INJECT_TASK" nested:"pass" arg:"FILE" complete:"file" help:"declared list in FILE: a TaskEnvironment in YAML or JSON, or Flyte's TaskTemplate or SecurityContext, binary or JSON"`
-		PodInfo     string   `flag:"pod-info" env:"INJECT_POD_INFO" nested:"pass" arg:"DIR" complete:"dir" help:"declared list and scope in the downward-API volume DIR, with files labels and annotations (default: /etc/podinfo if it exists)"`
+		PodInfo     string   `flag:"pod-info" env:"INJECT_POD_INFO" nested:"pass" arg:"DIR" complete:"dir" help:"declared list and scope in the downward-API volume DIR, with files labels and annotations (default: /run/inject if it has them, else /etc/podinfo if it exists)"`
 	} `group:"declare"`
 
 	Require struct {
@@ -37,10 +37,10 @@ type settings struct {
 		URL         string        `flag:"store" env:"INJECT_STORE" nested:"work" arg:"URL" help:"URL of the store: file:///PATH, dir:///PATH, grpcs://HOST:PORT, grpc://127.0.0.1:PORT (default: your own sealed file)"`
 		Profile     string        `flag:"profile" env:"INJECT_PROFILE" nested:"work" arg:"NAME" help:"the store and the identity of the profile NAME in inject/config.yaml in $XDG_CONFIG_HOME (default: ~/.config)"`
 		KeyFile     string        `flag:"key-file" env:"INJECT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the age identities that open a store file (default: your own); $INJECT_KEY may hold the identity or the passphrase itself"`
-		TokenFile   string        `flag:"token-file" env:"INJECT_TOKEN_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the bearer token for a server; $INJECT_TOKEN may hold the token itself; a token from a variable goes only to the server in $INJECT_STORE"`
+		TokenFile   string        `flag:"token-file" env:"INJECT_TOKEN_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the bearer token for a server; $INJECT_TOKEN may hold the token itself; a token from a variable goes only to the server in $INJECT_STORE (default: /run/inject/token if it exists)"`
 		CertFile    string        `flag:"cert-file" env:"INJECT_CERT_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with your certificate for a server, PEM"`
 		CertKeyFile string        `flag:"cert-key-file" env:"INJECT_CERT_KEY_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with its private key, PEM (default: that of --cert-file)"`
-		CAFile      string        `flag:"ca-file" env:"INJECT_CA_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the authorities that may sign the certificate of a server (default: the system's)"`
+		CAFile      string        `flag:"ca-file" env:"INJECT_CA_FILE" nested:"work" arg:"FILE" complete:"file" help:"FILE with the authorities that may sign the certificate of a server (default: /run/inject/ca.crt if it exists, else the system's)"`
 		LockTimeout time.Duration `flag:"lock-timeout" env:"INJECT_LOCK_TIMEOUT" nested:"pass" default:"10s" help:"how long to wait for others who use the store file"`
 		LogLevel    string        `flag:"log-level" env:"INJECT_LOG_LEVEL" nested:"pass" default:"warn" help:"what to log on stderr: debug, info, warn, error or off"`
 	} `group:"store"`
@@ -66,7 +66,7 @@ type settings struct {
 	} `group:"mask"`
 
 	Outputs struct {
-		NoRedact bool     `flag:"no-redact" env:"INJECT_NO_REDACT" nested:"work" help:"mask nothing"`
+		NoRedact bool     `flag:"no-redact" env:"INJECT_NO_REDACT" nested:"work" help:"mask nothing, neither output nor uploads; not with --outputs or --storage guard"`
 		Dirs     []string `flag:"outputs" env:"INJECT_OUTPUTS" nested:"work" arg:"DIR" complete:"dir" help:"check the files that the command leaves in DIR, too (repeat)"`
 		Storage  string   `flag:"storage" env:"INJECT_STORAGE" nested:"work" default:"auto" choice:"auto|guard|off" help:"check what the command writes to its bucket: auto for Flyte's runtimes (a0, pyflyte-execute), guard for any command"`
 		OnLeak   string   `flag:"on-leak" env:"INJECT_ON_LEAK" nested:"pass" default:"mask" choice:"mask|fail|warn" help:"what to do about a value in the outputs: mask it, or remove a file in which it cannot be masked; fail, too; or only warn"`

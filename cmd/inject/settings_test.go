@@ -40,7 +40,8 @@ func TestKnownVariables(t *testing.T) {
 func TestDefaultsInHelp(t *testing.T) {
 	flags := newApp(t).rootCommand(nil).Flags()
 	require.Contains(t, flags.Lookup("org").Usage, "default: "+secret.DefaultOrg+")")
-	require.Contains(t, flags.Lookup("pod-info").Usage, "default: "+task.PodInfoDir+" ")
+	require.Contains(t, flags.Lookup("pod-info").Usage, "default: "+task.PodDir+" ")
+	require.Contains(t, flags.Lookup("pod-info").Usage, " else "+task.PodInfoDir+" ")
 	require.Contains(t, flags.Lookup("files-dir").Usage, "default: "+place.FlyteDir+" ")
 	require.Contains(t, flags.Lookup("on-conflict").Usage, "default: "+string(onConflict("", "a0"))+", or keep ")
 	require.Equal(t, string(outputs.Mask), flags.Lookup("on-leak").DefValue)

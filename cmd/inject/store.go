@@ -183,7 +183,8 @@ func (a *app) storeURL() (*url.URL, error) {
 	if f.URL == "" {
 		u.Path, err = cli.UserPath(a.set.Found.DataHome, ".local/share", "secrets.db")
 	} else {
-		u, err = store.ParseURL(f.URL, store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC)
+		u, err = store.ParseURL("--store", f.URL,
+			store.SchemeFile, store.SchemeDir, store.SchemeGRPCS, store.SchemeGRPC)
 	}
 	if err != nil || isServer(u) {
 		return u, err
@@ -213,7 +214,7 @@ func (a *app) typed(flag, value string) bool {
 func (a *app) openServer(u *url.URL) (*rpc.Client, error) {
 	f := &a.set.Store
 	key, err := a.certKeyFile()
-	if err != nil {
+	if err := errors.Join(err, a.usePod(u)); err != nil {
 		return nil, err
 	}
 	o := rpc.Options{CertFile: f.CertFile, KeyFile: key, TokenFile: f.TokenFile}
@@ -249,7 +250,15 @@ func (a *app) dial(u *url.URL, o rpc.Options) (*rpc.Client, error) {
 	harden.Process(a.log.Debug) // before a token or key is read
 	// GODEBUG=http2debug would log received headers and data, secrets included, by package log.
 	log.SetOutput(io.Discard)
-	return rpc.Open(o)
+	c, err := rpc.Open(o)
+	if err == nil || o.TokenFile != podToken && o.CAFile != podCA {
+		return c, err
+	}
+	errs := cli.Each(err)
+	for i, err := range errs {
+		errs[i] = withPodHint(err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // certKeyFile returns the file of the private key for a server, "" if --cert-file has it. Before
@@ -283,7 +292,7 @@ func hasPrivateKey(path string) bool {
 
 // sameServer reports whether address names the same server as u.
 func sameServer(u *url.URL, address string) bool {
-	other, err := store.ParseURL(address, store.SchemeGRPCS, store.SchemeGRPC)
+	other, err := store.ParseURL("--store", address, store.SchemeGRPCS, store.SchemeGRPC)
 	return err == nil && other.Scheme == u.Scheme && strings.EqualFold(other.Host, u.Host)
 }
 

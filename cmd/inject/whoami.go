@@ -57,6 +57,7 @@ type known struct {
 	Exists    *bool       `json:"exists,omitempty" yaml:"exists,omitempty"` // of a store file
 	Key       string      `json:"key,omitempty" yaml:"key,omitempty"`       // what opens a store file
 	Login     string      `json:"login,omitempty" yaml:"login,omitempty"`   // the file of a login that is used
+	Token     string      `json:"token,omitempty" yaml:"token,omitempty"`   // the file of the pod's token
 	Method    string      `json:"method,omitempty" yaml:"method,omitempty"`
 	Name      string      `json:"name,omitempty" yaml:"name,omitempty"`
 	Rule      string      `json:"rule,omitempty" yaml:"rule,omitempty"`
@@ -111,6 +112,9 @@ func (a *app) askWho(ctx context.Context, u *url.URL, k *known) error {
 	if keep, ok := a.keptLogin(u); ok {
 		k.Login = keep.Path()
 	}
+	if a.set.Store.TokenFile == podToken {
+		k.Token = podToken
+	}
 	return k.ask(ctx, c)
 }
 
@@ -149,6 +153,9 @@ func (k *known) text() string {
 	}
 	if k.Login != "" {
 		line("login", "%s", k.Login)
+	}
+	if k.Token != "" {
+		line("token", "%s, of this pod", k.Token)
 	}
 	switch {
 	case k.Method == "none":
