@@ -5,14 +5,6 @@ ARG GO_IMAGE=golang:1.26
 # BuildKit sets BUILDPLATFORM. The legacy builder does not; it takes "linux" as its own platform.
 FROM --platform=${BUILDPLATFORM:-linux} ${GO_IMAGE} AS build
 
-# The files of the final images besides the binary. The user needs a name, because programs that
-# look up their own uid fail without one.
-RUN mkdir -p /rootfs/etc/ssl/certs \
- && mkdir -p -m 0700 /state/inject \
- && cp /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/ \
- && echo 'inject:x:65532:65532:inject:/:/nonexistent' > /rootfs/etc/passwd \
- && echo 'inject:x:65532:' > /rootfs/etc/group
-
 # For builds behind a mirror. If they are not set, Go uses its defaults.
 ARG GOPROXY
 ARG GOSUMDB
@@ -30,8 +22,8 @@ ARG TARGETARCH
 RUN export CGO_ENABLED=0 GOOS=linux GOARCH="$TARGETARCH" && \
     go build -trimpath -tags grpcnotrace,nethttpomithttp2 -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/inject && \
     go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/injectd
-# The licenses of the modules ask that they come with the programs.
-RUN sh deploy/notices.sh /rootfs/licenses /out/inject /out/injectd && cp LICENSE /rootfs/licenses/
+# /folders has those above the state, which are root's. COPY --chown would give them to the user, too.
+RUN mkdir -p /folders/var/lib && mkdir -p -m 0700 /state/inject && sh deploy/rootfs.sh /rootfs /out/inject /out/injectd
 
 # The server: --target injectd. Its store and key are in a volume.
 FROM scratch AS injectd
@@ -39,6 +31,7 @@ LABEL org.opencontainers.image.title="injectd" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /rootfs/ /
 COPY --from=build /out/injectd /injectd
+COPY --from=build /folders/ /
 COPY --from=build --chown=65532:65532 /state/ /var/lib/
 # The store is /var/lib/inject/secrets.db and its key /var/lib/inject/key.txt.
 ENV XDG_DATA_HOME=/var/lib \

@@ -112,6 +112,19 @@ for binary in inject injectd; do
   done
 done
 
+# make images makes the same images without docker.
+mkdir "$work/saved"
+for binary in inject injectd; do
+  for arch in "$native" "$foreign"; do
+    "$docker" save -o "$work/saved/$binary-$arch.tar" "local/$binary:$arch"
+  done
+done
+make -s -C "$root" images VERSION="$version" IMAGES="$work/images" >"$work/build.log" 2>&1 ||
+  { cat "$work/build.log" >&2; fail "make images"; }
+(cd "$root/tools/image" && INJECT_TEST_DOCKER=$work/saved INJECT_TEST_IMAGES=$work/images go test -count 1 -run '^TestDocker$' .) >"$work/build.log" 2>&1 ||
+  { cat "$work/build.log" >&2; fail "make images makes other images than docker"; }
+ok "make images makes the same images, byte for byte in their files"
+
 image=local/inject:$native
 hard=(--network none --read-only --cap-drop ALL --security-opt no-new-privileges)
 
