@@ -1,0 +1,94 @@
+package chart_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"inject/resolver/secret"
+	"inject/resolver/serve/certs"
+)
+
+// certificatesKept is the check of what injectd serve --kube-certificates keeps.
+const certificatesKept = "certificates are kept"
+
+// certificates keeps certificates as the account does, until they are as they should be, and again after others
+// have changed each object.
+func (l *least) certificates(ctx context.Context) error {
+	of := func(name string) string { return name + "-" + l.name }
+	const configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+	l.do(l.t, admin, post(configurations, object{
+		"metadata": object{"name": of("inject-webhook")},
+		"webhooks": []object{{
+			"name": "pods.inject.test", "sideEffects": "None", "admissionReviewVersions": []string{"v1"},
+			"clientConfig": object{"service": object{"namespace": "inject-system", "name": "inject-webhook"}},
+		}},
+	}))
+	c := &certs.Config{
+		Namespace: "inject-system", TaskNamespaces: []string{"flyte"}, ConfigMap: of("inject-ca"),
+		Server: certs.Leaf{Secret: of("injectd-tls"), Names: []string{"injectd.test"}},
+		Webhook: certs.Leaf{
+			Secret: of("inject-webhook-tls"), Names: []string{"webhook.test"}, Configuration: of("inject-webhook"),
+		},
+		PullSecret: of("inject-pull"),
+		LeafTime:   time.Hour, RenewTime: time.Hour - 10*time.Second,
+		AuthorityTime: 3 * time.Hour, PublishTime: 2 * time.Second,
+	}
+	k := certs.New(certs.Options{
+		Config: func() *certs.Config { return c }, Client: l.client(), Log: hclog.NewNullLogger(),
+	})
+	k.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+
+	settled := func(as func() error) error {
+		var err error
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			_, failed := k.Status()
+			var errs []error
+			for _, err := range failed {
+				errs = append(errs, err)
+			}
+			if err = errors.Join(append(errs, as())...); err == nil || errors.Is(err, secret.ErrDenied) {
+				return err
+			}
+		}
+		return err
+	}
+	if err := settled(func() error { return nil }); err != nil {
+		return err
+	}
+
+	broken := base64.StdEncoding.EncodeToString([]byte("{}"))
+	type place struct{ namespace, kind, name, entry, value string }
+	places := []place{
+		{"inject-system", "secrets", c.Server.Secret, "ca.key", broken},
+		{"inject-system", "secrets", c.Webhook.Secret, "tls.key", broken},
+		{"inject-system", "configmaps", c.ConfigMap, "ca.crt", "{}"},
+		{"flyte", "configmaps", c.ConfigMap, "ca.crt", "{}"},
+		{"flyte", "secrets", c.PullSecret, ".dockerconfigjson", broken},
+	}
+	for _, p := range places {
+		path := collection("v1", p.kind, p.namespace) + "/" + p.name
+		o := l.do(l.t, admin, request{method: http.MethodGet, path: path})
+		in(o, "data")[p.entry] = p.value
+		l.do(l.t, admin, request{method: http.MethodPut, path: path, body: o})
+	}
+	return settled(func() (err error) {
+		for _, p := range places {
+			path := collection("v1", p.kind, p.namespace) + "/" + p.name
+			o := l.do(l.t, admin, request{method: http.MethodGet, path: path})
+			if text(o, "data", p.entry) == p.value {
+				err = errors.Join(err, fmt.Errorf("%s %s in %s is as it was changed", p.kind, p.name, p.namespace))
+			}
+		}
+		return err
+	})
+}
