@@ -32,7 +32,10 @@ hardened='{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, runAsN
 # shellcheck disable=SC2154 # set by test.sh
 kube() { "$here/cluster.sh" exec "$work" kubectl --namespace "$namespace" "$@"; }
 
-# new_namespace NAME makes the namespace NAME for the next test.
+# helm ARGS... runs Helm in the test's namespace.
+helm() { "$here/cluster.sh" exec "$work" helm --namespace "$namespace" "$@"; }
+
+# new_namespace NAME makes the namespace NAME, which is $namespace from then on.
 new_namespace() {
   namespace=$1
   kube create namespace "$namespace" >/dev/null
@@ -55,6 +58,60 @@ load_image() {
   shift
   image "$name" "${applets[@]}" "$@" "$busybox=/bin/busybox"
   "$here/cluster.sh" load "$work" "$work/images/$name.tar"
+}
+
+# injectd_parts makes what servers of injectd need in the test's namespace: the Secret tls with a
+# certificate of the Service injectd. $work/tls.crt is the certificate, and its own authority.
+injectd_parts() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=injectd \
+    -addext "subjectAltName=DNS:injectd.$namespace.svc,DNS:injectd.$namespace.svc.cluster.local" -keyout "$work/tls.key" -out "$work/tls.crt" 2>"$work/openssl" ||
+    fail "no certificate: $(cat "$work/openssl")"
+  kube create secret generic tls --from-file=ca.crt="$work/tls.crt" --from-file="$work/tls.crt" \
+    --from-file="$work/tls.key" >/dev/null
+}
+
+# flyte_parts makes what a release of the chart needs: the namespace $tasks, in which the account $flyte makes
+# pods as Flyte's services do, and the values $work/values.yaml. $secrets is the namespace of the secrets.
+# shellcheck disable=SC2034 # the tests use them
+flyte_parts() {
+  tasks=$namespace-tasks secrets=$namespace-secrets flyte=system:serviceaccount:$namespace:flyte
+  (new_namespace "$tasks") # in a subshell: the test's own stays $namespace
+  kube create serviceaccount flyte >/dev/null
+  kube -n "$tasks" create role maker --resource=pods --verb=create >/dev/null
+  kube -n "$tasks" create rolebinding maker --role=maker --serviceaccount="$namespace:flyte" >/dev/null
+  cat >"$work/values.yaml" <<VALUES
+images: {registry: inject.test, tag: "1"}
+taskNamespaces: [$tasks]
+secretsNamespace: $secrets
+claimers: {accounts: [{namespace: $namespace, name: flyte}]}
+# Pods must be younger than the policies by so much.
+injectd: {extraArgs: [--kube-identity-margin=2s]}
+VALUES
+}
+in_tasks() { namespace=$tasks "$@"; }
+
+# release COMMAND ARGS... installs or upgrades the chart, and waits until its servers are ready and pods can
+# trust them.
+# shellcheck disable=SC2154 # set by test.sh
+release() {
+  helm "$1" inject "$root/deploy/chart" --values "$work/values.yaml" "${@:2}" --wait --timeout 120s >"$work/helm.log" 2>&1 ||
+    fail "helm $1 failed: $(cat "$work/helm.log"); $(kube describe pods; logs deployment/injectd)"
+  in_tasks kube wait --for=create --timeout=60s configmap/inject-ca >/dev/null ||
+    fail "the servers published no authority: $(logs deployment/injectd)"
+}
+
+# secret PROJECT KEY VALUE prints a secret of the project in the domain development, as Flyte stores it.
+secret() {
+  local id=u__org__flyte__domain__development__project__$1__key__$2
+  cat <<SECRET
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: $(printf %s "$id" | md5sum | cut -d' ' -f1)
+  labels: {app.flyte.org/managed: "true", app.flyte.org/project: "$1", app.flyte.org/domain: development}
+stringData: {$id: "$3"}
+SECRET
 }
 
 # wait_done NAME [SECONDS] waits until all containers of the pod have ended.
@@ -92,10 +149,11 @@ record() {
   cp -R "$work/cluster/log" "$work/record/logs"
 }
 
-# holds TEXT [PART] tells whether the record, or a part of it, contains TEXT, plain or in base64.
-# TEXT must be made by random, so that quoting does not change it.
-holds() {
-  local forms=(-e "$1") offset encoded
+# forms TEXT prints the forms in which holds finds TEXT, each in a line: plain, in hexadecimal digits and in
+# base64. TEXT must be made by random, so that quoting does not change it.
+forms() {
+  local offset encoded
+  printf '%s\n' "$1" "$(printf %s "$1" | od -An -v -tx1 | tr -d ' \n')"
   for offset in 0 1 2; do
     # Base64 writes three bytes as four letters, so TEXT has three encodings: it may begin at the
     # first, second or third byte of a group. Leave out the letters at both ends that depend on the
@@ -103,7 +161,9 @@ holds() {
     encoded=$(printf "%${offset}s%s" '' "$1" | base64 -w0)
     encoded=${encoded%%=*}
     encoded=${encoded:$(((offset * 4 + 2) / 3))}
-    forms+=(-e "${encoded%?}")
+    printf '%s\n' "${encoded%?}"
   done
-  grep -rqF "${forms[@]}" "$work/record/${2:-}"
 }
+
+# holds TEXT [PART] tells whether the record, or a part of it, contains a form of TEXT.
+holds() { grep -rqF -f <(forms "$1") "$work/record/${2:-}"; }

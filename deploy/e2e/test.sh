@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests inject in the pods of a real Kubernetes cluster, which this script builds, starts and ends.
 #   test.sh [TEST...]     runs these tests of the folder tests, or all of them
-# Needs root, but no image registry. The first run builds Kubernetes, which takes minutes.
+# Needs root, but no image registry. The first run builds Kubernetes, containerd, CoreDNS and Helm,
+# which takes minutes. Like cluster.sh, it does not work in a chroot.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,23 +27,29 @@ need() {
 }
 static_busybox() { busybox=$(command -v busybox) && ! ldd "$busybox"; }
 need etcd-server command -v etcd
-need containerd command -v containerd
+need etcd-client command -v etcdctl
 need runc command -v runc
 need containernetworking-plugins test -x /usr/lib/cni/bridge
 need busybox-static static_busybox # the program of Debian's package busybox has the same name, but needs a libc
 need iproute2 command -v ip
+need nftables command -v nft
 need openssl command -v openssl
+need jq command -v jq
 [ ${#missing[@]} = 0 ] || fail "missing packages: apt-get install --no-install-recommends ${missing[*]}"
 [ "$(id -u)" = 0 ] || fail "needs root"
 command -v go >/dev/null || fail "needs Go in PATH"
 
+# The settings of the machine that a cluster could change, as far as their modules are loaded.
+mapfile -t settings < <(ls /proc/sys/kernel/{panic,panic_on_oops} /proc/sys/vm/overcommit_memory /proc/sys/net/ipv4/ip_forward \
+  /proc/sys/net/netfilter/nf_conntrack_{max,buckets,tcp_timeout_established} 2>/dev/null)
 # around prints the state of the machine that a cluster could change, to compare before and after.
 around() {
   ls -d /opt/* /usr/libexec/* /var/lib/* /etc/{cni,containerd,kubernetes} /run/{containerd,netns,runc} \
-    /var/log/{containers,pods} ~/.kube 2>/dev/null || true
+    /var/log/{containers,pods} ~/.kube ~/.{cache,config,local/share}/helm 2>/dev/null || true
   ip -o link | cut -d: -f2
+  nft list tables
   find /sys/fs/cgroup -maxdepth 2 -type d -name 'inject-e2e-*'
-  cat /proc/sys/kernel/{panic,panic_on_oops} /proc/sys/vm/overcommit_memory /proc/sys/net/ipv4/ip_forward
+  cat "${settings[@]}"
 }
 
 # Not in TMPDIR, which may be in /run or /var/lib: cluster.sh hides those folders.
@@ -52,9 +59,11 @@ cleanup() {
   local code=$?
   trap - EXIT
   if [ "$code" != 0 ] && [ -n "$namespace" ]; then
-    echo "the pods of $namespace, and the end of kubelet's log:" >&2
+    echo "the pods and events of $namespace, and the ends of the logs:" >&2
+    kube get pods --all-namespaces -o wide >&2 || true
     kube describe pods >&2 || true
-    tail -n 15 "$work/cluster/log/kubelet.log" >&2 || true
+    kube get events >&2 || true
+    tail -n 15 "$work"/cluster/log/node*/*.log >&2 || true
   fi
   "$here/cluster.sh" down "$work" || code=1
   rm -rf --one-file-system "$work"
@@ -64,17 +73,25 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-"$here/kubernetes/build.sh" "$work/bin"
-(cd "$root" && CGO_ENABLED=0 nice go build -tags grpcnotrace,nethttpomithttp2 -trimpath -buildvcs=false -o "$work/inject" ./cmd/inject)
-(cd "$here/image" && CGO_ENABLED=0 nice go build -trimpath -buildvcs=false -o "$work/bin/image" .)
-ok "inject and Kubernetes are built"
+for module in kubernetes containerd dns helm; do "$here/build.sh" "$module" "$work/bin"; done
+arch=$(go env GOARCH)
+nice make -s -C "$root" images IMAGES="$work/release" PLATFORMS="linux/$arch"
+ln -s "$work/release/bin/linux/$arch"/* "$work"
+ok "the images of inject and injectd and the programs of the cluster are built"
 
 mkdir "$work/images"
+# The images of a release are called inject.test/NAME:1, too.
+for name in inject injectd; do
+  jq --arg name "inject.test/$name:1" '.manifests[0].annotations = {"io.containerd.image.name": $name}' \
+    "$work/release/$name/index.json" >"$work/index.json"
+  cp "$work/index.json" "$work/release/$name"
+  tar -cf "$work/images/$name.tar" -C "$work/release/$name" .
+done
 # image NAME FLAGS... makes the image inject.test/NAME:1.
 image() {
   local name=$1
   shift
-  "$work/bin/image" -o "$work/images/$name.tar" -tag "inject.test/$name:1" "$@"
+  "$work/release/bin/image" tar -o "$work/images/$name.tar" -tag "inject.test/$name:1" "$@"
 }
 applets=()
 while read -r name; do
@@ -83,16 +100,20 @@ done < <("$busybox" --list)
 # The pause container keeps the namespaces of a pod open, and does nothing else.
 image pause -entrypoint '/busybox sleep inf' "$busybox=/busybox"
 image busybox "${applets[@]}" "$busybox=/bin/busybox"
-# As in the Dockerfile. Kubernetes takes the group from the image's passwd, not from its user.
-echo 'inject:x:65532:65532:inject:/:/nonexistent' >"$work/passwd"
-ours=(-user 65532:65532 "$work/inject=/inject" "$work/passwd=/etc/passwd")
-image inject -entrypoint /inject "${ours[@]}"
-image task -entrypoint '/inject run --' "${applets[@]}" "${ours[@]}" "$busybox=/bin/busybox"
+image dns -user 65532:65532 -entrypoint /dns "$work/bin/dns=/dns"
+# Kubernetes takes the group from the image's passwd, not from its user.
+image task -user 65532:65532 -entrypoint '/inject run --' "${applets[@]}" "$busybox=/bin/busybox" \
+  "$work/inject=/inject" "$work/release/rootfs/etc/passwd=/etc/passwd"
 
 around >"$work/before"
 start=$SECONDS
 "$here/cluster.sh" up "$work" "$work"/images/*.tar
-ok "a cluster is up in $((SECONDS - start)) s, with $("$work/bin/kubelet" --version) and $(containerd --version | cut -d' ' -f1,3)"
+ok "a cluster is up in $((SECONDS - start)) s, with $("$work/bin/kubelet" --version) and $("$work/bin/containerd" --version | cut -d' ' -f1,3)"
+start=$SECONDS
+namespace=kube-system
+kube apply -f "$here/dns.yaml" >/dev/null
+kube rollout status deployment coredns --timeout=60s >/dev/null || fail "CoreDNS is not ready"
+ok "the names of Services work after $((SECONDS - start)) s"
 
 for test in "${tests[@]}"; do
   new_namespace "$(basename "$test" .sh)"

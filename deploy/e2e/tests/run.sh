@@ -54,10 +54,11 @@ record task
 for part in object events logs/audit.log; do
   holds "$canary" "$part" || fail "the search does not find the canary in the record's $part"
 done
-for part in output logs/pods; do
+node=$(kube get pod task -o 'jsonpath={.spec.nodeName}')
+for part in output "logs/$node/pods"; do
   holds '[REDACTED:MY_SECRET_KEY]' "$part" || fail "the search does not find the mask in the record's $part"
 done
-for part in logs/kubelet.log logs/containerd.log; do
+for part in "logs/$node"/{kubelet,containerd}.log; do
   holds "$(kube get pod task -o 'jsonpath={.metadata.uid}')" "$part" ||
     fail "the search does not find the pod in the record's $part"
 done
