@@ -29,6 +29,7 @@ type scale struct {
 	many   int // secrets of the larger store
 	loads  []load
 	peak   time.Duration // how long clients ask while the server's memory is looked at
+	kept   int           // secrets in a namespace of Kubernetes
 
 	object  int // bytes of a large object of a bucket
 	objects int // number of small ones
@@ -47,6 +48,7 @@ var (
 			{1000, 2, 2 * time.Second},
 		},
 		peak: 4 * time.Second,
+		kept: 10_000,
 
 		object: 1 << 30, objects: 1000,
 	}
@@ -59,6 +61,7 @@ var (
 		many:   10 * few,
 		loads:  []load{{1, 1, 10 * time.Millisecond}, {8, 1, 10 * time.Millisecond}},
 		peak:   100 * time.Millisecond,
+		kept:   400,
 		object: 20 << 20, objects: 20,
 	}
 )
@@ -103,6 +106,7 @@ var sections = []section{
 	{resolveName, "To resolve five secrets over mTLS, beside five reads of etcd", (*bench).resolve},
 	{attackedName, "To resolve five secrets during an attack of another client, beside no attack", (*bench).attacked},
 	{manyName, "To resolve five secrets among many", (*bench).many},
+	{kubeName, "To resolve five secrets in Kubernetes, beside plain GETs of its API server", (*bench).kube},
 	{storageName, "Storage calls of Flyte's SDK, through the guard", (*bench).storage},
 }
 
@@ -166,7 +170,7 @@ func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 // file writes a file of the run, which other users may not read, and returns its path.
 func (b *bench) file(name string, data []byte) (string, error) {
-	return b.path(name), os.WriteFile(b.path(name), data, 0o600)
+	return b.path(name), os.WriteFile(b.path(name), data, 0o600) //nolint:gosec // in the folder of the run
 }
 
 // nameOf returns the name that inject gives to value number i, counted from 0.

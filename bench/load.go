@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -81,6 +82,7 @@ func connect(ctx context.Context, clients []*client) error {
 type side struct {
 	name    string
 	server  *server
+	behind  []*server // others that work for it
 	clients []*client
 	while   time.Duration // of a round
 	rounds  []round
@@ -91,13 +93,16 @@ type round struct {
 	n        int           // resolves
 	each     time.Duration // the length of the round, divided by n
 	cpu      time.Duration // the CPU time of the server, divided by n
+	behind   time.Duration // that of the servers behind it, divided by n
+	client   time.Duration // that of this process, divided by n
 	p50, p99 time.Duration // quantiles of the time for one client
 }
 
 func each(r round) time.Duration { return r.each }
 func cpu(r round) time.Duration  { return r.cpu }
-func p50(r round) time.Duration  { return r.p50 }
-func p99(r round) time.Duration  { return r.p99 }
+
+func p50(r round) time.Duration { return r.p50 }
+func p99(r round) time.Duration { return r.p99 }
 
 // of returns one of the times of each round.
 func (s *side) of(which func(round) time.Duration) []time.Duration {
@@ -110,7 +115,7 @@ func (s *side) of(which func(round) time.Duration) []time.Duration {
 
 // run runs one round and appends its results.
 func (s *side) run(ctx context.Context) error {
-	before, err := s.server.cpu()
+	before, err := s.spent()
 	if err != nil {
 		return err
 	}
@@ -118,13 +123,34 @@ func (s *side) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
-	after, err := s.server.cpu()
-	n := len(all.times)
+	after, err := s.spent()
+	n := time.Duration(len(all.times))
 	s.rounds = append(s.rounds, round{
-		n: n, each: all.took / time.Duration(n), cpu: (after - before) / time.Duration(n),
+		n: len(all.times), each: all.took / n, cpu: (after.server - before.server) / n,
+		behind: (after.behind - before.behind) / n, client: (after.client - before.client) / n,
 		p50: all.quantile(0.5), p99: all.quantile(0.99),
 	})
 	return err
+}
+
+// spent is the CPU time so far of the server, of those behind it, and of this process.
+type spent struct{ server, behind, client time.Duration }
+
+func (s *side) spent() (t spent, err error) {
+	if t.server, err = s.server.cpu(); err != nil {
+		return t, err
+	}
+	for _, b := range s.behind {
+		one, err := b.cpu()
+		if err != nil {
+			return t, err
+		}
+		t.behind += one
+	}
+	var usage syscall.Rusage
+	err = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	t.client = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	return t, err
 }
 
 // compete runs the rounds of all sides in turns, after one round to warm up.

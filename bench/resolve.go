@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	mathrand "math/rand/v2"
 	"os"
 	"slices"
@@ -101,15 +102,15 @@ func (f filling) refs(yield func(secret.Ref) bool) {
 	}
 }
 
-// seal makes a store at path with the secrets of f.
-func (f filling) seal(ctx context.Context, path, key string) (err error) {
+// seal makes a store at path with secrets.
+func (f filling) seal(ctx context.Context, path, key string, refs iter.Seq[secret.Ref]) (err error) {
 	s, err := sealed.Open(ctx, sealed.Options{Path: path, Write: true, Key: sealed.Key{File: key}})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	var secrets []store.New
-	for ref := range f.refs {
+	for ref := range refs {
 		secrets = append(secrets, store.New{Ref: ref, Value: secret.NewValue(f.value(ref))})
 		if len(secrets) == importSize {
 			if err := s.Import(ctx, secrets); err != nil {
@@ -163,11 +164,11 @@ func (c *comparison) serve(section string, f filling) (*server, error) {
 	name := fmt.Sprintf("%s-%d", section, f.n)
 	path, key := c.path(name+".db"), c.path(name+".key")
 	begin := time.Now()
-	if err := f.seal(c.ctx, path, key); err != nil {
+	if err := f.seal(c.ctx, path, key, f.refs); err != nil {
 		return nil, err
 	}
 	c.report.note("%d secrets were imported in %.0f s", f.n, time.Since(begin).Seconds())
-	return c.startInjectd(c.authority, c.server, c.policy, path, key)
+	return c.startInjectd(c.authority, c.server, c.policy, name, "--store", "file://"+path, "--key-file", key)
 }
 
 // clients connects n clients to a server, each as one of the tasks.
@@ -197,6 +198,15 @@ func closeClients(all []*client) error {
 
 // injectdClient returns a client that resolves as inject does.
 func (c *comparison) injectdClient(s *server, f filling, project int) (*client, error) {
+	return c.resolving(s, f, project, func(r *mathrand.Rand) [len(rungs)]secret.Ref {
+		return f.choose(r, project).refs()
+	})
+}
+
+// resolving returns a client of the task of a project that resolves the secrets that choose returns.
+func (c *comparison) resolving(
+	s *server, f filling, project int, choose func(*mathrand.Rand) [len(rungs)]secret.Ref,
+) (*client, error) {
 	opened, err := rpc.Open(rpc.Options{
 		Address: s.address, TLS: true, CAFile: c.authority.file,
 		CertFile: c.tasks[project].cert, KeyFile: c.tasks[project].key, Timeout: limit,
@@ -205,7 +215,7 @@ func (c *comparison) injectdClient(s *server, f filling, project int) (*client, 
 		return nil, err
 	}
 	ask := func(ctx context.Context, r *mathrand.Rand) error {
-		refs := f.choose(r, project).refs()
+		refs := choose(r)
 		declared := make([]secret.Declaration, len(refs))
 		for i, ref := range refs {
 			declared[i].Key = ref.Key
@@ -381,35 +391,47 @@ func (b *bench) many() (err error) {
 	return c.memoryOf(sides[1].server, fillings[1], clients)
 }
 
-// memoryOf reports the memory of a server while clients ask.
-func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
-	program, err := os.Stat(c.injectd)
-	if err != nil {
-		return err
-	}
+// resident returns the memory of a server in MiB, private and of mapped files, again and again while
+// clients ask.
+func (c *comparison) resident(s *server, clients []*client) (own, files []float64, err error) {
 	done := make(chan error, 1)
 	go func() {
 		_, err := drive(c.ctx, clients, c.peak)
 		done <- err
 	}()
-	var own, files, beside []float64
 	for asking := true; asking; {
 		select {
 		case err := <-done:
 			if err != nil {
-				return err
+				return nil, nil, err
 			}
 			asking = false
 		case <-time.After(100 * time.Millisecond):
 		}
 		o, f, err := s.resident()
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		// The mapped files are the program and the store. At most the size of the program
-		// belongs to it, the rest is the store.
 		own, files = append(own, o), append(files, f)
-		beside = append(beside, o+min(f, float64(program.Size())/(1<<20)))
+	}
+	return own, files, nil
+}
+
+// memoryOf reports the memory of a server while clients ask.
+func (c *comparison) memoryOf(s *server, f filling, clients []*client) error {
+	program, err := os.Stat(c.injectd)
+	if err != nil {
+		return err
+	}
+	own, files, err := c.resident(s, clients)
+	if err != nil {
+		return err
+	}
+	// The mapped files are the program and the store. At most the size of the program
+	// belongs to it, the rest is the store.
+	beside := slices.Clone(own)
+	for i := range files {
+		beside[i] += min(files[i], float64(program.Size())/(1<<20))
 	}
 	row := func(name string, value []float64) Row {
 		return Row{Workload: workload(len(clients)), Values: f.n, Name: name, Unit: "MiB", Value: statOf(value)}

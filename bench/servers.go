@@ -18,11 +18,10 @@ import (
 	"time"
 )
 
-// A server is a running injectd or etcd.
+// A server is a running injectd, etcd or other server.
 type server struct {
 	cmd     *exec.Cmd
 	address string // host:port
-	store   string // the file of the store; "" for etcd
 }
 
 // start starts a server and returns its stderr. The kernel kills it if this process dies.
@@ -62,15 +61,16 @@ func endedBy(err error, signal syscall.Signal) bool {
 	return ok && status.Signaled() && status.Signal() == signal
 }
 
-// startInjectd serves the store file at path as in production, with an audit log, to clients
-// with certificates of a.
-func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) (*server, error) {
-	s := &server{store: path}
-	s.cmd = exec.CommandContext(b.ctx, b.injectd, //nolint:gosec // the server that is measured
+// startInjectd serves the store that flags name as in production, with an audit log, to clients
+// with certificates of a. name is that of the audit log.
+func (b *bench) startInjectd(a *authority, cert pair, policy, name string, flags ...string) (*server, error) {
+	s := &server{}
+	s.cmd = exec.CommandContext(b.ctx, b.injectd, append([]string{ //nolint:gosec // the server that is measured
 		"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
-		"--store", "file://"+path, "--key-file", key, "--cert-file", cert.cert, "--cert-key-file", cert.key,
-		"--client-ca-file", a.file, "--policy", policy, "--audit-log", path+".audit",
-		"--rate", "0", "--audit-rate", "0")
+		"--cert-file", cert.cert, "--cert-key-file", cert.key,
+		"--client-ca-file", a.file, "--policy", policy, "--audit-log", b.path(name + ".audit"),
+		"--rate", "0", "--audit-rate", "0",
+	}, flags...)...)
 	said, err := s.start()
 	if err != nil {
 		return nil, err
@@ -101,6 +101,12 @@ func (b *bench) startInjectd(a *authority, cert pair, policy, path, key string) 
 // startEtcd starts etcd with its defaults and with mTLS as injectd has it. Every client may
 // read every key.
 func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
+	return b.etcd("https", "--cert-file", cert.cert, "--key-file", cert.key,
+		"--client-cert-auth", "--trusted-ca-file", a.file)
+}
+
+// etcd starts etcd with a scheme of the address for clients.
+func (b *bench) etcd(scheme string, flags ...string) (*server, error) {
 	ports, err := freePorts(b.ctx, 2)
 	if err != nil {
 		return nil, err
@@ -110,12 +116,11 @@ func (b *bench) startEtcd(a *authority, cert pair) (*server, error) {
 		return nil, fmt.Errorf("%w (apt-get install etcd-server)", err)
 	}
 	s := &server{address: ports[0]}
-	peers := "http://" + ports[1]
-	s.cmd = exec.CommandContext(b.ctx, path, //nolint:gosec // the server that is compared
-		"--name", "bench", "--data-dir", b.path("etcd"), "--log-level", "error",
-		"--listen-client-urls", "https://"+s.address, "--advertise-client-urls", "https://"+s.address,
-		"--cert-file", cert.cert, "--key-file", cert.key, "--client-cert-auth", "--trusted-ca-file", a.file,
-		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "bench="+peers)
+	peers, clients := "http://"+ports[1], scheme+"://"+s.address
+	s.cmd = exec.CommandContext(b.ctx, path, append(flags, //nolint:gosec // the server that is compared
+		"--name", "bench", "--data-dir", b.path("etcd-"+scheme), "--log-level", "error",
+		"--listen-client-urls", clients, "--advertise-client-urls", clients,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "bench="+peers)...)
 	said, err := s.start()
 	if err != nil {
 		return nil, err
