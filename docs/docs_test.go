@@ -16,8 +16,9 @@
 //	/home/me              is the home
 //	8093, 8094            are the ports of the server; the test replaces them by free ports
 //
-// At the prompt "Enter secret value:" the test types my_secret_value. Blocks of other kinds are
-// not run. They must be in a language without commands; contents lists those languages.
+// $KUBECONFIG is that of an administrator of a Kubernetes without nodes. At the prompt "Enter secret
+// value:" the test types my_secret_value. Blocks of other kinds are not run. They must be in a language
+// without commands; contents lists those languages.
 package docs_test
 
 import (
@@ -62,9 +63,13 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	kubernetes.Stop()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
+
+// kubernetes is the API server of pages whose commands need one.
+var kubernetes harness.SharedKubernetes
 
 // contents are the languages of blocks without commands, each with the check of its text.
 var contents = map[string]func(*testing.T, string){
@@ -73,7 +78,8 @@ var contents = map[string]func(*testing.T, string){
 		t.Helper()
 		var into any
 		require.NoError(t, yaml.Unmarshal([]byte(text), &into))
-		if fields, ok := into.(map[string]any); ok && fields["rules"] != nil {
+		fields, ok := into.(map[string]any)
+		if ok && fields["rules"] != nil && fields["apiVersion"] == nil { // a Role has rules, too
 			_, err := policy.Parse([]byte(text), secret.DefaultOrg)
 			require.NoError(t, err)
 		}
@@ -147,7 +153,18 @@ func TestCommands(t *testing.T) {
 					harness.Need(t, program)
 				}
 			}
-			sh := newShell(t)
+			var more []string
+			if strings.Contains(commands, "$KUBECONFIG") {
+				more = append(more, "KUBECONFIG="+kubernetes.Get(t).Kubeconfig())
+				need(t, "kubectl")
+				if regexp.MustCompile(`(?m)^(\$ )?helm `).MatchString(commands) {
+					need(t, "helm")
+				}
+			}
+			if strings.Contains(commands, "crane ") {
+				need(t, "crane")
+			}
+			sh := newShell(t, more...)
 			for _, b := range p.blocks {
 				switch b.language {
 				case "sh":
@@ -190,7 +207,23 @@ while IFS= read -r -d '' -u 3 stdin && IFS= read -r -d '' -u 3 stdout && IFS= re
 done
 `
 
-func newShell(t *testing.T) *shell {
+// need makes a program of make kubernetes or make wire available to pages. It skips the test without it, and fails it
+// in CI.
+func need(t *testing.T, program string) {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(root, "bin", program))
+	require.NoError(t, err)
+	if _, err := os.Stat(path); err != nil {
+		harness.Need(t, program)
+		return
+	}
+	if err := os.Symlink(path, filepath.Join(bin, program)); err != nil {
+		require.ErrorIs(t, err, os.ErrExist)
+	}
+}
+
+// newShell starts a shell with more variables than it mostly has.
+func newShell(t *testing.T, more ...string) *shell {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "docs") //nolint:usetesting // the path of a store's socket has at most 107 bytes
 	require.NoError(t, err)
@@ -219,6 +252,7 @@ func newShell(t *testing.T) *shell {
 		"HOME="+s.home, "TMPDIR="+dir, "LANG=C.UTF-8", "TERM=dumb", "PATH="+bin+":"+os.Getenv("PATH"),
 		// The ports of a server whose command names none.
 		"INJECTD_LISTEN=127.0.0.1:"+s.ports[0], "INJECTD_OPS_LISTEN=127.0.0.1:"+s.ports[1])
+	bash.Env = append(bash.Env, more...)
 	require.NoError(t, bash.Start())
 	for _, f := range []*os.File{in, out, slave} {
 		require.NoError(t, f.Close())
@@ -302,7 +336,7 @@ func (s *shell) run(t *testing.T, command string, prompt bool) (out string, stat
 	select {
 	case err := <-ended:
 		require.NoError(t, err, "bash ended in: %s", command)
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		require.Fail(t, "a command does not end", command)
 	}
 

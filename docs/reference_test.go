@@ -148,7 +148,7 @@ func TestVariables(t *testing.T) {
 // that exists.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join(root, "deploy/monitoring/alerts.yaml"))
+	text, err := os.ReadFile(filepath.Join(root, "deploy/chart/monitoring/alerts.yaml"))
 	require.NoError(t, err)
 	var rules struct {
 		Groups []struct {
