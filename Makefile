@@ -15,7 +15,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man quickstart test test-long race lint cross bench e2e fuzz generate record image wire sdk flytekit storage python newest keycloak clean
+.PHONY: help build install man chart quickstart test test-long race lint cross bench e2e e2e-long e2e-oldest fuzz generate record image images wire sdk flytekit storage python newest keycloak kubernetes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -44,6 +44,9 @@ install: build ## install both programs, their man pages, completions and licens
 man: ## write the man pages in docs/man, from the commands and flags of the programs
 	INJECT_TEST_UPDATE=1 $(GO) test -count 1 -run '^TestManPages$$' ./cmd/inject ./cmd/injectd
 
+chart: ## write what is made from the chart: docs/reference/chart.md and deploy/install-*.yaml (needs Helm)
+	INJECT_TEST_UPDATE=1 $(GO) test -count 1 -run '^(TestReference|TestInstallFiles)$$' ./deploy/chart
+
 quickstart: build ## show the main use, command by command, with a new store in a temporary home
 	@./quickstart.sh
 
@@ -53,8 +56,14 @@ test: ## run the tests, with a small share of those that take minutes
 test-long: ## run all tests in full: every flipped byte, a million files, hundreds of kills, soaks
 	$(GO) test -timeout 30m ./...
 
-race: ## run the tests of make test with the race detector (needs a C compiler)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./...
+# Without the packages whose tests mostly run programs: those are built without the detector, as they
+# are released, so it would see the tests alone. It sees the programs' code in the other packages, and
+# what servers share between requests of their probes in the tests of cmd/injectd that run in the process.
+RACE = $(GO) list ./... | grep -vE '^inject/(cmd/inject|cmd/injectd|deploy/chart|docs|python)$$'
+
+race: ## run the tests of make test with the race detector, but for those of the programs (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $$($(RACE))
+	CGO_ENABLED=1 $(GO) test -race -short -run '^TestReady' ./cmd/injectd
 
 # The linters are in a module of their own, so that their dependencies are not those of inject.
 $(LINT): tools/go.mod tools/go.sum
@@ -67,7 +76,11 @@ bin/grpcurl: deploy/wire/go.mod deploy/wire/go.sum
 deploy/wire/node_modules: deploy/wire/package.json deploy/wire/package-lock.json
 	cd deploy/wire && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules
 
-wire: bin/grpcurl deploy/wire/node_modules ## install third-party clients for the tests of the wire (needs npm)
+# For the page about images.
+bin/crane: tools/image/go.mod tools/image/go.sum
+	cd tools/image && $(GO) build -o ../../$@ github.com/google/go-containerregistry/cmd/crane
+
+wire: bin/grpcurl bin/crane deploy/wire/node_modules ## install third-party clients of the server and of registries for tests (needs npm)
 
 # The tests of what Flyte's SDK and pyarrow write skip without them, too. Pip keeps what it has
 # downloaded in the user's cache, so only the first run on a machine takes long.
@@ -122,11 +135,24 @@ bin/keycloak/installed: deploy/keycloak.sha256
 
 keycloak: bin/keycloak/installed ## install Keycloak for the tests of logins (needs unzip; 150 MB)
 
+# Modules with definitions of objects of the chart.
+DEFINITIONS := github.com/prometheus-operator/prometheus-operator sigs.k8s.io/gateway-api
+
+# A real API server for tests beside Debian's etcd, which skip without it. Phony, because build.sh
+# itself knows what is built.
+kubernetes: ## build an API server of Kubernetes with its controllers, kubectl and Helm for tests (minutes, the first time)
+	deploy/e2e/build.sh kubernetes bin kube-apiserver kube-controller-manager kubectl
+	deploy/e2e/build.sh helm bin helm
+	deploy/e2e/build.sh helm3 bin/helm3 helm
+	mkdir -p bin/definitions
+	cd deploy/e2e/definitions && $(GO) mod download $(DEFINITIONS) && \
+		for name in $(DEFINITIONS); do ln -sfn "$$($(GO) list -m -f '{{.Dir}}' $$name)" "../../../bin/definitions/$${name##*/}"; done
+
 lint: $(LINT) ## check style, floors and mistakes, and the scripts if shellcheck is installed
 	$(GO) vet ./...
 	$(LINT) run ./...
 	cd bench && $(GO) vet ./... && ../$(LINT) run ./...
-	cd deploy/e2e/image && $(GO) vet ./... && ../../../$(LINT) run ./...
+	cd tools/image && $(GO) vet ./... && ../../$(LINT) run ./...
 	@if command -v shellcheck > /dev/null; then shellcheck -x quickstart.sh .ci/run deploy/*.sh deploy/docker/*.sh deploy/e2e/*.sh deploy/e2e/*/*.sh examples/*/*.sh; else echo "shellcheck is not installed: scripts are not checked"; fi
 
 cross: ## build and vet for the other platforms
@@ -138,8 +164,8 @@ cross: ## build and vet for the other platforms
 		$(GO) vet ./...; \
 	done
 
-bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd), storage calls (with and without the guard); ONCE=1 only checks that it runs
-	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./resolver/store/sealed
+bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd), storage calls (with and without the guard), pods (with and without policies; knowing them, with TokenReviews; changing them, with leaving them); ONCE=1 only checks that it runs
+	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./injector/webhook ./resolver/store/sealed ./deploy/chart ./resolver/serve/kube
 	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 
 # Finds the fuzz targets, so that a new one cannot be forgotten.
@@ -165,8 +191,43 @@ image: ## build the container images with docker; GO_IMAGE is the Go image to bu
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) --target injectd -t injectd:$(VERSION) -t injectd .
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) -t inject .
 
+# Everything in the images is from the commit, Go's release and go.sum, so that each build has the same
+# digests. Settings of Go that change its code are the defaults, as in the Dockerfile. A folder IMAGES of
+# your own must not exist.
+IMAGES    ?= dist/images
+PLATFORMS ?= linux/amd64 linux/arm64
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+images: ## build the images for amd64 and arm64 with SBOMs, as OCI layouts in dist/images, without docker; SOURCE is the repository's URL
+	$(if $(filter dist/images,$(IMAGES)),rm -rf dist/images)
+	mkdir -p $(dir $(IMAGES)) && mkdir $(IMAGES)
+	@set -e; for p in $(PLATFORMS); do \
+		export CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOOS=$${p%/*} GOARCH=$${p#*/}; \
+		$(call program,inject,$(SMALL),$(IMAGES)/bin/$$p/); \
+		$(call program,injectd,$(TAGS),$(IMAGES)/bin/$$p/); \
+	done
+	deploy/rootfs.sh $(IMAGES)/rootfs $(IMAGES)/bin/*/*/*
+	cd tools/image && $(GO) build -trimpath -buildvcs=false -o $(abspath $(IMAGES))/bin/image .
+	for name in inject injectd; do \
+		$(IMAGES)/bin/image layout -o $(IMAGES)/$$name -name $$name -files $(IMAGES)/rootfs -version $(VERSION) -revision "$(REVISION)" \
+			-created $(SOURCE_DATE_EPOCH) -source "$(SOURCE)" $(IMAGES)/bin/*/*/$$name || exit; \
+	done
+
 e2e: ## test inject in the pods of a real Kubernetes, which it builds first (root, Linux)
 	deploy/e2e/test.sh
+
+e2e-long: ## start 100 pods while the servers of the chart are killed, upgraded, rolled back and drained
+	INJECT_E2E_PODS=100 deploy/e2e/test.sh faults
+
+OLDEST = INJECT_TEST_NO_SKIP=1 INJECT_TEST_KUBE_APISERVER=$(CURDIR)/bin/oldest/kube-apiserver
+
+# TestControllers needs controllers of the API server's version, which are built for the newest only.
+e2e-oldest: ## test what talks to Kubernetes with the API server of the oldest release that we support, 1.30
+	deploy/e2e/build.sh oldest bin/oldest
+	deploy/e2e/build.sh helm bin helm
+	deploy/e2e/build.sh helm3 bin/helm3 helm
+	$(OLDEST) $(GO) test -count 1 ./resolver/kubeapi ./resolver/store/kube
+	$(OLDEST) $(GO) test -count 1 -short -skip '^TestControllers$$' ./deploy/chart ./resolver/serve/certs ./resolver/serve/kube/...
 
 clean: ## remove bin
 	rm -rf bin
