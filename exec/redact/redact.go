@@ -18,10 +18,10 @@
 // when nothing has been written to it for a while: up to three bytes after 30 ms; after a
 // second also a longer beginning, up to a quarter of the form and 16 bytes; of a list of numbers, a
 // quarter of the numbers and 16 of them. What is known to begin many values, such as "ghp_" or the
-// first line of a PEM block, is not counted, nor is what a URL has in front of its secret part. A
-// silence changes neither the state of the search nor what is counted: what has been written
-// at one silence counts at the next. So no more than that is ever shown of an occurrence of a
-// form, however many silences interrupt it, and the rest of it is masked.
+// first line of a PEM block, is not counted, nor is what a URL has in front of its secret part, nor
+// what a mask stands for. A silence changes neither the state of the search nor what is counted: what
+// has been written at one silence counts at the next. So no more than that is ever shown of an
+// occurrence of a form, however many silences interrupt it, and the rest of it is masked.
 //
 // # What is not
 //

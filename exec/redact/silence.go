@@ -103,9 +103,11 @@ func (w *Writer) silence() {
 		}
 		return
 	}
+	masked := w.maskedUpTo(held)
 	if w.emit(w.buf[w.begin:], held) != nil {
 		return
 	}
+	w.masked = masked
 	// The bytes stay, because the state reaches back to them. A run goes on only if its mask
 	// is the last that was written: behind bytes that are shown, the rest of a value needs a
 	// mask of its own, or they would stand next to what follows the value.
@@ -116,26 +118,92 @@ func (w *Writer) silence() {
 	}
 }
 
+// A span is bytes of what is held back that are masked.
+type span struct {
+	start, end int
+	before     int // masked bytes before start
+}
+
+// maskedUpTo returns the spans of what is held back up to held: those that silences have written, and
+// those of the runs behind them.
+func (w *Writer) maskedUpTo(held int) []span {
+	spans, n := w.masked, 0
+	if len(spans) > 0 {
+		last := spans[len(spans)-1]
+		n = last.before + last.end - last.start
+	}
+	for _, r := range w.runs {
+		s := span{max(r.start, w.shown), min(r.end, held), n}
+		if s.start < s.end {
+			spans = append(spans, s)
+			n += s.end - s.start
+		}
+	}
+	return spans
+}
+
+// forget drops the first n bytes of the text of spans.
+func forget(spans []span, n int) []span {
+	if n == 0 {
+		return spans
+	}
+	kept := spans[:0]
+	for _, s := range spans {
+		if s.end > n {
+			cut := max(n-s.start, 0)
+			kept = append(kept, span{s.start + cut - n, s.end - n, s.before + cut})
+		}
+	}
+	return kept
+}
+
+// bare returns how many bytes from start to end are in no span.
+func bare(spans []span, start, end int) int {
+	before := func(at int) int {
+		i, _ := slices.BinarySearchFunc(spans, at, func(s span, at int) int { return s.start - at })
+		if i > 0 {
+			last := spans[i-1]
+			return last.before + min(at, last.end) - last.start
+		}
+		if len(spans) > 0 {
+			return spans[0].before
+		}
+		return 0
+	}
+	return end - start - (before(end) - before(start))
+}
+
 // mayShow reports whether what is held back may be shown: the prefix of a form that the state
 // stands for, all of its suffixes that are prefixes of forms, and what has been seen of wrapped
-// forms. If that is a form itself, it is masked: showing it tells nothing of a longer one.
+// forms. Bytes that are masked do not count, because showing a mask tells nothing of a longer form
+// around it: a value in doubled braces begins with a brace and the value.
 func (w *Writer) mayShow(long bool) bool {
+	held := w.held()
+	spans := w.maskedUpTo(held)
 	for _, f := range w.folds {
-		if !f.whole && !w.a.within(f.s, long, true) {
+		end := f.at
+		if f.gap >= 0 {
+			end = f.gap
+		}
+		shown := bare(spans, f.piece, end)
+		for _, p := range f.pieces {
+			shown += bare(spans, p[0], p[1])
+		}
+		if !w.a.within(f.s, shown, long, true) {
 			return false
 		}
 	}
 	for s := w.state; s.depth > shortLimit; s = fail(w.a.link(s.node)) {
-		if !w.a.within(s, long, false) {
+		if !w.a.within(s, bare(spans, held-int(s.depth), held), long, false) {
 			return false
 		}
 	}
 	return true
 }
 
-// within reports whether the prefix that s stands for may be shown of each form that begins with
-// it, or of each that may be wrapped.
-func (a *automaton) within(s state, long, wrapped bool) bool {
+// within reports whether so many bytes of the prefix that s stands for may be shown of each form that
+// begins with it, or of each that may be wrapped.
+func (a *automaton) within(s state, shown int, long, wrapped bool) bool {
 	segment, _ := slices.BinarySearch(a.last, s.node)
 	for i := segment; i < len(a.ids); i++ {
 		id := a.ids[i]
@@ -146,7 +214,7 @@ func (a *automaton) within(s state, long, wrapped bool) bool {
 		if wrapped && !a.forms[id].wraps {
 			continue
 		}
-		if length > s.depth && s.depth > a.forms[id].mayShow(long) {
+		if length > s.depth && shown > int(a.forms[id].mayShow(long)) {
 			return false
 		}
 	}

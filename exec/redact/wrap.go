@@ -55,7 +55,6 @@ type fold struct {
 	begin, at int
 	gap       int      // where the gap begins that at is in, -1 if there is none
 	broken    bool     // that gap has a line end
-	whole     bool     // the prefix is a form itself, so it is masked
 	piece     int      // where the current piece begins
 	pieces    [][2]int // those before it
 }
@@ -74,8 +73,7 @@ func (w *Writer) meet(text []byte, i int, s state) {
 		n := len(w.folds)
 		w.folds = slices.Grow(w.folds, 1)[:n+1]
 		pieces := w.folds[n].pieces[:0] // the memory of a fold that is over
-		_, whole := slices.BinarySearch(w.a.last, s.node)
-		w.folds[n] = fold{s: s, begin: begin, at: i, gap: -1, whole: whole, piece: begin, pieces: pieces}
+		w.folds[n] = fold{s: s, begin: begin, at: i, gap: -1, piece: begin, pieces: pieces}
 	}
 }
 
@@ -126,7 +124,7 @@ func (w *Writer) unfold(f *fold, text []byte) bool {
 			f.pieces = append(f.pieces, [2]int{f.piece, f.gap})
 			f.piece, f.gap = f.at, -1
 		}
-		f.s, f.whole = state{child, f.s.depth + 1}, false
+		f.s = state{child, f.s.depth + 1}
 		f.at++
 		if t.next[child]&ends != 0 {
 			w.unfolded(f)
@@ -144,7 +142,6 @@ func (w *Writer) unfolded(f *fold) {
 	if !whole || f.s.depth < minWrapped {
 		return
 	}
-	f.whole = true
 	for _, p := range append(f.pieces, [2]int{f.piece, f.at}) {
 		w.cover(run{start: p[0], end: p[1], form: w.a.ids[segment], until: p[1]})
 	}

@@ -37,6 +37,8 @@ type Writer struct {
 	begin, shown int
 	offset       int64 // in the stream, of the first byte that is held back
 	runs         []run // of the current text, in order; see mask
+	// masked is what of the shown bytes was written as a mask, in order.
+	masked []span
 	out          []byte
 	err          error // the first error; sticky
 
@@ -186,6 +188,7 @@ func (w *Writer) mask(text []byte, held int) (decided int, err error) {
 		return decided, err
 	}
 	w.offset += int64(decided)
+	w.masked = forget(w.masked, decided)
 	if w.timer != nil {
 		w.await(len(text) - decided)
 	}

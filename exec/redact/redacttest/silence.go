@@ -7,10 +7,10 @@ import (
 )
 
 // Live is a live stream by the plain rule. At a silence every byte is decided, if of each pattern
-// that the text before it may end within, no more than a limit of bytes is there. A byte that is
-// decided is masked if an occurrence that is complete covers it, and is written as it is if none
-// does. At any other time a byte is decided once no pattern that the text may end within reaches
-// back to it. Each run of masked bytes is one mask, that of the pattern that begins
+// that the text before it may end within, no more than a limit of bytes is there that are not masked.
+// A byte that is decided is masked if an occurrence that is complete covers it, and is written as it
+// is if none does. At any other time a byte is decided once no pattern that the text may end within
+// reaches back to it. Each run of masked bytes is one mask, that of the pattern that begins
 // first among those that have been completed since the last byte that a silence has shown.
 type Live struct {
 	Patterns []Pattern
@@ -53,7 +53,7 @@ func (l *Live) Write(text []byte) {
 // Silence is a silence of 30 ms, or a long one of a second.
 func (l *Live) Silence(long bool) {
 	within := true
-	l.begun(func(p Pattern, n int) { within = within && n <= p.Limit(long) })
+	l.begun(func(p Pattern, bare int) { within = within && bare <= p.Limit(long) })
 	if within {
 		l.decide(len(l.text), true)
 	}
@@ -62,17 +62,28 @@ func (l *Live) Silence(long bool) {
 // decide decides text[:until].
 func (l *Live) decide(until int, silent bool) {
 	for i := len(l.fates); i < until; i++ {
-		f := fate{len(l.text), silent, false}
-		for _, o := range l.found {
-			f.masked = f.masked || o.start <= i && i < o.end
-		}
-		l.fates = append(l.fates, f)
+		l.fates = append(l.fates, fate{len(l.text), silent, l.covered(i)})
 	}
 }
 
-// begun calls do for each length of a pattern's beginning that the text ends with, and returns
-// the longest.
-func (l *Live) begun(do func(p Pattern, n int)) (longest int) {
+// covered reports whether an occurrence covers a byte.
+func (l *Live) covered(i int) bool {
+	return slices.ContainsFunc(l.found, func(o occurrence) bool { return o.start <= i && i < o.end })
+}
+
+// bare counts the bytes of text[start:end] that are not masked, and would not be if they were decided.
+func (l *Live) bare(start, end int) (n int) {
+	for i := start; i < end; i++ {
+		if i < len(l.fates) && !l.fates[i].masked || i >= len(l.fates) && !l.covered(i) {
+			n++
+		}
+	}
+	return n
+}
+
+// begun calls do for each beginning of a pattern that the text ends with, with the number of its bytes
+// that are not masked, and returns the length of the longest.
+func (l *Live) begun(do func(p Pattern, bare int)) (longest int) {
 	for _, p := range l.Patterns {
 		for n := 0; len(l.text) > 0; {
 			i := bytes.IndexByte(p.Value[n:], l.text[len(l.text)-1])
@@ -82,27 +93,26 @@ func (l *Live) begun(do func(p Pattern, n int)) (longest int) {
 			if bytes.HasSuffix(l.text, p.Value[:n]) {
 				longest = max(longest, n)
 				if do != nil {
-					do(p, n)
+					do(p, l.bare(len(l.text)-n, len(l.text)))
 				}
 			}
 		}
 		wrapped(l.text, p.Value, func(w pieces) {
-			if w.more {
-				longest = max(longest, len(l.text)-w.at[0][0])
-				if do != nil && !l.whole(p.Value[:w.n], len(w.at)) {
-					do(p, w.n)
-				}
+			if !w.more {
+				return
 			}
+			longest = max(longest, len(l.text)-w.at[0][0])
+			if do == nil {
+				return
+			}
+			n := 0
+			for _, piece := range w.at {
+				n += l.bare(piece[0], piece[1])
+			}
+			do(p, n)
 		})
 	}
 	return longest
-}
-
-// whole reports whether the beginning of a pattern, in so many pieces, is a pattern itself. Then
-// it is masked, and tells nothing of the longer one.
-func (l *Live) whole(beginning []byte, pieces int) bool {
-	return (pieces == 1 || len(beginning) >= wrapLeast) &&
-		slices.ContainsFunc(l.Patterns, func(p Pattern) bool { return bytes.Equal(p.Value, beginning) })
 }
 
 // Output returns what has been written.
