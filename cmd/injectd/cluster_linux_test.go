@@ -147,10 +147,14 @@ func (c *cluster) is(name, out string) {
 func (c *cluster) node(name, kubelet, runtime string) {
 	c.t.Helper()
 	c.kubectl(fmt.Sprintf("{apiVersion: v1, kind: Node, metadata: {name: %s}}", name), "create", "-f", "-")
+	system := "linux"
+	if strings.HasPrefix(name, "windows") {
+		system = "windows"
+	}
 	body := map[string]any{
 		"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"name": name},
 		"status": map[string]any{"nodeInfo": map[string]any{
-			"kubeletVersion": kubelet, "containerRuntimeVersion": runtime,
+			"kubeletVersion": kubelet, "containerRuntimeVersion": runtime, "operatingSystem": system,
 		}},
 	}
 	c.k.Call(c.t, http.MethodPut, "/api/v1/nodes/"+name+"/status", body)
@@ -424,19 +428,82 @@ spec: {containers: [{name: c, image: i, command: [kube-apiserver]}]}
 	out, code = c.doctor(admin, "--kube-identity", c.policies)
 	require.Equal(t, 1, code, out)
 	c.is("bad-with-file", out)
+	c.delivery()
+}
+
+// delivery compares what doctor says of nodes, for nodes and charts of all sorts.
+func (c *cluster) delivery() {
+	c.t.Helper()
+	var all strings.Builder
+	look := func(title, kubeconfig string, want int) {
+		c.t.Helper()
+		out, _ := c.doctor(kubeconfig)
+		lines := checkLines(out, "nodes")
+		fmt.Fprintf(&all, "# %s\n%s", title, lines)
+		require.Equal(c.t, want, strings.Count(lines, "\n"), "%s\n%s", title, out)
+	}
+	admin := c.k.Kubeconfig()
+	c.node("node-5", "v1.33.4", "containerd://1.6.0")
+	c.node("node-6", "v1.36.0", "docker://29.6.2")
+	c.node("node-7", "v1.36.0", "cri-o://1.30.1")
+	c.node("windows-1", "v1.30.0", "containerd://1.7.0")
+	c.apply("inject-mutation-", "--set", "mutation.mode=policy", "--set", "mutation.delivery=init")
+	look("an init container delivers", admin, 1)
+	c.remove("inject-mutation")
+	c.apply("inject-mutation-", "--set", "mutation.mode=policy", "--set", "mutation.delivery=image")
+	look("an image delivers, by the policy", admin, 2)
+	rule := func(group string, resources ...string) harness.Rule {
+		return harness.Rule{APIGroups: []string{group}, Resources: resources, Verbs: []string{"list"}}
+	}
+	hooks := rule("admissionregistration.k8s.io", "mutatingwebhookconfigurations")
+	look("a user who may not see the policies", c.k.User(c.t, "", []harness.Rule{rule("", "nodes"), hooks}), 3)
+	c.remove("inject-mutation")
+	c.apply("inject-webhook\n  labels", "--set", "mutation.mode=webhook", "--set", "mutation.delivery=image")
+	look("an image delivers, by the webhook", admin, 2)
+	c.kubectl("", "delete", "node", "node-3", "node-5", "node-6", "node-7")
+	look("a feature gate may help", admin, 2)
+	c.kubectl("", "delete", "node", "node-2")
+	look("all nodes have volumes of images", admin, 1)
+	c.is("nodes", all.String())
+}
+
+// checkLines returns the lines of a check, with their hints.
+func checkLines(out, check string) string {
+	var all strings.Builder
+	mine := false
+	for line := range strings.Lines(out) {
+		fields := strings.Fields(line)
+		if len(fields) > 1 && fields[0] != "hint:" {
+			mine = fields[1] == check
+		}
+		if mine {
+			all.WriteString(line)
+		}
+	}
+	return all.String()
 }
 
 // remove removes a policy and its binding.
 func (c *cluster) remove(base string) {
 	c.t.Helper()
+	policies, bindings := policies, bindings
+	if base == "inject-mutation" {
+		policies, bindings = "mutatingadmissionpolicies", "mutatingadmissionpolicybindings"
+	}
 	c.kubectl("", "delete", c.named(base, policies), c.named(base, bindings))
 }
 
 // add makes the policy and the binding that the chart has with a value.
 func (c *cluster) add(base, value string) {
 	c.t.Helper()
-	for text := range strings.SplitSeq(c.render("--set", value), "\n---\n") {
-		if strings.Contains(text, "\n  name: "+base+"-") {
+	c.apply(base+"-", "--set", value)
+}
+
+// apply makes the objects that the chart has with flags of Helm, if the YAML of their names begins with named.
+func (c *cluster) apply(named string, flags ...string) {
+	c.t.Helper()
+	for text := range strings.SplitSeq(c.render(flags...), "\n---\n") {
+		if strings.Contains(text, "\n  name: "+named) {
 			c.kubectl(text, "apply", "-f", "-")
 		}
 	}

@@ -20,6 +20,13 @@ types, so what is in a map is dyn.
 {{- else }}{{ toJson . }}{{ end -}}
 {{- end -}}
 
+{{- /*
+The label of what changes pods. By it injectd doctor knows that nodes without volumes of images start no task.
+*/ -}}
+{{- define "inject.delivery" -}}
+inject.flyte.org/delivery: {{ .Values.mutation.delivery }}
+{{- end -}}
+
 {{- /* The volumes. The token is for injectd only. The CA appears in a pod that began before it was there. */ -}}
 {{- define "inject.volumes" -}}
 - name: inject

@@ -10,9 +10,10 @@ request, of every user.
 {{- /*
 inject.policy renders a policy and its binding to the task namespaces.
 
-  root  the chart's root context
-  kind  Validating or Mutating
-  name  of the template inject.NAME, which is the policy's spec; the policy is inject-NAME
+  root    the chart's root context
+  kind    Validating or Mutating
+  name    of the template inject.NAME, which is the policy's spec; the policy is inject-NAME
+  labels  of the binding, as a map; optional
 
 Their names end in a digest of their spec: a change of either is a new object, whose
 creationTimestamp says since when it is in force. The digest is the first 16 hex digits of the
@@ -46,6 +47,10 @@ apiVersion: admissionregistration.k8s.io/v1
 kind: {{ .kind }}AdmissionPolicyBinding
 metadata:
   name: {{ printf "inject-%s-%s" .name ($binding | toJson | sha256sum | trunc 16) }}
+  {{- with .labels }}
+  labels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   {{- toYaml $binding | nindent 2 }}
 {{- end -}}

@@ -2,9 +2,7 @@ package inspect
 
 import (
 	"context"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -161,52 +159,6 @@ func (i *inspection) older(ctx context.Context) {
 	if !bad {
 		i.found("older", OK, "", "nothing that says a scope is older than the policies (%s)",
 			since.UTC().Format(time.RFC3339))
-	}
-}
-
-// What nodes need for volumes of an image: Kubernetes has them on from 1.35, and containerd from 2.1.
-const (
-	kubeletMinor                     = 35
-	containerdMajor, containerdMinor = 2, 1
-)
-
-var version = regexp.MustCompile(`(\d+)\.(\d+)`)
-
-// atLeast reports whether the first version in text is major.minor or later.
-func atLeast(text string, major, minor int) bool {
-	m := version.FindStringSubmatch(text)
-	if m == nil {
-		return false
-	}
-	a, err := strconv.Atoi(m[1])
-	b, err2 := strconv.Atoi(m[2])
-	return err == nil && err2 == nil && (a > major || a == major && b >= minor)
-}
-
-// nodes reports which nodes can have volumes of an image.
-func (i *inspection) nodes(ctx context.Context) {
-	var old []string
-	total := 0
-	err := each(ctx, i.client, "", metav1.ListOptions{}, kubeapi.Nodes.List, func(l *corev1.NodeList) int {
-		for n := range l.Items {
-			info := l.Items[n].Status.NodeInfo
-			runtime, isContainerd := strings.CutPrefix(info.ContainerRuntimeVersion, "containerd://")
-			if total++; !atLeast(info.KubeletVersion, 1, kubeletMinor) ||
-				isContainerd && !atLeast(runtime, containerdMajor, containerdMinor) {
-				old = append(old, l.Items[n].Name)
-			}
-		}
-		return len(l.Items)
-	})
-	switch {
-	case err != nil:
-		i.unseen("nodes", err)
-	case old != nil:
-		i.found("nodes", OK, "", "%d of %s cannot have volumes of an image (kubelet before 1.%d or containerd before "+
-			"%d.%d), so an init container delivers inject: %s", len(old), counted(total, "node"), kubeletMinor,
-			containerdMajor, containerdMinor, some(old))
-	default:
-		i.found("nodes", OK, "", "%s, all with volumes of an image", counted(total, "node"))
 	}
 }
 

@@ -1,6 +1,9 @@
 package inspect
 
-import rbacv1 "k8s.io/api/rbac/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+)
 
 // Allows returns what rules allow, as text, and the scopes that may be claimed.
 func Allows(rules []rbacv1.PolicyRule, minor int) (string, []string) {
@@ -19,5 +22,17 @@ func Powers() (texts []string) {
 // AtLeast is for tests of versions.
 var AtLeast = atLeast
 
-// MaxObjects is how many objects of a kind are read.
-const MaxObjects = maxObjects
+// MaxObjects is how many objects of a kind are read, and MaxText the length of a text in bytes.
+const (
+	MaxObjects = maxObjects
+	MaxText    = maxText
+)
+
+// Nodes says which of these nodes have no volumes of images.
+func Nodes(all []corev1.Node) string {
+	f := fleet{lacking: map[string][]string{}}
+	for n := range all {
+		f.add(&all[n])
+	}
+	return f.String()
+}

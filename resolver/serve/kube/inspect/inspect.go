@@ -105,8 +105,8 @@ func (i *inspection) found(check string, level Level, hint, format string, args 
 	i.findings = append(i.findings, Finding{check, level, printable.Text(fmt.Sprintf(format, args...), maxText), hint})
 }
 
-// maxText is the length of the text of a finding, in bytes.
-const maxText = 2000
+// maxText is the length of the text of a finding, in bytes. The longest one names maxNodes nodes.
+const maxText = 8000
 
 // unseen notes that a check could not be made.
 func (i *inspection) unseen(check string, err error) {
@@ -183,11 +183,14 @@ func each[L metav1.ListInterface](
 const maxNames = 10
 
 // some returns names in order, maxNames at most, and how many more there are.
-func some(names []string) string {
+func some(names []string) string { return atMost(maxNames, names) }
+
+// atMost is [some] with another number of names.
+func atMost(limit int, names []string) string {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	more := ""
-	if n := len(names) - maxNames; n > 0 {
-		names, more = names[:maxNames], fmt.Sprintf(" and %d more", n)
+	if n := len(names) - limit; n > 0 {
+		names, more = names[:limit], fmt.Sprintf(" and %d more", n)
 	}
 	return strings.Join(names, ", ") + more
 }

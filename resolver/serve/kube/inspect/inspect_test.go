@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"inject/internal/harness"
@@ -163,6 +164,25 @@ func TestVersions(t *testing.T) {
 	} {
 		require.Equal(t, want, inspect.AtLeast(text, 1, 35), text)
 	}
+}
+
+// A finding names a hundred nodes, and counts the others.
+func TestManyNodes(t *testing.T) {
+	t.Parallel()
+	var all []corev1.Node
+	for i := range 300 {
+		var n corev1.Node
+		n.Name = fmt.Sprintf("ip-10-0-%d-%d.eu-central-1.compute.internal", i/250, i%250)
+		has := &n.Status.NodeInfo
+		has.KubeletVersion = []string{"v1.36.1", "v1.32.0", "v1.37.0-rc.0+k3s1"}[i%3]
+		has.ContainerRuntimeVersion = []string{"containerd://1.7.28", "cri-o://1.32.0", "containerd://v2.2.3-k3s1"}[i%3]
+		all = append(all, n)
+	}
+	text := inspect.Nodes(all)
+	require.Equal(t, 101, strings.Count(text, ".internal"))
+	require.Contains(t, text, "200 of 300 nodes have no volumes of images")
+	require.True(t, strings.HasSuffix(text, " and 99 more (kubelet v1.32.0)"), text)
+	require.Less(t, len(text), inspect.MaxText)
 }
 
 // Lists are read a page at a time and end at a bound, which is said; what was read until then counts.
