@@ -67,28 +67,47 @@ func (l *least) certificates(ctx context.Context) error {
 	}
 
 	broken := base64.StdEncoding.EncodeToString([]byte("{}"))
-	type place struct{ namespace, kind, name, entry, value string }
 	places := []place{
-		{"inject-system", "secrets", c.Server.Secret, "ca.key", broken},
-		{"inject-system", "secrets", c.Webhook.Secret, "tls.key", broken},
-		{"inject-system", "configmaps", c.ConfigMap, "ca.crt", "{}"},
-		{"flyte", "configmaps", c.ConfigMap, "ca.crt", "{}"},
-		{"flyte", "secrets", c.PullSecret, ".dockerconfigjson", broken},
+		{"inject-system", "secrets", c.Server.Secret, "ca.key", broken, false},
+		{"inject-system", "secrets", c.Webhook.Secret, "tls.key", broken, false},
+		{"inject-system", "configmaps", c.ConfigMap, "ca.crt", "{}", false},
+		{"flyte", "configmaps", c.ConfigMap, "ca.crt", "{}", false},
+		{"flyte", "secrets", c.PullSecret, ".dockerconfigjson", broken, false},
 	}
+	if err := settled(l.changed(places)); err != nil {
+		return err
+	}
+	for i := range places { // what cannot be changed any more
+		places[i].fixed = places[i].kind == "configmaps"
+	}
+	return settled(l.changed(places))
+}
+
+// A place is an entry of an object that others change.
+type place struct {
+	namespace, kind, name, entry, value string
+
+	fixed bool // the object is then immutable
+}
+
+// changed changes objects, and returns the check that they are not as they were changed.
+func (l *least) changed(places []place) func() error {
+	path := func(p place) string { return collection("v1", p.kind, p.namespace) + "/" + p.name }
 	for _, p := range places {
-		path := collection("v1", p.kind, p.namespace) + "/" + p.name
-		o := l.do(l.t, admin, request{method: http.MethodGet, path: path})
+		o := l.do(l.t, admin, fetch(path(p)))
 		in(o, "data")[p.entry] = p.value
-		l.do(l.t, admin, request{method: http.MethodPut, path: path, body: o})
+		if p.fixed {
+			o["immutable"] = true
+		}
+		l.do(l.t, admin, request{method: http.MethodPut, path: path(p), body: o})
 	}
-	return settled(func() (err error) {
+	return func() (err error) {
 		for _, p := range places {
-			path := collection("v1", p.kind, p.namespace) + "/" + p.name
-			o := l.do(l.t, admin, request{method: http.MethodGet, path: path})
-			if text(o, "data", p.entry) == p.value {
-				err = errors.Join(err, fmt.Errorf("%s %s in %s is as it was changed", p.kind, p.name, p.namespace))
+			a := l.try(l.t, admin, fetch(path(p)))
+			if !a.ok() || text(a.object, "data", p.entry) == p.value {
+				err = errors.Join(err, fmt.Errorf("%s: %s is as it was changed, or is not there", path(p), a))
 			}
 		}
 		return err
-	})
+	}
 }

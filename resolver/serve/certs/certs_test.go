@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -510,6 +511,152 @@ func TestForeign(t *testing.T) {
 	require.NotContains(t, r.log.String(), "canary")
 }
 
+// A user of a task namespace can make the ConfigMap before injectd does, and fix what it has. Replicas take it
+// over: after what the user made kubelet sees none, or the right one, and nothing else.
+func TestTaken(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, shared.Get(t), steady)
+	wrong, ending := object{"ca.crt": "mine"}, object{"name": "inject-ca", "finalizers": []string{"user.test/keep"}}
+	pinned := map[string]object{
+		"mutable":              {"data": wrong},
+		"immutable":            {"data": wrong, "immutable": true},
+		"immutable, finalizer": {"data": wrong, "immutable": true, "metadata": ending},
+		"immutable, ending":    {"data": wrong, "immutable": true, "metadata": ending},
+		"immutable, empty":     {"immutable": true},
+		"binary":               {"binaryData": object{"ca.crt": []byte("mine")}},
+		"binary, immutable":    {"binaryData": object{"ca.crt": []byte("mine")}, "immutable": true},
+		"binary beside it":     {"data": wrong, "binaryData": object{"x": []byte("mine")}},
+		"more":                 {"data": object{"ca.crt": "mine", "x": "y"}},
+	}
+	names := slices.Sorted(maps.Keys(pinned))
+	path := func(namespace string) string { return p.path(namespace, "configmaps", "inject-ca") }
+	p.tasks = nil
+	for _, name := range names {
+		namespace, o := p.Namespace(t), pinned[name]
+		p.tasks = append(p.tasks, namespace)
+		if o["metadata"] == nil {
+			o["metadata"] = object{"name": "inject-ca"}
+		}
+		p.Call(t, http.MethodPost, "/api/v1/namespaces/"+namespace+"/configmaps", o)
+		if name == "immutable, ending" {
+			p.Call(t, http.MethodDelete, path(namespace), nil)
+		}
+	}
+	p.config = p.parse("self", "injectd-tls, names: [injectd.test.svc]", "lifetimes: "+steady)
+
+	seen := p.watch()
+	all := p.start(3, p.Kubeconfig())
+	eventually(t, func() (err error) {
+		for i, namespace := range p.tasks {
+			err = errors.Join(err, p.taken(namespace, names[i]))
+		}
+		return err
+	})
+	for _, r := range all {
+		r.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+		r.good(t)
+	}
+	require.NoError(t, p.published(all[0]))
+	for _, namespace := range p.tasks {
+		require.NoError(t, p.taken(namespace, namespace))
+	}
+	logs := ""
+	for _, r := range all {
+		logs += r.log.String()
+	}
+	require.Contains(t, logs, "the ConfigMap was immutable, and another one was made")
+	states := seen()
+	for i, namespace := range p.tasks {
+		require.Contains(t, states[namespace][0], "others'", "the canary")
+		want := "others' true, none, injectd's false"
+		if !strings.HasPrefix(names[i], "immutable") && names[i] != "binary, immutable" {
+			want = "others' false, injectd's false"
+		}
+		require.Equal(t, want, strings.Join(states[namespace], ", "), names[i])
+	}
+
+	// One that is fixed with the right authorities could not get the next ones.
+	fixed := p.configMap(p.tasks[0])
+	require.NotEmpty(t, fixed.Data["ca.crt"])
+	p.Call(t, http.MethodPut, path(p.tasks[0]), object{
+		"metadata": object{"name": "inject-ca"}, "data": fixed.Data, "immutable": true,
+	})
+	eventually(t, func() error {
+		if o := p.configMap(p.tasks[0]); o.Immutable || o.Data["ca.crt"] != fixed.Data["ca.crt"] {
+			return fmt.Errorf("it is %+v", o)
+		}
+		return nil
+	})
+}
+
+// configMap is that of the authorities in a namespace, empty if there is none.
+func (p *place) configMap(namespace string) (o configMap) {
+	p.t.Helper()
+	code, answer, err := p.Try(p.t.Context(), http.MethodGet, p.path(namespace, "configmaps", "inject-ca"), nil)
+	require.NoError(p.t, err)
+	if code != http.StatusNotFound {
+		require.NoError(p.t, json.Unmarshal(answer, &o))
+	}
+	return o
+}
+
+type configMap struct {
+	Data, BinaryData map[string]string
+	Immutable        bool
+}
+
+// ours reports whether it has the authorities of injectd, as kubelet reads them.
+func (c configMap) ours() bool { return strings.HasPrefix(c.Data["ca.crt"], "-----BEGIN CERTIFICATE") }
+
+// watch begins to watch all ConfigMaps of the authorities, as kubelet does. The function that it returns ends
+// that, and returns the states of each, by namespace: whose it was, and whether it was immutable.
+func (p *place) watch() func() map[string][]string {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(p.t.Context())
+	p.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"https://"+p.Addr+"/api/v1/configmaps?watch=1&fieldSelector=metadata.name%3Dinject-ca", nil)
+	require.NoError(p.t, err)
+	resp, err := (&http.Client{Transport: p.Transport()}).Do(r)
+	require.NoError(p.t, err)
+	states, done := map[string][]string{}, make(chan struct{})
+	go func() {
+		defer close(done)
+		defer resp.Body.Close() //nolint:errcheck // it was read
+		for events := json.NewDecoder(resp.Body); ; {
+			var e struct {
+				Type   string
+				Object struct {
+					configMap
+
+					Metadata struct{ Namespace string }
+				}
+			}
+			if events.Decode(&e) != nil {
+				return
+			}
+			now, of := "none", states[e.Object.Metadata.Namespace]
+			if e.Type != "DELETED" {
+				whose := map[bool]string{true: "injectd's", false: "others'"}[e.Object.ours()]
+				now = fmt.Sprint(whose, " ", e.Object.Immutable)
+			}
+			if len(of) == 0 || of[len(of)-1] != now {
+				states[e.Object.Metadata.Namespace] = append(of, now)
+			}
+		}
+	}()
+	return func() map[string][]string { cancel(); <-done; return states }
+}
+
+// taken checks that a ConfigMap has the authorities of injectd and nothing else, and is not fixed.
+func (p *place) taken(namespace, name string) error {
+	o := p.configMap(namespace)
+	if o.Immutable || o.BinaryData != nil || len(o.Data) != 1 || !o.ours() {
+		return fmt.Errorf("%s: it is %+v", name, o)
+	}
+	return nil
+}
+
 // With certificates of others, the Secret is read, its authorities are published, and it is never written.
 func TestGiven(t *testing.T) {
 	t.Parallel()
@@ -556,7 +703,8 @@ func TestRights(t *testing.T) {
 	}
 	core := []string{""}
 	all := []harness.Rule{
-		rule(core, "secrets", "get", "create", "update"), rule(core, "configmaps", "get", "create", "update"),
+		rule(core, "secrets", "get", "create", "update"),
+		rule(core, "configmaps", "get", "create", "update", "delete"),
 		rule(admissions, "mutatingwebhookconfigurations", "get", "patch"),
 	}
 	for lacks, rules := range map[string][]harness.Rule{
