@@ -140,7 +140,9 @@ func Mutate(c *Config, pod []byte) Result {
 			}
 		}
 	}
-	words := slices.Concat(c.Command, c.outputs(one), []string{"--grace", strconv.FormatInt(grace, 10) + "s", "--"})
+	words := slices.Concat(c.Command, c.outputs(one), []string{
+		"--termination-log", one.message(), "--grace", strconv.FormatInt(grace, 10) + "s", "--",
+	})
 	e.all = append(e.all, Operation{"add", path + "/command", encode(append(encodeAll(words), command...))})
 	return Result{Operations: e.all, Outcome: Changed}
 }

@@ -158,7 +158,7 @@ spec:
   - name: run-a0-0
     image: "task:1"
     command: [/inject/inject, run, --store, "grpcs://injectd.inject-system.svc.cluster.local.:8093",
-      --outputs, /var/outputs, --grace, 20s, --]
+      --outputs, /var/outputs, --termination-log, /dev/termination-log, --grace, 20s, --]
     args: [a0, --inputs, "<s3://x>"]
     env: [{name: K, value: v}]
     volumeMounts:
@@ -381,7 +381,8 @@ func TestGrace(t *testing.T) {
 		spec["terminationGracePeriodSeconds"] = period
 		grace := func() string {
 			one := obj(items(obj(mutated(t, parse(t), pod)["spec"])["containers"])[0])
-			return str(items(one["command"])[5])
+			command := items(one["command"])
+			return str(command[slices.Index(command, any("--grace"))+1])
 		}
 		require.Equal(t, want, grace(), period)
 		if period == 3600 {

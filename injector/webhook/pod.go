@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strings"
 )
 
 // An object is one of JSON, with its fields as they stand there. Names are compared exactly, as the API
@@ -98,6 +99,18 @@ func (t task) word(i int) json.RawMessage {
 	}
 	return t.command[i]
 }
+
+// message returns the file that kubelet reads when the container has ended, as a word of its command.
+func (t task) message() string {
+	if path, ok := text(t.fields["terminationMessagePath"]); ok {
+		return literal(path)
+	}
+	return "/dev/termination-log" // of Kubernetes
+}
+
+// literal returns the word of a command that kubelet makes word of. It expands $(VARIABLE) and makes $ of $$
+// (k8s.io/kubernetes third_party/forked/golang/expansion).
+func literal(word string) string { return strings.ReplaceAll(word, "$", "$$") }
 
 // absent reports whether a field is missing or null, which for Kubernetes is the same.
 func absent(value json.RawMessage) bool { return len(value) == 0 || string(value) == "null" }

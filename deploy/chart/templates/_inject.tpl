@@ -117,12 +117,16 @@ false.
 {{- else if $audit }}off{{ else if $policies }}policy{{ else }}webhook{{ end -}}
 {{- end -}}
 
-{{- /* The command that inject has in every pod, as JSON. Flags that depend on the pod come after it. */ -}}
+{{- /*
+The command that inject has in every pod, as JSON. Flags that depend on the pod come after it.
+
+An image can set variables of inject, which no admission sees. So each flag that could weaken what the chart
+promises is here with its value, the usual one too, because a flag wins over its variable. An empty --on-conflict
+is the usual one.
+*/ -}}
 {{- define "inject.command" -}}
 {{- $command := list "/inject/inject" "run" "--store" (include "inject.store" .) "--pod-info" "/run/inject" -}}
 {{- $command = concat $command (list "--token-file" "/run/inject/token" "--ca-file" "/run/inject/ca.crt") -}}
-{{- with .Values.mutation.storage | default "off" -}}
-{{- if ne . "auto" }}{{ $command = concat $command (list "--storage" .) }}{{ end -}}
-{{- end -}}
-{{- $command | toJson -}}
+{{- $command = concat $command (list "--no-redact=false" "--redact-min-length" "6" "--on-leak" "mask") -}}
+{{- concat $command (list "--on-conflict=" "--storage" (.Values.mutation.storage | default "off")) | toJson -}}
 {{- end -}}
