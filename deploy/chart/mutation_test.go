@@ -40,7 +40,7 @@ var goldens = map[string]string{
 	"testdata/pods/image":   "mutation.delivery=image,mutation.pullSecret=",
 	"testdata/pods/deny":    "mutation.pythonEntrypoint=deny,mutation.rawEntrypoint=deny",
 	"testdata/pods/storage": `mutation.storage=guard,mutation.outputs={/a,/b},` +
-		`mutation.entrypoints[0].image=odd:,mutation.entrypoints[0].command={/a "b" 'c' <d>,e}`,
+		`mutation.entrypoints[0].image=odd:,mutation.entrypoints[0].command={/a "b" 'c' <d>,e,$(F)$$}`,
 }
 
 // A golden is a pod, and what becomes of it.
@@ -289,15 +289,16 @@ func TestOverlap(t *testing.T) {
 }
 
 // TestEntrypoints has texts of the annotation, each with the command that comes of it after "--", or nil if
-// it is refused.
+// it is refused. Kubelet makes $ of each $$ of a command, so that the task gets the words of the annotation.
 func TestEntrypoints(t *testing.T) {
 	long := func(n int) string { return `["` + strings.Repeat("é", n-4) + `"]` }
 	type texts map[string][]any
 	table := texts{
 		`[]`: {}, "\t[ \n]\r": {}, `["a"]`: {"a"}, `["a", "b" ,"c d"]`: {"a", "b", "c d"}, `["a",""]`: {"a", ""},
 		`["[a]","{b}","c,d",": ]"]`: {"[a]", "{b}", "c,d", ": ]"}, `["é","世界"]`: {"é", "世界"},
-		`["$(A)","{{b}}"]`: {"$(A)", "{{b}}"},
-		long(4096):         {strings.Repeat("é", 4092)},
+		`["$(A)","{{b}}"]`: {"$$(A)", "{{b}}"}, `["$$","$","a$b $$(C)"]`: {"$$$$", "$$", "a$$b $$$$(C)"},
+		long(4096): {strings.Repeat("é", 4092)},
+		strings.ReplaceAll(long(4096), "é", "$"): {strings.Repeat("$", 2*4092)},
 	}
 	for _, bad := range []string{
 		"", " ", "a", `"a"`, `[a]`, `['a']`, `["a"`, `"a"]`, `["a",]`, `[,"a"]`, `["a" "b"]`, `["a"],["b"]`, `["a"] x`,

@@ -26,14 +26,15 @@ const entrypointPattern = `^[ \t\r\n]*\[[ \t\r\n]*("[^"\\\x00-\x1f]+"([ \t\r\n]*
 
 var isEntrypoint = regexp.MustCompile(entrypointPattern)
 
-// command returns what runs in the task's container before its args: its command, or else the entrypoint of
-// its image. A bad annotation is an error in either case, so that it is seen.
+// command returns what runs in the task's container before its args: its command as it is, or else the
+// entrypoint of its image, as words of a command. A bad annotation is an error in either case, so that it is
+// seen.
 func (c *Config) command(p *pod, one task) (words []json.RawMessage, why Reason) {
 	value, given := p.annotations[entrypointAnnotation]
 	if given {
 		list, ok := text(value)
 		if !ok || utf8.RuneCountInString(list) > MaxEntrypoint || !isEntrypoint.MatchString(list) ||
-			json.Unmarshal([]byte(list), &words) != nil {
+			json.Unmarshal([]byte(literal(list)), &words) != nil { // the list has no $ but in its words
 			return nil, Annotation
 		}
 	}
@@ -56,7 +57,10 @@ func (c *Config) entrypoint(one task) (words []json.RawMessage, why Reason) {
 	if image, ok := text(one.fields["image"]); ok {
 		for _, e := range c.Entrypoints {
 			if strings.HasPrefix(image, e.Image) {
-				return encodeAll(e.Command), ""
+				for _, word := range e.Command {
+					words = append(words, encode(literal(word)))
+				}
+				return words, ""
 			}
 		}
 	}

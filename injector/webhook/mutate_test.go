@@ -30,6 +30,7 @@ entrypoints:
 - {image: "example.com/spark:", command: [/opt/entrypoint.sh]}
 - {image: "example.com/", command: [/other.sh, -x]}
 - {image: "none.example.com/", command: []}
+- {image: "dollar.test/", command: [/$(A)]}
 resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
 `
 
@@ -270,16 +271,20 @@ func TestRules(t *testing.T) {
 		"the annotation":     {words: list{"/opt/run.sh", "-x"}, change: entrypoint(`["/opt/run.sh","-x"]`)},
 		"with spaces":        {words: list{"/opt/run.sh", ""}, change: entrypoint(" [ \"/opt/run.sh\" ,\n\"\" ]\t")},
 		"none by annotation": {words: none, change: entrypoint(`[]`)},
-		"an escape":          {reason: webhook.Annotation, change: entrypoint(`["\u002fx"]`)},
-		"a number":           {reason: webhook.Annotation, change: entrypoint(`[1]`)},
-		"no first word":      {reason: webhook.Annotation, change: entrypoint(`[""]`)},
-		"not a list":         {reason: webhook.Annotation, change: entrypoint(`/opt/run.sh`)},
-		"a comma too many":   {reason: webhook.Annotation, change: entrypoint(`["x",]`)},
-		"two lists":          {reason: webhook.Annotation, change: entrypoint(`["x"]["y"]`)},
-		"a tab in a word":    {reason: webhook.Annotation, change: entrypoint("[\"x\ty\"]")},
-		"empty":              {reason: webhook.Annotation, change: entrypoint(``)},
-		"no text":            {reason: webhook.Annotation, change: entrypoint(1)},
-		"too long":           {reason: webhook.Annotation, change: entrypoint(`["` + strings.Repeat("é", 4093) + `"]`)},
+		"a word with $": {
+			words: list{"/opt/$$(A)", "$$$$", "$$"}, change: entrypoint(`["/opt/$(A)","$$","$"]`),
+		},
+		"a command with $": {words: list{"$(A)", "$$"}, change: set("first.command", list{"$(A)", "$$"})},
+		"an escape":        {reason: webhook.Annotation, change: entrypoint(`["\u002fx"]`)},
+		"a number":         {reason: webhook.Annotation, change: entrypoint(`[1]`)},
+		"no first word":    {reason: webhook.Annotation, change: entrypoint(`[""]`)},
+		"not a list":       {reason: webhook.Annotation, change: entrypoint(`/opt/run.sh`)},
+		"a comma too many": {reason: webhook.Annotation, change: entrypoint(`["x",]`)},
+		"two lists":        {reason: webhook.Annotation, change: entrypoint(`["x"]["y"]`)},
+		"a tab in a word":  {reason: webhook.Annotation, change: entrypoint("[\"x\ty\"]")},
+		"empty":            {reason: webhook.Annotation, change: entrypoint(``)},
+		"no text":          {reason: webhook.Annotation, change: entrypoint(1)},
+		"too long":         {reason: webhook.Annotation, change: entrypoint(`["` + strings.Repeat("é", 4093) + `"]`)},
 		"as long as it may be": {
 			words: list{strings.Repeat("é", 4092)}, change: entrypoint(`["` + strings.Repeat("é", 4092) + `"]`),
 		},
@@ -294,6 +299,7 @@ func TestRules(t *testing.T) {
 			},
 		},
 		"the table":             {words: list{"/opt/entrypoint.sh"}, change: set("first.image", "example.com/spark:3")},
+		"a line with $":         {words: list{"/$$(A)"}, change: set("first.image", "dollar.test/x")},
 		"its second line":       {words: list{"/other.sh", "-x"}, change: set("first.image", "example.com/sparkle:3")},
 		"none by the table":     {words: none, change: set("first.image", "none.example.com/x")},
 		"a runtime by its path": {words: none, change: args("bin/pyflyte-execute")},

@@ -108,8 +108,8 @@ func (t task) message() string {
 	return "/dev/termination-log" // of Kubernetes
 }
 
-// literal returns the word of a command that kubelet makes word of. It expands $(VARIABLE) and makes $ of $$
-// (k8s.io/kubernetes third_party/forked/golang/expansion).
+// literal returns the word of a container's command as which a program gets word. Of the words of a command
+// kubelet makes a value of $(NAME) and $ of $$ (k8s.io/kubernetes third_party/forked/golang/expansion).
 func literal(word string) string { return strings.ReplaceAll(word, "$", "$$") }
 
 // absent reports whether a field is missing or null, which for Kubernetes is the same.

@@ -99,6 +99,15 @@ kube -n "$secrets" get secrets -o yaml >"$work/record/secrets"
 holds "$value" secrets || fail "the value is in no Secret of the namespace"
 ok "after helm install a pod that Flyte labels runs with its secret, masked, and the value is in no other object"
 
+# shellcheck disable=SC2016 # words for kubelet, not for this shell
+{
+  task words | sed -e 's|^    flyte.secrets/.*|&\n    inject.flyte.org/entrypoint: "[\\"/bin/echo\\",\\"$(MODE) $$ $\\"]"|' \
+    -e 's|^      args: .*|      args: ["$(MODE) $$"]\n      env: [{name: MODE, value: fast}]|' | as_flyte
+  in_tasks wait_done words 120
+  expect "the log of words" '$(MODE) $$ $ fast $' "$(in_tasks logs words -c words)"
+}
+ok "kubelet expands no word of an entrypoint in the annotation, and those of the pod as before"
+
 release upgrade "${people[@]}" --set injectd.logLevel=debug &
 upgrade=$! count=0
 while kill -0 "$upgrade" 2>/dev/null; do

@@ -173,14 +173,15 @@ What the two policies know of a pod. A pod may be invalid when it is changed, so
     variables.path[size(variables.path) - 1] in [
       'a0', 'clustered', 'dask-scheduler', 'dask-worker', 'fserve',
       'pyflyte-execute', 'pyflyte-fast-execute', 'pyflyte-map-execute']
-# What the image runs if the container has no command. None if that is not known.
+# What the image runs if the container has no command, as words of a command. None if that is not known. The
+# words run as they are: of a command, unlike an image's entrypoint, kubelet makes $ of $$ and a value of $(NAME).
 - name: entrypoint
   expression: |-
     '{{ include "inject.entrypoint" . }}' in variables.annotations ? (
       !variables.wellSaid ? optional.none() :
-      optional.of(variables.said.findAll('"[^"]*"').map(s, s.substring(1, size(s) - 1)))) :
+      optional.of(variables.said.replace('$', '$$').findAll('"[^"]*"').map(s, s.substring(1, size(s) - 1)))) :
     {{- range .Values.mutation.entrypoints }}
-    variables.image.startsWith({{ .image | toJson }}) ? optional.of({{ include "inject.cel" .command }}) :
+    variables.image.startsWith({{ .image | toJson }}) ? optional.of({{ include "inject.cel" .command | replace "$" "$$" }}) :
     {{- end }}
     variables.runtime ? {{ if eq .Values.mutation.pythonEntrypoint "none" }}optional.of([]){{ else }}optional.none(){{ end }} :
     {{- if eq .Values.mutation.rawEntrypoint "none" }}
