@@ -258,6 +258,7 @@ func TestOverlap(t *testing.T) {
 	for i, set := range []string{
 		"images.tag=1.2.3", "images.tag=v2,mutation.outputs={/other},mutation.storage=guard",
 		"images.registry=other.test:5000/x,images.inject.digest=sha256:" + sixtyFour,
+		"images.inject.repository=mirror/platform/inject",
 	} {
 		// The policies are in force in both namespaces at the same time, and in this one it can be seen.
 		alone := fmt.Sprintf("overlap-%d", i)

@@ -80,10 +80,10 @@ securityContext:
 
 {{- /*
 Whether a name of an image is that of inject, of a list with the root context and the name as an optional. Its
-registry and its version do not matter: the chart before an upgrade may have had others.
+registry, its folder there and its version do not matter: the chart before an upgrade may have had others.
 */ -}}
 {{- define "inject.ours" -}}
-{{- $name := (index . 0).Values.images.inject.repository -}}
+{{- $name := base (index . 0).Values.images.inject.repository -}}
 [{{ printf "/%s:" $name | toJson }}, {{ printf "/%s@" $name | toJson }}].exists(name, ('/' + {{ index . 1 }}.orValue('')).contains(name))
 {{- end -}}
 
