@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/stretchr/testify/require"
 
+	"inject/resolver/kubeapi"
 	"inject/resolver/secret"
 	"inject/resolver/serve/certs"
 )
@@ -29,14 +32,16 @@ func (l *least) certificates(ctx context.Context) error {
 			"clientConfig": object{"service": object{"namespace": "inject-system", "name": "inject-webhook"}},
 		}},
 	}))
+	roles := collection("rbac.authorization.k8s.io/v1", "roles", "flyte")
+	l.do(l.t, admin, post(roles, object{"metadata": object{"name": of("injectd-pods")}}))
 	c := &certs.Config{
 		Namespace: "inject-system", TaskNamespaces: []string{"flyte"}, ConfigMap: of("inject-ca"),
 		Server: certs.Leaf{Secret: of("injectd-tls"), Names: []string{"injectd.test"}},
 		Webhook: certs.Leaf{
 			Secret: of("inject-webhook-tls"), Names: []string{"webhook.test"}, Configuration: of("inject-webhook"),
 		},
-		PullSecret: of("inject-pull"),
-		LeafTime:   time.Hour, RenewTime: time.Hour - 10*time.Second,
+		PullSecret: of("inject-pull"), PullOwner: of("injectd-pods"),
+		LeafTime: time.Hour, RenewTime: time.Hour - 10*time.Second,
 		AuthorityTime: 3 * time.Hour, PublishTime: 2 * time.Second,
 	}
 	k := certs.New(certs.Options{
@@ -110,4 +115,35 @@ func (l *least) changed(places []place) func() error {
 		}
 		return err
 	}
+}
+
+// registriesEnd takes a namespace out of those of tasks, as an upgrade of the chart does, which deletes its Role. The
+// credentials of registries go with it, and those of another namespace stay.
+func (c *cluster) registriesEnd(t *testing.T, status func(path string) func() string) {
+	t.Helper()
+	config := &certs.Config{
+		Given: true, Namespace: "inject-system", TaskNamespaces: []string{"flyte", "leaving"}, ConfigMap: "inject-ca",
+		Server: certs.Leaf{Secret: "none"}, PullSecret: "inject-pull", PullOwner: "injectd-pods",
+	}
+	found, err := kubeapi.Find(kubeapi.Options{Kubeconfig: c.Kubeconfig()})
+	require.NoError(t, err)
+	client, err := found.Connect(4)
+	require.NoError(t, err)
+	k := certs.New(certs.Options{
+		Config: func() *certs.Config { return config }, Client: client, Log: hclog.NewNullLogger(),
+	})
+	k.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Run(ctx) }()
+	pull := func(namespace string) string { return collection("v1", "secrets", namespace) + "/inject-pull" }
+	for _, namespace := range config.TaskNamespaces {
+		c.until(t, "the credentials of "+namespace, status(pull(namespace)), "200")
+	}
+	cancel()
+	<-done
+	require.NoError(t, client.Close())
+	c.do(t, admin, remove(collection(rbac+"/v1", "roles", "leaving")+"/injectd-pods"))
+	c.until(t, "the end of the credentials", status(pull("leaving")), "404")
+	c.do(t, admin, fetch(pull("flyte")))
 }

@@ -117,6 +117,8 @@ func TestControllers(t *testing.T) {
 	c.do(t, editor, request{method: http.MethodDelete, path: jobs.path("jobs") + "?propagationPolicy=Foreground"})
 	c.until(t, "the Job's end", gone(jobs.path("jobs")), "404")
 
+	c.registriesEnd(t, gone)
+
 	// A namespace ends with all that is in it.
 	for _, k := range append(append([]kind{taskActions}, workloads...), kinds...) {
 		o := k.with("last", object{"project": "fraud"})

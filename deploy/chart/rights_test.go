@@ -169,6 +169,8 @@ var needs = map[string]string{
 	"delete configmaps of tasks":   certificatesKept,
 	"update configmaps of tasks":   certificatesKept,
 
+	"get roles.rbac.authorization.k8s.io": certificatesKept,
+
 	"get mutatingwebhookconfigurations.admissionregistration.k8s.io":   certificatesKept,
 	"patch mutatingwebhookconfigurations.admissionregistration.k8s.io": certificatesKept,
 

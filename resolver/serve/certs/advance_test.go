@@ -235,6 +235,7 @@ configMap: inject-ca
 server: {secret: injectd-tls, names: [injectd.inject-system.svc]}
 webhook: {secret: inject-webhook-tls, names: [inject-webhook.inject-system.svc], configuration: inject-webhook}
 pullSecret: inject-pull
+pullOwner: injectd-pods
 lifetimes: {leaf: 720h, renew: 480h, authority: 8760h, publish: 168h}
 `
 	c, err := Parse([]byte(good))
@@ -242,6 +243,7 @@ lifetimes: {leaf: 720h, renew: 480h, authority: 8760h, publish: 168h}
 	want := usual()
 	want.Namespace, want.TaskNamespaces = "inject-system", []string{"flyte", "other"}
 	want.ConfigMap = "inject-ca"
+	want.PullOwner = "injectd-pods"
 	want.PullSecret, want.Webhook = "inject-pull", Leaf{
 		"inject-webhook-tls", []string{"inject-webhook.inject-system.svc"}, "inject-webhook",
 	}
@@ -282,6 +284,8 @@ lifetimes: {leaf: 720h, renew: 480h, authority: 8760h, publish: 168h}
 		_, err := Parse(fmt.Appendf([]byte(self), "lifetimes: {%s}\n", lifetimes))
 		require.ErrorContains(t, err, says)
 	}
+	_, err = Parse([]byte(given + "pullOwner: injectd-pods\n"))
+	require.ErrorContains(t, err, "pullOwner: there is no pullSecret")
 	_, err = Parse([]byte(given + "lifetimes: {}\n"))
 	require.ErrorContains(t, err, "lifetimes: with source secret")
 }

@@ -695,6 +695,60 @@ func TestGiven(t *testing.T) {
 }
 
 // Without a right the error names it, and with it everything is kept.
+// The Secret of registries has the Role as its owner, also one that was there before and after the Role was made
+// again. Without the Role none is made, because it would stay for ever.
+func TestOwned(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, shared.Get(t), steady)
+	p.Call(t, http.MethodPost, "/api/v1/namespaces/"+p.tasks[0]+"/secrets", object{
+		"metadata": object{"name": "inject-pull", "labels": object{"inject.flyte.org/kept-by": "injectd"}},
+		"type":     "kubernetes.io/dockerconfigjson", "stringData": object{".dockerconfigjson": `{"auths":{}}`},
+	})
+	owners := func(namespace string) string {
+		var o struct {
+			Metadata struct {
+				OwnerReferences []struct{ Kind, Name, UID string }
+			}
+		}
+		path := p.path(namespace, "secrets", "inject-pull")
+		require.NoError(t, json.Unmarshal(p.Call(t, http.MethodGet, path, nil), &o))
+		return fmt.Sprint(o.Metadata.OwnerReferences)
+	}
+	require.Equal(t, "[]", owners(p.tasks[0]))
+
+	roles := func(namespace string) string {
+		return "/apis/rbac.authorization.k8s.io/v1/namespaces/" + namespace + "/roles"
+	}
+	role := func(namespace string) string {
+		var o struct{ Metadata struct{ UID string } }
+		answer := p.Call(t, http.MethodPost, roles(namespace), object{"metadata": object{"name": "injectd-pods"}})
+		require.NoError(t, json.Unmarshal(answer, &o))
+		return "[{Role injectd-pods " + o.Metadata.UID + "}]"
+	}
+	p.config = p.parse("self", "injectd-tls, names: [injectd.test.svc]", "pullOwner: injectd-pods\nlifetimes: "+steady)
+	want := role(p.tasks[0])
+	r := p.start(1, p.Kubeconfig())[0]
+	r.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+	eventually(t, func() error {
+		err := r.part(certs.PartPull)
+		if err == nil || !strings.Contains(err.Error(), "there is no Role injectd-pods in namespace "+p.tasks[1]) {
+			return fmt.Errorf("it says %w", err)
+		}
+		return nil
+	})
+	require.Equal(t, want, owners(p.tasks[0]))
+	role(p.tasks[1])
+	r.good(t)
+	p.Call(t, http.MethodDelete, roles(p.tasks[1])+"/injectd-pods", nil)
+	want = role(p.tasks[1])
+	eventually(t, func() error {
+		if now := owners(p.tasks[1]); now != want {
+			return errors.New(now)
+		}
+		return nil
+	})
+}
+
 func TestRights(t *testing.T) {
 	t.Parallel()
 	admissions := []string{"admissionregistration.k8s.io"}

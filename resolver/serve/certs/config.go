@@ -31,6 +31,9 @@ type Config struct {
 	Server, Webhook Leaf
 	// PullSecret is the name of the Secret of registries, "" for none.
 	PullSecret string
+	// PullOwner is the name of a Role of each task namespace. Where it is deleted, Kubernetes deletes the Secret of
+	// registries, too. "" for none: then the Secret stays.
+	PullOwner string
 
 	// LeafTime is how long a certificate of a server lasts, and RenewTime its age when it is renewed.
 	LeafTime, RenewTime time.Duration
@@ -83,7 +86,7 @@ func Parse(text []byte) (*Config, error) {
 
 func (c *Config) read(n strictyaml.Node) {
 	got, ok := n.Needed([]string{"version", "source", "namespace", "taskNamespaces", "configMap", "server"},
-		"webhook", "pullSecret", "lifetimes")
+		"webhook", "pullSecret", "pullOwner", "lifetimes")
 	if !ok {
 		return
 	}
@@ -106,6 +109,9 @@ func (c *Config) read(n strictyaml.Node) {
 	c.Server = leaf(got, "server", c.Given)
 	c.Webhook = leaf(got, "webhook", c.Given)
 	c.PullSecret = word(got, "pullSecret", named, "the name of a Secret")
+	if c.PullOwner = word(got, "pullOwner", named, "the name of a Role"); c.PullOwner != "" && c.PullSecret == "" {
+		got["pullOwner"].Fail("there is no pullSecret that it could own")
+	}
 	lifetimes, given := got["lifetimes"]
 	switch {
 	case given && c.Given:

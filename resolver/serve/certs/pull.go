@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,32 +43,61 @@ func (k *Keeper) pull(ctx context.Context, c *Config) error {
 	}
 	config, errs := merge(all)
 	for _, namespace := range c.TaskNamespaces {
-		_, err := again(func() (bool, error) { return false, k.pullTo(ctx, namespace, c.PullSecret, config) })
+		_, err := again(func() (bool, error) { return false, k.pullTo(ctx, c, namespace, config) })
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (k *Keeper) pullTo(ctx context.Context, namespace, name string, config secret.Value) error {
-	o, err := kubeapi.Secrets.Get(ctx, k.o.Client, namespace, name)
+func (k *Keeper) pullTo(ctx context.Context, c *Config, namespace string, config secret.Value) error {
+	owners, err := k.owners(ctx, c, namespace)
+	if err != nil {
+		return err
+	}
+	o, err := kubeapi.Secrets.Get(ctx, k.o.Client, namespace, c.PullSecret)
 	data := map[string][]byte{corev1.DockerConfigJsonKey: config.Reveal()} // into the Secret
 	switch {
 	case errors.Is(err, secret.ErrNotFound):
-		_, err = kubeapi.Secrets.Create(ctx, k.o.Client, namespace, name, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{keptLabel: keptBy}},
-			Type:       corev1.SecretTypeDockerConfigJson, Data: data,
+		_, err = kubeapi.Secrets.Create(ctx, k.o.Client, namespace, c.PullSecret, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Name: c.PullSecret, Labels: map[string]string{keptLabel: keptBy}, OwnerReferences: owners,
+			},
+			Type: corev1.SecretTypeDockerConfigJson, Data: data,
 		})
 		return err
 	case err != nil:
 		return err
 	case o.Labels[keptLabel] != keptBy:
 		return foreign(o)
-	case len(o.Data) == 1 && bytes.Equal(o.Data[corev1.DockerConfigJsonKey], config.Reveal()): // to compare it
+	case len(o.Data) == 1 && bytes.Equal(o.Data[corev1.DockerConfigJsonKey], config.Reveal()) && // to compare it
+		slices.Equal(o.OwnerReferences, owners):
 		return nil
 	}
-	o.Data = data
-	_, err = kubeapi.Secrets.Update(ctx, k.o.Client, namespace, name, o)
+	o.Data, o.OwnerReferences = data, owners
+	_, err = kubeapi.Secrets.Update(ctx, k.o.Client, namespace, c.PullSecret, o)
 	return err
+}
+
+// owners returns what owns the Secret of registries in a namespace. A namespace that is no longer one of tasks
+// loses the rights of this account together with the Role that gives them, so that only Kubernetes' garbage
+// collector can delete the credentials that it was left with.
+func (k *Keeper) owners(ctx context.Context, c *Config, namespace string) ([]metav1.OwnerReference, error) {
+	if c.PullOwner == "" {
+		return nil, nil
+	}
+	owner := metav1.OwnerReference{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role", Name: c.PullOwner}
+	role, err := kubeapi.Owner(ctx, k.o.Client, namespace, &owner)
+	if errors.Is(err, secret.ErrNotFound) {
+		return nil, secret.WithHint(
+			fmt.Errorf("%w: there is no Role %s in namespace %s, which would own the Secret %s", secret.ErrUnavailable,
+				c.PullOwner, namespace, c.PullSecret),
+			"the chart makes it in each of taskNamespaces; without it, leave pullOwner out of the file")
+	}
+	if err != nil {
+		return nil, err
+	}
+	owner.UID = role.UID
+	return []metav1.OwnerReference{owner}, nil
 }
 
 // merge makes one Docker config of all. Of two that have the same registry the first one counts; the errors
