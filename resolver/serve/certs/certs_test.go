@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -694,7 +695,6 @@ func TestGiven(t *testing.T) {
 	require.Equal(t, string(authority), p.bundles()[0])
 }
 
-// Without a right the error names it, and with it everything is kept.
 // The Secret of registries has the Role as its owner, also one that was there before and after the Role was made
 // again. Without the Role none is made, because it would stay for ever.
 func TestOwned(t *testing.T) {
@@ -749,6 +749,7 @@ func TestOwned(t *testing.T) {
 	})
 }
 
+// Without a right the error names it, and with it everything is kept.
 func TestRights(t *testing.T) {
 	t.Parallel()
 	admissions := []string{"admissionregistration.k8s.io"}
@@ -830,21 +831,98 @@ func TestOutage(t *testing.T) {
 
 // later returns the kubeconfig of an API server whose clock is ahead of ours.
 func (p *place) later(by time.Duration) string {
+	return p.proxy(func(*http.Request) {}, func(r *http.Response) error {
+		r.Header.Set("Date", time.Now().Add(by).UTC().Format(http.TimeFormat))
+		return nil
+	})
+}
+
+// proxy returns the kubeconfig of an API server that is reached through a proxy, which shows each request before it
+// is passed on, and each answer.
+func (p *place) proxy(asked func(*http.Request), answered func(*http.Response) error) string {
 	proxy := httptest.NewServer(&httputil.ReverseProxy{
 		Transport: p.Transport(),
 		Rewrite: func(r *httputil.ProxyRequest) {
+			asked(r.Out)
 			r.Out.URL.Scheme, r.Out.URL.Host = "https", p.Addr
 		},
-		ModifyResponse: func(r *http.Response) error {
-			r.Header.Set("Date", time.Now().Add(by).UTC().Format(http.TimeFormat))
-			return nil
-		},
+		ModifyResponse: answered,
 	})
 	p.t.Cleanup(proxy.Close)
 	file := filepath.Join(p.t.TempDir(), "kubeconfig")
 	require.NoError(p.t, os.WriteFile(file, fmt.Appendf(nil, `{apiVersion: v1, kind: Config, current-context: c,
 clusters: [{name: c, cluster: {server: %q}}], contexts: [{name: c, context: {cluster: c}}]}`, proxy.URL), 0o600))
 	return file
+}
+
+// A replica that is held up after it has read the authorities does not publish them when there are others by then.
+// It reads again, and finds those published.
+func TestSlow(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, shared.Get(t), steady)
+	var mu sync.Mutex
+	var sent []byte // all that the slow replica writes
+	var hold chan struct{}
+	reached := make(chan struct{}, 1)
+	slow := p.start(1, p.proxy(func(r *http.Request) {
+		mu.Lock()
+		held := hold
+		if r.Body != nil && r.Method != http.MethodGet {
+			text, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			r.Body = io.NopCloser(bytes.NewReader(text))
+			sent = append(sent, text...)
+		}
+		mu.Unlock()
+		if held != nil && r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/configmaps/inject-ca") {
+			select {
+			case reached <- struct{}{}:
+			default:
+			}
+			<-held
+		}
+	}, nil))[0]
+	slow.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+	slow.first(t)
+	slow.good(t)
+	before := p.bundles()[0]
+	// A ConfigMap has a line of the certificate as it is, and a caBundle has all of it in base64.
+	line := strings.Split(before, "\n")[2]
+	inBase64 := base64.StdEncoding.EncodeToString([]byte(before))[200:300]
+	mu.Lock()
+	require.Contains(t, string(sent), line, "the canary")
+	require.Contains(t, string(sent), inBase64, "the canary")
+	sent, hold = nil, make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release)
+	mu.Unlock()
+
+	<-reached // it has read the Secret
+	p.Call(t, http.MethodDelete, p.path(p.server, "secrets", "injectd-tls"), nil)
+	r := p.start(1, p.Kubeconfig())[0]
+	r.Pull(func(context.Context) ([]certs.Pull, error) { return nil, nil })
+	r.first(t)
+	r.good(t)
+	require.NoError(t, p.published(r))
+	now := p.bundles()[0]
+	require.NotContains(t, now, line)
+
+	release()
+	want, _ := r.Certificate()
+	eventually(t, func() error {
+		if got, _ := slow.Certificate(); !bytes.Equal(got.Certificate[0], want.Certificate[0]) {
+			return errors.New("it has the certificate from before")
+		}
+		return nil
+	})
+	slow.good(t)
+	require.Equal(t, now, p.bundles()[0])
+	mu.Lock()
+	defer mu.Unlock()
+	require.NotContains(t, string(sent), line)
+	require.NotContains(t, string(sent), inBase64)
 }
 
 // What is due is decided by the clock of the API server, and not by that of a replica: one with another clock

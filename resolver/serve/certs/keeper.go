@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -168,7 +169,7 @@ func (k *Keeper) pass(ctx context.Context) {
 	var published error
 	_, err := again(func() (_ bool, err error) {
 		s, published, err = k.server(ctx, c)
-		return false, err
+		return false, cmp.Or(err, stale(published))
 	})
 	if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled) {
 		return // the process ends
@@ -198,7 +199,7 @@ func (k *Keeper) server(ctx context.Context, c *Config) (s *state, published, er
 			k.span("server", s.server)
 		}
 		if len(s.roots) > 0 {
-			_, published = k.publish(ctx, c, s.bundle())
+			_, published = k.publish(ctx, c, s.bundle(o))
 		}
 		if wrong != nil {
 			return nil, published, damaged(o, wrong)
@@ -213,14 +214,14 @@ func (k *Keeper) server(ctx context.Context, c *Config) (s *state, published, er
 	}
 	held := false
 	if len(s.trusted()) > 0 {
-		held, published = k.publish(ctx, c, s.bundle())
+		held, published = k.publish(ctx, c, s.bundle(o))
 	}
 	did, changed, err := c.advance(k.now(), s, held)
 	if err != nil {
 		return nil, published, fmt.Errorf("%w: certificates: %w", secret.ErrUnavailable, err)
 	}
 	if changed || wrong != nil {
-		if err := k.write(ctx, c, c.Server.Secret, o, s.data(), s.held); err != nil {
+		if o, err = k.write(ctx, c, c.Server.Secret, o, s.data(), s.held); err != nil {
 			return nil, published, err
 		}
 		if wrong != nil {
@@ -231,7 +232,7 @@ func (k *Keeper) server(ctx context.Context, c *Config) (s *state, published, er
 			k.o.Log.Info(what, "secret", c.Server.Secret, "ends", s.server.end(), "authority_ends",
 				s.signs.cert.NotAfter)
 		}
-		_, published = k.publish(ctx, c, s.bundle())
+		_, published = k.publish(ctx, c, s.bundle(o))
 	}
 	k.use(s.server)
 	k.span("server", s.server)
@@ -248,7 +249,10 @@ func (k *Keeper) webhook(ctx context.Context, c *Config, s *state) error {
 	if c.Webhook.Secret == "" {
 		return nil
 	}
-	_, err := again(func() (bool, error) { return false, k.webhookOnce(ctx, c, s) })
+	_, err := again(func() (bool, error) {
+		err := k.webhookOnce(ctx, c, s)
+		return false, cmp.Or(stale(err), err)
+	})
 	return err
 }
 
@@ -265,7 +269,7 @@ func (k *Keeper) webhookOnce(ctx context.Context, c *Config, s *state) error {
 		if wrong != nil {
 			return damaged(o, wrong)
 		}
-		_, err := k.publishToWebhook(ctx, c, given.bundle())
+		_, err := k.publishToWebhook(ctx, c, given.bundle(o))
 		return err
 	}
 	var p *pair
@@ -283,7 +287,7 @@ func (k *Keeper) webhookOnce(ctx context.Context, c *Config, s *state) error {
 		return fmt.Errorf("%w: certificates: %w", secret.ErrUnavailable, err)
 	}
 	data := map[string][]byte{certEntry: p.cert, keyEntry: p.key.Reveal()} // into the Secret
-	if err := k.write(ctx, c, c.Webhook.Secret, o, data, time.Time{}); err != nil {
+	if _, err := k.write(ctx, c, c.Webhook.Secret, o, data, time.Time{}); err != nil {
 		return err
 	}
 	if wrong != nil {
@@ -327,10 +331,11 @@ func damaged(o *corev1.Secret, wrong []string) error {
 		"injectd does not change it: put it right, and the certificate before it stays in use until then")
 }
 
-// write replaces the data of a Secret of this package, or makes the Secret if was is nil.
+// write replaces the data of a Secret of this package, or makes the Secret if was is nil. It returns the Secret
+// as it is then.
 func (k *Keeper) write(
 	ctx context.Context, c *Config, name string, was *corev1.Secret, data map[string][]byte, held time.Time,
-) error {
+) (now *corev1.Secret, err error) {
 	o := was
 	if was == nil {
 		o = &corev1.Secret{
@@ -345,16 +350,15 @@ func (k *Keeper) write(
 		o.Annotations[heldAnnotation] = held.UTC().Format(time.RFC3339Nano)
 	}
 	o.Data = data
-	var err error
 	if was == nil {
-		_, err = kubeapi.Secrets.Create(ctx, k.o.Client, c.Namespace, name, o)
+		now, err = kubeapi.Secrets.Create(ctx, k.o.Client, c.Namespace, name, o)
 	} else {
-		_, err = kubeapi.Secrets.Update(ctx, k.o.Client, c.Namespace, name, o)
+		now, err = kubeapi.Secrets.Update(ctx, k.o.Client, c.Namespace, name, o)
 	}
 	if errors.Is(err, secret.ErrNotFound) { // it was deleted since it was read
-		return fmt.Errorf("%w: %w", kubeapi.ErrConflict, err)
+		err = fmt.Errorf("%w: %w", kubeapi.ErrConflict, err)
 	}
-	return err
+	return now, err
 }
 
 // use makes p the certificate of new connections.

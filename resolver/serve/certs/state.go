@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"inject/resolver/secret"
 )
 
@@ -143,8 +145,10 @@ func (s *state) trusted() (all []*x509.Certificate) {
 	return append(all, s.old...)
 }
 
-// bundle is trusted in PEM.
-func (s *state) bundle() []byte { return encode(s.trusted()...) }
+// bundle is what is published of the state that the Secret o has.
+func (s *state) bundle(o *corev1.Secret) bundle {
+	return bundle{encode(s.trusted()...), o.Name, o.ResourceVersion}
+}
 
 // signing reports whether clients accept at a time what an authority signs then.
 func (a *authority) signing(now time.Time) bool {
