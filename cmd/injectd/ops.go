@@ -19,6 +19,7 @@ import (
 
 	"inject/resolver/secret"
 	"inject/resolver/serve"
+	"inject/resolver/serve/transport"
 	"inject/resolver/store"
 )
 
@@ -188,6 +189,17 @@ func (p *probe) last() error {
 	return p.err
 }
 
+// The bounds of the port for operations. Its callers are kubelets and a few programs that scrape metrics.
+const opsConnections = 128
+
+var opsLimits = transport.Limits{
+	Connections: opsConnections, HeaderTime: 5 * time.Second, RequestTime: 20 * time.Second, IdleTime: time.Minute,
+	Streams: 1,
+}
+
+// opsScrapes is how many scrapes are answered at the same time.
+const opsScrapes = 4
+
 // opsPort opens the port for probes and metrics. It serves no secrets and checks no
 // credentials, so any address is allowed.
 func opsPort(ctx context.Context, address string) (net.Listener, error) {
@@ -197,11 +209,11 @@ func opsPort(ctx context.Context, address string) (net.Listener, error) {
 		return nil, secret.WithHint(fmt.Errorf("--ops-listen: %w", err),
 			"if another process has the address, end it or give another --ops-listen")
 	}
-	return port, nil
+	return transport.Bounded(port, opsLimits), nil
 }
 
 // opsServer answers the probes of Kubernetes and the scrapes of Prometheus. ready is that of [health].
-func opsServer(ready func(context.Context) error, registry *prometheus.Registry) *http.Server {
+func opsServer(ready func(context.Context) error, registry *prometheus.Registry, log hclog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -211,9 +223,18 @@ func opsServer(ready func(context.Context) error, registry *prometheus.Registry)
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
-	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: opsScrapes}))
+	server := transport.HTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A caller shows no credentials: its network is all that is known of it.
+		if !transport.Accepted(r.Context(), transport.Network(r.RemoteAddr)) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "too many connections of this network have a request", http.StatusServiceUnavailable)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}), opsLimits, log)
+	// One request at a time on each connection, so that the bound of connections is one of requests, too.
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	return server
 }

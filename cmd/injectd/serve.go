@@ -198,7 +198,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 		who.kept.register(registry)
 		waiting := func(context.Context) error { return who.kept.waiting() }
 		ready.Store(&waiting)
-		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry)); err != nil {
+		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry, a.log.Named("ops"))); err != nil {
 			return err
 		}
 		go who.kept.Run(ctx)
@@ -291,7 +291,7 @@ func (a *app) serve(ctx context.Context) (err error) {
 	})
 	allReady := health.ready
 	if ready.Store(&allReady); who.kept == nil {
-		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry)); err != nil {
+		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry, a.log.Named("ops"))); err != nil {
 			answered()
 			return errors.Join(err, group.Wait())
 		}

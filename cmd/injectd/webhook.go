@@ -138,7 +138,7 @@ func (a *app) webhook(ctx context.Context) error {
 		server := transport.HTTP(handler, limits, a.log.Named("http"))
 		return transport.Serve(afterDelay(running, stopping, f.DrainDelay), server, port, f.Drain)
 	})
-	if err := a.serveOps(running, group, f.Ops, opsServer(ready, registry)); err != nil {
+	if err := a.serveOps(running, group, f.Ops, opsServer(ready, registry, a.log.Named("ops"))); err != nil {
 		answered()
 		return errors.Join(err, group.Wait())
 	}

@@ -21,6 +21,7 @@ import (
 type connections struct {
 	net.Listener
 
+	plain  bool // it has no TLS
 	limits Limits
 	places chan struct{} // one for each connection
 	closed chan struct{}
@@ -241,7 +242,7 @@ func (c *connection) Read(p []byte) (int, error) {
 // Write implements [net.Conn].
 func (c *connection) Write(p []byte) (int, error) {
 	c.computed()
-	if bytes.HasPrefix(p, []byte("HTTP/")) {
+	if !c.of.plain && bytes.HasPrefix(p, []byte("HTTP/")) {
 		_, err := io.WriteString(c.Conn, withoutTLS)
 		return len(p), err
 	}

@@ -28,7 +28,7 @@ type Limits struct {
 	// Newcomers are the connections of one network at the same time that have no accepted
 	// credentials yet; further ones are closed. OfIdentity are those of one identity; for a further
 	// one an idle one is closed. Zero for the default, but at most a quarter of Connections. Without
-	// TLS there is no limit.
+	// TLS only [Bounded] has these limits.
 	Newcomers, OfIdentity int
 
 	// How long a client may take before it is disconnected; zero for the default.
@@ -107,6 +107,14 @@ func Listen(ctx context.Context, address string, certificates *Certificates, l L
 		port = tls.NewListener(port, certificates.TLS())
 	}
 	return port, nil
+}
+
+// Bounded returns port, which has no TLS, with the bounds of connections that [Listen] gives to one with TLS. The
+// handler must call [Accepted] for each request that it answers.
+func Bounded(port net.Listener, l Limits) net.Listener {
+	bounded := newConnections(port, l)
+	bounded.plain = true
+	return bounded
 }
 
 // CheckLoopback returns nil if address is HOST:PORT with a host for which [store.Loopback] is
