@@ -32,7 +32,9 @@ const switches = `
 networkPolicy:
   {from: [{podSelector: {}}], opsFrom: [{podSelector: {}}], egress: [{ports: [{port: 6443}]}], taskEgress: true}
 monitoring: {serviceMonitor: {enabled: true}, rules: {enabled: true}, dashboard: {enabled: true}}
-route: {gateway: {enabled: true, parents: [{name: flyte}]}, ingress: {enabled: true, host: flyte.example.org}}
+route:
+  gateway: {enabled: true, parents: [{name: flyte, sectionName: https}]}
+  ingress: {enabled: true, host: flyte.example.org, tlsSecret: flyte-tls}
 `
 
 const everything = values + switches
@@ -201,6 +203,7 @@ func TestValues(t *testing.T) {
 		"route.ingress.host=*":                                 "host",
 		"route.gateway.hostnames[0]=a_b":                       "hostnames",
 		"route.ingress.host=a.test,route.ingress.enabled=true": "networkPolicy.from",
+		"networkPolicy.webhookFrom[0].cidr=10.0.0.0/8":         "cidr",
 		"policies.injected=null":                               "injected",
 		"mutation.mode=on":                                     "mode",
 		"mutation.delivery=copy":                               "delivery",
@@ -232,6 +235,25 @@ func TestValues(t *testing.T) {
 		_, stderr, err := template(t, "v1.37.2", "--set", set)
 		require.NoError(t, err, "%s: %s", set, stderr)
 	}
+}
+
+// TestRoutes has routes that a proxy would also serve over plain HTTP. The error names all of them, and why.
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	with := func(sectionName, tlsSecret string) string {
+		return values + `networkPolicy: {enabled: false}
+route:
+  gateway: {enabled: true, parents: [{name: g, sectionName: s}, {name: h` + sectionName + `}]}
+  ingress: {enabled: true, host: a.test` + tlsSecret + `}
+`
+	}
+	_, stderr, err := harness.Chart(t, "v1.37.2", with("", ""))
+	require.Error(t, err)
+	const why = "without it the proxy also takes values and tokens over plain HTTP"
+	require.Contains(t, stderr, "): route.gateway.parents[1].sectionName: the listener of the Gateway h that ends "+
+		"TLS; "+why+"\nroute.ingress.tlsSecret: the Secret with the certificate of a.test; "+why+"\n")
+	_, stderr, err = harness.Chart(t, "v1.37.2", with(", sectionName: s", ", tlsSecret: s"))
+	require.NoError(t, err, stderr)
 }
 
 // TestModes has modes of mutation that the chart refuses, and how auto is read.

@@ -63,7 +63,7 @@ var everyValue = map[string]struct{ set, want string }{
 	"images.pullSecrets": {`images: {pullSecrets: [{name: other}]}`, `imagePullSecrets: [{"name":"other"}]`},
 	"clusterDomain": {
 		`{clusterDomain: other.test, networkPolicy: {from: [{podSelector: {}}]},
-		route: {gateway: {enabled: true, parents: [{name: g}]}}}`,
+		route: {gateway: {enabled: true, parents: [{name: g, sectionName: s}]}}}`,
 		"hostname: injectd.inject-system.svc.other.test\n",
 	},
 	"createSecretsNamespace": {`createSecretsNamespace: false`, ""},
@@ -119,6 +119,10 @@ var everyValue = map[string]struct{ set, want string }{
 	},
 	"networkPolicy.enabled": {`networkPolicy: {enabled: false}`, ""},
 	"networkPolicy.from":    {`networkPolicy: {from: [{ipBlock: {cidr: 10.0.0.0/8}}]}`, "cidr: 10.0.0.0/8\n"},
+	"networkPolicy.webhookFrom": {
+		`{mutation: {mode: webhook}, networkPolicy: {webhookFrom: [{ipBlock: {cidr: 172.16.0.0/28}}]}}`,
+		"    - ipBlock:\n        cidr: 172.16.0.0/28\n",
+	},
 	"networkPolicy.opsFrom": {`networkPolicy: {opsFrom: [{namespaceSelector: {}}]}`, "- ports: [{port: ops}]\n"},
 	"networkPolicy.egress": {
 		`networkPolicy: {egress: [{ports: [{port: 6443}]}]}`,
@@ -144,21 +148,23 @@ var everyValue = map[string]struct{ set, want string }{
 		`monitoring: {dashboard: {enabled: true, labels: {grafana_dashboard: other}}}`, "grafana_dashboard: other\n",
 	},
 	"route.gateway.enabled":     {gateway + `}}}`, "kind: HTTPRoute\n"},
-	"route.gateway.parents":     {gateway + `}}}`, `parentRefs: [{"name":"g"}]`},
+	"route.gateway.parents":     {gateway + `}}}`, `parentRefs: [{"name":"g","sectionName":"s"}]`},
 	"route.gateway.hostnames":   {gateway + `, hostnames: [flyte.test]}}}`, `hostnames: ["flyte.test"]`},
 	"route.gateway.caConfigMap": {gateway + `, caConfigMap: other}}}`, "kind: ConfigMap, name: other}"},
 	"route.ingress.enabled":     {ingress + `}}}`, "kind: Ingress\n"},
 	"route.ingress.host":        {ingress + `}}}`, "host: flyte.test\n"},
 	"route.ingress.className":   {ingress + `, className: nginx}}}`, "ingressClassName: nginx\n"},
-	"route.ingress.tlsSecret":   {ingress + `, tlsSecret: other}}}`, "secretName: other}"},
+	"route.ingress.tlsSecret":   {strings.Replace(ingress, ": s", ": other", 1) + `}}}`, "secretName: other}"},
 	"route.ingress.annotations": {ingress + `, annotations: {a.test/b: c}}}}`, "a.test/b: c\n"},
 }
 
 const (
 	sixtyFour     = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	webhookValues = `{mutation: {mode: webhook}, webhook: {`
-	gateway       = `{networkPolicy: {from: [{podSelector: {}}]}, route: {gateway: {enabled: true, parents: [{name: g}]`
-	ingress       = `{networkPolicy: {from: [{podSelector: {}}]}, route: {ingress: {enabled: true, host: flyte.test`
+	gateway       = `{networkPolicy: {from: [{podSelector: {}}]}, ` +
+		`route: {gateway: {enabled: true, parents: [{name: g, sectionName: s}]`
+	ingress = `{networkPolicy: {from: [{podSelector: {}}]}, ` +
+		`route: {ingress: {enabled: true, host: flyte.test, tlsSecret: s`
 )
 
 // leaves returns the paths of the values in o that are not made of others.
