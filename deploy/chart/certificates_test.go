@@ -1,11 +1,14 @@
 package chart_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,4 +149,65 @@ func (c *cluster) registriesEnd(t *testing.T, status func(path string) func() st
 	c.do(t, admin, remove(collection(rbac+"/v1", "roles", "leaving")+"/injectd-pods"))
 	c.until(t, "the end of the credentials", status(pull("leaving")), "404")
 	c.do(t, admin, fetch(pull("flyte")))
+}
+
+// managed are the fields of cert-manager's Certificate and Issuer that the chart uses, as cert-manager documents them
+// (https://cert-manager.io/docs/reference/api-docs). cert-manager itself is not run.
+type managed struct {
+	APIVersion, Kind string
+	Metadata         struct {
+		Name, Namespace string
+		Labels          map[string]string
+	}
+	Spec struct {
+		// of an Issuer
+		SelfSigned *struct{}
+		CA         struct{ SecretName string }
+		// of a Certificate
+		IsCA                             bool
+		CommonName, SecretName, Duration string
+		DNSNames                         []string
+		Usages                           []string
+		PrivateKey                       struct {
+			Algorithm      string
+			Size           int
+			RotationPolicy string
+		}
+		IssuerRef struct{ Group, Kind, Name string }
+	}
+}
+
+// TestCertManager checks what the chart asks of cert-manager: an authority that keeps its key when it is renewed, and
+// certificates that it signs, in the Secrets that the servers read. TestRenewed shows why the key stays.
+func TestCertManager(t *testing.T) {
+	t.Parallel()
+	got := map[string]managed{}
+	for _, o := range render(t, "v1.30.0", "--set", "certificates.source=cert-manager") {
+		if !strings.HasPrefix(text(o, "apiVersion"), "cert-manager.io/") {
+			continue
+		}
+		data, err := json.Marshal(o)
+		require.NoError(t, err)
+		var m managed
+		strict := json.NewDecoder(bytes.NewReader(data))
+		strict.DisallowUnknownFields()
+		require.NoError(t, strict.Decode(&m))
+		require.Equal(t, "cert-manager.io/v1", m.APIVersion)
+		require.Equal(t, "inject-system", m.Metadata.Namespace)
+		got[m.Kind+" "+m.Metadata.Name] = m
+	}
+	require.Len(t, got, 5)
+	require.NotNil(t, got["Issuer inject-self"].Spec.SelfSigned)
+	authority := got["Certificate inject-authority"].Spec
+	require.True(t, authority.IsCA)
+	require.Equal(t, "inject-self", authority.IssuerRef.Name)
+	require.Equal(t, "Never", authority.PrivateKey.RotationPolicy)
+	require.Equal(t, authority.SecretName, got["Issuer inject-authority"].Spec.CA.SecretName)
+	for name, secret := range map[string]string{"injectd": "injectd-tls", "inject-webhook": "inject-webhook-tls"} {
+		leaf := got["Certificate "+name].Spec
+		require.Equal(t, secret, leaf.SecretName)
+		require.Equal(t, "Issuer inject-authority", leaf.IssuerRef.Kind+" "+leaf.IssuerRef.Name)
+		require.Contains(t, leaf.DNSNames, name+".inject-system.svc")
+		require.Equal(t, "Always", leaf.PrivateKey.RotationPolicy)
+	}
 }

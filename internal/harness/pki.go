@@ -30,16 +30,23 @@ type Authority struct {
 // NewAuthority makes an authority and writes its certificate to ca.pem in dir, which is
 // made if it does not exist.
 func NewAuthority(t T, dir string) *Authority {
-	a := &Authority{Dir: dir, t: t}
-	check(t, os.MkdirAll(dir, 0o700))
-	var err error
-	a.Key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
+	return newAuthority(t, dir, key)
+}
+
+// Renewed is [NewAuthority] with the name and the key of a, and another certificate.
+func (a *Authority) Renewed(dir string) *Authority { return newAuthority(a.t, dir, a.Key) }
+
+func newAuthority(t T, dir string, key *ecdsa.PrivateKey) *Authority {
+	a := &Authority{Dir: dir, Key: key, t: t}
+	check(t, os.MkdirAll(dir, 0o700))
 	a.Cert = &x509.Certificate{
 		Subject: pkix.Name{CommonName: "test CA"},
 		IsCA:    true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der := a.Sign(a.Cert, a.Key.Public())
+	var err error
 	a.Cert, err = x509.ParseCertificate(der)
 	check(t, err)
 	a.write("ca.pem", "CERTIFICATE", der)

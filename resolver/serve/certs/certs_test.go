@@ -671,28 +671,73 @@ func TestGiven(t *testing.T) {
 		return nil
 	})
 	a := harness.NewAuthority(t, t.TempDir())
-	authority, err := os.ReadFile(a.CA())
-	require.NoError(t, err)
-	give := func(name, host string) {
-		cert, key := a.Issue(name, func(c *x509.Certificate) { c.DNSNames = []string{host} })
-		data := object{"ca.crt": string(authority)}
-		for entry, path := range map[string]string{"tls.crt": cert, "tls.key": key} {
-			text, err := os.ReadFile(path)
-			require.NoError(t, err)
-			data[entry] = string(text)
-		}
-		p.Call(t, http.MethodPost, "/api/v1/namespaces/"+p.server+"/secrets", object{
-			"metadata": object{"name": name}, "stringData": data,
-		})
-	}
-	give("mine", "injectd.test.svc")
-	give("inject-webhook-tls", "inject-webhook.test.svc")
+	p.give(a, "mine", "injectd.test.svc")
+	p.give(a, "inject-webhook-tls", "inject-webhook.test.svc")
 	version := p.version(p.path(p.server, "secrets", "mine"))
 	r.first(t)
 	r.good(t)
 	require.NoError(t, p.published(r))
 	require.Equal(t, version, p.version(p.path(p.server, "secrets", "mine")))
+	authority, err := os.ReadFile(a.CA())
+	require.NoError(t, err)
 	require.Equal(t, string(authority), p.bundles()[0])
+}
+
+// give puts a certificate for a host into a Secret, as cert-manager does, with that of its authority.
+func (p *place) give(a *harness.Authority, name, host string) {
+	p.t.Helper()
+	authority, err := os.ReadFile(a.CA())
+	require.NoError(p.t, err)
+	cert, key := a.Issue(name, func(c *x509.Certificate) { c.DNSNames = []string{host} })
+	data := object{"ca.crt": string(authority)}
+	for entry, path := range map[string]string{"tls.crt": cert, "tls.key": key} {
+		text, err := os.ReadFile(path)
+		require.NoError(p.t, err)
+		data[entry] = string(text)
+	}
+	method, path := http.MethodPost, "/api/v1/namespaces/"+p.server+"/secrets"
+	if p.entries(p.server, "secrets", name) != nil {
+		method, path = http.MethodPut, path+"/"+name
+	}
+	p.Call(p.t, method, path, object{"metadata": object{"name": name}, "stringData": data})
+}
+
+// An authority of others that is renewed in one step, as by cert-manager: with the same key and name each client
+// accepts each server, whichever of the two certificates of the authority it has. With another key clients from before
+// do not accept the certificates from then on, so the chart has the key kept.
+func TestRenewed(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, shared.Get(t), usual)
+	p.config = p.parse("secret", "mine", "")
+	const host, hook = "injectd.test.svc", "inject-webhook.test.svc"
+	first := harness.NewAuthority(t, t.TempDir())
+	p.give(first, "mine", host)
+	p.give(first, "inject-webhook-tls", hook)
+	// run starts a server that reads what is there now, and returns its certificate, and what is published.
+	run := func() (c *tls.Certificate, bundle string) {
+		r := p.start(1, p.Kubeconfig())[0]
+		c = r.first(t)
+		eventually(t, func() error { return p.published(r) })
+		return c, p.bundles()[0]
+	}
+	before, old := run()
+
+	renewed := first.Renewed(t.TempDir())
+	p.give(renewed, "mine", host)
+	p.give(renewed, "inject-webhook-tls", hook)
+	after, now := run()
+	require.NotEqual(t, old, now)
+	require.NotEqual(t, before.Certificate, after.Certificate)
+	require.NoError(t, trusts(old, after, host), "a pod that began before")
+	require.NoError(t, trusts(now, before, host), "a pod that asks a server that has not read it yet")
+
+	other := harness.NewAuthority(t, t.TempDir())
+	p.give(other, "mine", host)
+	p.give(other, "inject-webhook-tls", hook)
+	changed, next := run()
+	require.NoError(t, trusts(next, changed, host))
+	require.Error(t, trusts(old, changed, host))
+	require.Error(t, trusts(next, after, host))
 }
 
 // The Secret of registries has the Role as its owner, also one that was there before and after the Role was made
