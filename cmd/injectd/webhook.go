@@ -149,16 +149,16 @@ func (a *app) webhook(ctx context.Context) error {
 	return err
 }
 
-// webhookPort is the port of package transport for the handler of package webhook. An API server shows no
-// credentials: its network is all that is known of it.
+// webhookPort gives the handler of package webhook the connections of package transport, which counts them by
+// the network of the client. The server knows nothing else of an API server, which shows no credentials.
 type webhookPort struct{}
 
 // Network implements [webhook.Port].
 func (webhookPort) Network(remote string) string { return transport.Network(remote) }
 
 // Accepted implements [webhook.Port].
-func (webhookPort) Accepted(ctx context.Context, who string) bool {
-	return transport.Accepted(ctx, who)
+func (webhookPort) Accepted(ctx context.Context, network string) bool {
+	return transport.Accepted(ctx, network)
 }
 
 // Explained implements [webhook.Port].

@@ -81,11 +81,7 @@ func (c *Config) file(n strictyaml.Node) {
 			with(value)
 		}
 	}
-	read("version", func(n strictyaml.Node) {
-		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || n.Value != "1" {
-			n.Fail("the version is 1")
-		}
-	})
+	read("version", strictyaml.Node.Version)
 	read("image", func(n strictyaml.Node) { c.Image = someText(n) })
 	read("pullPolicy", func(n strictyaml.Node) { c.PullPolicy = oneOf(n, "Always", "IfNotPresent", "Never") })
 	read("delivery", func(n strictyaml.Node) { c.Delivery = oneOf(n, DeliverInit, DeliverImage) })

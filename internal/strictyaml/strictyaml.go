@@ -241,6 +241,13 @@ func (n Node) Needed(needed []string, other ...string) (values map[string]Node, 
 	return values, true
 }
 
+// Version fails for anything but the number 1, the only version that the files of the programs have.
+func (n Node) Version() {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || n.Value != "1" {
+		n.Fail("not 1, which is the only version")
+	}
+}
+
 // Unknown reports that the name of f is none of known. what says what f is, such as "field".
 func (f Field) Unknown(what string, known []string) {
 	near := spelling.Nearest(f.Name, known)

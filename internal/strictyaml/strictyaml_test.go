@@ -104,6 +104,22 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	for text, want := range map[string]string{
+		"1": "", "2": "not 1", `"1"`: "not 1", "1.0": "not 1", "01": "not 1", "0x1": "not 1", "[1]": "not 1", "": "not 1",
+	} {
+		root, err := strictyaml.Parse([]byte("version: " + text))
+		require.NoError(t, err)
+		got, _ := root.Known("version")
+		got["version"].Version()
+		if want == "" {
+			require.NoError(t, root.Err(), text)
+		} else {
+			require.ErrorContains(t, root.Err(), "line 1: version: "+want, text)
+		}
+	}
+}
+
 func TestManyMistakes(t *testing.T) {
 	_, _, mistakes := read(t, "name: a\nitems:\n"+strings.Repeat("- []\n", 25))
 	require.Len(t, mistakes, 21)

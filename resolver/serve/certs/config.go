@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"go.yaml.in/yaml/v3"
 
 	"inject/internal/strictyaml"
 	"inject/resolver/secret"
@@ -90,9 +89,8 @@ func (c *Config) read(n strictyaml.Node) {
 	if !ok {
 		return
 	}
-	if version, given := got["version"]; given &&
-		(version.Kind != yaml.ScalarNode || version.ShortTag() != "!!int" || version.Value != "1") {
-		version.Fail("not 1, which is the only version")
+	if version, given := got["version"]; given {
+		version.Version()
 	}
 	if source, given := got["source"]; given {
 		switch text, ok := source.Text(); {

@@ -104,11 +104,10 @@ func (p *parser) file(n strictyaml.Node) {
 	if !ok {
 		return
 	}
-	switch version, given := got["version"]; {
-	case !given:
+	if version, given := got["version"]; given {
+		version.Version()
+	} else {
 		n.Below("version").Fail("missing: the version is 1")
-	case version.Kind != yaml.ScalarNode || version.ShortTag() != "!!int" || version.Value != "1":
-		version.Fail("not 1, which is the only version")
 	}
 	rules, given := got["rules"]
 	if !given {

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
-	"go.yaml.in/yaml/v3"
 
 	"inject/internal/strictyaml"
 	"inject/resolver/secret"
@@ -116,9 +115,8 @@ func (c *Config) read(n strictyaml.Node) {
 	if !ok {
 		return
 	}
-	if version, given := got["version"]; given &&
-		(version.Kind != yaml.ScalarNode || version.ShortTag() != "!!int" || version.Value != "1") {
-		version.Fail("not 1, which is the only version")
+	if version, given := got["version"]; given {
+		version.Version()
 	}
 	if organization, given := got["organization"]; given {
 		c.Organization = word(organization, labelValue, "a label's value")
