@@ -192,22 +192,25 @@ image: ## build the container images with docker; GO_IMAGE is the Go image to bu
 	docker build --build-arg VERSION=$(VERSION) $(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) -t inject:$(VERSION) -t inject .
 
 # Everything in the images is from the commit, Go's release and go.sum, so that each build has the same
-# digests. Settings of Go that change its code are the defaults, as in the Dockerfile. A folder IMAGES of
-# your own must not exist.
+# digests. Settings of Go that change its code are the defaults, as in the Dockerfile, and not those of the
+# caller's variables and file (go env -w): of these only where modules and caches are is taken. A revision with
+# -dirty has changes that are not committed. A folder IMAGES of your own must not exist.
 IMAGES    ?= dist/images
 PLATFORMS ?= linux/amd64 linux/arm64
-REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)
+REVISION  ?= $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcelain 2>/dev/null),-dirty)
+KEPT_GO   := GOPROXY GOSUMDB GONOPROXY GONOSUMDB GOPRIVATE GOINSECURE GOVCS GOAUTH GOCACHE GOMODCACHE GOTOOLCHAIN
+plain_go   = for v in $(KEPT_GO); do export "$$v=$$($(GO) env $$v)"; done; export GOENV=off GOWORK=off GOFLAGS= GOEXPERIMENT= GOFIPS140=off
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 images: ## build the images for amd64 and arm64 with SBOMs, as OCI layouts in dist/images, without docker; SOURCE is the repository's URL
 	$(if $(filter dist/images,$(IMAGES)),rm -rf dist/images)
 	mkdir -p $(dir $(IMAGES)) && mkdir $(IMAGES)
-	@set -e; for p in $(PLATFORMS); do \
+	@set -e; $(plain_go); for p in $(PLATFORMS); do \
 		export CGO_ENABLED=0 GOAMD64=v1 GOARM64=v8.0 GOOS=$${p%/*} GOARCH=$${p#*/}; \
 		$(call program,inject,$(SMALL),$(IMAGES)/bin/$$p/); \
 		$(call program,injectd,$(TAGS),$(IMAGES)/bin/$$p/); \
 	done
-	deploy/rootfs.sh $(IMAGES)/rootfs $(IMAGES)/bin/*/*/*
-	cd tools/image && $(GO) build -trimpath -buildvcs=false -o $(abspath $(IMAGES))/bin/image .
+	$(plain_go); deploy/rootfs.sh $(IMAGES)/rootfs $(IMAGES)/bin/*/*/*
+	$(plain_go); cd tools/image && $(GO) build -trimpath -buildvcs=false -o $(abspath $(IMAGES))/bin/image .
 	for name in inject injectd; do \
 		$(IMAGES)/bin/image layout -o $(IMAGES)/$$name -name $$name -files $(IMAGES)/rootfs -version $(VERSION) -revision "$(REVISION)" \
 			-created $(SOURCE_DATE_EPOCH) -source "$(SOURCE)" $(IMAGES)/bin/*/*/$$name || exit; \

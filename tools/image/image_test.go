@@ -43,6 +43,7 @@ var about = []string{
 type builder struct {
 	folder, home, zone, umask string
 	modified                  time.Time // of the source
+	settings                  []string  // of Go
 }
 
 // build runs make images in a copy of the source, and returns the folder that it writes. The caches of Go
@@ -66,17 +67,17 @@ func (b builder) build(t *testing.T) string {
 		require.NoError(t, os.WriteFile(to, content, info.Mode().Perm()))
 		require.NoError(t, os.Chtimes(to, b.modified, b.modified))
 	}
-	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS").Output()
+	caches, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE", "GOPROXY").Output()
 	require.NoError(t, err)
 	paths := strings.Split(string(caches), "\n")
 
 	command := "umask " + b.umask + " && exec make --no-print-directory images " + strings.Join(about, " ")
 	made := exec.CommandContext(t.Context(), "sh", "-c", command)
 	made.Dir = b.folder
-	made.Env = []string{
+	made.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + b.home, "TZ=" + b.zone,
-		"GOCACHE=" + paths[0], "GOMODCACHE=" + paths[1], "GOPROXY=" + paths[2], "GOFLAGS=" + paths[3],
-	}
+		"GOCACHE=" + paths[0], "GOMODCACHE=" + paths[1], "GOPROXY=" + paths[2],
+	}, b.settings...)
 	out, err := made.CombinedOutput()
 	require.NoErrorf(t, err, "%s", out)
 	return filepath.Join(b.folder, "dist", "images")
@@ -108,8 +109,13 @@ func manifestOf(t *testing.T, index v1.ImageIndex) (*v1.IndexManifest, string) {
 // TestImages checks make images: two machines make the same images, and each image has its SBOM.
 func TestImages(t *testing.T) {
 	dir := t.TempDir()
-	one := builder{filepath.Join(dir, "a"), dir, "UTC", "022", time.Unix(1e9, 0)}
-	other := builder{filepath.Join(dir, "b", "deeper"), filepath.Join(dir, "home"), "Asia/Tokyo", "077", time.Now()}
+	one := builder{filepath.Join(dir, "a"), dir, "UTC", "022", time.Unix(1e9, 0), nil}
+	file := filepath.Join(dir, "env") // as go env -w writes it
+	require.NoError(t, os.WriteFile(file, []byte("GOFIPS140=latest\nGOSUMDB=off\n"), 0o600))
+	other := builder{
+		filepath.Join(dir, "b", "deeper"), filepath.Join(dir, "home"), "Asia/Tokyo", "077", time.Now(),
+		[]string{"GOFLAGS=-buildmode=pie", "GOEXPERIMENT=nodwarf5", "GOENV=" + file},
+	}
 	began := time.Now()
 	built := one.build(t)
 	t.Logf("make images took %s", time.Since(began).Round(time.Second))
@@ -280,6 +286,36 @@ func contentOf(t *testing.T, image v1.Image) map[string]content {
 			files[path] = one
 		}
 	}
+}
+
+// TestRevision checks that images of a tree with changes say so, and those of a commit do not.
+func TestRevision(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func(name string, args ...string) string {
+		t.Helper()
+		c := exec.CommandContext(t.Context(), name, args...)
+		c.Dir = dir
+		c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+		out, err := c.CombinedOutput()
+		require.NoErrorf(t, err, "%s", out)
+		return strings.TrimSpace(string(out))
+	}
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Makefile"), makefile, 0o600))
+	run("git", "init", "--quiet")
+	run("git", "add", ".")
+	run("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--message", "a")
+	head := run("git", "rev-parse", "HEAD")
+	said := func() string { return run("make", "--dry-run", "images") }
+
+	require.Contains(t, said(), `-revision "`+head+`"`)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "new.go"), nil, 0o600))
+	require.Contains(t, said(), `-revision "`+head+`-dirty"`, "a file that is not in the commit")
+	require.NoError(t, os.Remove(filepath.Join(dir, "new.go")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Makefile"), append(makefile, '\n'), 0o600))
+	require.Contains(t, said(), `-revision "`+head+`-dirty"`, "a changed file")
 }
 
 // TestDocker compares the images that docker made of the Dockerfile with those of make images. INJECT_TEST_DOCKER
