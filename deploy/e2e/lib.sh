@@ -90,6 +90,96 @@ VALUES
 }
 in_tasks() { namespace=$tasks "$@"; }
 
+# What the pods of task declare, as annotations of Flyte, and the script that they run.
+declared=(--secret MY_SECRET_KEY)
+# shellcheck disable=SC2016 # the shell in the pod expands it
+script='echo "$MY_SECRET_KEY"; printf %s "$MY_SECRET_KEY" | sha256sum'
+
+# task NAME prints a pod as Flyte makes it of a raw container: without a word of inject. Its security context is
+# its author's, who must meet what the namespace demands.
+task() {
+  cat <<POD
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: $1
+  labels: {organization: flyte, project: fraud, domain: development, inject-flyte-secrets: "true"}
+  annotations:
+$("$work/inject" explain "${declared[@]}" -o annotations | sed -n 's,^ *flyte.secrets/,    &,p')
+spec:
+  restartPolicy: Never
+  securityContext: {runAsUser: 1000}
+  containers:
+    - name: $1
+      image: inject.test/busybox:1
+      args: [/bin/sh, -c, '$script']
+      securityContext: $hardened
+POD
+}
+
+# created NAME makes the pod of a task as Flyte does, and tells whether it was taken. If not, $work/created has
+# the answer of the API server.
+created() { task "$1" | in_tasks kube --as "$flyte" create -f - >"$work/created" 2>&1; }
+# start_task NAME fails unless the pod is taken.
+start_task() { created "$1" || fail "Flyte is told: $(cat "$work/created")"; }
+
+# masked NAME VALUE waits for the pod, and fails unless it had the value, and its log has a mask in its place.
+masked() {
+  in_tasks wait_done "$1" 120
+  expect "the log of $1" "[REDACTED:MY_SECRET_KEY]
+$(printf %s "$2" | sha256sum)" "$(in_tasks logs "$1" -c "$1")"
+}
+
+# people_values writes further values of the chart, by which the servers know the account people as that of a
+# person who manages secrets. Give release "${people[@]}".
+# shellcheck disable=SC2034 # the tests use it
+people_values() {
+  local own=/var/run/secrets/kubernetes.io/serviceaccount issuer=https://kubernetes.default.svc
+  cat >"$work/people.yaml" <<VALUES
+policy:
+  rules:
+  - name: people
+    identity: {issuer: "$issuer", subject: "system:serviceaccount:$namespace:people"}
+    manage: [{project: "*", domain: "*"}]
+    list: [{project: "*", domain: "*"}]
+networkPolicy: {from: [{podSelector: {}}]}
+injectd:
+  extraArgs:
+  - --kube-identity-margin=2s
+  - --jwt=issuer=$issuer,audience=injectd,keys=$issuer/openid/v1/jwks,ca=$own/ca.crt,token=$own/token
+VALUES
+  people=(--values "$work/people.yaml")
+}
+# people_parts makes that account, and a pod for person.
+people_parts() {
+  kube create serviceaccount people >/dev/null
+  run_pod - people <<POD
+apiVersion: v1
+kind: Pod
+metadata: {name: people}
+spec:
+  automountServiceAccountToken: false
+  serviceAccountName: people
+  terminationGracePeriodSeconds: 0
+  volumes:
+    - {name: token, projected: {sources: [{serviceAccountToken: {audience: injectd, path: token}}]}}
+    - {name: authority, configMap: {name: inject-ca}}
+  containers:
+    - name: main
+      image: inject.test/task:1
+      command: [sleep, inf]
+      env:
+        - {name: INJECT_STORE, value: "grpcs://injectd.$namespace.svc:8093"}
+        - {name: INJECT_TOKEN_FILE, value: /token/token}
+        - {name: INJECT_CA_FILE, value: /authority/ca.crt}
+      securityContext: $hardened
+      volumeMounts: [{name: token, mountPath: /token, readOnly: true}, {name: authority, mountPath: /authority, readOnly: true}]
+POD
+}
+# person ARGS... runs inject as that person.
+person() { kube exec -i people -- /inject "$@"; }
+
 # release COMMAND ARGS... installs or upgrades the chart, and waits until its servers are ready and pods can
 # trust them.
 # shellcheck disable=SC2154 # set by test.sh

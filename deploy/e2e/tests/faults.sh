@@ -15,31 +15,7 @@ trusted() { kube get mutatingwebhookconfiguration inject-webhook -o 'jsonpath={.
 try 60 trusted || fail "the API server does not know the webhook's authority: $(logs deployment/injectd)"
 value=$(random)
 secret fraud MY_SECRET_KEY "$value" | kube -n "$secrets" create -f - >/dev/null
-declaration=$("$work/inject" explain --secret MY_SECRET_KEY -o annotations | grep 'flyte.secrets/')
 
-# task NAME prints a pod as Flyte makes it of a raw container.
-task() {
-  cat <<POD
-apiVersion: v1
-kind: Pod
-metadata:
-  name: $1
-  labels: {organization: flyte, project: fraud, domain: development, inject-flyte-secrets: "true"}
-  annotations:
-    $declaration
-spec:
-  restartPolicy: Never
-  automountServiceAccountToken: false
-  securityContext: {runAsUser: 1000}
-  containers:
-    - name: $1
-      image: inject.test/busybox:1
-      args: [/bin/sh, -c, 'echo "\$MY_SECRET_KEY"; printf %s "\$MY_SECRET_KEY" | sha256sum']
-      securityContext: $hardened
-POD
-}
-created() { task "$1" | in_tasks kube --as "$flyte" create -f - >"$work/created" 2>&1; }
-digest=$(printf %s "$value" | sha256sum)
 started=0 each=$((${INJECT_E2E_PODS:-20} / 5))
 # while_pods_start NAME COMMAND... starts pods, one after the other, as long as COMMAND runs, and fails unless
 # each of them had the value, and has a mask in its log.
@@ -54,9 +30,7 @@ while_pods_start() {
   done
   wait "$command" || fail "$name: the command failed"
   for ((i = 0; i < count; i++)); do
-    in_tasks wait_done "$name$i" 120
-    expect "the log of $name$i" "[REDACTED:MY_SECRET_KEY]
-$digest" "$(in_tasks logs "$name$i" -c "$name$i")"
+    masked "$name$i" "$value"
   done
   started=$((started + count))
 }
