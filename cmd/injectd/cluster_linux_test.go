@@ -532,6 +532,6 @@ func (c *cluster) spoil() {
 	c.kubectl("", "patch", c.named("inject-workloads", policies), "--type=merge", "-p", ignores)
 	c.kubectl("", "delete", c.named("inject-accounts", bindings))
 	c.add("inject-accounts", "policies.enforce=audit")
-	c.remove("inject-objects")
-	c.add("inject-objects", "policies.objects=true")
+	c.remove("inject-claims")
+	c.add("inject-claims", "policies.objects=true")
 }

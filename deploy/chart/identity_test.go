@@ -1,6 +1,7 @@
 package chart_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func identityFile(t testing.TB, objects []object) *evidence.Config {
 
 // The file names the policies and the bindings that are rendered with it, and no others. Those of mutation
 // vouch for nothing: a pod that does not run inject gets nothing by it, and a change of how it runs must not
-// take their secrets from pods that are there.
+// take their secrets from pods that are there. Neither does inject-objects, which is switched on while tasks start.
 func TestIdentityFile(t *testing.T) {
 	t.Parallel()
 	const none = "policies.exec=false,policies.hosts=false,policies.objects=false"
@@ -35,7 +36,8 @@ func TestIdentityFile(t *testing.T) {
 			var rendered []evidence.Policy
 			for _, o := range objects {
 				policy := text(o, "spec", "policyName")
-				if policy != "" && called(o) != "inject-injected" && called(o) != "inject-mutation" {
+				none := []string{"inject-injected", "inject-mutation", "inject-objects"}
+				if policy != "" && !slices.Contains(none, called(o)) {
 					rendered = append(rendered, evidence.Policy{
 						Name: policy, Binding: text(o, "metadata", "name"),
 						Mutating: strings.HasPrefix(text(o, "kind"), "Mutating"),

@@ -247,6 +247,24 @@ func TestUnchanged(t *testing.T) {
 	require.True(t, c.try(t, admin, created("unchanged", plain)).ok())
 }
 
+// TestUnchangedBesideFlyte has a pod that Flyte's webhook has changed, in a namespace where mutation is missing. It
+// has its secrets, so it is taken. A pod that could not be changed is refused all the same.
+func TestUnchangedBesideFlyte(t *testing.T) {
+	c := get(t)
+	c.tasks(t, "beside", nil)
+	for _, o := range render(t, c.version, "--set", "taskNamespaces={beside},mutation.coexist=true") {
+		if called(o) == "inject-injected" {
+			c.ensure(t, o)
+		}
+	}
+	refused := created("beside", read(t, "testdata/pods/windows.yaml"))
+	c.until(t, "a refusal", func() string { return c.try(t, admin, refused).message }, "inject-injected")
+	for _, g := range golds(t, "testdata/pods/coexist") {
+		a := c.try(t, admin, created("beside", g.pod))
+		require.True(t, a.ok(), "%s: %s", g.name, a)
+	}
+}
+
 // TestOverlap has the policies of several versions of the chart in force at the same time, as they are during an
 // upgrade. A pod is changed by one of them, and refused by none.
 func TestOverlap(t *testing.T) {
