@@ -16,7 +16,8 @@
 //	/home/me              is the home
 //	8093, 8094            are the ports of the server; the test replaces them by free ports
 //
-// $KUBECONFIG is that of an administrator of a Kubernetes without nodes. At the prompt "Enter secret
+// $KUBECONFIG is that of an administrator of a Kubernetes without nodes. The pages in onNodes need nodes:
+// deploy/e2e/tests/tutorial.sh runs their commands. At the prompt "Enter secret
 // value:" the test types my_secret_value. Blocks of other kinds are not run. They must be in a language
 // without commands; contents lists those languages.
 package docs_test
@@ -31,6 +32,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -133,9 +135,17 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// onNodes are the pages whose commands need a Kubernetes with nodes, and Flyte's command line. They are run if
+// INJECT_TEST_NODES is the path of a kubeconfig of its administrator, and then no other page is.
+var onNodes = []string{"docs/tutorial-kubernetes.md"}
+
 // TestCommands runs the commands of each page.
 func TestCommands(t *testing.T) {
+	nodes := os.Getenv("INJECT_TEST_NODES")
 	for _, p := range pages(t) {
+		if slices.Contains(onNodes, p.name) != (nodes != "") {
+			continue
+		}
 		var commands string
 		for _, b := range p.blocks {
 			if b.language == "sh" || b.language == "console" {
@@ -154,7 +164,9 @@ func TestCommands(t *testing.T) {
 				}
 			}
 			var more []string
-			if strings.Contains(commands, "$KUBECONFIG") {
+			if nodes != "" {
+				more = append(more, "KUBECONFIG="+nodes)
+			} else if strings.Contains(commands, "$KUBECONFIG") {
 				more = append(more, "KUBECONFIG="+kubernetes.Get(t).Kubeconfig())
 				need(t, "kubectl")
 				if regexp.MustCompile(`(?m)^(\$ )?helm `).MatchString(commands) {

@@ -80,13 +80,13 @@ ln -s "$work/release/bin/linux/$arch"/* "$work"
 ok "the images of inject and injectd and the programs of the cluster are built"
 
 mkdir "$work/images"
-# The images of a release are called inject.test/NAME:1, too.
-for name in inject injectd; do
-  jq --arg name "inject.test/$name:1" '.manifests[0].annotations = {"io.containerd.image.name": $name}' \
-    "$work/release/$name/index.json" >"$work/index.json"
-  cp "$work/index.json" "$work/release/$name"
-  tar -cf "$work/images/$name.tar" -C "$work/release/$name" .
-done
+# released NAME REFERENCE writes the image NAME of a release to images/NAME.tar, with this reference.
+released() {
+  jq --arg name "$2" '.manifests[0].annotations = {"io.containerd.image.name": $name}' "$work/release/$1/index.json" >"$work/index.json"
+  cp "$work/index.json" "$work/release/$1"
+  tar -cf "$work/images/$1.tar" -C "$work/release/$1" .
+}
+for name in inject injectd; do released "$name" "inject.test/$name:1"; done
 # image NAME FLAGS... makes the image inject.test/NAME:1.
 image() {
   local name=$1
