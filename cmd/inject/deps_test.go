@@ -171,6 +171,7 @@ var floors = []struct {
 	{0, "inject/internal/durable"},
 	{0, "inject/internal/keyfile"},
 	{0, "inject/internal/printable"},
+	{0, "inject/internal/shares"},
 	{0, "inject/internal/spelling"},
 	{1, "inject/internal/annotation"},
 	{1, "inject/internal/strictyaml"},

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"inject/internal/printable"
+	"inject/internal/shares"
 )
 
 // The paths of the two webhooks.
@@ -49,7 +50,7 @@ const (
 	// BodyTime is how long the body of a request may take to arrive. The API server waits 10 s for an answer.
 	BodyTime = 5 * time.Second
 	// Patience is how long a request waits for its share of bodies.
-	Patience = 2 * time.Second
+	Patience = shares.Patience
 	// LineRate are the lines of the log a second about requests of one network; twice as many about those
 	// of all.
 	LineRate = 200
@@ -83,7 +84,7 @@ type Port interface {
 type handler struct {
 	Options
 
-	requests, bodies *shares
+	requests, bodies *shares.Shares // by network
 	lines            *lines
 	seen             *prometheus.CounterVec
 	exhausted        *prometheus.CounterVec
@@ -94,8 +95,8 @@ type handler struct {
 // [MutatePath] and [InheritPath]. It allows every request: see [Mutate] and [Inherit] for what it changes.
 func Handler(o Options) http.Handler {
 	h := &handler{
-		Options: o, requests: newShares(MaxRequests, RequestsOf), bodies: newShares(MaxBodies, BodiesOf),
-		lines: newLines(),
+		Options: o, lines: newLines(),
+		requests: shares.New(MaxRequests, RequestsOf, false), bodies: shares.New(MaxBodies, BodiesOf, false),
 		seen: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "inject", Name: "reviews_total", Help: "Pods that were reviewed, by what became of them.",
 		}, []string{"outcome"}),
@@ -236,21 +237,20 @@ func (h *handler) answer(
 			err = errors.New("panic")
 		}
 	}()
-	now, cancel := context.WithCancel(r.Context())
-	cancel() // a request waits for bytes, but not to be counted
-	done, ok := h.requests.take(now, network, 1)
-	if !ok {
+	place := h.requests.Hold(network)
+	defer place.Close()
+	if !place.Try(1) { // a request waits for bytes, but not to be counted
 		return &refusal{http.StatusServiceUnavailable, "too many requests at the same time", "request"}
 	}
-	defer done()
 	if !h.Port.Accepted(r.Context(), network) {
 		return &refusal{http.StatusServiceUnavailable, "too many connections", "connection"}
 	}
-	body, release, err := h.read(w, r, network)
+	held := h.bodies.Hold(network)
+	defer held.Close()
+	body, err := h.read(w, r, held)
 	if err != nil {
 		return err
 	}
-	defer release()
 	in, err := decode(body)
 	if err != nil {
 		return err
@@ -282,12 +282,10 @@ func (h *handler) answer(
 	return nil
 }
 
-// read returns the body of r, which counts to the share of its network until release is called.
-func (h *handler) read(
-	w http.ResponseWriter, r *http.Request, network string,
-) (body []byte, release func(), err error) {
+// read returns the body of r, whose size it adds to held.
+func (h *handler) read(w http.ResponseWriter, r *http.Request, held *shares.Hold) (body []byte, err error) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, nil, &refusal{http.StatusUnsupportedMediaType, "a review is application/json", ""}
+		return nil, &refusal{http.StatusUnsupportedMediaType, "a review is application/json", ""}
 	}
 	tooLarge := &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("a review has at most %d bytes", MaxBody), ""}
 	size := r.ContentLength
@@ -295,19 +293,11 @@ func (h *handler) read(
 		size = MaxBody
 	}
 	if size > MaxBody {
-		return nil, nil, tooLarge
+		return nil, tooLarge
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), Patience)
-	defer cancel()
-	held, ok := h.bodies.take(ctx, network, size)
-	if !ok {
-		return nil, nil, &refusal{http.StatusServiceUnavailable, "too many bytes at the same time", "body"}
+	if held.Grow(r.Context(), size) != nil {
+		return nil, &refusal{http.StatusServiceUnavailable, "too many bytes at the same time", "body"}
 	}
-	defer func() {
-		if err != nil {
-			held()
-		}
-	}()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(BodyTime))
 	h.Port.Explained(r.Context(), headerInput)
 	var b bytes.Buffer
@@ -322,11 +312,11 @@ func (h *handler) read(
 	})
 	if _, err := b.ReadFrom(http.MaxBytesReader(w, io.NopCloser(explained), size)); err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
-			return nil, nil, tooLarge
+			return nil, tooLarge
 		}
-		return nil, nil, &refusal{http.StatusBadRequest, "the body did not arrive whole, or not in time", ""}
+		return nil, &refusal{http.StatusBadRequest, "the body did not arrive whole, or not in time", ""}
 	}
-	return b.Bytes(), held, nil
+	return b.Bytes(), nil
 }
 
 type readerFunc func([]byte) (int, error)

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"inject/internal/shares"
 	"inject/resolver/serve/transport"
 )
 
@@ -46,7 +47,7 @@ type chargedBody struct {
 	s    *Server
 	c    *caller
 	ctx  context.Context //nolint:containedctx // of the request that the body belongs to
-	held *hold
+	held *shares.Hold
 	read int64
 }
 
@@ -54,7 +55,7 @@ type chargedBody struct {
 // body is compressed: then its length says nothing. The hold is c.body, which must be closed, also
 // after an error.
 func (s *Server) charge(r *http.Request, c *caller) error {
-	c.body = s.bodies.hold(c.name())
+	c.body = s.bodies.Hold(c.name())
 	b := &chargedBody{ReadCloser: r.Body, s: s, c: c, ctx: r.Context(), held: c.body}
 	size := max(r.ContentLength, 1)
 	for _, h := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
@@ -67,14 +68,14 @@ func (s *Server) charge(r *http.Request, c *caller) error {
 	}
 	r.Body = b
 	late := func() { _ = c.control.SetReadDeadline(time.Unix(1, 0)) }
-	c.body.mayYield(late)
-	c.place.mayYield(late)
+	c.body.MayYield(late)
+	c.place.MayYield(late)
 	return nil
 }
 
 // room grows the hold to the step for size bytes.
 func (b *chargedBody) room(size int64) error {
-	if b.held.grow(b.ctx, step(bodySteps, size)-b.held.n) != nil {
+	if b.held.Grow(b.ctx, step(bodySteps, size)-b.held.Size()) != nil {
 		return b.s.exhausted(b.c, "body", "the server holds too many requests at the moment")
 	}
 	return nil
@@ -83,17 +84,17 @@ func (b *chargedBody) room(size int64) error {
 // Read implements [io.Reader]. What is over MaxMessage is not charged, because it is dropped.
 func (b *chargedBody) Read(p []byte) (int, error) {
 	if b.read < MaxMessage {
-		if b.read >= b.held.n {
+		if b.read >= b.held.Size() {
 			if err := b.room(b.read + 1); err != nil {
 				return 0, err
 			}
 		}
-		p = p[:min(int64(len(p)), b.held.n-b.read)]
+		p = p[:min(int64(len(p)), b.held.Size()-b.read)]
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
 	transport.Explained(b.ctx, n)
-	if err != nil && (b.held.yielded.Load() || b.c.place.yielded.Load()) {
+	if err != nil && (b.held.Yielded() || b.c.place.Yielded()) {
 		return n, b.s.exhausted(b.c, "body", "the server gave the place of this slow request to another")
 	}
 	return n, err
@@ -108,10 +109,10 @@ func (s *Server) open(next http.Handler) http.Handler {
 		network := transport.Network(r.RemoteAddr)
 		c := &caller{}
 		served := s.take(r.Context(), s.arrivals, network, c)
-		defer c.place.close()
-		held := s.openBodies.hold(network)
-		defer held.close()
-		if err == nil && (!served || held.grow(r.Context(), openBody) != nil) {
+		defer c.place.Close()
+		held := s.openBodies.Hold(network)
+		defer held.Close()
+		if err == nil && (!served || held.Grow(r.Context(), openBody) != nil) {
 			err = s.exhausted(c, "open", "too many requests without credentials at the same time")
 		}
 		// The context ends neither a read of the body nor a write of the answer.

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"inject/internal/shares"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
 )
@@ -23,7 +24,7 @@ func TestCrowd(t *testing.T) {
 	const callers, each = 4, 3
 	c := newCrowd(callers*each, each)
 	var mu sync.Mutex
-	var holds []*hold
+	var holds []*shares.Hold
 	outcomes := map[string]int{}
 	var all sync.WaitGroup
 	enter := func(who, kind string) {
@@ -60,11 +61,13 @@ func TestCrowd(t *testing.T) {
 		"greedy dropped": (callers - 1) * 3 * each,
 	}, outcomes)
 	for _, at := range holds {
-		at.close()
+		at.Close()
 	}
-	for _, s := range []*shares{c.served, c.waiting} {
-		require.Empty(t, s.by)
-		require.True(t, s.all.TryAcquire(callers*each))
+	for _, s := range []*shares.Shares{c.served, c.waiting} {
+		require.Zero(t, s.Callers())
+		for i := range callers {
+			require.True(t, s.Hold(fmt.Sprint(i)).Try(each))
+		}
 	}
 }
 
@@ -74,10 +77,10 @@ func TestCrowdWaits(t *testing.T) {
 	c := newCrowd(2, 1)
 	first, served := c.enter(t.Context(), "one")
 	require.True(t, served)
-	time.AfterFunc(patience/20, first.close)
+	time.AfterFunc(shares.Patience/20, first.Close)
 	second, served := c.enter(t.Context(), "one")
 	require.True(t, served)
-	second.close()
+	second.Close()
 }
 
 type panics struct{}
@@ -101,8 +104,8 @@ func TestPanicGivesThePlaceBack(t *testing.T) {
 			s.identify(nil).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", nil))
 		}, name)
 		for _, c := range []*crowd{s.arrivals, s.requests} {
-			require.Empty(t, c.served.by, name)
-			require.Empty(t, c.waiting.by, name)
+			require.Zero(t, c.served.Callers(), name)
+			require.Zero(t, c.waiting.Callers(), name)
 		}
 	}
 }

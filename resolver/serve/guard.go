@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"inject/internal/shares"
 	"inject/resolver/secret"
 	"inject/resolver/serve/identity"
 	"inject/resolver/serve/policy"
@@ -30,9 +31,9 @@ type caller struct {
 	client   string // the client's id of the request
 	remote   string // address
 	control  *http.ResponseController
-	place    *hold // of Server.arrivals, then of Server.requests
-	body     *hold // of Server.bodies
-	answer   *hold // of Server.answers
+	place    *shares.Hold // of Server.arrivals, then of Server.requests
+	body     *shares.Hold // of Server.bodies
+	answer   *shares.Hold // of Server.answers
 	// paid is true if the share of the audit log has been charged with the line of the request, and
 	// lined if the line has been written. reason is why the request ends without a decision.
 	paid, lined bool
@@ -327,9 +328,9 @@ func (g *guard) List(
 	if g.reserve(ctx, limit, 0) != nil {
 		return nil, "", g.exhausted(g.caller, "answer", busyAnswers)
 	}
-	scan := g.scanning.hold(g.caller.name())
-	defer scan.close()
-	if scan.grow(ctx, 1) != nil {
+	scan := g.scanning.Hold(g.caller.name())
+	defer scan.Close()
+	if scan.Grow(ctx, 1) != nil {
 		return nil, "", g.exhausted(g.caller, "scan", "too many lists at the same time")
 	}
 	err = g.timed("list", func() (err error) {
@@ -436,7 +437,7 @@ const busyAnswers = "too many answers are read or sent at the same time"
 // which are held twice: as they are and encoded.
 func (g *guard) reserve(ctx context.Context, keys, bytes int) error {
 	size := step(answerSteps, int64(keys)*keyAnswer+2*int64(bytes))
-	return g.caller.answer.grow(ctx, size-g.caller.answer.n)
+	return g.caller.answer.Grow(ctx, size-g.caller.answer.Size())
 }
 
 func (s *values) failed() error {
@@ -469,7 +470,7 @@ func (t taskReader) Keep(ctx context.Context, v secret.Value) error {
 // and the reads of the backend that the climb has caused: they go on when they are given up, because
 // others may use them, and a client that takes back its requests must not cause more and more.
 type place struct {
-	*hold
+	*shares.Hold
 
 	users atomic.Int32
 }
@@ -478,7 +479,7 @@ type placeKey struct{}
 
 func (p *place) leave() {
 	if p.users.Add(-1) == 0 {
-		p.close()
+		p.Close()
 	}
 }
 
@@ -489,9 +490,9 @@ func (t taskReader) Enter(ctx context.Context, n int) (context.Context, func(), 
 	if err := t.values.failed(); err != nil {
 		return nil, nil, err
 	}
-	p := &place{hold: t.g.reading.hold(t.g.caller.name())}
+	p := &place{Hold: t.g.reading.Hold(t.g.caller.name())}
 	p.users.Store(1)
-	if !p.try(int64(n)) && p.wait(ctx, int64(n)) != nil {
+	if !p.Try(int64(n)) && p.Wait(ctx, int64(n)) != nil {
 		p.leave()
 		return nil, nil, fmt.Errorf("%w: %w", secret.ErrUnavailable, context.Cause(ctx))
 	}
@@ -556,9 +557,9 @@ func (l listingReader) Describe(ctx context.Context, ref secret.Ref) (store.Info
 func (l listingReader) List(
 	ctx context.Context, f store.Filter, limit int, token string,
 ) (page []store.Info, next string, err error) {
-	scan := l.g.scanning.hold(l.g.caller.name())
-	defer scan.close()
-	if !scan.try(1) {
+	scan := l.g.scanning.Hold(l.g.caller.name())
+	defer scan.Close()
+	if !scan.Try(1) {
 		return nil, "", fmt.Errorf("%w: other searches are under way", secret.ErrUnavailable)
 	}
 	all, next, err := l.g.backend.List(ctx, f, limit, token)

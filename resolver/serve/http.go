@@ -40,19 +40,19 @@ func (s *Server) identify(next http.Handler) http.Handler {
 			control: http.NewResponseController(w),
 		}
 		w.Header().Set(requestHeader, c.request)
-		defer func() { c.place.close() }() // also if an authenticator or the policy panics
+		defer func() { c.place.Close() }() // also if an authenticator or the policy panics
 		err := s.enter(r, c)
 		if c.identity.Method == "" && transport.Refused(r.Context()) {
 			w.Header().Set("Connection", "close") // with HTTP/2 it becomes a GOAWAY
 		}
 		if err == nil {
 			err = s.charge(r, c)
-			defer c.body.close()
+			defer c.body.Close()
 		}
 		if err != nil {
 			s.metrics.refused(connect.CodeOf(err))
 			_ = c.control.SetWriteDeadline(time.Now().Add(openTime))
-			c.place.mayYield(c.cutOff)
+			c.place.MayYield(c.cutOff)
 			_ = refusals.Write(w, r, err) // an error means that the client is gone
 			flush(r, c.control)
 			s.conclude(r, c)
@@ -64,10 +64,10 @@ func (s *Server) identify(next http.Handler) http.Handler {
 		// sets that end. It is twice the message's, since an HTTP/2 stream that is cut off
 		// earlier would not get the answer.
 		r.Body = http.MaxBytesReader(w, r.Body, 2*MaxMessage)
-		c.answer = s.answers.hold(c.name())
-		defer c.answer.close()
+		c.answer = s.answers.Hold(c.name())
+		defer c.answer.Close()
 		next.ServeHTTP(w, r.WithContext(ctx))
-		c.place.mayYield(c.cutOff)
+		c.place.MayYield(c.cutOff)
 		flush(r, c.control)
 		s.conclude(r, c)
 		if r.Context().Err() == nil {
@@ -125,7 +125,7 @@ func (s *Server) enter(r *http.Request, c *caller) error {
 	if err := s.recognize(r, c); err != nil {
 		return err
 	}
-	c.place.close()
+	c.place.Close()
 	if !s.take(r.Context(), s.requests, c.name(), c) {
 		return s.exhausted(c, "request", "too many requests of this identity at the same time")
 	}
@@ -393,12 +393,12 @@ func (s *Server) intercept(next connect.UnaryFunc) connect.UnaryFunc {
 		ctx, end := s.flights.Begin(ctx)
 		defer end()
 		if c, ok := ctx.Value(callerKey{}).(*caller); ok {
-			c.body.mayYield(nil) // all of it has been read
-			c.place.mayYield(nil)
+			c.body.MayYield(nil) // all of it has been read
+			c.place.MayYield(nil)
 			defer func() {
-				c.body.shrink(0) // from here on there is only the answer, which the client may read slowly
-				c.answer.mayYield(c.cutOff)
-				c.place.mayYield(c.cutOff)
+				c.body.Shrink(0) // from here on there is only the answer, which the client may read slowly
+				c.answer.MayYield(c.cutOff)
+				c.place.MayYield(c.cutOff)
 			}()
 		}
 		s.metrics.inFlight.Inc()

@@ -95,9 +95,9 @@ func (g *guard) resolve(ctx context.Context, req *injectv1.ResolveRequest) ([]re
 		declared[i] = secret.Declaration{Group: d.GetGroup(), Key: d.GetKey(), Version: d.GetGroupVersion()}
 	}
 
-	climbing := g.climbing.hold(g.caller.name())
-	defer climbing.close()
-	if climbing.grow(ctx, 1+int64(len(declared)/climbKeys)) != nil {
+	climbing := g.climbing.Hold(g.caller.name())
+	defer climbing.Close()
+	if climbing.Grow(ctx, 1+int64(len(declared)/climbKeys)) != nil {
 		return nil, g.exhausted(g.caller, "climb", "too many declared lists are resolved at the same time")
 	}
 	if g.reserve(ctx, len(declared), 0) != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"inject/internal/shares"
 	"inject/resolver/idl/flyteidl2/auth/authconnect"
 	"inject/resolver/idl/flyteidl2/cluster/clusterconnect"
 	"inject/resolver/idl/flyteidl2/secret/secretconnect"
@@ -136,16 +137,16 @@ type Server struct {
 	strangers    *limits
 	allStrangers *rate.Limiter
 	warnings     *rate.Limiter
-	audited      *limits // bytes of the audit log
-	climbing     *shares // Resolves that run
-	scanning     *shares // lists that are read, and searches for other scopes
-	answers      *shares // bytes of answers that are read or sent
-	reading      *shares // reads of a remote store
+	audited      *limits        // bytes of the audit log
+	climbing     *shares.Shares // Resolves that run
+	scanning     *shares.Shares // lists that are read, and searches for other scopes
+	answers      *shares.Shares // bytes of answers that are read or sent
+	reading      *shares.Shares // reads of a remote store
 	// requests are those under way, by identity, and arrivals those not yet identified, by network.
 	requests, arrivals *crowd
 	// bodies are the bytes of requests, by identity, and openBodies those of requests that
 	// need no credentials, by network.
-	bodies, openBodies *shares
+	bodies, openBodies *shares.Shares
 }
 
 // New returns a server.
@@ -157,14 +158,14 @@ func New(o Options) *Server {
 		), strangers: newLimits(strangerRate, strangerBurst), warnings: rate.NewLimiter(1, 10),
 		allStrangers: rate.NewLimiter(allStrangersRate, allStrangersBurst),
 		audited:      newLimits(o.AuditRate, o.AuditBurst),
-		climbing:     newShares(MaxResolves, int64(cmp.Or(o.OwnResolves, OwnResolves)), false),
-		scanning:     newShares(MaxLists, int64(cmp.Or(o.OwnLists, OwnLists)), false),
-		answers:      newShares(maxAnswers, ownAnswers, true),
-		reading:      newShares(maxReads, ownReads, false),
+		climbing:     shares.New(MaxResolves, int64(cmp.Or(o.OwnResolves, OwnResolves)), false),
+		scanning:     shares.New(MaxLists, int64(cmp.Or(o.OwnLists, OwnLists)), false),
+		answers:      shares.New(maxAnswers, ownAnswers, true),
+		reading:      shares.New(maxReads, ownReads, false),
 		requests:     newCrowd(maxRequests, ownRequests),
 		arrivals:     newCrowd(maxArrivals, netArrivals),
-		bodies:       newShares(MaxBodies, int64(cmp.Or(o.OwnBodies, OwnBodies)), true),
-		openBodies:   newShares(maxOpenBodies, maxNetBodies, false),
+		bodies:       shares.New(MaxBodies, int64(cmp.Or(o.OwnBodies, OwnBodies)), true),
+		openBodies:   shares.New(maxOpenBodies, maxNetBodies, false),
 	}
 	if l, ok := o.Store.(store.Limiter); ok {
 		o.Store, s.counts = l.WithLimit(s.quota), true
