@@ -20,7 +20,8 @@ type Config struct {
 	Image      string // that has the program
 	PullPolicy string // Always, IfNotPresent or Never
 	Delivery   string // DeliverInit or DeliverImage
-	// Command is what runs a task, without --grace, which depends on the pod.
+	// Command is the program, its verb and the flags that are the same in each pod. Those that depend on the
+	// pod come after them.
 	Command []string
 	// Outputs are folders that inject checks where the task's container has a mount.
 	Outputs []string
@@ -36,8 +37,8 @@ type Config struct {
 	Resources      map[string]map[string]string
 	TaskNamespaces []string
 
-	program         string // Image without its registry, its tag and its digest
-	volumes, mounts []json.RawMessage
+	imageName       string            // the last part of Image, without its tag and its digest
+	volumes, mounts []json.RawMessage // that each pod, or its task's container, gets
 }
 
 // How the program gets into a pod.
@@ -198,7 +199,7 @@ func (c *Config) prepare() {
 	}
 	readOnly := tree{"readOnly": true}
 	name := version.ReplaceAllString(c.Image, "")
-	c.program = name[strings.LastIndexByte(name, '/')+1:]
+	c.imageName = name[strings.LastIndexByte(name, '/')+1:]
 	field := func(name string) tree {
 		return tree{"path": name, "fieldRef": tree{"fieldPath": "metadata." + name}}
 	}

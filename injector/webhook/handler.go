@@ -31,8 +31,8 @@ const (
 // server gives no credentials, so nothing else is known of a caller. A request that does not get its share
 // is answered with 503, and then no pod is created: the API server tells its user, and Flyte tries again.
 const (
-	// MaxBody is the longest request in bytes. The API server takes 3 MiB for an object, and adds to it who
-	// made it.
+	// MaxBody is the longest request in bytes. The API server takes 3 MiB for an object, and adds to it the
+	// user that makes it.
 	MaxBody = 4 << 20
 	// MaxBodies are the bytes of bodies that are held at the same time. What is decoded of a body, and its
 	// answer, take up to 18 times its size, most of it only until the next collection.

@@ -114,37 +114,31 @@ func Mutate(c *Config, pod []byte) Result {
 	}
 
 	e := &edit{}
-	for _, v := range c.volumes {
-		e.add("/spec/volumes", p.spec["volumes"], v)
-	}
-	if first != nil {
-		e.insert("/spec/initContainers", p.spec["initContainers"], first)
-	}
-	if c.PullSecret != "" && !slices.ContainsFunc(p.pullSecrets, named(c.PullSecret)) {
-		e.add("/spec/imagePullSecrets", p.spec["imagePullSecrets"], encode(map[string]string{"name": c.PullSecret}))
-	}
+	c.addProgram(e, p, first)
 	path := "/spec/containers/" + strconv.Itoa(at)
 	for _, m := range c.mounts {
 		e.add(path+"/volumeMounts", one.fields["volumeMounts"], m)
 	}
-	unwanted := func(v object) bool {
-		name, _ := text(v["name"])
-		return strings.HasPrefix(name, "INJECT_")
-	}
-	if len(one.env) > 0 && !slices.ContainsFunc(one.env, func(v object) bool { return !unwanted(v) }) {
-		e.all = append(e.all, Operation{Op: "remove", Path: path + "/env"})
-	} else {
-		for i, v := range slices.Backward(one.env) { // so that the indices before stay
-			if unwanted(v) {
-				e.all = append(e.all, Operation{Op: "remove", Path: path + "/env/" + strconv.Itoa(i)})
-			}
-		}
-	}
+	e.removeOurs(path+"/env", one.env)
 	words := slices.Concat(c.Command, c.outputs(one), []string{
 		"--termination-log", one.message(), "--grace", strconv.FormatInt(grace, 10) + "s", "--",
 	})
 	e.all = append(e.all, Operation{"add", path + "/command", encode(append(encodeAll(words), command...))})
 	return Result{Operations: e.all, Outcome: Changed}
+}
+
+// addProgram adds what brings the program into a pod: the volumes, the container that copies it, nil for none, and
+// the Secret with which nodes pull images.
+func (c *Config) addProgram(e *edit, p *pod, copies json.RawMessage) {
+	for _, v := range c.volumes {
+		e.add("/spec/volumes", p.spec["volumes"], v)
+	}
+	if copies != nil {
+		e.insert("/spec/initContainers", p.spec["initContainers"], copies)
+	}
+	if c.PullSecret != "" && !slices.ContainsFunc(p.pullSecrets, named(c.PullSecret)) {
+		e.add("/spec/imagePullSecrets", p.spec["imagePullSecrets"], encode(map[string]string{"name": c.PullSecret}))
+	}
 }
 
 // Inherit returns what to change in a pod so that it says by whose token it was made: the annotation
@@ -193,6 +187,24 @@ func (e *edit) put(path, place string, now, value json.RawMessage) {
 		return
 	}
 	e.all = append(e.all, Operation{"add", path + place, value})
+}
+
+// removeOurs removes the variables in the list at path that would change what inject does, and the list itself
+// if nothing else is in it.
+func (e *edit) removeOurs(path string, env []object) {
+	ours := func(v object) bool {
+		name, _ := text(v["name"])
+		return strings.HasPrefix(name, "INJECT_")
+	}
+	if len(env) > 0 && !slices.ContainsFunc(env, func(v object) bool { return !ours(v) }) {
+		e.all = append(e.all, Operation{Op: "remove", Path: path})
+		return
+	}
+	for i, v := range slices.Backward(env) { // so that the indices before stay
+		if ours(v) {
+			e.all = append(e.all, Operation{Op: "remove", Path: path + "/" + strconv.Itoa(i)})
+		}
+	}
 }
 
 // primary returns the index of the task's container, by the rules of Flyte (GetPrimaryContainerName in
@@ -255,12 +267,12 @@ func (p *pod) changed(c *Config, one task) bool {
 	})
 }
 
-// ours reports whether a name of an image is that of inject, of any version and in any registry: an upgrade may
-// change both.
+// ours reports whether a name of an image is that of inject, of any version and in any folder of any registry:
+// an upgrade may change all of these.
 func (c *Config) ours(image json.RawMessage) bool {
 	name, ok := text(image)
 	name = "/" + name
-	return ok && (strings.Contains(name, "/"+c.program+":") || strings.Contains(name, "/"+c.program+"@"))
+	return ok && (strings.Contains(name, "/"+c.imageName+":") || strings.Contains(name, "/"+c.imageName+"@"))
 }
 
 // taken reports whether the pod has something with a name of ours, or at a path of ours.
