@@ -164,7 +164,7 @@ cross: ## build and vet for the other platforms
 		$(GO) vet ./...; \
 	done
 
-bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd), storage calls (with and without the guard), pods (with and without policies; knowing them, with TokenReviews; changing them, with leaving them); ONCE=1 only checks that it runs
+bench: build ## compare opening a store, starting (with tini), masking (with cat), resolving (with etcd), storage calls (with and without the guard), pods (with and without policies; knowing them, with TokenReviews; changing them, with leaving them; reviewing 200 a second, with a server that does nothing); ONCE=1 only checks that it runs
 	$(GO) test -run '^$$' -bench . -benchtime $(if $(ONCE),1x,1000x) ./injector/webhook ./resolver/store/sealed ./deploy/chart ./resolver/serve/kube
 	cd bench && $(GO) run . measure $(if $(ONCE),-once) -inject ../bin/inject -injectd ../bin/injectd
 

@@ -30,6 +30,7 @@ type scale struct {
 	loads  []load
 	peak   time.Duration // how long clients ask while the server's memory is looked at
 	kept   int           // secrets in a namespace of Kubernetes
+	review time.Duration // how long reviews are sent in each round
 
 	object  int // bytes of a large object of a bucket
 	objects int // number of small ones
@@ -48,7 +49,7 @@ var (
 			{1000, 2, 2 * time.Second},
 		},
 		peak: 4 * time.Second,
-		kept: 10_000,
+		kept: 10_000, review: 5 * time.Second,
 
 		object: 1 << 30, objects: 1000,
 	}
@@ -62,6 +63,7 @@ var (
 		loads:  []load{{1, 1, 10 * time.Millisecond}, {8, 1, 10 * time.Millisecond}},
 		peak:   100 * time.Millisecond,
 		kept:   400,
+		review: 100 * time.Millisecond,
 		object: 20 << 20, objects: 20,
 	}
 )
@@ -107,6 +109,7 @@ var sections = []section{
 	{attackedName, "To resolve five secrets during an attack of another client, beside no attack", (*bench).attacked},
 	{manyName, "To resolve five secrets among many", (*bench).many},
 	{kubeName, "To resolve five secrets in Kubernetes, beside plain GETs of its API server", (*bench).kube},
+	{webhookName, "Reviews of pods, 200 a second, beside a server that does nothing", (*bench).webhook},
 	{storageName, "Storage calls of Flyte's SDK, through the guard", (*bench).storage},
 }
 

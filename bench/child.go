@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,10 @@ const (
 	consumerVerb = "consumer"
 )
 
-func child(verb string, args []string) error {
+// hollowVerb starts a server: hollow CERT KEY.
+const hollowVerb = "hollow"
+
+func child(ctx context.Context, verb string, args []string) error {
 	switch {
 	case verb == producerVerb && len(args) == 3:
 		size, err := strconv.Atoi(args[1])
@@ -29,6 +33,8 @@ func child(verb string, args []string) error {
 	case verb == consumerVerb && len(args) == 0:
 		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{os.Stdin}, make([]byte, 256<<10))
 		return err
+	case verb == hollowVerb && len(args) == 2:
+		return hollow(ctx, args[0], args[1])
 	case verb == leaderVerb && len(args) > 1:
 		times, err := strconv.Atoi(args[0])
 		if err != nil {

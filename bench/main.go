@@ -47,8 +47,8 @@ func run(ctx context.Context, args []string) error {
 	switch verb {
 	case "measure":
 		return measure(ctx, args)
-	case producerVerb, consumerVerb, leaderVerb:
-		return child(verb, args)
+	case producerVerb, consumerVerb, hollowVerb, leaderVerb:
+		return child(ctx, verb, args)
 	default:
 		return errors.New(usage)
 	}

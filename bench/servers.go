@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,9 +70,14 @@ func (b *bench) startInjectd(a *authority, cert pair, policy, name string, flags
 		"--client-ca-file", a.file, "--policy", policy, "--audit-log", b.path(name + ".audit"),
 		"--rate", "0", "--audit-rate", "0",
 	}, flags...)...)
+	return s, s.serve()
+}
+
+// serve starts a server that writes its address to stderr in a line of JSON, as injectd does.
+func (s *server) serve() error {
 	said, err := s.start()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	lines := bufio.NewScanner(said)
 	var text strings.Builder
@@ -84,18 +88,19 @@ func (b *bench) startInjectd(a *authority, cert pair, policy, name string, flags
 			Address string `json:"address"`
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == "serving" {
-			u, err := url.Parse(line.Address)
-			if err != nil {
-				return nil, errors.Join(err, s.stop())
+			_, after, scheme := strings.Cut(line.Address, "://")
+			if s.address = line.Address; scheme {
+				s.address = after
 			}
-			s.address = u.Host
 		}
 	}
 	if s.address == "" {
-		return nil, fmt.Errorf("injectd serve: %w: %s", s.cmd.Wait(), text.String())
+		cmd := s.cmd
+		s.cmd = nil
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), cmd.Wait(), text.String())
 	}
 	go io.Copy(io.Discard, said) //nolint:errcheck // until it ends
-	return s, nil
+	return nil
 }
 
 // startEtcd starts etcd with its defaults and with mTLS as injectd has it. Every client may
