@@ -19,15 +19,15 @@ func newCrowd(all, each int64) *crowd {
 	return &crowd{shares.New(all, each, true), shares.New(all, each, false)}
 }
 
-// enter returns the place of a request of who, which the caller must close. It waits as [shares.Hold.Grow]
+// enter returns the place of a request of the caller name, which must be closed. It waits as [shares.Hold.Grow]
 // does. Then served is false if the request must be turned away. The place is nil if it must be
 // dropped.
-func (c *crowd) enter(ctx context.Context, who string) (at *shares.Hold, served bool) {
-	at = c.served.Hold(who)
+func (c *crowd) enter(ctx context.Context, name string) (at *shares.Hold, served bool) {
+	at = c.served.Hold(name)
 	if at.Try(1) {
 		return at, true
 	}
-	waiting := c.waiting.Hold(who)
+	waiting := c.waiting.Hold(name)
 	if !waiting.Try(1) {
 		at.Close()
 		waiting.Close()

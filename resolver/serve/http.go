@@ -132,10 +132,10 @@ func (s *Server) enter(r *http.Request, c *caller) error {
 	return s.admit(r, c)
 }
 
-// take makes c.place that of a request of who in all, and returns false if the request must be
+// take makes c.place that of a request of the caller name in all, and returns false if the request must be
 // turned away. It ends one that must be dropped.
-func (s *Server) take(ctx context.Context, all *crowd, who string, c *caller) (served bool) {
-	if c.place, served = all.enter(ctx, who); c.place == nil {
+func (s *Server) take(ctx context.Context, all *crowd, name string, c *caller) (served bool) {
+	if c.place, served = all.enter(ctx, name); c.place == nil {
 		_ = s.exhausted(c, "request", "dropped")
 		panic(http.ErrAbortHandler)
 	}
