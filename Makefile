@@ -15,7 +15,7 @@ FUZZ    ?= 1000000x
 LINT    := bin/golangci-lint
 
 .DEFAULT_GOAL := help
-.PHONY: help build install man chart quickstart test test-long race lint cross bench e2e e2e-long e2e-oldest fuzz generate record image images wire sdk flytekit storage python newest keycloak kubernetes clean
+.PHONY: help build install man chart quickstart test test-long race lint cross bench bench-start e2e e2e-long e2e-oldest fuzz generate record image images wire sdk flytekit storage python newest keycloak kubernetes clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -221,6 +221,9 @@ e2e: ## test inject in the pods of a real Kubernetes, which it builds first (roo
 
 e2e-long: ## start 100 pods while the servers of the chart are killed, upgraded, rolled back and drained
 	INJECT_E2E_PODS=100 deploy/e2e/test.sh faults
+
+bench-start: ## measure how long pods take to start, with an init container or a volume of the image and without inject (as e2e)
+	INJECT_E2E_ROUNDS=$(if $(ONCE),1,30) deploy/e2e/test.sh start
 
 OLDEST = INJECT_TEST_NO_SKIP=1 INJECT_TEST_KUBE_APISERVER=$(CURDIR)/bin/oldest/kube-apiserver
 
