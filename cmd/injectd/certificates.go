@@ -96,26 +96,24 @@ func (k *kept) from(backend any, org string) error {
 
 // register adds the metrics of certificates.
 func (k *kept) register(r prometheus.Registerer) {
-	add := func(name, help, label string, read func(send func(float64, ...string))) {
-		r.MustRegister(&gauge{prometheus.NewDesc(namespace+"_"+name, help, []string{label}, nil), read})
-	}
+	add := gauges{r}.add
 	span := func(name, help string, of func(certs.Span) float64) {
-		add(name, help+", in seconds since 1970.", "certificate", func(send func(float64, ...string)) {
+		add(name, help+", in seconds since 1970.", func(send func(float64, ...string)) {
 			spans, _ := k.Status()
 			for certificate, s := range spans {
 				send(of(s), certificate)
 			}
-		})
+		}, "certificate")
 	}
 	span("certificates_begin_timestamp_seconds", "When a certificate in Kubernetes began to be valid",
 		func(s certs.Span) float64 { return float64(s.Begin.Unix()) })
 	span("certificates_end_timestamp_seconds", "When a certificate in Kubernetes ends",
 		func(s certs.Span) float64 { return float64(s.End.Unix()) })
 	add("certificates_kept", "1 if a part of what --kube-certificates names is as it should be, as it was last read.",
-		"part", func(send func(float64, ...string)) {
+		func(send func(float64, ...string)) {
 			_, failed := k.Status()
 			for _, p := range certs.Parts {
 				send(number(failed[p] == nil), string(p))
 			}
-		})
+		}, "part")
 }

@@ -9,12 +9,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"inject/resolver/secret"
@@ -187,6 +189,33 @@ func (p *probe) last() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
+}
+
+// A readiness is what decides whether a server is ready, which changes while it starts. It is safe for concurrent use.
+type readiness struct {
+	now atomic.Pointer[func(context.Context) error]
+}
+
+func (r *readiness) by(ready func(context.Context) error) { r.now.Store(&ready) }
+func (r *readiness) ask(ctx context.Context) error        { return (*r.now.Load())(ctx) }
+
+// startOps serves the port for operations in group until ctx ends, unless its address is "". ready is that of
+// [health].
+func (a *app) startOps(
+	ctx context.Context, group *errgroup.Group, address string, ready func(context.Context) error,
+	registry *prometheus.Registry,
+) error {
+	gauges{registry}.server(ready)
+	if address == "" {
+		return nil
+	}
+	port, err := opsPort(ctx, address)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return serveUntil(ctx, opsServer(ready, registry, a.log.Named("ops")), port) })
+	a.log.Info("operations are served", "address", port.Addr().String())
+	return nil
 }
 
 // The bounds of the port for operations. Its callers are kubelets and a few programs that scrape metrics.

@@ -177,35 +177,30 @@ func (p *pods) gaps(report *evidence.Report, err error) string {
 func (p *pods) register(r prometheus.Registerer) {
 	p.count.WithLabelValues("identified")
 	r.MustRegister(p.count)
-	add := func(name, help string, value func(*evidence.Report, string) bool) {
-		r.MustRegister(&gauge{
-			prometheus.NewDesc(namespace+"_"+name, help, []string{"namespace"}, nil),
-			func(send func(float64, ...string)) {
-				report := p.last.Load()
-				if report == nil {
-					return
-				}
-				for _, of := range report.Config.TaskNamespaces {
-					send(number(value(report, of)), of)
-				}
-			},
-		})
+	add := gauges{r}.add
+	each := func(name, help string, value func(*evidence.Report, string) bool) {
+		add(name, help, func(send func(float64, ...string)) {
+			report := p.last.Load()
+			if report == nil {
+				return
+			}
+			for _, of := range report.Config.TaskNamespaces {
+				send(number(value(report, of)), of)
+			}
+		}, "namespace")
 	}
-	add("pods_vouched", "1 if the admission policies of a namespace are in force, as they were last read.",
+	each("pods_vouched", "1 if the admission policies of a namespace are in force, as they were last read.",
 		func(report *evidence.Report, of string) bool { _, err := report.InForce(of); return err == nil })
-	add("pods_protected", "1 if no others may reach the secrets of the pods of a namespace, as it was last read.",
+	each("pods_protected", "1 if no others may reach the secrets of the pods of a namespace, as it was last read.",
 		func(report *evidence.Report, of string) bool {
 			return !slices.ContainsFunc(report.Gaps(*p.places.Load()), func(g evidence.Gap) bool {
 				return g.Namespace == "" || g.Namespace == of
 			})
 		})
-	r.MustRegister(&gauge{
-		prometheus.NewDesc(namespace+"_pods_read_timestamp_seconds",
-			"When the admission policies were last read, in seconds since 1970.", nil, nil),
+	add("pods_read_timestamp_seconds", "When the admission policies were last read, in seconds since 1970.",
 		func(send func(float64, ...string)) {
 			if report := p.last.Load(); report != nil {
 				send(float64(report.Began.Unix()))
 			}
-		},
-	})
+		})
 }

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +26,7 @@ import (
 	"inject/resolver/serve/transport"
 	"inject/resolver/serve/watch"
 	"inject/resolver/store"
+	"inject/resolver/store/all"
 	"inject/resolver/store/kube"
 )
 
@@ -150,6 +151,24 @@ func served(port net.Addr, insecure bool) string {
 	return scheme + "://" + net.JoinHostPort(host, number)
 }
 
+// A server is what one injectd serve needs from its start to its end.
+type server struct {
+	*app
+
+	audit    *serve.Audit
+	access   *access
+	loads    *reloads
+	registry *prometheus.Registry
+	limits   transport.Limits
+	ready    readiness
+
+	backend all.Store
+	at      *url.URL   // of the backend
+	file    maintainer // the backend if it is a file, else nil
+	own     *keyWatch
+}
+
+// serve runs a server until a signal ends it.
 func (a *app) serve(ctx context.Context) (err error) {
 	f := &a.set
 	if err := f.check(); err != nil {
@@ -161,28 +180,20 @@ func (a *app) serve(ctx context.Context) (err error) {
 	stopping, release := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer release()
 
-	audit, err := a.openAudit()
-	if err != nil {
+	s := &server{app: a, loads: newReloads(), registry: newRegistry(), limits: f.limits()}
+	if s.audit, err = a.openAudit(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, audit.Close()) }()
-	files, loads := f.Access.files(), newReloads()
-	who, err := f.Access.open(watch.Notify(ctx, func(path string, why error) {
-		loads.changed(cmp.Or(files[path], "jwt"), why)
-		if err := audit.Reloaded(ctx, path, why); err != nil {
-			a.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
-		}
-	}), f.Org.Name, a.log)
-	if err != nil {
+	defer func() { err = errors.Join(err, s.audit.Close()) }()
+	if err := s.openAccess(ctx); err != nil {
 		return err
 	}
-	for _, name := range files {
-		loads.begin(name)
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return s.run(ctx, stopping, release)
+}
 
+// run serves until stopping ends, and then answers what has begun. release makes the next signal end the process.
+func (s *server) run(ctx, stopping context.Context, release func()) (err error) {
+	f := &s.set
 	// The other ports end when the last request has been answered.
 	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	running, answered := context.WithCancel(groupCtx)
@@ -191,125 +202,185 @@ func (a *app) serve(ctx context.Context) (err error) {
 			_ = group.Wait() // its error is err, or is less than that
 		}
 	}()
-	var ready atomic.Pointer[func(context.Context) error]
-	ask := func(ctx context.Context) error { return (*ready.Load())(ctx) }
-	gauges{registry}.server(ask)
-	if who.kept != nil {
-		who.kept.register(registry)
-		waiting := func(context.Context) error { return who.kept.waiting() }
-		ready.Store(&waiting)
-		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry, a.log.Named("ops"))); err != nil {
+	if s.access.kept != nil {
+		if err := s.keepCertificates(ctx, running, group); err != nil {
 			return err
 		}
-		go who.kept.Run(ctx)
-		if !who.kept.await(stopping, a.log) {
+		if !s.access.kept.await(stopping, s.log) {
 			answered()
 			return group.Wait()
 		}
 	}
-	limits := transport.Limits{
-		Connections: f.Limits.Connections, OfIdentity: f.Limits.OfIdentity, Streams: f.Limits.Streams,
-	}
-	port, err := transport.Listen(ctx, f.Listen.Address, who.certificates, limits)
+	port, err := s.listen(ctx)
 	if err != nil {
-		if path, unknown := a.filePath(); unknown == nil { // mostly the server of the same store has the port
-			err = errors.Join(alone(ctx, path), err)
-		}
 		return err
 	}
 	defer port.Close() //nolint:errcheck // the server has closed it before
 	address := served(port.Addr(), f.Access.Insecure)
-	backend, at, err := a.openServed(stopping, address)
-	if err != nil {
+	if s.backend, s.at, err = s.openServed(stopping, address); err != nil {
 		return err
 	}
 	// after everything else, because requests use it until they end
-	defer func() { err = errors.Join(err, backend.Close()) }()
-	room := int64(growRoom)
-	if store.IsRemote(backend) {
-		room = remoteRoom
+	defer func() { err = errors.Join(err, s.backend.Close()) }()
+	if err := s.adopt(ctx); err != nil {
+		return err
 	}
-	tuneCollector(f.Found.GoGC, f.Found.GoMemLimit, room)
-	file, isFile := backend.(maintainer)
-	if isFile {
-		if err := alone(ctx, at.Path); err != nil {
-			return err
-		}
-		if err := f.checkStore(ctx, file); err != nil {
+	handler := s.handler(address)
+	s.watchHealth(stopping)
+	if s.access.kept == nil {
+		if err := s.startOps(running, group, f.Listen.Ops, s.ready.ask, s.registry); err != nil {
 			return err
 		}
 	}
-	if s, ok := backend.(*kube.Store); ok {
-		if err := a.checkKube(ctx, s); err != nil {
-			return err
-		}
-		if who.pods != nil {
-			namespace, _ := s.Namespace()
-			who.pods.storedIn(namespace)
-		}
-	}
-	if who.kept != nil {
-		if err := who.kept.from(backend, f.Org.Name); err != nil {
-			return err
-		}
-	}
-	if who.policy != nil {
-		if err := checkQuotas(backend, at, who.policy.Current()); err != nil {
-			return err
-		}
-	}
-
-	o := f.options()
-	o.Store, o.Audit, o.Log, o.Metrics = backend, audit, a.log, registry
-	if f.Access.Insecure {
-		a.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+
-			"encrypted on the way; this is for developing on this machine alone", "address", address)
-	} else {
-		o.Authenticator, o.Policy, o.Login = who.chain, who.policy.Current, who.login
-	}
-	handler := serve.New(o).Handler()
-	health := &health{audit: audit, access: who, store: backend, log: a.log, stopping: stopping.Done()}
-	own := newKeyWatch(a, file)
-	if isFile {
-		health.file = at.Path
-		who.sources["key-file"] = own
-	}
-	if f.Audit.Log != "-" {
-		health.auditFile = f.Audit.Log
-	}
-	health.register(registry)
-	registry.MustRegister(loads.loaded, loads.failures)
-	if who.pods != nil {
-		who.pods.register(registry)
-	}
-
 	group.Go(func() error {
 		defer answered()
-		server := transport.HTTP(handler, limits, a.log.Named("http"))
-		who.certificates.Guard(server)
+		server := transport.HTTP(handler, s.limits, s.log.Named("http"))
+		s.access.certificates.Guard(server)
 		return transport.Serve(afterDelay(running, stopping, f.Listen.DrainDelay), server, port, f.Listen.Drain)
 	})
-	allReady := health.ready
-	if ready.Store(&allReady); who.kept == nil {
-		if err := a.serveOps(running, group, f.Listen.Ops, opsServer(ask, registry, a.log.Named("ops"))); err != nil {
-			answered()
-			return errors.Join(err, group.Wait())
-		}
-	}
-	if isFile {
-		group.Go(func() error { a.control(running, at.Path, file, audit, own.soon); return nil })
-		group.Go(func() error { own.run(running); return nil })
-	}
-	if who.pods != nil {
-		group.Go(func() error { who.pods.watch(running); return nil })
-	}
-	group.Go(func() error { reopen(running, audit, a.log.Error); return nil })
-	a.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", at.Redacted(),
+	s.maintain(running, group)
+	s.log.Info("serving", "address", address, "listen", port.Addr().String(), "store", s.at.Redacted(),
 		"version", version)
 	context.AfterFunc(stopping, release) // the next signal ends us at once
 	err = group.Wait()
-	a.log.Info("stopped")
+	s.log.Info("stopped")
 	return err
+}
+
+// openAccess reads what decides on callers. The audit log and the metrics tell when one of its files is read again.
+func (s *server) openAccess(ctx context.Context) (err error) {
+	files := s.set.Access.files()
+	s.access, err = s.set.Access.open(watch.Notify(ctx, func(path string, why error) {
+		s.loads.changed(cmp.Or(files[path], "jwt"), why)
+		if err := s.audit.Reloaded(ctx, path, why); err != nil {
+			s.log.Error("the audit log does not tell that a file was read again", "path", path, "error", err)
+		}
+	}), s.set.Org.Name, s.log)
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		s.loads.begin(name)
+	}
+	return nil
+}
+
+// keepCertificates begins to keep the certificates in Kubernetes, with the port for operations: until there is a
+// certificate it is the only one that says what the server waits for.
+func (s *server) keepCertificates(ctx, running context.Context, group *errgroup.Group) error {
+	kept := s.access.kept
+	kept.register(s.registry)
+	s.ready.by(func(context.Context) error { return kept.waiting() })
+	if err := s.startOps(running, group, s.set.Listen.Ops, s.ready.ask, s.registry); err != nil {
+		return err
+	}
+	go kept.Run(ctx)
+	return nil
+}
+
+// listen opens the port for requests.
+func (s *server) listen(ctx context.Context) (net.Listener, error) {
+	port, err := transport.Listen(ctx, s.set.Listen.Address, s.access.certificates, s.limits)
+	if err != nil {
+		if path, unknown := s.filePath(); unknown == nil { // mostly the server of the same store has the port
+			err = errors.Join(alone(ctx, path), err)
+		}
+	}
+	return port, err
+}
+
+// adopt checks that the store can be served with the settings, and gives it to all that need it.
+func (s *server) adopt(ctx context.Context) error {
+	room := int64(growRoom)
+	if store.IsRemote(s.backend) {
+		room = remoteRoom
+	}
+	tuneCollector(s.set.Found.GoGC, s.set.Found.GoMemLimit, room)
+	s.file, _ = s.backend.(maintainer)
+	s.own = newKeyWatch(s.app, s.file)
+	if s.file != nil {
+		if err := alone(ctx, s.at.Path); err != nil {
+			return err
+		}
+		if err := s.set.checkStore(ctx, s.file); err != nil {
+			return err
+		}
+		s.access.sources["key-file"] = s.own
+	}
+	if k, ok := s.backend.(*kube.Store); ok {
+		if err := s.checkKube(ctx, k); err != nil {
+			return err
+		}
+		if s.access.pods != nil {
+			namespace, _ := k.Namespace()
+			s.access.pods.storedIn(namespace)
+		}
+	}
+	if s.access.kept != nil {
+		if err := s.access.kept.from(s.backend, s.set.Org.Name); err != nil {
+			return err
+		}
+	}
+	if s.access.policy != nil {
+		return checkQuotas(s.backend, s.at, s.access.policy.Current())
+	}
+	return nil
+}
+
+// handler answers the requests to the server at an address.
+func (s *server) handler(address string) http.Handler {
+	o := s.set.options()
+	o.Store, o.Audit, o.Log, o.Metrics = s.backend, s.audit, s.log, s.registry
+	if s.set.Access.Insecure {
+		s.log.Warn("INSECURE: everyone who reaches this port may read, change and delete every secret; nothing is "+
+			"encrypted on the way; this is for developing on this machine alone", "address", address)
+	} else {
+		o.Authenticator, o.Policy, o.Login = s.access.chain, s.access.policy.Current, s.access.login
+	}
+	return serve.New(o).Handler()
+}
+
+// watchHealth makes the server ready when its checks pass, and adds the metrics of what it has.
+func (s *server) watchHealth(stopping context.Context) {
+	h := &health{audit: s.audit, access: s.access, store: s.backend, log: s.log, stopping: stopping.Done()}
+	if s.file != nil {
+		h.file = s.at.Path
+	}
+	if s.set.Audit.Log != "-" {
+		h.auditFile = s.set.Audit.Log
+	}
+	h.register(s.registry)
+	s.registry.MustRegister(s.loads.loaded, s.loads.failures)
+	if s.access.pods != nil {
+		s.access.pods.register(s.registry)
+	}
+	s.ready.by(h.ready)
+}
+
+// maintain does in group what a server does beside its requests, until ctx ends.
+func (s *server) maintain(ctx context.Context, group *errgroup.Group) {
+	if s.file != nil {
+		group.Go(func() error { s.control(ctx, s.at.Path, s.file, s.audit, s.own.soon); return nil })
+		group.Go(func() error { s.own.run(ctx); return nil })
+	}
+	if s.access.pods != nil {
+		group.Go(func() error { s.access.pods.watch(ctx); return nil })
+	}
+	group.Go(func() error { reopen(ctx, s.audit, s.log.Error); return nil })
+}
+
+// limits are those of the port.
+func (f *settings) limits() transport.Limits {
+	return transport.Limits{
+		Connections: f.Limits.Connections, OfIdentity: f.Limits.OfIdentity, Streams: f.Limits.Streams,
+	}
+}
+
+// newRegistry returns a registry with the metrics of every process.
+func newRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
 }
 
 // openAudit opens the audit log of the settings.
@@ -318,20 +389,6 @@ func (a *app) openAudit() (*serve.Audit, error) {
 		return serve.NewAudit(a.stdout), nil
 	}
 	return serve.OpenAudit(a.set.Audit.Log)
-}
-
-// serveOps opens the port for operations, unless its address is "", and serves it in group until ctx ends.
-func (a *app) serveOps(ctx context.Context, group *errgroup.Group, address string, server *http.Server) error {
-	if address == "" {
-		return nil
-	}
-	port, err := opsPort(ctx, address)
-	if err != nil {
-		return err
-	}
-	group.Go(func() error { return serveUntil(ctx, server, port) })
-	a.log.Info("operations are served", "address", port.Addr().String())
-	return nil
 }
 
 // afterDelay returns a context that ends with running, or delay after the end of stopping.

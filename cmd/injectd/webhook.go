@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -112,9 +110,8 @@ func (a *app) webhook(ctx context.Context) error {
 	}
 	defer port.Close() //nolint:errcheck // the server has closed it before
 
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), loads.loaded, loads.failures)
+	registry := newRegistry()
+	registry.MustRegister(loads.loaded, loads.failures)
 	handler := webhook.Handler(webhook.Options{
 		Config: config.Current, Log: a.log, Metrics: registry, Port: webhookPort{},
 	})
@@ -128,20 +125,19 @@ func (a *app) webhook(ctx context.Context) error {
 		}
 		return nil
 	}
-	gauges{registry}.server(ready)
 	gauges{registry}.files(sources, certificates)
 
 	group, groupCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	running, answered := context.WithCancel(groupCtx)
+	defer answered()
+	if err := a.startOps(running, group, f.Ops, ready, registry); err != nil {
+		return err
+	}
 	group.Go(func() error {
 		defer answered()
 		server := transport.HTTP(handler, limits, a.log.Named("http"))
 		return transport.Serve(afterDelay(running, stopping, f.DrainDelay), server, port, f.Drain)
 	})
-	if err := a.serveOps(running, group, f.Ops, opsServer(ready, registry, a.log.Named("ops"))); err != nil {
-		answered()
-		return errors.Join(err, group.Wait())
-	}
 	a.log.Info("serving", "address", port.Addr().String(), "version", version)
 	context.AfterFunc(stopping, release) // the next signal ends us at once
 	err = group.Wait()
