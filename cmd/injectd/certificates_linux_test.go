@@ -303,7 +303,7 @@ func TestCertificatesStop(t *testing.T) {
 		"serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
 	}, c.flags...)...)
 	cmd.Env = []string{"HOME=" + c.dir}
-	said := &output{}
+	said := &harness.Buffer{}
 	cmd.Stderr = said
 	require.NoError(t, cmd.Start())
 	defer cmd.Process.Kill() //nolint:errcheck // it has ended

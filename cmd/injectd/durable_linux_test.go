@@ -437,7 +437,7 @@ func attach(t *testing.T, p *process, options ...string) (stop func()) {
 	t.Helper()
 	strace := harness.Need(t, "strace")
 	cmd := exec.Command(strace, append([]string{"-p", strconv.Itoa(p.cmd.Process.Pid)}, options...)...)
-	said := &output{}
+	said := &harness.Buffer{}
 	cmd.Stderr = said
 	require.NoError(t, cmd.Start())
 	require.Eventually(t, func() bool { return strings.Contains(said.String(), "attached") }, time.Minute,

@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -57,29 +56,11 @@ type process struct {
 	cmd    *exec.Cmd
 	store  string // its address, as a --store
 	ops    string // the address of its port for operations
-	stdout *output
-	stderr *output
+	stdout *harness.Buffer
+	stderr *harness.Buffer
 	serves chan struct{} // closed when it serves
 	ended  chan struct{} // closed when it has, with the error in err
 	err    error
-}
-
-// output collects what a process writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // startServer starts injectd serve. It returns when the server is ready or has failed.
@@ -111,7 +92,8 @@ func launch(path, verb, dir string, environ []string, args ...string) (*process,
 	cmd.Dir, cmd.Env = dir, environ
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := &process{
-		cmd: cmd, stdout: &output{}, stderr: &output{}, serves: make(chan struct{}), ended: make(chan struct{}),
+		cmd: cmd, stdout: &harness.Buffer{}, stderr: &harness.Buffer{},
+		serves: make(chan struct{}), ended: make(chan struct{}),
 	}
 	cmd.Stdout = p.stdout
 	said, err := cmd.StderrPipe()

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -47,25 +48,7 @@ type webhookServer struct {
 	address   string
 	authority *harness.Authority
 	cmd       *exec.Cmd
-	log       *output
-}
-
-// output is what a process writes.
-type output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (o *output) add(line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.b.WriteString(line)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
+	log       *harness.Buffer
 }
 
 // webhookMode starts a server of the chart's objects, and registers it with the API server, which calls it by its
@@ -104,7 +87,7 @@ func startWebhook(t testing.TB, objects []object) *webhookServer {
 	config := filepath.Join(dir, "mutation.yaml")
 	file := text(find(t, objects, "ConfigMap", "inject-mutation"), "data", "mutation.yaml")
 	require.NoError(t, os.WriteFile(config, []byte(file), 0o600))
-	s := &webhookServer{authority: harness.NewAuthority(t, filepath.Join(dir, "pki")), log: &output{}}
+	s := &webhookServer{authority: harness.NewAuthority(t, filepath.Join(dir, "pki")), log: &harness.Buffer{}}
 	s.authority.Issue("tls", harness.Local)
 
 	// The flags of the Deployment, with paths and ports of this machine.
@@ -134,7 +117,7 @@ func startWebhook(t testing.TB, objects []object) *webhookServer {
 		defer close(ended)
 		for lines := bufio.NewReader(said); ; {
 			line, err := lines.ReadString('\n')
-			s.log.add(line)
+			_, _ = io.WriteString(s.log, line)
 			var l struct {
 				Message string `json:"@message"`
 				Address string `json:"address"`

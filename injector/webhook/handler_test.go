@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"inject/injector/webhook"
+	"inject/internal/harness"
 )
 
 // open is a port without bounds, on which each address is a network of its own.
@@ -37,31 +38,13 @@ func (open) Explained(context.Context, int) {}
 type served struct {
 	*httptest.Server
 
-	log      *safe
+	log      *harness.Buffer
 	registry *prometheus.Registry
-}
-
-// safe is a log that several write.
-type safe struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safe) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safe) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func serve(t testing.TB) *served {
 	t.Helper()
-	s := &served{log: &safe{}, registry: prometheus.NewRegistry()}
+	s := &served{log: &harness.Buffer{}, registry: prometheus.NewRegistry()}
 	c := parse(t)
 	handler := webhook.Handler(webhook.Options{
 		Config: func() *webhook.Config { return c }, Metrics: s.registry, Port: open{},

@@ -109,25 +109,7 @@ pullSecret: inject-pull
 type replica struct {
 	*certs.Keeper
 
-	log *log
-}
-
-// log is what a Keeper logs, for a test that reads it meanwhile.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	log *harness.Buffer // what it logs
 }
 
 // keeper makes a Keeper that does not run yet.
@@ -138,7 +120,7 @@ func (p *place) keeper(kubeconfig string) *replica {
 	client, err := cluster.Connect(4)
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { _ = client.Close() })
-	l := &log{}
+	l := &harness.Buffer{}
 	return &replica{certs.New(certs.Options{
 		Config: func() *certs.Config { return p.config }, Client: client,
 		Log: hclog.New(&hclog.LoggerOptions{Output: l, Level: hclog.Debug}),

@@ -1,14 +1,12 @@
 package policy_test
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"inject/internal/harness"
 	"inject/resolver/secret"
 	"inject/resolver/serve/policy"
 	"inject/resolver/store"
@@ -782,27 +781,9 @@ func TestAgreesWithNaive(t *testing.T) {
 	require.Positive(t, captured)
 }
 
-// log is the output of a logger.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func TestOpen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.yaml")
-	var out log
+	var out harness.Buffer
 	logger := hclog.New(&hclog.LoggerOptions{Output: &out})
 	_, err := policy.Open(t.Context(), path, secret.DefaultOrg, logger)
 	require.ErrorIs(t, err, os.ErrNotExist)
