@@ -915,9 +915,12 @@ func TestSlow(t *testing.T) {
 	slow.first(t)
 	slow.good(t)
 	before := p.bundles()[0]
-	// A ConfigMap has a line of the certificate as it is, and a caBundle has all of it in base64.
-	line := strings.Split(before, "\n")[2]
-	inBase64 := base64.StdEncoding.EncodeToString([]byte(before))[200:300]
+	// A ConfigMap has a line of the certificate as it is, and a caBundle has all of it in base64. These are of the
+	// signature, because names and times of two authorities may be equal.
+	lines := strings.Split(strings.TrimSpace(before), "\n")
+	line := lines[len(lines)-3]
+	encoded := base64.StdEncoding.EncodeToString([]byte(before))
+	inBase64 := encoded[len(encoded)-160 : len(encoded)-60]
 	mu.Lock()
 	require.Contains(t, string(sent), line, "the canary")
 	require.Contains(t, string(sent), inBase64, "the canary")
@@ -935,6 +938,7 @@ func TestSlow(t *testing.T) {
 	require.NoError(t, p.published(r))
 	now := p.bundles()[0]
 	require.NotContains(t, now, line)
+	require.NotContains(t, base64.StdEncoding.EncodeToString([]byte(now)), inBase64)
 
 	release()
 	want, _ := r.Certificate()
