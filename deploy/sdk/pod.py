@@ -32,6 +32,10 @@ container = {
     "image": template.container.image,
     "args": [*template.container.command, *template.container.args],
 }
+volumes = []
+if template.interface.outputs.variables:  # its copilot, which uploads them, is left out
+    volumes = [{"name": "flyte-outputs", "emptyDir": {}}]
+    container["volumeMounts"] = [{"name": "flyte-outputs", "mountPath": template.container.data_config.output_path}]
 print(
     json.dumps(
         {
@@ -42,7 +46,7 @@ print(
                 "labels": {**labels, "inject-flyte-secrets": "true"},
                 "annotations": {f"flyte.secrets/s{i}": annotation(secret) for i, secret in secrets},
             },
-            "spec": {"restartPolicy": "Never", "containers": [container]},
+            "spec": {"restartPolicy": "Never", "containers": [container], "volumes": volumes},
         }
     )
 )

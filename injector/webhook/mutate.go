@@ -72,6 +72,9 @@ const (
 
 	copyMount = "/copy" // of the volume with the program, in the container that copies
 
+	// The task's container in a PodTemplate of Flyte's SDK, unless its author says another name.
+	sdkContainer = "primary"
+
 	inheritsAnnotation   = "inject.flyte.org/inherits"
 	entrypointAnnotation = "inject.flyte.org/entrypoint"
 )
@@ -209,7 +212,7 @@ func (e *edit) removeOurs(path string, env []object) {
 
 // primary returns the index of the task's container, by the rules of Flyte (GetPrimaryContainerName in
 // flyteplugins/go/tasks/pluginmachinery/flytek8s/pod_helper.go at v2.0.43), but that of several containers
-// one must be named: Flyte takes the first.
+// one must be named or be called primary: Flyte takes the first, and writes no annotation into such a pod.
 func (p *pod) primary() (at int, why Reason) {
 	index := func(name string) int {
 		return slices.IndexFunc(p.containers, named(name))
@@ -232,9 +235,11 @@ func (p *pod) primary() (at int, why Reason) {
 		return 0, Malformed
 	case 1:
 		return 0, ""
-	default:
-		return 0, Unnamed
 	}
+	if at := index(sdkContainer); at >= 0 {
+		return at, ""
+	}
+	return 0, Unnamed
 }
 
 // changed reports whether the pod runs inject already: it is a copy of a changed one, or this is a second

@@ -241,6 +241,8 @@ func TestRules(t *testing.T) {
 			reason: webhook.Unnamed, containers: []string{"run-a0-0", "b"},
 			change: func(pod, _, _, _ object) { delete(obj(pod["metadata"]), "name") },
 		},
+		"several, one named as Flyte's SDK does":          {words: none, containers: []string{"primary", "b"}},
+		"several, and the pod's name is before the SDK's": {words: none, containers: []string{"run-a0-0", "primary"}},
 		"an annotation names it": {
 			words: none, containers: []string{"main", "run-a0-0"},
 			change: func(_, _, _, a object) { a["primary_container_name"] = "main" },

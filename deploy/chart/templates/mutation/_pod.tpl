@@ -115,11 +115,14 @@ What the two policies know of a pod. A pod may be invalid when it is changed, so
   expression: |-
     ['kubectl.kubernetes.io/default-container', 'primary_container_name'].filter(k,
       variables.annotations[?k].orValue('') != '')
+# Flyte writes no annotation into a pod of several containers. Its SDK calls the task's one primary, unless the author
+# says another name.
 - name: primary
   expression: |-
     size(variables.naming) > 0 ? variables.annotations[variables.naming[0]] :
     dyn(object).metadata.?name.orValue('') in variables.names ? dyn(object).metadata.?name.orValue('') :
-    size(variables.names) == 1 ? variables.names[0] : ''
+    size(variables.names) == 1 ? variables.names[0] :
+    'primary' in variables.names ? 'primary' : ''
 - name: index
   expression: variables.names.indexOf(variables.primary)
 - name: container
@@ -199,7 +202,9 @@ Invalid: Flyte does not try it again.
 */ -}}
 {{- define "inject.rules" -}}
 - expression: size(variables.naming) > 0 || variables.primary != ''
-  message: the pod has several containers, and none has its name; name the task's in the annotation primary_container_name
+  message: >-
+    the pod has several containers, and none has its name or is called primary; name the task's in the annotation
+    primary_container_name, as flyte.PodTemplate(annotations={"primary_container_name": "main"}) does
 - expression: variables.primary == '' || variables.index >= 0
   message: an annotation names a container that the pod does not have
   messageExpression: |-
@@ -209,12 +214,14 @@ Invalid: Flyte does not try it again.
     variables.spec.?os.?name.orValue('') != 'windows' &&
     variables.spec.?nodeSelector[?'kubernetes.io/os'].orValue('') != 'windows'
   message: >-
-    a Windows pod cannot run inject; remove the label inject-flyte-secrets, or let the pod run on Linux (spec.os.name,
-    nodeSelector kubernetes.io/os)
+    a Windows pod cannot run inject; let the pod run on Linux (spec.os.name, nodeSelector kubernetes.io/os), or let the
+    task declare no secrets
 - expression: |-
     !variables.spec.?hostNetwork.orValue(false) ||
     variables.spec.?dnsPolicy.orValue('') == 'ClusterFirstWithHostNet'
-  message: 'a pod with hostNetwork does not find the store by its name; add dnsPolicy: ClusterFirstWithHostNet'
+  message: >-
+    a pod with hostNetwork does not find the store by its name; remove hostNetwork or, where it is allowed, add
+    dnsPolicy: ClusterFirstWithHostNet
 - expression: "['project', 'domain'].all(k, variables.labels[?k].orValue('') != '')"
   message: the pod wants secrets and has no label project or domain; add it
   messageExpression: |-
