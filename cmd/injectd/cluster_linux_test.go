@@ -384,6 +384,20 @@ func TestDoctorKube(t *testing.T) {
 	require.True(t, answer.OK)
 	require.Equal(t, "kubernetes", answer.Checks[0].Check)
 
+	// Two policies of a name, as an upgrade that failed leaves them. Pods need not be younger than those that say how
+	// pods run inject.
+	if c.k.Minor(t) >= 36 {
+		c.apply("inject-mutation-", "--set", "mutation.mode=policy", "--set", "mutation.delivery=init")
+		c.apply("inject-mutation-", "--set", "mutation.mode=policy", "--set", "mutation.delivery=image")
+		out, code = c.doctor(admin)
+		require.Zero(t, code, out)
+		require.Contains(t, out, "\nwarn  policies       inject-mutation is there twice, also as the binding inject-")
+		require.Contains(t, out, "ok    policies       inject-mutation is in force since ")
+		require.Contains(t, out, "ok    older ")
+		c.remove("inject-mutation")
+		c.remove("inject-mutation")
+	}
+
 	// A user without rights is told which are missing.
 	out, code = c.doctor(c.k.User(t, "", []harness.Rule{}),
 		append(asked, "--store", store, "--task-namespace", "flyte")...)

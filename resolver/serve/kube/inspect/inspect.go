@@ -98,6 +98,7 @@ type inspection struct {
 	unread   bool                         // whether the policies cannot be read
 	report   *evidence.Report             // nil if the policies could not be read
 	known    bool                         // whether Config was given
+	left     []evidence.Policy            // those that are there with a younger one of the same name
 	findings []Finding
 }
 

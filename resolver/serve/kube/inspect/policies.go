@@ -91,9 +91,13 @@ func (i *inspection) discover(ctx context.Context) (*evidence.Config, error) {
 				}
 			}
 		}
-		if before, ok := youngest[m[1]]; !ok || before.made.Before(&at.CreationTimestamp) {
-			p := evidence.Policy{Name: policy, Binding: at.Name, Mutating: mutating}
-			youngest[m[1]] = one{p, at.CreationTimestamp}
+		now := one{evidence.Policy{Name: policy, Binding: at.Name, Mutating: mutating}, at.CreationTimestamp}
+		before, twice := youngest[m[1]]
+		if twice && now.made.Before(&before.made) {
+			now, before = before, now
+		}
+		if youngest[m[1]] = now; twice {
+			i.left = append(i.left, before.Policy)
 		}
 	}
 	err := each(ctx, i.client, "", metav1.ListOptions{}, kubeapi.ValidatingBindings.List,
@@ -133,6 +137,10 @@ const (
 	commands   = "inject-exec"
 )
 
+// beside are the policies that vouch for no pod: they say how pods run inject, and what they may mount. The servers
+// serve pods that are older than these.
+var beside = []string{"inject-injected", "inject-mutation", "inject-objects"}
+
 // settles is how much younger than a pod a policy must be: servers of a cluster take it in one after
 // the other.
 const settles = time.Minute
@@ -165,6 +173,11 @@ func (i *inspection) policies(ctx context.Context) {
 	for n := range report.Findings {
 		i.policy(&report.Findings[n])
 	}
+	for _, p := range i.left {
+		i.found("policies", Warning, "an upgrade that goes on has both, or another release; "+
+			"if neither does, an upgrade that failed has left it: delete it and its policy "+p.Name,
+			"%s is there twice, also as the binding %s", p.Base(), p.Binding)
+	}
 	if !i.known && len(config.Policies) > 0 {
 		i.found("policies", Warning, "give the file of the server, with --kube-identity FILE",
 			"were compared with the digests in their own names, and not with the chart")
@@ -195,13 +208,17 @@ func (i *inspection) policy(f *evidence.Finding) {
 	since := f.Since.UTC().Format(time.RFC3339)
 	switch {
 	case problems != nil:
-	case time.Since(f.Since) < settles:
+	case time.Since(f.Since) < settles && i.vouches(base):
 		i.found("policies", Warning, "wait a minute: pods that are made before are not served",
 			"%s is in force since %s only", base, since)
 	default:
 		i.found("policies", OK, "", "%s is in force since %s", base, since)
 	}
 }
+
+// vouches reports whether the servers serve only pods that are younger than a policy. The file of the server names
+// those; without it they are known by their names.
+func (i *inspection) vouches(base string) bool { return i.known || !slices.Contains(beside, base) }
 
 // gaps reports what leaves pods unprotected although the policies are in force.
 func (i *inspection) gaps(report *evidence.Report) {
@@ -234,14 +251,18 @@ func (i *inspection) gaps(report *evidence.Report) {
 	}
 }
 
-// since returns when the last policy came into force, in all namespaces of tasks.
+// since returns when the last policy that vouches for pods came into force, in all namespaces of tasks.
 func (i *inspection) since() (time.Time, error) {
 	if i.report == nil || len(i.report.Findings) == 0 {
 		return time.Time{}, errors.New("there are no policies")
 	}
+	vouching := *i.report
+	vouching.Findings = slices.DeleteFunc(slices.Clone(vouching.Findings), func(f evidence.Finding) bool {
+		return !i.vouches(f.Policy.Base())
+	})
 	var last time.Time
 	for _, name := range i.tasks {
-		since, err := i.report.InForce(name)
+		since, err := vouching.InForce(name)
 		if err != nil {
 			return last, err
 		}
