@@ -220,10 +220,10 @@ e2e: ## test inject in the pods of a real Kubernetes, which it builds first (roo
 	deploy/e2e/test.sh
 
 e2e-long: ## start 100 pods while the servers of the chart are killed, upgraded, rolled back and drained
-	INJECT_E2E_PODS=100 deploy/e2e/test.sh faults
+	E2E_PODS=100 deploy/e2e/test.sh faults
 
 bench-start: ## measure how long pods take to start, with an init container or a volume of the image and without inject (as e2e)
-	INJECT_E2E_ROUNDS=$(if $(ONCE),1,30) deploy/e2e/test.sh start
+	E2E_ROUNDS=$(if $(ONCE),1,30) deploy/e2e/test.sh start
 
 OLDEST = INJECT_TEST_NO_SKIP=1 INJECT_TEST_KUBE_APISERVER=$(CURDIR)/bin/oldest/kube-apiserver
 

@@ -3,7 +3,7 @@
 # Pods start while the servers of the chart, those that change pods among them, are killed, upgraded, rolled
 # back and moved from their node, and while their certificates and authorities are renewed. Each pod runs with
 # its secret, and none without. Flyte creates a pod again that the API server did not take because of an
-# error of its own, and so does this test. INJECT_E2E_PODS is how many pods start at least (20).
+# error of its own, and so does this test. E2E_PODS is how many pods start at least (20).
 
 flyte_parts
 cat >>"$work/values.yaml" <<VALUES
@@ -16,7 +16,7 @@ try 60 trusted || fail "the API server does not know the webhook's authority: $(
 value=$(random)
 secret fraud MY_SECRET_KEY "$value" | kube -n "$secrets" create -f - >/dev/null
 
-started=0 each=$((${INJECT_E2E_PODS:-20} / 5))
+started=0 each=$((${E2E_PODS:-20} / 5))
 # while_pods_start NAME COMMAND... starts pods, one after the other, as long as COMMAND runs, and fails unless
 # each of them had the value, and has a mask in its log.
 while_pods_start() {

@@ -4,11 +4,11 @@
 # How long pods take from the API server's receipt of their creation to their first line, as containerd reads
 # it, on a cluster without other work: a plain pod, one with an init container that does nothing, and tasks of
 # the chart's users with one secret, with both ways of delivery. They take turns, and a ratio is the median of
-# the rounds' own. docs/explanation/benchmarks.md has the figures of a run. INJECT_E2E_ROUNDS is the number of
+# the rounds' own. docs/explanation/benchmarks.md has the figures of a run. E2E_ROUNDS is the number of
 # rounds (2). Targets that are missed are named; they do not fail the test, because the machine may be the
 # reason.
 
-rounds=${INJECT_E2E_ROUNDS:-2}
+rounds=${E2E_ROUNDS:-2}
 flyte_parts
 release install
 value=$(random)
@@ -28,7 +28,6 @@ kind: Pod
 metadata: {name: $1, labels: $labels, annotations: $annotations}
 spec:
   restartPolicy: Never
-  automountServiceAccountToken: false
   enableServiceLinks: false
   securityContext: {runAsUser: 65534, runAsGroup: 65534}
   $init
