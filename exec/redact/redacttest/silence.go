@@ -10,8 +10,8 @@ import (
 // that the text before it may end within, no more than a limit of bytes is there that are not masked.
 // A byte that is decided is masked if an occurrence that is complete covers it, and is written as it
 // is if none does. At any other time a byte is decided once no pattern that the text may end within
-// reaches back to it. Each run of masked bytes is one mask, that of the pattern that begins
-// first among those that have been completed since the last byte that a silence has shown.
+// reaches back to it. Each run of masked bytes is one mask, that of the pattern that begins first
+// among those that have been completed since the last byte that a silence has shown, and end behind it.
 type Live struct {
 	Patterns []Pattern
 
@@ -134,7 +134,7 @@ func (l *Live) Output() []byte {
 }
 
 // first returns the pattern that begins first, and is the longest and first of those, in the run around
-// byte i of the occurrences that were complete behind after, and not behind now.
+// byte i of the occurrences that end behind after, and were complete behind after and not behind now.
 func (l *Live) first(i, after, now int) int {
 	best := occurrence{start: i, end: i, pattern: -1}
 	for again := true; again; {
@@ -142,7 +142,7 @@ func (l *Live) first(i, after, now int) int {
 		for _, o := range l.found {
 			earlier := o.start < best.start || o.start == best.start &&
 				(o.end > best.end || o.end == best.end && o.pattern < best.pattern)
-			if o.when > after && o.when <= now && o.start <= i && o.end >= best.start && earlier {
+			if o.end > after && o.when > after && o.when <= now && o.start <= i && o.end >= best.start && earlier {
 				best, again = o, true
 			}
 		}
