@@ -35,10 +35,9 @@ type Writer struct {
 	// that are held back have been written already, masked or as they are, at a silence.
 	buf          []byte
 	begin, shown int
-	offset       int64 // in the stream, of the first byte that is held back
-	runs         []run // of the current text, in order; see mask
-	// masked is what of the shown bytes was written as a mask, in order.
-	masked []span
+	offset       int64  // in the stream, of the first byte that is held back
+	runs         []run  // of the current text, in order; see mask
+	masked       []span // the bytes of shown that were written as masks, in order
 	out          []byte
 	err          error // the first error; sticky
 

@@ -38,7 +38,6 @@ spec:
       securityContext: $hardened
 POD
 }
-as_flyte() { in_tasks kube --as "$flyte" create -f - "$@"; }
 
 # The chart has one way of delivery at a time, so pods of the other one are created as the policy made them.
 sleep 4 # the pods must be younger than the policies
