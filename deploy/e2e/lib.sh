@@ -118,12 +118,12 @@ spec:
 POD
 }
 
-# as_flyte ARGS... makes the objects on stdin, by Flyte's account.
-as_flyte() { in_tasks kube --as "$flyte" create -f - "$@"; }
+# as_flyte ARGS... runs kubectl create as Flyte's account.
+as_flyte() { in_tasks kube --as "$flyte" create "$@"; }
 
 # created NAME makes the pod of a task as Flyte does, and tells whether it was taken. If not, $work/created has
 # the answer of the API server.
-created() { task "$1" | as_flyte >"$work/created" 2>&1; }
+created() { task "$1" | as_flyte -f - >"$work/created" 2>&1; }
 # start_task NAME fails unless the pod is taken.
 start_task() { created "$1" || fail "Flyte is told: $(cat "$work/created")"; }
 

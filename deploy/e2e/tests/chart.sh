@@ -32,7 +32,7 @@ ok "after helm install a pod that Flyte labels runs with its secret, masked, and
 # shellcheck disable=SC2016 # words for kubelet, not for this shell
 {
   task words | sed -e 's|^    flyte.secrets/.*|&\n    inject.flyte.org/entrypoint: "[\\"/bin/echo\\",\\"$(MODE) $$ $\\"]"|' \
-    -e 's|^      args: .*|      args: ["$(MODE) $$"]\n      env: [{name: MODE, value: fast}]|' | as_flyte
+    -e 's|^      args: .*|      args: ["$(MODE) $$"]\n      env: [{name: MODE, value: fast}]|' | as_flyte -f -
   in_tasks wait_done words 120
   expect "the log of words" '$(MODE) $$ $ fast $' "$(in_tasks logs words -c words)"
 }

@@ -37,7 +37,7 @@ POD
 }
 sleep 4 # the pods must be younger than the policies
 for user in 65534 1000; do
-  task "as$user" "$user" | as_flyte >"$work/created" 2>&1 || fail "Flyte is told: $(cat "$work/created")"
+  task "as$user" "$user" | as_flyte -f - >"$work/created" 2>&1 || fail "Flyte is told: $(cat "$work/created")"
 done
 digest() { sha256sum | cut -d' ' -f1; }
 for user in 65534 1000; do
@@ -58,7 +58,7 @@ ok "with mutation.delivery=image tasks of users other than root run with their s
 
 # The same pod gets an init container with the other delivery, so the search above finds one.
 release upgrade
-inits() { task init 65534 | as_flyte --dry-run=server -o 'jsonpath={.spec.initContainers[*].name}' >"$work/created" 2>&1; }
+inits() { task init 65534 | as_flyte -f - --dry-run=server -o 'jsonpath={.spec.initContainers[*].name}' >"$work/created" 2>&1; }
 copied() { inits && [ "$(cat "$work/created")" = inject ]; }
 try 30 copied || fail "with mutation.delivery=init the init containers are: $(cat "$work/created")"
 

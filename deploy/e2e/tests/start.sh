@@ -41,7 +41,7 @@ POD
 
 # The chart has one way of delivery at a time, so pods of the other one are created as the policy made them.
 sleep 4 # the pods must be younger than the policies
-pod pod-name task | as_flyte --dry-run=server -o json | jq 'del(.status, .metadata.uid, .metadata.creationTimestamp)' >"$work/init.json"
+pod pod-name task | as_flyte -f - --dry-run=server -o json | jq 'del(.status, .metadata.uid, .metadata.creationTimestamp)' >"$work/init.json"
 jq -e '.spec.initContainers[0].name == "inject"' "$work/init.json" >/dev/null || fail "the pod has no init container of ours"
 release upgrade --set mutation.delivery=image
 sleep 4
@@ -52,7 +52,7 @@ one() {
     init) sed "s/pod-name/$1/" "$work/init.json" ;;
     image) pod "$1" task ;;
     *) pod "$1" "$2" ;;
-  esac | as_flyte >"$work/created" 2>&1 || fail "Flyte is told: $(cat "$work/created")"
+  esac | as_flyte -f - >"$work/created" 2>&1 || fail "Flyte is told: $(cat "$work/created")"
   in_tasks wait_done "$1" 120
 }
 kinds=(plain nothing init image)
