@@ -83,7 +83,7 @@ git init -q repo; cd repo; for i in 1 2 3; do seq $i 999 > $i; git add .; git -c
 	require.NoErrorf(t, err, "%s", out)
 	ssh := fmt.Sprintf("ssh -q -F none -i %[1]s/user -o IdentitiesOnly=yes -o StrictHostKeyChecking=no "+
 		"-o UserKnownHostsFile=/dev/null -o ControlPath=none -o ProxyCommand='%[2]s -i -f %[1]s/sshd'", dir, sshd)
-	for i := range rounds(200, 8) {
+	for i := range rounds(100, 8) {
 		ctx, cancel := context.WithTimeout(t.Context(), dialogTime)
 		env, values := manySecrets(t, random)
 		clone := fmt.Sprintf("%s/clone%d", dir, i)
@@ -161,7 +161,7 @@ func TestDialogPrompt(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	prompts, shorter := 0, 0
-	for i := range rounds(200, 20) {
+	for i := range rounds(80, 20) {
 		env, values := manySecrets(t, random)
 		var patterns []redacttest.Pattern
 		for i, v := range values {
