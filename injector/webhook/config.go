@@ -107,20 +107,16 @@ func (c *Config) file(n strictyaml.Node) {
 }
 
 func entry(n strictyaml.Node) (e Entrypoint) {
-	got, ok := n.Known("image", "command")
+	got, ok := n.Needed([]string{"image", "command"})
 	if !ok {
 		return e
 	}
 	if image, given := got["image"]; given {
 		e.Image = someText(image)
-	} else {
-		n.Below("image").Fail("missing")
 	}
 	// The list may be empty: the image has no entrypoint.
 	if command, given := got["command"]; given {
 		e.Command = textsOf(command)
-	} else {
-		n.Below("command").Fail("missing")
 	}
 	return e
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -105,6 +106,17 @@ func Parse(text []byte) (Node, error) {
 		return Node{}, syntax(err)
 	}
 	return (&document{}).node("", doc.Content[0]), nil
+}
+
+// Read parses text, and has walk read it. It returns the error of [Parse], or all mistakes that walk
+// reported, as [Node.Err] does.
+func Read(text []byte, walk func(Node)) error {
+	root, err := Parse(text)
+	if err != nil {
+		return err
+	}
+	walk(root)
+	return root.Err()
 }
 
 func syntax(err error) error {
@@ -285,6 +297,15 @@ func (n Node) Text() (text string, ok bool) {
 		n.Fail("expected text, found %s", n.Found())
 	}
 	return "", false
+}
+
+// Matching returns the text of n, which must match form. expected says in words how such a text looks.
+func (n Node) Matching(form *regexp.Regexp, expected string) string {
+	text, ok := n.Text()
+	if ok && !form.MatchString(text) {
+		n.Fail("not %s", expected)
+	}
+	return text
 }
 
 // Null reports whether n is null, or left empty.

@@ -71,13 +71,8 @@ var (
 // Parse reads a file. The error wraps [secret.ErrInvalid], and names the line and the field of every
 // mistake.
 func Parse(text []byte) (*Config, error) {
-	root, err := strictyaml.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
-	}
 	c := &Config{}
-	c.read(root)
-	if err := root.Err(); err != nil {
+	if err := strictyaml.Read(text, c.read); err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
 	}
 	return c, nil
@@ -184,15 +179,7 @@ func word(of map[string]strictyaml.Node, name string, form *regexp.Regexp, what 
 	if !given {
 		return ""
 	}
-	return matched(n, form, what)
-}
-
-func matched(n strictyaml.Node, form *regexp.Regexp, what string) string {
-	text, ok := n.Text()
-	if ok && !form.MatchString(text) {
-		n.Fail("not %s", what)
-	}
-	return text
+	return n.Matching(form, what)
 }
 
 // words returns the texts of a list, each once.
@@ -207,7 +194,7 @@ func words(of map[string]strictyaml.Node, name string, form *regexp.Regexp, what
 		return nil
 	}
 	for _, item := range items {
-		text := matched(item, form, what)
+		text := item.Matching(form, what)
 		if slices.Contains(all, text) {
 			item.Fail("given twice")
 		}

@@ -98,13 +98,8 @@ var (
 // Parse reads a file. The error wraps [secret.ErrInvalid], and names the line and the field of every
 // mistake.
 func Parse(text []byte) (*Config, error) {
-	root, err := strictyaml.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
-	}
 	c := &Config{}
-	c.read(root)
-	if err := root.Err(); err != nil {
+	if err := strictyaml.Read(text, c.read); err != nil {
 		return nil, fmt.Errorf("%w: %w", secret.ErrInvalid, err)
 	}
 	return c, nil
@@ -119,10 +114,10 @@ func (c *Config) read(n strictyaml.Node) {
 		version.Version()
 	}
 	if organization, given := got["organization"]; given {
-		c.Organization = word(organization, labelValue, "a label's value")
+		c.Organization = organization.Matching(labelValue, "a label's value")
 	}
 	for _, item := range items(got, "taskNamespaces") {
-		name := word(item, dns, "the name of a namespace")
+		name := item.Matching(dns, "the name of a namespace")
 		if c.Serves(name) && name != "" {
 			item.Fail("given twice")
 		}
@@ -159,56 +154,33 @@ func items(got map[string]strictyaml.Node, name string) []strictyaml.Node {
 	return all
 }
 
-// word returns the text of n, which must match form.
-func word(n strictyaml.Node, form *regexp.Regexp, what string) string {
-	text, ok := n.Text()
-	if ok && !form.MatchString(text) {
-		n.Fail("not %s", what)
-	}
-	return text
-}
-
 func (c *Config) claimer(n strictyaml.Node) {
-	got, ok := n.Known("namespace", "name")
+	got, ok := n.Needed([]string{"namespace", "name"})
 	if !ok {
 		return
 	}
 	var a Account
-	for _, f := range []struct {
-		name string
-		form *regexp.Regexp
-		what string
-		to   *string
-	}{
-		{"namespace", dns, "the name of a namespace", &a.Namespace},
-		{"name", accountName, "the name of a service account", &a.Name},
-	} {
-		value, given := got[f.name]
-		if !given {
-			n.Below(f.name).Fail("missing")
-			continue
-		}
-		*f.to = word(value, f.form, f.what)
+	if namespace, given := got["namespace"]; given {
+		a.Namespace = namespace.Matching(dns, "the name of a namespace")
+	}
+	if name, given := got["name"]; given {
+		a.Name = name.Matching(accountName, "the name of a service account")
 	}
 	c.Claimers = append(c.Claimers, a)
 }
 
 func (c *Config) policy(n strictyaml.Node) {
-	got, ok := n.Known("name", "binding", "kind")
+	got, ok := n.Needed([]string{"name", "binding"}, "kind")
 	if !ok {
 		return
 	}
 	var p Policy
-	for _, f := range []struct {
-		name string
-		to   *string
-	}{{"name", &p.Name}, {"binding", &p.Binding}} {
-		value, given := got[f.name]
-		if !given {
-			n.Below(f.name).Fail("missing")
-			continue
-		}
-		*f.to = word(value, named, "a name of inject-, letters, and 16 hexadecimal digits")
+	const form = "a name of inject-, letters, and 16 hexadecimal digits"
+	if name, given := got["name"]; given {
+		p.Name = name.Matching(named, form)
+	}
+	if binding, given := got["binding"]; given {
+		p.Binding = binding.Matching(named, form)
 	}
 	if kind, given := got["kind"]; given {
 		switch text, ok := kind.Text(); {
