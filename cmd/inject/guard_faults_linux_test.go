@@ -46,8 +46,8 @@ func startNarrow(t *testing.T, to string, piece int) *narrow {
 	return n
 }
 
-// serve passes a connection until one of its ends is gone. Then the other one is told so by a reset, as
-// if it were the connection itself.
+// serve passes the bytes of a connection until one end closes it. Then it resets the connection to the
+// other end, as if there were only one connection.
 func (n *narrow) serve(c net.Conn, to string) {
 	up, err := net.Dial("tcp", to)
 	if err != nil {

@@ -398,11 +398,11 @@ func TestDoctorKube(t *testing.T) {
 		c.remove("inject-mutation")
 	}
 
-	// A user without rights is told which are missing.
+	// For a user without rights the findings name the rights that are missing.
 	out, code = c.doctor(c.k.User(t, "", []harness.Rule{}),
 		append(asked, "--store", store, "--task-namespace", "flyte")...)
 	require.Zero(t, code, out)
-	c.is("nobody", out)
+	c.is("without-rights", out)
 
 	// What is set in another way is good, too.
 	c.kubectl(devs, "create", "-f", "-")

@@ -33,8 +33,8 @@ func checkQuotas(s any, at *url.URL, p *policy.Policy) error {
 		"remove them from the policy; a ResourceQuota of the namespace bounds the number of its Secrets")
 }
 
-// checkKube is checkStore for a namespace of Kubernetes, of which it looks at the first secrets. What
-// keeps it from looking does not keep the server from starting.
+// checkKube is checkStore for a namespace of Kubernetes: it looks at the first secrets of the namespace.
+// An error that keeps it from looking does not keep the server from starting.
 func (a *app) checkKube(ctx context.Context, s *kube.Store) error {
 	if a.set.Orgs.Which == "requested" {
 		return nil

@@ -350,7 +350,7 @@ func TestMigrateFull(t *testing.T) {
 	require.Len(t, m.target(t), 300)
 }
 
-// A user who may not read the source, or not write the target, is told so, by a dry run too.
+// Without the right to read the source, or to write the target, a migration and its dry run end with an error.
 func TestMigrateDenied(t *testing.T) {
 	t.Parallel()
 	harness.NeedRoot(t)

@@ -30,7 +30,7 @@ type migration struct {
 const (
 	// shownNames is how many secrets an error at the end names; all have their lines on stdout.
 	shownNames = 20
-	// tellsEvery is how often the log is told how far a migration is.
+	// tellsEvery is the time between two lines of the log that say how far a migration is.
 	tellsEvery = 10 * time.Second
 )
 

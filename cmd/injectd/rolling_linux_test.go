@@ -30,8 +30,8 @@ import (
 	"inject/resolver/store/kube"
 )
 
-// A rolling is two servers behind one address, of which one after the other ends and is replaced while
-// clients ask. No client notices but by requests that fail as unavailable, which it sends again.
+// A rolling is two servers behind one address. One after the other ends and is replaced while clients
+// ask. No client notices but by requests that fail as unavailable, which it sends again.
 type rolling struct {
 	*replicas
 	*searcher

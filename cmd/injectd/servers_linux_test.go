@@ -560,6 +560,15 @@ func (s *replicas) equalCopy(t *testing.T, ref secret.Ref) (present bool) {
 	return true
 }
 
+// managers starts two servers, and returns a client of each that may manage all secrets.
+func (s *replicas) managers(t *testing.T) (all []*rpc.Client) {
+	t.Helper()
+	for range 2 {
+		all = append(all, s.client(t, s.start(t).host(), "platform"))
+	}
+	return all
+}
+
 // The copy of an image pull secret is equal to it whenever all changes by two servers were acknowledged,
 // and is gone with it.
 func TestPullCopiesByTwoServers(t *testing.T) {
@@ -569,10 +578,7 @@ func TestPullCopiesByTwoServers(t *testing.T) {
 		rounds = 5
 	}
 	s := newReplicas(t, kubernetes.Get(t))
-	var managers []*rpc.Client
-	for range 2 {
-		managers = append(managers, s.client(t, s.start(t).host(), "platform"))
-	}
+	managers := s.managers(t)
 	there, gone := 0, 0
 	for round := range rounds {
 		ref := secret.Ref{Scope: task.Ladder()[round%4], Key: fmt.Sprint("REGISTRY_", round)}
@@ -614,10 +620,7 @@ func TestListsByTwoServers(t *testing.T) {
 		lists = 3
 	}
 	s := newReplicas(t, kubernetes.Get(t))
-	var managers []*rpc.Client
-	for range 2 {
-		managers = append(managers, s.client(t, s.start(t).host(), "platform"))
-	}
+	managers := s.managers(t)
 	stay := map[secret.Ref]bool{}
 	for i := range 60 {
 		ref := secret.Ref{Scope: task.Ladder()[i%4], Key: fmt.Sprint("STAYS_", i)}
