@@ -96,14 +96,14 @@ func (w *Writer) silence() {
 	if err != nil || held == w.shown {
 		return // in the latter case a Write came first
 	}
-	if !w.mayShow(long) {
+	masked := w.maskedUpTo(held)
+	if !w.mayShow(masked, long) {
 		if !long {
 			w.long, w.armed = true, true
 			w.timer.Reset(longSilence - shortSilence)
 		}
 		return
 	}
-	masked := w.maskedUpTo(held)
 	if w.emit(w.buf[w.begin:], held) != nil {
 		return
 	}
@@ -176,25 +176,24 @@ func bare(spans []span, start, end int) int {
 // mayShow reports whether what is held back may be shown: the prefix of a form that the state
 // stands for, all of its suffixes that are prefixes of forms, and what has been seen of wrapped
 // forms. Bytes that are masked do not count, because showing a mask tells nothing of a longer form
-// around it: a value in doubled braces begins with a brace and the value.
-func (w *Writer) mayShow(long bool) bool {
+// around it: a value in doubled braces begins with a brace and the value. masked is what maskedUpTo returns.
+func (w *Writer) mayShow(masked []span, long bool) bool {
 	held := w.held()
-	spans := w.maskedUpTo(held)
 	for _, f := range w.folds {
 		end := f.at
 		if f.gap >= 0 {
 			end = f.gap
 		}
-		shown := bare(spans, f.piece, end)
+		shown := bare(masked, f.piece, end)
 		for _, p := range f.pieces {
-			shown += bare(spans, p[0], p[1])
+			shown += bare(masked, p[0], p[1])
 		}
 		if !w.a.within(f.s, shown, long, true) {
 			return false
 		}
 	}
 	for s := w.state; s.depth > shortLimit; s = fail(w.a.link(s.node)) {
-		if !w.a.within(s, bare(spans, held-int(s.depth), held), long, false) {
+		if !w.a.within(s, bare(masked, held-int(s.depth), held), long, false) {
 			return false
 		}
 	}
