@@ -30,6 +30,9 @@ func TestKubernetesEnds(t *testing.T) {
 		time.Sleep(time.Hour)
 		return
 	}
+	if err := harness.HasKubernetes(harness.Root(t)); err != nil {
+		harness.Skip(t, err)
+	}
 	listens := func(address string) bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
@@ -43,7 +46,6 @@ func TestKubernetesEnds(t *testing.T) {
 	}
 
 	t.Run("killed", func(t *testing.T) {
-		harness.StartKubernetes(t, harness.KubernetesOptions{}).Stop() // skips the test if a program is missing
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestKubernetesEnds$")
 		cmd.Env = append(os.Environ(), kubernetesChild+"=1")
 		out, err := cmd.StdoutPipe()
